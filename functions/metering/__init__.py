@@ -1,0 +1,1 @@
+"""The metering domain: access log → usage → counters → ledger → Stripe."""

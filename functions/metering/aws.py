@@ -1,0 +1,95 @@
+"""The AWS clients, made once per process, and the way to use them side by side."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import boto3
+from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_s3.client import S3Client
+
+WORKERS: Final = 16
+
+_CONFIG: Final = Config(
+    connect_timeout=2,
+    read_timeout=5,  # the default of 60 s would outlast the function
+    retries={"mode": "standard", "total_max_attempts": 4},
+    max_pool_connections=2 * WORKERS,
+)
+
+Item = dict[str, Any]
+"""A DynamoDB item or key as the client takes and gives it: ``{"pk": {"S": "..."}}``."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@cache
+def dynamodb() -> "DynamoDBClient":
+    """Return the process's DynamoDB client."""
+    return boto3.client("dynamodb", config=_CONFIG)
+
+
+@cache
+def s3() -> "S3Client":
+    """Return the process's S3 client."""
+    return boto3.client("s3", config=_CONFIG)
+
+
+def side_by_side(do: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Do something to each item, ``WORKERS`` at a time, and return the answers in order; the first error is raised."""
+    work = list(items)
+    if len(work) <= 1:
+        return [do(item) for item in work]
+    with ThreadPoolExecutor(min(WORKERS, len(work))) as pool:
+        return list(pool.map(do, work))
+
+
+def in_pieces(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Cut a sequence into pieces of at most ``size``."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def to_attribute(value: Any) -> Item:
+    """Return a string, whole number, list or dict as DynamoDB's typed attribute."""
+    match value:
+        case str():
+            return {"S": value}
+        case int():
+            return {"N": str(value)}
+        case list() | tuple():
+            return {"L": [to_attribute(member) for member in value]}
+        case dict():
+            return {"M": {name: to_attribute(member) for name, member in value.items()}}
+        case _:
+            raise TypeError(f"an attribute is a string, whole number, list or dict, got {type(value).__name__}")
+
+
+def from_attribute(attribute: Item) -> Any:
+    """Return what :func:`to_attribute` was given."""
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "S":
+            return value
+        case "N":
+            return int(value)
+        case "L":
+            return [from_attribute(member) for member in value]
+        case "M":
+            return {name: from_attribute(member) for name, member in value.items()}
+        case _:
+            raise TypeError(f"an attribute of the kind S, N, L or M was expected, got {kind}")
+
+
+def to_item(values: dict[str, Any]) -> Item:
+    """Return a dict as a DynamoDB item."""
+    return {name: to_attribute(value) for name, value in values.items()}
+
+
+def from_item(item: Item) -> dict[str, Any]:
+    """Return what :func:`to_item` was given."""
+    return {name: from_attribute(attribute) for name, attribute in item.items()}

@@ -1,0 +1,263 @@
+"""Closing: an hour's counters → the ledger, the first time and every time after.
+
+The first close of an hour writes rows that were never there. Everything else is closing again, which reads in this
+order: the ledger row, then who holds the keys, then the counters; and writes on condition that the row is still as it
+was read. In another order a slow run would overwrite a newer total with an older one (I4)::
+
+    slow run    reads the row ─────── reads counters: 5 ────────────────────── writes 5: refused, the row has changed
+    other run              reads the row ── reads counters: 5+1 ── writes 6
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from aws_lambda_powertools import Logger
+
+from metering.aws import in_pieces, side_by_side
+from metering.counters import Counted, Counters, LateMark
+from metering.ledger import Holding, Ledger, Period, PeriodState, RowChangedError, by_kind, mapped_to
+from metering.periods import Hour, due_before, hours
+from metering.subjects import Kind, Subject, key
+from metering.usage_row import State, UsageRow, recounted
+
+logger = Logger(child=True)
+
+FIRST_LOOK_BACK: Final = timedelta(hours=24)
+"""How far back a new deployment looks for hours to close; an older record closes its hour by a late mark."""
+
+INDEX_LAG: Final = timedelta(minutes=1)
+"""A row that was written longer ago than this is seen in the index of pending rows."""
+
+_ROUNDS: Final = 5
+"""How often closing again reads afresh when rows change under it, before it leaves the rest to the next run."""
+
+_PIECE: Final = 1000
+"""How many rows are written between two looks at the clock."""
+
+Totals = dict[Subject, dict[str, int]]
+"""Each metric's sum by subject."""
+
+
+class OutOfTimeError(Exception):
+    """The run must end now; what is left is done by the next one."""
+
+
+@dataclass(slots=True)
+class Closed:
+    """What a run of closing did."""
+
+    written: list[Hour] = field(default_factory=list)
+    closed: list[Hour] = field(default_factory=list)
+    again: int = 0
+    """Late marks that were dealt with."""
+
+    unmapped: int = 0
+    """Rows written for keys that belong to no customer."""
+
+    behind: int = 0
+    """Due hours that are not closed."""
+
+    pending: dict[str, set[Hour]] = field(default_factory=dict)
+    """Customers' rows that this run left pending; the index may not show them yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """Closes hours from the counters into the ledger; ``clock`` gives the present moment.
+
+    No new piece of work is begun after ``deadline``: OutOfTimeError is raised, and what was done stands.
+    """
+
+    counters: Counters
+    ledger: Ledger
+    clock: Callable[[], datetime]
+    deadline: datetime
+
+    def close_due(self) -> Closed:
+        """Write the rows of every due hour that has none yet, and of every hour that has a late mark."""
+        did = Closed()
+        marks = self.counters.late_marks()  # before the counters are read, so that each mark is seen or stays
+        due = self.open_hours()
+        written = self.ledger.periods(due)
+        try:
+            for hour in due:
+                if hour not in written:
+                    self._write_hour(hour, did)
+            for hour, late in _by_hour(marks).items():
+                if hour.is_due(self.clock()):
+                    self._close_marked(hour, late, did)
+        except OutOfTimeError:
+            logger.warning("closing ran out of time and goes on at the next run", written=len(did.written))
+        return did
+
+    def open_hours(self) -> list[Hour]:
+        """Return the due hours from the cursor on, closed or not."""
+        now = self.clock()
+        return list(hours(self.ledger.cursor() or Hour.containing(now - FIRST_LOOK_BACK), due_before(now)))
+
+    def settle(self, did: Closed, *, unsettled: set[Hour]) -> None:
+        """Close each written hour in which nothing is pending, and move the cursor over what is closed.
+
+        ``unsettled`` are the hours with a row that is known to be pending.
+        """
+        now = self.clock()
+        due = self.open_hours()
+        periods = self.ledger.periods(due)
+        for hour, period in sorted(periods.items()):
+            seen = hour in did.written or period.written_at + INDEX_LAG <= now
+            if period.state is PeriodState.WRITTEN and hour not in unsettled and seen:
+                closed = Period(hour, PeriodState.CLOSED, period.written_at, period.customers, period.unmapped, now)
+                self.ledger.save_period(closed)
+                periods[hour] = closed
+                did.closed.append(hour)
+                logger.info("hour closed", hour=str(hour), customers=period.customers)
+        still_open = [hour for hour in due if hour not in periods or periods[hour].state is not PeriodState.CLOSED]
+        did.behind = len(still_open)
+        self.ledger.advance_cursor(still_open[0] if still_open else due_before(now))
+
+    def _write_hour(self, hour: Hour, did: Closed) -> None:
+        """Write an hour's rows for the first time, or go on where an earlier run stopped.
+
+        A row that was never there cannot hide a newer total, so what was counted is written as it was read. A row
+        that is there already and says something else is closed again, in the safe order.
+        """
+        counted = self.counters.read(hour)
+        holdings = self.ledger.holdings(counted)
+        totals = _by_subject(hour, counted, holdings)
+        rows = self.ledger.rows(hour, totals)
+        fresh = [self._recounted(row, totals, holdings) for row in rows.values() if not row.version]
+        there = [row for row in rows.values() if row.version]
+        _note_pending(there, did)
+        again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, did)
+        self.close_again(hour, again | self._moved(hour, holdings), did)
+        unmapped = by_kind(totals.keys(), Kind.KEY)
+        customers = len(totals) - len(unmapped)
+        self.ledger.save_period(Period(hour, PeriodState.WRITTEN, self.clock(), customers, len(unmapped)))
+        did.written.append(hour)
+        did.unmapped += len(unmapped)
+        logger.info("hour written", hour=str(hour), customers=customers, unmapped=len(unmapped))
+
+    def _close_marked(self, hour: Hour, marks: Sequence[LateMark], did: Closed) -> None:
+        if hour.is_past_change(self.clock()):
+            logger.warning("hour is too old to be closed again", hour=str(hour), marks=len(marks))
+        else:
+            try:
+                self.close_again(hour, {mark.subject for mark in marks}, did)
+            except RowChangedError as error:
+                logger.warning("hour is closed again at the next run", hour=str(hour), reason=str(error))
+                return
+        side_by_side(self.counters.clear, marks)
+        did.again += len(marks)
+
+    def close_again(self, hour: Hour, subjects: set[Subject], did: Closed) -> None:
+        """Bring these subjects' rows of an hour up to date, and touch no other.
+
+        A key brings in the customer that holds it; a customer, all its keys. Raises RowChangedError if rows keep
+        changing; the late mark stays, and the next run tries again.
+        """
+        todo = subjects
+        for _ in range(_ROUNDS):
+            if not todo:
+                return
+            self._check_time()
+            rows = self.ledger.rows(hour, todo)
+            holdings = self.ledger.holdings(self._keys_of(todo))
+            counted = self.counters.read(hour, holdings.keys())
+            totals = _by_subject(hour, counted, holdings)
+            changed = [
+                after
+                for before in rows.values()
+                if (after := self._recounted(before, totals, holdings)) is not before and after.totals
+            ]
+            refused = self._write(changed, did)
+            # A key's usage may belong to a customer that was not named, and a key may have changed hands meanwhile.
+            todo = refused | self._moved(hour, holdings) | {subject for subject in totals if subject not in rows}
+        if todo:
+            raise RowChangedError(f"rows of {hour} kept changing while they were closed again")
+
+    def _keys_of(self, subjects: Iterable[Subject]) -> set[str]:
+        customers = by_kind(set(subjects), Kind.CUSTOMER)
+        held = side_by_side(self.ledger.keys_of, customers)
+        return {*by_kind(set(subjects), Kind.KEY)}.union(*held)
+
+    def _recounted(self, row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> UsageRow:
+        counted = totals.get(row.subject, {})
+        return recounted(row, counted, held=_why_held(row, holdings) if row.subject.kind is Kind.KEY else "")
+
+    def _write(self, rows: Sequence[UsageRow], did: Closed) -> set[Subject]:
+        """Write rows; return the subjects for which another run was faster."""
+        refused = set()
+        for piece in in_pieces(rows, _PIECE):
+            self._check_time()
+            written = side_by_side(self._write_row, piece)
+            _note_pending([row for row in written if row is not None], did)
+            refused |= {row.subject for row, done in zip(piece, written, strict=True) if done is None}
+        return refused
+
+    def _write_row(self, row: UsageRow) -> UsageRow | None:
+        if row.subject.kind is Kind.KEY:
+            self.ledger.list_key(row.subject.id)  # first, so that no usage is where nobody looks
+        try:
+            return self.ledger.save(row)
+        except RowChangedError:
+            return None
+
+    def _moved(self, hour: Hour, before: Mapping[str, Holding]) -> set[Subject]:
+        """Return whom an hour's usage belonged to, and belongs to now, for each key that changed hands since read.
+
+        Whoever changes a key's holder marks the hours that have rows *after* that. Rows written meanwhile by a run
+        that had read the old holder are found here: looked at after they were written.
+        """
+        moved: set[Subject] = set()
+        for name, now in self.ledger.holdings(before).items():
+            was, is_now = before[name].at(hour), now.at(hour)
+            if was != is_now:
+                moved |= {key(name)} | {owner for holding in (before[name], now) if (owner := mapped_to(holding, hour))}
+        return moved
+
+    def _check_time(self) -> None:
+        if self.clock() >= self.deadline:
+            raise OutOfTimeError
+
+
+def _by_subject(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Totals:
+    """Add up keys' counters by who held them in the hour; a key that nobody held stands for itself."""
+    totals: Totals = {}
+    for name, sums in counted.items():
+        total = totals.setdefault(mapped_to(holdings[name], hour) or key(name), {})
+        for metric, amount in sums.items():
+            total[metric] = total.get(metric, 0) + amount
+    return totals
+
+
+def _by_hour(marks: Iterable[LateMark]) -> dict[Hour, list[LateMark]]:
+    by_hour: dict[Hour, list[LateMark]] = {}
+    for mark in marks:
+        by_hour.setdefault(mark.hour, []).append(mark)
+    return by_hour
+
+
+def _note_pending(rows: Iterable[UsageRow], did: Closed) -> None:
+    for row in rows:
+        if row.in_state(State.PENDING):
+            did.pending.setdefault(row.subject.id, set()).add(row.hour)
+
+
+def _differs(row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> bool:
+    """Say whether a row says something else than was just read."""
+    counted = {metric: total.counted for metric, total in row.totals.items() if total.counted}
+    if counted != totals.get(row.subject, {}):
+        return True
+    return row.subject.kind is Kind.KEY and any(
+        total.reason != _why_held(row, holdings) for total in row.totals.values()
+    )
+
+
+def _why_held(row: UsageRow, holdings: Mapping[str, Holding]) -> str:
+    """Say why a key's own row is billed to nobody."""
+    holder = holdings[row.subject.id].at(row.hour)
+    if holder is None:
+        return "the key belongs to no customer"
+    return f"counted for the customer {holder.customer}" if holder.customer else f"not billed: {holder.reason}"

@@ -1,0 +1,441 @@
+"""The Ledger table, known to this file alone: what is billed, to whom, and how far it has got.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
+| key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
+| usage | ``customer#<id>`` or ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``pending`` while any is |
+| key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
+| owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
+| period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
+| cursor | ``period#cursor`` | ``close`` | ``hour``: every hour before it is closed |
+| directory | ``list#customers``, ``list#keys`` | id | (none) |
+
+A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
+Usage rows are never deleted: a row that is not there has never been written.
+"""
+
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+
+from metering.aws import Item, from_item, in_pieces, side_by_side, to_attribute, to_item
+from metering.periods import Hour
+from metering.subjects import Kind, Subject, customer
+from metering.usage_row import NO_STRIPE_CUSTOMER, State, Total, UsageRow, held
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+SHARDS: Final = 16
+"""How many partitions the index of pending rows is spread over."""
+
+BEGINNING: Final = Hour(0)
+"""From when a key's first holder holds it: usage that was counted before anyone was named is theirs."""
+
+_BATCH: Final = 100  # BatchGetItem's limit
+
+
+class RowChangedError(Exception):
+    """An item is no longer as it was read; read it again and decide again."""
+
+
+class PeriodState(StrEnum):
+    """How far an hour has got."""
+
+    WRITTEN = "WRITTEN"
+    """Every customer's row is written; ``close_periods`` closes the hour when none is pending."""
+
+    CLOSED = "CLOSED"
+    """Every row was settled, or held with a reason. A late mark may still change rows, each by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """An hour's state, when it got there, and how many customers and keys without one it has."""
+
+    hour: Hour
+    state: PeriodState
+    written_at: datetime
+    customers: int
+    unmapped: int
+    closed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Who is billed; ``stripe_customer`` is empty until there is one."""
+
+    id: str
+    name: str
+    stripe_customer: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """Who holds a key from the hour ``since`` on: a customer, or nobody with the reason why it is not billed."""
+
+    since: Hour
+    customer: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A key's history as it was read: its holders in order of time. ``version`` 0 means that it has none yet."""
+
+    key: str
+    holders: tuple[Holder, ...] = ()
+    version: int = 0
+
+    def at(self, hour: Hour) -> Holder | None:
+        """Return who held the key in an hour, or None."""
+        return next((holder for holder in reversed(self.holders) if holder.since <= hour), None)
+
+    def with_holder(self, holder: Holder) -> Self:
+        """Return the history with one holder more, from a later hour than all before."""
+        return type(self)(self.key, (*self.holders, holder), self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The table's verbs. Errors of DynamoDB are raised as they are; reads are consistent."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    # --- usage rows -------------------------------------------------------------------------------------------------
+
+    def rows(self, hour: Hour, subjects: Iterable[Subject]) -> dict[Subject, UsageRow]:
+        """Return each subject's row of an hour; one that has never been written has version 0."""
+        wanted = list(subjects)
+        found = self._read({_row_key(subject, hour): subject for subject in wanted}, _read_row)
+        return {subject: found.get(subject) or UsageRow(subject, hour) for subject in wanted}
+
+    def rows_of(self, subject: Subject, first: Hour, end: Hour) -> Iterator[UsageRow]:
+        """Yield a subject's rows from ``first`` up to ``end``, exclusive, in order of time."""
+        if first >= end:
+            return
+        last = Hour(end.number - 1)
+        for item in self._query(str(subject), between=(f"usage#{first}", f"usage#{last}")):
+            yield _read_row(item)
+
+    def save(self, row: UsageRow) -> UsageRow:
+        """Write a row and return it as it now stands; raise RowChangedError if it is not as it was read.
+
+        A replay by boto3 after a read timeout meets its own write and is refused: the caller reads again, and nothing
+        is written twice (I4).
+        """
+        written = msgspec.structs.replace(row, version=row.version + 1)
+        self._put_as_read(_row_item(written), version=row.version)
+        return written
+
+    def hold_without_stripe_customer(self, row: UsageRow) -> None:
+        """Hold a row's pending totals, provided that its customer still has no Stripe customer.
+
+        Both are one transaction: whoever gives the customer a Stripe customer afterwards finds the row held, whoever
+        did so before makes this fail with RowChangedError.
+        """
+        after = held(msgspec.structs.replace(row, version=row.version + 1), NO_STRIPE_CUSTOMER)
+        still_none = "attribute_not_exists(#pk) OR #stripe_customer = :none"
+        self._transact(
+            {"Put": {"TableName": self.table, "Item": _row_item(after), **_as_read(row.version)}},
+            {
+                "ConditionCheck": {
+                    "TableName": self.table,
+                    "Key": _key(str(row.subject), "profile"),
+                    "ConditionExpression": still_none,
+                    "ExpressionAttributeNames": {"#pk": "pk", "#stripe_customer": "stripe_customer"},
+                    "ExpressionAttributeValues": {":none": {"S": ""}},
+                }
+            },
+        )
+
+    def pending(self) -> dict[str, list[Hour]]:
+        """Return the hours in which each customer has a pending total, oldest first, from the sparse index.
+
+        The index is eventually consistent: a row just written may be missing, one just settled may still be there.
+        """
+        found: dict[str, list[Hour]] = {}
+        shards = side_by_side(
+            lambda shard: list(self._query(f"pending#{shard}", index="pending", pk_name="pending")), range(SHARDS)
+        )
+        for item in (item for items in shards for item in items):
+            found.setdefault(Subject.parse(item["pk"]["S"]).id, []).append(_hour_of(item))
+        return {name: sorted(hours) for name, hours in found.items()}
+
+    # --- who holds which key ----------------------------------------------------------------------------------------
+
+    def holdings(self, keys: Iterable[str]) -> dict[str, Holding]:
+        """Return each key's history."""
+        wanted = list(keys)
+        found = self._read({(f"key#{key}", "holders"): key for key in wanted}, _read_holding)
+        return {key: found.get(key) or Holding(key) for key in wanted}
+
+    def keys_of(self, name: str) -> set[str]:
+        """Return every key that a customer holds or has ever held."""
+        return {item["sk"]["S"].removeprefix("key#") for item in self._query(str(customer(name)), beginning="key#")}
+
+    def hand_over(self, holding: Holding) -> None:
+        """Write a key's history; raise RowChangedError if it is not as it was read.
+
+        The customer's pointer to the key is written first: a pointer to a key that it does not hold is harmless, a
+        held key without a pointer would be missed when an hour is closed again.
+        """
+        newest = holding.holders[-1]
+        if newest.customer:
+            self._put(_key(str(customer(newest.customer)), f"key#{holding.key}"))
+        self.list_key(holding.key)
+        history = [
+            {"since": str(holder.since), "customer": holder.customer, "reason": holder.reason}
+            for holder in holding.holders
+        ]
+        item = to_item({"version": holding.version + 1, "holders": history})
+        self._put_as_read({**_key(f"key#{holding.key}", "holders"), **item}, version=holding.version)
+
+    # --- customers --------------------------------------------------------------------------------------------------
+
+    def customers(self, names: Iterable[str]) -> dict[str, Customer]:
+        """Return those of the customers that exist."""
+        return self._read({(str(customer(name)), "profile"): name for name in names}, _read_customer)
+
+    def customer_ids(self) -> list[str]:
+        """Return the id of every customer."""
+        return [item["sk"]["S"] for item in self._query("list#customers")]
+
+    def key_ids(self) -> list[str]:
+        """Return the id of every key that was ever held, or used without a customer."""
+        return [item["sk"]["S"] for item in self._query("list#keys")]
+
+    def list_key(self, key: str) -> None:
+        """Enter a key in the directory; entering it again changes nothing."""
+        self._put(_key("list#keys", key))
+
+    def save_customer(self, after: Customer, *, before: Customer | None) -> None:
+        """Write a customer and its claim on a Stripe customer, in one transaction.
+
+        Raises RowChangedError if the customer is not as it was read, or the Stripe customer belongs to another.
+        """
+        item = to_item({"name": after.name, "stripe_customer": after.stripe_customer})
+        as_read: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(#pk)"}
+        as_read["ExpressionAttributeNames"] = {"#pk": "pk"}
+        if before is not None:
+            as_read = {
+                "ConditionExpression": "#name = :name AND #stripe_customer = :stripe_customer",
+                "ExpressionAttributeNames": {"#name": "name", "#stripe_customer": "stripe_customer"},
+                "ExpressionAttributeValues": to_item(
+                    {":name": before.name, ":stripe_customer": before.stripe_customer}
+                ),
+            }
+        put = {"TableName": self.table, "Item": {**_key(str(customer(after.id)), "profile"), **item}, **as_read}
+        entry = {"TableName": self.table, "Item": _key("list#customers", after.id)}
+        writes = [{"Put": put}, {"Put": entry}]
+        if after.stripe_customer:
+            writes.append({"Put": self._claim(after)})
+        self._transact(*writes)
+
+    def owner(self, stripe_customer: str) -> str:
+        """Return the customer that posts to a Stripe customer, or an empty string."""
+        found = self._get(f"stripe#{stripe_customer}", "owner")
+        return found["customer"]["S"] if found else ""
+
+    def _claim(self, owner: Customer) -> dict[str, Any]:
+        free_or_ours = "attribute_not_exists(#pk) OR #customer = :customer"
+        return {
+            "TableName": self.table,
+            "Item": {**_key(f"stripe#{owner.stripe_customer}", "owner"), "customer": {"S": owner.id}},
+            "ConditionExpression": free_or_ours,
+            "ExpressionAttributeNames": {"#pk": "pk", "#customer": "customer"},
+            "ExpressionAttributeValues": {":customer": {"S": owner.id}},
+        }
+
+    # --- periods ----------------------------------------------------------------------------------------------------
+
+    def cursor(self) -> Hour | None:
+        """Return the hour before which every hour is closed, or None if none was ever closed."""
+        found = self._get("period#cursor", "close")
+        return Hour.parse(found["hour"]["S"]) if found else None
+
+    def advance_cursor(self, hour: Hour) -> None:
+        """Move the cursor forward; a run that comes late with an earlier hour changes nothing."""
+        forward = "attribute_not_exists(#hour) OR #hour < :hour"
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.put_item(
+                TableName=self.table,
+                Item={**_key("period#cursor", "close"), "hour": {"S": str(hour)}},
+                ConditionExpression=forward,
+                ExpressionAttributeNames={"#hour": "hour"},
+                ExpressionAttributeValues={":hour": {"S": str(hour)}},
+            )
+
+    def periods(self, hours: Iterable[Hour]) -> dict[Hour, Period]:
+        """Return those of the hours whose rows are written."""
+        return self._read({(f"period#{hour}", "close"): hour for hour in hours}, _read_period)
+
+    def save_period(self, period: Period) -> None:
+        """Write how far an hour has got; a closed hour stays as it is, so that a late run cannot open it again."""
+        not_closed = "attribute_not_exists(#state) OR #state <> :closed"
+        values = {
+            "state": period.state,
+            "written_at": int(period.written_at.timestamp()),
+            "customers": period.customers,
+            "unmapped": period.unmapped,
+        }
+        if period.closed_at is not None:
+            values["closed_at"] = int(period.closed_at.timestamp())
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.put_item(
+                TableName=self.table,
+                Item={**_key(f"period#{period.hour}", "close"), **to_item(values)},
+                ConditionExpression=not_closed,
+                ExpressionAttributeNames={"#state": "state"},
+                ExpressionAttributeValues={":closed": {"S": PeriodState.CLOSED}},
+            )
+
+    # --- the table --------------------------------------------------------------------------------------------------
+
+    def _get(self, pk: str, sk: str) -> Item | None:
+        return self.client.get_item(TableName=self.table, Key=_key(pk, sk), ConsistentRead=True).get("Item")
+
+    def _put(self, item: Item) -> None:
+        self.client.put_item(TableName=self.table, Item=item)
+
+    def _put_as_read(self, item: Item, *, version: int) -> None:
+        try:
+            self.client.put_item(TableName=self.table, Item=item, **_as_read(version))
+        except self.client.exceptions.ConditionalCheckFailedException as error:
+            raise RowChangedError(f"{item['pk']['S']} {item['sk']['S']} changed since it was read") from error
+
+    def _transact(self, *writes: dict[str, Any]) -> None:
+        try:
+            self.client.transact_write_items(TransactItems=list(writes))  # type: ignore[arg-type]
+        except self.client.exceptions.TransactionCanceledException as error:
+            reasons = {reason.get("Code") for reason in error.response["CancellationReasons"]}
+            if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
+                raise RowChangedError("an item changed since it was read") from error
+            raise
+
+    def _read(self, wanted: Mapping[tuple[str, str], Any], make: Callable[[Item], Any]) -> dict[Any, Any]:
+        """Return what is there of the ``wanted`` keys, each under the name given for it."""
+        pieces = in_pieces(list(wanted), _BATCH)
+        found: dict[Any, Any] = {}
+        for items in side_by_side(self._read_piece, pieces):
+            found |= {wanted[item["pk"]["S"], item["sk"]["S"]]: make(item) for item in items}
+        return found
+
+    def _read_piece(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
+        items: list[Item] = []
+        asked: Any = {self.table: {"Keys": [_key(*key) for key in keys], "ConsistentRead": True}}
+        while asked:
+            answer = self.client.batch_get_item(RequestItems=asked)
+            items += answer["Responses"].get(self.table, [])
+            asked = answer.get("UnprocessedKeys")
+        return items
+
+    def _query(
+        self,
+        pk: str,
+        *,
+        beginning: str = "",
+        between: tuple[str, str] | None = None,
+        index: str = "",
+        pk_name: str = "pk",
+    ) -> Iterator[Item]:
+        condition, names, values = "#pk = :pk", {"#pk": pk_name}, {":pk": pk}
+        if beginning:
+            condition += " AND begins_with(#sk, :first)"
+            values |= {":first": beginning}
+        if between:
+            condition += " AND #sk BETWEEN :first AND :last"
+            values |= {":first": between[0], ":last": between[1]}
+        if beginning or between:
+            names["#sk"] = "sk"
+        reading: dict[str, Any] = {"IndexName": index} if index else {"ConsistentRead": True}
+        pages = self.client.get_paginator("query").paginate(
+            TableName=self.table,
+            KeyConditionExpression=condition,
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=to_item(values),
+            **reading,
+        )
+        for page in pages:
+            yield from page["Items"]
+
+
+def _key(pk: str, sk: str) -> Item:
+    return {"pk": {"S": pk}, "sk": {"S": sk}}
+
+
+def _as_read(version: int) -> dict[str, Any]:
+    """Return the condition that an item is as it was read; version 0 means that it was not there."""
+    if not version:
+        return {"ConditionExpression": "attribute_not_exists(#pk)", "ExpressionAttributeNames": {"#pk": "pk"}}
+    return {
+        "ConditionExpression": "#version = :version",
+        "ExpressionAttributeNames": {"#version": "version"},
+        "ExpressionAttributeValues": {":version": {"N": str(version)}},
+    }
+
+
+def _row_key(subject: Subject, hour: Hour) -> tuple[str, str]:
+    return str(subject), f"usage#{hour}"
+
+
+def _row_item(row: UsageRow) -> Item:
+    totals = {metric: msgspec.to_builtins(total) for metric, total in row.totals.items()}
+    item = {**_key(*_row_key(row.subject, row.hour)), **to_item({"version": row.version, "totals": totals})}
+    if row.in_state(State.PENDING):
+        shard = zlib.crc32(str(row.subject).encode()) % SHARDS
+        item["pending"] = to_attribute(f"pending#{shard}")
+    return item
+
+
+def _hour_of(item: Item) -> Hour:
+    return Hour.parse(item["sk"]["S"].removeprefix("usage#"))
+
+
+def _read_row(item: Item) -> UsageRow:
+    values = from_item(item)
+    totals = msgspec.convert(values["totals"], dict[str, Total])
+    return UsageRow(Subject.parse(values["pk"]), _hour_of(item), values["version"], totals)
+
+
+def _read_holding(item: Item) -> Holding:
+    values = from_item(item)
+    holders = [
+        Holder(Hour.parse(holder["since"]), holder["customer"], holder["reason"]) for holder in values["holders"]
+    ]
+    return Holding(values["pk"].removeprefix("key#"), tuple(holders), values["version"])
+
+
+def _read_customer(item: Item) -> Customer:
+    return Customer(Subject.parse(item["pk"]["S"]).id, item["name"]["S"], item["stripe_customer"]["S"])
+
+
+def _read_period(item: Item) -> Period:
+    values = from_item(item)
+    return Period(
+        hour=Hour.parse(values["pk"].removeprefix("period#")),
+        state=PeriodState(values["state"]),
+        written_at=datetime.fromtimestamp(values["written_at"], UTC),
+        customers=values["customers"],
+        unmapped=values["unmapped"],
+        closed_at=datetime.fromtimestamp(values["closed_at"], UTC) if "closed_at" in values else None,
+    )
+
+
+def mapped_to(holding: Holding, hour: Hour) -> Subject | None:
+    """Return the customer that a key's usage of an hour belongs to, or None."""
+    holder = holding.at(hour)
+    return customer(holder.customer) if holder is not None and holder.customer else None
+
+
+def by_kind(subjects: Collection[Subject], kind: Kind) -> list[str]:
+    """Return the ids of the subjects of one kind."""
+    return [subject.id for subject in subjects if subject.kind is kind]

@@ -1,0 +1,158 @@
+"""Posting: what is pending in the ledger → Stripe.
+
+Customers are posted side by side, each customer's hours one after the other: Stripe takes one call at a time per
+customer and meter, and a customer whose account fails delays no other (I6).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from aws_lambda_powertools import Logger
+
+from metering.ledger import Customer, Ledger, RowChangedError
+from metering.periods import Hour
+from metering.stripe_meters import StripeMeters, StripeNotConnectedError, StripeRejectedError, StripeUnavailableError
+from metering.subjects import customer
+from metering.usage_row import TOO_OLD, Posting, State, UsageRow, accepted, departing, held, rejected
+
+logger = Logger(child=True)
+
+CUSTOMERS_AT_ONCE: Final = 16
+
+
+@dataclass(slots=True)
+class Posted:
+    """What a run of posting did, counted in metrics' totals."""
+
+    posted: int = 0
+    rejected: int = 0
+    held: int = 0
+    pending: int = 0
+    unsettled: set[Hour] = field(default_factory=set)
+    """The hours in which something is still pending."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why something is."""
+
+    def leave(self, hours: Iterable[Hour], reason: str) -> None:
+        """Note hours that stay pending."""
+        for hour in hours:
+            self.unsettled.add(hour)
+            self.pending += 1
+            self.reasons[reason] += 1
+
+    def add(self, other: "Posted") -> None:
+        """Add what another run did."""
+        self.posted += other.posted
+        self.rejected += other.rejected
+        self.held += other.held
+        self.pending += other.pending
+        self.unsettled |= other.unsettled
+        self.reasons += other.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Poster:
+    """Posts pending totals; ``clock`` gives the present moment, and no row is begun after ``deadline``."""
+
+    ledger: Ledger
+    stripe: StripeMeters
+    epoch: str
+    clock: Callable[[], datetime]
+    deadline: datetime
+
+    def post_pending(self, just_written: Mapping[str, set[Hour]]) -> Posted:
+        """Post everything that is pending, however old: what the index shows, and what was ``just_written``."""
+        pending = {name: set(hours) for name, hours in self.ledger.pending().items()}
+        for name, hours in just_written.items():
+            pending.setdefault(name, set()).update(hours)
+        did = Posted()
+        if not pending:
+            return did
+        try:
+            self.stripe.check_key()
+        except StripeNotConnectedError as error:
+            for hours in pending.values():
+                did.leave(hours, str(error))
+            logger.warning("Stripe is not connected", reason=str(error), customers=len(pending))
+            return did
+        names = self._in_turn(sorted(pending))
+        customers = self.ledger.customers(names)
+        with ThreadPoolExecutor(CUSTOMERS_AT_ONCE) as pool:
+            for run in pool.map(lambda name: self._post_customer(name, customers.get(name), pending[name]), names):
+                did.add(run)
+        return did
+
+    def _in_turn(self, names: list[str]) -> list[str]:
+        """Begin with another customer at each run, so that a run which ends early does not starve the same ones."""
+        start = (int(self.clock().timestamp()) // 60 * 7919) % max(1, len(names))
+        return names[start:] + names[:start]
+
+    def _post_customer(self, name: str, owner: Customer | None, hours: set[Hour]) -> Posted:
+        did = Posted()
+        for hour in sorted(hours):
+            if did.reasons:  # Stripe does not answer for this customer: the rest waits for the next run
+                did.leave([hour], "waits for an earlier hour")
+                continue
+            row = self.ledger.rows(hour, [customer(name)])[customer(name)]
+            try:
+                self._post_row(row, owner.stripe_customer if owner else "", did)
+            except RowChangedError:
+                did.leave([hour], "the row changed while it was posted")
+        if did.reasons:
+            logger.warning("usage stays pending", customer=name, reasons=dict(did.reasons))
+        return did
+
+    def _post_row(self, row: UsageRow, stripe_customer: str, did: Posted) -> None:
+        """Post a row's pending totals, or hold them where nobody can be billed."""
+        waiting = row.in_state(State.PENDING)
+        if waiting and row.hour.is_past_stripe(self.clock()):
+            self.ledger.save(held(row, TOO_OLD))
+            did.held += len(waiting)
+        elif waiting and not stripe_customer:
+            self.ledger.hold_without_stripe_customer(row)
+            did.held += len(waiting)
+        elif waiting:
+            after = self._send_pending(row, stripe_customer, did)
+            states = Counter(after.totals[metric].state for metric in waiting)
+            did.posted += states[State.POSTED]
+            did.rejected += states[State.REJECTED]
+            did.pending += states[State.PENDING]
+            if states[State.PENDING]:
+                did.unsettled.add(row.hour)
+
+    def _send_pending(self, row: UsageRow, stripe_customer: str, did: Posted) -> UsageRow:
+        """Send a row's pending totals, each written into the row before it is sent; return the row as it then is."""
+        while True:
+            departed, postings = departing(row, stripe_customer=stripe_customer, epoch=self.epoch, now=self.clock())
+            if not postings:
+                return row
+            row = self.ledger.save(departed)
+            answered, unanswered = self._send(row, postings)
+            if answered is not row:
+                row = self.ledger.save(answered)
+            if unanswered:
+                did.reasons += unanswered
+                return row
+
+    def _send(self, row: UsageRow, postings: Mapping[str, Posting]) -> tuple[UsageRow, Counter[str]]:
+        """Send postings that are written in the row; return the row with Stripe's answers, and why some have none."""
+        unanswered: Counter[str] = Counter()
+        for metric, posting in postings.items():
+            if self.clock() >= self.deadline:
+                unanswered["out of time"] += 1
+                continue
+            try:
+                self.stripe.post(metric, posting)
+            except StripeRejectedError as error:
+                row = rejected(row, metric, str(error), epoch=self.epoch)
+                logger.warning("Stripe rejected usage", identifier=posting.identifier, reason=str(error))
+            except StripeUnavailableError as error:
+                unanswered[str(error)] += 1
+            else:
+                row = accepted(row, metric, epoch=self.epoch)
+        return row, unanswered

@@ -1,0 +1,62 @@
+"""Each function's settings: written into its environment by the infrastructure, read once by the function.
+
+A setting's variable is its field's name in capitals; ``environment`` writes what ``read`` reads, so that each is
+spelled once.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+class SettingsError(ValueError):
+    """A setting is missing or malformed; the message names its variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings, or raise SettingsError naming each variable that is missing."""
+        missing = [name for name in map(_variable, cls._names()) if not environ.get(name)]
+        if missing:
+            raise SettingsError(f"the environment must set {', '.join(missing)}")
+        return cls(**{name: environ[_variable(name)] for name in cls._names()})
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that hold these settings."""
+        return {_variable(name): getattr(self, name) for name in self._names()}
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUsageSettings(_Settings):
+    """What ``record_usage`` needs: its table, its bucket, and the metrics as :func:`metrics.encode` writes them."""
+
+    counters_table: str
+    bucket: str
+    metrics: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePeriodsSettings(_Settings):
+    """What ``close_periods`` needs.
+
+    ``deployment`` begins the name of each Stripe meter; ``ledger_epoch`` begins each identifier and changes when the
+    ledger was restored from a backup; ``stripe_secret`` names the secret that holds the restricted key.
+    """
+
+    counters_table: str
+    ledger_table: str
+    deployment: str
+    ledger_epoch: str
+    stripe_secret: str
+    stripe_api_base: str
+
+
+def _variable(name: str) -> str:
+    return name.upper()

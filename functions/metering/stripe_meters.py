@@ -1,0 +1,190 @@
+"""Stripe: its meters and their events. The only file that talks to Stripe.
+
+Meters are made with ``event_time_window=hour``: within an hour the latest event of a customer replaces the earlier
+ones, so an hour's absolute total can be posted again and corrected (Stripe API reference, "The Meter object").
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import stripe
+from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
+
+from metering.periods import Hour
+from metering.usage_row import Posting
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.parameters import SecretsProvider
+
+WINDOW: Final = "hour"
+
+TIMEOUT: Final = 10
+"""Seconds that one attempt may take; the SDK's own default is 80."""
+
+RETRIES: Final = 2
+"""Attempts after the first that the SDK makes by itself."""
+
+SLOWEST_CALL: Final = (TIMEOUT + 3) * (RETRIES + 1)
+"""Seconds after which a call has ended in any case: the timeouts and the pauses between them."""
+
+T = TypeVar("T")
+
+
+class StripeUnavailableError(Exception):
+    """Stripe did not answer, or not now: the same call is made again by a later run."""
+
+
+class StripeNotConnectedError(StripeUnavailableError):
+    """No call can succeed before an operator acts: no key, a key without the right, or no such meter."""
+
+
+class StripeRejectedError(Exception):
+    """Stripe said no for good; the message is Stripe's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter at Stripe; ``window`` is "hour", "day", or empty for none."""
+
+    id: str
+    event_name: str
+    window: str
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class StripeMeters:
+    """One deployment's meters. ``api_key`` returns the restricted key, read afresh when its argument is true."""
+
+    api_key: Callable[[bool], str]
+    deployment: str
+    api_base: str
+
+    def check_key(self) -> None:
+        """Raise StripeNotConnectedError if there is no key to call Stripe with."""
+        self.api_key(False)  # noqa: FBT003 - "fresh", named by the class
+
+    def post(self, metric: str, posting: Posting) -> None:
+        """Tell Stripe a total.
+
+        Returning means that Stripe has it, from this attempt or an earlier one of the same identifier; any error means
+        what its class says.
+        """
+
+        def send(client: stripe.StripeClient) -> None:
+            client.v1.billing.meter_events.create(
+                {
+                    "event_name": self.event_name(metric),
+                    "identifier": posting.identifier,
+                    "timestamp": posting.timestamp,
+                    "payload": {"stripe_customer_id": posting.stripe_customer, "value": str(posting.quantity)},
+                }
+            )
+
+        try:
+            self._call(send)
+        except stripe.InvalidRequestError as error:
+            message = error.user_message or str(error)
+            if f"already exists with identifier {posting.identifier}" in message:
+                return
+            if "meter" in message.lower() and ("no active meter" in message.lower() or error.http_status == _NOT_FOUND):
+                raise StripeNotConnectedError(message) from error
+            raise StripeRejectedError(message) from error
+
+    def event_name(self, metric: str) -> str:
+        """Return the name of a metric's meter: two deployments never share one."""
+        return f"{self.deployment}_{metric}"
+
+    def meters(self) -> dict[str, Meter]:
+        """Return the active meters of the whole account, by event name."""
+
+        def fetch(client: stripe.StripeClient) -> dict[str, Meter]:
+            found = client.v1.billing.meters.list({"status": "active", "limit": 100}).auto_paging_iter()
+            return {
+                meter.event_name: Meter(
+                    meter.id, meter.event_name, meter.event_time_window or "", meter.default_aggregation.formula
+                )
+                for meter in found
+            }
+
+        return self._call(fetch)
+
+    def create_meter(self, metric: str) -> None:
+        """Make a metric's meter. A second active meter of one name is refused by Stripe, so none is made twice."""
+        self._call(
+            lambda client: client.v1.billing.meters.create(
+                {
+                    "display_name": f"{metric} ({self.deployment})",
+                    "event_name": self.event_name(metric),
+                    "default_aggregation": {"formula": "sum"},
+                    "event_time_window": "hour",
+                    "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+                    "value_settings": {"event_payload_key": "value"},
+                }
+            )
+        )
+
+    def totals(self, meter: Meter, stripe_customer: str, first: Hour, end: Hour) -> dict[Hour, int]:
+        """Return what Stripe holds for a customer in each hour from ``first`` up to ``end``, exclusive.
+
+        Eventually consistent: Stripe adds up events some minutes after it took them.
+        """
+
+        def fetch(client: stripe.StripeClient) -> Iterator[tuple[Hour, int]]:
+            summaries = client.v1.billing.meters.event_summaries.list(
+                meter.id,
+                {
+                    "customer": stripe_customer,
+                    "start_time": int(first.start.timestamp()),
+                    "end_time": int(end.start.timestamp()),
+                    "value_grouping_window": "hour",
+                    "limit": 100,
+                },
+            )
+            for summary in summaries.auto_paging_iter():
+                yield Hour.of_epoch_ms(summary.start_time * 1000), int(summary.aggregated_value)
+
+        return dict(self._call(lambda client: list(fetch(client))))
+
+    def _call(self, do: Callable[[stripe.StripeClient], T]) -> T:
+        """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
+        try:
+            try:
+                return do(_client(self.api_key(False), self.api_base))  # noqa: FBT003 - "fresh", named by the class
+            except stripe.AuthenticationError:
+                return do(_client(self.api_key(True), self.api_base))  # noqa: FBT003
+        except (stripe.AuthenticationError, stripe.PermissionError) as error:
+            raise StripeNotConnectedError(error.user_message or "Stripe does not take the key") from error
+        except stripe.InvalidRequestError:
+            raise
+        except stripe.StripeError as error:  # rate limit, connection, Stripe's own failure
+            raise StripeUnavailableError(
+                f"{type(error).__name__} {error.http_status or 'without an answer'}"
+            ) from error
+
+
+def key_from(secrets: "SecretsProvider", secret: str) -> Callable[[bool], str]:
+    """Return a way to read the restricted key from Secrets Manager, cached for five minutes."""
+
+    def read(fresh: bool) -> str:  # noqa: FBT001 - the signature that StripeMeters names
+        try:
+            return str(secrets.get(secret, max_age=300, force_fetch=fresh))
+        except GetParameterError as error:
+            raise StripeNotConnectedError(
+                "no Stripe key can be read from the secret: run 'metering stripe connect'"
+            ) from error
+
+    return read
+
+
+_NOT_FOUND: Final = 404
+
+
+@cache
+def _client(api_key: str, api_base: str) -> stripe.StripeClient:
+    transport: Any = stripe.RequestsClient(timeout=TIMEOUT)
+    return stripe.StripeClient(
+        api_key, base_addresses={"api": api_base}, max_network_retries=RETRIES, http_client=transport
+    )
