@@ -27,7 +27,7 @@ COUNTER_LIFE = timedelta(days=62)
 STRIPE_REACH = timedelta(days=34, hours=12)
 """How far back Stripe still takes usage: 35 days (API reference, "Create a billing meter event"), less half a day."""
 
-_WRITTEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)")
+_WRITTEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

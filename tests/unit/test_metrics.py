@@ -1,0 +1,154 @@
+"""Metrics: which are refused, what each bills, and how records add up."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metering.access_log import AccessLog, AccessRecord, Api
+from metering.metrics import Count, Metric, MetricError, Sum, bills, check, decode, encode, measure
+from metering.periods import Hour
+
+HOUR = Hour.parse("2026-11-22T05")
+METRICS: tuple[Metric, ...] = (
+    Count(name="requests"),
+    Count(name="writes", methods=("POST", "PUT")),
+    Sum(name="bytes", of="response_length"),
+    Count(name="errors", statuses=("5xx", "429")),
+)
+
+
+def record(  # noqa: PLR0913 - one argument a field
+    *,
+    key: str = "k1",
+    status: int = 200,
+    method: str = "GET",
+    resource: str = "/items",
+    length: int = 10,
+    hour: Hour = HOUR,
+) -> AccessRecord:
+    """Make a record."""
+    return AccessRecord(
+        metering="1",
+        request_id="r",
+        time=hour.number * 3_600_000 + 1,
+        key=key,
+        status=status,
+        method=method,
+        resource=resource,
+        response_length=length,
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        ((), "no metric is declared: write for example"),
+        ((Count(name="API calls"),), "got 'API calls': write 'api_calls'"),
+        ((Count(name=""),), "a metric's name is up to 32"),
+        ((Count(name="x" * 33),), "a metric's name is up to 32"),
+        ((Count(name="a"), Sum(name="a", of="response_length")), "the metric 'a' is declared twice"),
+        ((Sum(name="a", of="responseLength"),), "which is no measured field of the log: write 'response_length'"),
+        ((Sum(name="a", of="status"),), "which is no measured field of the log: write"),
+        ((Sum(name="a", of="data_processed"),), "which a REST API cannot log: write one of"),
+        ((Count(name="a", statuses=()),), "bills no status at all"),
+        ((Count(name="a", statuses=("ok",)),), "a status is written '2xx' or '404', got 'ok'"),
+        ((Count(name="a", methods=("post",)),), "got 'post': write 'POST'"),
+        ((Count(name="a", resources=("items",)),), "a resource is written"),
+    ],
+)
+def test_a_metric_that_cannot_be_counted_is_refused(metrics: tuple[Metric, ...], why: str) -> None:
+    """The sentence says what to write instead."""
+    with pytest.raises(MetricError, match=why):
+        check(metrics, AccessLog())
+
+
+def test_an_http_api_may_sum_what_only_it_can_log() -> None:
+    """The check is against the API's own kind."""
+    check((Sum(name="a", of="data_processed"),), AccessLog(Api.HTTP, "authorizer.tenant"))
+
+
+def test_metrics_travel_as_json() -> None:
+    """What app.py declares is what the function counts."""
+    assert decode(encode(METRICS)) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("status", "billed"),
+    [(200, True), (204, True), (302, True), (400, False), (403, False), (429, False), (500, False)],
+)
+def test_successes_are_billed_and_failures_are_not(status: int, billed: bool) -> None:  # noqa: FBT001 - a literal
+    """Unless a metric says otherwise."""
+    assert bills(Count(name="a"), status, "GET", "/items") is billed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "resource", "billed"),
+    [
+        ("/items", "/items", True),
+        ("/items", "/items/{id}", False),
+        ("/items/*", "/items/{id}", True),
+        ("/items/*", "/items", False),
+        ("/items/{id}", "GET /items/{id}", True),
+        ("$default", "$default", True),
+    ],
+)
+def test_a_resource_is_billed_as_the_api_declares_it(pattern: str, resource: str, billed: bool) -> None:  # noqa: FBT001
+    """An HTTP API's route key is its resource behind the method."""
+    assert bills(Count(name="a", resources=(pattern,)), 200, "GET", resource) is billed
+
+
+def test_each_record_adds_to_every_metric_that_bills_it() -> None:
+    """One request may be a call, a write and some bytes."""
+    usage = measure([record(method="POST", length=7), record(length=5), record(status=503)], METRICS)
+    assert usage.cells == {(HOUR, "k1"): {"requests": 2, "writes": 1, "bytes": 12, "errors": 1}}
+    assert usage.billed == 3
+
+
+def test_who_is_not_billed_is_tallied_with_the_reason() -> None:
+    """I1: nothing is dropped without a trace."""
+    usage = measure([record(key="-"), record(status=404), record()], METRICS)
+    assert usage.billed == 1
+    assert usage.unbilled == {"no API key": 1, "no metric bills this status, method and resource": 1}
+
+
+def test_usage_belongs_to_the_hour_of_its_request() -> None:
+    """I3: one batch may hold two hours."""
+    usage = measure([record(), record(hour=HOUR.next())], (Count(name="requests"),))
+    assert usage.cells == {(HOUR, "k1"): {"requests": 1}, (HOUR.next(), "k1"): {"requests": 1}}
+
+
+RECORDS = st.builds(
+    record,
+    key=st.sampled_from(["k1", "k2", "-"]),
+    status=st.sampled_from([200, 301, 404, 429, 500]),
+    method=st.sampled_from(["GET", "POST"]),
+    resource=st.sampled_from(["/items", "/items/{id}"]),
+    length=st.integers(0, 10**12),
+    hour=st.sampled_from([HOUR, HOUR.next()]),
+)
+
+
+@given(st.lists(RECORDS), st.randoms(), st.integers(0, 50))
+def test_adding_up_is_independent_of_order_and_batches(records: list[AccessRecord], random: object, cut: int) -> None:
+    """I2, I5: however records are shuffled and split, they add up to the same."""
+    shuffled = list(records)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    whole = measure(records, METRICS)
+    parts = [measure(shuffled[:cut], METRICS), measure(shuffled[cut:], METRICS)]
+    added: Counter[tuple[Hour, str, str]] = Counter()
+    for part in parts:
+        for (hour, key), sums in part.cells.items():
+            added.update({(hour, key, metric): amount for metric, amount in sums.items()})
+    expected = {(*cell, metric): n for cell, sums in whole.cells.items() for metric, n in sums.items()}
+    assert dict(added) == expected
+    assert sum(part.billed for part in parts) == whole.billed
+    assert sum((part.unbilled for part in parts), Counter()) == whole.unbilled
+
+
+@given(st.lists(RECORDS))
+def test_every_record_is_billed_or_unbilled(records: list[AccessRecord]) -> None:
+    """I1: read = billed + unbilled."""
+    usage = measure(records, METRICS)
+    assert usage.billed + sum(usage.unbilled.values()) == len(records)
