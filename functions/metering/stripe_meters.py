@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.parameters import SecretsProvider
 
 WINDOW: Final = "hour"
+FORMULA: Final = "sum"
 
 TIMEOUT: Final = 10
 """Seconds that one attempt may take; the SDK's own default is 80."""
@@ -28,6 +29,8 @@ RETRIES: Final = 2
 
 SLOWEST_CALL: Final = (TIMEOUT + 3) * (RETRIES + 1)
 """Seconds after which a call has ended in any case: the timeouts and the pauses between them."""
+
+NO_KEY: Final = "no Stripe key can be read from the secret: run 'metering stripe connect'"
 
 T = TypeVar("T")
 
@@ -118,8 +121,8 @@ class StripeMeters:
                 {
                     "display_name": f"{metric} ({self.deployment})",
                     "event_name": self.event_name(metric),
-                    "default_aggregation": {"formula": "sum"},
-                    "event_time_window": "hour",
+                    "default_aggregation": {"formula": FORMULA},
+                    "event_time_window": WINDOW,
                     "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
                     "value_settings": {"event_payload_key": "value"},
                 }

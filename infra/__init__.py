@@ -1,0 +1,1 @@
+"""The infrastructure, and the tools of those who operate it."""

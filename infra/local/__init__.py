@@ -1,0 +1,1 @@
+"""The embedded AWS and Stripe: the whole deployment on one machine."""

@@ -1,0 +1,190 @@
+"""The whole deployment on this machine: embedded AWS, local Stripe, both stacks, and a gateway that logs."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, Final
+
+import boto3
+from rich.console import Console
+
+from infra.deployment import Deployment, OperatorError, connect
+from infra.local.emulator import REPOSITORY, Emulator
+from infra.local.gateway import Gateway
+from infra.local.stripe_server import LocalStripe
+
+CLOCK_BACK: Final = timedelta(hours=2)
+"""How far the gateway's clock is set back, so that the hour of each request is over and can be closed at once."""
+
+_ANNOUNCEMENT: Final = REPOSITORY / ".metering" / "local.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a local cloud is, as ``metering local --json`` prints it."""
+
+    aws_endpoint_url: str
+    region: str
+    access_key_id: str
+    secret_access_key: str
+    api_url: str
+    access_log_group: str
+    stripe_api_base: str
+    stripe_api_key: str
+
+    def deployment(self, stack: str) -> Deployment:
+        """Return the deployment there."""
+        session = boto3.Session(
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            region_name=self.region,
+        )
+        return Deployment.find(stack, session, endpoint_url=self.aws_endpoint_url)
+
+
+@dataclass
+class LocalCloud:
+    """A running local cloud; ``outputs`` are the stacks', ``elapsed_s`` says how long each phase took."""
+
+    emulator: Emulator
+    stripe: LocalStripe
+    gateway: Gateway
+    outputs: Mapping[str, Mapping[str, str]]
+    elapsed_s: dict[str, float]
+
+    @property
+    def address(self) -> Address:
+        """Where everything is."""
+        return Address(
+            aws_endpoint_url=self.emulator.endpoint_url,
+            region=self.emulator.region,
+            access_key_id=self.emulator.access_key_id,
+            secret_access_key=self.emulator.secret_access_key,
+            api_url=self.gateway.url,
+            access_log_group=self.outputs["Metering"]["AccessLogGroup"],
+            stripe_api_base=self.stripe.url,
+            stripe_api_key=self.stripe.api_key,
+        )
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        """The metering stack."""
+        return self.address.deployment("Metering")
+
+    def connect_stripe(self) -> None:
+        """Put the local Stripe's key in the secret and make the meters."""
+        connect(self.deployment, self.stripe.api_key)
+
+    def add_api_key(self, name: str, *, plan: str) -> tuple[str, str]:
+        """Make an API key on one of the sample's plans ("Standard", "Trial"); return its id and its value."""
+        apigateway = self.emulator.client("apigateway")
+        made = apigateway.create_api_key(name=name, enabled=True)
+        plan_id = self.outputs["SampleApi"][f"{plan}Plan"]
+        apigateway.create_usage_plan_key(usagePlanId=plan_id, keyId=made["id"], keyType="API_KEY")
+        apigateway.close()
+        return made["id"], made["value"]
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Let commands find this cloud with ``--local``; raise OperatorError if another is running."""
+        _ANNOUNCEMENT.parent.mkdir(exist_ok=True)
+        if _alive(_read_announcement()):
+            raise OperatorError("another 'metering local' is running from this folder: stop it first")
+        _ANNOUNCEMENT.write_text(json.dumps({"pid": os.getpid(), **asdict(self.address)}))
+        try:
+            yield
+        finally:
+            _ANNOUNCEMENT.unlink(missing_ok=True)
+
+
+@contextmanager
+def start(*, say: Console) -> Iterator[LocalCloud]:
+    """Start everything, deploy the app's stacks, and connect them to the local Stripe; stop it all at the end.
+
+    ``say`` is told each phase and how long it took.
+    """
+    elapsed: dict[str, float] = {}
+    with ExitStack() as running:
+        with phase("starting the embedded AWS and Stripe", "start", elapsed, say):
+            stripe = running.enter_context(LocalStripe())
+            emulator = running.enter_context(Emulator())
+        with phase("deploying with the CDK", "deploy", elapsed, say):
+            outputs = emulator.deploy({}, context={"local": "true", "stripe_api_base": stripe.url})
+        with phase("connecting to Stripe", "connect", elapsed, say):
+            _put_access_log(emulator, outputs)
+            sample = outputs["SampleApi"]
+            gateway = running.enter_context(
+                Gateway(emulator, api_id=sample["ApiId"], stage=sample["StageName"], clock=_clock)
+            )
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, elapsed)
+            cloud.connect_stripe()
+        yield cloud
+
+
+def _put_access_log(emulator: Emulator, outputs: Mapping[str, Mapping[str, str]]) -> None:
+    """Give the sample's stage the access log that its deployed template has.
+
+    The emulator's CloudFormation leaves a REST stage's ``AccessLogSetting`` out, and its API Gateway keeps it.
+    """
+    cloudformation, apigateway = emulator.client("cloudformation"), emulator.client("apigateway")
+    body = cloudformation.get_template(StackName="SampleApi")["TemplateBody"]
+    template = json.loads(body) if isinstance(body, str) else body
+    (stage,) = [one for one in template["Resources"].values() if one["Type"] == "AWS::ApiGateway::Stage"]
+    log_group = outputs["Metering"]["AccessLogGroup"]
+    settings = {
+        "format": stage["Properties"]["AccessLogSetting"]["Format"],
+        "destinationArn": f"arn:aws:logs:{emulator.region}:{emulator.account_id}:log-group:{log_group}",
+    }
+    apigateway.update_stage(
+        restApiId=outputs["SampleApi"]["ApiId"],
+        stageName=outputs["SampleApi"]["StageName"],
+        patchOperations=[
+            {"op": "replace", "path": f"/accessLogSettings/{name}", "value": value} for name, value in settings.items()
+        ],
+    )
+    cloudformation.close()
+    apigateway.close()
+
+
+def _clock() -> float:
+    return time.time() - CLOCK_BACK.total_seconds()
+
+
+@contextmanager
+def phase(doing: str, name: str, elapsed: dict[str, float], say: Console) -> Iterator[None]:
+    """Say what is being done, and how long it took, which is also noted under ``name``."""
+    began = time.monotonic()
+    with say.status(doing):
+        yield
+    elapsed[name] = round(time.monotonic() - began, 2)
+    say.print(f"{doing}: {elapsed[name]:.1f} s", highlight=False)
+
+
+def running() -> Address:
+    """Return where the running ``metering local`` is; raise OperatorError if there is none."""
+    found = _read_announcement()
+    if not _alive(found):
+        raise OperatorError("no 'metering local' is running from this folder: start one in another terminal")
+    return Address(**{name: found[name] for name in Address.__dataclass_fields__})
+
+
+def _read_announcement() -> dict[str, Any]:
+    try:
+        return dict(json.loads(_ANNOUNCEMENT.read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _alive(announced: Mapping[str, Any]) -> bool:
+    if "pid" not in announced:
+        return False
+    try:
+        os.kill(announced["pid"], 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,499 @@
+"""A gateway in front of the emulator's REST APIs that writes access logs, which the emulator does not.
+
+    with Emulator() as emulator, Gateway(emulator, api_id="a1b2c3d4", stage="v1") as gateway:
+        requests.get(f"{gateway.url}/items", headers={"x-api-key": "..."})
+        gateway.flush()
+
+A request goes to the deployed stage as it came; the answer comes back as it is; and a line in the format that the stage
+carries goes to the log group that the stage names. Names of variables and what they hold:
+docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-variables-for-access-logging.html
+"""
+
+import asyncio
+import base64
+import concurrent.futures
+import contextlib
+import json
+import re
+import secrets
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import unquote
+
+import aiohttp
+from aiohttp import web
+from botocore.exceptions import BotoCoreError, ClientError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from infra.local.emulator import Emulator
+
+MISSING: Final = "-"
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+# An authorizer chooses its properties' names and a mapping template those of headers; all other names are words.
+VARIABLE: Final = re.compile(r"\$context\.((?:authorizer(?:\.claims)?|responseOverride\.header)\.[\w-]+|\w+(?:\.\w+)*)")
+
+# docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-execution-service-limits-table.html
+INTEGRATION_TIMEOUT_S: Final = 29
+PAYLOAD_LIMIT: Final = 10 * 1024 * 1024
+
+# docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch is 1 MiB at most, with 26
+# bytes for each event besides its message.
+LINES_PER_CALL: Final = 1_000
+BYTES_PER_CALL: Final = 1_048_576
+BYTES_PER_LINE: Final = 26
+FLUSH_EVERY_S: Final = 0.1
+FLUSH_ATTEMPTS: Final = 5
+
+# RFC 9110, section 7.6.1: these belong to one connection. The lengths and hosts of both sides are their own as well.
+NOT_FORWARDED: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "content-length", "host"),
+    }
+)
+REQUEST_ID: Final = "x-amzn-RequestId"
+EXTENDED_REQUEST_ID: Final = "x-amz-apigw-id"
+ERROR_TYPE: Final = "x-amzn-ErrorType"  # API Gateway sends it with its own errors, not with a backend's
+KEY_REFUSED: Final = b'{"message":"Forbidden"}'  # the emulator's answer to a missing or unknown key lacks that header
+
+
+class AccessLogFailed(RuntimeError):  # noqa: N818  it says what happened, as the others here do
+    """Lines could not be put in the log group; the message says how many and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource of a REST API: its path template, and for each of its methods whether it requires an API key."""
+
+    path: str
+    methods: Mapping[str, bool]
+
+    def serves(self, method: str) -> bool:
+        """Tell whether it has `method`, or `ANY`."""
+        return method in self.methods or "ANY" in self.methods
+
+    def requires_key(self, method: str) -> bool:
+        """Tell whether `method` requires an API key; a method of its own comes before `ANY`."""
+        return self.methods.get(method, self.methods.get("ANY", False))
+
+
+def render(template: str, values: Mapping[str, str]) -> str:
+    """Return the access-log line: `template` with each `$context.<name>` replaced by its value, or by `-` without one.
+
+    It is plain text substitution, as API Gateway's: a value is neither escaped nor looked at again, and a name is read
+    as far as it goes, so that `$context.identity.apiKeyId` is not `$context.identity.apiKey` followed by `Id`.
+    """
+    return VARIABLE.sub(lambda found: values.get(found[1]) or MISSING, template)
+
+
+def match(resources: Iterable[Resource], method: str, path: str) -> Resource | None:
+    """Return the resource that serves `method` on `path`, which is percent-encoded as it was sent.
+
+    `None` if there is none: API Gateway then answers 403. Segment by segment a literal comes before `{param}`, and that
+    before `{proxy+}`, which takes one segment or more.
+    """
+    segments = [unquote(segment) for segment in path.split("/") if segment]
+    ranked = [
+        (rank, resource)
+        for resource in resources
+        if resource.serves(method) and (rank := _rank(resource.path, segments)) is not None
+    ]
+    return min(ranked, key=lambda found: found[0])[1] if ranked else None
+
+
+def _rank(template: str, segments: list[str]) -> list[int] | None:
+    parts = [part for part in template.split("/") if part]
+    rank: list[int] = []
+    for position, part in enumerate(parts):
+        if position == len(segments):
+            return None
+        if part.startswith("{") and part.endswith("+}"):
+            return [*rank, 2]
+        is_parameter = part.startswith("{") and part.endswith("}")
+        if not is_parameter and part != segments[position]:
+            return None
+        rank.append(int(is_parameter))
+    return rank if len(parts) == len(segments) else None
+
+
+def request_time(seconds: float) -> str:
+    """Return `seconds` since the epoch as `$context.requestTime`: `09/Apr/2026:12:34:56 +0000`, whatever the locale."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    return f"{at.day:02}/{MONTHS[at.month - 1]}/{at:%Y:%H:%M:%S} +0000"
+
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """Return the caller's `x-amzn-RequestId` if it is a UUID, as API Gateway does, or else a new one."""
+    try:
+        return str(uuid.UUID(headers.get(REQUEST_ID, "")))
+    except ValueError:
+        return str(uuid.uuid4())
+
+
+def extended_request_id() -> str:
+    """Return a new identifier of the form that API Gateway makes; nothing that a caller sends has a part in it."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(11)).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A deployed stage, read once: its resources, its access-log format and the log group of its lines."""
+
+    api_id: str
+    name: str
+    format: str
+    log_group: str
+    resources: tuple[Resource, ...]
+
+    @classmethod
+    def read(cls, apigateway: Any, *, api_id: str, name: str) -> Self:
+        """Read it with GetStage and GetResources; `ValueError` if it logs nowhere, or not to CloudWatch Logs."""
+        settings = apigateway.get_stage(restApiId=api_id, stageName=name).get("accessLogSettings") or {}
+        destination = settings.get("destinationArn", "")
+        _, separator, log_group = destination.partition(":log-group:")
+        if not separator or not settings.get("format"):
+            raise ValueError(
+                f"stage {name} of API {api_id} must log to a log group, got {destination or 'no access log'!r}"
+            )
+        pages = apigateway.get_paginator("get_resources").paginate(restApiId=api_id, embed=["methods"])
+        resources = tuple(
+            Resource(
+                path=item["path"],
+                methods={
+                    method: bool(found.get("apiKeyRequired"))
+                    for method, found in item.get("resourceMethods", {}).items()
+                },
+            )
+            for page in pages
+            for item in page["items"]
+        )
+        return cls(api_id, name, settings["format"], log_group.removesuffix(":*"), resources)
+
+
+class Gateway:
+    """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
+
+    - `emulator`, `api_id`, `stage`: the deployed REST API. Its format and resources are read on entering: enter a new
+      gateway after a deployment that changes them.
+    - `clock`: seconds since the epoch, for the times in the lines and of the log events.
+    - `url`: where callers send their requests, `{url}/{path}` for a resource `/{path}`.
+
+    Every request is logged, whatever its answer; only one of more than 10 MiB (413) is not, as on AWS. The variables of
+    an authorizer cannot be seen from here and are `-`. Leaving waits for the requests on their way and for their lines,
+    and raises `AccessLogFailed` if some could not be written.
+    """
+
+    url: str
+
+    def __init__(self, emulator: Emulator, *, api_id: str, stage: str, clock: Callable[[], float] = time.time) -> None:
+        self._emulator = emulator
+        self._api_id = api_id
+        self._stage_name = stage
+        self._clock = clock
+        self._started: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="gateway")
+
+    def __enter__(self) -> Self:
+        self._ended = self._thread.submit(lambda: asyncio.run(self._serve()))
+        self._thread.shutdown(wait=False)
+        both: list[concurrent.futures.Future[Any]] = [self._started, self._ended]
+        concurrent.futures.wait(both, return_when=concurrent.futures.FIRST_COMPLETED)
+        if self._ended.done():
+            self._ended.result()
+        self.url = self._started.result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        failure = self._ended.exception()
+        if failure is not None and error is None:
+            raise failure
+
+    def flush(self) -> None:
+        """Return when the lines of every request answered so far are in the log group; else `AccessLogFailed`."""
+        asyncio.run_coroutine_threadsafe(self._lines.flush(), self._loop).result()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        apigateway, logs = self._emulator.client("apigateway"), self._emulator.client("logs")
+        try:
+            stage = await asyncio.to_thread(Stage.read, apigateway, api_id=self._api_id, name=self._stage_name)
+            stream = f"gateway-{uuid.uuid4().hex}"
+            await asyncio.to_thread(logs.create_log_stream, logGroupName=stage.log_group, logStreamName=stream)
+            self._lines = AccessLog(logs, log_group=stage.log_group, log_stream=stream)
+            # The emulator closes a connection after 5 s without a request; ours must not be about to use it then.
+            connections = aiohttp.TCPConnector(limit=100, keepalive_timeout=2)
+            async with aiohttp.ClientSession(
+                connector=connections,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=INTEGRATION_TIMEOUT_S),
+                auto_decompress=False,
+            ) as session:
+                door = _Door(self._emulator, stage, ApiKeys(apigateway), session, self._clock, self._lines.add)
+                async with self._lines:
+                    await self._listen(door.answer)
+        finally:
+            apigateway.close()
+            logs.close()
+
+    async def _listen(self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+        application = web.Application(client_max_size=PAYLOAD_LIMIT)
+        application.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(application, access_log=None, auto_decompress=False)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            port = runner.addresses[0][1]
+            self._started.set_result(f"http://127.0.0.1:{port}")
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the stage answered; `error` is the message of an answer that came from API Gateway, not from a backend."""
+
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+    error: str | None
+
+    @classmethod
+    def of_gateway(cls, status: HTTPStatus, message: str) -> Self:
+        body = json.dumps({"message": message}).encode()
+        return cls(status, CIMultiDict({"Content-Type": "application/json"}), body, message)
+
+
+class _Door:
+    """One request: forward it, answer it, log it."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  it is where all parts of the gateway meet
+        self,
+        emulator: Emulator,
+        stage: Stage,
+        keys: "ApiKeys",
+        session: aiohttp.ClientSession,
+        clock: Callable[[], float],
+        log: Callable[[int, str], None],
+    ) -> None:
+        self._base = f"{emulator.endpoint_url}/_aws/execute-api/{stage.api_id}/{stage.name}"
+        self._account_id = emulator.account_id
+        self._stage = stage
+        self._keys = keys
+        self._session = session
+        self._clock = clock
+        self._log = log
+
+    async def answer(self, request: web.Request) -> web.Response:
+        arrived_at, ticks = self._clock(), time.perf_counter()
+        body = await request.read()
+        resource = match(self._stage.resources, request.method, request.rel_url.raw_path)
+        called = time.perf_counter()
+        answer = await self._forward(request, body)
+        answered = time.perf_counter()
+        values = {
+            "accountId": self._account_id,
+            "apiId": self._stage.api_id,
+            "stage": self._stage.name,
+            "extendedRequestId": extended_request_id(),
+            "requestId": request_id(request.headers),
+            "requestTimeEpoch": str(int(arrived_at * 1000)),
+            "requestTime": request_time(arrived_at),
+            "httpMethod": request.method,
+            "path": f"/{self._stage.name}{request.rel_url.raw_path}",
+            "protocol": f"HTTP/{request.version.major}.{request.version.minor}",
+            "identity.sourceIp": request.remote or MISSING,
+            "identity.userAgent": request.headers.get("User-Agent", MISSING),
+            "status": str(answer.status),
+            "responseLength": str(len(answer.body)),
+            "responseLatency": _milliseconds(answered - ticks),
+        }
+        if answer.error is None:
+            latency = _milliseconds(answered - called)
+            values |= {
+                "integration.status": str(answer.status),
+                "integrationStatus": str(answer.status),
+                "integration.latency": latency,
+                "integrationLatency": latency,
+            }
+        else:
+            values |= {"error.message": answer.error, "error.messageString": json.dumps(answer.error)}
+        if resource is not None:
+            values["resourcePath"] = resource.path
+            value = request.headers.get("x-api-key")
+            if resource.requires_key(request.method) and value:
+                # A key may have been deleted since it was looked up: a refusal is reason to look again.
+                again = answer.status == HTTPStatus.FORBIDDEN
+                values["identity.apiKey"] = value
+                values["identity.apiKeyId"] = await self._keys.id_of(value, again=again) or MISSING
+        self._log(int(self._clock() * 1000), render(self._stage.format, values))
+        headers = answer.headers
+        headers[REQUEST_ID] = values["requestId"]
+        headers[EXTENDED_REQUEST_ID] = values["extendedRequestId"]
+        return web.Response(status=answer.status, headers=headers, body=answer.body)
+
+    async def _forward(self, request: web.Request, body: bytes) -> _Answer:
+        try:
+            async with self._session.request(
+                request.method,
+                URL(f"{self._base}{request.rel_url.raw_path_qs}", encoded=True),
+                headers=_forwarded(request.headers),
+                data=body or None,
+                allow_redirects=False,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            ) as response:
+                content = await response.read()
+                return _Answer(response.status, _forwarded(response.headers), content, _message(response, content))
+        except TimeoutError:
+            return _Answer.of_gateway(HTTPStatus.GATEWAY_TIMEOUT, "Endpoint request timed out")
+        except aiohttp.ClientError:
+            return _Answer.of_gateway(HTTPStatus.BAD_GATEWAY, "Internal server error")
+
+
+def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in NOT_FORWARDED)
+
+
+def _message(response: aiohttp.ClientResponse, content: bytes) -> str | None:
+    if ERROR_TYPE not in response.headers and content != KEY_REFUSED:
+        return None
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        return MISSING
+    return str(answer.get("message", MISSING)) if isinstance(answer, dict) else MISSING
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+class ApiKeys:
+    """The ids behind the values of API keys (GetApiKeys with values), kept, and read again when one is not found."""
+
+    def __init__(self, apigateway: Any) -> None:
+        self._apigateway = apigateway
+        self._ids: Mapping[str, str] = {}
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def id_of(self, value: str, *, again: bool) -> str | None:
+        """Return the id of the key with this value, or `None`; `again` distrusts what was read before this call."""
+        asked_at = time.monotonic()
+        if again or value not in self._ids:
+            async with self._reading:
+                if self._read_at < asked_at:  # else another request has read them while this one waited
+                    self._read_at = time.monotonic()
+                    # Without an answer a key is as good as unknown: the request has its line all the same.
+                    with contextlib.suppress(BotoCoreError, ClientError):
+                        self._ids = await asyncio.to_thread(self._read)
+        return self._ids.get(value)
+
+    def _read(self) -> dict[str, str]:
+        pages = self._apigateway.get_paginator("get_api_keys").paginate(includeValues=True)
+        return {item["value"]: item["id"] for page in pages for item in page["items"]}
+
+
+class AccessLog:
+    """Lines on their way to a log stream, in order, at most a tenth of a second after they were added.
+
+    A line leaves only when PutLogEvents has taken it. A call that fails is made again after growing pauses; after five
+    attempts `flush` raises, the lines stay, and the next attempt is made with the next flush or tenth of a second.
+    Belongs to one event loop. Leaving its `async with` flushes.
+    """
+
+    def __init__(self, logs: Any, *, log_group: str, log_stream: str, first_pause_s: float = 0.1) -> None:
+        self._logs = logs
+        self._log_group = log_group
+        self._log_stream = log_stream
+        self._first_pause_s = first_pause_s
+        self._waiting: deque[tuple[int, str]] = deque()
+        self._writing = asyncio.Lock()
+        self._full = asyncio.Event()
+        self._closing = False
+        self._rejected: list[Mapping[str, int]] = []
+
+    async def __aenter__(self) -> Self:
+        self._ticking = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        self._full.set()
+        await self._ticking
+        await self.flush()
+
+    def add(self, timestamp_ms: int, line: str) -> None:
+        """Take a line, with the log event's time."""
+        self._waiting.append((timestamp_ms, line))
+        if len(self._waiting) >= LINES_PER_CALL:
+            self._full.set()
+
+    async def flush(self) -> None:
+        """Return when every line added so far is in the log group; raise `AccessLogFailed` after five attempts."""
+        async with self._writing:
+            while batch := self._next_batch():
+                await self._put(batch)
+                for _ in batch:
+                    self._waiting.popleft()
+        if self._rejected:
+            raise AccessLogFailed(f"{self._log_group} took no line of these times: {self._rejected}")
+
+    async def _tick(self) -> None:
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), FLUSH_EVERY_S)
+            self._full.clear()
+            # What could not be put is still waiting; the flush that someone waits for raises.
+            with contextlib.suppress(AccessLogFailed):
+                await self.flush()
+
+    def _next_batch(self) -> list[tuple[int, str]]:
+        batch: list[tuple[int, str]] = []
+        size = 0
+        for timestamp_ms, line in self._waiting:
+            size += len(line.encode()) + BYTES_PER_LINE
+            if batch and (len(batch) == LINES_PER_CALL or size > BYTES_PER_CALL):
+                break
+            batch.append((timestamp_ms, line))
+        return batch
+
+    async def _put(self, batch: list[tuple[int, str]]) -> None:
+        # PutLogEvents wants the events of a call in the order of their times; the sort leaves equal ones as they came.
+        events = [{"timestamp": at, "message": line} for at, line in sorted(batch, key=lambda entry: entry[0])]
+        pause_s = self._first_pause_s
+        for attempt in range(1, FLUSH_ATTEMPTS + 1):
+            try:
+                answer = await asyncio.to_thread(
+                    self._logs.put_log_events,
+                    logGroupName=self._log_group,
+                    logStreamName=self._log_stream,
+                    logEvents=events,
+                )
+            except (BotoCoreError, ClientError) as error:
+                if attempt == FLUSH_ATTEMPTS:
+                    raise AccessLogFailed(
+                        f"{len(self._waiting)} lines could not be put in {self._log_group}: {error}"
+                    ) from error
+                await asyncio.sleep(pause_s)
+                pause_s *= 2
+            else:
+                if rejected := answer.get("rejectedLogEventsInfo"):
+                    self._rejected.append(rejected)
+                return

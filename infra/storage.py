@@ -1,0 +1,87 @@
+"""What outlives a deployment: two tables, a bucket, the access log, and the place of Stripe's key."""
+
+import aws_cdk as cdk
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_secretsmanager as secretsmanager
+
+
+class Storage:
+    """The stateful resources, made directly under ``stack`` and retained when it is deleted.
+
+    No construct of their own, so that moving code about never changes a logical id, which would mean a new, empty
+    table. No physical names, so that two deployments fit into one account.
+    """
+
+    def __init__(self, stack: cdk.Stack, *, access_log_retention: logs.RetentionDays) -> None:
+        # Without point-in-time recovery: what is lost here is recounted from the access log.
+        self.counters = dynamodb.TableV2(
+            stack,
+            "Counters",
+            partition_key=_text("pk"),
+            sort_key=_text("sk"),
+            billing=dynamodb.Billing.on_demand(),
+            time_to_live_attribute="ttl",
+            dynamo_stream=dynamodb.StreamViewType.NEW_AND_OLD_IMAGES,
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+        )
+        self.ledger = dynamodb.TableV2(
+            stack,
+            "Ledger",
+            partition_key=_text("pk"),
+            sort_key=_text("sk"),
+            billing=dynamodb.Billing.on_demand(),
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            deletion_protection=True,
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+            global_secondary_indexes=[
+                dynamodb.GlobalSecondaryIndexPropsV2(
+                    index_name="pending",
+                    partition_key=_text("pending"),
+                    sort_key=_text("sk"),
+                    projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+                )
+            ],
+        )
+        self.bucket = s3.Bucket(
+            stack,
+            "Bucket",
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            enforce_ssl=True,
+            versioned=True,
+            lifecycle_rules=[s3.LifecycleRule(noncurrent_version_expiration=cdk.Duration.days(90))],
+            removal_policy=cdk.RemovalPolicy.RETAIN,
+        )
+        cdk.Validations.of(self.bucket).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-S1",
+                reason="Only record_usage and the operator reach it, and its versions show what changed; a second "
+                "bucket for its access logs would hold more objects than the bucket itself.",
+            )
+        )
+        self.access_log = logs.LogGroup(
+            stack, "AccessLog", retention=access_log_retention, removal_policy=cdk.RemovalPolicy.RETAIN
+        )
+        # The L1: the L2 always generates a value, and a made-up one could not be told from Stripe's. Without a value
+        # the functions see ResourceNotFoundException, which means "not connected yet".
+        self.stripe_secret = secretsmanager.CfnSecret(
+            stack,
+            "StripeSecret",
+            description="The restricted Stripe key of usage metering; `metering stripe connect` puts its value.",
+        )
+        cdk.Validations.of(self.stripe_secret).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-SMG4",
+                reason="Stripe issues the key and offers no way to rotate it from here; "
+                "`metering stripe connect` replaces it.",
+            )
+        )
+
+
+def _text(name: str) -> dynamodb.Attribute:
+    return dynamodb.Attribute(name=name, type=dynamodb.AttributeType.STRING)

@@ -1,0 +1,41 @@
+"""Fixtures for every kind of test."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    from aws_cdk.cx_api import CloudAssembly
+
+ROOT = Path(__file__).parent.parent
+
+# The Node that is locked with the project, whichever is on the PATH.
+os.environ.setdefault("JSII_NODE", str(Path(sys.executable).with_name("node")))
+
+
+@pytest.fixture(scope="session")
+def context() -> Mapping[str, Any]:
+    """The CDK context of a synthesis that bundles nothing, with the feature flags of ``cdk.json``."""
+    flags: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text())["context"]
+    return flags | {"aws:cdk:bundling-stacks": []}
+
+
+@pytest.fixture(scope="session")
+def assembly(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> "CloudAssembly":
+    """The app as it is deployed, checked by cdk-nag."""
+    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which tests without a stack need not wait for
+
+    from app import build  # noqa: PLC0415 - imports aws_cdk
+
+    return build(cdk.App(context=context, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+
+
+@pytest.fixture(scope="session")
+def template(assembly: "CloudAssembly") -> dict[str, Any]:
+    """The CloudFormation template of the metering stack."""
+    return cast("dict[str, Any]", assembly.get_stack_by_name("Metering").template)

@@ -1,0 +1,376 @@
+"""A real emulator with a REST API in it, and the gateway that writes its access log."""
+
+import asyncio
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from infra.local import emulator as emulator_module
+from infra.local.emulator import REPOSITORY, Emulator, EmulatorFailed
+from infra.local.gateway import Gateway
+
+LOG_GROUP = "access"
+FIELDS = {
+    "id": "extendedRequestId",
+    "request": "requestId",
+    "time": "requestTimeEpoch",
+    "key": "identity.apiKeyId",
+    "status": "status",
+    "method": "httpMethod",
+    "resource": "resourcePath",
+    "error": "error.message",
+    "unknown": "authorizer.units",
+}
+FORMAT = json.dumps({name: f"$context.{variable}" for name, variable in FIELDS.items()})
+TWO_HOURS_S = 7_200
+
+FUNCTION = """
+import os
+
+def handler(event, context):
+    if event["queryStringParameters"]:
+        raise RuntimeError("asked to fail")
+    return {"statusCode": 201, "headers": {"x-endpoint": os.environ["AWS_ENDPOINT_URL"]}, "body": event["body"]}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A stage `v1` with `/open` (no key, no function) and `/items/{id}` (both needed), and its keys.
+
+    The slow key may make two requests, the other as many as it likes.
+    """
+
+    emulator: Emulator
+    api_id: str
+    key_id: str
+    key: str
+    slow_key_id: str
+    slow_key: str
+
+    def gateway(self, clock: Callable[[], float] = time.time) -> Gateway:
+        """Return a gateway of its stage."""
+        return Gateway(self.emulator, api_id=self.api_id, stage="v1", clock=clock)
+
+
+def make_function(emulator: Emulator) -> str:
+    """Make the function that the API calls, and return its ARN."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr("index.py", FUNCTION)
+    functions = emulator.client("lambda")
+    arn: str = functions.create_function(
+        FunctionName="backend",
+        Runtime=f"python3.{sys.version_info.minor}",
+        Role=f"arn:aws:iam::{emulator.account_id}:role/any",
+        Handler="index.handler",
+        Code={"ZipFile": archive.getvalue()},
+    )["FunctionArn"]
+    functions.close()
+    return arn
+
+
+def make_api(emulator: Emulator) -> Deployed:
+    """Make the API, its stage, keys and log group."""
+    apigateway, logs = emulator.client("apigateway"), emulator.client("logs")
+    logs.create_log_group(logGroupName=LOG_GROUP)
+    api_id = apigateway.create_rest_api(name="sample")["id"]
+    root = apigateway.get_resources(restApiId=api_id)["items"][0]["id"]
+    integration = f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{make_function(emulator)}/invocations"
+
+    def resource(parent: str, part: str) -> str:
+        made: str = apigateway.create_resource(restApiId=api_id, parentId=parent, pathPart=part)["id"]
+        return made
+
+    items = {"restApiId": api_id, "resourceId": resource(resource(root, "items"), "{id}"), "httpMethod": "ANY"}
+    apigateway.put_method(**items, authorizationType="NONE", apiKeyRequired=True)
+    apigateway.put_integration(**items, type="AWS_PROXY", integrationHttpMethod="POST", uri=integration)
+    opened = {"restApiId": api_id, "resourceId": resource(root, "open"), "httpMethod": "ANY"}
+    apigateway.put_method(**opened, authorizationType="NONE", apiKeyRequired=False)
+    apigateway.put_integration(**opened, type="MOCK", requestTemplates={"application/json": '{"statusCode": 200}'})
+    apigateway.put_method_response(**opened, statusCode="200")
+    apigateway.put_integration_response(**opened, statusCode="200")
+    deployment = apigateway.create_deployment(restApiId=api_id)["id"]
+    apigateway.create_stage(restApiId=api_id, stageName="v1", deploymentId=deployment)
+    group_arn = f"arn:aws:logs:us-east-1:{emulator.account_id}:log-group:{LOG_GROUP}"
+    settings = {"/accessLogSettings/format": FORMAT, "/accessLogSettings/destinationArn": group_arn}
+    operations = [{"op": "replace", "path": path, "value": value} for path, value in settings.items()]
+    apigateway.update_stage(restApiId=api_id, stageName="v1", patchOperations=operations)
+
+    def key(name: str, rate: float, burst: int) -> tuple[str, str]:
+        plan = apigateway.create_usage_plan(
+            name=name,
+            apiStages=[{"apiId": api_id, "stage": "v1"}],
+            throttle={"rateLimit": rate, "burstLimit": burst},
+        )["id"]
+        made = apigateway.create_api_key(name=name, enabled=True)
+        apigateway.create_usage_plan_key(usagePlanId=plan, keyId=made["id"], keyType="API_KEY")
+        return made["id"], made["value"]
+
+    deployed = Deployed(emulator, api_id, *key("roomy", 1_000.0, 1_000), *key("slow", 0.01, 2))
+    apigateway.close()
+    logs.close()
+    return deployed
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[Deployed]:
+    """One emulator for this module."""
+    with Emulator() as emulator:
+        yield make_api(emulator)
+
+
+def lines(emulator: Emulator) -> list[dict[str, str]]:
+    """Return what the log group holds."""
+    logs = emulator.client("logs")
+    events = logs.filter_log_events(logGroupName=LOG_GROUP)["events"]
+    logs.close()
+    return [json.loads(event["message"]) | {"logged": event["timestamp"]} for event in events]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller sees."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+def send(gateway: Gateway, *requests: tuple[str, str, Mapping[str, str]], at_once: int = 1) -> list[Answer]:
+    """Send (method, path, headers) requests and return their answers."""
+
+    async def all_of_them() -> list[Answer]:
+        limit = asyncio.Semaphore(at_once)
+
+        async def one(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+            async with limit, session.request(method, gateway.url + path, headers=headers, data=b"hello") as answer:
+                return Answer(answer.status, answer.headers, await answer.text())
+
+        async with aiohttp.ClientSession() as session:
+            return list(await asyncio.gather(*(one(*request) for request in requests)))
+
+    return asyncio.run(all_of_them())
+
+
+def new_lines(
+    deployed: Deployed, gateway: Gateway, *requests: tuple[str, str, Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Send the requests one after another and return their lines, whose ids the callers were told."""
+    answers = send(gateway, *requests)
+    gateway.flush()
+    written = {line["id"]: line for line in lines(deployed.emulator)}
+    return [written[answer.headers["x-amz-apigw-id"]] for answer in answers]
+
+
+def test_a_request_with_a_key_reaches_the_backend_and_is_logged_by_the_keys_id(deployed: Deployed) -> None:
+    """Status, resource template, method and the gateway's own times; the value of the key is nowhere."""
+    with deployed.gateway() as gateway:
+        before = time.time()
+        [answer] = send(gateway, ("PUT", "/items/17", {"x-api-key": deployed.key}))
+        gateway.flush()
+        line = lines(deployed.emulator)[-1]
+    assert (answer.status, answer.body) == (201, "hello")
+    assert answer.headers["x-endpoint"] == deployed.emulator.endpoint_url
+    assert {name: line[name] for name in ("key", "status", "method", "resource", "error", "unknown")} == {
+        "key": deployed.key_id,
+        "status": "201",
+        "method": "PUT",
+        "resource": "/items/{id}",
+        "error": "-",
+        "unknown": "-",
+    }
+    assert before - 1 <= int(line["time"]) / 1000 <= time.time()
+    assert deployed.key not in json.dumps(line)
+
+
+def test_what_api_gateway_refuses_or_a_backend_breaks_is_logged_as_well(deployed: Deployed) -> None:
+    """No key, an unknown key, no such resource, a throttled key, a failing function."""
+    slow = {"x-api-key": deployed.slow_key}
+    with deployed.gateway() as gateway:
+        found = new_lines(
+            deployed,
+            gateway,
+            ("GET", "/items/1", {}),
+            ("GET", "/items/1", {"x-api-key": "no-such-key-in-this-account"}),
+            ("GET", "/nowhere", {"x-api-key": deployed.key}),
+            *[("GET", "/items/1", slow)] * 3,
+            ("GET", "/items/1?fail=1", {"x-api-key": deployed.key}),
+        )
+    assert [(line["status"], line["key"], line["resource"]) for line in found] == [
+        ("403", "-", "/items/{id}"),
+        ("403", "-", "/items/{id}"),
+        ("403", "-", "-"),
+        ("201", deployed.slow_key_id, "/items/{id}"),
+        ("201", deployed.slow_key_id, "/items/{id}"),
+        ("429", deployed.slow_key_id, "/items/{id}"),
+        ("502", deployed.key_id, "/items/{id}"),
+    ]
+    assert found[0]["error"] == "Forbidden"
+
+
+def test_a_method_without_a_required_key_logs_none(deployed: Deployed) -> None:
+    """As documented of identity.apiKeyId, whatever the caller sends."""
+    with deployed.gateway() as gateway:
+        [line] = new_lines(deployed, gateway, ("GET", "/open", {"x-api-key": deployed.key}))
+    assert (line["status"], line["key"], line["resource"]) == ("200", "-", "/open")
+
+
+def test_a_caller_chooses_the_request_id_but_not_the_extended_one(deployed: Deployed) -> None:
+    """Two calls that claim to be one are two (I7)."""
+    chosen = "6f1ed2a4-7f0b-4f7e-9d3c-0f2f1f3a9b11"
+    headers = {"x-api-key": deployed.key, "x-amzn-RequestId": chosen, "x-amz-apigw-id": "mine="}
+    with deployed.gateway() as gateway:
+        first, second = new_lines(deployed, gateway, *[("GET", "/items/1", headers)] * 2)
+    assert first["request"] == second["request"] == chosen
+    assert len({first["id"], second["id"], "mine="}) == 3
+
+
+def test_a_key_made_after_the_gateway_started_is_known(deployed: Deployed) -> None:
+    """Keys are read again on a miss."""
+    apigateway = deployed.emulator.client("apigateway")
+    with deployed.gateway() as gateway:
+        new_lines(deployed, gateway, ("GET", "/items/1", {"x-api-key": deployed.key}))
+        plan = next(item["id"] for item in apigateway.get_usage_plans()["items"] if item["name"] == "roomy")
+        made = apigateway.create_api_key(name="late", enabled=True)
+        apigateway.create_usage_plan_key(usagePlanId=plan, keyId=made["id"], keyType="API_KEY")
+        [line] = new_lines(deployed, gateway, ("GET", "/items/1", {"x-api-key": made["value"]}))
+    apigateway.close()
+    assert (line["status"], line["key"]) == ("201", made["id"])
+
+
+def test_the_clock_decides_about_both_times(deployed: Deployed) -> None:
+    """A demonstration may play two hours ago."""
+    with deployed.gateway(clock=lambda: time.time() - TWO_HOURS_S) as gateway:
+        [line] = new_lines(deployed, gateway, ("GET", "/items/1", {"x-api-key": deployed.key}))
+    for stamp in (int(line["time"]), line["logged"]):
+        assert stamp / 1000 == pytest.approx(time.time() - TWO_HOURS_S, abs=30)
+
+
+def test_fifty_requests_at_a_time_leave_a_line_each(deployed: Deployed) -> None:
+    """Also when leaving the gateway is all that flushes (I1)."""
+    request: tuple[str, str, Mapping[str, str]] = ("POST", "/open", {})
+    with deployed.gateway() as gateway:
+        answers = send(gateway, *[request] * 300, at_once=50)
+    assert [answer.status for answer in answers] == [200] * 300
+    assert {answer.headers["x-amz-apigw-id"] for answer in answers} <= {line["id"] for line in lines(deployed.emulator)}
+
+
+def test_a_stage_without_an_access_log_is_refused(deployed: Deployed) -> None:
+    """Nothing could be logged."""
+    apigateway = deployed.emulator.client("apigateway")
+    deployment = apigateway.get_deployments(restApiId=deployed.api_id)["items"][0]["id"]
+    apigateway.create_stage(restApiId=deployed.api_id, stageName="silent", deploymentId=deployment)
+    apigateway.close()
+    with (
+        pytest.raises(ValueError, match=r"stage silent .* got 'no access log'"),
+        Gateway(deployed.emulator, api_id=deployed.api_id, stage="silent"),
+    ):
+        pass
+
+
+def members(group: int) -> list[int]:
+    """Return the living processes of a process group."""
+    everything = ["ps", "-A", "-o", "pid=,pgid=,stat="]
+    table = subprocess.run(everything, capture_output=True, text=True, check=True).stdout  # noqa: S603  ours
+    rows = [row.split() for row in table.splitlines()]
+    return [int(pid) for pid, pgid, state in rows if int(pgid) == group and not state.startswith("Z")]
+
+
+def ended(group: int, within_s: float = 5.0) -> bool:
+    """Tell whether the group has no living process within some seconds."""
+    deadline = time.monotonic() + within_s
+    while members(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not members(group)
+
+
+def invoke_and_leave_running(emulator: Emulator) -> None:
+    """Make the emulator start a process for a function."""
+    make_function(emulator)
+    functions = emulator.client("lambda")
+    functions.invoke(FunctionName="backend", Payload=b'{"queryStringParameters": null, "body": ""}')
+    functions.close()
+
+
+def test_nothing_of_the_emulator_outlives_it() -> None:
+    """Neither its processes, functions among them, nor its files."""
+    with Emulator() as emulator:
+        invoke_and_leave_running(emulator)
+        assert len(members(emulator.pid)) >= 2
+    assert ended(emulator.pid)
+    assert not emulator.log_path.exists()
+
+
+def test_an_error_in_the_block_keeps_the_log_and_says_where() -> None:
+    """The processes end all the same."""
+    emulator = Emulator()
+    with pytest.raises(ZeroDivisionError) as raised, emulator:
+        _ = 1 / 0
+    assert ended(emulator.pid)
+    assert raised.value.__notes__ == [f"the emulator's log: {emulator.log_path}"]
+    assert emulator.log_path.exists()
+    shutil.rmtree(emulator.log_path.parent)
+
+
+STARTER = """
+import time
+from infra.local.emulator import Emulator
+from tests.e2e.test_emulator_gateway import invoke_and_leave_running
+
+with Emulator() as emulator:
+    invoke_and_leave_running(emulator)
+    print(emulator.pid, emulator.log_path, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_of_the_emulator_outlives_a_killed_starter(how: signal.Signals) -> None:
+    """Also when the starter cannot clean up."""
+    with subprocess.Popen(  # noqa: S603  ours
+        [sys.executable, "-c", STARTER], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as starter:
+        assert starter.stdout is not None
+        group, log_path = starter.stdout.readline().split()
+        assert len(members(int(group))) >= 2
+        os.kill(starter.pid, how)
+        starter.wait(10)
+        assert ended(int(group))
+        assert not Path(log_path).exists()
+
+
+def test_a_failing_command_is_one_error_with_what_it_said(tmp_path: Path) -> None:
+    """A deployment fails in synthesis, bootstrapping or deployment: the command and its last lines tell which."""
+    failing = [sys.executable, "-c", "raise SystemExit('no such metric')"]
+    with pytest.raises(EmulatorFailed, match=r"(?s)code 1 from: .*no such metric$"):
+        emulator_module._run(failing, cwd=tmp_path, environment={})
+
+
+def test_two_emulators_at_a_time_know_nothing_of_each_other() -> None:
+    """Each has a port and a state of its own."""
+
+    def buckets_of(name: str) -> list[str]:
+        with Emulator() as emulator:
+            s3 = emulator.client("s3")
+            s3.create_bucket(Bucket=name)
+            found = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+            s3.close()
+            return found
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(buckets_of, ["one-bucket", "two-bucket"])) == [["one-bucket"], ["two-bucket"]]

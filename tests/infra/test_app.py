@@ -1,0 +1,54 @@
+"""app.py as the CDK CLI runs it: checked by cdk-nag, bundled, the same each time."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_sqs as sqs
+
+from app import build
+from tests.infra.resources import of_type
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_two_synths_give_the_same_asset(context: Mapping[str, Any], tmp_path: Path) -> None:
+    """The functions' asset is named by its content, so that an unchanged commit deploys nothing."""
+    first, second = (_synthesise(context, tmp_path / run) for run in ("first", "second"))
+    assert _function_assets(first) == _function_assets(second)
+    assert len(_function_assets(first)) == 1
+    assert (first / "Metering.template.json").read_bytes() == (second / "Metering.template.json").read_bytes()
+
+
+def test_an_open_finding_fails_the_synthesis(app: cdk.App) -> None:
+    """That the fixtures can synthesise at all means that cdk-nag has found nothing else."""
+    sqs.Queue(cast("cdk.Stack", build(app).node.find_child("Metering")), "Careless")
+    with pytest.raises(RuntimeError, match="AwsSolutions-SQS4"):
+        app.synth()
+
+
+def test_the_context_turns_to_the_emulator(context: Mapping[str, Any], tmp_path: Path) -> None:
+    """`local` and `stripe_api_base` are all that app.py reads from it."""
+    settings = {**context, "local": "true", "stripe_api_base": "http://127.0.0.1:1"}
+    assembly = build(cdk.App(context=settings, outdir=str(tmp_path))).synth()
+    functions = of_type(assembly.get_stack_by_name("Metering").template, "AWS::Lambda::Function").values()
+    bases = [function["Properties"]["Environment"]["Variables"].get("STRIPE_API_BASE") for function in functions]
+    assert bases == [None, "http://127.0.0.1:1"]
+
+
+def _synthesise(context: Mapping[str, Any], outdir: Path) -> Path:
+    bundling = {name: value for name, value in context.items() if name != "aws:cdk:bundling-stacks"}
+    environment = os.environ | {"CDK_CONTEXT_JSON": json.dumps(bundling), "CDK_OUTDIR": str(outdir)}
+    subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=environment, check=True)
+    return outdir
+
+
+def _function_assets(outdir: Path) -> set[str]:
+    files = json.loads((outdir / "Metering.assets.json").read_text())["files"]
+    return {name for name, asset in files.items() if asset["source"]["packaging"] == "zip"}

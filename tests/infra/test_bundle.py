@@ -1,0 +1,96 @@
+"""The zip: what is in it, for whom it is built, and that the same commit gives the same bytes."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.bundle import ROOT, build
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zip's contents, as they are deployed."""
+    target = tmp_path_factory.mktemp("bundle")
+    build(target, local=False)
+    return target
+
+
+def test_it_holds_the_functions_and_their_locked_dependencies(bundle: Path) -> None:
+    """Nothing slips in unseen: whatever is here is code that runs with the functions' grants."""
+    assert {entry.name for entry in bundle.iterdir() if not entry.name.endswith(".dist-info")} == {
+        "record_usage.py",
+        "close_periods.py",
+        "metering",
+        "aws_lambda_powertools",
+        "certifi",
+        "charset_normalizer",
+        "idna",
+        "jmespath",
+        "msgspec",
+        "requests",
+        "stripe",
+        "typing_extensions.py",
+        "urllib3",
+    }
+
+
+def test_it_holds_no_boto3(bundle: Path) -> None:
+    """Lambda's runtime brings it with bytecode, which is twice as fast to import."""
+    assert not (bundle / "boto3").exists()
+    assert not (bundle / "botocore").exists()
+
+
+def test_it_holds_nothing_that_differs_from_machine_to_machine(bundle: Path) -> None:
+    """No bytecode, no scripts with this machine's paths, no records of an installation, no lock."""
+    unwanted = [
+        path
+        for path in bundle.rglob("*")
+        if path.name in {"__pycache__", "bin", "RECORD", "INSTALLER", "REQUESTED", "direct_url.json", ".lock"}
+        or path.suffix == ".pyc"
+    ]
+    assert unwanted == []
+
+
+def test_it_holds_our_sources_unchanged(bundle: Path) -> None:
+    """The folder functions/ is the zip's root."""
+    ours = {path.relative_to(ROOT / "functions") for path in (ROOT / "functions").rglob("*.py")}
+    assert ours
+    assert all((bundle / path).read_bytes() == (ROOT / "functions" / path).read_bytes() for path in ours)
+
+
+def test_it_is_built_for_python_3_13_on_arm64(bundle: Path) -> None:
+    """Whatever machine it is built on."""
+    extensions = {path.name for path in bundle.rglob("*.so")}
+    assert "_core.cpython-313-aarch64-linux-gnu.so" in extensions
+    assert not {name for name in extensions if "aarch64" not in name}
+
+
+def test_two_builds_are_the_same(bundle: Path, tmp_path: Path) -> None:
+    """An unchanged commit uploads and deploys nothing."""
+    build(tmp_path, local=False)
+    assert _digest(tmp_path) == _digest(bundle)
+
+
+def test_a_local_build_runs_on_this_machine(tmp_path: Path) -> None:
+    """The emulator's functions are processes of this machine."""
+    build(tmp_path, local=True)
+    where = "import msgspec._core, metering.access_log; print(msgspec._core.__file__)"
+    found = subprocess.run(  # noqa: S603 - our own arguments
+        [sys.executable, "-B", "-S", "-c", where],
+        env={"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(tmp_path))
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

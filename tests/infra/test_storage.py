@@ -1,0 +1,91 @@
+"""What outlives a deployment is kept, protected, and never renamed."""
+
+import json
+import re
+
+from aws_cdk.cx_api import CloudAssembly
+
+from tests.infra.resources import Template, of_type, properties
+
+
+def test_the_logical_ids_of_stateful_resources_never_change(template: Template) -> None:
+    """Another logical id is another, empty resource: whoever changes one of these loses sight of money."""
+    stateful = {
+        "AWS::DynamoDB::GlobalTable",
+        "AWS::S3::Bucket",
+        "AWS::SecretsManager::Secret",
+    }
+    kept = {name for kind in stateful for name in of_type(template, kind)}
+    assert kept == {"CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "StripeSecret"}
+    assert "AccessLogD598EBE9" in of_type(template, "AWS::Logs::LogGroup")
+
+
+def test_tables_bucket_and_access_log_are_retained(template: Template) -> None:
+    """Neither deleting nor replacing them in a deployment deletes what they hold."""
+    for name in ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9"):
+        assert template["Resources"][name]["DeletionPolicy"] == "Retain"
+        assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_no_stateful_resource_has_a_physical_name(template: Template) -> None:
+    """Two deployments fit into one account and Region."""
+    for name in ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9", "StripeSecret"):
+        assert not {"TableName", "BucketName", "LogGroupName", "Name"} & set(template["Resources"][name]["Properties"])
+
+
+def test_counters_expire_and_are_streamed(template: Template) -> None:
+    """On demand, keyed by pk and sk, with a time to live and both images in the stream."""
+    counters = properties(template, "Counters")
+    assert counters["BillingMode"] == "PAY_PER_REQUEST"
+    assert counters["KeySchema"] == [
+        {"AttributeName": "pk", "KeyType": "HASH"},
+        {"AttributeName": "sk", "KeyType": "RANGE"},
+    ]
+    assert counters["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
+    assert counters["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"}
+
+
+def test_the_ledger_is_protected_and_can_be_restored(template: Template) -> None:
+    """Point-in-time recovery and deletion protection; no time to live, since money does not expire."""
+    ledger = properties(template, "Ledger")
+    (replica,) = ledger["Replicas"]
+    assert ledger["BillingMode"] == "PAY_PER_REQUEST"
+    assert replica["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert replica["DeletionProtectionEnabled"] is True
+    assert "TimeToLiveSpecification" not in ledger
+
+
+def test_the_ledger_lists_what_is_pending(template: Template) -> None:
+    """The sparse index holds keys alone: a run reads the row before it posts it."""
+    assert properties(template, "Ledger")["GlobalSecondaryIndexes"] == [
+        {
+            "IndexName": "pending",
+            "KeySchema": [
+                {"AttributeName": "pending", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
+            "Projection": {"ProjectionType": "KEYS_ONLY"},
+        }
+    ]
+
+
+def test_the_bucket_is_private_and_only_reached_over_tls(template: Template) -> None:
+    """I8: what was set aside is nobody else's to read."""
+    bucket = properties(template, "Bucket")
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (deny,) = properties(template, "BucketPolicy")["PolicyDocument"]["Statement"]
+    assert (deny["Effect"], deny["Action"]) == ("Deny", "s3:*")
+    assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_stripe_secret_has_no_value(template: Template) -> None:
+    """I8: CloudFormation neither knows nor makes up a key; `metering stripe connect` puts it."""
+    assert set(template["Resources"]["StripeSecret"]["Properties"]) == {"Description"}
+
+
+def test_no_template_holds_a_key(assembly: CloudAssembly) -> None:
+    """I8: nothing in any template looks like a Stripe key or a password."""
+    for stack in assembly.stacks:
+        assert not re.search(r"[sr]k_(live|test)|whsec_|SecretString|Password", json.dumps(stack.template))
+        assert not of_type(stack.template, "AWS::ApiGateway::ApiKey")

@@ -1,0 +1,76 @@
+"""Tables and bucket as the template defines them, in moto, and the local Stripe."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, cast
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from infra.local.stripe_server import LocalStripe
+from metering.counters import Counters
+from metering.ledger import Ledger
+from metering.set_aside import SetAside
+from tests.integration.world import HOUR, World
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty AWS account in moto."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "POWERTOOLS_SERVICE_NAME": "Metering",
+        "POWERTOOLS_METRICS_NAMESPACE": "Metering",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        yield
+
+
+def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
+    """Make a table as the synthesised template says, so that schema and tests cannot drift."""
+    (properties,) = [
+        resource["Properties"]
+        for key, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::DynamoDB::GlobalTable" and key.startswith(logical_id)
+    ]
+    indexes = properties.get("GlobalSecondaryIndexes")
+    boto3.client("dynamodb").create_table(
+        TableName=name,
+        KeySchema=properties["KeySchema"],
+        AttributeDefinitions=properties["AttributeDefinitions"],
+        BillingMode=properties["BillingMode"],
+        **({"GlobalSecondaryIndexes": indexes} if indexes else {}),
+    )
+
+
+@pytest.fixture
+def stripe() -> Iterator[LocalStripe]:
+    """The local Stripe."""
+    with LocalStripe(api_keys=["sk_test_local"], now=(HOUR.end + timedelta(hours=1)).timestamp) as server:
+        yield server
+
+
+@pytest.fixture
+def world(
+    aws: None,  # noqa: ARG001 - asked for what it does
+    template: dict[str, Any],
+    stripe: LocalStripe,
+) -> World:
+    """A deployment with meters and nothing else."""
+    make_table(template, "Counters", "counters")
+    make_table(template, "Ledger", "ledger")
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    dynamodb = cast("Any", boto3.client("dynamodb"))
+    made = World(
+        stripe,
+        Counters(dynamodb, "counters"),
+        Ledger(dynamodb, "ledger"),
+        SetAside(cast("Any", boto3.client("s3")), "bucket"),
+    )
+    for metric in ("requests", "bytes"):
+        made.meters().create_meter(metric)
+    return made

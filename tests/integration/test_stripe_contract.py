@@ -1,0 +1,233 @@
+"""The local Stripe has the shape of Stripe's own API, as stripe-mock knows it from Stripe's OpenAPI description.
+
+Every request goes to both servers: stripe-mock must find it valid, and the local answer must have the same keys and
+types. stripe-mock keeps nothing, so values are not compared.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from stripe import RequestsClient, StripeClient
+
+from infra.local.stripe_server import LocalStripe
+
+HOUR = 1_795_338_000  # 2026-11-22T05:00:00Z
+MODULE = "github.com/stripe/stripe-mock@latest"
+FREE_TEXT = {"metadata", "payload"}  # their keys are the caller's
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The objects that the local Stripe holds; stripe-mock takes any id."""
+
+    meter: str
+    customer: str
+
+
+Ask = Callable[[StripeClient, Ids], Any]
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Skip, or fail where every test has to run."""
+    if os.environ.get("REQUIRE_ALL_TESTS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def find_stripe_mock(install_to: Path) -> str | None:
+    """Find stripe-mock on PATH or among Go's programs, or install it with Go, where there is Go."""
+    found = shutil.which("stripe-mock")
+    go = shutil.which("go")
+    if found or not go:
+        return found
+    gopath = run(go, "env", "GOPATH").stdout.strip()
+    installed = shutil.which("stripe-mock", path=Path(gopath) / "bin")
+    if installed:
+        return installed
+    run(go, "install", MODULE, GOBIN=str(install_to))
+    return shutil.which("stripe-mock", path=install_to)
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, with more environment variables."""
+    return subprocess.run(  # noqa: S603  Go, as found on PATH
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens on a port of this machine."""
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def stripe_mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running stripe-mock, on the loopback alone."""
+    program = find_stripe_mock(tmp_path_factory.mktemp("gobin"))
+    if program is None:
+        cannot_run("stripe-mock is not on PATH, and Go is missing or could not install it")
+    port, https_port = free_port(), free_port()
+    addresses = ["-http-addr", f"127.0.0.1:{port}", "-https-addr", f"127.0.0.1:{https_port}"]
+    process = subprocess.Popen(  # noqa: S603  stripe-mock, as found above
+        [program, *addresses], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not answers(port):
+            if process.poll() is not None:
+                cannot_run(f"stripe-mock ended with status {process.returncode}")
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def mock_client(stripe_mock: str) -> Iterator[StripeClient]:
+    """An SDK client of stripe-mock."""
+    with closing(RequestsClient()) as http_client:
+        yield StripeClient("sk_test_123", base_addresses={"api": stripe_mock}, http_client=http_client)
+
+
+@pytest.fixture
+def local_client() -> Iterator[StripeClient]:
+    """An SDK client of a new local Stripe, whose clock stands at 06:10."""
+    with LocalStripe(now=lambda: HOUR + 4_200) as stripe, closing(RequestsClient()) as http_client:
+        yield StripeClient(stripe.api_key, base_addresses={"api": stripe.url}, http_client=http_client)
+
+
+@pytest.fixture
+def ids(local_client: StripeClient) -> Ids:
+    """A meter and a customer with one event."""
+    customer = local_client.v1.customers.create({"name": "Acme", "metadata": {"customer": "acme"}}).id
+    meter = create_meter(local_client, "calls").id
+    post(local_client, customer)
+    return Ids(meter, customer)
+
+
+def create_meter(client: StripeClient, event_name: str) -> Any:
+    """Create a meter as a deployment does."""
+    return client.v1.billing.meters.create(
+        {
+            "display_name": "Calls",
+            "event_name": event_name,
+            "default_aggregation": {"formula": "sum"},
+            "event_time_window": "hour",
+            "customer_mapping": {"type": "by_id", "event_payload_key": "stripe_customer_id"},
+            "value_settings": {"event_payload_key": "value"},
+        }
+    )
+
+
+def post(client: StripeClient, customer: str) -> Any:
+    """Post an hour's total."""
+    return client.v1.billing.meter_events.create(
+        {
+            "event_name": "calls",
+            "identifier": f"{customer}.{time.monotonic_ns()}",
+            "payload": {"stripe_customer_id": customer, "value": "42"},
+            "timestamp": HOUR + 3_000,
+        }
+    )
+
+
+def summaries(client: StripeClient, ids: Ids, **grouping: Any) -> Any:
+    """Read what an hour holds."""
+    params: Any = {"customer": ids.customer, "start_time": HOUR, "end_time": HOUR + 3_600} | grouping
+    return client.v1.billing.meters.event_summaries.list(ids.meter, params)
+
+
+REQUESTS: dict[str, Ask] = {
+    "create a meter": lambda client, _: create_meter(client, "bytes"),
+    "list meters": lambda client, _: client.v1.billing.meters.list({"status": "active", "limit": 3}),
+    "list meters after one": lambda client, ids: client.v1.billing.meters.list({"starting_after": ids.meter}),
+    "retrieve a meter": lambda client, ids: client.v1.billing.meters.retrieve(ids.meter),
+    "update a meter": lambda client, ids: client.v1.billing.meters.update(ids.meter, {"display_name": "API calls"}),
+    "deactivate a meter": lambda client, ids: client.v1.billing.meters.deactivate(ids.meter),
+    "reactivate a meter": lambda client, ids: client.v1.billing.meters.reactivate(ids.meter),
+    "post a meter event": lambda client, ids: post(client, ids.customer),
+    "summarise a range": summaries,
+    "summarise by hour": lambda client, ids: summaries(client, ids, value_grouping_window="hour", limit=100),
+    "create a customer": lambda client, _: client.v1.customers.create(
+        {"name": "Beta", "email": "b@beta.test", "metadata": {"customer": "beta"}}
+    ),
+    "list customers": lambda client, _: client.v1.customers.list({"limit": 3}),
+    "list customers by email": lambda client, _: client.v1.customers.list({"email": "b@beta.test"}),
+    "retrieve a customer": lambda client, ids: client.v1.customers.retrieve(ids.customer),
+    "update a customer": lambda client, ids: client.v1.customers.update(ids.customer, {"metadata": {"plan": "pro"}}),
+}
+
+
+def kind(value: Any) -> str:
+    """Name the JSON type of a value."""
+    kinds = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object"}
+    return kinds.get(type(value), "null")
+
+
+def differences(ours: Any, theirs: Any, at: str = "") -> list[str]:
+    """Name every place where two answers differ in keys or types; null has the shape of anything."""
+    kinds = (kind(ours), kind(theirs))
+    found: list[str] = []
+    if "null" not in kinds and kinds[0] != kinds[1]:
+        found = [f"{at}: {kinds[0]} is not {kinds[1]}"]
+    elif kinds == ("list", "list") and ours and theirs:
+        found = differences(ours[0], theirs[0], f"{at}[0]")
+    elif kinds == ("object", "object") and at.rpartition(".")[2] in FREE_TEXT:
+        found = [f"{at}.{key}: {kind(value)} is not text" for key, value in ours.items() if kind(value) != "text"]
+    elif kinds == ("object", "object"):
+        found = [f"{at}.{key}: only one of the two has it" for key in sorted(ours.keys() ^ theirs.keys())]
+        for key in sorted(ours.keys() & theirs.keys()):
+            found += differences(ours[key], theirs[key], f"{at}.{key}")
+    return found
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
+def test_an_answer_has_the_shape_of_stripes_own(
+    local_client: StripeClient, mock_client: StripeClient, ids: Ids, request_: Ask
+) -> None:
+    """stripe-mock finds the request valid and answers with the keys and types that the local Stripe answers with."""
+    ours, theirs = request_(local_client, ids).last_response, request_(mock_client, ids).last_response
+    assert (ours.code, theirs.code) == (200, 200)
+    assert differences(ours.data, theirs.data) == []
+
+
+def test_a_list_with_objects_is_compared(local_client: StripeClient, ids: Ids) -> None:
+    """So that the comparison above is not of two empty lists."""
+    assert len(local_client.v1.billing.meters.list().data) == 1
+    assert len(local_client.v1.customers.list().data) == 1
+    assert [each.aggregated_value for each in summaries(local_client, ids, value_grouping_window="hour").data] == [42]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "found"),
+    [
+        ({"a": 1, "b": None}, {"a": 2.5, "b": {"c": 1}}, []),
+        ({"a": 1}, {"a": 1, "b": None}, [".b: only one of the two has it"]),
+        ({"a": {"b": [{"c": "1"}]}}, {"a": {"b": [{"c": 1}]}}, [".a.b[0].c: text is not number"]),
+        ({"a": 1}, {"a": True}, [".a: number is not boolean"]),
+        ({"a": {}}, {"a": "x"}, [".a: object is not text"]),
+        ({"metadata": {"a": "1"}}, {"metadata": {}}, []),
+        ({"payload": {"a": 1}}, {"payload": {}}, [".payload.a: number is not text"]),
+    ],
+)
+def test_differences_of_shape_are_found(ours: Any, theirs: Any, found: list[str]) -> None:
+    """In keys, types, and inside lists."""
+    assert differences(ours, theirs) == found

@@ -1,0 +1,133 @@
+"""A deployment in moto with the time in hand, and the events that AWS would send it."""
+
+import base64
+import gzip
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from infra.customers import Customers, Entry
+from infra.local.stripe_server import LocalStripe
+from metering.closing import Closed, Closer
+from metering.counters import Counters
+from metering.ledger import Ledger
+from metering.metrics import Count, Sum
+from metering.periods import Hour
+from metering.posting import Posted, Poster
+from metering.recording import Batch, LogEvent, Recorded, Recorder
+from metering.set_aside import SetAside
+from metering.stripe_meters import StripeMeters, StripeNotConnectedError
+from metering.subjects import Subject
+
+METRICS = (Count(name="requests"), Sum(name="bytes", of="response_length"))
+HOUR = Hour.parse("2026-11-22T05")
+EPOCH = "1"
+
+
+@dataclass
+class World:
+    """A deployment in moto, with the time in hand."""
+
+    stripe: LocalStripe
+    counters: Counters
+    ledger: Ledger
+    set_aside: SetAside
+    now: datetime = HOUR.start + timedelta(minutes=30)
+    ids: int = 0
+    key: str | None = "sk_test_local"
+    ledger_epoch: str = EPOCH
+
+    def clock(self) -> datetime:
+        """Return the present moment."""
+        return self.now
+
+    def line(self, **changes: str) -> str:
+        """Return a good access-log line of this moment, with some fields changed."""
+        self.ids += 1
+        return json.dumps(
+            {
+                "metering": "1",
+                "request_id": f"request-{self.ids}=",
+                "time": str(int((HOUR.start + timedelta(minutes=29)).timestamp() * 1000)),
+                "key": "key1",
+                "status": "200",
+                "method": "GET",
+                "resource": "/items",
+                "response_length": "10",
+                "response_latency": "5",
+                "integration_latency": "-",
+            }
+            | changes
+        )
+
+    def batch(self, *lines: str) -> Batch:
+        """Return a batch of lines; the same lines make the same batch."""
+        events = tuple(LogEvent(f"event-{hash(line)}-{n}", 1795325400000, line) for n, line in enumerate(lines))
+        return Batch("DATA_MESSAGE", "log-group", "stream", events)
+
+    def recorder(self, counters: Any = None) -> Recorder:
+        """Return what record_usage uses."""
+        return Recorder(METRICS, counters or self.counters, self.set_aside, self.clock)
+
+    def record(self, *lines: str) -> Recorded:
+        """Deliver a batch."""
+        return self.recorder().record(self.batch(*lines))
+
+    def meters(self) -> StripeMeters:
+        """Return the deployment's meters at the local Stripe."""
+        return StripeMeters(self._api_key, "Metering", self.stripe.url)
+
+    def close(self) -> Closed:
+        """Close what is due into the ledger, and post nothing."""
+        return Closer(self.counters, self.ledger, self.clock, self.now + timedelta(minutes=2)).close_due()
+
+    def run(self) -> tuple[Closed, Posted]:
+        """Do what a tick of close_periods does."""
+        closer = Closer(self.counters, self.ledger, self.clock, self.now + timedelta(minutes=2))
+        closed = closer.close_due()
+        deadline = self.now + timedelta(minutes=4)
+        posted = Poster(self.ledger, self.meters(), self.ledger_epoch, self.clock, deadline).post_pending(
+            closed.pending
+        )
+        closer.settle(closed, unsettled=posted.unsettled)
+        return closed, posted
+
+    def customer(self, name: str, *keys: str, stripe_customer: str = "", since: Hour | None = None) -> None:
+        """Add a customer, and its Stripe customer at Stripe."""
+        if stripe_customer:
+            self.stripe.add_customer(stripe_customer)
+        customers = Customers(self.ledger, self.counters)
+        customers.add(Entry(name, name.capitalize(), stripe_customer, keys, since), now=self.now)
+
+    def at_stripe(self, stripe_customer: str, metric: str = "requests", hour: Hour = HOUR) -> int:
+        """Return what Stripe holds for a customer, metric and hour."""
+        held = self.stripe.hour_totals()
+        return int(held.get((stripe_customer, f"Metering_{metric}", int(hour.start.timestamp())), 0))
+
+    def in_ledger(self, subject: str, hour: Hour = HOUR) -> dict[str, tuple[int, str]]:
+        """Return each metric's quantity and state in a row."""
+        row = self.ledger.rows(hour, [Subject.parse(subject)])[Subject.parse(subject)]
+        return {metric: (total.quantity, str(total.state)) for metric, total in row.totals.items()}
+
+    def after_grace(self) -> None:
+        """Let the hour end and its grace pass."""
+        self.now = HOUR.end + timedelta(minutes=10)
+
+    def _api_key(self, _fresh: bool) -> str:  # noqa: FBT001 - the signature that StripeMeters names
+        if self.key is None:
+            raise StripeNotConnectedError("the secret holds no Stripe key")
+        return self.key
+
+
+def envelope(*lines: str, message_type: str = "DATA_MESSAGE") -> dict[str, Any]:
+    """Return a Lambda event of CloudWatch Logs that holds these lines."""
+    payload = {
+        "messageType": message_type,
+        "owner": "123456789012",
+        "logGroup": "access-log",
+        "logStream": "stream",
+        "subscriptionFilters": ["filter"],
+        "logEvents": [{"id": f"{n:056d}", "timestamp": 1795325400000, "message": line} for n, line in enumerate(lines)],
+    }
+    return {"awslogs": {"data": base64.b64encode(gzip.compress(json.dumps(payload).encode())).decode()}}

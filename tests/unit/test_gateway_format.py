@@ -1,0 +1,231 @@
+"""How the local gateway renders an access-log line and finds the resource of a request (I7)."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from infra.local.gateway import (
+    AccessLog,
+    AccessLogFailed,
+    Resource,
+    extended_request_id,
+    match,
+    render,
+    request_id,
+    request_time,
+)
+
+RESOURCES = [
+    Resource("/", {"GET": False}),
+    Resource("/items", {"GET": True, "ANY": False}),
+    Resource("/items/new", {"GET": True}),
+    Resource("/items/{id}", {"GET": True, "DELETE": True}),
+    Resource("/items/{id}/parts/{part}", {"ANY": True}),
+    Resource("/files/{proxy+}", {"ANY": True}),
+    Resource("/{proxy+}", {"POST": False}),
+]
+
+
+def test_each_variable_is_replaced_by_its_value_and_all_else_is_kept() -> None:
+    """Text, braces and other dollars of the format stay as they are."""
+    line = render(
+        '{"s":"$context.status","cost":"$5","m":"$context.httpMethod"}', {"status": "200", "httpMethod": "GET"}
+    )
+    assert line == '{"s":"200","cost":"$5","m":"GET"}'
+
+
+def test_the_longest_name_wins() -> None:
+    """The id of a key is not its secret value followed by `Id`, and a time not a longer time's beginning."""
+    values = {
+        "identity.apiKey": "secret",
+        "identity.apiKeyId": "abc",
+        "requestTime": "22/Nov/2026:00:00:00 +0000",
+        "requestTimeEpoch": "1795305600000",
+    }
+    assert render("$context.identity.apiKeyId $context.requestTimeEpoch", values) == "abc 1795305600000"
+    assert render("$context.identity.apiKey", values) == "secret"
+
+
+def test_an_unknown_longer_name_never_shows_the_secret_that_it_begins_with() -> None:
+    """`identity.apiKeyIdentifier` is no variable."""
+    assert (
+        render("$context.identity.apiKeyIdentifier", {"identity.apiKey": "secret", "identity.apiKeyId": "abc"}) == "-"
+    )
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "identity.apiKeyId",
+        "nonsense",
+        "authorizer.units-per-call",
+        "authorizer.claims.sub",
+        "responseOverride.header.x-u",
+    ],
+)
+def test_a_missing_value_is_a_hyphen(variable: str) -> None:
+    """Also one of an authorizer or mapping template, whose names may hold hyphens."""
+    assert render(f'"$context.{variable}"', {}) == '"-"'
+
+
+def test_an_empty_value_is_a_hyphen() -> None:
+    """API Gateway writes no empty value."""
+    assert render("[$context.error.message]", {"error.message": ""}) == "[-]"
+
+
+def test_punctuation_after_a_variable_is_not_part_of_its_name() -> None:
+    """A full stop or a hyphen ends the name."""
+    values = {"stage": "v1", "apiId": "a1b2"}
+    assert render("$context.stage-$context.apiId. $context.stage/$context.apiId", values) == "v1-a1b2. v1/a1b2"
+
+
+def test_a_value_is_not_rendered_again() -> None:
+    """A caller that sends `$context.identity.apiKey` as its user agent learns nothing."""
+    values = {"identity.userAgent": "$context.identity.apiKey", "identity.apiKey": "secret"}
+    assert render("$context.identity.userAgent", values) == "$context.identity.apiKey"
+
+
+ATTACK = '"},\n{"status":"200","key":"victim'
+
+
+def test_values_are_not_escaped_so_a_free_field_can_break_the_line() -> None:
+    """As on AWS; this is why the deployed format has no such field."""
+    line = render('{"agent":"$context.identity.userAgent"}', {"identity.userAgent": ATTACK})
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(line)
+
+
+def test_a_format_of_safe_fields_shows_nothing_that_a_caller_wrote() -> None:
+    """Path, user agent and key value are hostile; the line is one JSON object with the values of the gateway (I7)."""
+    fields = ("extendedRequestId", "requestTimeEpoch", "identity.apiKeyId", "status", "httpMethod", "resourcePath")
+    template = json.dumps({field: f"$context.{field}" for field in fields})
+    resource = match(RESOURCES, "GET", f"/items/{ATTACK}")
+    assert resource is not None
+    values = {
+        "extendedRequestId": extended_request_id(),
+        "requestTimeEpoch": "1795305600000",
+        "status": "403",
+        "httpMethod": "GET",
+        "resourcePath": resource.path,
+        "path": f"/v1/items/{ATTACK}",
+        "requestId": request_id({"x-amzn-RequestId": ATTACK}),
+        "identity.userAgent": ATTACK,
+        "identity.apiKey": ATTACK,
+    }
+    line = json.loads(render(template, values))
+    assert line["resourcePath"] == "/items/{id}"
+    assert line["identity.apiKeyId"] == "-"
+    assert "victim" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/", "/"),
+        ("GET", "/items", "/items"),
+        ("GET", "/items/", "/items"),
+        ("GET", "/items/new", "/items/new"),
+        ("GET", "/items/17", "/items/{id}"),
+        ("GET", "/items/a%22b", "/items/{id}"),
+        ("GET", "/%69tems", "/items"),
+        ("DELETE", "/items/new", "/items/{id}"),
+        ("PUT", "/items/17/parts/3", "/items/{id}/parts/{part}"),
+        ("GET", "/files/a/b/c", "/files/{proxy+}"),
+        ("POST", "/files/a", "/files/{proxy+}"),
+        ("POST", "/items/17", "/{proxy+}"),
+        ("POST", "/anything/at/all", "/{proxy+}"),
+    ],
+)
+def test_the_most_literal_resource_that_serves_the_method_is_found(method: str, path: str, expected: str) -> None:
+    """A literal comes before a parameter, and that before the greedy one."""
+    found = match(RESOURCES, method, path)
+    assert found is not None
+    assert found.path == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/files"), ("GET", "/unknown"), ("POST", "/"), ("PUT", "/items/17")]
+)
+def test_a_request_that_nothing_serves_has_no_resource(method: str, path: str) -> None:
+    """A greedy parameter takes at least one segment."""
+    assert match(RESOURCES, method, path) is None
+
+
+def test_a_method_of_its_own_decides_about_the_key_before_any() -> None:
+    """`ANY` speaks for the methods that have no entry."""
+    items = RESOURCES[1]
+    assert items.requires_key("GET") is True
+    assert items.requires_key("PUT") is False
+
+
+def test_the_request_time_is_in_common_log_format() -> None:
+    """English months in every locale."""
+    assert request_time(1_795_305_600.9) == "22/Nov/2026:00:00:00 +0000"
+
+
+def test_a_caller_can_choose_the_request_id_only_as_a_uuid() -> None:
+    """The header x-amzn-RequestId is honoured when it is one."""
+    chosen = "6f1ed2a4-7f0b-4f7e-9d3c-0f2f1f3a9b11"
+    assert request_id({"x-amzn-RequestId": chosen}) == chosen
+    made = request_id({"x-amzn-RequestId": 'x","status":"200'})
+    assert str(uuid.UUID(made)) == made
+    assert request_id({}) != request_id({})
+
+
+def test_extended_request_ids_are_distinct() -> None:
+    """They are the record's identity."""
+    assert len({extended_request_id() for _ in range(10_000)}) == 10_000
+
+
+class FakeLogs:
+    """PutLogEvents that fails as often as told and remembers what it took."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls: list[list[str]] = []
+
+    def put_log_events(self, *, logEvents: Sequence[Mapping[str, Any]], **_: str) -> dict[str, Any]:  # noqa: N803  AWS's name
+        """Take the events, or fail."""
+        if self.failures:
+            self.failures -= 1
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+        self.calls.append([event["message"] for event in logEvents])
+        return {}
+
+
+def _written(logs: FakeLogs, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
+    async def write() -> None:
+        async with AccessLog(logs, log_group="g", log_stream="s", first_pause_s=0.001) as log:
+            for at, line in lines:
+                log.add(at, line)
+
+    asyncio.run(write())
+    return logs.calls
+
+
+def test_lines_leave_in_order_a_thousand_a_call() -> None:
+    """None is lost and none is put twice."""
+    calls = _written(FakeLogs(0), [(n, str(n)) for n in range(2_500)])
+    assert [len(call) for call in calls] == [1_000, 1_000, 500]
+    assert [line for call in calls for line in call] == [str(n) for n in range(2_500)]
+
+
+def test_a_call_stays_below_a_mebibyte() -> None:
+    """What PutLogEvents takes at most."""
+    assert [len(call) for call in _written(FakeLogs(0), [(n, "x" * 400_000) for n in range(3)])] == [2, 1]
+
+
+def test_a_failing_call_is_made_again() -> None:
+    """The lines arrive once."""
+    assert _written(FakeLogs(3), [(1, "a"), (2, "b")]) == [["a", "b"]]
+
+
+def test_lines_that_cannot_be_put_are_told_on_closing() -> None:
+    """The error says how many and why."""
+    with pytest.raises(AccessLogFailed, match=r"2 lines could not be put in g: .*127\.0\.0\.1:1"):
+        _written(FakeLogs(1_000), [(1, "a"), (2, "b")])
