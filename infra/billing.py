@@ -2,7 +2,6 @@
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_scheduler_targets as targets
 from constructs import Construct
@@ -21,14 +20,14 @@ class Billing(Construct):
         *,
         settings: ClosePeriodsSettings,
         deployment: str,
-        code: lambda_.Code,
+        local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         self.close_periods = bundle.function(
             self,
             "ClosePeriods",
-            code=code,
-            handler="close_periods.handler",
+            module="close_periods",
+            local=local,
             settings=settings.environment(),
             deployment=deployment,
             memory_size=1024,

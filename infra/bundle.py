@@ -28,37 +28,45 @@ ROOT: Final = Path(__file__).parent.parent
 RUNTIME: Final = lambda_.Runtime.PYTHON_3_13
 
 
-def functions_code(*, local: bool) -> lambda_.Code:
-    """Return the code that all functions share, for Lambda's arm64, or for this machine when ``local``."""
+def function_code(name: str, *, local: bool) -> lambda_.Code:
+    """Return a function's zip, for Lambda's arm64, or for this machine when ``local``.
+
+    Each function has a zip of its own, since Stripe's SDK is three quarters of what they need together, and
+    ``record_usage`` never imports it.
+    """
     return lambda_.Code.from_asset(
         str(ROOT / "functions"),
         exclude=["**/__pycache__"],
         asset_hash_type=cdk.AssetHashType.OUTPUT,
         bundling=cdk.BundlingOptions(
             image=cdk.DockerImage.from_registry("never-pulled"),
-            local=_Bundler(local),  # type: ignore[arg-type]  # the protocol's signature is not what jsii calls
+            command=[name],  # no command is run; it keeps CDK from taking one function's zip for the other's
+            local=_Bundler(name, local),  # type: ignore[arg-type]  # the protocol's signature is not what jsii calls
         ),
     )
 
 
 @jsii.implements(cdk.ILocalBundling)
 class _Bundler:
-    def __init__(self, local: bool) -> None:  # noqa: FBT001 - its one caller is above
+    def __init__(self, name: str, local: bool) -> None:  # noqa: FBT001 - its one caller is above
+        self._name = name
         self._local = local
 
     def try_bundle(self, output_dir: str, _options: cdk.BundlingOptions) -> bool:
         """Bundle here, without Docker."""
-        build(Path(output_dir), local=self._local)
+        build(Path(output_dir), name=self._name, local=self._local)
         return True
 
 
-def build(target: Path, *, local: bool) -> None:
-    """Fill ``target`` with the functions and their locked dependencies; the same commit gives the same bytes."""
-    for source in (ROOT / "functions").rglob("*.py"):
+def build(target: Path, *, name: str, local: bool) -> None:
+    """Fill ``target`` with a function and its locked dependencies; the same commit gives the same bytes."""
+    for source in (ROOT / "functions" / f"{name}.py", *(ROOT / "functions" / "metering").glob("*.py")):
         copy = target / source.relative_to(ROOT / "functions")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
-    locked = _uv("export", "--frozen", "--only-group", "functions", "--no-emit-project", "--project", str(ROOT))
+    locked = _uv(
+        "export", "--frozen", "--only-group", name.replace("_", "-"), "--no-emit-project", "--project", str(ROOT)
+    )
     platform = (
         ("--python-version", f"{sys.version_info.major}.{sys.version_info.minor}")
         if local
@@ -100,8 +108,8 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     scope: Construct,
     name: str,
     *,
-    code: lambda_.Code,
-    handler: str,
+    module: str,
+    local: bool,
     settings: Mapping[str, str],
     deployment: str,
     memory_size: int,
@@ -117,7 +125,7 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
         "POWERTOOLS_SERVICE_NAME": deployment,
         "POWERTOOLS_METRICS_NAMESPACE": NAMESPACE,
     }
-    _check_environment(handler, environment)
+    _check_environment(module, environment)
     log = logs.LogGroup(
         scope, f"{name}Log", retention=logs.RetentionDays.ONE_MONTH, removal_policy=cdk.RemovalPolicy.DESTROY
     )
@@ -126,8 +134,8 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     made = lambda_.Function(
         scope,
         name,
-        code=code,
-        handler=handler,
+        code=function_code(module, local=local),
+        handler=f"{module}.handler",
         description=description,
         runtime=RUNTIME,
         architecture=lambda_.Architecture.ARM_64,
@@ -150,13 +158,13 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     return made
 
 
-def _check_environment(handler: str, environment: Mapping[str, str]) -> None:
+def _check_environment(module: str, environment: Mapping[str, str]) -> None:
     resolved = {
         name: "x" * LONGEST_NAME if cdk.Token.is_unresolved(value) else value for name, value in environment.items()
     }
     size = len(json.dumps(resolved, separators=(",", ":")).encode())
     if size > LARGEST_ENVIRONMENT:
         raise ValueError(
-            f"the environment of {handler} must fit into {LARGEST_ENVIRONMENT} bytes, got {size}: "
+            f"the environment of {module} must fit into {LARGEST_ENVIRONMENT} bytes, got {size}: "
             "declare fewer metrics, or give them shorter names and filters"
         )

@@ -85,16 +85,22 @@ class Deployment:
         secrets = self.client("secretsmanager")
         secrets.put_secret_value(SecretId=self.outputs["StripeSecret"], SecretString=api_key)
 
-    def close(self) -> dict[str, Any]:
-        """Run ``close_periods`` now and return what it did; raise OperatorError if it failed."""
+    def invoke(self, function: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the function that an output names, wait for it, and return its answer; OperatorError if it failed."""
         config = _CONFIG.merge(Config(read_timeout=LAMBDA_TIMEOUT + 20, retries={"total_max_attempts": 1}))
-        name = self.outputs["ClosePeriodsFunction"]
-        answer = self.client("lambda", config=config).invoke(FunctionName=name, Payload=b"{}")
+        name = self.outputs[function]
+        lambda_client = self.client("lambda", config=config)
+        answer = lambda_client.invoke(FunctionName=name, Payload=json.dumps(event).encode())
         payload = json.loads(answer["Payload"].read() or b"null")
+        lambda_client.close()
         if "FunctionError" in answer:
             message = payload.get("errorMessage", payload) if isinstance(payload, dict) else payload
-            raise OperatorError(f"the function {name} failed: {message}; its log says more, the next tick tries again")
+            raise OperatorError(f"the function {name} failed: {message}; its log group says more")
         return dict(payload)
+
+    def close(self) -> dict[str, Any]:
+        """Run ``close_periods`` now and return what it did."""
+        return self.invoke("ClosePeriodsFunction", {})
 
     def _stripe_key(self) -> str:
         secrets = self.client("secretsmanager")

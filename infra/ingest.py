@@ -34,7 +34,7 @@ class Ingest(Construct):
         bucket: s3.Bucket,
         settings: RecordUsageSettings,
         deployment: str,
-        code: lambda_.Code,
+        local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         self._access_log = access_log
@@ -42,12 +42,12 @@ class Ingest(Construct):
         self.record_usage = bundle.function(
             self,
             "RecordUsage",
-            code=code,
-            handler="record_usage.handler",
+            module="record_usage",
+            local=local,
             settings=settings.environment(),
             deployment=deployment,
             memory_size=512,
-            timeout=cdk.Duration.minutes(1),
+            timeout=cdk.Duration.minutes(5),
             description="Adds a batch of access-log lines to the usage counters.",
         )
         lambda_.CfnEventInvokeConfig(

@@ -12,7 +12,6 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from infra import bundle
 from infra.alarms import Alarms
 from infra.billing import Billing
 from infra.ingest import Ingest
@@ -56,7 +55,6 @@ class MeteringStack(cdk.Stack):
         deployment = self.stack_name if deployment is None else deployment
         _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
 
-        code = bundle.functions_code(local=local)
         self._storage = Storage(self, access_log_retention=access_log_retention)
         self._ingest = Ingest(
             self,
@@ -70,7 +68,7 @@ class MeteringStack(cdk.Stack):
                 metrics=encode(metrics),
             ),
             deployment=deployment,
-            code=code,
+            local=local,
         )
         self._billing = Billing(
             self,
@@ -84,7 +82,7 @@ class MeteringStack(cdk.Stack):
                 stripe_api_base=stripe_api_base,
             ),
             deployment=deployment,
-            code=code,
+            local=local,
         )
         alarms = Alarms(
             self,

@@ -1,5 +1,7 @@
 """The whole deployment on this machine: embedded AWS, local Stripe, both stacks, and a gateway that logs."""
 
+import base64
+import gzip
 import json
 import os
 import time
@@ -80,6 +82,15 @@ class LocalCloud:
         """Put the local Stripe's key in the secret and make the meters."""
         connect(self.deployment, self.stripe.api_key)
 
+    def probe_subscriber(self) -> None:
+        """Send ``record_usage`` the probe that CloudWatch Logs sends to a new subscription's function.
+
+        The emulator sends none, and unpacks the zip anew for each delivery that meets no idle worker.
+        """
+        probe = {"messageType": "CONTROL_MESSAGE", "logGroup": "", "logStream": "", "logEvents": []}
+        data = base64.b64encode(gzip.compress(json.dumps(probe).encode())).decode()
+        self.deployment.invoke("RecordUsageFunction", {"awslogs": {"data": data}})
+
     def add_api_key(self, name: str, *, plan: str) -> tuple[str, str]:
         """Make an API key on one of the sample's plans ("Standard", "Trial"); return its id and its value."""
         apigateway = self.emulator.client("apigateway")
@@ -123,6 +134,7 @@ def start(*, say: Console) -> Iterator[LocalCloud]:
             )
             cloud = LocalCloud(emulator, stripe, gateway, outputs, elapsed)
             cloud.connect_stripe()
+            cloud.probe_subscriber()
         yield cloud
 
 

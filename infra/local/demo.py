@@ -20,7 +20,7 @@ from metering.ledger import mapped_to
 from metering.periods import Hour, hours
 from metering.subjects import customer
 
-WORKERS: Final = 16
+WORKERS: Final = 8
 
 SLOWEST_COUNT: Final = 60.0
 """Seconds without a new count after which the demo stops waiting for more."""
@@ -196,7 +196,7 @@ def _wait_until_counted(cloud: LocalCloud, sent: Usage, span: tuple[Hour, Hour],
                 changed = time.monotonic()
             if time.monotonic() - changed > SLOWEST_COUNT:
                 break
-            time.sleep(0.2)
+            time.sleep(0.5)
     cloud.elapsed_s["count"] = round(time.monotonic() - began, 2)
     say.print(f"waiting for the counters: {cloud.elapsed_s['count']:.1f} s", highlight=False)
     return counted

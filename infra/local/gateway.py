@@ -50,7 +50,7 @@ PAYLOAD_LIMIT: Final = 10 * 1024 * 1024
 LINES_PER_CALL: Final = 1_000
 BYTES_PER_CALL: Final = 1_048_576
 BYTES_PER_LINE: Final = 26
-FLUSH_EVERY_S: Final = 0.1
+FLUSH_EVERY_S: Final = 2.0
 FLUSH_ATTEMPTS: Final = 5
 
 # RFC 9110, section 7.6.1: these belong to one connection. The lengths and hosts of both sides are their own as well.
@@ -409,10 +409,10 @@ class ApiKeys:
 
 
 class AccessLog:
-    """Lines on their way to a log stream, in order, at most a tenth of a second after they were added.
+    """Lines on their way to a log stream, in order, at most two seconds after they were added.
 
     A line leaves only when PutLogEvents has taken it. A call that fails is made again after growing pauses; after five
-    attempts `flush` raises, the lines stay, and the next attempt is made with the next flush or tenth of a second.
+    attempts `flush` raises, the lines stay, and the next attempt is made with the next flush or two seconds.
     Belongs to one event loop. Leaving its `async with` flushes.
     """
 
