@@ -132,12 +132,12 @@ class Closer:
         _note_pending(there, did)
         again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, did)
         self.close_again(hour, again | self._moved(hour, holdings), did)
-        unmapped = by_kind(totals.keys(), Kind.KEY)
-        customers = len(totals) - len(unmapped)
-        self.ledger.save_period(Period(hour, PeriodState.WRITTEN, self.clock(), customers, len(unmapped)))
+        customers = len(by_kind(totals, Kind.CUSTOMER))
+        unmapped = sum(holdings[name].at(hour) is None for name in by_kind(totals, Kind.KEY))
+        self.ledger.save_period(Period(hour, PeriodState.WRITTEN, self.clock(), customers, unmapped))
         did.written.append(hour)
-        did.unmapped += len(unmapped)
-        logger.info("hour written", hour=str(hour), customers=customers, unmapped=len(unmapped))
+        did.unmapped += unmapped
+        logger.info("hour written", hour=str(hour), customers=customers, unmapped=unmapped)
 
     def _close_marked(self, hour: Hour, marks: Sequence[LateMark], did: Closed) -> None:
         if hour.is_past_change(self.clock()):
@@ -177,10 +177,10 @@ class Closer:
         if todo:
             raise RowChangedError(f"rows of {hour} kept changing while they were closed again")
 
-    def _keys_of(self, subjects: Iterable[Subject]) -> set[str]:
-        customers = by_kind(set(subjects), Kind.CUSTOMER)
+    def _keys_of(self, subjects: set[Subject]) -> set[str]:
+        customers = by_kind(subjects, Kind.CUSTOMER)
         held = side_by_side(self.ledger.keys_of, customers)
-        return {*by_kind(set(subjects), Kind.KEY)}.union(*held)
+        return {*by_kind(subjects, Kind.KEY)}.union(*held)
 
     def _recounted(self, row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> UsageRow:
         counted = totals.get(row.subject, {})

@@ -16,7 +16,7 @@ Usage rows are never deleted: a row that is not there has never been written.
 """
 
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -436,6 +436,6 @@ def mapped_to(holding: Holding, hour: Hour) -> Subject | None:
     return customer(holder.customer) if holder is not None and holder.customer else None
 
 
-def by_kind(subjects: Collection[Subject], kind: Kind) -> list[str]:
+def by_kind(subjects: Iterable[Subject], kind: Kind) -> list[str]:
     """Return the ids of the subjects of one kind."""
     return [subject.id for subject in subjects if subject.kind is kind]

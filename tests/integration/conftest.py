@@ -73,4 +73,5 @@ def world(
     )
     for metric in ("requests", "bytes"):
         made.meters().create_meter(metric)
+    made.ledger.advance_cursor(HOUR)
     return made
