@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -200,6 +200,15 @@ def _wait_until_counted(cloud: LocalCloud, sent: Usage, span: tuple[Hour, Hour],
     cloud.elapsed_s["count"] = round(time.monotonic() - began, 2)
     say.print(f"waiting for the counters: {cloud.elapsed_s['count']:.1f} s", highlight=False)
     return counted
+
+
+def wait_until(done: Callable[[], bool], *, seconds: float = SLOWEST_COUNT) -> None:
+    """Wait until something is so; raise TimeoutError if it never is."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it was not so within {seconds} s")
+        time.sleep(0.2)
 
 
 def _filling(sent: Usage, counted: Usage) -> Table:

@@ -1,0 +1,203 @@
+"""The whole way on the embedded AWS: requests, access log, deployed functions, tables, Stripe."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from infra.local import demo
+from infra.local.stripe_faults import Fault
+from metering import recording
+from metering.access_log import AccessLog
+from metering.counters import Counters
+from metering.metrics import Count
+from metering.recording import Recorder
+from tests.e2e.conftest import Deployed
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_request_is_counted_billed_and_at_stripe() -> None:
+    """I1 to I5: the demo itself, in small: sent = counted = ledger = Stripe."""
+    said = io.StringIO()
+    result = demo.run(requests=120, say=Console(file=said))
+    assert result.equal, said.getvalue()
+    document = result.as_json()
+    assert document["equal"] is True
+    assert document["requests"] == 120
+    assert [customer["id"] for customer in document["customers"]] == ["acme", "globex", "initech"]
+    assert set(document["customers"][0]["metrics"]["requests"]) == {"sent", "counted", "ledger", "stripe"}
+
+
+def test_the_deployed_stage_carries_our_format(deployed: Deployed) -> None:
+    """I7, I8: what the gateway renders is what the template says."""
+    apigateway = deployed.cloud.emulator.client("apigateway")
+    outputs = deployed.cloud.outputs["SampleApi"]
+    stage = apigateway.get_stage(restApiId=outputs["ApiId"], stageName=outputs["StageName"])
+    apigateway.close()
+    assert stage["accessLogSettings"]["format"] == AccessLog().format()
+
+
+def test_a_redelivered_payload_counts_once(deployed: Deployed) -> None:
+    """I2: through the deployed function."""
+    payload = deployed.payload("redelivered", "redelivered")
+    assert deployed.deliver(payload)["billed"] == 2
+    deployed.deliver(payload)
+    assert deployed.counted("redelivered") == 2
+
+
+class _Dying(Counters):
+    """Counters of a process that dies before its second write."""
+
+    def count(self, *arguments: object) -> bool:
+        """Count one key, and die at the other."""
+        if arguments[1] == "crash-2":
+            raise SystemExit
+        return super().count(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Deployed) -> None:
+    """I1, I2: what was written before the crash is not counted again, what was not is."""
+    payload = deployed.payload("crash-1", "crash-2")
+    counters = deployed.cloud.deployment.counters
+
+    class NothingAside:
+        def of(self, _batch: str) -> None:
+            return None
+
+    dying = _Dying(counters.client, counters.table)
+    recorder = Recorder((Count(name="requests"),), dying, NothingAside(), lambda: deployed.hour.end)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        recorder.record(recording.decode(payload))
+    deployed.deliver(payload)
+    assert (deployed.counted("crash-1"), deployed.counted("crash-2")) == (1, 1)
+
+
+def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) -> None:
+    """I1: in the bucket, with its reason."""
+    payload = recording.decode(deployed.payload("aside"))
+    logs = deployed.cloud.emulator.client("logs")
+    group = deployed.cloud.outputs["Metering"]["AccessLogGroup"]
+    logs.create_log_stream(logGroupName=group, logStreamName="by-hand")
+    now = int(deployed.hour.start.timestamp() * 1000)
+    lines = [payload.log_events[0].message, "GET /index.html 200"]
+    logs.put_log_events(
+        logGroupName=group,
+        logStreamName="by-hand",
+        logEvents=[{"timestamp": now, "message": line} for line in lines],
+    )
+    logs.close()
+    demo.wait_until(lambda: deployed.counted("aside") == 1)
+    s3 = deployed.cloud.emulator.client("s3")
+    bucket = deployed.cloud.outputs["Metering"]["Bucket"]
+    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="set-aside/")["Contents"]]
+    kept = [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys]
+    s3.close()
+    assert [(line["message"], line["reason"]) for batch in kept for line in batch["lines"]] == [
+        ("GET /index.html 200", "not JSON")
+    ]
+
+
+def test_a_customer_mapped_late_is_billed_for_what_was_kept(deployed: Deployed) -> None:
+    """I1: the key's usage waited in the ledger."""
+    deployed.deliver(deployed.payload("late-key", "late-key"))
+    deployed.cloud.deployment.close()
+    assert deployed.in_ledger("key#late-key") == (2, "HELD")
+    deployed.customer("latecomer", "late-key", stripe=False)
+    deployed.cloud.deployment.close()
+    assert deployed.in_ledger("customer#latecomer") == (2, "HELD")
+    deployed.customer("latecomer", "late-key")
+    deployed.cloud.deployment.close()
+    assert deployed.in_ledger("customer#latecomer") == (2, "POSTED")
+    assert deployed.at_stripe("latecomer") == 2
+
+
+def test_an_hour_closed_twice_is_posted_once(deployed: Deployed) -> None:
+    """I4: and a late record in between makes one new total."""
+    deployed.customer("twice", "twice-key")
+    deployed.deliver(deployed.payload("twice-key"))
+    deployed.cloud.deployment.close()
+    calls = deployed.cloud.stripe.calls["POST /v1/billing/meter_events"]
+    deployed.cloud.deployment.close()
+    assert deployed.cloud.stripe.calls["POST /v1/billing/meter_events"] == calls
+    deployed.deliver(deployed.payload("twice-key"))
+    deployed.cloud.deployment.close()
+    assert deployed.at_stripe("twice") == 2
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.TIMEOUT_BEFORE])
+def test_stripe_may_fail_in_any_way(deployed: Deployed, fault: Fault) -> None:
+    """I4: the total is there once, at the latest after the next run; a lost request is like a lost answer."""
+    name = fault.replace("_", "")
+    deployed.customer(name, f"{name}-key")
+    deployed.deliver(deployed.payload(f"{name}-key"))
+    deployed.cloud.stripe.set_faults([fault], customer=f"cus_{name}")
+    deployed.cloud.deployment.close()
+    deployed.cloud.stripe.clear_faults()
+    deployed.deliver(deployed.payload(f"{name}-key"))
+    deployed.cloud.deployment.close()
+    deployed.cloud.stripe.land_late_calls()
+    assert deployed.in_ledger(f"customer#{name}") == (2, "POSTED")
+    assert deployed.at_stripe(name) == 2
+
+
+def test_no_secret_is_in_the_log_or_the_environment(deployed: Deployed) -> None:
+    """I8: neither the Stripe key nor an API key's value, after all that has happened here."""
+    key_id, value = deployed.cloud.add_api_key("secret", plan="Standard")
+    deployed.customer("secretive", key_id)
+    deployed.deliver(deployed.payload(key_id))
+    deployed.cloud.deployment.close()
+    logs = deployed.cloud.emulator.client("logs")
+    said = "".join(
+        event["message"]
+        for group in logs.describe_log_groups()["logGroups"]
+        for event in logs.filter_log_events(logGroupName=group["logGroupName"])["events"]
+    )
+    logs.close()
+    functions = deployed.cloud.emulator.client("lambda")
+    said += json.dumps([one.get("Environment") for one in functions.list_functions()["Functions"]])
+    functions.close()
+    assert "batch recorded" in said
+    assert "run finished" in said
+    assert deployed.cloud.stripe.api_key not in said
+    assert value not in said
+
+
+def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(tmp_path: Path) -> None:
+    """Another command reaches it with --local."""
+    command = [sys.executable, "-m", "infra.cli"]
+    with (tmp_path / "stderr").open("w") as stderr:
+        running = subprocess.Popen(  # noqa: S603 - our own command
+            [*command, "local", "--json"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT
+        )
+        try:
+            assert running.stdout is not None
+            address = json.loads(running.stdout.readline())
+            found = subprocess.run(  # noqa: S603 - our own command
+                [*command, "customers", "add", "acme", "--name", "Acme", "--key", "k1", "--local", "--json"],
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                check=True,
+            )
+        finally:
+            running.send_signal(2)
+            running.wait(30)
+            running.stdout.close()  # type: ignore[union-attr]
+    assert set(address) == {
+        "aws_endpoint_url",
+        "region",
+        "access_key_id",
+        "secret_access_key",
+        "api_url",
+        "access_log_group",
+        "stripe_api_base",
+        "stripe_api_key",
+    }
+    assert json.loads(found.stdout)["changed"] == ["customer acme added", "key k1 belongs to acme"]
+    assert running.returncode == 0, (tmp_path / "stderr").read_text()
+    assert not (ROOT / ".metering" / "local.json").exists()
