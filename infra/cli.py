@@ -1,6 +1,7 @@
 """The operator's command line: ``metering``."""
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -12,7 +13,15 @@ from typing import Annotated, Any, Final, NoReturn
 
 import boto3
 import typer
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ProfileNotFound
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's, which the built-in has nothing in common with
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ProfileNotFound,
+)
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,14 +30,16 @@ from infra import usage
 from infra.customers import Change, Customers, Entry, read_csv
 from infra.deployment import Deployment, OperatorError, connect
 from infra.local import cloud as local_cloud
-from metering.ledger import BEGINNING, Customer
+from metering.ledger import BEGINNING, Customer, Ledger
 from metering.periods import Hour
 from metering.stripe_meters import StripeRejectedError, StripeUnavailableError
+from metering.subjects import CUSTOMER_ID_PATTERN
 
 app = typer.Typer(
     help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 customers_app = typer.Typer(help="The customers, their Stripe customers and their API keys.", no_args_is_help=True)
@@ -38,8 +49,17 @@ app.add_typer(customers_app, name="customers")
 app.add_typer(keys_app, name="keys")
 app.add_typer(stripe_app, name="stripe")
 
-out: Final = Console(soft_wrap=True)
-err: Final = Console(stderr=True, soft_wrap=True)
+# What is printed are names that people chose: none of them is markup, an emoji code or to be coloured.
+out: Final = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+err: Final = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+_NOT_SIGNED_IN: Final = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
@@ -104,7 +124,7 @@ def local(as_json: Json = False) -> None:
             sys.stdout.flush()
         else:
             _table(("what", "where"), asdict(cloud.address).items())
-        err.print("ready; commands reach it with --local; Ctrl-C stops it", highlight=False)
+        err.print("ready; commands reach it with --local; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):
             signal.pause()
 
@@ -171,7 +191,7 @@ def customers_show(
 ) -> None:
     """Show a customer and the keys that it holds or has held."""
     ledger = _connect(stack, region, profile, local).ledger
-    found = _customer(ledger.customers([customer_id]).get(customer_id), customer_id)
+    found = _customer(ledger, customer_id)
     keys = []
     for name, holding in sorted(ledger.holdings(ledger.keys_of(customer_id)).items()):
         ends = [holder.since for holder in holding.holders[1:]]
@@ -182,7 +202,7 @@ def customers_show(
     if as_json:
         _print_json({**asdict(found), "keys": keys})
         return
-    out.print(f"{found.id}: {found.name}, Stripe customer {found.stripe_customer or 'none yet'}", highlight=False)
+    out.print(f"{found.id}: {found.name}, Stripe customer {found.stripe_customer or 'none yet'}")
     rows = [(str(k["key"]), k["from"] or "the beginning", k["to"] or "now") for k in keys]
     _table(("key", "from", "to"), rows)
 
@@ -211,11 +231,12 @@ def customers_import(
         raise OperatorError(f"{file} must be a CSV file in UTF-8, got something else") from error
     deployment = _connect(stack, region, profile, local)
     customers = Customers(deployment.ledger, deployment.counters)
-    problems = problems or customers.check(entries, now=_now())
-    if problems:
-        raise OperatorError(f"nothing was imported from {file}:\n  " + "\n  ".join(problems))
+    problems |= customers.check(entries, now=_now())
+    bad = [f"line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
+    if bad:
+        raise OperatorError(f"nothing was imported from {file}:\n  " + "\n  ".join(bad))
     whole = Change()
-    for entry in _progress("importing", as_json)(entries, len(entries)):
+    for entry in _progress("importing", as_json)(entries.values(), len(entries)):
         change = customers.add(entry, now=_now())
         whole.said += change.said
         whole.marks += change.marks
@@ -277,7 +298,7 @@ def usage_command(
         raise typer.BadParameter(f"--from must be before --to, got {first} and {end}")
     deployment = _connect(stack, region, profile, local)
     if customer_id is not None:
-        _customer(deployment.ledger.customers([customer_id]).get(customer_id), customer_id)
+        _customer(deployment.ledger, customer_id)
     lines = usage.report(
         deployment.counters,
         deployment.ledger,
@@ -324,9 +345,9 @@ def close(
         "behind": "due hours that are not closed",
     }.items():
         value = did[what]
-        out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}", highlight=False)
+        out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}")
     for reason, count in did["reasons"].items():
-        out.print(f"{count:>8}  wait because: {reason}", highlight=False, markup=False)
+        out.print(f"{count:>8}  wait because: {reason}")
 
 
 # --- Stripe ----------------------------------------------------------------------------------------------------------
@@ -349,23 +370,28 @@ def stripe_connect(
     if as_json:
         _print_json({"connected": True, "meters": meters})
         return
-    out.print("the key is in the secret", highlight=False)
+    out.print("the key is in the secret")
     for meter in meters:
-        out.print(f"meter {meter['meter']} {'made' if meter['made'] else 'exists'}", highlight=False)
+        out.print(f"meter {meter['meter']} {'made' if meter['made'] else 'exists'}")
 
 
 def _stripe_key() -> str:
-    key = typer.prompt("Stripe restricted key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read()
+    if sys.stdin.isatty():
+        key = str(typer.prompt("Stripe restricted key", hide_input=True, err=True))
+    else:
+        key = sys.stdin.buffer.read().decode(errors="replace")
     key = key.strip()
-    if not key.startswith(("rk_", "sk_")) or not key.isascii() or not key.isprintable() or " " in key:
-        raise OperatorError("a Stripe key begins with rk_ (restricted) or sk_; what was given does not")
-    return str(key)
+    if not re.fullmatch(r"[rs]k_[A-Za-z0-9_]+", key):
+        raise OperatorError("a Stripe key is written rk_... (restricted) or sk_...; what was given is none")
+    return key
 
 
 # --- what the commands share -----------------------------------------------------------------------------------------
 
 
-def _customer(found: Customer | None, customer_id: str) -> Customer:
+def _customer(ledger: Ledger, customer_id: str) -> Customer:
+    well_formed = re.fullmatch(CUSTOMER_ID_PATTERN, customer_id)
+    found = ledger.customers([customer_id]).get(customer_id) if well_formed else None
     if found is None:
         raise OperatorError(f"there is no customer {customer_id!r}: 'metering customers list' shows them")
     return found
@@ -376,7 +402,7 @@ def _say_change(change: Change, as_json: bool) -> None:
         _print_json({"changed": change.said, "hours_to_close_again": change.marks})
         return
     for sentence in change.said or ["nothing to change"]:
-        out.print(sentence, highlight=False, markup=False)
+        out.print(sentence)
     if change.marks:
         out.print(f"{change.marks} closed hours are closed again at the next tick, or by 'metering close'")
 
@@ -401,7 +427,7 @@ def _progress(doing: str, quiet: bool) -> Callable[[Iterable[Any], int], Iterabl
 
 
 def _fail(sentence: str) -> NoReturn:
-    err.print(f"error: {sentence}", style="red", highlight=False, markup=False)
+    err.print(f"error: {sentence}", style="red")
     raise SystemExit(1)
 
 
@@ -419,9 +445,12 @@ def main() -> None:
         _fail(f"{error}: give another --profile")
     except ClientError as error:
         said = error.response["Error"]
-        _fail(f"AWS answered {said['Code']} to {error.operation_name}: {said['Message']}")
+        sign_in = ": sign in again, or give another --profile" if said["Code"] in _NOT_SIGNED_IN else ""
+        _fail(f"AWS answered {said['Code']} to {error.operation_name}: {said.get('Message', '')}{sign_in}")
+    except (ConnectionError, HTTPClientError) as error:
+        _fail(f"AWS cannot be reached: {error}: look at the network, the Region and AWS_ENDPOINT_URL")
     except BotoCoreError as error:
-        _fail(f"AWS cannot be reached: {error}")
+        _fail(f"AWS cannot be asked: {error}: look at the profile, the Region and the credentials")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
