@@ -8,8 +8,7 @@ and puts the marks again.
 import csv
 import re
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -45,7 +44,7 @@ class Entry:
         if not re.fullmatch(CUSTOMER_ID_PATTERN, self.id):
             yield f"a customer's id is 1 to 40 letters, digits, '_' or '-', got {self.id!r}"
         if not (0 < len(self.name) <= _LONGEST_NAME and self.name.isprintable() and self.name.strip() == self.name):
-            yield f"a name is 1 to {_LONGEST_NAME} printable characters, got {self.name[:60]!r}"
+            yield f"a name is 1 to {_LONGEST_NAME} printable characters, no space around it, got {self.name[:60]!r}"
         if self.stripe_customer and not re.fullmatch(_STRIPE_CUSTOMER, self.stripe_customer):
             yield f"a Stripe customer is written cus_..., got {self.stripe_customer!r}"
         for name in self.keys:
@@ -73,13 +72,13 @@ class Customers:
 
         Raises OperatorError, before anything is written, if a key or the Stripe customer belongs to another.
         """
-        problems = [*entry.problems(), *self._conflicts([entry], now=now)]
+        problems = [*entry.problems()] or self._conflicts({1: entry}, now=now)[1]
         if problems:
             raise OperatorError("; ".join(problems))
         change = Change()
         self._save(entry, change)
-        holdings = self.ledger.holdings(entry.keys)
-        for name in entry.keys:
+        holdings = self.ledger.holdings(dict.fromkeys(entry.keys))
+        for name in holdings:
             holder = Holder(entry.since or BEGINNING, entry.id)
             self._give(holdings[name], holder, change, now=now)
         if entry.stripe_customer:
@@ -101,37 +100,27 @@ class Customers:
         self._give(holding, holder, change, now=now)
         return change
 
-    def check(self, entries: Sequence[Entry], *, now: datetime) -> list[str]:
-        """Say what is in the way of adding these, among themselves and with what is there."""
-        twice = [
-            f"{what} {name!r} is given twice"
-            for what, names in (
-                ("the customer", [entry.id for entry in entries]),
-                ("the key", [name for entry in entries for name in entry.keys]),
-                ("the Stripe customer", [entry.stripe_customer for entry in entries if entry.stripe_customer]),
-            )
-            for name, count in Counter(names).items()
-            if count > 1
-        ]
-        return twice or self._conflicts(entries, now=now)
+    def check(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
+        """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
+        good = {line: entry for line, entry in entries.items() if not any(entry.problems())}
+        twice, conflicts = _given_twice(entries), self._conflicts(good, now=now)
+        return {
+            line: [*entry.problems(), *twice.get(line, []), *conflicts.get(line, [])] for line, entry in entries.items()
+        }
 
-    def _conflicts(self, entries: Sequence[Entry], *, now: datetime) -> list[str]:
+    def _conflicts(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
         """Say which keys and Stripe customers of these entries belong to another customer."""
-        entries = [entry for entry in entries if not any(entry.problems())]
-        holdings = self.ledger.holdings({name for entry in entries for name in entry.keys})
-        connected = [entry for entry in entries if entry.stripe_customer]
-        owners = side_by_side(lambda entry: self.ledger.owner(entry.stripe_customer), connected)
-        refusals = [
-            _refusal(holdings[name], Holder(entry.since or BEGINNING, entry.id), now=now)
-            for entry in entries
-            for name in entry.keys
-        ]
-        taken = [
-            f"the Stripe customer {entry.stripe_customer} belongs to the customer {owner!r} already"
-            for entry, owner in zip(connected, owners, strict=True)
-            if owner not in ("", entry.id)
-        ]
-        return [*filter(None, refusals), *taken]
+        holdings = self.ledger.holdings({name for entry in entries.values() for name in entry.keys})
+        named = sorted({entry.stripe_customer for entry in entries.values()} - {""})
+        owners = dict(zip(named, side_by_side(self.ledger.owner, named), strict=True))
+        found: dict[int, list[str]] = {}
+        for line, entry in entries.items():
+            holder = Holder(entry.since or BEGINNING, entry.id)
+            refusals = [_refusal(holdings[name], holder, now=now) for name in dict.fromkeys(entry.keys)]
+            owner = owners.get(entry.stripe_customer, "")
+            taken = f"the Stripe customer {entry.stripe_customer} belongs to the customer {owner!r} already"
+            found[line] = [*filter(None, refusals), *([taken] if owner not in ("", entry.id) else [])]
+        return found
 
     def _save(self, entry: Entry, change: Change) -> None:
         before = self.ledger.customers([entry.id]).get(entry.id)
@@ -187,25 +176,43 @@ class Customers:
         change.marks += 1
 
 
-def read_csv(path: Path) -> tuple[list[Entry], list[str]]:
-    """Read customers from a CSV file with a header line; return them and what is wrong, by line.
+def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
+    """Read customers from a CSV file with a header line; return them, and what cannot be read, by line.
 
     Columns: ``id``, ``name``, ``stripe_customer`` (may be empty), ``keys`` (ids of API keys with spaces between).
     """
-    entries, problems = [], []
+    entries: dict[int, Entry] = {}
+    problems: dict[int, list[str]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restkey="too many")
-        columns = reader.fieldnames or []
-        if set(columns) != set(COLUMNS):
-            return [], [f"line 1: the columns must be {', '.join(COLUMNS)}; got {', '.join(columns) or 'nothing'}"]
-        for row in reader:
-            if "too many" in row or None in row.values():
-                problems.append(f"line {reader.line_num}: {len(COLUMNS)} columns are wanted")
-                continue
-            entry = Entry(row["id"], row["name"], row["stripe_customer"], tuple(row["keys"].split()))
-            problems += [f"line {reader.line_num}: {problem}" for problem in entry.problems()]
-            entries.append(entry)
+        reader = csv.DictReader(file, restkey="too many", strict=True)
+        try:
+            columns = reader.fieldnames or []
+            if sorted(columns) != sorted(COLUMNS):
+                return {}, {1: [f"the columns must be {', '.join(COLUMNS)}; got {', '.join(columns) or 'nothing'}"]}
+            for row in reader:
+                if "too many" in row or None in row.values():
+                    problems[reader.line_num] = [f"{len(COLUMNS)} columns are wanted"]
+                    continue
+                keys = tuple(row["keys"].split())
+                entries[reader.line_num] = Entry(row["id"], row["name"], row["stripe_customer"], keys)
+        except csv.Error as error:
+            problems[reader.line_num] = [f"not CSV: {error}"]
     return entries, problems
+
+
+def _given_twice(entries: Mapping[int, Entry]) -> dict[int, list[str]]:
+    """Say which lines give a customer, key or Stripe customer that an earlier line, or the same one, has given."""
+    first: dict[tuple[str, str], int] = {}
+    found: dict[int, list[str]] = {}
+    for line, entry in entries.items():
+        given = [("the customer", entry.id), *(("the key", name) for name in entry.keys)]
+        if entry.stripe_customer:
+            given.append(("the Stripe customer", entry.stripe_customer))
+        for what, name in given:
+            if (what, name) in first:
+                found.setdefault(line, []).append(f"{what} {name!r} is given on line {first[what, name]} already")
+            first.setdefault((what, name), line)
+    return found
 
 
 def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:

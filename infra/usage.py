@@ -1,6 +1,6 @@
 """What was used: counted so far, what the ledger holds of it, and its state."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -8,12 +8,12 @@ from typing import Final
 
 from metering.counters import Counters
 from metering.ledger import Ledger, by_kind, mapped_to
-from metering.periods import COUNTER_LIFE, Hour, hours
+from metering.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
 from metering.subjects import Kind, Subject, customer, key
 from metering.usage_row import UsageRow
 
 OPEN: Final = "OPEN"
-"""Counted, but not in the ledger yet: the hour is not closed."""
+"""Counted, but not in the ledger yet: the hour is not closed, or not closed again since a late record."""
 
 _LEAST_SETTLED_FIRST: Final = ("REJECTED", "HELD", "PENDING", OPEN, "POSTED")
 
@@ -59,45 +59,50 @@ def report(  # noqa: PLR0913 - what to read, what of it, and how to show it
     """Return what one customer, or everyone, used from ``first`` up to ``end``, exclusive."""
     keys = ledger.keys_of(only) if only else None
     counters_begin = Hour.containing(now - COUNTER_LIFE)
-    expired = first < counters_begin
-    everyone = [customer(name) for name in ([only] if only else ledger.customer_ids() if expired else [])]
+    everyone = [customer(only)] if only else []
+    if first < counters_begin and not only:
+        everyone = [*map(customer, ledger.customer_ids()), *map(key, ledger.key_ids())]
+    end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
     added: dict[tuple[str, str, str, str], tuple[int, str]] = {}
-    for hour in progress(hours(first, end), end.number - first.number):
-        for line in _hour(
-            counters, ledger, hour, keys=keys, everyone=everyone if only or hour < counters_begin else [], only=only
-        ):
+    for hour in progress(hours(first, end), max(0, end.number - first.number)):
+        if hour < counters_begin:  # a counter that is still there may be one of several
+            lines = _ledger_alone(hour, ledger.rows(hour, everyone), {})
+        else:
+            lines = _hour(counters, ledger, hour, keys=keys, only=customer(only) if only else None)
+        for line in lines:
             name = (by.period(hour), line.customer, line.key, line.metric)
             quantity, state = added.get(name, (0, line.state))
             added[name] = (quantity + line.quantity, min(state, line.state, key=_LEAST_SETTLED_FIRST.index))
     return sorted(Line(*name, *value) for name, value in added.items())
 
 
-def _hour(  # noqa: PLR0913 - as above
-    counters: Counters,
-    ledger: Ledger,
-    hour: Hour,
-    *,
-    keys: set[str] | None,
-    everyone: list[Subject],
-    only: str | None,
+def _hour(
+    counters: Counters, ledger: Ledger, hour: Hour, *, keys: set[str] | None, only: Subject | None
 ) -> Iterator[Line]:
     counted = counters.read(hour, keys)
     holdings = ledger.holdings(counted)
     owners = {name: mapped_to(holdings[name], hour) or key(name) for name in counted}
-    rows = ledger.rows(hour, {*owners.values(), *everyone})
+    wanted = {only} if only else set(owners.values())
+    rows = ledger.rows(hour, wanted)
+    cells = [
+        (owners[name], name, metric, quantity)
+        for name, sums in counted.items()
+        if owners[name] in wanted
+        for metric, quantity in sums.items()
+    ]
     shown: dict[tuple[Subject, str], int] = {}
-    for name, sums in counted.items():
-        owner = owners[name]
-        if only and owner != customer(only):
-            continue
-        for metric, quantity in sums.items():
-            total = rows[owner].totals.get(metric)
-            shown[owner, metric] = shown.get((owner, metric), 0) + quantity
-            yield Line(str(hour), _customer(owner), name, metric, quantity, total.state if total else OPEN)
+    for owner, _, metric, quantity in cells:
+        shown[owner, metric] = shown.get((owner, metric), 0) + quantity
+    for owner, name, metric, quantity in cells:
+        total = rows[owner].totals.get(metric)
+        in_ledger = total is not None and total.counted == shown[owner, metric]
+        yield Line(str(hour), _customer(owner), name, metric, quantity, total.state if total and in_ledger else OPEN)
     yield from _ledger_alone(hour, rows, shown)
 
 
-def _ledger_alone(hour: Hour, rows: dict[Subject, UsageRow], shown: dict[tuple[Subject, str], int]) -> Iterator[Line]:
+def _ledger_alone(
+    hour: Hour, rows: Mapping[Subject, UsageRow], shown: Mapping[tuple[Subject, str], int]
+) -> Iterator[Line]:
     """Yield what the ledger holds of an hour beyond the counters that were read."""
     for subject, row in rows.items():
         for metric, total in row.totals.items():

@@ -10,8 +10,6 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from infra.local.gateway import (
-    AccessLog,
-    AccessLogFailed,
     Resource,
     extended_request_id,
     match,
@@ -19,6 +17,7 @@ from infra.local.gateway import (
     request_id,
     request_time,
 )
+from infra.local.log_writer import AccessLog, AccessLogFailed
 
 RESOURCES = [
     Resource("/", {"GET": False}),
