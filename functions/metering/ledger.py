@@ -136,8 +136,8 @@ class Ledger:
         self._put_as_read(_row_item(written), version=row.version)
         return written
 
-    def hold_without_stripe_customer(self, row: UsageRow) -> None:
-        """Hold a row's pending totals, provided that its customer still has no Stripe customer.
+    def hold_without_stripe_customer(self, row: UsageRow) -> UsageRow:
+        """Hold a row's pending totals, provided that its customer still has no Stripe customer; return it so.
 
         Both are one transaction: whoever gives the customer a Stripe customer afterwards finds the row held, whoever
         did so before makes this fail with RowChangedError.
@@ -156,6 +156,7 @@ class Ledger:
                 }
             },
         )
+        return after
 
     def pending(self) -> dict[str, list[Hour]]:
         """Return the hours in which each customer has a pending total, oldest first, from the sparse index.

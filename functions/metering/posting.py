@@ -15,7 +15,13 @@ from aws_lambda_powertools import Logger
 
 from metering.ledger import Customer, Ledger, RowChangedError
 from metering.periods import Hour
-from metering.stripe_meters import StripeMeters, StripeNotConnectedError, StripeRejectedError, StripeUnavailableError
+from metering.stripe_meters import (
+    MeterMissingError,
+    StripeMeters,
+    StripeNotConnectedError,
+    StripeRejectedError,
+    StripeUnavailableError,
+)
 from metering.subjects import customer
 from metering.usage_row import TOO_OLD, Posting, State, UsageRow, accepted, departing, held, rejected
 
@@ -64,6 +70,8 @@ class Poster:
     epoch: str
     clock: Callable[[], datetime]
     deadline: datetime
+    _without_meter: dict[str, str] = field(default_factory=dict)
+    """Metrics that turned out in this run to have no meter, with Stripe's words."""
 
     def post_pending(self, just_written: Mapping[str, set[Hour]]) -> Posted:
         """Post everything that is pending, however old: what the index shows, and what was ``just_written``."""
@@ -94,65 +102,82 @@ class Poster:
 
     def _post_customer(self, name: str, owner: Customer | None, hours: set[Hour]) -> Posted:
         did = Posted()
+        answers = True
         for hour in sorted(hours):
-            if did.reasons:  # Stripe does not answer for this customer: the rest waits for the next run
-                did.leave([hour], "waits for an earlier hour")
+            if not answers or self.clock() >= self.deadline:
+                did.leave([hour], "out of time" if answers else "waits for an earlier hour")
                 continue
             row = self.ledger.rows(hour, [customer(name)])[customer(name)]
             try:
-                self._post_row(row, owner.stripe_customer if owner else "", did)
+                answers = self._post_row(row, owner.stripe_customer if owner else "", did)
             except RowChangedError:
                 did.leave([hour], "the row changed while it was posted")
         if did.reasons:
             logger.warning("usage stays pending", customer=name, reasons=dict(did.reasons))
         return did
 
-    def _post_row(self, row: UsageRow, stripe_customer: str, did: Posted) -> None:
-        """Post a row's pending totals, or hold them where nobody can be billed."""
+    def _post_row(self, row: UsageRow, stripe_customer: str, did: Posted) -> bool:
+        """Post a row's pending totals, or hold them where nobody can be billed; return False if Stripe is silent."""
         waiting = row.in_state(State.PENDING)
+        silence: Counter[str] = Counter()
         if waiting and row.hour.is_past_stripe(self.clock()):
-            self.ledger.save(held(row, TOO_OLD))
-            did.held += len(waiting)
+            row = self.ledger.save(held(row, TOO_OLD))
         elif waiting and not stripe_customer:
-            self.ledger.hold_without_stripe_customer(row)
-            did.held += len(waiting)
+            row = self.ledger.hold_without_stripe_customer(row)
         elif waiting:
-            after = self._send_pending(row, stripe_customer, did)
-            states = Counter(after.totals[metric].state for metric in waiting)
-            did.posted += states[State.POSTED]
-            did.rejected += states[State.REJECTED]
-            did.pending += states[State.PENDING]
-            if states[State.PENDING]:
-                did.unsettled.add(row.hour)
+            row, silence = self._send_pending(row, stripe_customer)
+        states = Counter(row.totals[metric].state for metric in waiting)
+        did.posted += states[State.POSTED]
+        did.rejected += states[State.REJECTED]
+        did.held += states[State.HELD]
+        did.pending += states[State.PENDING]
+        did.reasons += silence
+        for metric in row.in_state(State.PENDING):
+            did.unsettled.add(row.hour)
+            if metric in self._without_meter:
+                did.reasons[self._without_meter[metric]] += 1
+            elif not silence:
+                did.reasons["a rejected posting could still land"] += 1
+        return not silence
 
-    def _send_pending(self, row: UsageRow, stripe_customer: str, did: Posted) -> UsageRow:
-        """Send a row's pending totals, each written into the row before it is sent; return the row as it then is."""
+    def _send_pending(self, row: UsageRow, stripe_customer: str) -> tuple[UsageRow, Counter[str]]:
+        """Send a row's pending totals, each written into the row before it is sent.
+
+        Returns the row as it then is, and why Stripe gave no answer, if it gave none.
+        """
         while True:
-            departed, postings = departing(row, stripe_customer=stripe_customer, epoch=self.epoch, now=self.clock())
+            departed, postings = departing(
+                row,
+                stripe_customer=stripe_customer,
+                epoch=self.epoch,
+                now=self.clock(),
+                without=self._without_meter,
+            )
             if not postings:
-                return row
+                return row, Counter()
             row = self.ledger.save(departed)
-            answered, unanswered = self._send(row, postings)
+            answered, silence = self._send(row, postings)
             if answered is not row:
                 row = self.ledger.save(answered)
-            if unanswered:
-                did.reasons += unanswered
-                return row
+            if silence:
+                return row, silence
 
     def _send(self, row: UsageRow, postings: Mapping[str, Posting]) -> tuple[UsageRow, Counter[str]]:
         """Send postings that are written in the row; return the row with Stripe's answers, and why some have none."""
-        unanswered: Counter[str] = Counter()
+        silence: Counter[str] = Counter()
         for metric, posting in postings.items():
             if self.clock() >= self.deadline:
-                unanswered["out of time"] += 1
+                silence["out of time"] += 1
                 continue
             try:
                 self.stripe.post(metric, posting)
+            except MeterMissingError as error:
+                self._without_meter[metric] = str(error)
             except StripeRejectedError as error:
                 row = rejected(row, metric, str(error), epoch=self.epoch)
                 logger.warning("Stripe rejected usage", identifier=posting.identifier, reason=str(error))
             except StripeUnavailableError as error:
-                unanswered[str(error)] += 1
+                silence[str(error)] += 1
             else:
                 row = accepted(row, metric, epoch=self.epoch)
-        return row, unanswered
+        return row, silence

@@ -40,7 +40,11 @@ class StripeUnavailableError(Exception):
 
 
 class StripeNotConnectedError(StripeUnavailableError):
-    """No call can succeed before an operator acts: no key, a key without the right, or no such meter."""
+    """No call can succeed before an operator acts: there is no key, or it lacks the right."""
+
+
+class MeterMissingError(StripeUnavailableError):
+    """No total of this metric can be posted before an operator makes its meter; other metrics are not concerned."""
 
 
 class StripeRejectedError(Exception):
@@ -93,7 +97,7 @@ class StripeMeters:
             if f"already exists with identifier {posting.identifier}" in message:
                 return
             if "meter" in message.lower() and ("no active meter" in message.lower() or error.http_status == _NOT_FOUND):
-                raise StripeNotConnectedError(message) from error
+                raise MeterMissingError(message) from error
             raise StripeRejectedError(message) from error
 
     def event_name(self, metric: str) -> str:

@@ -16,7 +16,7 @@ run lives that long. Only a posting that was *rejected* leaves no identifier beh
 sent before the time in which a copy could still land is over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, assert_never
@@ -155,14 +155,19 @@ def held(row: UsageRow, reason: str) -> UsageRow:
     )
 
 
-def departing(row: UsageRow, *, stripe_customer: str, epoch: str, now: datetime) -> tuple[UsageRow, dict[str, Posting]]:
+def departing(
+    row: UsageRow, *, stripe_customer: str, epoch: str, now: datetime, without: Collection[str] = ()
+) -> tuple[UsageRow, dict[str, Posting]]:
     """Return the row to be written before anything is sent, and the postings to send once it is written, by metric.
 
     A posting that had no answer yet departs again as it is; only when it has been answered does a newer total depart.
+    Nothing departs of the metrics in ``without``.
     """
     until = int((now + FLIGHT_TIME).timestamp())
     postings = {}
     for metric, total in row.in_state(State.PENDING).items():
+        if metric in without:
+            continue
         if total.posting is not None:
             postings[metric] = msgspec.structs.replace(total.posting, until=until)
         elif total.not_before <= now.timestamp():

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from tests.integration.world import HOUR, World
 
 class CrashError(Exception):
     """The process dies here."""
+
+
+_one_at_a_time = Lock()
 
 
 class DyingLedger(Ledger):
@@ -44,12 +48,13 @@ class DyingLedger(Ledger):
         self._do(lambda: super(DyingLedger, self)._put_as_read(item, version=version))
 
     def _do(self, write: Callable[[], None]) -> None:
-        object.__setattr__(self, "left", self.left - 1)
-        if self.left == 0 and not self.after:
-            raise CrashError
-        write()
-        if self.left == 0:
-            raise CrashError
+        with _one_at_a_time:
+            object.__setattr__(self, "left", self.left - 1)
+            if self.left == 0 and not self.after:
+                raise CrashError
+            write()
+            if self.left == 0:
+                raise CrashError
 
 
 def test_an_hour_becomes_a_bill(world: World) -> None:
@@ -369,9 +374,22 @@ def test_without_a_meter_usage_waits(world: World) -> None:
     _, posted = world.run()
     assert posted.pending == 1
     assert "No active meter" in next(iter(posted.reasons))
+    assert world.in_ledger("customer#acme")["new_metric"] == (1, "PENDING")
     world.meters().create_meter("new_metric")
     world.run()
     assert world.at_stripe("cus_acme", "new_metric") == 1
+
+
+def test_a_missing_meter_holds_up_no_other_metric(world: World) -> None:
+    """I6: neither of the same hour nor of later ones, run after run."""
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.counters.count(HOUR, "key1", {"new_metric": 1, "requests": 2}, b"123456789012")
+    world.counters.count(HOUR.next(), "key1", {"new_metric": 1, "requests": 3}, b"123456789012")
+    world.now = HOUR.next().end + timedelta(minutes=10)
+    for _ in range(2):
+        _, posted = world.run()
+        assert posted.pending == 2
+        assert (world.at_stripe("cus_acme"), world.at_stripe("cus_acme", hour=HOUR.next())) == (2, 3)
 
 
 def test_without_a_stripe_key_usage_waits(world: World) -> None:
