@@ -60,7 +60,7 @@ def _clock() -> datetime:
 @cache
 def _parts() -> tuple[ClosePeriodsSettings, Counters, Ledger, StripeMeters]:
     settings = ClosePeriodsSettings.read()
-    key = key_from(SecretsProvider(), settings.stripe_secret)
+    key = key_from(SecretsProvider(boto_config=aws.CONFIG), settings.stripe_secret)
     return (
         settings,
         Counters(aws.dynamodb(), settings.counters_table),

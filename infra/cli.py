@@ -61,6 +61,8 @@ _NOT_SIGNED_IN: Final = {
     "UnrecognizedClientException",
 }
 
+_WIDEST: Final = 1000
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
 Region = Annotated[str | None, typer.Option(help="The AWS Region; the AWS environment's if left out.")]
@@ -414,6 +416,8 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     if table.row_count:
+        if not out.is_terminal:
+            out.width = _WIDEST  # a pipe gets each row on one line
         out.print(table)
     else:
         err.print("nothing there")

@@ -72,12 +72,14 @@ class Customers:
 
         Raises OperatorError, before anything is written, if a key or the Stripe customer belongs to another.
         """
-        problems = [*entry.problems()] or self._conflicts({1: entry}, now=now)[1]
-        if problems:
-            raise OperatorError("; ".join(problems))
+        if malformed := [*entry.problems()]:
+            raise OperatorError("; ".join(malformed))
+        # Written on condition that it is as it was read here: what another operator does from now on is met below.
+        holdings = self.ledger.holdings(dict.fromkeys(entry.keys))
+        if conflicts := self._conflicts({1: entry}, holdings, now=now)[1]:
+            raise OperatorError("; ".join(conflicts))
         change = Change()
         self._save(entry, change)
-        holdings = self.ledger.holdings(dict.fromkeys(entry.keys))
         for name in holdings:
             holder = Holder(entry.since or BEGINNING, entry.id)
             self._give(holdings[name], holder, change, now=now)
@@ -103,14 +105,16 @@ class Customers:
     def check(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
         """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
         good = {line: entry for line, entry in entries.items() if not any(entry.problems())}
-        twice, conflicts = _given_twice(entries), self._conflicts(good, now=now)
+        holdings = self.ledger.holdings({name for entry in good.values() for name in entry.keys})
+        twice, conflicts = _given_twice(entries), self._conflicts(good, holdings, now=now)
         return {
             line: [*entry.problems(), *twice.get(line, []), *conflicts.get(line, [])] for line, entry in entries.items()
         }
 
-    def _conflicts(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
+    def _conflicts(
+        self, entries: Mapping[int, Entry], holdings: Mapping[str, Holding], *, now: datetime
+    ) -> dict[int, list[str]]:
         """Say which keys and Stripe customers of these entries belong to another customer."""
-        holdings = self.ledger.holdings({name for entry in entries.values() for name in entry.keys})
         named = sorted({entry.stripe_customer for entry in entries.values()} - {""})
         owners = dict(zip(named, side_by_side(self.ledger.owner, named), strict=True))
         found: dict[int, list[str]] = {}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError, InvalidRegionError, ParamValidationError
+from botocore.exceptions import ClientError, InvalidRegionError
 
 from metering.counters import Counters
 from metering.ledger import Ledger
@@ -45,12 +45,13 @@ class Deployment:
         client: Callable[..., Any] = partial(session.client, endpoint_url=endpoint_url, config=_CONFIG)
         try:
             found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
-        except ParamValidationError as error:  # an empty name
-            raise _no_stack(stack, session) from error
         except ClientError as error:
             if error.response["Error"]["Code"] != "ValidationError":
                 raise
-            raise _no_stack(stack, session) from error
+            raise OperatorError(
+                f"there is no stack {stack!r} in {session.region_name}: deploy it with 'cdk deploy {stack}', "
+                "or name another with --stack, --region or --profile"
+            ) from error
         except InvalidRegionError:
             raise
         except ValueError as error:  # botocore's answer to an endpoint that is no URL
@@ -111,13 +112,6 @@ class Deployment:
             return str(secrets.get_secret_value(SecretId=self.outputs["StripeSecret"])["SecretString"])
         except secrets.exceptions.ResourceNotFoundException as error:
             raise StripeNotConnectedError("the secret holds no Stripe key: run 'metering stripe connect'") from error
-
-
-def _no_stack(stack: str, session: boto3.Session) -> OperatorError:
-    return OperatorError(
-        f"there is no stack {stack!r} in {session.region_name}: deploy it with 'cdk deploy {stack}', "
-        "or name another with --stack, --region or --profile"
-    )
 
 
 def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ class MeteringStack(cdk.Stack):
     """Counts the usage that the stages' access logs tell of, and bills it through Stripe.
 
     ``metrics`` is what is billed for; ``access_log`` says what kind of API writes the log and who is billed.
-    ``deployment`` (default: the stack's name) begins the names of Stripe's meters. ``ledger_epoch`` goes up by one
-    when the ledger was restored from a backup. ``local`` bundles for this machine, for the emulator.
+    ``deployment`` (default: the stack's name and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes
+    up by one when the ledger was restored from a backup. ``local`` bundles for this machine, for the emulator.
 
     Raises MetricError for a metric that cannot be counted and ValueError for any other setting out of bounds.
     """
@@ -52,7 +52,7 @@ class MeteringStack(cdk.Stack):
     ) -> None:
         super().__init__(scope, construct_id, **stack_props)
         check(metrics, access_log)
-        deployment = self.stack_name if deployment is None else deployment
+        deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
 
         self._storage = Storage(self, access_log_retention=access_log_retention)
@@ -125,7 +125,7 @@ class MeteringStack(cdk.Stack):
     def _grant_record_usage(self) -> None:
         counters, bucket, function = self._storage.counters, self._storage.bucket, self._ingest.record_usage
         for statement in (
-            _items("CountHours", counters.table_arn, ["UpdateItem"], "hour#*"),
+            _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
             _items("MarkLateHours", counters.table_arn, ["PutItem"], "late#*"),
             iam.PolicyStatement(
                 sid="ReadWhatIsSetAside",
@@ -162,6 +162,9 @@ class MeteringStack(cdk.Stack):
         rows = ("customer#*", "key#*", "period#*")
         for statement in (
             _items("ReadCounters", counters.table_arn, ["Query"], "hour#*", "late#*"),
+            iam.PolicyStatement(
+                sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
+            ),
             _items("ClearLateMarks", counters.table_arn, ["DeleteItem"], "late#*"),
             _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
             _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
@@ -197,7 +200,7 @@ def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys:
 
 
 def _check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", deployment):
+    if not (cdk.Token.is_unresolved(deployment) or re.fullmatch(r"[A-Za-z0-9_-]{1,40}", deployment)):
         raise ValueError(f"deployment must be 1 to 40 letters, digits, '_' or '-', got {deployment!r}")
     if not 1 <= ledger_epoch <= LAST_EPOCH:
         raise ValueError(f"ledger_epoch must be from 1 to {LAST_EPOCH}, got {ledger_epoch}")

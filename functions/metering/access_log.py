@@ -119,10 +119,11 @@ class AccessLog:
             raise ValueError("an HTTP API cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead")
 
     def format(self) -> str:
-        """Return the stage's access-log format: one line of JSON with every value quoted."""
+        """Return the stage's access-log format: one line of JSON with every field and every value quoted."""
         variables = {name: variable for name, context in FIELDS.items() if (variable := context.on(self.api))}
         variables["key"] = self.caller or "identity.apiKeyId"
-        line = {"metering": FORMAT_VERSION} | {name: f"$context.{variable}" for name, variable in variables.items()}
+        line = {"metering": FORMAT_VERSION} | dict.fromkeys(AccessRecord.__struct_fields__[1:], MISSING)
+        line |= {name: f"$context.{variable}" for name, variable in variables.items()}
         return msgspec.json.encode(line).decode()
 
 
@@ -153,6 +154,8 @@ class Reader:
             record = _decoder.decode(line)
         except _UNREADABLE as error:
             return Rejected(line, _explain(line, error))
+        if line.count('"') > _QUOTES:
+            return Rejected(line, f"not our format: more than {_QUOTES} quotes, so that a value holds some")
         if not self._earliest <= record.time <= self._latest:
             return Rejected(line, self._explain_time(record.time))
         if record.key not in self._known_keys:
@@ -168,6 +171,9 @@ class Reader:
             return f"time must not be over 5 minutes ahead of {self.now:%Y-%m-%dT%H:%M:%SZ}, got {time}"
         return f"time must not be over 60 days before {self.now:%Y-%m-%dT%H:%M:%SZ}, got {time}"
 
+
+_QUOTES: Final = 4 * len(AccessRecord.__struct_fields__)
+"""How many quotes a line has: a field that stands twice, forged inside an authorizer's value, makes more (I7)."""
 
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeEncodeError)
 """How a line fails to decode: not JSON or not the record's types, nested too deep, half a surrogate pair."""

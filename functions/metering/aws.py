@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WORKERS: Final = 16
 
-_CONFIG: Final = Config(
+CONFIG: Final = Config(
     connect_timeout=2,
     read_timeout=5,  # the default of 60 s would outlast the function
     retries={"mode": "standard", "total_max_attempts": 4},
@@ -31,13 +31,13 @@ R = TypeVar("R")
 @cache
 def dynamodb() -> "DynamoDBClient":
     """Return the process's DynamoDB client."""
-    return boto3.client("dynamodb", config=_CONFIG)
+    return boto3.client("dynamodb", config=CONFIG)
 
 
 @cache
 def s3() -> "S3Client":
     """Return the process's S3 client."""
-    return boto3.client("s3", config=_CONFIG)
+    return boto3.client("s3", config=CONFIG)
 
 
 def side_by_side(do: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -8,7 +8,7 @@ was read. In another order a slow run would overwrite a newer total with an olde
     other run              reads the row ── reads counters: 5+1 ── writes 6
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,13 +19,13 @@ from metering.aws import in_pieces, side_by_side
 from metering.counters import Counted, Counters, LateMark
 from metering.ledger import Holding, Ledger, Period, PeriodState, RowChangedError, by_kind, mapped_to
 from metering.periods import Hour, due_before, hours
-from metering.subjects import Kind, Subject, key
+from metering.subjects import Kind, Subject, customer, key
 from metering.usage_row import State, UsageRow, recounted
 
 logger = Logger(child=True)
 
 FIRST_LOOK_BACK: Final = timedelta(hours=24)
-"""How far back a new deployment looks for hours to close; an older record closes its hour by a late mark."""
+"""A new deployment closes the hours since its table was made, and this much before."""
 
 INDEX_LAG: Final = timedelta(minutes=1)
 """A row that was written longer ago than this is seen in the index of pending rows."""
@@ -84,7 +84,7 @@ class Closer:
         try:
             for hour in due:
                 if hour not in written:
-                    self._write_hour(hour, did)
+                    self._write_due(hour, did)
             for hour, late in _by_hour(marks).items():
                 if hour.is_due(self.clock()):
                     self._close_marked(hour, late, did)
@@ -95,7 +95,14 @@ class Closer:
     def open_hours(self) -> list[Hour]:
         """Return the due hours from the cursor on, closed or not."""
         now = self.clock()
-        return list(hours(self.ledger.cursor() or Hour.containing(now - FIRST_LOOK_BACK), due_before(now)))
+        return list(hours(self.ledger.cursor() or self._first_hour(now), due_before(now)))
+
+    def _first_hour(self, now: datetime) -> Hour:
+        """Return where a ledger without a cursor begins.
+
+        A record of an hour before the table was made was late when it was counted, so its hour has a late mark.
+        """
+        return Hour.containing(min(self.counters.made_at(), now - FIRST_LOOK_BACK))
 
     def settle(self, did: Closed, *, unsettled: set[Hour]) -> None:
         """Close each written hour in which nothing is pending, and move the cursor over what is closed.
@@ -117,6 +124,13 @@ class Closer:
         did.behind = len(still_open)
         self.ledger.advance_cursor(still_open[0] if still_open else due_before(now))
 
+    def _write_due(self, hour: Hour, did: Closed) -> None:
+        self._check_time()
+        try:
+            self._write_hour(hour, did)
+        except RowChangedError as error:
+            logger.warning("hour is written at the next run", hour=str(hour), reason=str(error))
+
     def _write_hour(self, hour: Hour, did: Closed) -> None:
         """Write an hour's rows for the first time, or go on where an earlier run stopped.
 
@@ -126,8 +140,10 @@ class Closer:
         counted = self.counters.read(hour)
         holdings = self.ledger.holdings(counted)
         totals = _by_subject(hour, counted, holdings)
-        rows = self.ledger.rows(hour, totals)
-        fresh = [self._recounted(row, totals, holdings) for row in rows.values() if not row.version]
+        rows = self.ledger.rows(hour, {*totals, *_ever_concerned(holdings)})
+        fresh = [
+            self._recounted(row, totals, holdings) for row in rows.values() if not row.version and row.subject in totals
+        ]
         there = [row for row in rows.values() if row.version]
         _note_pending(there, did)
         again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, did)
@@ -162,8 +178,9 @@ class Closer:
             if not todo:
                 return
             self._check_time()
-            rows = self.ledger.rows(hour, todo)
-            holdings = self.ledger.holdings(self._keys_of(todo))
+            named = self.ledger.holdings(by_kind(todo, Kind.KEY))
+            rows = self.ledger.rows(hour, todo | _ever_concerned(named))
+            holdings = self.ledger.holdings(self._keys_of(rows))
             counted = self.counters.read(hour, holdings.keys())
             totals = _by_subject(hour, counted, holdings)
             changed = [
@@ -177,7 +194,7 @@ class Closer:
         if todo:
             raise RowChangedError(f"rows of {hour} kept changing while they were closed again")
 
-    def _keys_of(self, subjects: set[Subject]) -> set[str]:
+    def _keys_of(self, subjects: Collection[Subject]) -> set[str]:
         customers = by_kind(subjects, Kind.CUSTOMER)
         held = side_by_side(self.ledger.keys_of, customers)
         return {*by_kind(subjects, Kind.KEY)}.union(*held)
@@ -253,6 +270,15 @@ def _differs(row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> 
     return row.subject.kind is Kind.KEY and any(
         total.reason != _why_held(row, holdings) for total in row.totals.values()
     )
+
+
+def _ever_concerned(holdings: Mapping[str, Holding]) -> set[Subject]:
+    """Return whose rows may hold a key's usage: its own, and those of all who ever held it.
+
+    A run that died may have left a row by a holder that has since been replaced.
+    """
+    holders = {customer(one.customer) for holding in holdings.values() for one in holding.holders if one.customer}
+    return holders | {key(name) for name in holdings}
 
 
 def _why_held(row: UsageRow, holdings: Mapping[str, Holding]) -> str:

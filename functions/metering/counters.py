@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from metering.aws import Item, side_by_side
@@ -84,6 +85,17 @@ class Counters:
             return False
         return True
 
+    def has_counted(self, hour: Hour, key: str, batch: bytes) -> bool:
+        """Say whether the counters of an hour and key have counted a batch; a consistent read."""
+        found = self.client.get_item(
+            TableName=self.table,
+            Key=_counter_key(hour, key, batch),
+            ProjectionExpression="#batches",
+            ExpressionAttributeNames={"#batches": "batches"},
+            ConsistentRead=True,
+        )
+        return batch in found.get("Item", {}).get("batches", {}).get("BS", [])
+
     def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
         """Ask for an hour to be closed again for a subject. Putting it twice is harmless: it only asks."""
         self.client.put_item(
@@ -126,6 +138,10 @@ class Counters:
                 if keys is None or key in keys:
                     _add_up(counted.setdefault(key, {}), item)
         return counted
+
+    def made_at(self) -> datetime:
+        """Return when the table was made."""
+        return self.client.describe_table(TableName=self.table)["Table"]["CreationDateTime"]
 
     def _query(self, pk: str, beginning: str = "") -> Iterable[Item]:
         condition, values = "#pk = :pk", {":pk": {"S": pk}}

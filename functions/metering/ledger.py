@@ -310,7 +310,10 @@ class Ledger:
     def _put_as_read(self, item: Item, *, version: int) -> None:
         try:
             self.client.put_item(TableName=self.table, Item=item, **_as_read(version))
-        except self.client.exceptions.ConditionalCheckFailedException as error:
+        except (
+            self.client.exceptions.ConditionalCheckFailedException,
+            self.client.exceptions.TransactionConflictException,
+        ) as error:
             raise RowChangedError(f"{item['pk']['S']} {item['sk']['S']} changed since it was read") from error
 
     def _transact(self, *writes: dict[str, Any]) -> None:

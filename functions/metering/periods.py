@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import Final, Self
 
 HOUR = timedelta(hours=1)
 
@@ -18,8 +18,11 @@ LATEST_RECORD = timedelta(minutes=5)
 """A record further ahead than this is not believed."""
 
 OLDEST_RECORD = timedelta(days=60)
-"""A record older than this is not counted, and an hour that ended longer ago changes by adjustment only.
-Counters live for two days more, so that a counter is never re-made after it has expired."""
+"""A record older than this is not counted. Counters live two days longer, so that none is re-made after it expired."""
+
+LAST_CHANGE: Final = timedelta(days=61)
+"""An hour that ended longer ago changes by adjustment only: a day later than its last record can be counted, and a day
+before its counters expire."""
 
 COUNTER_LIFE = timedelta(days=62)
 """How long a counter outlives its hour."""
@@ -77,7 +80,7 @@ class Hour:
 
     def is_past_change(self, now: datetime) -> bool:
         """Say whether the hour is so old that its counters may be gone, so that only an adjustment changes it."""
-        return self.end + OLDEST_RECORD <= aware(now)
+        return self.end + LAST_CHANGE <= aware(now)
 
     def is_past_stripe(self, now: datetime) -> bool:
         """Say whether Stripe would refuse usage of this hour as too old."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from aws_lambda_powertools import Logger
 
-from metering.ledger import Customer, Ledger, RowChangedError
+from metering.ledger import Ledger, RowChangedError
 from metering.periods import Hour
 from metering.stripe_meters import (
     MeterMissingError,
@@ -89,9 +89,8 @@ class Poster:
             logger.warning("Stripe is not connected", reason=str(error), customers=len(pending))
             return did
         names = self._in_turn(sorted(pending))
-        customers = self.ledger.customers(names)
         with ThreadPoolExecutor(CUSTOMERS_AT_ONCE) as pool:
-            for run in pool.map(lambda name: self._post_customer(name, customers.get(name), pending[name]), names):
+            for run in pool.map(lambda name: self._post_customer(name, pending[name]), names):
                 did.add(run)
         return did
 
@@ -100,8 +99,12 @@ class Poster:
         start = (int(self.clock().timestamp()) // 60 * 7919) % max(1, len(names))
         return names[start:] + names[:start]
 
-    def _post_customer(self, name: str, owner: Customer | None, hours: set[Hour]) -> Posted:
+    def _post_customer(self, name: str, hours: set[Hour]) -> Posted:
         did = Posted()
+        if self.clock() >= self.deadline:
+            did.leave(hours, "out of time")
+            return did
+        owner = self.ledger.customers([name]).get(name)  # now, so that a correction is not missed for a whole run
         answers = True
         for hour in sorted(hours):
             if not answers or self.clock() >= self.deadline:

@@ -6,17 +6,16 @@ the counters, then the late marks.
 ```
 delivery   set aside ── counter ── counter ── … ── late mark
 crash            ↑ or ↑ or ↑ anywhere: the whole batch comes again
-redelivery   same object, each counter refuses what it has, each late mark is put again
+redelivery   its object stands, each counter refuses what it has, each late mark is put again
 ```
 """
 
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from aws_lambda_powertools.utilities.data_classes import CloudWatchLogsEvent
@@ -28,9 +27,6 @@ from metering.metrics import Metric, Usage, measure
 from metering.periods import CLOCK_SKEW, GRACE
 from metering.set_aside import SetAside, SetAsideLine
 from metering.subjects import key
-
-SETTLED: Final = "decided by an earlier delivery"
-"""Why a line is tallied as unbilled that reads as bad now, but was not set aside by its batch's first delivery."""
 
 
 class PayloadError(ValueError):
@@ -91,7 +87,7 @@ def decode(event: Mapping[str, Any]) -> Batch:
         raise PayloadError(f"awslogs.data must be base64 of gzipped JSON, got something else: {error}") from error
     try:
         batch = msgspec.json.decode(payload, type=Batch)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadError(f"awslogs.data must hold a subscription payload of CloudWatch Logs: {error}") from error
     if batch.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
         raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {batch.message_type!r}")
@@ -112,39 +108,40 @@ class Recorder:
 
         What a failing table or bucket raises is raised, so that Lambda delivers the batch again.
         """
-        events = {event.id: event for event in batch.log_events}
         reader = Reader(self.clock())
-        read = {event.id: reader.read(event.message) for event in events.values()}
-        aside = self._put_aside(batch, events, read)
-        good = [found for name, found in read.items() if isinstance(found, AccessRecord) and name not in aside]
+        read = {event.id: (event, reader.read(event.message)) for event in batch.log_events}
+        decided = self.set_aside.of(batch.token.hex())
+        kept = {line.id for line in decided.lines} if decided else set()
+        good = [found for name, (_, found) in read.items() if isinstance(found, AccessRecord) and name not in kept]
         usage = measure(good, self.metrics)
+        rejected = [
+            SetAsideLine(name, event.timestamp, event.message, found.reason)
+            for name, (event, found) in read.items()
+            if isinstance(found, Rejected) and name not in kept
+        ]
+        if rejected:
+            self._put_aside(batch, rejected, doubtful=decided is not None or self._was_counted(usage, batch.token))
         counted = self._count(usage, batch.token)
-        settled = len(read) - len(good) - len(aside)
         return Recorded(
             read=len(read),
             billed=usage.billed,
-            unbilled=usage.unbilled + Counter({SETTLED: settled} if settled else {}),
-            set_aside=len(aside),
+            unbilled=usage.unbilled,
+            set_aside=len(kept) + len(rejected),
             refused=bool(counted) and not any(counted),
             oldest=datetime.fromtimestamp(min(found.time for found in good) / 1000, UTC) if good else None,
         )
 
-    def _put_aside(
-        self, batch: Batch, events: Mapping[str, LogEvent], read: Mapping[str, AccessRecord | Rejected]
-    ) -> set[str]:
-        """Return the ids of the events that this batch sets aside, written down before anything is counted."""
-        name = batch.token.hex()
-        kept = self.set_aside.of(name)
-        if kept is None:
-            rejected = [
-                SetAsideLine(name, events[name].timestamp, events[name].message, found.reason)
-                for name, found in read.items()
-                if isinstance(found, Rejected)
-            ]
-            if not rejected:
-                return set()
-            kept = self.set_aside.keep(rejected, batch=name, log_group=batch.log_group, log_stream=batch.log_stream)
-        return {line.id for line in kept.lines}
+    def _put_aside(self, batch: Batch, rejected: Sequence[SetAsideLine], *, doubtful: bool) -> None:
+        """Write down what this delivery rejects; doubtful is what an earlier delivery may have counted."""
+        where = {"batch": batch.token.hex(), "log_group": batch.log_group, "log_stream": batch.log_stream}
+        if doubtful:
+            self.set_aside.keep_doubtful(rejected, **where)
+        else:
+            self.set_aside.keep(rejected, **where)
+
+    def _was_counted(self, usage: Usage, token: bytes) -> bool:
+        """Say whether an earlier delivery has counted anything of this batch; asked only if a line is rejected."""
+        return any(side_by_side(lambda cell: self.counters.has_counted(*cell, token), usage.cells))
 
     def _count(self, usage: Usage, token: bytes) -> list[bool]:
         """Count each sum, then mark each hour that may have been closed before its counter was written.

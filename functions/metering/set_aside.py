@@ -1,7 +1,8 @@
 """What cannot be counted as it stands: kept in the bucket with its reason, by this file alone.
 
 What a batch set aside is decided once, by the first delivery that gets here: a line that was set aside is counted by
-a later redrive alone, never by a redelivery of its batch to newer code that could read it (I2).
+a later redrive alone, never by a redelivery of its batch to newer code that could read it (I2). A line that only a
+later delivery finds bad (other code, another clock) may have been counted before: it is kept apart, as doubtful.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from botocore.exceptions import ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 PREFIX: Final = "set-aside/"
-
-_ALREADY_THERE: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 
 
 class SetAsideLine(msgspec.Struct, frozen=True):
@@ -52,25 +50,30 @@ class SetAside:
             return None
         return msgspec.json.decode(found["Body"].read(), type=SetAsideBatch)
 
-    def keep(self, lines: Sequence[SetAsideLine], *, batch: str, log_group: str, log_stream: str) -> SetAsideBatch:
-        """Write what a batch sets aside, unless another delivery has decided already; return what stands.
+    def keep(self, lines: Sequence[SetAsideLine], *, batch: str, log_group: str, log_stream: str) -> None:
+        """Write what a batch sets aside.
 
-        The key is the batch's own, so that a replay meets the first delivery's object and writes nothing (I2).
+        The key is the batch's own, so that a replay writes the same object (I2). If another delivery is faster, S3
+        refuses the write, the error is raised, and the next delivery finds what was decided.
         """
-        ours = SetAsideBatch(batch, log_group, log_stream, tuple(lines))
-        try:
-            self.client.put_object(
-                Bucket=self.bucket,
-                Key=_object_key(batch),
-                Body=msgspec.json.encode(ours),
-                ContentType="application/json",
-                IfNoneMatch="*",
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in _ALREADY_THERE:
-                raise
-            return self.of(batch) or ours
-        return ours
+        self._put(_object_key(batch), SetAsideBatch(batch, log_group, log_stream, tuple(lines)), IfNoneMatch="*")
+
+    def keep_doubtful(self, lines: Sequence[SetAsideLine], *, batch: str, log_group: str, log_stream: str) -> None:
+        """Write lines that an earlier delivery of the batch may have counted, beside what it set aside.
+
+        A replay writes the same lines to the same key again.
+        """
+        self._put(f"{PREFIX}{batch}.doubtful.json", SetAsideBatch(batch, log_group, log_stream, tuple(lines)))
+
+    def _put(self, key: str, batch: SetAsideBatch, **condition: str) -> None:
+        body = msgspec.json.encode(batch)
+        self.client.put_object(
+            Bucket=self.bucket,
+            Key=key,
+            Body=body,
+            ContentType="application/json",
+            **condition,  # type: ignore[arg-type]
+        )
 
 
 def _object_key(batch: str) -> str:

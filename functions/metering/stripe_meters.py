@@ -4,6 +4,7 @@ Meters are made with ``event_time_window=hour``: within an hour the latest event
 ones, so an hour's absolute total can be posted again and corrected (Stripe API reference, "The Meter object").
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import stripe
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
+from botocore.exceptions import ClientError
 
 from metering.periods import Hour
 from metering.usage_row import Posting
@@ -21,16 +23,18 @@ if TYPE_CHECKING:
 WINDOW: Final = "hour"
 FORMULA: Final = "sum"
 
-TIMEOUT: Final = 10
-"""Seconds that one attempt may take; the SDK's own default is 80."""
+TIMEOUT: Final = (3, 7)
+"""Seconds to connect, and to wait for an answer; the SDK's own default is 80."""
 
 RETRIES: Final = 2
 """Attempts after the first that the SDK makes by itself."""
 
-SLOWEST_CALL: Final = (TIMEOUT + 3) * (RETRIES + 1)
+SLOWEST_CALL: Final = (sum(TIMEOUT) + 3) * (RETRIES + 1)
 """Seconds after which a call has ended in any case: the timeouts and the pauses between them."""
 
-NO_KEY: Final = "no Stripe key can be read from the secret: run 'metering stripe connect'"
+CONNECT: Final = "run 'metering stripe connect'"
+
+logging.getLogger("stripe").setLevel(logging.WARNING)  # at INFO the SDK writes two lines a call
 
 T = TypeVar("T")
 
@@ -92,13 +96,12 @@ class StripeMeters:
 
         try:
             self._call(send)
-        except stripe.InvalidRequestError as error:
-            message = error.user_message or str(error)
-            if f"already exists with identifier {posting.identifier}" in message:
+        except StripeRejectedError as error:
+            if f"already exists with identifier {posting.identifier}" in str(error):
                 return
-            if "meter" in message.lower() and ("no active meter" in message.lower() or error.http_status == _NOT_FOUND):
-                raise MeterMissingError(message) from error
-            raise StripeRejectedError(message) from error
+            if "no active meter" in str(error).lower():
+                raise MeterMissingError(str(error)) from error
+            raise
 
     def event_name(self, metric: str) -> str:
         """Return the name of a metric's meter: two deployments never share one."""
@@ -162,10 +165,12 @@ class StripeMeters:
                 return do(_client(self.api_key(False), self.api_base))  # noqa: FBT003 - "fresh", named by the class
             except stripe.AuthenticationError:
                 return do(_client(self.api_key(True), self.api_base))  # noqa: FBT003
-        except (stripe.AuthenticationError, stripe.PermissionError) as error:
-            raise StripeNotConnectedError(error.user_message or "Stripe does not take the key") from error
-        except stripe.InvalidRequestError:
-            raise
+        except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
+            raise StripeNotConnectedError("Stripe does not take the key: run 'metering stripe connect'") from error
+        except stripe.PermissionError as error:
+            raise StripeNotConnectedError("the Stripe key lacks a right: README.md lists those it needs") from error
+        except stripe.InvalidRequestError as error:
+            raise StripeRejectedError(error.user_message or str(error)) from error
         except stripe.StripeError as error:  # rate limit, connection, Stripe's own failure
             raise StripeUnavailableError(
                 f"{type(error).__name__} {error.http_status or 'without an answer'}"
@@ -177,16 +182,18 @@ def key_from(secrets: "SecretsProvider", secret: str) -> Callable[[bool], str]:
 
     def read(fresh: bool) -> str:  # noqa: FBT001 - the signature that StripeMeters names
         try:
-            return str(secrets.get(secret, max_age=300, force_fetch=fresh))
+            found = secrets.get(secret, max_age=300, force_fetch=fresh)
         except GetParameterError as error:
+            cause = error.__cause__ or error.__context__
+            code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
             raise StripeNotConnectedError(
-                "no Stripe key can be read from the secret: run 'metering stripe connect'"
+                f"the secret with the Stripe key cannot be read ({code}): {CONNECT}"
             ) from error
+        if not found:
+            raise StripeNotConnectedError(f"the secret holds no Stripe key: {CONNECT}")
+        return str(found)
 
     return read
-
-
-_NOT_FOUND: Final = 404
 
 
 @cache

@@ -197,6 +197,6 @@ def _alive(announced: Mapping[str, Any]) -> bool:
         return False
     try:
         os.kill(announced["pid"], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or its id is somebody else's now
         return False
     return True

@@ -226,6 +226,46 @@ def test_a_crash_at_any_write_of_the_ledger_ends_right(world: World, left: int, 
     assert world.ledger.periods([HOUR])[HOUR].state is PeriodState.CLOSED
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_hand_over_beside_a_run_that_dies_bills_one_customer(world: World, before: bool) -> None:  # noqa: FBT001
+    """I4, I5: the run had read the former holder, wrote its row, and died before it looked again."""
+    if before:
+        world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.record(world.line())
+    world.after_grace()
+
+    class HandedOver(Ledger):
+        def save(self, row: Any) -> Any:
+            world.customer("globex", "key1", stripe_customer="cus_globex", since=HOUR if before else None)
+            super().save(row)
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        replace(world, ledger=HandedOver(world.ledger.client, "ledger")).run()
+    world.now += timedelta(minutes=5)
+    world.run()
+    assert world.in_ledger("customer#globex")["requests"] == (1, "POSTED")
+    assert world.at_stripe("cus_globex") == 1
+    assert world.in_ledger("customer#acme" if before else "key#key1")["requests"][0] == 0
+    assert world.at_stripe("cus_acme") == 0
+
+
+def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
+    """I6: that hour is written by the next run."""
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.record(world.line())
+    world.now = HOUR.next().end + timedelta(minutes=10)
+
+    class Contended(Ledger):
+        def save(self, row: Any) -> Any:
+            raise RowChangedError(str(row.subject))
+
+    closer = Closer(
+        world.counters, Contended(world.ledger.client, "ledger"), world.clock, world.now + timedelta(hours=1)
+    )
+    assert closer.close_due().written == [HOUR.next()]
+
+
 class Slow(Counters):
     """Counters that something happens to between a run's read and its write."""
 
@@ -317,7 +357,7 @@ def test_a_failing_stripe_delays_a_total_and_never_doubles_it(world: World, faul
 
 def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """I4: the answer to the first total was lost, a later one follows, and then a copy of the first arrives."""
-    monkeypatch.setattr("metering.stripe_meters.TIMEOUT", 0.3)
+    monkeypatch.setattr("metering.stripe_meters.TIMEOUT", (1, 0.3))
     monkeypatch.setattr("metering.stripe_meters.RETRIES", 0)
     stripe_meters._client.cache_clear()
     world.customer("acme", "key1", stripe_customer="cus_acme")

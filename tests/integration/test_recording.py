@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from metering.counters import PARTITIONS, Counters, partition
 from metering.periods import Hour
 from metering.recording import Batch, LogEvent
+from metering.set_aside import SetAside
 from metering.subjects import key
 from tests.integration.world import HOUR, World
 
@@ -188,14 +189,52 @@ def test_what_was_set_aside_stays_so_when_newer_code_could_read_it(world: World)
     assert counted(world, HOUR.next()) == {}
 
 
-def test_what_was_counted_is_not_set_aside_when_newer_code_refuses_it(world: World) -> None:
-    """I2: the first delivery has decided about every line of its batch."""
-    line, bad = world.line(time=str(int((HOUR.start - timedelta(days=59)).timestamp() * 1000))), "nonsense"
-    assert world.record(line, bad).billed == 1
+def old(world: World) -> str:
+    """Return a line that can be counted today, and not in two days."""
+    return world.line(time=str(int((HOUR.start - timedelta(days=59)).timestamp() * 1000)))
+
+
+@pytest.mark.parametrize("other", ["nonsense", "good"])
+def test_what_an_earlier_delivery_may_have_counted_is_kept_apart(world: World, other: str) -> None:
+    """I1, I2: a later delivery, of stricter code or another clock, neither drops nor redrives it."""
+    lines = [old(world), world.line() if other == "good" else other]
+    assert world.record(*lines).billed == len(lines) - (other == "nonsense")
     world.now += timedelta(days=2)
-    recorded = world.record(line, bad)
-    assert (recorded.read, recorded.billed, recorded.set_aside) == (2, 0, 1)
-    assert recorded.unbilled == {"decided by an earlier delivery": 1}
+    recorded = world.record(*lines)
+    assert recorded.read == recorded.billed + sum(recorded.unbilled.values()) + recorded.set_aside
+    (doubtful,) = [batch for name, batch in objects().items() if name.endswith(".doubtful.json")]
+    assert [line["message"] for line in doubtful["lines"]] == [lines[0]]
+
+
+def test_a_line_that_a_crashed_delivery_did_not_set_aside_is_kept_by_the_next(world: World) -> None:
+    """I1: the first delivery died before it counted; the second finds one line more to be bad."""
+    lines = [old(world), "nonsense"]
+    with pytest.raises(CrashError):
+        world.recorder(Dying(world.counters, 1, after=False)).record(world.batch(*lines))
+    world.now += timedelta(days=2)
+    assert world.record(*lines).set_aside == 2
+    assert sorted(line["message"] for batch in objects().values() for line in batch["lines"]) == sorted(lines)
+
+
+class Conflicting:
+    """A bucket in which another write of the same key is always under way."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def put_object(self, **_: Any) -> None:
+        """Answer as S3 does (API reference, "Error responses"): the other write may yet fail."""
+        raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
+
+
+def test_a_conflicting_write_to_the_bucket_fails_the_batch(world: World) -> None:
+    """I1: nothing says that the other delivery's object will stand."""
+    recorder = replace(world.recorder(), set_aside=SetAside(cast("Any", Conflicting(world.set_aside.client)), "bucket"))
+    with pytest.raises(ClientError):
+        recorder.record(world.batch("nonsense"))
 
 
 def test_who_is_billed_for_nothing_is_neither_counted_nor_set_aside(world: World) -> None:

@@ -1,6 +1,7 @@
 """The access log: the format a stage writes, and how its lines are read."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -132,6 +133,7 @@ def test_the_format_quotes_every_value_and_names_only_what_a_caller_cannot_write
         "response_length": "$context.responseLength",
         "response_latency": "$context.responseLatency",
         "integration_latency": "$context.integration.latency",
+        "data_processed": "-",
     }
 
 
@@ -147,6 +149,16 @@ def test_the_reader_reads_what_the_format_writes() -> None:
     """Writer and reader come from one definition and know the same fields."""
     for log in (AccessLog(), AccessLog(Api.HTTP, "authorizer.tenant")):
         assert set(json.loads(log.format())) <= set(AccessRecord.__struct_fields__)
+
+
+@pytest.mark.parametrize("log", [AccessLog(caller="authorizer.tenant"), AccessLog(Api.HTTP, "authorizer.claims.sub")])
+@pytest.mark.parametrize("forged", ['mallory","key":"victim', 'mallory","status":"500', 'a","x":"b'])
+def test_a_field_forged_inside_an_authorizers_value_is_rejected(log: AccessLog, forged: str) -> None:
+    """I7: should a value ever come with quotes, its line is set aside."""
+    rendered = re.sub(r"\$context\.[\w.]+", "-", log.format())
+    line = json.dumps(json.loads(rendered) | GOOD, separators=(",", ":"))
+    assert isinstance(Reader(NOW).read(line), AccessRecord)
+    assert "more than 44 quotes" in reason(Reader(NOW).read(line.replace(GOOD["key"], forged)))
 
 
 @pytest.mark.parametrize(

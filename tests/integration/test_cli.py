@@ -1,0 +1,877 @@
+"""The command line as operators use it: arguments in; stdout, stderr and an exit code out."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs
+
+import boto3
+import pytest
+import stripe as stripe_sdk
+from botocore.exceptions import ClientError
+
+import close_periods
+from infra import cli
+from infra.deployment import Deployment, OperatorError
+from infra.local import cloud
+from metering import stripe_meters
+from metering.closing import Closer
+from metering.posting import Poster
+from tests.integration.world import HOUR, World
+
+KEY = "sk_test_local"
+
+COMMANDS: list[tuple[str, ...]] = [
+    ("demo",),
+    ("local",),
+    ("customers",),
+    ("customers", "add"),
+    ("customers", "list"),
+    ("customers", "show"),
+    ("customers", "import"),
+    ("keys",),
+    ("keys", "exclude"),
+    ("usage",),
+    ("close",),
+    ("stripe",),
+    ("stripe", "connect"),
+]
+WORKING = [
+    ("customers", "add", "acme", "--name", "Acme"),
+    ("customers", "list"),
+    ("customers", "show", "acme"),
+    ("keys", "exclude", "key1", "--reason", "health check"),
+    ("usage",),
+    ("close",),
+    ("stripe", "connect"),
+]
+"""Each command that acts on a deployment, with what it needs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a user sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Return the one document on stdout of a command that succeeded."""
+        assert (self.code, self.err) == (0, "")
+        return json.loads(self.out)
+
+
+Metering = Callable[..., Result]
+
+
+@pytest.fixture
+def metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Metering:
+    """Run a command line in an AWS environment that only the test sets."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_REGION", "METERING_STACK", "COLUMNS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    def run(*arguments: str, stdin: str | bytes = "") -> Result:
+        typed = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "argv", ["metering", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        assert "Traceback" not in said.err + said.out
+        assert "\x1b" not in said.err + said.out, "colours are for a terminal"
+        return Result(code, said.out, said.err)
+
+    return run
+
+
+class CloudFormation(ThreadingHTTPServer):
+    """A CloudFormation that knows stacks' outputs, at an address of its own.
+
+    moto's needs packages for every service that a template can name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), DescribeStacks)
+        self.stacks: dict[tuple[str, str], dict[str, str]] = {}
+
+    def add(self, name: str, **outputs: str) -> None:
+        """Make a stack in us-east-1."""
+        self.stacks["us-east-1", name] = outputs
+
+
+class DescribeStacks(BaseHTTPRequestHandler):
+    """Answers as the Query API does (AWS CloudFormation API Reference, "DescribeStacks")."""
+
+    def do_POST(self) -> None:
+        """Answer a call: the Region is in its signature."""
+        assert isinstance(self.server, CloudFormation)
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode(), keep_blank_values=True)
+        region, name = self.headers["Authorization"].split("/")[2], asked["StackName"][0]
+        outputs = self.server.stacks.get((region, name))
+        if outputs is None:
+            words = f"Stack with id {name} does not exist"
+            status, body = 400, f"<ErrorResponse><Error><Code>ValidationError</Code><Message>{words}</Message></Error>"
+            body += "</ErrorResponse>"
+        else:
+            members = "".join(
+                f"<member><OutputKey>{key}</OutputKey><OutputValue>{value}</OutputValue></member>"
+                for key, value in outputs.items()
+            )
+            status, body = 200, "<DescribeStacksResponse><DescribeStacksResult><Stacks><member>"
+            body += f"<StackName>{name}</StackName><Outputs>{members}</Outputs>"
+            body += "</member></Stacks></DescribeStacksResult></DescribeStacksResponse>"
+        self.send_response(status)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def cloudformation(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[CloudFormation]:
+    """An account with no stack."""
+    del aws
+    with CloudFormation() as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def deployed(world: World, cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world as a stack with outputs; commands see the world's time."""
+    outputs = {
+        "CountersTable": "counters",
+        "LedgerTable": "ledger",
+        "StripeSecret": "stripe-secret",
+        "StripeApiBase": world.stripe.url,
+        "Deployment": "Metering",
+        "Metrics": "requests,bytes",
+        "ClosePeriodsFunction": "close-periods",
+    }
+    cloudformation.add("Metering", **outputs)
+    boto3.client("secretsmanager").create_secret(Name="stripe-secret")
+    monkeypatch.setattr(cli, "_now", world.clock)
+    return world
+
+
+def secret() -> str | None:
+    """Return what is in the deployment's secret."""
+    secrets: Any = boto3.client("secretsmanager")
+    try:
+        return str(secrets.get_secret_value(SecretId="stripe-secret")["SecretString"])
+    except secrets.exceptions.ResourceNotFoundException:
+        return None
+
+
+# --- help and wrong use ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_has_help(metering: Metering, command: tuple[str, ...], option: str) -> None:
+    """On stdout, with how it is used; it needs no AWS environment."""
+    result = metering(*command, option)
+    assert (result.code, result.err) == (0, "")
+    assert re.search(r"Usage: \S+ " + " ".join(command), result.out)
+
+
+@pytest.mark.parametrize("command", WORKING, ids=" ".join)
+def test_every_command_says_where_it_acts(metering: Metering, command: tuple[str, ...]) -> None:
+    """One set of options for all."""
+    words = [word for word in command if (*command[: command.index(word)], word) in COMMANDS]
+    out = metering(*words, "--help").out
+    for option in ("--json", "--stack", "--region", "--profile", "--local"):
+        assert option in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("customers", "nonsense"),
+        ("customers", "add"),
+        ("customers", "add", "acme"),
+        ("customers", "add", "acme", "--name", "Acme", "--from", "yesterday"),
+        ("customers", "add", "acme", "--name", "Acme", "--from", "2026-13-01"),
+        ("customers", "show"),
+        ("customers", "import"),
+        ("customers", "import", "no-such-file.csv"),
+        ("customers", "import", "tests"),
+        ("keys", "exclude", "key1"),
+        ("usage", "--by", "week"),
+        ("usage", "--from", "2026-11-22T05:30"),
+        ("usage", "--from", "2026-11-22", "--to", "2026-11-22"),
+        ("usage", "--from", "2026-11-23", "--to", "2026-11-22"),
+        ("usage", "one", "two"),
+        ("close", "--nonsense"),
+        ("demo", "--requests", "0"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_exits_with_2(metering: Metering, arguments: tuple[str, ...]) -> None:
+    """With a word on stderr and nothing on stdout, before AWS is asked anything."""
+    result = metering(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert "Usage: " in result.err
+
+
+def test_a_wrong_hour_is_told_how_one_is_written(metering: Metering) -> None:
+    """UTC, whole hours or days."""
+    err = " ".join(re.sub(r"[│╭╮╰╯─]", " ", metering("usage", "--from", "22.11.2026").err).split())
+    assert "an hour is written 2026-11-22T05, a day 2026-11-22 (UTC); got '22.11.2026'" in err
+
+
+# --- where there is no deployment ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cloudformation")
+@pytest.mark.parametrize("command", WORKING, ids=" ".join)
+def test_an_unknown_stack_is_said_in_a_sentence(metering: Metering, command: tuple[str, ...]) -> None:
+    """With the next step; also under --json, where stdout stays empty."""
+    for arguments in (command, (*command, "--json")):
+        assert metering(*arguments, "--stack", "Nowhere", stdin=KEY) == Result(
+            1,
+            "",
+            "error: there is no stack 'Nowhere' in us-east-1: deploy it with 'cdk deploy Nowhere', "
+            "or name another with --stack, --region or --profile\n",
+        )
+
+
+@pytest.mark.usefixtures("cloudformation")
+def test_an_empty_stack_name_is_an_unknown_stack(metering: Metering) -> None:
+    """As an unset variable in a script gives it."""
+    assert metering("usage", "--stack", "").err.startswith("error: there is no stack '' in us-east-1: ")
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_stack_is_looked_for_in_the_region_that_is_named(metering: Metering) -> None:
+    """The deployment is in us-east-1."""
+    result = metering("usage", "--region", "eu-central-1")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: there is no stack 'Metering' in eu-central-1: ")
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_stack_is_named_by_the_environment(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the option is stronger."""
+    monkeypatch.setenv("METERING_STACK", "Elsewhere")
+    assert metering("usage").err.startswith("error: there is no stack 'Elsewhere' ")
+    assert metering("usage", "--stack", "Metering").code == 0
+
+
+def test_a_stack_of_another_kind_is_said_in_a_sentence(metering: Metering, cloudformation: CloudFormation) -> None:
+    """Nothing is done to it."""
+    cloudformation.add("SampleApi", ApiId="a1b2c3")
+    assert metering("usage", "--stack", "SampleApi") == Result(
+        1, "", "error: the stack 'SampleApi' is no metering stack: name yours with --stack\n"
+    )
+
+
+@pytest.mark.usefixtures("aws")
+def test_missing_credentials_are_said_in_a_sentence(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next step."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert metering("usage") == Result(
+        1, "", "error: no AWS credentials are found: sign in with 'aws sso login' or 'aws configure', or use --local\n"
+    )
+
+
+@pytest.mark.usefixtures("aws")
+def test_half_of_the_credentials_is_said_in_a_sentence(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One variable is set, the other is not."""
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    result = metering("usage")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("error: AWS cannot be asked: Partial credentials found")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_missing_region_is_said_in_a_sentence(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next step."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert metering("usage") == Result(1, "", "error: no AWS Region is set: give --region, or set AWS_DEFAULT_REGION\n")
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_impossible_region_is_said_in_a_sentence(metering: Metering) -> None:
+    """It could not be a host's name."""
+    result = metering("usage", "--region", "us east 1")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "'us east 1'" in result.err
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_unknown_profile_is_said_in_a_sentence(metering: Metering) -> None:
+    """With the next step."""
+    assert metering("usage", "--profile", "nobody") == Result(
+        1, "", "error: The config profile (nobody) could not be found: give another --profile\n"
+    )
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_unreachable_endpoint_is_said_in_a_sentence(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens on port 1."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+    result = metering("usage")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        'error: AWS cannot be reached: Could not connect to the endpoint URL: "http://127.0.0.1:1/": '
+        "look at the network, the Region and AWS_ENDPOINT_URL\n"
+    )
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_endpoint_that_is_no_url_is_said_in_a_sentence(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next step."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    assert metering("usage") == Result(
+        1, "", "error: Invalid endpoint: nonsense: set AWS_ENDPOINT_URL to a URL, or to nothing\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        ("ExpiredToken", ": sign in again, or give another --profile\n"),
+        ("AccessDenied", "the words of AWS\n"),
+    ],
+)
+def test_what_aws_refuses_is_said_in_its_words(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, code: str, ending: str
+) -> None:
+    """With the next step where it is known."""
+
+    def refuse(*_: Any, **__: Any) -> Deployment:
+        raise ClientError({"Error": {"Code": code, "Message": "the words of AWS"}}, "DescribeStacks")
+
+    monkeypatch.setattr(Deployment, "find", refuse)
+    result = metering("usage")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"error: AWS answered {code} to DescribeStacks: the words of AWS")
+    assert result.err.endswith(ending)
+
+
+@pytest.mark.parametrize("command", WORKING, ids=" ".join)
+def test_local_without_a_running_local_says_so(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """With the next step."""
+    monkeypatch.setattr(cloud, "_ANNOUNCEMENT", tmp_path / "local.json")
+    assert metering(*command, "--local", stdin=KEY) == Result(
+        1, "", "error: no 'metering local' is running from this folder: start one in another terminal\n"
+    )
+
+
+def test_ctrl_c_ends_without_a_word(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shell's code for it."""
+
+    def interrupt(*_: Any, **__: Any) -> Deployment:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Deployment, "find", interrupt)
+    assert metering("usage").code == 130
+
+
+# --- customers and keys ----------------------------------------------------------------------------------------------
+
+
+def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Metering) -> None:
+    """I5: what was written is what is read."""
+    assert metering(
+        "customers", "add", "acme", "--name", "Acme", "--stripe-customer", "cus_1", "--key", "key1", "--key", "key2"
+    ) == Result(0, "customer acme added\nkey key1 belongs to acme\nkey key2 belongs to acme\n", "")
+    assert deployed.ledger.owner("cus_1") == "acme"
+    assert metering("customers", "list", "--json").json() == [
+        {"id": "acme", "name": "Acme", "stripe_customer": "cus_1"}
+    ]
+    assert metering("customers", "show", "acme", "--json").json() == {
+        "id": "acme",
+        "name": "Acme",
+        "stripe_customer": "cus_1",
+        "keys": [{"key": "key1", "from": None, "to": None}, {"key": "key2", "from": None, "to": None}],
+    }
+
+
+@pytest.mark.usefixtures("deployed")
+def test_adding_the_same_again_says_that_nothing_changes(metering: Metering) -> None:
+    """I2."""
+    command = ("customers", "add", "acme", "--name", "Acme", "--key", "key1")
+    assert metering(*command, "--json").json() == {
+        "changed": ["customer acme added", "key key1 belongs to acme"],
+        "hours_to_close_again": 0,
+    }
+    assert metering(*command) == Result(0, "nothing to change\n", "")
+    assert metering(*command, "--json").json() == {"changed": [], "hours_to_close_again": 0}
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_key_that_changes_hands_is_shown_with_its_hours(metering: Metering) -> None:
+    """I5: for both customers."""
+    metering("customers", "add", "acme", "--name", "Acme", "--key", "key1")
+    refused = metering("customers", "add", "globex", "--name", "Globex", "--key", "key1")
+    assert refused == Result(
+        1, "", "error: the key key1 belongs to the customer 'acme': say with --from HOUR when it changes hands\n"
+    )
+    metering("customers", "add", "globex", "--name", "Globex", "--key", "key1", "--from", "2026-11-22T05")
+    assert metering("customers", "show", "acme", "--json").json()["keys"] == [
+        {"key": "key1", "from": None, "to": "2026-11-22T05"}
+    ]
+    shown = metering("customers", "show", "globex").out.splitlines()
+    assert shown[0] == "globex: Globex, Stripe customer none yet"
+    assert [line.split() for line in shown[1:]] == [["key", "from", "to"], ["key1", "2026-11-22T05", "now"]]
+
+
+def test_what_is_closed_again_is_counted(deployed: World, metering: Metering) -> None:
+    """I1: usage from before a key had a customer."""
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    deployed.run()
+    result = metering("customers", "add", "acme", "--name", "Acme", "--key", "key1")
+    assert result.out.splitlines()[-1] == "1 closed hours are closed again at the next tick, or by 'metering close'"
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("name", ["Acme [red]", "[/nothing]", ":star: Inc.", "Ünïcode 株式会社"])
+def test_any_name_is_shown_as_it_is(metering: Metering, name: str) -> None:
+    """A name is no markup."""
+    metering("customers", "add", "acme", "--name", name)
+    assert name in metering("customers", "show", "acme").out
+    assert name in metering("customers", "list").out
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_row_is_one_line_for_a_pipe(metering: Metering) -> None:
+    """However long its ids are."""
+    name, key = "n" * 200, "k" * 64
+    metering("customers", "add", "c" * 40, "--name", name, "--stripe-customer", "cus_" + "s" * 60, "--key", key)
+    assert metering("customers", "list").out.splitlines()[1].split() == ["c" * 40, name, "cus_" + "s" * 60]
+    assert metering("customers", "show", "c" * 40).out.splitlines()[2].split()[0] == key
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("command", ["customers show", "usage"])
+@pytest.mark.parametrize("name", ["nobody", "a b", "x" * 41, ""])
+def test_an_unknown_customer_is_said_in_a_sentence(metering: Metering, command: str, name: str) -> None:
+    """Also one whose id no customer could have."""
+    assert metering(*command.split(), name) == Result(
+        1, "", f"error: there is no customer {name!r}: 'metering customers list' shows them\n"
+    )
+
+
+@pytest.mark.usefixtures("deployed")
+def test_an_empty_list_is_no_error(metering: Metering) -> None:
+    """The word for people goes to stderr."""
+    assert metering("customers", "list") == Result(0, "", "nothing there\n")
+    assert metering("customers", "list", "--json") == Result(0, "[]\n", "")
+    assert metering("usage", "--json") == Result(0, "[]\n", "")
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_key_is_excluded(metering: Metering) -> None:
+    """I1: nobody is billed for our own health checks."""
+    command = ("keys", "exclude", "key1", "--reason", "health check")
+    assert metering(*command) == Result(0, "key key1 is not billed\n", "")
+    assert metering(*command, "--json").json() == {"changed": [], "hours_to_close_again": 0}
+    assert metering("keys", "exclude", "a b", "--reason", "x") == Result(
+        1, "", "error: an API key's id is 1 to 64 letters, digits, '_' or '-', got 'a b'\n"
+    )
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_file_of_customers_is_imported(metering: Metering, tmp_path: Path) -> None:
+    """Twice, which changes nothing more."""
+    file = tmp_path / "customers.csv"
+    file.write_text("id,name,stripe_customer,keys\nacme,Acme,cus_1,key1 key2\nglobex,Globex,,\n")
+    assert metering("customers", "import", str(file)).out.splitlines() == [
+        "customer acme added",
+        "key key1 belongs to acme",
+        "key key2 belongs to acme",
+        "customer globex added",
+    ]
+    again = metering("customers", "import", str(file), "--json").json()
+    assert again == {"changed": [], "hours_to_close_again": 0}
+
+
+def test_a_file_with_a_bad_line_is_not_imported_at_all(deployed: World, metering: Metering, tmp_path: Path) -> None:
+    """I5: each bad line is named; the good ones wait."""
+    metering("customers", "add", "umbrella", "--name", "Umbrella", "--key", "taken")
+    file = tmp_path / "customers.csv"
+    file.write_text("id,name,stripe_customer,keys\nacme,Acme,,key1\na b,Bad,,\nglobex,Globex\nhooli,Hooli,,taken\n")
+    assert metering("customers", "import", str(file), "--json") == Result(
+        1,
+        "",
+        f"error: nothing was imported from {file}:\n"
+        "  line 3: a customer's id is 1 to 40 letters, digits, '_' or '-', got 'a b'\n"
+        "  line 4: 4 columns are wanted\n"
+        "  line 5: the key taken belongs to the customer 'umbrella': say with --from HOUR when it changes hands\n",
+    )
+    assert deployed.ledger.customer_ids() == ["umbrella"]
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("content", ["id,name\xff".encode("latin-1"), "id,name".encode("utf-16")])
+def test_a_file_that_is_no_utf8_is_said_in_a_sentence(metering: Metering, tmp_path: Path, content: bytes) -> None:
+    """As some spreadsheets write it."""
+    file = tmp_path / "customers.csv"
+    file.write_bytes(content)
+    assert metering("customers", "import", str(file)) == Result(
+        1, "", f"error: {file} must be a CSV file in UTF-8, got something else\n"
+    )
+
+
+# --- usage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def used(deployed: World) -> World:
+    """Two customers and a key of nobody in a closed hour, and one request more in the hour that is open."""
+    deployed.customer("acme", "key1", "key2", stripe_customer="cus_acme")
+    deployed.customer("globex", "key3")
+    deployed.record(deployed.line(), deployed.line(key="key2"), deployed.line(key="key3"), deployed.line(key="key9"))
+    deployed.after_grace()
+    deployed.run()
+    deployed.record(deployed.line(time=str(int((HOUR.end + timedelta(minutes=5)).timestamp() * 1000))))
+    return deployed
+
+
+def lines(result: Result, metric: str = "requests") -> list[tuple[Any, ...]]:
+    """Return the lines of a metric, each as (period, customer, key, quantity, state)."""
+    found = result.json()
+    assert all(list(line) == ["period", "customer", "key", "metric", "quantity", "state"] for line in found)
+    return [
+        (line["period"], line["customer"], line["key"], line["quantity"], line["state"])
+        for line in found
+        if line["metric"] == metric
+    ]
+
+
+@pytest.mark.usefixtures("used")
+def test_usage_is_shown_by_hour_and_key_with_its_state(metering: Metering) -> None:
+    """I5: also of the open hour, and of a key that belongs to nobody, whose customer is null."""
+    assert lines(metering("usage", "--json")) == [
+        ("2026-11-22T05", None, "key9", 1, "HELD"),
+        ("2026-11-22T05", "acme", "key1", 1, "POSTED"),
+        ("2026-11-22T05", "acme", "key2", 1, "POSTED"),
+        ("2026-11-22T05", "globex", "key3", 1, "HELD"),
+        ("2026-11-22T06", "acme", "key1", 1, "OPEN"),
+    ]
+    assert lines(metering("usage", "--json"), "bytes")[1] == ("2026-11-22T05", "acme", "key1", 10, "POSTED")
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize(("by", "period"), [("day", "2026-11-22"), ("month", "2026-11")])
+def test_usage_is_added_up_by_longer_periods(metering: Metering, by: str, period: str) -> None:
+    """I5: the least settled state stands for the whole."""
+    assert lines(metering("usage", "--by", by, "--json")) == [
+        (period, None, "key9", 1, "HELD"),
+        (period, "acme", "key1", 2, "OPEN"),
+        (period, "acme", "key2", 1, "POSTED"),
+        (period, "globex", "key3", 1, "HELD"),
+    ]
+
+
+@pytest.mark.usefixtures("used")
+def test_usage_of_one_customer_and_of_some_hours(metering: Metering) -> None:
+    """From the first hour up to the last, exclusive; a day means its first hour."""
+    assert lines(metering("usage", "acme", "--to", "2026-11-22T06", "--json")) == [
+        ("2026-11-22T05", "acme", "key1", 1, "POSTED"),
+        ("2026-11-22T05", "acme", "key2", 1, "POSTED"),
+    ]
+    assert lines(metering("usage", "acme", "--from", "2026-11-22T06", "--json")) == [
+        ("2026-11-22T06", "acme", "key1", 1, "OPEN")
+    ]
+    assert len(lines(metering("usage", "--from", "2026-11-22", "--to", "2026-11-23", "--json"))) == 5
+    assert metering("usage", "--from", "2026-11-23", "--to", "2027-11-23", "--json").json() == []
+
+
+def test_usage_of_a_customer_shows_nothing_of_who_has_its_key_now(used: World, metering: Metering) -> None:
+    """I6: a customer's report is the customer's own."""
+    used.customer("globex", "key1", since=HOUR)
+    used.run()
+    assert lines(metering("usage", "acme", "--json")) == [("2026-11-22T05", "acme", "key2", 1, "POSTED")]
+    assert lines(metering("usage", "globex", "--json")) == [
+        ("2026-11-22T05", "globex", "key1", 1, "HELD"),
+        ("2026-11-22T05", "globex", "key3", 1, "HELD"),
+        ("2026-11-22T06", "globex", "key1", 1, "OPEN"),
+    ]
+
+
+def test_a_late_record_is_not_shown_as_posted(used: World, metering: Metering) -> None:
+    """I5: it is counted, and not in the ledger until the hour is closed again."""
+    used.record(used.line())
+    shown = lines(metering("usage", "acme", "--to", "2026-11-22T06", "--json"))
+    assert shown == [("2026-11-22T05", "acme", "key1", 2, "OPEN"), ("2026-11-22T05", "acme", "key2", 1, "OPEN")]
+    used.run()
+    shown = lines(metering("usage", "acme", "--to", "2026-11-22T06", "--json"))
+    assert [state for *_, state in shown] == ["POSTED", "POSTED"]
+
+
+def test_usage_outlives_its_counters_in_the_ledger(used: World, metering: Metering) -> None:
+    """I5: 62 days later there is no key any more but for what belongs to no customer."""
+    used.now = HOUR.end + timedelta(days=63)
+    assert lines(metering("usage", "--from", "2026-11-22", "--to", "2026-11-23", "--json")) == [
+        ("2026-11-22T05", None, "key9", 1, "HELD"),
+        ("2026-11-22T05", "acme", None, 2, "POSTED"),
+        ("2026-11-22T05", "globex", None, 1, "HELD"),
+    ]
+    assert lines(metering("usage", "acme", "--from", "2026-11-22", "--to", "2026-11-23", "--json")) == [
+        ("2026-11-22T05", "acme", None, 2, "POSTED")
+    ]
+
+
+@pytest.mark.usefixtures("used")
+def test_usage_is_shown_as_a_table(metering: Metering) -> None:
+    """For people, with thousands apart."""
+    table = [line.split() for line in metering("usage", "--by", "month").out.splitlines()]
+    assert table[0] == ["period", "customer", "key", "metric", "quantity", "state"]
+    assert ["2026-11", "(none)", "key9", "requests", "1", "HELD"] in table
+    assert ["2026-11", "acme", "key1", "requests", "2", "OPEN"] in table
+
+
+# --- closing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def function(deployed: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What was invoked; close_periods runs in the world instead of Lambda, and its answer is what Lambda's would be."""
+    invoked: list[tuple[str, Any]] = []
+
+    def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
+        invoked.append((name, sent))
+        deadline = deployed.now + timedelta(minutes=2)
+        closer = Closer(deployed.counters, deployed.ledger, deployed.clock, deadline)
+        closed = closer.close_due()
+        poster = Poster(deployed.ledger, deployed.meters(), "1", deployed.clock, deadline)
+        posted = poster.post_pending(closed.pending)
+        closer.settle(closed, unsettled=posted.unsettled)
+        return dict(json.loads(json.dumps(close_periods.report(closed, posted))))
+
+    monkeypatch.setattr(Deployment, "invoke", invoke)
+    return invoked
+
+
+def test_close_says_what_it_did(deployed: World, function: list[tuple[str, Any]], metering: Metering) -> None:
+    """I4: as the schedule would."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line(), deployed.line(key="key9"))
+    deployed.after_grace()
+    assert metering("close") == Result(
+        0,
+        "       1  hours written into the ledger\n"
+        "       1  hours closed\n"
+        "       0  late marks dealt with\n"
+        "       2  totals that Stripe accepted\n"
+        "       0  totals that are still to be posted\n"
+        "       0  totals that Stripe rejected\n"
+        "       0  totals held, for want of a Stripe customer or as too old\n"
+        "       1  rows written for keys that belong to no customer\n"
+        "       0  due hours that are not closed\n",
+        "",
+    )
+    assert function == [("ClosePeriodsFunction", {})]
+
+
+@pytest.mark.usefixtures("function")
+def test_close_says_why_something_waits(deployed: World, metering: Metering) -> None:
+    """I4: with the reason."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    deployed.key = None
+    assert metering("close").out.splitlines()[-1] == "       1  wait because: the secret holds no Stripe key"
+    assert metering("close", "--json").json() == {
+        "written": [],
+        "closed": [],
+        "closed_again": 0,
+        "behind": 1,
+        "unmapped": 0,
+        "posted": 0,
+        "rejected": 0,
+        "held": 0,
+        "pending": 1,
+        "reasons": {"the secret holds no Stripe key": 1},
+    }
+
+
+@dataclass
+class FakeLambda:
+    """Lambda's client, which answers as told."""
+
+    answer: dict[str, Any]
+
+    def invoke(self, **_: Any) -> dict[str, Any]:
+        """Answer."""
+        return self.answer
+
+    def close(self) -> None:
+        """Keep nothing open."""
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b'{"errorMessage": "Task timed out after 300.00 seconds"}', "Task timed out after 300.00 seconds"),
+        (b'"no object"', "no object"),
+        (b"", "None"),
+    ],
+)
+def test_a_function_that_fails_is_said_in_a_sentence(payload: bytes, said: str) -> None:
+    """With the next step."""
+    fake = FakeLambda({"FunctionError": "Unhandled", "Payload": io.BytesIO(payload)})
+    deployment = Deployment(lambda _name, **_: fake, {"ClosePeriodsFunction": "close-periods"})
+    with pytest.raises(OperatorError) as caught:
+        deployment.close()
+    assert str(caught.value) == f"the function close-periods failed: {said}; its log group says more"
+
+
+def test_what_a_function_answers_is_returned() -> None:
+    """As it is."""
+    fake = FakeLambda({"StatusCode": 200, "Payload": io.BytesIO(b'{"posted": 1}')})
+    deployment = Deployment(lambda _name, **_: fake, {"ClosePeriodsFunction": "close-periods"})
+    assert deployment.close() == {"posted": 1}
+
+
+@pytest.mark.usefixtures("deployed")
+def test_closing_where_the_function_is_gone_is_said_in_a_sentence(metering: Metering) -> None:
+    """Somebody deleted it by hand."""
+    result = metering("close")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("error: AWS answered ResourceNotFoundException to Invoke: ")
+
+
+# --- Stripe ----------------------------------------------------------------------------------------------------------
+
+
+def test_connecting_puts_the_key_and_makes_the_meters_that_are_missing(
+    deployed: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """I8: the key comes on stdin and is not printed."""
+    outputs = {"Deployment": "Other", "Metrics": "requests,bytes", "StripeApiBase": deployed.stripe.url}
+    tables = {"CountersTable": "counters", "LedgerTable": "ledger"}
+    cloudformation.add("Other", StripeSecret="stripe-secret", **tables, **outputs)
+    result = metering("stripe", "connect", "--stack", "Other", stdin=f"{KEY}\n")
+    assert result == Result(0, "the key is in the secret\nmeter Other_requests made\nmeter Other_bytes made\n", "")
+    assert secret() == KEY
+    made = deployed.meters().meters()["Other_requests"]
+    assert (made.window, made.formula) == ("hour", "sum")
+
+
+def test_connecting_again_changes_nothing(deployed: World, metering: Metering) -> None:
+    """I4: no meter is made twice."""
+    connected = {
+        "connected": True,
+        "meters": [
+            {"meter": "Metering_requests", "metric": "requests", "made": False},
+            {"meter": "Metering_bytes", "metric": "bytes", "made": False},
+        ],
+    }
+    before = deployed.meters().meters()
+    for _ in range(2):
+        result = metering("stripe", "connect", "--json", stdin=KEY)
+        assert result.json() == connected
+        assert KEY not in result.out
+    assert deployed.meters().meters() == before
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize(
+    "key",
+    ["", "\n", "pk_test_k3yvalue", "k3yvalue", "sk_", "sk_test k3yvalue", "sk_tést_k3yvalue", "sk_a\nsk_k3yvalue"],
+)
+def test_what_is_no_stripe_key_is_refused(metering: Metering, key: str) -> None:
+    """I8: without repeating it, and before Stripe is asked."""
+    result = metering("stripe", "connect", stdin=key)
+    assert result == Result(
+        1, "", "error: a Stripe key is written rk_... (restricted) or sk_...; what was given is none\n"
+    )
+    assert secret() is None
+
+
+@pytest.mark.usefixtures("deployed")
+def test_bytes_that_are_no_text_are_no_stripe_key(metering: Metering) -> None:
+    """I8: never a traceback."""
+    result = metering("stripe", "connect", stdin=b"sk_\xff\xfe")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: a Stripe key is written ")
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_a_key_that_stripe_does_not_take_is_not_kept(metering: Metering, option: tuple[str, ...]) -> None:
+    """I8: Stripe's own words do not hold it either."""
+    result = metering("stripe", "connect", *option, stdin="rk_test_k3yvalue_that_stripe_does_not_know")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("error: Invalid API Key provided: ")
+    assert "k3yvalue" not in result.err
+    assert secret() is None
+
+
+@pytest.mark.parametrize("wrong", [("day", "sum"), ("hour", "count")])
+def test_a_meter_that_would_bill_wrongly_is_named_and_nothing_is_changed(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, wrong: tuple[Any, Any]
+) -> None:
+    """I4: a meter cannot be changed, and one with a longer window would keep one hour of a day only."""
+    window, formula = wrong
+    cloudformation.add(
+        "Other",
+        CountersTable="counters",
+        LedgerTable="ledger",
+        StripeSecret="stripe-secret",
+        StripeApiBase=deployed.stripe.url,
+        Deployment="Other",
+        Metrics="requests,bytes",
+    )
+    stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url}).v1.billing.meters.create(
+        {
+            "display_name": "by hand",
+            "event_name": "Other_bytes",
+            "default_aggregation": {"formula": formula},
+            "event_time_window": window,
+        }
+    )
+    assert metering("stripe", "connect", "--stack", "Other", stdin=KEY) == Result(
+        1,
+        "",
+        f"error: the meter Other_bytes exists with the window '{window}' and the formula '{formula}'; "
+        "wanted are the window 'hour' and the formula "
+        "'sum'. A meter cannot be changed: deactivate it at Stripe, or deploy under another name. "
+        "Nothing was changed\n",
+    )
+    assert secret() is None
+    assert "Other_requests" not in deployed.meters().meters()
+
+
+def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
+    metering: Metering, cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept."""
+    outputs = {"Deployment": "Metering", "Metrics": "requests", "StripeApiBase": "http://127.0.0.1:1"}
+    tables = {"CountersTable": "counters", "LedgerTable": "ledger"}
+    cloudformation.add("Metering", StripeSecret="stripe-secret", **tables, **outputs)
+    boto3.client("secretsmanager").create_secret(Name="stripe-secret")
+    monkeypatch.setattr(stripe_meters, "RETRIES", 0)
+    result = metering("stripe", "connect", stdin=KEY)
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "APIConnectionError" in result.err
+    assert secret() is None

@@ -1,0 +1,507 @@
+"""The Lambda functions as AWS calls them: events in, answers, metrics and logs out."""
+
+import base64
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import boto3
+import pytest
+from aws_lambda_powertools import Metrics
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+import close_periods
+import record_usage
+from metering import aws as clients
+from metering.access_log import AccessLog
+from metering.metrics import encode
+from metering.recording import PayloadError
+from metering.settings import ClosePeriodsSettings, RecordUsageSettings, SettingsError
+from tests.integration.world import HOUR, METRICS, World, envelope
+
+EVENTS = Path(__file__).parent.parent / "events"
+SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
+
+
+@dataclass
+class Context:
+    """What Lambda tells a function of itself."""
+
+    milliseconds: int
+    function_name: str = "Metering-Function"
+    function_version: str = "$LATEST"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:Metering-Function"
+    aws_request_id: str = "52fdfc07-2182-454f-963f-5f0f9a621d72"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return how long the function may still run."""
+        return self.milliseconds
+
+
+def context(milliseconds: int = 240_000) -> LambdaContext:
+    """Return what Lambda hands to a function that may run this long."""
+    return cast("LambdaContext", Context(milliseconds))
+
+
+class Clock(datetime):
+    """The clock that the handlers ask."""
+
+    at: ClassVar[datetime]
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        """Return the moment that the test has set."""
+        return cls.fromtimestamp(cls.at.timestamp(), tz)
+
+
+def event(name: str) -> dict[str, Any]:
+    """Return one of the events as AWS sends them."""
+    return dict(json.loads((EVENTS / f"{name}.json").read_text()))
+
+
+def unpacked(sent: dict[str, Any]) -> Any:
+    """Return what is in a subscription's envelope."""
+    return json.loads(gzip.decompress(base64.b64decode(sent["awslogs"]["data"])))
+
+
+def packed(content: bytes) -> dict[str, Any]:
+    """Return a subscription's envelope around anything."""
+    return {"awslogs": {"data": base64.b64encode(gzip.compress(content)).decode()}}
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    """Return an envelope around a data message with some fields changed."""
+    return packed(json.dumps(event("data_message_decoded") | changes).encode())
+
+
+def forget() -> None:
+    """Forget what a process keeps between two events, as a new one would."""
+    for cached in (record_usage._recorder, close_periods._parts, clients.dynamodb, clients.s3):
+        cached.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def log(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """The log of a process that has just begun, with its settings and its clock."""
+    settings = RecordUsageSettings(counters_table="counters", bucket="bucket", metrics=encode(METRICS))
+    billing = ClosePeriodsSettings(
+        counters_table="counters",
+        ledger_table="ledger",
+        deployment="Metering",
+        ledger_epoch="1",
+        stripe_secret=SECRET,
+        stripe_api_base=world.stripe.url,
+    )
+    for name, value in (settings.environment() | billing.environment()).items():
+        monkeypatch.setenv(name, value)
+    Clock.at = HOUR.start + timedelta(minutes=30)
+    written = io.StringIO()
+    handler = record_usage.logger.registered_handler  # one for both: it belongs to the service's name
+    monkeypatch.setattr(handler, "stream", written)
+    for module in (record_usage, close_periods):
+        monkeypatch.setattr(module, "datetime", Clock)
+        monkeypatch.setattr(module, "signals", Metrics())
+    forget()
+    yield written
+    forget()
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the metrics that were printed, each with its unit."""
+    found: dict[str, Any] = {}
+    for line in capsys.readouterr().out.splitlines():
+        printed = json.loads(line)
+        (told,) = printed["_aws"]["CloudWatchMetrics"]
+        assert (told["Namespace"], told["Dimensions"], printed["service"]) == ("Metering", [["service"]], "Metering")
+        for metric in told["Metrics"]:
+            (value,) = printed[metric["Name"]]
+            found[metric["Name"]] = (value, metric["Unit"])
+    return found
+
+
+def everything_stored() -> list[Any]:
+    """Return every item and object that a handler could have written."""
+    items = boto3.client("dynamodb").scan(TableName="counters")["Items"]
+    return [*items, *boto3.client("s3").list_objects_v2(Bucket="bucket").get("Contents", [])]
+
+
+# --- record_usage ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data_message", "control_message"])
+def test_the_envelopes_hold_the_readable_messages(name: str) -> None:
+    """The readable files are what the encoded ones say."""
+    assert unpacked(event(name)) == event(f"{name}_decoded")
+
+
+def test_the_data_message_holds_lines_of_our_format() -> None:
+    """What the stage's format would write, field by field."""
+    fields = json.loads(AccessLog().format()).keys()
+    lines = [json.loads(log["message"]) for log in event("data_message_decoded")["logEvents"]]
+    assert [list(line) for line in lines] == [list(fields)] * 4
+
+
+def test_a_data_message_is_counted(world: World) -> None:
+    """I1: four lines: two keys, and one line without a key that nobody is billed for."""
+    answer = record_usage.handler(event("data_message"), context())
+    assert answer == {"read": 4, "billed": 3, "set_aside": 0}
+    assert world.counters.read(HOUR) == {
+        "a1b2c3d4e5": {"requests": 2, "bytes": 1111},
+        "f6g7h8i9j0": {"requests": 1, "bytes": 2048},
+    }
+
+
+def test_a_data_message_that_comes_again_is_counted_once(world: World) -> None:
+    """I2: in another process, hours later."""
+    record_usage.handler(event("data_message"), context())
+    forget()
+    Clock.at += timedelta(hours=5)
+    record_usage.handler(event("data_message"), context())
+    assert world.counters.read(HOUR)["a1b2c3d4e5"] == {"requests": 2, "bytes": 1111}
+
+
+def test_a_control_message_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a probe: no record, no metric, nothing written, and no setting is needed to answer it."""
+    assert record_usage.handler(event("control_message"), context()) == {"read": 0}
+    assert everything_stored() == []
+    assert said(capsys) == {}
+
+
+TRUNCATED = {"awslogs": {"data": base64.b64encode(gzip.compress(b'{"messageType": "DATA_MESSAGE"}')[:-12]).decode()}}
+SHAPE = "awslogs.data must hold a subscription payload of CloudWatch Logs: "
+PACKING = "awslogs.data must be base64 of gzipped JSON, got something else: "
+OUTER = 'wanted {"awslogs": {"data": "..."}}, got '
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        (None, OUTER + "a value of the type NoneType"),
+        ([], OUTER + "a value of the type list"),
+        ([{"awslogs": {"data": "x"}}], OUTER + "a value of the type list"),
+        ("awslogs", OUTER + "a value of the type str"),
+        (7, OUTER + "a value of the type int"),
+        ({}, OUTER + "an object with the fields []"),
+        ({"Records": [], "a": 1}, OUTER + "an object with the fields ['Records', 'a']"),
+        ({"awslogs": None}, OUTER + "an object with the fields ['awslogs']"),
+        ({"awslogs": "x"}, OUTER + "an object with the fields ['awslogs']"),
+        ({"awslogs": {}}, OUTER + "an object with the fields ['awslogs']"),
+        ({"awslogs": {"data": 7}}, OUTER + "an object with the fields ['awslogs']"),
+        ({"awslogs": {"data": ["x"]}}, OUTER + "an object with the fields ['awslogs']"),
+        ({"awslogs": {"data": ""}}, PACKING),
+        ({"awslogs": {"data": "no base64!"}}, PACKING),
+        ({"awslogs": {"data": "größe"}}, PACKING),
+        ({"awslogs": {"data": "abcde"}}, PACKING),
+        ({"awslogs": {"data": base64.b64encode(b'{"messageType": "DATA_MESSAGE"}').decode()}}, PACKING),
+        (TRUNCATED, PACKING),
+        (packed(b""), SHAPE + "Input data was truncated"),
+        (packed(b"GET / 200"), SHAPE + "JSON is malformed"),
+        (packed(b'{"messageType": "DATA_MESSAGE"'), SHAPE + "Input data was truncated"),
+        (packed(b"null"), SHAPE + "Expected `object`, got `null`"),
+        (packed(b"[]"), SHAPE + "Expected `object`, got `array`"),
+        (packed(b"{}"), SHAPE + "Object missing required field `messageType`"),
+        (message(messageType=None), SHAPE + "Expected `str`, got `null` - at `$.messageType`"),
+        (message(logGroup=7), SHAPE + "Expected `str`, got `int` - at `$.logGroup`"),
+        (message(logEvents={}), SHAPE + "Expected `array`, got `object` - at `$.logEvents`"),
+        (message(logEvents=["line"]), SHAPE + "Expected `object`, got `str` - at `$.logEvents[0]`"),
+        (
+            message(logEvents=[{"id": "1", "timestamp": "now", "message": "x"}]),
+            SHAPE + "Expected `int`, got `str` - at `$.logEvents[0].timestamp`",
+        ),
+        (
+            message(logEvents=[{"id": "1", "timestamp": 1}]),
+            SHAPE + "Object missing required field `message` - at `$.logEvents[0]`",
+        ),
+        (message(messageType="data_message"), "messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got"),
+        (message(messageType=""), "messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got ''"),
+    ],
+)
+def test_a_malformed_event_fails_with_a_sentence_and_writes_nothing(
+    sent: Any, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I1: it goes to the on-failure destination; a part of it must not have been counted."""
+    with pytest.raises(PayloadError) as caught:
+        record_usage.handler(sent, context())
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+    assert everything_stored() == []
+    assert said(capsys) == {}
+
+
+def test_a_malformed_events_error_does_not_repeat_what_is_in_it() -> None:
+    """I8: an error is logged, and an event may hold anything."""
+    events: list[Any] = [{"awslogs": {"data": ["k3yvalue"]}}, {"a": "k3yvalue"}, ["k3yvalue"], packed(b'"k3yvalue"')]
+    for sent in events:
+        with pytest.raises(PayloadError) as caught:
+            record_usage.handler(sent, context())
+        assert "k3yvalue" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["COUNTERS_TABLE", "BUCKET", "METRICS"])
+def test_a_missing_setting_of_record_usage_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment error is read off the log."""
+    monkeypatch.delenv(name)
+    with pytest.raises(SettingsError, match=f"^the environment must set {name}$"):
+        record_usage.handler(event("data_message"), context())
+
+
+def test_all_missing_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one is missing, too."""
+    monkeypatch.delenv("COUNTERS_TABLE")
+    monkeypatch.setenv("METRICS", "")
+    with pytest.raises(SettingsError, match=r"^the environment must set COUNTERS_TABLE, METRICS$"):
+        record_usage.handler(event("data_message"), context())
+
+
+def test_read_is_billed_and_unbilled_and_set_aside(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """I1: and the metrics say so, with their units."""
+    earlier = str(int((HOUR.start + timedelta(minutes=10)).timestamp() * 1000))
+    lines = [
+        world.line(),
+        world.line(time=earlier),
+        world.line(key="-"),
+        world.line(status="403"),
+        world.line(status="500"),
+        "GET / 200",
+    ]
+    record_usage.handler(envelope(*lines), context())
+    metrics = said(capsys)
+    assert metrics == {
+        "RecordsRead": (6, "Count"),
+        "RecordsBilled": (2, "Count"),
+        "RecordsUnbilled": (3, "Count"),
+        "RecordsSetAside": (1, "Count"),
+        "BatchesRefused": (0, "Count"),
+        "OldestRecordAge": (1200, "Seconds"),
+    }
+
+
+def test_a_refused_batch_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """I2: what a redelivery reads is told again, and that it was refused."""
+    sent = envelope(world.line())
+    record_usage.handler(sent, context())
+    said(capsys)
+    record_usage.handler(sent, context())
+    metrics = said(capsys)
+    assert metrics["BatchesRefused"] == (1, "Count")
+    assert metrics["RecordsRead"] == (1, "Count")
+
+
+def test_a_record_from_a_clock_ahead_has_no_negative_age(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """The gateway's clock may be ahead by seconds."""
+    ahead = str(int((Clock.at + timedelta(seconds=30)).timestamp() * 1000))
+    record_usage.handler(envelope(world.line(time=ahead)), context())
+    assert said(capsys)["OldestRecordAge"] == (0, "Seconds")
+
+
+def test_a_batch_without_a_good_record_has_no_age(capsys: pytest.CaptureFixture[str]) -> None:
+    """An age of zero would hide a real one."""
+    record_usage.handler(envelope("nonsense"), context())
+    metrics = said(capsys)
+    assert "OldestRecordAge" not in metrics
+    assert metrics["RecordsSetAside"] == (1, "Count")
+
+
+def test_record_usage_logs_numbers_and_no_line(
+    world: World, log: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I8: neither the line that was set aside nor whose it was is logged."""
+    lines = [world.line(key="key-of-somebody"), "GET /?token=k3yvalue", world.line(key="k3yvalue with a space")]
+    record_usage.handler(envelope(*lines), context())
+    (recorded,) = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert recorded["message"] == "batch recorded"
+    assert {name: recorded[name] for name in ("read", "billed", "unbilled", "set_aside", "refused")} == {
+        "read": 3,
+        "billed": 1,
+        "unbilled": {},
+        "set_aside": 2,
+        "refused": False,
+    }
+    for secret in ("k3yvalue", "key-of-somebody", "request-", "testing"):
+        assert secret not in log.getvalue() + capsys.readouterr().out
+
+
+# --- close_periods ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secrets() -> Any:
+    """Secrets Manager, with the deployment's secret, which holds no value yet."""
+    found: Any = boto3.client("secretsmanager")
+    found.create_secret(Name=SECRET)
+    return found
+
+
+@pytest.fixture
+def used(world: World) -> World:
+    """One customer's key, another one's without a Stripe customer, and a key of nobody: one request each."""
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.customer("globex", "key2")
+    world.record(world.line(), world.line(key="key2"), world.line(key="key3"))
+    Clock.at = HOUR.end + timedelta(minutes=10)
+    return world
+
+
+def tick() -> dict[str, Any]:
+    """Let the schedule's event reach close_periods."""
+    return dict(close_periods.handler(event("scheduler_tick"), context()))
+
+
+@pytest.mark.usefixtures("secrets", "used")
+def test_usage_stays_pending_while_the_secret_holds_no_key(used: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """I4: it is in the ledger, the reason says what to do, and the hour is not closed."""
+    report = tick()
+    assert report == {
+        "written": ["2026-11-22T05"],
+        "closed": [],
+        "closed_again": 0,
+        "behind": 1,
+        "unmapped": 1,
+        "posted": 0,
+        "rejected": 0,
+        "held": 0,
+        "pending": 2,
+        "reasons": {"no Stripe key can be read from the secret: run 'metering stripe connect'": 2},
+    }
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+    assert used.stripe.calls["POST /v1/billing/meter_events"] == 0
+    assert said(capsys) == {
+        "HoursClosed": (0, "Count"),
+        "HoursBehind": (1, "Count"),
+        "UsagePosted": (0, "Count"),
+        "UsagePending": (2, "Count"),
+        "UsageRejected": (0, "Count"),
+        "UsageUnmapped": (1, "Count"),
+    }
+
+
+def test_a_secret_that_does_not_exist_is_like_an_empty_one(used: World) -> None:
+    """I4: somebody deleted it."""
+    assert tick()["reasons"] == {"no Stripe key can be read from the secret: run 'metering stripe connect'": 2}
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+
+
+def test_a_tick_posts_what_is_due(used: World, secrets: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """I4: with the key from the secret; who has no Stripe customer is held, who has no owner is told."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    report = tick()
+    assert report == {
+        "written": ["2026-11-22T05"],
+        "closed": ["2026-11-22T05"],
+        "closed_again": 0,
+        "behind": 0,
+        "unmapped": 1,
+        "posted": 2,
+        "rejected": 0,
+        "held": 2,
+        "pending": 0,
+        "reasons": {},
+    }
+    assert used.at_stripe("cus_acme") == 1
+    assert used.at_stripe("cus_acme", "bytes") == 10
+    metrics = said(capsys)
+    assert metrics["UsagePosted"] == (2, "Count")
+    assert metrics["HoursClosed"] == (1, "Count")
+    assert metrics["HoursBehind"] == (0, "Count")
+
+
+def test_the_report_is_json(used: World, secrets: Any) -> None:
+    """Lambda returns it, and the command line shows it."""
+    assert used.clock() < Clock.at
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    report = tick()
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_a_tick_that_comes_twice_does_nothing_new(used: World, secrets: Any) -> None:
+    """I2, I4: EventBridge Scheduler may send one twice."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    tick()
+    calls = used.stripe.calls["POST /v1/billing/meter_events"]
+    again = tick()
+    assert (again["written"], again["closed"], again["posted"], again["pending"]) == ([], [], 0, 0)
+    assert used.stripe.calls["POST /v1/billing/meter_events"] == calls == 2
+
+
+def test_a_key_that_comes_later_posts_what_was_pending(used: World, secrets: Any) -> None:
+    """I4: the same process goes on when the secret has its value, five minutes after it had none."""
+    assert tick()["pending"] == 2
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    Clock.at += timedelta(minutes=5)
+    report = tick()
+    assert (report["posted"], report["closed"]) == (2, ["2026-11-22T05"])
+    assert used.at_stripe("cus_acme") == 1
+
+
+def test_a_rotated_key_is_read_afresh_when_stripe_does_not_take_the_old_one(used: World, secrets: Any) -> None:
+    """I4: a warm process remembers the key for five minutes; a refusal makes it look again."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    close_periods._parts()[3].check_key()
+    used.stripe.rotate_key("rk_test_rotated")
+    secrets.put_secret_value(SecretId=SECRET, SecretString="rk_test_rotated")
+    report = tick()
+    assert (report["posted"], report["pending"]) == (2, 0)
+    assert used.at_stripe("cus_acme") == 1
+
+
+def test_a_key_that_stripe_does_not_take_leaves_usage_pending(used: World, secrets: Any) -> None:
+    """I4: nothing is rejected for good because of a key."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="rk_test_k3yvalue_of_another_account")
+    report = tick()
+    assert (report["posted"], report["rejected"], report["pending"]) == (0, 0, 2)
+    assert used.in_ledger("customer#acme")["bytes"] == (10, "PENDING")
+
+
+@pytest.mark.parametrize("key", ["sk_test_local", "rk_test_k3yvalue_of_another_account"])
+def test_no_stripe_key_is_logged_or_returned(
+    used: World, secrets: Any, key: str, log: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I8: whether Stripe takes it or not."""
+    assert used.stripe.calls == {"POST /v1/billing/meters": 2}
+    secrets.put_secret_value(SecretId=SECRET, SecretString=key)
+    report = tick()
+    printed = capsys.readouterr().out + log.getvalue() + json.dumps(report)
+    assert "run finished" in printed
+    for secret in (key, "k3yvalue", "testing"):
+        assert secret not in printed
+
+
+def test_no_key_is_in_the_environment() -> None:
+    """I8: the environment names the secret; it does not hold it."""
+    assert os.environ["STRIPE_SECRET"] == SECRET
+    assert not [name for name, value in os.environ.items() if value.startswith(("sk_", "rk_"))]
+
+
+def test_a_run_without_time_leaves_everything_to_the_next_one(used: World, secrets: Any) -> None:
+    """I1: nothing is begun that could not be ended."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    report = close_periods.handler(event("scheduler_tick"), context(milliseconds=40_000))
+    assert (report["written"], report["posted"], report["behind"]) == ([], 0, 1)
+    assert tick()["posted"] == 2
+    assert used.at_stripe("cus_acme") == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["COUNTERS_TABLE", "LEDGER_TABLE", "DEPLOYMENT", "LEDGER_EPOCH", "STRIPE_SECRET", "STRIPE_API_BASE"],
+)
+def test_a_missing_setting_of_close_periods_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment error is read off the log."""
+    monkeypatch.delenv(name)
+    with pytest.raises(SettingsError, match=f"^the environment must set {name}$"):
+        close_periods.handler(event("scheduler_tick"), context())
+
+
+@pytest.mark.parametrize("sent", [{}, None, [], {"source": "operator"}])
+def test_any_event_is_a_tick(sent: Any, used: World, secrets: Any) -> None:
+    """What is due depends on the clock alone; 'metering close' sends an empty object."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
+    assert close_periods.handler(sent, context())["posted"] == 2
+    assert used.at_stripe("cus_acme") == 1
