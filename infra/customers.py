@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -88,7 +88,10 @@ class Customers:
         return change
 
     def exclude(self, name: str, *, reason: str, since: Hour | None, now: datetime) -> Change:
-        """Say that nobody is billed for a key, and why; raise OperatorError if it belongs to a customer."""
+        """Say that nobody is billed for a key, and why.
+
+        Raises OperatorError if it belongs to a customer, unless ``since`` says from when on it does not.
+        """
         if not re.fullmatch(ID_PATTERN, name):
             raise OperatorError(f"an API key's id is 1 to 64 letters, digits, '_' or '-', got {name!r}")
         if not (0 < len(reason) <= _LONGEST_NAME and reason.isprintable()):
@@ -161,7 +164,7 @@ class Customers:
             former = last
         else:
             holder, former = last, (holding.holders[-2] if len(holding.holders) > 1 else None)
-        first, end = _changeable(holder.since, now), Hour.containing(now).next()
+        first, end = _changeable(holder.since, now), _latest(now)
         concerned = [key(holding.key), *([customer(former.customer)] if former and former.customer else [])]
         for subject in concerned:
             for row in self.ledger.rows_of(subject, first, end):
@@ -170,7 +173,7 @@ class Customers:
 
     def _mark_waiting(self, subject: Subject, change: Change, *, now: datetime) -> None:
         """Mark the hours in which a customer's usage was held or rejected: it is tried again."""
-        for row in self.ledger.rows_of(subject, _changeable(BEGINNING, now), Hour.containing(now).next()):
+        for row in self.ledger.rows_of(subject, _changeable(BEGINNING, now), _latest(now)):
             if row.in_state(State.HELD) or row.in_state(State.REJECTED):
                 self._mark(row.hour, {subject}, change)
 
@@ -224,9 +227,14 @@ def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:
     last = holding.holders[-1] if holding.holders else None
     if holder.since != BEGINNING and holder.since.end + OLDEST_RECORD <= now:
         return f"--from must lie within the last 60 days, got {holder.since}"
-    if last is None or (last.customer and last.customer == holder.customer) or (last.reason and holder.reason):
+    if last is None:
         return ""
     whose = f"belongs to the customer {last.customer!r}" if last.customer else f"is not billed ({last.reason})"
+    if (last.customer and last.customer == holder.customer) or (last.reason and holder.reason):
+        if holder.since in (BEGINNING, last.since):
+            return ""
+        since = "the beginning" if last.since == BEGINNING else str(last.since)
+        return f"the key {holding.key} {whose} since {since} already: --from cannot change that, got {holder.since}"
     if holder.since == BEGINNING:
         return f"the key {holding.key} {whose}: say with --from HOUR when it changes hands"
     if holder.since <= last.since:
@@ -237,3 +245,8 @@ def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:
 def _changeable(since: Hour, now: datetime) -> Hour:
     """Return the first hour from ``since`` on that closing again may still change."""
     return max(since, Hour.containing(now - OLDEST_RECORD))
+
+
+def _latest(now: datetime) -> Hour:
+    """Return an hour after every row, also where this machine's clock is behind."""
+    return Hour.containing(now + timedelta(days=2))

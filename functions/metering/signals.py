@@ -39,4 +39,4 @@ class Signal(StrEnum):
     """Totals that Stripe refused for good: an operator must act."""
 
     USAGE_UNMAPPED = "UsageUnmapped"
-    """Totals written in this run for keys that belong to no customer: an operator must act."""
+    """Rows written in this run for keys that belong to no customer: they are billed once the keys have one."""

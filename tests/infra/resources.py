@@ -4,6 +4,9 @@ from typing import Any
 
 Template = dict[str, Any]
 
+DEPLOYMENT = {"Fn::Join": ["", ["Metering-", {"Ref": "AWS::Region"}]]}
+"""What a deployment is called by default: its stack and its Region."""
+
 
 def of_type(template: Template, kind: str) -> dict[str, dict[str, Any]]:
     """Return the resources of a type by their logical ids."""

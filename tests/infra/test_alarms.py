@@ -1,7 +1,7 @@
 """The alarms watch what the functions tell, and reach someone."""
 
 from metering.signals import NAMESPACE, Signal
-from tests.infra.resources import Template, of_type, properties
+from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
 
 
 def _alarm(template: Template, name: str) -> dict[str, object]:
@@ -39,7 +39,7 @@ def test_signals_are_spelled_as_the_functions_spell_them(template: Template) -> 
     ):
         alarm = _alarm(template, name)
         assert (alarm["Namespace"], alarm["MetricName"]) == (NAMESPACE, signal.value)
-        assert alarm["Dimensions"] == [{"Name": "service", "Value": "Metering"}]
+        assert alarm["Dimensions"] == [{"Name": "service", "Value": DEPLOYMENT}]
 
 
 def test_one_record_set_aside_is_enough(template: Template) -> None:

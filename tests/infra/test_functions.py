@@ -5,7 +5,7 @@ from aws_cdk.cx_api import CloudAssembly
 
 from app import METRICS
 from metering.metrics import decode, encode
-from tests.infra.resources import Template, of_type, properties
+from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
 
 
 @pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods"])
@@ -25,12 +25,6 @@ def test_functions_reserve_no_concurrency(template: Template, name: str) -> None
     assert "ReservedConcurrentExecutions" not in properties(template, name)
 
 
-def test_both_functions_share_one_asset(template: Template) -> None:
-    """One zip is built and uploaded."""
-    keys = {properties(template, name)["Code"]["S3Key"] for name in ("IngestRecordUsage", "BillingClosePeriods")}
-    assert len(keys) == 1
-
-
 def test_record_usage_knows_table_bucket_and_metrics(template: Template) -> None:
     """Its environment is what RecordUsageSettings reads, and what Powertools calls its metrics by."""
     environment = properties(template, "IngestRecordUsage")["Environment"]["Variables"]
@@ -38,7 +32,7 @@ def test_record_usage_knows_table_bucket_and_metrics(template: Template) -> None
         "METRICS": encode(METRICS),
         "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
         "BUCKET": {"Ref": "Bucket83908E77"},
-        "POWERTOOLS_SERVICE_NAME": "Metering",
+        "POWERTOOLS_SERVICE_NAME": DEPLOYMENT,
         "POWERTOOLS_METRICS_NAMESPACE": "Metering",
     }
 
@@ -53,11 +47,11 @@ def test_close_periods_knows_tables_and_stripe(template: Template) -> None:
     assert properties(template, "BillingClosePeriods")["Environment"]["Variables"] == {
         "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
         "LEDGER_TABLE": {"Ref": "LedgerB7379752"},
-        "DEPLOYMENT": "Metering",
+        "DEPLOYMENT": DEPLOYMENT,
         "LEDGER_EPOCH": "1",
         "STRIPE_SECRET": {"Ref": "StripeSecret"},
         "STRIPE_API_BASE": "https://api.stripe.com",
-        "POWERTOOLS_SERVICE_NAME": "Metering",
+        "POWERTOOLS_SERVICE_NAME": DEPLOYMENT,
         "POWERTOOLS_METRICS_NAMESPACE": "Metering",
     }
 

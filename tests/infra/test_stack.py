@@ -12,7 +12,7 @@ from aws_cdk.assertions import Template as Synthesised
 from infra.stack import MeteringStack
 from metering.access_log import AccessLog, Api
 from metering.metrics import Count, MetricError, Sum
-from tests.infra.resources import Template, of_type, properties
+from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 
@@ -33,7 +33,7 @@ def test_the_outputs_are_what_the_command_reads(template: Template) -> None:
         "Metrics",
         "AlarmTopic",
     }
-    assert template["Outputs"]["Deployment"]["Value"] == "Metering"
+    assert template["Outputs"]["Deployment"]["Value"] == DEPLOYMENT
     assert template["Outputs"]["Metrics"]["Value"] == "requests,response_bytes"
 
 
@@ -52,7 +52,7 @@ def test_a_metric_must_fit_the_kind_of_api(stack: MakeStack) -> None:
 def test_metrics_that_overflow_the_environment_are_refused(stack: MakeStack) -> None:
     """Lambda allows 4 KB; CloudFormation would find out much later."""
     many = [Count(name=f"metric_{n}", resources=("/a/very/long/resource/path/{id}",)) for n in range(50)]
-    with pytest.raises(ValueError, match=r"record_usage\.handler must fit into 4096 bytes, got \d+: declare fewer"):
+    with pytest.raises(ValueError, match=r"record_usage must fit into 4096 bytes, got \d+: declare fewer"):
         stack(metrics=many)
 
 

@@ -39,6 +39,10 @@ class Dying:
         """Count, or die."""
         return bool(self._do(lambda: self.counters.count(*arguments)))
 
+    def has_counted(self, *arguments: Any) -> bool:
+        """Look, which is no write."""
+        return self.counters.has_counted(*arguments)
+
     def mark_late(self, *arguments: Any) -> None:
         """Mark, or die."""
         self._do(lambda: self.counters.mark_late(*arguments))
