@@ -227,19 +227,17 @@ def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:
     last = holding.holders[-1] if holding.holders else None
     if holder.since != BEGINNING and holder.since.end + OLDEST_RECORD <= now:
         return f"--from must lie within the last 60 days, got {holder.since}"
-    if last is None:
+    same = last and ((last.customer and last.customer == holder.customer) or (last.reason and holder.reason))
+    if last is None or (same and holder.since in (BEGINNING, last.since)):
         return ""
     whose = f"belongs to the customer {last.customer!r}" if last.customer else f"is not billed ({last.reason})"
-    if (last.customer and last.customer == holder.customer) or (last.reason and holder.reason):
-        if holder.since in (BEGINNING, last.since):
-            return ""
+    if same:
         since = "the beginning" if last.since == BEGINNING else str(last.since)
         return f"the key {holding.key} {whose} since {since} already: --from cannot change that, got {holder.since}"
     if holder.since == BEGINNING:
         return f"the key {holding.key} {whose}: say with --from HOUR when it changes hands"
-    if holder.since <= last.since:
-        return f"the key {holding.key} {whose} since {last.since}: --from must be a later hour, got {holder.since}"
-    return ""
+    later = f"the key {holding.key} {whose} since {last.since}: --from must be a later hour, got {holder.since}"
+    return "" if holder.since > last.since else later
 
 
 def _changeable(since: Hour, now: datetime) -> Hour:
