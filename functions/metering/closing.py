@@ -189,8 +189,9 @@ class Closer:
                 if (after := self._recounted(before, totals, holdings)) is not before and after.totals
             ]
             refused = self._write(changed, did)
-            # A key's usage may belong to a customer that was not named, and a key may have changed hands meanwhile.
-            todo = refused | self._moved(hour, holdings) | {subject for subject in totals if subject not in rows}
+            # A named key may have got its holder just now, and any key may have changed hands meanwhile.
+            owners = {owner for name in named if (owner := mapped_to(holdings[name], hour))}
+            todo = refused | self._moved(hour, holdings) | (owners - rows.keys())
         if todo:
             raise RowChangedError(f"rows of {hour} kept changing while they were closed again")
 

@@ -250,6 +250,22 @@ def test_a_hand_over_beside_a_run_that_dies_bills_one_customer(world: World, bef
     assert world.at_stripe("cus_acme") == 0
 
 
+def test_closing_again_touches_no_customer_that_only_shares_a_key(world: World) -> None:
+    """I6: keys that wander from customer to customer do not make a chain of all of them."""
+    for n in range(8):
+        world.customer(f"customer{n + 1}", f"key{n}", stripe_customer=f"cus_{n + 1}")
+        world.customer(f"customer{n}", f"key{n}", since=HOUR.next())
+    world.record(*[world.line(key=f"key{n}") for n in range(8)])
+    world.after_grace()
+    world.run()
+    world.counters.mark_late(HOUR, customer("customer1"), "mark")
+    before = world.ledger.rows(HOUR, [customer("customer8")])
+    closed, _ = world.run()
+    assert closed.again == 1
+    assert world.ledger.rows(HOUR, [customer("customer8")]) == before
+    assert [world.at_stripe(f"cus_{n + 1}") for n in range(8)] == [1] * 8
+
+
 def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
     """I6: that hour is written by the next run."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
