@@ -166,7 +166,7 @@ class StripeMeters:
             except stripe.AuthenticationError:
                 return do(_client(self.api_key(True), self.api_base))  # noqa: FBT003
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
-            raise StripeNotConnectedError("Stripe does not take the key: run 'metering stripe connect'") from error
+            raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
         except stripe.PermissionError as error:
             raise StripeNotConnectedError("the Stripe key lacks a right: README.md lists those it needs") from error
         except stripe.InvalidRequestError as error:

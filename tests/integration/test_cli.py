@@ -822,7 +822,7 @@ def test_a_key_that_stripe_does_not_take_is_not_kept(metering: Metering, option:
     """I8: Stripe's own words do not hold it either."""
     result = metering("stripe", "connect", *option, stdin="rk_test_k3yvalue_that_stripe_does_not_know")
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
-    assert result.err.startswith("error: Invalid API Key provided: ")
+    assert result.err == "error: Stripe does not take the key: run 'metering stripe connect' with a valid one\n"
     assert "k3yvalue" not in result.err
     assert secret() is None
 
