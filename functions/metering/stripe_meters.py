@@ -186,9 +186,9 @@ def key_from(secrets: "SecretsProvider", secret: str) -> Callable[[bool], str]:
         except GetParameterError as error:
             cause = error.__cause__ or error.__context__
             code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
-            raise StripeNotConnectedError(
-                f"the secret with the Stripe key cannot be read ({code}): {CONNECT}"
-            ) from error
+            if code != "ResourceNotFoundException":
+                raise StripeNotConnectedError(f"the secret with the Stripe key cannot be read: {code}") from error
+            found = None  # a secret that has no value yet, or is gone
         if not found:
             raise StripeNotConnectedError(f"the secret holds no Stripe key: {CONNECT}")
         return str(found)

@@ -368,7 +368,7 @@ def test_usage_stays_pending_while_the_secret_holds_no_key(used: World, capsys: 
         "rejected": 0,
         "held": 0,
         "pending": 2,
-        "reasons": {"no Stripe key can be read from the secret: run 'metering stripe connect'": 2},
+        "reasons": {"the secret holds no Stripe key: run 'metering stripe connect'": 2},
     }
     assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
     assert used.stripe.calls["POST /v1/billing/meter_events"] == 0
@@ -384,7 +384,7 @@ def test_usage_stays_pending_while_the_secret_holds_no_key(used: World, capsys: 
 
 def test_a_secret_that_does_not_exist_is_like_an_empty_one(used: World) -> None:
     """I4: somebody deleted it."""
-    assert tick()["reasons"] == {"no Stripe key can be read from the secret: run 'metering stripe connect'": 2}
+    assert tick()["reasons"] == {"the secret holds no Stripe key: run 'metering stripe connect'": 2}
     assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
 
 
