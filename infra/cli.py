@@ -29,7 +29,6 @@ from rich.table import Table
 from infra import usage
 from infra.customers import Change, Customers, Entry, read_csv
 from infra.deployment import Deployment, OperatorError, connect
-from infra.local import cloud as local_cloud
 from metering.ledger import BEGINNING, Customer, Ledger
 from metering.periods import Hour
 from metering.stripe_meters import StripeRejectedError, StripeUnavailableError
@@ -81,6 +80,8 @@ def _hour(text: str) -> Hour:
 def _connect(stack: str, region: str | None, profile: str | None, local: bool) -> Deployment:
     """Find the deployment that a command's options name."""
     if local:
+        from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
+
         return local_cloud.running().deployment(stack)
     return Deployment.find(stack, boto3.Session(region_name=region, profile_name=profile))
 
@@ -120,6 +121,8 @@ def local(as_json: Json = False) -> None:
 
     With --json the first line on stdout, once all is ready, is one JSON object that says where everything is.
     """
+    from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
+
     with local_cloud.start(say=err) as cloud, cloud.announced():
         if as_json:
             sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
@@ -457,6 +460,8 @@ def main() -> None:
         _fail(f"AWS cannot be asked: {error}: look at the profile, the Region and the credentials")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:  # noqa: BLE001 - the process's outermost edge
+        _fail(f"unexpected {type(error).__name__}: {error}. This is a defect of the program: please report it")
 
 
 if __name__ == "__main__":

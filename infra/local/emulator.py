@@ -30,6 +30,8 @@ from typing import Any, Final, Self
 import boto3
 from botocore.config import Config
 
+from infra.deployment import OperatorError
+
 MINISTACK: Final = "ministack==1.5.33"
 CDK_CLI: Final = "aws-cdk@2.1148.1"
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -55,7 +57,7 @@ sys.exit(main(["ministack.app:app", "--bind", "fd://" + descriptor, "--workers",
 """
 
 
-class EmulatorFailed(RuntimeError):  # noqa: N818  it says what happened, as the others here do
+class EmulatorFailed(OperatorError):  # noqa: N818  it says what happened, as the others here do
     """The emulator did not start, or its CDK CLI failed; the message ends with the last lines of its output."""
 
 

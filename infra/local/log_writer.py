@@ -9,6 +9,8 @@ from typing import Any, Final, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.deployment import OperatorError
+
 # docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch is 1 MiB at most, with 26
 # bytes for each event besides its message.
 LINES_PER_CALL: Final = 1_000
@@ -18,7 +20,7 @@ FLUSH_EVERY_S: Final = 2.0
 FLUSH_ATTEMPTS: Final = 5
 
 
-class AccessLogFailed(RuntimeError):  # noqa: N818  it says what happened, as the others here do
+class AccessLogFailed(OperatorError):  # noqa: N818  it says what happened, as the others here do
     """Lines could not be put in the log group; the message says how many and why."""
 
 
