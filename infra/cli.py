@@ -123,6 +123,8 @@ def local(as_json: Json = False) -> None:
     """
     from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
 
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it runs in the background deaf to Ctrl-C
+        signal.signal(ending, _interrupt)
     with local_cloud.start(say=err) as cloud, cloud.announced():
         if as_json:
             sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
@@ -132,6 +134,10 @@ def local(as_json: Json = False) -> None:
         err.print("ready; commands reach it with --local; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):
             signal.pause()
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 # --- customers and keys ----------------------------------------------------------------------------------------------
