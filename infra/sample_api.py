@@ -17,7 +17,7 @@ import json
 
 def handler(event, context):
     if event["resource"] == "/fail":
-        raise RuntimeError("this path always fails")
+        return {"statusCode": 500, "body": json.dumps({"message": "this path always fails"})}
     if event["httpMethod"] == "POST":
         return {"statusCode": 202, "body": json.dumps({"accepted": True})}
     if event["resource"] == "/items/{id}":
