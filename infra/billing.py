@@ -31,7 +31,6 @@ class Billing(Construct):
             settings=settings.environment(),
             deployment=deployment,
             memory_size=1024,
-            timeout=cdk.Duration.minutes(5),
             description="Closes the hours that are due into the ledger and posts their usage to Stripe.",
         )
         # No retry of an event, no dead-letter queue: a run takes up whatever is due or pending, so that the next tick

@@ -22,6 +22,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.deployment import LAMBDA_TIMEOUT
 from metering.signals import NAMESPACE
 
 ROOT: Final = Path(__file__).parent.parent
@@ -113,7 +114,6 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     settings: Mapping[str, str],
     deployment: str,
     memory_size: int,
-    timeout: cdk.Duration,
     description: str,
 ) -> lambda_.Function:
     """Return a function that may write its own log and nothing else.
@@ -140,7 +140,7 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
         runtime=RUNTIME,
         architecture=lambda_.Architecture.ARM_64,
         memory_size=memory_size,
-        timeout=timeout,
+        timeout=cdk.Duration.seconds(LAMBDA_TIMEOUT),
         role=role,
         log_group=log,
         logging_format=lambda_.LoggingFormat.JSON,

@@ -12,10 +12,10 @@ from botocore.exceptions import ClientError, InvalidRegionError
 
 from metering.counters import Counters
 from metering.ledger import Ledger
-from metering.stripe_meters import FORMULA, WINDOW, StripeMeters, StripeNotConnectedError
+from metering.stripe_meters import FORMULA, NO_KEY, WINDOW, StripeMeters, StripeNotConnectedError
 
 LAMBDA_TIMEOUT: Final = 300
-"""Seconds that a run of ``close_periods`` may take; the command waits a little longer."""
+"""Seconds that a function may run; a command that invokes one waits a little longer."""
 
 _CONFIG: Final = Config(
     connect_timeout=5,
@@ -111,7 +111,7 @@ class Deployment:
         try:
             return str(secrets.get_secret_value(SecretId=self.outputs["StripeSecret"])["SecretString"])
         except secrets.exceptions.ResourceNotFoundException as error:
-            raise StripeNotConnectedError("the secret holds no Stripe key: run 'metering stripe connect'") from error
+            raise StripeNotConnectedError(NO_KEY) from error
 
 
 def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:

@@ -47,7 +47,6 @@ class Ingest(Construct):
             settings=settings.environment(),
             deployment=deployment,
             memory_size=512,
-            timeout=cdk.Duration.minutes(5),
             description="Adds a batch of access-log lines to the usage counters.",
         )
         lambda_.CfnEventInvokeConfig(

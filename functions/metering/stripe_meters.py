@@ -33,6 +33,7 @@ SLOWEST_CALL: Final = (sum(TIMEOUT) + 3) * (RETRIES + 1)
 """Seconds after which a call has ended in any case: the timeouts and the pauses between them."""
 
 CONNECT: Final = "run 'metering stripe connect'"
+NO_KEY: Final = f"the secret holds no Stripe key: {CONNECT}"
 
 logging.getLogger("stripe").setLevel(logging.WARNING)  # at INFO the SDK writes two lines a call
 
@@ -190,7 +191,7 @@ def key_from(secrets: "SecretsProvider", secret: str) -> Callable[[bool], str]:
                 raise StripeNotConnectedError(f"the secret with the Stripe key cannot be read: {code}") from error
             found = None  # a secret that has no value yet, or is gone
         if not found:
-            raise StripeNotConnectedError(f"the secret holds no Stripe key: {CONNECT}")
+            raise StripeNotConnectedError(NO_KEY)
         return str(found)
 
     return read
