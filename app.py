@@ -3,33 +3,44 @@
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
+from infra.ingest import Road
 from infra.sample_api import SampleApi
 from infra.stack import STRIPE, MeteringStack
-from metering.metrics import Count, Sum
+from metering.metrics import Count, Sum, Unique
 
 METRICS = (
-    Count(name="requests"),
+    Count(name="requests", by="resource"),
     Sum(name="response_bytes", of="response_length"),
+    Sum(name="messages", of="authorizer.messages"),
+    Unique(name="users", of="authorizer.user", opaque_id=True),
 )
 
 
 def build(app: cdk.App) -> cdk.App:
     """Add the stacks to ``app``, and the checks that fail its synthesis.
 
-    The context may set ``local`` (``true`` bundles the functions for this machine, for the emulator) and
-    ``stripe_api_base``.
+    The context may set ``road`` (``subscription`` or ``firehose``), ``local`` (``true`` bundles the functions for this
+    machine, for the emulator) and ``stripe_api_base``. Raises ValueError for a road that there is not.
     """
     metering = MeteringStack(
         app,
         "Metering",
         description="Usage metering: access logs to counters to Stripe.",
         metrics=METRICS,
+        road=_road(app.node.try_get_context("road") or Road.SUBSCRIPTION.value),
         stripe_api_base=app.node.try_get_context("stripe_api_base") or STRIPE,
         local=app.node.try_get_context("local") == "true",
     )
     SampleApi(app, "SampleApi", metering=metering)
     cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     return app
+
+
+def _road(name: str) -> Road:
+    roads = [road.value for road in Road]
+    if name not in roads:
+        raise ValueError(f"the context value road must be one of {roads}, got {name!r}")
+    return Road(name)
 
 
 if __name__ == "__main__":

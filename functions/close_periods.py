@@ -10,6 +10,7 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering import aws
+from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
 from metering.ledger import Ledger
@@ -17,6 +18,7 @@ from metering.posting import Posted, Poster
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
 from metering.stripe_meters import SLOWEST_CALL, StripeMeters, key_from
+from metering.uniques import Uniques
 
 logger = Logger()
 signals = Metrics()
@@ -27,8 +29,8 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Close what is due and post what is pending; what does not fit into the time is done by the next tick."""
     start = datetime.now(UTC)
     time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - timedelta(seconds=SLOWEST_CALL + 5)
-    settings, counters, ledger, stripe = _parts()
-    closer = Closer(counters, ledger, clock=_clock, deadline=start + time / 2)
+    settings, counters, uniques, ledger, stripe = _parts()
+    closer = Closer(counters, uniques, ledger, clock=_clock, deadline=start + time / 2)
     closed = closer.close_due()
     poster = Poster(ledger, stripe, epoch=settings.ledger_epoch, clock=_clock, deadline=start + time)
     posted = poster.post_pending(closed.pending)
@@ -58,18 +60,21 @@ def _clock() -> datetime:
 
 
 @cache
-def _parts() -> tuple[ClosePeriodsSettings, Counters, Ledger, StripeMeters]:
+def _parts() -> tuple[ClosePeriodsSettings, Counters, Uniques, Ledger, StripeMeters]:
     settings = ClosePeriodsSettings.read()
     key = key_from(SecretsProvider(boto_config=aws.CONFIG), settings.stripe_secret)
+    ledger = Ledger(aws.dynamodb(), settings.ledger_table)
     return (
         settings,
         Counters(aws.dynamodb(), settings.counters_table),
-        Ledger(aws.dynamodb(), settings.ledger_table),
+        Uniques(Claims(aws.dynamodb(), settings.counters_table), ledger),
+        ledger,
         StripeMeters(key, settings.deployment, settings.stripe_api_base),
     )
 
 
 def _tell(closed: Closed, posted: Posted) -> None:
+    """Emit the signals that are not zero: each costs money for as long as it is sent."""
     for signal, count in {
         Signal.HOURS_CLOSED: len(closed.closed),
         Signal.HOURS_BEHIND: closed.behind,
@@ -78,6 +83,8 @@ def _tell(closed: Closed, posted: Posted) -> None:
         Signal.USAGE_REJECTED: posted.rejected,
         Signal.USAGE_UNMAPPED: closed.unmapped,
     }.items():
-        signals.add_metric(signal, MetricUnit.Count, count)
-    signals.flush_metrics()
+        if count:
+            signals.add_metric(signal, MetricUnit.Count, count)
+    if signals.metric_set:
+        signals.flush_metrics()
     logger.info("run finished", **report(closed, posted))

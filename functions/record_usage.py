@@ -1,15 +1,21 @@
-"""Lambda: a batch of access-log lines → counters."""
+"""Lambda: what the access log tells, by either road, and your own code's usage lines → counters."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import aws, metrics, recording
+from metering import archive, aws, metrics, payloads, redriving
+from metering.claims import Claims
 from metering.counters import Counters
+from metering.ledger import Ledger
+from metering.recording import Hashing, Recorded, Recorder
 from metering.set_aside import SetAside
 from metering.settings import RecordUsageSettings
 from metering.signals import Signal
@@ -19,41 +25,81 @@ signals = Metrics()
 
 
 @logger.inject_lambda_context
-def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Count what a CloudWatch Logs subscription delivers; an error makes Lambda deliver it again."""
-    batch = recording.decode(event)
-    if batch.is_probe:
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Count what CloudWatch Logs delivers, or what S3 tells of through SQS, or what is to be redriven.
+
+    An error makes Lambda, or SQS, deliver it again.
+    """
+    if isinstance(event, dict) and event.get("Records"):
+        recorder = _parts()[1]
+        time = timedelta(milliseconds=context.get_remaining_time_in_millis())
+        reading = archive.Archive(aws.s3(), recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
+        return dict(
+            process_partial_response(
+                event=event,
+                record_handler=lambda message: _tell(_record_notified(reading, message)),
+                processor=BatchProcessor(event_type=EventType.SQS),
+                context=context,
+            )
+        )
+    if isinstance(event, dict) and "redrive" in event:
+        return redriving.redrive(_parts()[1], event["redrive"])
+    subscription = payloads.subscription(event)
+    if subscription.is_probe:
         return {"read": 0}
-    recorded = _recorder().record(batch)
+    settings, recorder = _parts()
+    recorded = recorder.record(subscription.batch(settings.access_log_group))
     _tell(recorded)
     return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
 
 
+def _record_notified(reading: archive.Archive, message: SQSRecord) -> Recorded:
+    recorded = Recorded()
+    for found in payloads.notified_objects(message.body):
+        recorded.include(reading.record(found))
+    return recorded
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
 @cache
-def _recorder() -> recording.Recorder:
+def _parts() -> tuple[RecordUsageSettings, Recorder]:
     settings = RecordUsageSettings.read()
-    return recording.Recorder(
-        metrics=metrics.decode(settings.metrics),
+    declared = metrics.decode(settings.metrics)
+    return settings, Recorder(
+        metrics=declared,
+        log=metrics.declared(declared),
         counters=Counters(aws.dynamodb(), settings.counters_table),
+        claims=Claims(aws.dynamodb(), settings.counters_table),
         set_aside=SetAside(aws.s3(), settings.bucket),
-        clock=lambda: datetime.now(UTC),
+        clock=_clock,
+        hashing=_hashing(settings) if metrics.needs_hash(declared) else None,
     )
 
 
-def _tell(recorded: recording.Recorded) -> None:
-    unbilled = sum(recorded.unbilled.values())
+def _hashing(settings: RecordUsageSettings) -> Hashing:
+    secret = SecretsProvider(boto_config=aws.CONFIG).get(settings.hash_secret)
+    return Hashing(str(secret).encode(), Ledger(aws.dynamodb(), settings.ledger_table))
+
+
+def _tell(recorded: Recorded) -> None:
+    """Emit the signals that are not zero: each costs money for as long as it is sent."""
     for signal, count in {
         Signal.RECORDS_READ: recorded.read,
         Signal.RECORDS_BILLED: recorded.billed,
-        Signal.RECORDS_UNBILLED: unbilled,
+        Signal.RECORDS_UNBILLED: sum(recorded.unbilled.values()),
         Signal.RECORDS_SET_ASIDE: recorded.set_aside,
-        Signal.BATCHES_REFUSED: int(recorded.refused),
+        Signal.BATCHES_REFUSED: recorded.refused,
     }.items():
-        signals.add_metric(signal, MetricUnit.Count, count)
+        if count:
+            signals.add_metric(signal, MetricUnit.Count, count)
     if recorded.oldest is not None:
-        age = max(0.0, (datetime.now(UTC) - recorded.oldest).total_seconds())
+        age = max(0.0, (_clock() - recorded.oldest).total_seconds())
         signals.add_metric(Signal.OLDEST_RECORD_AGE, MetricUnit.Seconds, age)
-    signals.flush_metrics()
+    if recorded.read:
+        signals.flush_metrics()
     logger.info(
         "batch recorded",
         read=recorded.read,

@@ -1,4 +1,8 @@
-"""The few alarms that someone must act on; each costs about $0.10 a month and says what to do."""
+"""The few alarms that someone must act on; each costs about $0.10 a month and says what to do.
+
+Each of our own metrics costs $0.30 a month while it is sent, so the functions send one only when it is not zero: its
+silence is good news. That a function runs at all is seen by AWS's own metrics, which cost nothing.
+"""
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -6,6 +10,7 @@ from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from metering.signals import NAMESPACE, Signal
@@ -17,7 +22,7 @@ AN_HOUR_OF_FIVE_MINUTES = 12
 class Alarms(Construct):
     """Tells ``topic``, to which someone must subscribe, when usage is not counted, closed or taken by Stripe."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it watches, each by name
         self,
         scope: Construct,
         construct_id: str,
@@ -25,6 +30,7 @@ class Alarms(Construct):
         deployment: str,
         record_usage: lambda_.Function,
         close_periods: lambda_.Function,
+        failed_objects: sqs.Queue | None,
     ) -> None:
         super().__init__(scope, construct_id)
         self._dimensions = {"service": deployment}
@@ -42,36 +48,32 @@ class Alarms(Construct):
         self._alarm(
             "RecordUsageErrors",
             record_usage.metric_errors(period=FIVE_MINUTES),
-            "Access-log batches failed to be counted. Lambda tries each three times: read the log of record_usage, and "
-            "redrive what is under aws/lambda/async/ in the bucket.",
-        )
-        self._alarm(
-            "BatchesLost",
-            record_usage.metric("DestinationDeliveryFailures", statistic="Sum", period=FIVE_MINUTES),
-            "A batch that had failed for good could not be kept in the bucket: recount these hours from the access "
-            "log, which still holds its lines.",
+            "Batches of lines failed to be counted; each is tried again. Read the log of record_usage and mend the "
+            "cause. A batch that failed for good is under aws/lambda/async/ in the bucket: redrive it. A failed batch "
+            "that is not there has to be recounted from the log.",
         )
         self._alarm(
             "RecordsSetAside",
             self._signal(Signal.RECORDS_SET_ASIDE, "Sum"),
-            "Access-log lines could not be read and are under set-aside/ in the bucket with their reasons: mend the "
-            "cause, then redrive them.",
+            "Lines could not be counted as they stand: `metering set-aside list` shows them with their reasons. Mend "
+            "the cause, then redrive them.",
         )
         self._alarm(
             "ClosePeriodsErrors",
             close_periods.metric_errors(period=FIVE_MINUTES),
-            "A run that closes hours failed; the next one takes up its work. If this stays, read the log of "
-            "close_periods.",
+            "For an hour close_periods has failed at each run, or does not run at all: read its log, and look whether "
+            "its schedule is enabled. The next good run takes up all the work.",
+            periods=AN_HOUR_OF_FIVE_MINUTES,
+            # There is a data point for each run, so that silence means that there is no run.
+            silence=cloudwatch.TreatMissingData.BREACHING,
         )
         self._alarm(
             "HoursBehind",
             self._signal(Signal.HOURS_BEHIND, "Maximum"),
-            "Hours that are due have stayed open for an hour, or close_periods does not run at all: read its log, and "
-            "look whether its schedule is enabled.",
+            "Hours that are due have stayed open for an hour, although close_periods runs: `metering close` says what "
+            "waits and why.",
             above=1,
             periods=AN_HOUR_OF_FIVE_MINUTES,
-            # Each run says how far it is behind, so that silence means that there is no run.
-            silence=cloudwatch.TreatMissingData.BREACHING,
         )
         self._alarm(
             "UsageRejected",
@@ -79,6 +81,14 @@ class Alarms(Construct):
             "Stripe refused usage for good: look at the rejected rows of the ledger with their reasons, mend the "
             "customer or the meter in Stripe, then post them again.",
         )
+        if failed_objects:
+            self._alarm(
+                "ObjectsFailed",
+                failed_objects.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
+                "Objects of the access log could not be counted in ten tries. Read the log of record_usage, mend the "
+                "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
+                "refused by the counters themselves.",
+            )
 
     def _signal(self, signal: Signal, statistic: str) -> cloudwatch.Metric:
         return cloudwatch.Metric(

@@ -35,7 +35,7 @@ class Billing(Construct):
         )
         # No retry of an event, no dead-letter queue: a run takes up whatever is due or pending, so that the next tick
         # makes good a lost or failed one, and a retry would only run beside it. What must not happen is that no tick
-        # comes at all, and the alarm on HoursBehind tells of that.
+        # comes at all, and the alarm on ClosePeriodsErrors tells of that.
         self.close_periods.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
         scheduler.Schedule(
             self,

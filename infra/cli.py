@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import boto3
 import typer
@@ -66,6 +66,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
 Region = Annotated[str | None, typer.Option(help="The AWS Region; the AWS environment's if left out.")]
 Profile = Annotated[str | None, typer.Option(help="The AWS profile; the AWS environment's if left out.")]
+Road = Annotated[
+    Literal["subscription", "firehose"], typer.Option(help="How the access log's lines reach the counters.")
+]
 Local = Annotated[bool, typer.Option("--local", help="Act on the running 'metering local' instead of AWS.")]
 
 
@@ -100,6 +103,7 @@ def _now() -> datetime:
 @app.command()
 def demo(
     requests: Annotated[int, typer.Option(help="How many HTTP requests to send.", min=1, max=100_000)] = 600,
+    road: Road = "subscription",
     as_json: Json = False,
 ) -> None:
     """Run the whole way on this machine: real requests become a Stripe bill, and every step is compared.
@@ -108,7 +112,7 @@ def demo(
     """
     from infra.local import demo as local_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
 
-    result = local_demo.run(requests=requests, say=err if as_json else out)
+    result = local_demo.run(requests=requests, road=road, say=err if as_json else out)
     if as_json:
         _print_json(result.as_json())
     if not result.equal:
@@ -116,7 +120,7 @@ def demo(
 
 
 @app.command()
-def local(as_json: Json = False) -> None:
+def local(road: Road = "subscription", as_json: Json = False) -> None:
     """Keep the embedded AWS and Stripe running with everything deployed, to try things on, until Ctrl-C.
 
     With --json the first line on stdout, once all is ready, is one JSON object that says where everything is.
@@ -125,7 +129,7 @@ def local(as_json: Json = False) -> None:
 
     for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it runs in the background deaf to Ctrl-C
         signal.signal(ending, _interrupt)
-    with local_cloud.start(say=err) as cloud, cloud.announced():
+    with local_cloud.start(road=road, say=err) as cloud, cloud.announced():
         if as_json:
             sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
             sys.stdout.flush()
@@ -291,6 +295,9 @@ def usage_command(
         typer.Option("--to", parser=_hour, metavar="HOUR", help="The hour to stop before; now if left out."),
     ] = None,
     by: Annotated[usage.By, typer.Option(help="Add up by this period (UTC).")] = usage.By.HOUR,
+    by_dimension: Annotated[
+        bool, typer.Option("--by-dimension", help="Split the metrics that have a dimension by its values.")
+    ] = False,
     as_json: Json = False,
     stack: Stack = "Metering",
     region: Region = None,
@@ -310,23 +317,34 @@ def usage_command(
     deployment = _connect(stack, region, profile, local)
     if customer_id is not None:
         _customer(deployment.ledger, customer_id)
-    lines = usage.report(
-        deployment.counters,
-        deployment.ledger,
-        only=customer_id,
-        first=first,
-        end=end,
-        by=by,
-        now=now,
-        progress=_progress("reading", as_json),
-    )
+    report = usage.Report(deployment.counters, deployment.uniques, deployment.ledger, customer_id, by_dimension)
+    lines = report.lines(first, end, by=by, now=now, progress=_progress("reading", as_json))
     if as_json:
-        _print_json([{**asdict(line), "customer": line.customer or None, "key": line.key or None} for line in lines])
+        _print_json([_usage_json(line, split=by_dimension) for line in lines])
         return
+    split = ("value",) if by_dimension else ()
     _table(
-        ("period", "customer", "key", "metric", "quantity", "state"),
-        [(x.period, x.customer or "(none)", x.key or "-", x.metric, f"{x.quantity:,}", x.state) for x in lines],
+        ("period", "customer", "key", "metric", *split, "quantity", "state"),
+        [
+            (
+                line.period,
+                line.customer or "(none)",
+                line.key or "-",
+                line.metric,
+                *([line.value] if by_dimension else []),
+                f"{line.quantity:,}",
+                line.state,
+            )
+            for line in lines
+        ],
     )
+
+
+def _usage_json(line: usage.Line, *, split: bool) -> dict[str, Any]:
+    shown = {**asdict(line), "customer": line.customer or None, "key": line.key or None, "value": line.value or None}
+    if not split:
+        del shown["value"]
+    return shown
 
 
 @app.command()

@@ -10,9 +10,12 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
+from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
+from metering.set_aside import SetAside
 from metering.stripe_meters import FORMULA, NO_KEY, WINDOW, StripeMeters, StripeNotConnectedError
+from metering.uniques import Uniques
 
 LAMBDA_TIMEOUT: Final = 300
 """Seconds that a function may run; a command that invokes one waits a little longer."""
@@ -65,6 +68,16 @@ class Deployment:
     def counters(self) -> Counters:
         """The Counters table."""
         return Counters(self.client("dynamodb"), self.outputs["CountersTable"])
+
+    @cached_property
+    def uniques(self) -> Uniques:
+        """In which hours a customer's distinct values count."""
+        return Uniques(Claims(self.client("dynamodb"), self.outputs["CountersTable"]), self.ledger)
+
+    @cached_property
+    def set_aside(self) -> SetAside:
+        """The bucket, as far as it holds what was set aside."""
+        return SetAside(self.client("s3"), self.outputs["Bucket"])
 
     @cached_property
     def ledger(self) -> Ledger:

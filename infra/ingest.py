@@ -1,5 +1,12 @@
-"""From the access log to the counters: the subscription and ``record_usage``."""
+"""From the access log to the counters: the roads that lines can take, and ``record_usage`` at their end.
 
+```
+subscription   stage ── log group ── subscription ── record_usage           seconds
+firehose       stage ── Firehose ── S3 object ── SQS ── record_usage        minutes; cheaper at volume
+```
+"""
+
+from enum import Enum
 from typing import Final
 
 import aws_cdk as cdk
@@ -13,12 +20,26 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra import bundle
+from infra.delivery import Delivery
 from metering.access_log import AccessLog, Api
 from metering.settings import RecordUsageSettings
 
 FAILED_BATCHES: Final = "aws/lambda/async/"
 """Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
 asynchronous invocations"): ``aws/lambda/async/<function>/YYYY/MM/DD/…``."""
+
+USAGE_LINES: Final = "usage"
+"""The term that brings a usage line; what else holds the word, the function lets lie."""
+
+
+class Road(Enum):
+    """How lines of the access log reach ``record_usage``; the value is how it is written."""
+
+    SUBSCRIPTION = "subscription"
+    """Through a log group and its subscription, within seconds; the log group is the archive."""
+
+    FIREHOSE = "firehose"
+    """Through Firehose into objects of the bucket, within minutes; the objects are the archive. REST APIs only."""
 
 
 class Ingest(Construct):
@@ -29,7 +50,9 @@ class Ingest(Construct):
         scope: Construct,
         construct_id: str,
         *,
+        road: Road,
         access_log: AccessLog,
+        access_log_format: str,
         log_group: logs.LogGroup,
         bucket: s3.Bucket,
         settings: RecordUsageSettings,
@@ -38,6 +61,7 @@ class Ingest(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         self._access_log = access_log
+        self._format = access_log_format
         self._log_group = log_group
         self.record_usage = bundle.function(
             self,
@@ -60,6 +84,7 @@ class Ingest(Construct):
                 on_failure=lambda_.CfnEventInvokeConfig.OnFailureProperty(destination=bucket.bucket_arn)
             ),
         )
+        # On both roads: a stage that is moved to Firehose writes here until its own stack is deployed (I1).
         logs.SubscriptionFilter(
             self,
             "Subscription",
@@ -68,16 +93,21 @@ class Ingest(Construct):
             # Everything: a line that this pattern let through unseen would be lost without a reason (I1).
             filter_pattern=logs.FilterPattern.all_events(),
         )
+        self.delivery = (
+            Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage) if road is Road.FIREHOSE else None
+        )
 
     @property
     def access_log_format(self) -> apigateway.AccessLogFormat:
         """The format that a stage must write, of a REST or an HTTP API as the access log was declared."""
-        return apigateway.AccessLogFormat.custom(self._access_log.format())
+        return apigateway.AccessLogFormat.custom(self._format)
 
     @property
     def access_log_destination(self) -> apigateway.IAccessLogDestination:
         """The destination for a REST API's stage; raise ValueError if the access log is an HTTP API's."""
         self._expect(Api.REST)
+        if self.delivery:
+            return apigateway.FirehoseLogDestination(self.delivery.stream)
         return apigateway.LogGroupLogDestination(self._log_group)
 
     @property
@@ -85,6 +115,17 @@ class Ingest(Construct):
         """Destination and format for an HTTP API's stage; raise ValueError if the access log is a REST API's."""
         self._expect(Api.HTTP)
         return _AccessLogSettings(apigatewayv2.LogGroupLogDestination(self._log_group), self.access_log_format)
+
+    def subscribe(self, usage_log: logs.ILogGroup) -> None:
+        """Bring the usage lines of an application's log group to ``record_usage``.
+
+        Filter and permission are made beside the log group, whose stack then needs this one, and never the reverse.
+        """
+        usage_log.add_subscription_filter(
+            f"{cdk.Stack.of(self).node.id}UsageLines",
+            destination=logs_destinations.LambdaDestination(self.record_usage),
+            filter_pattern=logs.FilterPattern.literal(USAGE_LINES),
+        )
 
     def _expect(self, api: Api) -> None:
         """Refuse a stage that would write lines which name no caller, and so would bill nobody."""

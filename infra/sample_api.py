@@ -12,6 +12,40 @@ from constructs import Construct, IConstruct
 from infra.bundle import RUNTIME
 from infra.stack import MeteringStack
 
+USER = "x-user"
+MESSAGES = "x-messages"
+
+AUTHORIZER = """
+import re
+
+def handler(event, context):
+    user, messages = (_header(event, name) for name in ("x-user", "x-messages"))
+    known = re.fullmatch("[A-Za-z0-9_-]{1,64}", user)
+    told = {"user": user} if known else {}
+    if known and event["httpMethod"] == "POST" and re.fullmatch("[1-9][0-9]?|100", messages):
+        told["messages"] = messages
+    api_and_stage = "/".join(event["methodArn"].split("/")[:2])
+    statement = {
+        "Action": "execute-api:Invoke",
+        "Effect": "Allow" if known else "Deny",
+        "Resource": f"{api_and_stage}/*",
+    }
+    return {
+        "principalId": user if known else "unknown",
+        "policyDocument": {"Version": "2012-10-17", "Statement": [statement]},
+        "context": told,
+    }
+
+def _header(event, wanted):
+    values = [values for name, values in event["multiValueHeaders"].items() if name.lower() == wanted]
+    return values[0][0] if [len(found) for found in values] == [1] else ""
+"""
+"""Who calls, and how many messages a call carries: what the access log can bill by.
+
+A header that stands twice is none: which of its values the answer is cached by is not for the caller to choose. What is
+cached by the user alone holds nothing else, so that ``messages`` is told of POST only.
+"""
+
 BACKEND = """
 import json
 
@@ -19,17 +53,33 @@ def handler(event, context):
     if event["resource"] == "/fail":
         return {"statusCode": 500, "body": json.dumps({"message": "this path always fails"})}
     if event["httpMethod"] == "POST":
-        return {"statusCode": 202, "body": json.dumps({"accepted": True})}
+        return _take(event)
     if event["resource"] == "/items/{id}":
         return {"statusCode": 200, "body": json.dumps({"id": event["pathParameters"]["id"]})}
     asked = (event.get("queryStringParameters") or {}).get("n", "3")
     n = min(int(asked), 1000) if asked.isdecimal() and len(asked) < 10 else 3
     return {"statusCode": 200, "body": json.dumps({"items": [f"item {i}" for i in range(n)]})}
+
+def _take(event):
+    declared = event["requestContext"]["authorizer"].get("messages")
+    try:
+        held = len(json.loads(event["body"])["messages"])
+    except (KeyError, RecursionError, TypeError, ValueError):
+        held = None
+    if declared is None or str(held) != declared:
+        wanted = "x-messages must say how many messages, 1 to 100, the body holds"
+        return {"statusCode": 400, "body": json.dumps({"message": wanted})}
+    return {"statusCode": 202, "body": json.dumps({"accepted": held})}
 """
 
 
 class SampleApi(cdk.Stack):
-    """An API whose every method needs an API key, with two plans; its usage is what ``metering`` counts."""
+    """An API whose every method needs an API key, with two plans; its usage is what ``metering`` counts.
+
+    Its authorizer tells metering of the user and of the messages in a call. It takes both from the caller's headers,
+    and the backend accepts no other number of messages than was told. A real authorizer would take the user from a
+    token that it has verified.
+    """
 
     def __init__(self, scope: Construct, construct_id: str, *, metering: MeteringStack) -> None:
         super().__init__(scope, construct_id)
@@ -45,11 +95,19 @@ class SampleApi(cdk.Stack):
             default_method_options=apigateway.MethodOptions(api_key_required=True),
             cloud_watch_role=True,
         )
-        backend = apigateway.LambdaIntegration(self._backend(), allow_test_invoke=False)
-        for method, path in (("GET", "items"), ("GET", "items/{id}"), ("POST", "messages"), ("GET", "fail")):
+        backend = apigateway.LambdaIntegration(self._function("Backend", BACKEND), allow_test_invoke=False)
+        knows = self._function("Authorizer", AUTHORIZER)
+        # Answers are cached by these headers; a request that lacks one is answered 401, and the function is not asked.
+        readers, senders = self._authorizer("Readers", knows, USER), self._authorizer("Senders", knows, USER, MESSAGES)
+        for method, path, authorizer in (
+            ("GET", "items", readers),
+            ("GET", "items/{id}", readers),
+            ("POST", "messages", senders),
+            ("GET", "fail", readers),
+        ):
             _acknowledge(
-                api.root.resource_for_path(path).add_method(method, backend),
-                dict.fromkeys(("APIG4", "COG4"), "A caller is known by its API key, which is what is billed."),
+                api.root.resource_for_path(path).add_method(method, backend, authorizer=authorizer),
+                {"COG4": "A caller is known by its API key, which is what is billed."},
             )
 
         standard = _plan(api, "Standard", rate=500, burst=1000)
@@ -62,7 +120,7 @@ class SampleApi(cdk.Stack):
             "TrialPlan": trial.usage_plan_id,
         }.items():
             cdk.CfnOutput(self, name, value=value)
-        _acknowledge(api, {"APIG2": "The backend bounds its only parameter, and ignores bodies."})
+        _acknowledge(api, {"APIG2": "The backend checks its only parameter and its only body itself."})
         _acknowledge(
             api.deployment_stage,
             {
@@ -78,24 +136,33 @@ class SampleApi(cdk.Stack):
             },
         )
 
-    def _backend(self) -> lambda_.Function:
+    def _function(self, name: str, code: str) -> lambda_.Function:
         log = logs.LogGroup(
-            self, "BackendLog", retention=logs.RetentionDays.ONE_WEEK, removal_policy=cdk.RemovalPolicy.DESTROY
+            self, f"{name}Log", retention=logs.RetentionDays.ONE_WEEK, removal_policy=cdk.RemovalPolicy.DESTROY
         )
-        role = iam.Role(self, "BackendRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        role = iam.Role(self, f"{name}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         log.grant_write(role)
-        backend = lambda_.Function(
+        made = lambda_.Function(
             self,
-            "Backend",
-            code=lambda_.Code.from_inline(BACKEND.lstrip()),
+            name,
+            code=lambda_.Code.from_inline(code.lstrip()),
             handler="index.handler",
             runtime=RUNTIME,
             architecture=lambda_.Architecture.ARM_64,
             role=role,
             log_group=log,
         )
-        _acknowledge(backend, {"L1": "The same runtime as the metering functions'."})
-        return backend
+        _acknowledge(made, {"L1": "The same runtime as the metering functions'."})
+        return made
+
+    def _authorizer(self, name: str, function: lambda_.Function, *headers: str) -> apigateway.RequestAuthorizer:
+        return apigateway.RequestAuthorizer(
+            self,
+            name,
+            handler=function,
+            identity_sources=[apigateway.IdentitySource.header(header) for header in headers],
+            results_cache_ttl=cdk.Duration.minutes(5),
+        )
 
 
 def _plan(api: apigateway.RestApi, name: str, *, rate: int, burst: int) -> apigateway.UsagePlan:

@@ -5,33 +5,39 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import aws_cdk as cdk
+import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
-from constructs import Construct
+from constructs import Construct, IValidation
 
 from infra.alarms import Alarms
 from infra.billing import Billing
-from infra.ingest import Ingest
-from infra.storage import Storage
-from metering.access_log import AccessLog
-from metering.metrics import Metric, check, encode
+from infra.ingest import Ingest, Road
+from infra.storage import ARCHIVE, Storage
+from metering.access_log import AccessLog, Api
+from metering.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
+from metering.periods import COUNTER_LIFE
 from metering.set_aside import PREFIX as SET_ASIDE
 from metering.settings import ClosePeriodsSettings, RecordUsageSettings
 
 STRIPE: Final = "https://api.stripe.com"
 REST_API_KEYS: Final = AccessLog()
 LAST_EPOCH: Final = 999
+SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
+"""As long as counters live they may have to be recounted."""
 
 
 class MeteringStack(cdk.Stack):
     """Counts the usage that the stages' access logs tell of, and bills it through Stripe.
 
-    ``metrics`` is what is billed for; ``access_log`` says what kind of API writes the log and who is billed.
-    ``deployment`` (default: the stack's name and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes
-    up by one when the ledger was restored from a backup. ``local`` bundles for this machine, for the emulator.
+    ``metrics`` is what is billed for; ``access_log`` says what kind of API writes the log and who is billed; ``road``
+    is how its lines reach the counters. They are kept for ``access_log_retention`` in the log group, or for
+    ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name and its Region)
+    begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored from a backup.
+    ``local`` bundles for this machine, for the emulator.
 
     Raises MetricError for a metric that cannot be counted and ValueError for any other setting out of bounds.
     """
@@ -43,7 +49,9 @@ class MeteringStack(cdk.Stack):
         *,
         metrics: Sequence[Metric],
         access_log: AccessLog = REST_API_KEYS,
+        road: Road = Road.SUBSCRIPTION,
         access_log_retention: logs.RetentionDays = logs.RetentionDays.THREE_MONTHS,
+        archive_days: int = 400,
         deployment: str | None = None,
         ledger_epoch: int = 1,
         stripe_api_base: str = STRIPE,
@@ -54,19 +62,22 @@ class MeteringStack(cdk.Stack):
         check(metrics, access_log)
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
+        _check_road(road, access_log, archive_days)
 
-        self._storage = Storage(self, access_log_retention=access_log_retention)
+        self.is_without_usage_lines = reads_usage_lines(metrics)
+        self._metrics = metrics
+        self._storage = Storage(
+            self, access_log_retention=access_log_retention, archive_days=archive_days, hashes=needs_hash(metrics)
+        )
         self._ingest = Ingest(
             self,
             "Ingest",
+            road=road,
             access_log=access_log,
+            access_log_format=access_log.format(declared(metrics)),
             log_group=self._storage.access_log,
             bucket=self._storage.bucket,
-            settings=RecordUsageSettings(
-                counters_table=self._storage.counters.table_name,
-                bucket=self._storage.bucket.bucket_name,
-                metrics=encode(metrics),
-            ),
+            settings=self._record_usage_settings(),
             deployment=deployment,
             local=local,
         )
@@ -90,6 +101,7 @@ class MeteringStack(cdk.Stack):
             deployment=deployment,
             record_usage=self._ingest.record_usage,
             close_periods=self._billing.close_periods,
+            failed_objects=self._ingest.delivery.failed if self._ingest.delivery else None,
         )
         self._grant_record_usage()
         self._grant_close_periods()
@@ -97,15 +109,22 @@ class MeteringStack(cdk.Stack):
             CountersTable=self._storage.counters.table_name,
             LedgerTable=self._storage.ledger.table_name,
             Bucket=self._storage.bucket.bucket_name,
+            Road=road.value,
             AccessLogGroup=self._storage.access_log.log_group_name,
             RecordUsageFunction=self._ingest.record_usage.function_name,
             ClosePeriodsFunction=self._billing.close_periods.function_name,
             StripeSecret=self._storage.stripe_secret.ref,
             StripeApiBase=stripe_api_base,
             Deployment=deployment,
-            Metrics=",".join(metric.name for metric in metrics),
+            Metrics=",".join(meters(metrics)),
             AlarmTopic=alarms.topic.topic_arn,
         )
+        if delivery := self._ingest.delivery:
+            self._tell(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)
+            # A stage of another stack imports the log group until it has changed over to this road, which its stack
+            # does after this one; CloudFormation refuses to take away an export that is in use.
+            self.export_value(self._storage.access_log.log_group_name)
+        self.node.add_validation(_UsageLinesArrive(self))
 
     @property
     def access_log_format(self) -> apigateway.AccessLogFormat:
@@ -122,15 +141,63 @@ class MeteringStack(cdk.Stack):
         """Where and what an HTTP API's stage must write; raise ValueError if the stack reads REST APIs' logs."""
         return self._ingest.access_log_settings
 
+    def meter_usage_lines(self, log_group: logs.ILogGroup) -> None:
+        """Meter the usage lines that your own code writes into a log group.
+
+        Whoever can write there can bill anyone. Raises ValueError if no metric measures usage lines, and for the log
+        groups on the way of a line itself: what ``record_usage`` writes would come back to it for ever.
+        """
+        if not reads_usage_lines(self._metrics):
+            raise ValueError(
+                "no metric measures usage lines: declare one first, for example Sum(name='tokens', of=USAGE_LINES)"
+            )
+        if self._is_ours(log_group.log_group_name):
+            raise ValueError(
+                f"the log group {log_group.node.path} belongs to metering itself, which would feed itself for ever: "
+                "name the log group of your own code"
+            )
+        self.is_without_usage_lines = False
+        self._ingest.subscribe(log_group)
+
+    def _is_ours(self, name: str) -> bool:
+        """Say whether a log group is one of this stack's own, by reference or by the name that AWS gave it."""
+        delivery = self._ingest.delivery
+        ours = [
+            self._storage.access_log,
+            self._ingest.record_usage.log_group,
+            self._billing.close_periods.log_group,
+            *([delivery.error_log] if delivery else []),
+        ]
+        given = (self.get_logical_id(cast("cdk.CfnElement", one.node.default_child)) for one in ours)
+        return name in [one.log_group_name for one in ours] or name.startswith(
+            tuple(f"{self.stack_name}-{logical_id}-" for logical_id in given)
+        )
+
+    def _record_usage_settings(self) -> RecordUsageSettings:
+        secret = self._storage.hash_secret
+        return RecordUsageSettings(
+            counters_table=self._storage.counters.table_name,
+            bucket=self._storage.bucket.bucket_name,
+            metrics=encode(self._metrics),
+            access_log_group=self._storage.access_log.log_group_name,
+            ledger_table=self._storage.ledger.table_name if secret else "",
+            hash_secret=secret.secret_arn if secret else "",
+        )
+
     def _grant_record_usage(self) -> None:
         counters, bucket, function = self._storage.counters, self._storage.bucket, self._ingest.record_usage
+        reads = {SET_ASIDE: "It reads lines that were set aside, whatever their batch is called."}
+        if self._ingest.delivery:
+            reads[ARCHIVE] = "It reads the objects that Firehose names by the time of their delivery."
         for statement in (
             _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
             _items("MarkLateHours", counters.table_arn, ["PutItem"], "late#*"),
+            _items("ClaimValues", counters.table_arn, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
+            _items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*"),
             iam.PolicyStatement(
-                sid="ReadWhatIsSetAside",
+                sid="ReadLines",
                 actions=["s3:GetObject"],
-                resources=[bucket.arn_for_objects(f"{SET_ASIDE}*")],
+                resources=[bucket.arn_for_objects(f"{prefix}*") for prefix in reads],
             ),
             # The on-failure destination writes below aws/lambda/async/ alone, but Lambda refuses it ("does not have
             # permissions to call PutObject on S3") unless the role may put any object. Versions undo an overwrite.
@@ -143,9 +210,16 @@ class MeteringStack(cdk.Stack):
             iam.PolicyStatement(sid="TellMissingObjects", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
         ):
             function.add_to_role_policy(statement)
-        self._acknowledge(
-            function, f"{SET_ASIDE}*", "It reads lines that were set aside, whatever their batch is called."
-        )
+        if secret := self._storage.hash_secret:
+            for statement in (
+                _items("SeeWhoHoldsKeys", self._storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
+                iam.PolicyStatement(
+                    sid="ReadHashKey", actions=["secretsmanager:GetSecretValue"], resources=[secret.secret_arn]
+                ),
+            ):
+                function.add_to_role_policy(statement)
+        for prefix, reason in reads.items():
+            self._acknowledge(function, f"{prefix}*", reason)
         self._acknowledge(
             function, "*", "Lambda refuses an on-failure destination unless the role may put any object of the bucket."
         )
@@ -161,11 +235,11 @@ class MeteringStack(cdk.Stack):
         counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.close_periods
         rows = ("customer#*", "key#*", "period#*")
         for statement in (
-            _items("ReadCounters", counters.table_arn, ["Query"], "hour#*", "late#*"),
+            _items("ReadCounters", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
             iam.PolicyStatement(
                 sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
             ),
-            _items("ClearLateMarks", counters.table_arn, ["DeleteItem"], "late#*"),
+            _items("KeepLateMarks", counters.table_arn, ["PutItem", "DeleteItem"], "late#*"),
             _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
             _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
             _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),
@@ -197,6 +271,28 @@ def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys:
         resources=[resource_arn],
         conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(partition_keys)}},
     )
+
+
+@jsii.implements(IValidation)
+class _UsageLinesArrive:
+    """Fails the synthesis where a metric measures usage lines and no log group is metered for them."""
+
+    def __init__(self, stack: MeteringStack) -> None:
+        self._stack = stack
+
+    def validate(self) -> list[str]:
+        if self._stack.is_without_usage_lines:
+            return ["a metric measures usage lines, but none can arrive: call meter_usage_lines(log_group)"]
+        return []
+
+
+def _check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
+    if road is Road.FIREHOSE and access_log.api is Api.HTTP:
+        raise ValueError("an HTTP API cannot write its access log to Firehose: leave road out, or use a REST API")
+    if archive_days < SHORTEST_ARCHIVE:
+        raise ValueError(
+            f"archive_days must be {SHORTEST_ARCHIVE} or more, as long as counters live, got {archive_days}"
+        )
 
 
 def _check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:

@@ -1,4 +1,6 @@
-"""What outlives a deployment: two tables, a bucket, the access log, and the place of Stripe's key."""
+"""What outlives a deployment: two tables, a bucket, the access log, and the places of two secrets."""
+
+from typing import Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_dynamodb as dynamodb
@@ -6,15 +8,25 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
 
+ARCHIVE: Final = "access-log/"
+"""Where Firehose puts the objects that are counted, and that stay as the archive, by the hour of their arrival."""
+
+COLD_AFTER: Final = cdk.Duration.days(90)
+SHORTEST_COLD: Final = 90
+"""Days that Glacier Instant Retrieval bills at least, whenever an object is deleted (S3 pricing)."""
+
 
 class Storage:
     """The stateful resources, made directly under ``stack`` and retained when it is deleted.
 
     No construct of their own, so that moving code about never changes a logical id, which would mean a new, empty
-    table. No physical names, so that two deployments fit into one account.
+    table. No physical names, so that two deployments fit into one account. ``hashes`` says whether a metric needs the
+    key of the keyed hashes that values are remembered by; ``archive_days`` is how long the archive is kept.
     """
 
-    def __init__(self, stack: cdk.Stack, *, access_log_retention: logs.RetentionDays) -> None:
+    def __init__(
+        self, stack: cdk.Stack, *, access_log_retention: logs.RetentionDays, archive_days: int, hashes: bool
+    ) -> None:
         # Without point-in-time recovery: what is lost here is recounted from the access log.
         self.counters = dynamodb.TableV2(
             stack,
@@ -54,7 +66,15 @@ class Storage:
             object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
             enforce_ssl=True,
             versioned=True,
-            lifecycle_rules=[s3.LifecycleRule(noncurrent_version_expiration=cdk.Duration.days(90))],
+            lifecycle_rules=[
+                s3.LifecycleRule(
+                    noncurrent_version_expiration=cdk.Duration.days(90),
+                    expired_object_delete_marker=True,
+                    abort_incomplete_multipart_upload_after=cdk.Duration.days(7),
+                ),
+                # On both roads: a deployment that has left Firehose's still has what it archived.
+                _archive(archive_days),
+            ],
             removal_policy=cdk.RemovalPolicy.RETAIN,
         )
         cdk.Validations.of(self.bucket).acknowledge(
@@ -81,6 +101,36 @@ class Storage:
                 "`metering stripe connect` replaces it.",
             )
         )
+        self.hash_secret = _hash_secret(stack) if hashes else None
+
+
+def _archive(days: int) -> s3.LifecycleRule:
+    """Return how the archive ages: to colder storage, unless it expires before that could save anything."""
+    cold = s3.Transition(storage_class=s3.StorageClass.GLACIER_INSTANT_RETRIEVAL, transition_after=COLD_AFTER)
+    return s3.LifecycleRule(
+        id="Archive",
+        prefix=ARCHIVE,
+        expiration=cdk.Duration.days(days),
+        transitions=[cold] if days >= COLD_AFTER.to_days() + SHORTEST_COLD else [],
+    )
+
+
+def _hash_secret(stack: cdk.Stack) -> secretsmanager.Secret:
+    """Return the secret of the keyed hashes; its value is made at deployment and known to nobody (I8)."""
+    secret = secretsmanager.Secret(
+        stack,
+        "HashSecret",
+        description="The key of the hashes that usage metering remembers users, sessions and ids by.",
+        generate_secret_string=secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True),
+        removal_policy=cdk.RemovalPolicy.RETAIN,
+    )
+    cdk.Validations.of(secret).acknowledge(
+        cdk.Acknowledgment(
+            id="AwsSolutions-SMG4",
+            reason="With another key every value that is remembered would count a second time.",
+        )
+    )
+    return secret
 
 
 def _text(name: str) -> dynamodb.Attribute:

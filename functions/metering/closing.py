@@ -8,6 +8,7 @@ was read. In another order a slow run would overwrite a newer total with an olde
     other run              reads the row ── reads counters: 5+1 ── writes 6
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,8 +19,10 @@ from aws_lambda_powertools import Logger
 from metering.aws import in_pieces, side_by_side
 from metering.counters import Counted, Counters, LateMark
 from metering.ledger import Holding, Ledger, Period, PeriodState, RowChangedError, by_kind, mapped_to
+from metering.measuring import Amounts
 from metering.periods import Hour, due_before, hours
-from metering.subjects import Kind, Subject, customer, key
+from metering.subjects import Kind, Subject, customer, key, source_of_customer, subject_of_source
+from metering.uniques import Uniques
 from metering.usage_row import State, UsageRow, recounted
 
 logger = Logger(child=True)
@@ -36,8 +39,8 @@ _ROUNDS: Final = 5
 _PIECE: Final = 1000
 """How many rows are written between two looks at the clock."""
 
-Totals = dict[Subject, dict[str, int]]
-"""Each metric's sum by subject."""
+Totals = dict[Subject, Amounts]
+"""What was used, by subject."""
 
 
 class OutOfTimeError(Exception):
@@ -71,6 +74,7 @@ class Closer:
     """
 
     counters: Counters
+    uniques: Uniques
     ledger: Ledger
     clock: Callable[[], datetime]
     deadline: datetime
@@ -139,7 +143,7 @@ class Closer:
         """
         counted = self.counters.read(hour)
         holdings = self.ledger.holdings(counted)
-        totals = _by_subject(hour, counted, holdings)
+        totals = self._totals(hour, counted, holdings)
         rows = self.ledger.rows(hour, {*totals, *_ever_concerned(holdings)})
         fresh = [
             self._recounted(row, totals, holdings) for row in rows.values() if not row.version and row.subject in totals
@@ -182,7 +186,7 @@ class Closer:
             rows = self.ledger.rows(hour, todo | _ever_concerned(named))
             holdings = self.ledger.holdings(self._keys_of(rows))
             counted = self.counters.read(hour, holdings.keys())
-            totals = _by_subject(hour, counted, holdings)
+            totals = self._totals(hour, counted, holdings)
             changed = [
                 after
                 for before in rows.values()
@@ -198,10 +202,35 @@ class Closer:
     def _keys_of(self, subjects: Collection[Subject]) -> set[str]:
         customers = by_kind(subjects, Kind.CUSTOMER)
         held = side_by_side(self.ledger.keys_of, customers)
-        return {*by_kind(subjects, Kind.KEY)}.union(*held)
+        return {*by_kind(subjects, Kind.KEY), *map(source_of_customer, customers)}.union(*held)
+
+    def _totals(self, hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Totals:
+        """Add up keys' counters by who held them in the hour; a key that nobody held stands for itself.
+
+        Where a customer's distinct values came through several hands, its claims say how many count in this hour.
+        """
+        totals = _by_subject(hour, counted, holdings)
+        for owner in by_kind(totals, Kind.CUSTOMER):
+            amounts = totals[customer(owner)]
+            for metric in amounts.uniques:
+                by_hour = self.uniques.by_hour(owner, metric, hour)
+                if by_hour is not None:
+                    amounts.uniques[metric] = by_hour[hour]
+                    self._mark_unlike(owner, metric, by_hour, hour)
+        return totals
+
+    def _mark_unlike(self, owner: str, metric: str, by_hour: Counter[Hour], hour: Hour) -> None:
+        """Ask for the month's other hours to be closed again that say something else than the claims say now.
+
+        A key that joined or left the customer takes values with it that were billed in other hours than its own.
+        """
+        for row in self.ledger.rows_of(customer(owner), hour.month_begin, hour.month_end):
+            total = row.totals.get(metric)
+            if row.hour != hour and total is not None and total.counted != by_hour[row.hour]:
+                self.counters.mark_late(row.hour, row.subject, f"{hour} {total.counted} {by_hour[row.hour]}")
 
     def _recounted(self, row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> UsageRow:
-        counted = totals.get(row.subject, {})
+        counted = totals.get(row.subject, Amounts())
         return recounted(row, counted, held=_why_held(row, holdings) if row.subject.kind is Kind.KEY else "")
 
     def _write(self, rows: Sequence[UsageRow], did: Closed) -> set[Subject]:
@@ -232,7 +261,9 @@ class Closer:
         for name, now in self.ledger.holdings(before).items():
             was, is_now = before[name].at(hour), now.at(hour)
             if was != is_now:
-                moved |= {key(name)} | {owner for holding in (before[name], now) if (owner := mapped_to(holding, hour))}
+                moved |= {subject_of_source(name)} | {
+                    owner for holding in (before[name], now) if (owner := mapped_to(holding, hour))
+                }
         return moved
 
     def _check_time(self) -> None:
@@ -241,12 +272,11 @@ class Closer:
 
 
 def _by_subject(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Totals:
-    """Add up keys' counters by who held them in the hour; a key that nobody held stands for itself."""
     totals: Totals = {}
-    for name, sums in counted.items():
-        total = totals.setdefault(mapped_to(holdings[name], hour) or key(name), {})
-        for metric, amount in sums.items():
-            total[metric] = total.get(metric, 0) + amount
+    for name, amounts in counted.items():
+        totals.setdefault(mapped_to(holdings[name], hour) or key(name), Amounts()).include(amounts)
+    for amounts in totals.values():
+        amounts.cap_splits()
     return totals
 
 
@@ -266,7 +296,8 @@ def _note_pending(rows: Iterable[UsageRow], did: Closed) -> None:
 def _differs(row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> bool:
     """Say whether a row says something else than was just read."""
     counted = {metric: total.counted for metric, total in row.totals.items() if total.counted}
-    if counted != totals.get(row.subject, {}):
+    now = {metric: quantity for metric, quantity in totals.get(row.subject, Amounts()).quantities().items() if quantity}
+    if counted != now:
         return True
     return row.subject.kind is Kind.KEY and any(
         total.reason != _why_held(row, holdings) for total in row.totals.values()
@@ -279,7 +310,7 @@ def _ever_concerned(holdings: Mapping[str, Holding]) -> set[Subject]:
     A run that died may have left a row by a holder that has since been replaced.
     """
     holders = {customer(one.customer) for holding in holdings.values() for one in holding.holders if one.customer}
-    return holders | {key(name) for name in holdings}
+    return holders | {subject_of_source(name) for name in holdings}
 
 
 def _why_held(row: UsageRow, holdings: Mapping[str, Holding]) -> str:

@@ -1,23 +1,32 @@
-"""The Counters table, known to this file alone.
+"""The Counters table, known to this file and to :mod:`metering.claims` alone.
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
-| counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | ``n:<metric>``: its sum; ``batches``: tokens; ``ttl`` |
+| counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
+| peak | ``hour#<hour>#<partition>`` | ``<key>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
 | late mark | ``late#<partition>`` | ``<hour>#<subject>`` | ``mark``: unique to each marking; ``ttl`` |
+| big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
+| claim | see :mod:`metering.claims` | | |
+
+A counter's amounts are flat attributes: ``n:<metric>`` a sum, ``u:<metric>`` values new in the month, and
+``g:<metric>:<value>`` how a sum splits. Where a customer's usage was reported without a key, ``@<customer>`` stands for
+the key.
 
 A counter remembers the batches that it has counted, in the same item and the same write: a batch that comes again is
 refused by the counter itself (I2). A batch that fails half-way is delivered again whole; the counters that have it
 refuse it, the others count it (I1).
 """
 
+import hashlib
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from metering.aws import Item, side_by_side
+from metering.measuring import Amounts
 from metering.periods import COUNTER_LIFE, Hour
 from metering.subjects import Subject
 
@@ -32,12 +41,15 @@ SLOTS: Final = 256
 
 TOKEN_BYTES: Final = 12
 
-_NUMBER: Final = "n:"
+_SUM: Final = "n:"
+_UNIQUE: Final = "u:"
+_PEAK: Final = "m:"
+_SPLIT: Final = "g:"
 _FEW_KEYS: Final = 64
 """Up to so many keys are read by a query each; more are read by reading the hour."""
 
-Counted = dict[str, dict[str, int]]
-"""Each metric's sum by key."""
+Counted = dict[str, Amounts]
+"""What was counted, by key; or by ``@<customer>``, where no key was named."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,25 +69,33 @@ class Counters:
     client: "DynamoDBClient"
     table: str
 
-    def count(self, hour: Hour, key: str, sums: Mapping[str, int], batch: bytes) -> bool:
-        """Add a batch's sums to the counters of an hour and key; return False if this batch was already counted.
+    def count(self, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
+        """Add a batch's amounts to the counters of an hour and key; return False if this batch was already counted.
 
-        One write unit. A replay, by a redelivery or by boto3 after a read timeout, is harmless: the condition and the
-        token are part of the same write (I2).
+        One write unit while the item is under 1 KB, and one more for each peak. A replay, by a redelivery or by boto3
+        after a read timeout, is harmless: the condition and the token are part of the same write (I2), and a peak that
+        is raised twice is the same.
         """
+        for metric, peak in amounts.peaks.items():
+            self._raise_peak(hour, key, metric, peak)
+        added = _attributes(amounts)
+        if not added:
+            return bool(amounts.peaks)
         not_yet_counted = "NOT contains(#batches, :token)"
-        names = {f"#m{n}": f"{_NUMBER}{metric}" for n, metric in enumerate(sums)}
-        values: dict[str, Any] = {f":m{n}": {"N": str(amount)} for n, amount in enumerate(sums.values())}
-        additions = ", ".join(f"#m{n} :m{n}" for n in range(len(sums)))
+        additions = ", ".join(f"#m{n} :m{n}" for n in range(len(added)))
         try:
             self.client.update_item(
                 TableName=self.table,
                 Key=_counter_key(hour, key, batch),
                 UpdateExpression=f"ADD {additions}, #batches :tokens SET #ttl = :ttl",
                 ConditionExpression=not_yet_counted,
-                ExpressionAttributeNames={**names, "#batches": "batches", "#ttl": "ttl"},
+                ExpressionAttributeNames={
+                    **{f"#m{n}": name for n, name in enumerate(added)},
+                    "#batches": "batches",
+                    "#ttl": "ttl",
+                },
                 ExpressionAttributeValues={
-                    **values,
+                    **{f":m{n}": {"N": str(amount)} for n, amount in enumerate(added.values())},
                     ":token": {"B": batch},
                     ":tokens": {"BS": [batch]},
                     ":ttl": {"N": str(_expiry(hour))},
@@ -84,6 +104,19 @@ class Counters:
         except self.client.exceptions.ConditionalCheckFailedException:
             return False
         return True
+
+    def _raise_peak(self, hour: Hour, key: str, metric: str, peak: int) -> None:
+        """Set an hour's highest value if this one is higher; one item, always applied, harmless to repeat."""
+        is_higher = "attribute_not_exists(#peak) OR #peak < :peak"
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.update_item(
+                TableName=self.table,
+                Key={"pk": {"S": _hour_key(hour, partition(key))}, "sk": {"S": f"{key}#max#{metric}"}},
+                UpdateExpression="SET #peak = :peak, #ttl = :ttl",
+                ConditionExpression=is_higher,
+                ExpressionAttributeNames={"#peak": f"{_PEAK}{metric}", "#ttl": "ttl"},
+                ExpressionAttributeValues={":peak": {"N": str(peak)}, ":ttl": {"N": str(_expiry(hour))}},
+            )
 
     def has_counted(self, hour: Hour, key: str, batch: bytes) -> bool:
         """Say whether the counters of an hour and key have counted a batch; a consistent read."""
@@ -136,8 +169,26 @@ class Counters:
             for item in items:
                 key = item["sk"]["S"].partition("#")[0]
                 if keys is None or key in keys:
-                    _add_up(counted.setdefault(key, {}), item)
+                    counted.setdefault(key, Amounts()).include(_read_amounts(item))
+        for amounts in counted.values():
+            amounts.cap_splits()
         return counted
+
+    def recorded_chunks(self, name: str) -> int:
+        """Return how many chunks of a big object an earlier run has recorded before its time was over."""
+        found = self.client.get_item(TableName=self.table, Key=_object_key(name), ConsistentRead=True)
+        return int(found["Item"]["chunks"]["N"]) if "Item" in found else 0
+
+    def save_recorded_chunks(self, name: str, chunks: int, now: datetime) -> None:
+        """Write how many chunks of a big object are recorded.
+
+        A replay is harmless, and so is an earlier number: a chunk that is recorded again is refused by its counters.
+        """
+        ttl = int((now + COUNTER_LIFE).timestamp())
+        self.client.put_item(
+            TableName=self.table,
+            Item={**_object_key(name), "chunks": {"N": str(chunks)}, "ttl": {"N": str(ttl)}},
+        )
 
     def made_at(self) -> datetime:
         """Return when the table was made."""
@@ -187,8 +238,30 @@ def _expiry(hour: Hour) -> int:
     return int((hour.end + COUNTER_LIFE).timestamp())
 
 
-def _add_up(sums: dict[str, int], item: Item) -> None:
+def _object_key(name: str) -> Item:
+    return {"pk": {"S": f"object#{hashlib.sha256(name.encode()).hexdigest()[:32]}"}, "sk": {"S": "progress"}}
+
+
+def _attributes(amounts: Amounts) -> dict[str, int]:
+    """Return what is added to an item, by the attribute's name."""
+    return {
+        **{f"{_SUM}{metric}": number for metric, number in amounts.sums.items()},
+        **{f"{_UNIQUE}{metric}": number for metric, number in amounts.uniques.items()},
+        **{
+            f"{_SPLIT}{metric}:{value}": number
+            for metric, split in amounts.splits.items()
+            for value, number in split.items()
+        },
+    }
+
+
+def _read_amounts(item: Item) -> Amounts:
+    amounts = Amounts()
     for name, attribute in item.items():
-        if name.startswith(_NUMBER):
-            metric = name[len(_NUMBER) :]
-            sums[metric] = sums.get(metric, 0) + int(attribute["N"])
+        kind, rest = name[:2], name[2:]
+        if kind == _SPLIT:
+            metric, _, value = rest.partition(":")
+            amounts.splits.setdefault(metric, {})[value] = int(attribute["N"])
+        elif kind in (_SUM, _UNIQUE, _PEAK):
+            {_SUM: amounts.sums, _UNIQUE: amounts.uniques, _PEAK: amounts.peaks}[kind][rest] = int(attribute["N"])
+    return amounts

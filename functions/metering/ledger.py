@@ -27,7 +27,7 @@ import msgspec
 
 from metering.aws import Item, from_item, in_pieces, side_by_side, to_attribute, to_item
 from metering.periods import Hour
-from metering.subjects import Kind, Subject, customer
+from metering.subjects import Kind, Subject, customer, customer_of_source
 from metering.usage_row import NO_STRIPE_CUSTOMER, State, Total, UsageRow, held
 
 if TYPE_CHECKING:
@@ -174,9 +174,10 @@ class Ledger:
     # --- who holds which key ----------------------------------------------------------------------------------------
 
     def holdings(self, keys: Iterable[str]) -> dict[str, Holding]:
-        """Return each key's history."""
+        """Return each key's history; a customer whose usage came without a key holds its own name for ever."""
         wanted = list(keys)
-        found = self._read({(f"key#{key}", "holders"): key for key in wanted}, _read_holding)
+        found = {key: Holding(key, (Holder(BEGINNING, name),)) for key in wanted if (name := customer_of_source(key))}
+        found |= self._read({(f"key#{key}", "holders"): key for key in wanted if key not in found}, _read_holding)
         return {key: found.get(key) or Holding(key) for key in wanted}
 
     def keys_of(self, name: str) -> set[str]:

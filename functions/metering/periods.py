@@ -70,6 +70,21 @@ class Hour:
         """The next hour's first moment; exclusive."""
         return _EPOCH + (self.number + 1) * HOUR
 
+    @property
+    def month(self) -> str:
+        """The calendar month (UTC) in which the hour lies, written ``2026-11``."""
+        return self.start.strftime("%Y-%m")
+
+    @property
+    def month_begin(self) -> "Hour":
+        """The first hour of its month."""
+        return Hour.containing(self.start.replace(day=1, hour=0))
+
+    @property
+    def month_end(self) -> "Hour":
+        """The first hour of the next month; exclusive."""
+        return Hour.containing((self.start.replace(day=1, hour=0) + timedelta(days=32)).replace(day=1))
+
     def next(self) -> "Hour":
         """Return the hour that begins where this one ends."""
         return Hour(self.number + 1)

@@ -1,165 +1,232 @@
-"""Recording: a batch of log lines → counters, each once.
+"""Recording: a batch of lines → counters, each once.
 
 The order of writes is what makes it safe to stop anywhere and to be delivered again: first what is set aside, then
-the counters, then the late marks.
+the claims, then the counters, then the late marks.
 
 ```
-delivery   set aside ── counter ── counter ── … ── late mark
-crash            ↑ or ↑ or ↑ anywhere: the whole batch comes again
-redelivery   its object stands, each counter refuses what it has, each late mark is put again
+delivery   set aside ── claims ── counter ── counter ── … ── late mark
+crash            ↑ or ↑ or ↑ or ↑ anywhere: the whole batch comes again
+redelivery   its object stands, its claims are its own, each counter refuses what it has, each late mark is put again
 ```
 """
 
 import hashlib
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Self, assert_never
 
-import msgspec
-from aws_lambda_powertools.utilities.data_classes import CloudWatchLogsEvent
-
-from metering.access_log import AccessRecord, Reader, Rejected
+from metering import claims
+from metering.access_log import Declared, Reader, Rejected
 from metering.aws import side_by_side
+from metering.claims import Claims
 from metering.counters import TOKEN_BYTES, Counters
-from metering.metrics import Metric, Usage, measure
-from metering.periods import CLOCK_SKEW, GRACE
-from metering.set_aside import SetAside, SetAsideLine
-from metering.subjects import key
+from metering.ledger import Ledger
+from metering.measuring import Tally, Usage
+from metering.metrics import Metric
+from metering.payloads import Batch, batch_of
+from metering.periods import CLOCK_SKEW, GRACE, Hour
+from metering.set_aside import SetAside, SetAsideBatch, SetAsideLine, Source
+from metering.subjects import subject_of_source
+from metering.uniques import tenure
+from metering.usage_lines import Report, UsageLineReader, measure_reports
 
 
-class PayloadError(ValueError):
-    """An event that is no CloudWatch Logs subscription payload; the message says what was got and wanted."""
+@dataclass(slots=True)
+class Recorded:
+    """What became of lines: read = billed + unbilled + set aside."""
 
+    read: int = 0
+    billed: int = 0
+    unbilled: Counter[str] = field(default_factory=Counter)
+    set_aside: int = 0
+    refused: int = 0
+    """Batches of which every counter said that it had counted them before."""
 
-class LogEvent(msgspec.Struct, frozen=True, gc=False):
-    """One line as CloudWatch Logs delivers it: ``id`` is unique to it, ``timestamp`` is in milliseconds since 1970."""
+    oldest: datetime | None = None
+    """The time of the oldest good record."""
 
-    id: str
-    timestamp: int
-    message: str
-
-
-class Batch(msgspec.Struct, frozen=True, rename="camel"):
-    """A subscription payload (CloudWatch Logs User Guide, "Log group-level subscription filters")."""
-
-    message_type: str
-    log_group: str
-    log_stream: str
-    log_events: tuple[LogEvent, ...]
-
-    @property
-    def is_probe(self) -> bool:
-        """Say whether this is a probe of CloudWatch Logs for whether the function can be reached."""
-        return self.message_type == "CONTROL_MESSAGE"
-
-    @property
-    def token(self) -> bytes:
-        """A hash of the batch's content: the same events in another envelope or order are the same batch."""
-        ids = "\n".join(sorted({event.id for event in self.log_events}))
-        return hashlib.sha256(ids.encode()).digest()[:TOKEN_BYTES]
+    def include(self, other: Self) -> None:
+        """Add what became of another batch."""
+        self.read += other.read
+        self.billed += other.billed
+        self.unbilled += other.unbilled
+        self.set_aside += other.set_aside
+        self.refused += other.refused
+        moments = [moment for moment in (self.oldest, other.oldest) if moment is not None]
+        self.oldest = min(moments) if moments else None
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """What became of a batch: read = billed + unbilled + set aside."""
+class Hashing:
+    """What counting distinct values needs: the secret of their hashes, and who holds which key since when."""
 
-    read: int
-    billed: int
-    unbilled: Mapping[str, int]
-    set_aside: int
-    refused: bool
-    """Every counter had counted this batch before."""
-
-    oldest: datetime | None
-    """The time of the oldest good record."""
+    secret: bytes
+    ledger: Ledger
 
 
-def decode(event: Mapping[str, Any]) -> Batch:
-    """Return the batch inside a Lambda event, or raise PayloadError."""
-    logs = event.get("awslogs") if isinstance(event, Mapping) else None
-    if not (isinstance(logs, Mapping) and isinstance(logs.get("data"), str)):
-        raise PayloadError('wanted {"awslogs": {"data": "..."}}, got ' + _outline(event))
-    try:
-        payload = CloudWatchLogsEvent(dict(event)).decompress_logs_data
-    except (ValueError, zlib.error) as error:
-        raise PayloadError(f"awslogs.data must be base64 of gzipped JSON, got something else: {error}") from error
-    try:
-        batch = msgspec.json.decode(payload, type=Batch)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PayloadError(f"awslogs.data must hold a subscription payload of CloudWatch Logs: {error}") from error
-    if batch.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
-        raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {batch.message_type!r}")
-    return batch
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The lines of a batch that are our business: how many are good, what they add up to, and the others by id."""
+
+    good: int
+    usage: Usage
+    rejected: dict[str, Rejected]
+    oldest: int | None
+    """The time of the oldest good one, in milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Records batches by these metrics into this table and bucket; ``clock`` gives the present moment."""
+    """Records batches by these metrics into this table and bucket; ``clock`` gives the present moment.
+
+    ``hashing`` may be None if no metric counts distinct values.
+    """
 
     metrics: Sequence[Metric]
+    log: Declared
     counters: Counters
+    claims: Claims
     set_aside: SetAside
     clock: Callable[[], datetime]
+    hashing: Hashing | None = None
 
     def record(self, batch: Batch) -> Recorded:
         """Count a batch, each record in its own hour (I3).
 
         What a failing table or bucket raises is raised, so that Lambda delivers the batch again.
         """
-        reader = Reader(self.clock())
-        read = {event.id: (event, reader.read(event.message)) for event in batch.log_events}
-        decided = self.set_aside.of(batch.token.hex())
-        kept = {line.id for line in decided.lines} if decided else set()
-        good = [found for name, (_, found) in read.items() if isinstance(found, AccessRecord) and name not in kept]
-        usage = measure(good, self.metrics)
-        rejected = [
-            SetAsideLine(name, event.timestamp, event.message, found.reason)
-            for name, (event, found) in read.items()
-            if isinstance(found, Rejected) and name not in kept
-        ]
-        if rejected:
-            self._put_aside(batch, rejected, doubtful=decided is not None or self._was_counted(usage, batch.token))
+        kept = self.set_aside.of(batch.token.hex())
+        read = self._read(batch, leave_out=kept.ids)
+        usage = read.usage
+        if read.rejected:
+            lines = [SetAsideLine(name, found.line, found.reason) for name, found in read.rejected.items()]
+            doubtful = kept.certain is not None or self._was_counted(usage, batch.token)
+            bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines))
+            if doubtful:
+                self.set_aside.keep_doubtful(bad, kept)
+            else:
+                self.set_aside.keep(bad)
         counted = self._count(usage, batch.token)
         return Recorded(
-            read=len(read),
+            read=read.good + len(read.rejected) + len(kept.ids),
             billed=usage.billed,
             unbilled=usage.unbilled,
-            set_aside=len(kept) + len(rejected),
-            refused=bool(counted) and not any(counted),
-            oldest=datetime.fromtimestamp(min(found.time for found in good) / 1000, UTC) if good else None,
+            set_aside=len(kept.ids) + len(read.rejected),
+            refused=int(bool(counted) and not any(counted)),
+            oldest=None if read.oldest is None else datetime.fromtimestamp(read.oldest / 1000, UTC),
         )
 
-    def _put_aside(self, batch: Batch, rejected: Sequence[SetAsideLine], *, doubtful: bool) -> None:
-        """Write down what this delivery rejects; doubtful is what an earlier delivery may have counted."""
-        where = {"batch": batch.token.hex(), "log_group": batch.log_group, "log_stream": batch.log_stream}
-        if doubtful:
-            self.set_aside.keep_doubtful(rejected, **where)
-        else:
-            self.set_aside.keep(rejected, **where)
+    def redrive(self, kept: SetAsideBatch, line: SetAsideLine, *, doubtful: bool) -> str:
+        """Count a line that was set aside, if it can be read now; return why not, or an empty string.
+
+        Its token is derived from its batch and its own id, so that it counts once however often it is redriven, and
+        whatever else is redriven with it (I2). A ``doubtful`` line whose counter has the batch is not counted: an
+        earlier delivery may have counted it there.
+        """
+        token = hashlib.sha256(f"{kept.batch}\0{line.id}".encode()).digest()[:TOKEN_BYTES]
+        read = self._read(batch_of({line.id: line.message}, kept.source, kept.origin), leave_out=set())
+        if read.rejected:
+            return read.rejected[line.id].reason
+        if doubtful and self._was_counted(read.usage, bytes.fromhex(kept.batch)):
+            return "doubtful: its counter has the batch, so an earlier delivery may have counted it"
+        self._count(read.usage, token)
+        return ""
+
+    def _read(self, batch: Batch, *, leave_out: set[str]) -> _Read:
+        """Read a batch's lines but for those that were set aside before, and add them up."""
+        match batch.source:
+            case Source.ACCESS_LOG:
+                return self._read_access_log(batch, leave_out)
+            case Source.USAGE_LINES:
+                return self._read_usage_lines(batch, leave_out)
+            case _:
+                assert_never(batch.source)
+
+    def _read_access_log(self, batch: Batch, leave_out: set[str]) -> _Read:
+        reader, tally = Reader(self.clock(), self.log), Tally(self.metrics, self.log)
+        good = 0
+        rejected: dict[str, Rejected] = {}
+        for piece in batch.pieces():
+            records = None if leave_out else reader.read_at_once(piece.text)
+            if records is None:
+                records = []
+                for name, line in piece.lines():
+                    found = None if name in leave_out else reader.read(line)
+                    if isinstance(found, Rejected):
+                        rejected[name] = found
+                    elif found is not None:
+                        records.append(found)
+            tally.add(records)
+            good += len(records)
+        return _Read(good, tally.usage(), rejected, tally.oldest)
+
+    def _read_usage_lines(self, batch: Batch, leave_out: set[str]) -> _Read:
+        reader = UsageLineReader(self.clock(), self.metrics)
+        reports: list[Report] = []
+        rejected: dict[str, Rejected] = {}
+        for piece in batch.pieces():
+            for name, line in piece.lines():
+                found = None if name in leave_out else reader.read(line)
+                if isinstance(found, Rejected):
+                    rejected[name] = found
+                elif found is not None:
+                    reports.append(found)
+        oldest = min((report.time for report in reports), default=None)
+        return _Read(len(reports), measure_reports(reports, self.metrics), rejected, oldest)
 
     def _was_counted(self, usage: Usage, token: bytes) -> bool:
         """Say whether an earlier delivery has counted anything of this batch; asked only if a line is rejected."""
         return any(side_by_side(lambda cell: self.counters.has_counted(*cell, token), usage.cells))
 
     def _count(self, usage: Usage, token: bytes) -> list[bool]:
-        """Count each sum, then mark each hour that may have been closed before its counter was written.
+        """Claim what is new, count each hour and key, then mark each hour that may have been closed before that.
 
         The clock is asked after the counters are written: whoever closes an hour later than this reads them, whoever
         has read them earlier finds the mark. A duplicate is marked too: the first delivery may have died in between.
         """
-        counted = side_by_side(
-            lambda cell: self.counters.count(cell[0][0], cell[0][1], cell[1], token), usage.cells.items()
-        )
+        self._claim_values(usage, token)
+        self._claim_ids(usage, token)
+        cells = [where for where, amounts in usage.cells.items() if amounts]
+        counted = side_by_side(lambda where: self.counters.count(*where, usage.cells[where], token), cells)
         now = self.clock()
-        late = [where for where in usage.cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
-        side_by_side(lambda where: self.counters.mark_late(where[0], key(where[1]), token.hex()), late)
+        late = [where for where in cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
+        side_by_side(lambda where: self.counters.mark_late(where[0], subject_of_source(where[1]), token.hex()), late)
         return counted
 
+    def _claim_values(self, usage: Usage, token: bytes) -> None:
+        """Add to the usage how many of the values that it saw are this batch's to count."""
+        if not usage.seen:
+            return
+        if self.hashing is None:
+            raise ValueError("distinct values can only be counted with the secret of their hashes")
+        holdings = self.hashing.ledger.holdings({key for _, key in usage.seen})
+        wanted: dict[claims.Key, Hour] = {}
+        whose: dict[claims.Key, tuple[str, str]] = {}
+        for (hour, key), seen in sorted(usage.seen.items(), key=lambda one: one[0]):
+            since = tenure(holdings[key], hour)
+            for metric, values in seen.items():
+                for value in values:
+                    hashed = claims.hashed(self.hashing.secret, metric, value)
+                    claim = claims.of_value(metric, key, hour, hashed, since)
+                    wanted.setdefault(claim, hour)  # the first of the batch's hours
+                    whose[claim] = (key, metric)
+        for claim, made in self.claims.claim(wanted, token, self.clock()).items():
+            if made.batch == token:
+                key, metric = whose[claim]
+                uniques = usage.cell(made.hour, key).uniques
+                uniques[metric] = uniques.get(metric, 0) + 1
 
-def _outline(event: Any) -> str:
-    """Describe an event without its content, which may be anything."""
-    if isinstance(event, Mapping):
-        return f"an object with the fields {sorted(map(str, event))[:10]}"
-    return f"a value of the type {type(event).__name__}"
+    def _claim_ids(self, usage: Usage, token: bytes) -> None:
+        """Add to the usage what counts once per id, where the id is this batch's to count."""
+        if not usage.once:
+            return
+        lines = {claims.of_line(*name): name for name in usage.once}
+        wanted = {claim: usage.once[name][0] for claim, name in lines.items()}
+        for claim, made in self.claims.claim(wanted, token, self.clock()).items():
+            if made.batch == token:
+                metric, source, _ = lines[claim]
+                _, quantity = usage.once[lines[claim]]
+                sums = usage.cell(made.hour, source).sums
+                sums[metric] = sums.get(metric, 0) + quantity

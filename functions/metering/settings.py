@@ -6,7 +6,7 @@ spelled once.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Self
 
 
@@ -19,14 +19,15 @@ class _Settings:
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read the settings, or raise SettingsError naming each variable that is missing."""
-        missing = [name for name in map(_variable, cls._names()) if not environ.get(name)]
+        needed = [one.name for one in fields(cls) if one.default is MISSING]
+        missing = [name for name in map(_variable, needed) if not environ.get(name)]
         if missing:
             raise SettingsError(f"the environment must set {', '.join(missing)}")
-        return cls(**{name: environ[_variable(name)] for name in cls._names()})
+        return cls(**{name: environ.get(_variable(name), "") for name in cls._names()})
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that hold these settings."""
-        return {_variable(name): getattr(self, name) for name in self._names()}
+        return {_variable(name): value for name in self._names() if (value := getattr(self, name))}
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -35,11 +36,19 @@ class _Settings:
 
 @dataclass(frozen=True, slots=True)
 class RecordUsageSettings(_Settings):
-    """What ``record_usage`` needs: its table, its bucket, and the metrics as :func:`metrics.encode` writes them."""
+    """What ``record_usage`` needs: its table, its bucket, and the metrics as :func:`metrics.encode` writes them.
+
+    Lines of the log group ``access_log_group`` are access-log lines, those of any other are usage lines. Metrics that
+    count distinct values also need ``ledger_table``, to see who holds a key, and ``hash_secret``, which names the
+    secret of their hashes.
+    """
 
     counters_table: str
     bucket: str
     metrics: str
+    access_log_group: str
+    ledger_table: str = ""
+    hash_secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)

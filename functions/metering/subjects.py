@@ -48,3 +48,23 @@ def customer(name: str) -> Subject:
 def key(name: str) -> Subject:
     """Return the API key with this id."""
     return Subject(Kind.KEY, name)
+
+
+_CUSTOMER_SIGN: Final = "@"
+"""Stands before the id of a customer where the counters otherwise name a key; no key's id may hold it."""
+
+
+def source_of_customer(name: str) -> str:
+    """Return what the counters call a customer whose usage was reported without a key: ``@acme``."""
+    return f"{_CUSTOMER_SIGN}{name}"
+
+
+def customer_of_source(source: str) -> str | None:
+    """Return the customer that a source of usage names itself, or None for a key."""
+    return source.removeprefix(_CUSTOMER_SIGN) if source.startswith(_CUSTOMER_SIGN) else None
+
+
+def subject_of_source(source: str) -> Subject:
+    """Return the subject that a source of usage stands for by itself: a key, or the customer that it names."""
+    named = customer_of_source(source)
+    return key(source) if named is None else customer(named)

@@ -23,6 +23,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from metering.measuring import Amounts
 from metering.periods import Hour
 from metering.subjects import Kind, Subject
 
@@ -78,6 +79,9 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     posting: Posting | None = None
     """On its way: written down, perhaps sent, not answered. May be of an older revision."""
 
+    split: dict[str, int] = {}
+    """How ``counted`` splits, by value, where the metric is split; nobody is billed by it."""
+
     posted_to: str = ""
     """The Stripe customer that accepted a posting of this total; every later one goes there too."""
 
@@ -107,16 +111,18 @@ class UsageRow(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, totals={**self.totals, **changed})
 
 
-def recounted(row: UsageRow, counted: Mapping[str, int], *, held: str = "") -> UsageRow:
+def recounted(row: UsageRow, counted: Amounts, *, held: str = "") -> UsageRow:
     """Return the row with what has been counted now; zero where nothing is left. Unchanged if nothing changes.
 
     Closing again is asked for by a late mark, so a total that was held or rejected gets a new try, under a new
     revision. With ``held``, the reason why nobody is billed, totals are held instead of pending.
     """
     changed = {}
-    for metric in {*row.totals, *counted}:
+    quantities = counted.quantities()
+    for metric in {*row.totals, *quantities}:
         before = row.totals.get(metric)
-        after = _recounted(before, counted.get(metric, 0), revision=row.version + 1, held=held)
+        after = _recounted(before, quantities.get(metric, 0), revision=row.version + 1, held=held)
+        after = msgspec.structs.replace(after, split=counted.splits.get(metric, {}))
         if after != before:
             changed[metric] = after
     return row.with_totals(changed) if changed else row

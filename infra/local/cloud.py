@@ -114,10 +114,10 @@ class LocalCloud:
 
 
 @contextmanager
-def start(*, say: Console) -> Iterator[LocalCloud]:
+def start(*, road: str = "subscription", say: Console) -> Iterator[LocalCloud]:
     """Start everything, deploy the app's stacks, and connect them to the local Stripe; stop it all at the end.
 
-    ``say`` is told each phase and how long it took.
+    ``road`` is the value of an :class:`infra.ingest.Road`. ``say`` is told each phase and how long it took.
     """
     elapsed: dict[str, float] = {}
     with ExitStack() as running:
@@ -125,7 +125,8 @@ def start(*, say: Console) -> Iterator[LocalCloud]:
             stripe = running.enter_context(LocalStripe())
             emulator = running.enter_context(Emulator())
         with phase("deploying with the CDK", "deploy", elapsed, say):
-            outputs = emulator.deploy({}, context={"local": "true", "stripe_api_base": stripe.url})
+            context = {"local": "true", "road": road, "stripe_api_base": stripe.url}
+            outputs = emulator.deploy({}, context=context)
         with phase("connecting to Stripe", "connect", elapsed, say):
             _put_access_log(emulator, outputs)
             sample = outputs["SampleApi"]
@@ -147,10 +148,12 @@ def _put_access_log(emulator: Emulator, outputs: Mapping[str, Mapping[str, str]]
     body = cloudformation.get_template(StackName="SampleApi")["TemplateBody"]
     template = json.loads(body) if isinstance(body, str) else body
     (stage,) = [one for one in template["Resources"].values() if one["Type"] == "AWS::ApiGateway::Stage"]
-    log_group = outputs["Metering"]["AccessLogGroup"]
+    metering, here = outputs["Metering"], f"{emulator.region}:{emulator.account_id}"
     settings = {
         "format": stage["Properties"]["AccessLogSetting"]["Format"],
-        "destinationArn": f"arn:aws:logs:{emulator.region}:{emulator.account_id}:log-group:{log_group}",
+        "destinationArn": f"arn:aws:firehose:{here}:deliverystream/{metering['DeliveryStream']}"
+        if "DeliveryStream" in metering
+        else f"arn:aws:logs:{here}:log-group:{metering['AccessLogGroup']}",
     }
     apigateway.update_stage(
         restApiId=outputs["SampleApi"]["ApiId"],

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from rich.console import Console
@@ -17,6 +17,7 @@ from infra.deployment import Deployment
 from infra.local.cloud import CLOCK_BACK, LocalCloud, phase, start
 from metering.aws import side_by_side
 from metering.ledger import mapped_to
+from metering.measuring import Amounts
 from metering.periods import Hour, hours
 from metering.subjects import customer
 
@@ -27,6 +28,17 @@ SLOWEST_COUNT: Final = 60.0
 
 Usage = dict[tuple[str, str], int]
 """Quantities by customer and metric."""
+
+Split = dict[tuple[str, str, str], int]
+"""Quantities by customer, metric and value of the metric's dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of the way holds."""
+
+    usage: Usage
+    split: Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,94 +51,138 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """One request: the resource that its path belongs to, who uses the customer's key, and the messages it carries."""
+
+    method: str
+    path: str
+    resource: str
+    user: str
+    messages: int = 0
+    declared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a caller saw of one request."""
 
     customer: str
+    request: Request
     status: int
     length: int
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The demo's outcome: each quantity at each step."""
+    """The demo's outcome: each quantity at each step. Stripe bills totals and knows no split."""
 
+    road: str
     requests: int
     elapsed_s: Mapping[str, float]
-    sent: Usage
-    counted: Usage
-    ledger: Usage
+    sent: Step
+    counted: Step
+    ledger: Step
     stripe: Usage
 
     @property
     def equal(self) -> bool:
         """Say whether every step holds the same, and something was sent at all."""
-        return bool(self.sent) and self.sent == self.counted == self.ledger == self.stripe
+        return bool(self.sent.usage) and self.sent == self.counted == self.ledger and self.sent.usage == self.stripe
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as ``metering demo --json`` prints it."""
-        customers: dict[str, dict[str, dict[str, int]]] = {}
-        for row in self._rows():
-            steps = {step: usage.get(row, 0) for step, usage in self._steps().items()}
-            customers.setdefault(row[0], {})[row[1]] = steps
+        customers: dict[str, dict[str, Any]] = {}
+        for (name, metric), steps in _table_of(self._usage()).items():
+            entry = customers.setdefault(name, {"id": name, "metrics": {}, "by_dimension": {}})
+            entry["metrics"][metric] = steps
+        for (name, metric, value), steps in _table_of(self._split()).items():
+            customers[name]["by_dimension"].setdefault(metric, {})[value] = steps
         return {
             "equal": self.equal,
+            "road": self.road,
             "requests": self.requests,
             "elapsed_s": dict(self.elapsed_s),
-            "customers": [{"id": name, "metrics": metrics} for name, metrics in customers.items()],
+            "customers": list(customers.values()),
         }
 
     def table(self) -> Table:
-        """Return the result as a table."""
+        """Return the result as a table: under each metric that is split, its values."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("customer", "metric", *self._steps()):
+        for column in ("customer", "metric", *self._usage()):
             table.add_column(column, justify="left" if column in ("customer", "metric") else "right")
         table.add_column("")
-        for row in self._rows():
-            steps = [usage.get(row, 0) for usage in self._steps().values()]
-            table.add_row(*row, *(f"{n:,}" for n in steps), "equal" if len(set(steps)) == 1 else "DIFFERENT")
+        split = _table_of(self._split())
+        for (name, metric), steps in _table_of(self._usage()).items():
+            table.add_row(name, metric, *(f"{n:,}" for n in steps.values()), _verdict(steps))
+            for (whose, of, value), parts in split.items():
+                if (whose, of) == (name, metric):
+                    table.add_row("", f"  {value}", *(f"{n:,}" for n in parts.values()), "", _verdict(parts))
         return table
 
-    def _steps(self) -> dict[str, Usage]:
-        return {"sent": self.sent, "counted": self.counted, "ledger": self.ledger, "stripe": self.stripe}
+    def _usage(self) -> dict[str, Usage]:
+        return {
+            "sent": self.sent.usage,
+            "counted": self.counted.usage,
+            "ledger": self.ledger.usage,
+            "stripe": self.stripe,
+        }
 
-    def _rows(self) -> list[tuple[str, str]]:
-        return sorted({row for usage in self._steps().values() for row in usage})
+    def _split(self) -> dict[str, Split]:
+        return {"sent": self.sent.split, "counted": self.counted.split, "ledger": self.ledger.split}
 
 
-def run(*, requests: int, say: Console) -> Result:
-    """Run the demo; ``say`` is told what happens.
+Row = TypeVar("Row", bound=tuple[str, ...])
+
+
+def _table_of(steps: Mapping[str, dict[Row, int]]) -> dict[Row, dict[str, int]]:
+    """Turn quantities by step into steps by what is counted; a step that lacks one has 0 of it."""
+    rows = sorted({row for quantities in steps.values() for row in quantities})
+    return {row: {step: quantities.get(row, 0) for step, quantities in steps.items()} for row in rows}
+
+
+def _verdict(steps: Mapping[str, int]) -> str:
+    return "equal" if len(set(steps.values())) == 1 else "DIFFERENT"
+
+
+def run(*, requests: int, road: str = "subscription", say: Console) -> Result:
+    """Run the demo by a road, the value of an :class:`infra.ingest.Road`; ``say`` is told what happens.
 
     A step that never gets there is shown as different.
     """
     began = time.monotonic()
-    with start(say=say) as cloud:
-        callers = _make_customers(cloud)
-        say.print(f"The gateway's clock is {CLOCK_BACK} back, so that the hour of the requests is over.")
-        first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
-        with phase(f"sending {requests} requests", "requests", cloud.elapsed_s, say):
-            answers = asyncio.run(_send(cloud.gateway.url, callers, requests))
-            cloud.gateway.flush()
-        _say_answers(answers, say)
-        span = (first, Hour.containing(datetime.now(UTC) - CLOCK_BACK).next())
-        sent = _billed(answers)
-        counted = _wait_until_counted(cloud, sent, span, say)
-        with phase("closing the hour and posting it to Stripe", "close", cloud.elapsed_s, say):
-            cloud.deployment.close()
+    with start(road=road, say=say) as cloud:
+        result = play(cloud, requests=requests, say=say)
         cloud.elapsed_s["total"] = round(time.monotonic() - began, 2)
-        names = sorted({caller.customer for caller in callers})
-        result = Result(
-            requests=requests,
-            elapsed_s=cloud.elapsed_s,
-            sent=sent,
-            counted=counted,
-            ledger=ledger_usage(cloud.deployment, names, span),
-            stripe=stripe_usage(cloud.deployment, names, span),
-        )
     say.print(result.table())
     verdict = "sent = counted = ledger = Stripe" if result.equal else "the steps differ"
     say.print(f"{verdict}, after {cloud.elapsed_s['total']:.1f} s", style="bold green" if result.equal else "bold red")
     return result
+
+
+def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
+    """Make customers, send their requests, bill them, and return what each step holds."""
+    callers = _make_customers(cloud)
+    names = sorted({caller.customer for caller in callers})
+    say.print(f"The gateway's clock is {CLOCK_BACK} back, so that the hour of the requests is over.")
+    first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
+    with phase(f"sending {requests} requests", "requests", cloud.elapsed_s, say):
+        answers = asyncio.run(_send(cloud.gateway.url, callers, requests))
+        cloud.gateway.flush()
+    _say_answers(answers, say)
+    span = (first, Hour.containing(datetime.now(UTC) - CLOCK_BACK).next())
+    sent = _billed(answers)
+    counted = _wait_until_counted(cloud, sent, names, span, say)
+    with phase("closing the hour and posting it to Stripe", "close", cloud.elapsed_s, say):
+        cloud.deployment.close()
+    return Result(
+        road=cloud.deployment.outputs["Road"],
+        requests=requests,
+        elapsed_s=cloud.elapsed_s,
+        sent=sent,
+        counted=counted,
+        ledger=ledger_usage(cloud.deployment, names, span),
+        stripe=stripe_usage(cloud.deployment, names, span),
+    )
 
 
 def _make_customers(cloud: LocalCloud) -> list[Caller]:
@@ -143,38 +199,70 @@ def _make_customers(cloud: LocalCloud) -> list[Caller]:
 
 
 async def _send(url: str, callers: list[Caller], requests: int) -> list[Answer]:
-    """Send the requests, ``WORKERS`` at a time: mostly good, some without a key, some to a failing backend."""
+    """Send the requests, ``WORKERS`` at a time: mostly good, some without a key or a user, some to a failing backend.
+
+    Some carry more messages than they declare, and are refused.
+    """
     waiting = iter(range(requests))
     answers: list[Answer] = []
 
     async def work(session: aiohttp.ClientSession) -> None:
         for n in waiting:
             caller = callers[n % len(callers)] if n % 10 else Caller("", "", "")
-            method, path = _what(n)
-            headers = {"x-api-key": caller.value} if caller.value else {}
-            async with session.request(method, f"{url}{path}", headers=headers) as answer:
-                answers.append(Answer(caller.customer, answer.status, len(await answer.read())))
+            request = _request(n)
+            async with session.request(
+                request.method, f"{url}{request.path}", headers=_headers(caller, request), json=_body(request)
+            ) as answer:
+                answers.append(Answer(caller.customer, request, answer.status, len(await answer.read())))
 
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         await asyncio.gather(*(work(session) for _ in range(WORKERS)))
     return answers
 
 
-def _what(n: int) -> tuple[str, str]:
-    """Return the n-th request's method and path."""
+def _request(n: int) -> Request:
+    """Return the n-th request; seven users, who come through each key of a customer."""
+    user = f"user-{n % 7}" if n % 50 != 33 else ""  # noqa: PLR2004 - one in fifty forgets to say
     if n % 15 == 7:  # noqa: PLR2004 - one in fifteen
-        return "GET", "/fail"
-    return (("GET", f"/items?n={n % 40}"), ("GET", f"/items/{n}"), ("POST", "/messages"))[n % 3]
+        return Request("GET", "/fail", "/fail", user)
+    match n % 3:
+        case 0:
+            return Request("GET", f"/items?n={n % 40}", "/items", user)
+        case 1:
+            return Request("GET", f"/items/{n}", "/items/{id}", user)
+        case _:
+            messages = 1 + n % 5
+            declared = messages if n % 8 != 5 else 1  # noqa: PLR2004 - one in eight would rather pay for one
+            return Request("POST", "/messages", "/messages", user, messages, declared)
 
 
-def _billed(answers: list[Answer]) -> Usage:
+def _headers(caller: Caller, request: Request) -> dict[str, str]:
+    headers = {"x-api-key": caller.value, "x-user": request.user}
+    if request.declared:
+        headers["x-messages"] = str(request.declared)
+    return {name: value for name, value in headers.items() if value}
+
+
+def _body(request: Request) -> dict[str, list[str]] | None:
+    return {"messages": ["hello"] * request.messages} if request.messages else None
+
+
+def _billed(answers: list[Answer]) -> Step:
     """Count what the callers saw and should pay for, by code that shares nothing with the metering."""
     usage: Usage = {}
+    split: Split = {}
+    users: dict[str, set[str]] = {}
     for answer in answers:
-        if answer.customer and 200 <= answer.status < 400:  # noqa: PLR2004 - what is billed
-            for metric, amount in (("requests", 1), ("response_bytes", answer.length)):
+        if not (answer.customer and 200 <= answer.status < 400):  # noqa: PLR2004 - what is billed
+            continue
+        request = answer.request
+        for metric, amount in (("requests", 1), ("response_bytes", answer.length), ("messages", request.messages)):
+            if amount:
                 usage[answer.customer, metric] = usage.get((answer.customer, metric), 0) + amount
-    return usage
+        part = (answer.customer, "requests", request.resource)
+        split[part] = split.get(part, 0) + 1
+        users.setdefault(answer.customer, set()).add(request.user)
+    return Step(usage | {(name, "users"): len(seen) for name, seen in users.items()}, split)
 
 
 def _say_answers(answers: list[Answer], say: Console) -> None:
@@ -184,14 +272,14 @@ def _say_answers(answers: list[Answer], say: Console) -> None:
     say.print("answers: " + ", ".join(f"{count} x {status}" for status, count in sorted(by_status.items())))
 
 
-def _wait_until_counted(cloud: LocalCloud, sent: Usage, span: tuple[Hour, Hour], say: Console) -> Usage:
+def _wait_until_counted(cloud: LocalCloud, sent: Step, names: list[str], span: tuple[Hour, Hour], say: Console) -> Step:
     """Show the counters filling until they hold what was sent, or no more is coming."""
     began = changed = time.monotonic()
-    counted: Usage = {}
+    counted = Step({}, {})
     with Live(console=say, transient=True, auto_refresh=False) as live:
         while counted != sent:
-            before, counted = counted, counted_usage(cloud.deployment, span)
-            live.update(_filling(sent, counted), refresh=True)
+            before, counted = counted, counted_usage(cloud.deployment, names, span)
+            live.update(_filling(sent.usage, counted.usage), refresh=True)
             if counted != before:
                 changed = time.monotonic()
             if time.monotonic() - changed > SLOWEST_COUNT:
@@ -218,28 +306,42 @@ def _filling(sent: Usage, counted: Usage) -> Table:
     return table
 
 
-def counted_usage(deployment: Deployment, span: tuple[Hour, Hour]) -> Usage:
+def counted_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hour]) -> Step:
     """Return what the counters hold, by customer."""
-    usage: Usage = {}
+    step = Step({}, {})
     for hour in hours(*span):
         counted = deployment.counters.read(hour)
         holdings = deployment.ledger.holdings(counted)
-        for key, sums in counted.items():
+        owners: dict[str, Amounts] = {}
+        for key, amounts in counted.items():
             owner = mapped_to(holdings[key], hour)
-            for metric, amount in sums.items():
-                row = (owner.id if owner else "", metric)
-                usage[row] = usage.get(row, 0) + amount
-    return usage
+            if owner and owner.id in names:
+                owners.setdefault(owner.id, Amounts()).include(amounts)
+        for name, amounts in owners.items():
+            for metric in amounts.uniques:
+                by_hour = deployment.uniques.by_hour(name, metric, hour)
+                if by_hour is not None:  # several keys, whose users overlap
+                    amounts.uniques[metric] = by_hour[hour]
+            _add(step, name, amounts.quantities(), amounts.splits)
+    return step
 
 
-def ledger_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hour]) -> Usage:
+def ledger_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hour]) -> Step:
     """Return what the ledger bills, by customer."""
-    usage: Usage = {}
+    step = Step({}, {})
     for name in names:
         for row in deployment.ledger.rows_of(customer(name), *span):
-            for metric, total in row.totals.items():
-                usage[name, metric] = usage.get((name, metric), 0) + total.quantity
-    return usage
+            quantities = {metric: total.quantity for metric, total in row.totals.items()}
+            _add(step, name, quantities, {metric: total.split for metric, total in row.totals.items()})
+    return step
+
+
+def _add(step: Step, name: str, quantities: Mapping[str, int], splits: Mapping[str, Mapping[str, int]]) -> None:
+    for metric, amount in quantities.items():
+        step.usage[name, metric] = step.usage.get((name, metric), 0) + amount
+    for metric, split in splits.items():
+        for value, amount in split.items():
+            step.split[name, metric, value] = step.split.get((name, metric, value), 0) + amount
 
 
 def stripe_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hour]) -> Usage:

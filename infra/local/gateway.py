@@ -5,7 +5,7 @@
         gateway.flush()
 
 A request goes to the deployed stage as it came; the answer comes back as it is; and a line in the format that the stage
-carries goes to the log group that the stage names. Names of variables and what they hold:
+carries goes to the log group or the stream of Firehose that the stage names. Names of variables and what they hold:
 docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-variables-for-access-logging.html
 """
 
@@ -18,13 +18,12 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
@@ -32,8 +31,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from infra.local.authorizers import Answers, Route
 from infra.local.emulator import Emulator
 from infra.local.log_writer import AccessLog
+from infra.local.stage import Resource, Stage, match
 
 MISSING: Final = "-"
 MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -58,22 +59,6 @@ ERROR_TYPE: Final = "x-amzn-ErrorType"  # API Gateway sends it with its own erro
 KEY_REFUSED: Final = b'{"message":"Forbidden"}'  # the emulator's answer to a missing or unknown key lacks that header
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A resource of a REST API: its path template, and for each of its methods whether it requires an API key."""
-
-    path: str
-    methods: Mapping[str, bool]
-
-    def serves(self, method: str) -> bool:
-        """Tell whether it has `method`, or `ANY`."""
-        return method in self.methods or "ANY" in self.methods
-
-    def requires_key(self, method: str) -> bool:
-        """Tell whether `method` requires an API key; a method of its own comes before `ANY`."""
-        return self.methods.get(method, self.methods.get("ANY", False))
-
-
 def render(template: str, values: Mapping[str, str]) -> str:
     """Return the access-log line: `template` with each `$context.<name>` replaced by its value, or by `-` without one.
 
@@ -81,36 +66,6 @@ def render(template: str, values: Mapping[str, str]) -> str:
     as far as it goes, so that `$context.identity.apiKeyId` is not `$context.identity.apiKey` followed by `Id`.
     """
     return VARIABLE.sub(lambda found: values.get(found[1]) or MISSING, template)
-
-
-def match(resources: Iterable[Resource], method: str, path: str) -> Resource | None:
-    """Return the resource that serves `method` on `path`, which is percent-encoded as it was sent.
-
-    `None` if there is none: API Gateway then answers 403. Segment by segment a literal comes before `{param}`, and that
-    before `{proxy+}`, which takes one segment or more.
-    """
-    segments = [unquote(segment) for segment in path.split("/") if segment]
-    ranked = [
-        (rank, resource)
-        for resource in resources
-        if resource.serves(method) and (rank := _rank(resource.path, segments)) is not None
-    ]
-    return min(ranked, key=lambda found: found[0])[1] if ranked else None
-
-
-def _rank(template: str, segments: list[str]) -> list[int] | None:
-    parts = [part for part in template.split("/") if part]
-    rank: list[int] = []
-    for position, part in enumerate(parts):
-        if position == len(segments):
-            return None
-        if part.startswith("{") and part.endswith("+}"):
-            return [*rank, 2]
-        is_parameter = part.startswith("{") and part.endswith("}")
-        if not is_parameter and part != segments[position]:
-            return None
-        rank.append(int(is_parameter))
-    return rank if len(parts) == len(segments) else None
 
 
 def request_time(seconds: float) -> str:
@@ -132,41 +87,6 @@ def extended_request_id() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(11)).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A deployed stage, read once: its resources, its access-log format and the log group of its lines."""
-
-    api_id: str
-    name: str
-    format: str
-    log_group: str
-    resources: tuple[Resource, ...]
-
-    @classmethod
-    def read(cls, apigateway: Any, *, api_id: str, name: str) -> Self:
-        """Read it with GetStage and GetResources; `ValueError` if it logs nowhere, or not to CloudWatch Logs."""
-        settings = apigateway.get_stage(restApiId=api_id, stageName=name).get("accessLogSettings") or {}
-        destination = settings.get("destinationArn", "")
-        _, separator, log_group = destination.partition(":log-group:")
-        if not separator or not settings.get("format"):
-            raise ValueError(
-                f"stage {name} of API {api_id} must log to a log group, got {destination or 'no access log'!r}"
-            )
-        pages = apigateway.get_paginator("get_resources").paginate(restApiId=api_id, embed=["methods"])
-        resources = tuple(
-            Resource(
-                path=item["path"],
-                methods={
-                    method: bool(found.get("apiKeyRequired"))
-                    for method, found in item.get("resourceMethods", {}).items()
-                },
-            )
-            for page in pages
-            for item in page["items"]
-        )
-        return cls(api_id, name, settings["format"], log_group.removesuffix(":*"), resources)
-
-
 class Gateway:
     """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
 
@@ -176,8 +96,8 @@ class Gateway:
     - `url`: where callers send their requests, `{url}/{path}` for a resource `/{path}`.
 
     Every request is logged, whatever its answer; only one of more than 10 MiB (413) is not, as on AWS. The variables of
-    an authorizer cannot be seen from here and are `-`. Leaving waits for the requests on their way and for their lines,
-    and raises `AccessLogFailed` if some could not be written.
+    REQUEST authorizers are logged, those of other kinds are `-`. Leaving waits for the requests on their way and for
+    their lines, and raises `AccessLogFailed` if some could not be written.
     """
 
     url: str
@@ -209,32 +129,33 @@ class Gateway:
             raise failure
 
     def flush(self) -> None:
-        """Return when the lines of every request answered so far are in the log group; else `AccessLogFailed`."""
+        """Return when the lines of every request answered so far are where they go; else `AccessLogFailed`."""
         asyncio.run_coroutine_threadsafe(self._lines.flush(), self._loop).result()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        apigateway, logs = self._emulator.client("apigateway"), self._emulator.client("logs")
+        apigateway, functions = self._emulator.client("apigateway"), self._emulator.client("lambda")
         try:
             stage = await asyncio.to_thread(Stage.read, apigateway, api_id=self._api_id, name=self._stage_name)
-            stream = f"gateway-{uuid.uuid4().hex}"
-            await asyncio.to_thread(logs.create_log_stream, logGroupName=stage.log_group, logStreamName=stream)
-            self._lines = AccessLog(logs, log_group=stage.log_group, log_stream=stream)
+            destination = await asyncio.to_thread(stage.open_log, self._emulator)
+            self._lines = AccessLog(destination)
             # The emulator closes a connection after 5 s without a request; ours must not be about to use it then.
             connections = aiohttp.TCPConnector(limit=100, keepalive_timeout=2)
-            async with aiohttp.ClientSession(
-                connector=connections,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=INTEGRATION_TIMEOUT_S),
-                auto_decompress=False,
-            ) as session:
-                door = _Door(self._emulator, stage, ApiKeys(apigateway), session, self._clock, self._lines.add)
-                async with self._lines:
-                    await self._listen(door.answer)
+            with contextlib.closing(destination):
+                async with aiohttp.ClientSession(
+                    connector=connections,
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    timeout=aiohttp.ClientTimeout(total=INTEGRATION_TIMEOUT_S),
+                    auto_decompress=False,
+                ) as session:
+                    keys, answers = ApiKeys(apigateway), Answers(functions)
+                    door = _Door(self._emulator, stage, keys, answers, session, self._clock, self._lines.add)
+                    async with self._lines:
+                        await self._listen(door.answer)
         finally:
             apigateway.close()
-            logs.close()
+            functions.close()
 
     async def _listen(self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
         application = web.Application(client_max_size=PAYLOAD_LIMIT)
@@ -274,14 +195,16 @@ class _Door:
         emulator: Emulator,
         stage: Stage,
         keys: "ApiKeys",
+        answers: Answers,
         session: aiohttp.ClientSession,
         clock: Callable[[], float],
         log: Callable[[int, str], None],
     ) -> None:
         self._base = f"{emulator.endpoint_url}/_aws/execute-api/{stage.api_id}/{stage.name}"
-        self._account_id = emulator.account_id
+        self._account_id, self._region = emulator.account_id, emulator.region
         self._stage = stage
         self._keys = keys
+        self._answers = answers
         self._session = session
         self._clock = clock
         self._log = log
@@ -322,17 +245,30 @@ class _Door:
             values |= {"error.message": answer.error, "error.messageString": json.dumps(answer.error)}
         if resource is not None:
             values["resourcePath"] = resource.path
-            value = request.headers.get("x-api-key")
-            if resource.requires_key(request.method) and value:
-                # A key may have been deleted since it was looked up: a refusal is reason to look again.
-                again = answer.status == HTTPStatus.FORBIDDEN
-                values["identity.apiKey"] = value
-                values["identity.apiKeyId"] = await self._keys.id_of(value, again=again) or MISSING
+            values |= await self._who_called(request, resource, answer)
         self._log(int(self._clock() * 1000), render(self._stage.format, values))
         headers = answer.headers
         headers[REQUEST_ID] = values["requestId"]
         headers[EXTENDED_REQUEST_ID] = values["extendedRequestId"]
         return web.Response(status=answer.status, headers=headers, body=answer.body)
+
+    async def _who_called(self, request: web.Request, resource: Resource, answer: _Answer) -> dict[str, str]:
+        """Return what the line says of the caller: its API key, and what the method's authorizer told."""
+        method = resource.serving(request.method)
+        if method is None:
+            return {}
+        values: dict[str, str] = {}
+        if authorizer := self._stage.authorizers.get(method.authorizer_id or ""):
+            stage = self._stage
+            route = Route(self._region, self._account_id, stage.api_id, stage.name, resource.path)
+            values |= await self._answers.of(authorizer, request, route)
+        key = request.headers.get("x-api-key")
+        if method.requires_key and key:
+            # A key may have been deleted since it was looked up: a refusal is reason to look again.
+            again = answer.status == HTTPStatus.FORBIDDEN
+            values["identity.apiKey"] = key
+            values["identity.apiKeyId"] = await self._keys.id_of(key, again=again) or MISSING
+        return values
 
     async def _forward(self, request: web.Request, body: bytes) -> _Answer:
         try:

@@ -1,47 +1,110 @@
-"""Lines on their way to a log group, batched as API Gateway batches its access log's."""
+"""Lines on their way to where a stage's access log goes, batched as API Gateway batches them."""
 
 import asyncio
 import contextlib
+import gzip
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.deployment import OperatorError
 
-# docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch is 1 MiB at most, with 26
-# bytes for each event besides its message.
-LINES_PER_CALL: Final = 1_000
-BYTES_PER_CALL: Final = 1_048_576
-BYTES_PER_LINE: Final = 26
 FLUSH_EVERY_S: Final = 2.0
 FLUSH_ATTEMPTS: Final = 5
 
+# docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch is 1 MiB at most, with 26
+# bytes for each event besides its message. A record of Firehose is 1,000 KiB at most.
+LINES_PER_CALL: Final = 1_000
+BYTES_PER_CALL: Final = 1_024_000
+BYTES_PER_LINE: Final = 26
+
 
 class AccessLogFailed(OperatorError):  # noqa: N818  it says what happened, as the others here do
-    """Lines could not be put in the log group; the message says how many and why."""
+    """Lines could not be put where the access log goes; the message says how many and why."""
+
+
+Line = tuple[int, str]
+"""A line and its time, in milliseconds since 1970."""
+
+
+class Destination(Protocol):
+    """Where lines go."""
+
+    name: str
+
+    def put(self, lines: Sequence[Line]) -> str:
+        """Put lines there and return what was not taken for good, as a message, or nothing.
+
+        Raises what boto3 raises if they may be taken at another time.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+@dataclass(slots=True)
+class LogStream:
+    """A log stream, by a boto3 client of CloudWatch Logs."""
+
+    logs: Any
+    name: str
+    stream: str
+
+    def put(self, lines: Sequence[Line]) -> str:
+        """Put the lines as log events."""
+        # PutLogEvents wants the events of a call in the order of their times; the sort leaves equal ones as they came.
+        events = [{"timestamp": at, "message": line} for at, line in sorted(lines, key=lambda entry: entry[0])]
+        answer = self.logs.put_log_events(logGroupName=self.name, logStreamName=self.stream, logEvents=events)
+        return str(answer.get("rejectedLogEventsInfo") or "")
+
+    def close(self) -> None:
+        """Close the client."""
+        self.logs.close()
+
+
+@dataclass(slots=True)
+class DeliveryStream:
+    """A stream of Firehose, by its boto3 client.
+
+    The emulator's Firehose neither buffers nor compresses: it writes each record at once, as it came, into an object of
+    its own. So this plays the buffering: lines that leave together are one record, which holds what an object of the
+    real one holds, each line with its line end, gzipped.
+    """
+
+    firehose: Any
+    name: str
+
+    def put(self, lines: Sequence[Line]) -> str:
+        """Put the lines as one record."""
+        content = gzip.compress("".join(f"{line}\n" for _, line in lines).encode())
+        self.firehose.put_record(DeliveryStreamName=self.name, Record={"Data": content})
+        return ""
+
+    def close(self) -> None:
+        """Close the client."""
+        self.firehose.close()
 
 
 class AccessLog:
-    """Lines on their way to a log stream, in order, at most two seconds after they were added.
+    """Lines on their way to their destination, in order, at most two seconds after they were added.
 
-    A line leaves only when PutLogEvents has taken it. A call that fails is made again after growing pauses; after five
-    attempts `flush` raises, the lines stay, and the next attempt is made with the next flush or two seconds.
+    A line leaves only when the destination has taken it. A call that fails is made again after growing pauses; after
+    five attempts `flush` raises, the lines stay, and the next attempt is made with the next flush or two seconds.
     Belongs to one event loop. Leaving its `async with` flushes.
     """
 
-    def __init__(self, logs: Any, *, log_group: str, log_stream: str, first_pause_s: float = 0.1) -> None:
-        self._logs = logs
-        self._log_group = log_group
-        self._log_stream = log_stream
+    def __init__(self, destination: Destination, *, first_pause_s: float = 0.1) -> None:
+        self._destination = destination
         self._first_pause_s = first_pause_s
-        self._waiting: deque[tuple[int, str]] = deque()
+        self._waiting: deque[Line] = deque()
         self._writing = asyncio.Lock()
         self._full = asyncio.Event()
         self._closing = False
-        self._rejected: list[Mapping[str, int]] = []
+        self._rejected: list[str] = []
 
     async def __aenter__(self) -> Self:
         self._ticking = asyncio.create_task(self._tick())
@@ -62,14 +125,14 @@ class AccessLog:
             self._full.set()
 
     async def flush(self) -> None:
-        """Return when every line added so far is in the log group; raise `AccessLogFailed` after five attempts."""
+        """Return when every line added so far was taken; raise `AccessLogFailed` after five attempts."""
         async with self._writing:
             while batch := self._next_batch():
                 await self._put(batch)
                 for _ in batch:
                     self._waiting.popleft()
         if self._rejected:
-            raise AccessLogFailed(f"{self._log_group} took no line of these times: {self._rejected}")
+            raise AccessLogFailed(f"{self._destination.name} took no line of these times: {self._rejected}")
 
     async def _tick(self) -> None:
         while not self._closing:
@@ -80,8 +143,8 @@ class AccessLog:
             with contextlib.suppress(AccessLogFailed):
                 await self.flush()
 
-    def _next_batch(self) -> list[tuple[int, str]]:
-        batch: list[tuple[int, str]] = []
+    def _next_batch(self) -> list[Line]:
+        batch: list[Line] = []
         size = 0
         for timestamp_ms, line in self._waiting:
             size += len(line.encode()) + BYTES_PER_LINE
@@ -90,26 +153,19 @@ class AccessLog:
             batch.append((timestamp_ms, line))
         return batch
 
-    async def _put(self, batch: list[tuple[int, str]]) -> None:
-        # PutLogEvents wants the events of a call in the order of their times; the sort leaves equal ones as they came.
-        events = [{"timestamp": at, "message": line} for at, line in sorted(batch, key=lambda entry: entry[0])]
+    async def _put(self, batch: Sequence[Line]) -> None:
         pause_s = self._first_pause_s
         for attempt in range(1, FLUSH_ATTEMPTS + 1):
             try:
-                answer = await asyncio.to_thread(
-                    self._logs.put_log_events,
-                    logGroupName=self._log_group,
-                    logStreamName=self._log_stream,
-                    logEvents=events,
-                )
+                rejected = await asyncio.to_thread(self._destination.put, batch)
             except (BotoCoreError, ClientError) as error:
                 if attempt == FLUSH_ATTEMPTS:
                     raise AccessLogFailed(
-                        f"{len(self._waiting)} lines could not be put in {self._log_group}: {error}"
+                        f"{len(self._waiting)} lines could not be put in {self._destination.name}: {error}"
                     ) from error
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
             else:
-                if rejected := answer.get("rejectedLogEventsInfo"):
+                if rejected:
                     self._rejected.append(rejected)
                 return

@@ -1,4 +1,4 @@
-"""The whole deployment, once for all tests: the same local cloud that the demo runs on."""
+"""The whole deployment, once for all tests by each road: the same local cloud that the demo runs on."""
 
 import base64
 import gzip
@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from app import METRICS
 from infra.customers import Customers, Entry
 from infra.local.cloud import CLOCK_BACK, LocalCloud, start
+from metering.access_log import AccessLog
+from metering.metrics import declared
 from metering.periods import Hour
 from metering.subjects import Subject
 
@@ -35,23 +38,35 @@ class Deployed:
         customers = Customers(deployment.ledger, deployment.counters)
         customers.add(Entry(name, name, stripe_customer, keys), now=datetime.now(UTC))
 
+    def access_line(self, key: str) -> str:
+        """Return the line of one good request of a key, in the closed hour."""
+        self.lines += 1
+        line = json.loads(AccessLog().format(declared(METRICS))) | {
+            "request_id": f"r{self.lines}=",
+            "time": str(int(self.hour.start.timestamp() * 1000) + self.lines),
+            "key": key,
+            "status": "200",
+            "method": "GET",
+            "resource": "/items",
+            "response_length": "10",
+            "response_latency": "5",
+            "integration_latency": "-",
+            "authorizer.messages": "-",
+            "authorizer.user": "-",
+        }
+        return json.dumps(line, separators=(",", ":"))
+
     def payload(self, *keys: str) -> dict[str, Any]:
-        """Return what CloudWatch Logs would deliver of one good request of each key, in the closed hour."""
-        events = []
-        for key in keys:
-            self.lines += 1
-            line = {
-                "metering": "1",
-                "request_id": f"r{self.lines}=",
-                "time": str(int(self.hour.start.timestamp() * 1000) + self.lines),
-                "key": key,
-                "status": "200",
-                "method": "GET",
-                "resource": "/items",
-                "response_length": "10",
-            }
-            events.append({"id": f"{self.lines:056d}", "timestamp": 0, "message": json.dumps(line)})
-        body = {"messageType": "DATA_MESSAGE", "logGroup": "g", "logStream": "s", "logEvents": events}
+        """Return what CloudWatch Logs would deliver of one good request of each key."""
+        lines = [self.access_line(key) for key in keys]
+        body = {
+            "messageType": "DATA_MESSAGE",
+            "logGroup": self.cloud.outputs["Metering"]["AccessLogGroup"],
+            "logStream": "s",
+            "logEvents": [
+                {"id": f"{self.lines - n:056d}", "timestamp": 0, "message": line} for n, line in enumerate(lines)
+            ],
+        }
         return {"awslogs": {"data": base64.b64encode(gzip.compress(json.dumps(body).encode())).decode()}}
 
     def deliver(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +75,8 @@ class Deployed:
 
     def counted(self, key: str) -> int:
         """Return how many requests of a key the hour's counters hold."""
-        return self.cloud.deployment.counters.read(self.hour, [key]).get(key, {}).get("requests", 0)
+        counted = self.cloud.deployment.counters.read(self.hour, [key])
+        return counted[key].sums["requests"] if key in counted else 0
 
     def in_ledger(self, subject: str) -> tuple[int, str]:
         """Return what the ledger holds of a subject's requests in the hour, and its state."""
@@ -79,4 +95,11 @@ class Deployed:
 def deployed() -> Iterator[Deployed]:
     """The deployed stacks on the embedded AWS, connected to the local Stripe."""
     with start(say=Console(file=io.StringIO())) as cloud:
+        yield Deployed(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))
+
+
+@pytest.fixture(scope="session")
+def firehose() -> Iterator[Deployed]:
+    """The same on the road over Firehose."""
+    with start(road="firehose", say=Console(file=io.StringIO())) as cloud:
         yield Deployed(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))

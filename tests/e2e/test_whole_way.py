@@ -9,28 +9,35 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from app import METRICS
 from infra.local import demo
 from infra.local.stripe_faults import Fault
-from metering import recording
 from metering.access_log import AccessLog
 from metering.counters import Counters
-from metering.metrics import Count
-from metering.recording import Recorder
+from metering.metrics import declared
+from metering.payloads import subscription
+from metering.recording import Hashing, Recorder
 from tests.e2e.conftest import Deployed
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_request_is_counted_billed_and_at_stripe() -> None:
-    """I1 to I5: the demo itself, in small: sent = counted = ledger = Stripe."""
-    said = io.StringIO()
-    result = demo.run(requests=120, say=Console(file=said))
-    assert result.equal, said.getvalue()
+@pytest.mark.parametrize("road", ["subscription", "firehose"])
+def test_every_request_is_counted_billed_and_at_stripe(road: str, request: pytest.FixtureRequest) -> None:
+    """I1 to I5: the demo itself, in small: sent = counted = ledger = Stripe, in total and by resource."""
+    there: Deployed = request.getfixturevalue("deployed" if road == "subscription" else road)
+    result = demo.play(there.cloud, requests=120, say=Console(file=io.StringIO()))
     document = result.as_json()
-    assert document["equal"] is True
-    assert document["requests"] == 120
+    assert document["equal"] is True, document
+    assert (document["road"], document["requests"]) == (road, 120)
     assert [customer["id"] for customer in document["customers"]] == ["acme", "globex", "initech"]
-    assert set(document["customers"][0]["metrics"]["requests"]) == {"sent", "counted", "ledger", "stripe"}
+    acme = document["customers"][0]
+    assert set(acme["metrics"]) == {"messages", "requests", "response_bytes", "users"}
+    assert set(acme["metrics"]["requests"]) == {"sent", "counted", "ledger", "stripe"}
+    assert set(acme["by_dimension"]["requests"]) == {"/items", "/items/{id}", "/messages"}
+    assert set(acme["by_dimension"]["requests"]["/items"]) == {"sent", "counted", "ledger"}
+    # Seven users came through both of its keys, and count once.
+    assert set(acme["metrics"]["users"].values()) == {7}
 
 
 def test_the_deployed_stage_carries_our_format(deployed: Deployed) -> None:
@@ -39,7 +46,7 @@ def test_the_deployed_stage_carries_our_format(deployed: Deployed) -> None:
     outputs = deployed.cloud.outputs["SampleApi"]
     stage = apigateway.get_stage(restApiId=outputs["ApiId"], stageName=outputs["StageName"])
     apigateway.close()
-    assert stage["accessLogSettings"]["format"] == AccessLog().format()
+    assert stage["accessLogSettings"]["format"] == AccessLog().format(declared(METRICS))
 
 
 def test_a_redelivered_payload_counts_once(deployed: Deployed) -> None:
@@ -63,28 +70,29 @@ class _Dying(Counters):
 def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Deployed) -> None:
     """I1, I2: what was written before the crash is not counted again, what was not is."""
     payload = deployed.payload("crash-1", "crash-2")
-    counters = deployed.cloud.deployment.counters
-
-    class NothingAside:
-        def of(self, _batch: str) -> None:
-            return None
-
-    dying = _Dying(counters.client, counters.table)
-    recorder = Recorder((Count(name="requests"),), dying, NothingAside(), lambda: deployed.hour.end)  # type: ignore[arg-type]
+    deployment = deployed.cloud.deployment
+    recorder = Recorder(
+        metrics=METRICS,
+        log=declared(METRICS),
+        counters=_Dying(deployment.counters.client, deployment.counters.table),
+        claims=deployment.uniques.claims,
+        set_aside=deployment.set_aside,
+        clock=lambda: deployed.hour.end,
+        hashing=Hashing(b"no value is seen", deployment.ledger),
+    )
     with pytest.raises(SystemExit):
-        recorder.record(recording.decode(payload))
+        recorder.record(subscription(payload).batch(deployed.cloud.outputs["Metering"]["AccessLogGroup"]))
     deployed.deliver(payload)
     assert (deployed.counted("crash-1"), deployed.counted("crash-2")) == (1, 1)
 
 
 def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) -> None:
     """I1: in the bucket, with its reason."""
-    payload = recording.decode(deployed.payload("aside"))
     logs = deployed.cloud.emulator.client("logs")
     group = deployed.cloud.outputs["Metering"]["AccessLogGroup"]
     logs.create_log_stream(logGroupName=group, logStreamName="by-hand")
     now = int(deployed.hour.start.timestamp() * 1000)
-    lines = [payload.log_events[0].message, "GET /index.html 200"]
+    lines = [deployed.access_line("aside"), "GET /index.html 200"]
     logs.put_log_events(
         logGroupName=group,
         logStreamName="by-hand",
@@ -161,6 +169,12 @@ def test_no_secret_is_in_the_log_or_the_environment(deployed: Deployed) -> None:
     functions = deployed.cloud.emulator.client("lambda")
     said += json.dumps([one.get("Environment") for one in functions.list_functions()["Functions"]])
     functions.close()
+    secrets = deployed.cloud.emulator.client("secretsmanager")
+    hash_key = [one["ARN"] for one in secrets.list_secrets()["SecretList"] if "HashSecret" in one["Name"]]
+    (hash_value,) = [secrets.get_secret_value(SecretId=arn)["SecretString"] for arn in hash_key]
+    secrets.close()
+    assert len(hash_value) == 64
+    assert hash_value not in said
     assert "batch recorded" in said
     assert "run finished" in said
     assert deployed.cloud.stripe.api_key not in said

@@ -7,8 +7,23 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk.cx_api import CloudAssembly
 
+from app import build
+from infra.ingest import Road
 from infra.stack import MeteringStack
 from metering.metrics import Count
+
+
+@pytest.fixture(scope="session")
+def firehose(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> CloudAssembly:
+    """The app on the road over Firehose, checked by cdk-nag as the other is."""
+    settings = {**context, "road": Road.FIREHOSE.value}
+    return build(cdk.App(context=settings, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+
+
+@pytest.fixture(scope="session")
+def firehose_template(firehose: CloudAssembly) -> dict[str, Any]:
+    """The CloudFormation template of the metering stack on the road over Firehose."""
+    return cast("dict[str, Any]", firehose.get_stack_by_name("Metering").template)
 
 
 @pytest.fixture

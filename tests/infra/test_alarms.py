@@ -1,23 +1,26 @@
 """The alarms watch what the functions tell, and reach someone."""
 
+from typing import Any
+
 from metering.signals import NAMESPACE, Signal
-from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
+from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
 
 
-def _alarm(template: Template, name: str) -> dict[str, object]:
+def _alarm(template: Template, name: str) -> dict[str, Any]:
     return properties(template, f"Alarms{name}")
 
 
-def test_there_are_few_alarms(template: Template) -> None:
+def test_there_are_few_alarms(template: Template, firehose_template: Template) -> None:
     """Each costs $0.10 a month, and one that nobody acts on costs more."""
-    assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == {
+    few = {
         "RecordUsageErrors",
-        "BatchesLost",
         "RecordsSetAside",
         "ClosePeriodsErrors",
         "HoursBehind",
         "UsageRejected",
     }
+    assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
+    assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {"ObjectsFailed"}
 
 
 def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> None:
@@ -49,12 +52,29 @@ def test_one_record_set_aside_is_enough(template: Template) -> None:
     assert alarm["TreatMissingData"] == "notBreaching"
 
 
-def test_an_hour_of_being_behind_or_of_silence_raises_the_alarm(template: Template) -> None:
-    """Silence means that no run closes hours at all."""
+def test_an_hour_of_being_behind_raises_the_alarm(template: Template) -> None:
+    """The signal is sent only when an hour is behind, so that silence about it is good news."""
     alarm = _alarm(template, "HoursBehind")
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (1, 12, 300)
     assert alarm["Statistic"] == "Maximum"
+    assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_an_hour_of_failed_runs_or_of_none_raises_the_alarm(template: Template) -> None:
+    """AWS counts the errors of every run, none included, so that silence means that close_periods does not run."""
+    alarm = _alarm(template, "ClosePeriodsErrors")
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", "Errors", "Sum")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 12, 300)
+    assert "DatapointsToAlarm" not in alarm
     assert alarm["TreatMissingData"] == "breaching"
+
+
+def test_one_object_that_could_not_be_counted_raises_the_alarm(firehose_template: Template) -> None:
+    """Its message lies in the dead-letter queue."""
+    alarm = _alarm(firehose_template, "ObjectsFailed")
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Maximum")
+    assert flat(alarm["Dimensions"][0]["Value"]) == "IngestDeliveryFailed"
 
 
 def test_alarms_may_publish_and_only_over_tls(template: Template) -> None:

@@ -34,12 +34,18 @@ def test_an_open_finding_fails_the_synthesis(app: cdk.App) -> None:
 
 
 def test_the_context_turns_to_the_emulator(context: Mapping[str, Any], tmp_path: Path) -> None:
-    """`local` and `stripe_api_base` are all that app.py reads from it."""
+    """`local`, `stripe_api_base` and `road` are all that app.py reads from it."""
     settings = {**context, "local": "true", "stripe_api_base": "http://127.0.0.1:1"}
     assembly = build(cdk.App(context=settings, outdir=str(tmp_path))).synth()
     functions = of_type(assembly.get_stack_by_name("Metering").template, "AWS::Lambda::Function").values()
     bases = [function["Properties"]["Environment"]["Variables"].get("STRIPE_API_BASE") for function in functions]
     assert bases == [None, "http://127.0.0.1:1"]
+
+
+def test_a_road_that_there_is_not_is_refused(context: Mapping[str, Any], tmp_path: Path) -> None:
+    """Instead of taking the other."""
+    with pytest.raises(ValueError, match=r"road must be one of \['subscription', 'firehose'\], got 'kinesis'"):
+        build(cdk.App(context={**context, "road": "kinesis"}, outdir=str(tmp_path)))
 
 
 def _synthesise(context: Mapping[str, Any], outdir: Path) -> Path:

@@ -25,13 +25,19 @@ def test_functions_reserve_no_concurrency(template: Template, name: str) -> None
     assert "ReservedConcurrentExecutions" not in properties(template, name)
 
 
-def test_record_usage_knows_table_bucket_and_metrics(template: Template) -> None:
-    """Its environment is what RecordUsageSettings reads, and what Powertools calls its metrics by."""
+def test_record_usage_knows_tables_bucket_metrics_and_secret(template: Template) -> None:
+    """Its environment is what RecordUsageSettings reads, and what Powertools calls its metrics by.
+
+    The secret of the hashes is named there, never its value (I8).
+    """
     environment = properties(template, "IngestRecordUsage")["Environment"]["Variables"]
     assert environment == {
         "METRICS": encode(METRICS),
         "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
+        "LEDGER_TABLE": {"Ref": "LedgerB7379752"},
         "BUCKET": {"Ref": "Bucket83908E77"},
+        "ACCESS_LOG_GROUP": {"Ref": "AccessLogD598EBE9"},
+        "HASH_SECRET": {"Ref": "HashSecret3D9FFBC2"},
         "POWERTOOLS_SERVICE_NAME": DEPLOYMENT,
         "POWERTOOLS_METRICS_NAMESPACE": "Metering",
     }

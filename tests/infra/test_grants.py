@@ -1,20 +1,72 @@
 """Each function may do what it does, to the items it does it to, and nothing else."""
 
-from tests.infra.resources import LEADING, Template, flat, grants, listed, of_type, policies
+from collections.abc import Callable
+
+from aws_cdk.assertions import Template as Synthesised
+
+from infra.stack import MeteringStack
+from metering.metrics import Count
+from tests.infra.resources import LEADING, Template, flat, grants, listed, of_type, policies, properties
+
+RECORD_USAGE = {
+    ("logs:CreateLogStream", "IngestRecordUsageLog", ()),
+    ("logs:PutLogEvents", "IngestRecordUsageLog", ()),
+    ("dynamodb:GetItem", "Counters", ("hour#*",)),
+    ("dynamodb:UpdateItem", "Counters", ("hour#*",)),
+    ("dynamodb:PutItem", "Counters", ("late#*",)),
+    ("dynamodb:BatchGetItem", "Counters", ("unique#*", "once#*")),
+    ("dynamodb:PutItem", "Counters", ("unique#*", "once#*")),
+    ("dynamodb:GetItem", "Counters", ("object#*",)),
+    ("dynamodb:PutItem", "Counters", ("object#*",)),
+    ("s3:GetObject", "Bucket/set-aside/*", ()),
+    ("s3:PutObject", "Bucket/*", ()),
+    ("s3:ListBucket", "Bucket", ()),
+}
+HASHES = {
+    ("dynamodb:BatchGetItem", "Ledger", ("key#*",)),
+    ("secretsmanager:GetSecretValue", "HashSecret", ()),
+}
 
 
-def test_record_usage_counts_marks_and_sets_aside(template: Template) -> None:
+def test_record_usage_counts_claims_marks_and_sets_aside(template: Template) -> None:
     """Every action of record_usage, with its resource and the partition keys it is held to."""
-    assert grants(template, "IngestRecordUsageRole") == {
-        ("logs:CreateLogStream", "IngestRecordUsageLog", ()),
-        ("logs:PutLogEvents", "IngestRecordUsageLog", ()),
-        ("dynamodb:GetItem", "Counters", ("hour#*",)),
-        ("dynamodb:UpdateItem", "Counters", ("hour#*",)),
-        ("dynamodb:PutItem", "Counters", ("late#*",)),
-        ("s3:GetObject", "Bucket/set-aside/*", ()),
-        ("s3:PutObject", "Bucket/*", ()),
-        ("s3:ListBucket", "Bucket", ()),
+    assert grants(template, "IngestRecordUsageRole") == RECORD_USAGE | HASHES
+
+
+def test_record_usage_reads_no_ledger_where_no_values_are_counted(stack: Callable[..., MeteringStack]) -> None:
+    """It would have no use for the mapping of keys, nor for a secret."""
+    made = dict(Synthesised.from_stack(stack(metrics=[Count(name="requests")])).to_json())
+    assert grants(made, "IngestRecordUsageRole") == RECORD_USAGE
+    assert not [name for name in of_type(made, "AWS::SecretsManager::Secret") if name.startswith("HashSecret")]
+
+
+def test_record_usage_takes_objects_on_the_road_over_firehose(firehose_template: Template) -> None:
+    """And all that it may do on the other."""
+    assert grants(firehose_template, "IngestRecordUsageRole") == RECORD_USAGE | HASHES | {
+        ("s3:GetObject", "Bucket/access-log/*", ()),
+        ("sqs:ReceiveMessage", "IngestDeliveryObjects", ()),
+        ("sqs:DeleteMessage", "IngestDeliveryObjects", ()),
+        ("sqs:GetQueueAttributes", "IngestDeliveryObjects", ()),
     }
+
+
+def test_firehose_puts_objects_under_two_prefixes(firehose_template: Template) -> None:
+    """What it may do on objects, it may do to the archive and to what it could not process."""
+    on_objects = {
+        (f"s3:{action}", f"Bucket/{prefix}*", ())
+        for action in ("PutObject", "GetObject", "AbortMultipartUpload")
+        for prefix in ("access-log/", "access-log-errors/")
+    }
+    on_bucket = {
+        (f"s3:{action}", "Bucket", ()) for action in ("GetBucketLocation", "ListBucket", "ListBucketMultipartUploads")
+    }
+    assert grants(firehose_template, "IngestDeliveryFirehose") == on_objects | on_bucket | {
+        ("logs:PutLogEvents", "IngestDeliveryErrorLog", ())
+    }
+    trust = properties(firehose_template, "IngestDeliveryFirehose")["AssumeRolePolicyDocument"]["Statement"]
+    assert [(one["Principal"], one["Condition"]) for one in trust] == [
+        ({"Service": "firehose.amazonaws.com"}, {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}})
+    ]
 
 
 def test_close_periods_reads_counters_and_keeps_the_ledger(template: Template) -> None:
@@ -24,7 +76,8 @@ def test_close_periods_reads_counters_and_keeps_the_ledger(template: Template) -
         ("logs:CreateLogStream", "BillingClosePeriodsLog", ()),
         ("logs:PutLogEvents", "BillingClosePeriodsLog", ()),
         ("dynamodb:DescribeTable", "Counters", ()),
-        ("dynamodb:Query", "Counters", ("hour#*", "late#*")),
+        ("dynamodb:Query", "Counters", ("hour#*", "late#*", "unique#*")),
+        ("dynamodb:PutItem", "Counters", ("late#*",)),
         ("dynamodb:DeleteItem", "Counters", ("late#*",)),
         ("dynamodb:GetItem", "Ledger", rows),
         ("dynamodb:BatchGetItem", "Ledger", rows),
@@ -41,19 +94,19 @@ def test_the_clock_invokes_one_function(template: Template) -> None:
     assert grants(template, "BillingClock") == {("lambda:InvokeFunction", "BillingClosePeriods", ())}
 
 
-def test_no_other_role_is_made(template: Template) -> None:
+ROLES = {"IngestRecordUsageRole", "BillingClosePeriodsRole", "BillingClock"}
+
+
+def test_no_other_role_is_made(template: Template, firehose_template: Template) -> None:
     """A new role must come with a test of what it may do."""
-    assert {name[:-8] for name in of_type(template, "AWS::IAM::Role")} == {
-        "IngestRecordUsageRole",
-        "BillingClosePeriodsRole",
-        "BillingClock",
-    }
+    assert {name[:-8] for name in of_type(template, "AWS::IAM::Role")} == ROLES
+    assert {name[:-8] for name in of_type(firehose_template, "AWS::IAM::Role")} == {*ROLES, "IngestDeliveryFirehose"}
 
 
-def test_no_statement_allows_an_unnamed_action_or_resource(template: Template) -> None:
+def test_no_statement_allows_an_unnamed_action_or_resource(firehose_template: Template) -> None:
     """No role may do `service:*`, or anything to `*`."""
-    for role in ("IngestRecordUsageRole", "BillingClosePeriodsRole", "BillingClock"):
-        for policy in policies(template, role):
+    for role in (*ROLES, "IngestDeliveryFirehose"):
+        for policy in policies(firehose_template, role):
             for statement in policy["Statement"]:
                 assert not [action for action in listed(statement["Action"]) if "*" in action]
                 assert not [resource for resource in listed(statement["Resource"]) if flat(resource).startswith("*")]

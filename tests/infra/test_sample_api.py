@@ -1,16 +1,21 @@
 """The sample API is metered, and its every method needs a key."""
 
+import json
 from typing import Any
 
-from infra.sample_api import BACKEND
+import pytest
+
+from app import METRICS
+from infra.sample_api import AUTHORIZER, BACKEND
 from metering.access_log import AccessLog
+from metering.metrics import declared
 from tests.infra.resources import Template, of_type
 
 
 def test_the_stage_writes_the_format_that_the_reader_reads(sample: Template) -> None:
     """Writer and reader come from one definition."""
     (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
-    assert stage["Properties"]["AccessLogSetting"]["Format"] == AccessLog().format()
+    assert stage["Properties"]["AccessLogSetting"]["Format"] == AccessLog().format(declared(METRICS))
 
 
 def test_the_stage_writes_into_the_metered_log(template: Template, sample: Template) -> None:
@@ -26,6 +31,18 @@ def test_every_method_needs_an_api_key(sample: Template) -> None:
     methods = of_type(sample, "AWS::ApiGateway::Method").values()
     assert len(methods) == 4
     assert all(method["Properties"]["ApiKeyRequired"] for method in methods)
+
+
+def test_every_method_asks_the_authorizer(sample: Template) -> None:
+    """Who sends must say how many messages; its answers are cached by all that they depend on."""
+    authorizers = of_type(sample, "AWS::ApiGateway::Authorizer")
+    sources = {name: found["Properties"]["IdentitySource"] for name, found in authorizers.items()}
+    asked = {
+        method["Properties"]["HttpMethod"]: sources[method["Properties"]["AuthorizerId"]["Ref"]]
+        for method in of_type(sample, "AWS::ApiGateway::Method").values()
+    }
+    user = "method.request.header.x-user"
+    assert asked == {"GET": user, "POST": f"{user},method.request.header.x-messages"}
 
 
 def test_two_plans_throttle_their_keys(sample: Template) -> None:
@@ -51,13 +68,85 @@ def test_the_backend_answers_as_asked_and_within_bounds() -> None:
     assert answers["99999"] == answers["1000"]
     assert answers["x"] == answers["-1"] == len(_call("/items")["body"])
     assert _call("/items/{id}", path={"id": "7"})["body"] == '{"id": "7"}'
-    assert _call("/messages", method="POST")["statusCode"] == 202
 
 
-def _call(
-    resource: str, *, method: str = "GET", query: dict[str, str] | None = None, path: dict[str, str] | None = None
+@pytest.mark.parametrize(
+    ("body", "told", "status"),
+    [
+        ({"messages": ["a", "b"]}, {"messages": "2"}, 202),
+        ({"messages": ["a", "b"]}, {"messages": "1"}, 400),
+        ({"messages": ["a", "b"]}, {}, 400),
+        ({"messages": []}, {"messages": "1"}, 400),
+        ({"messages": 2}, {"messages": "2"}, 400),
+        ({}, {"messages": "1"}, 400),
+        ([], {"messages": "1"}, 400),
+        (None, {"messages": "1"}, 400),
+    ],
+)
+def test_the_backend_takes_as_many_messages_as_were_told(body: object, told: dict[str, str], status: int) -> None:
+    """I7: nobody sends more than is billed; a refusal is not billed."""
+    text = None if body is None else json.dumps(body)
+    assert _call("/messages", method="POST", body=text, authorizer=told)["statusCode"] == status
+
+
+def test_the_authorizer_tells_the_user_and_the_messages() -> None:
+    """As strings of known form, and for every method of the stage, since the answer is cached for all of them."""
+    answer = _ask("POST", {"X-User": ["u-1"], "x-messages": ["100"]})
+    assert answer["context"] == {"user": "u-1", "messages": "100"}
+    assert answer["policyDocument"]["Statement"] == [
+        {
+            "Action": "execute-api:Invoke",
+            "Effect": "Allow",
+            "Resource": "arn:aws:execute-api:us-east-1:123456789012:a1b2/v1/*",
+        }
+    ]
+
+
+@pytest.mark.parametrize("messages", ["0", "101", "-1", "1.5", "07", "\u0661", "1\n", ""])
+def test_the_authorizer_tells_no_number_that_is_none(messages: str) -> None:
+    """I7: the backend then refuses the call."""
+    assert _ask("POST", {"x-user": ["u"], "x-messages": [messages]})["context"] == {"user": "u"}
+
+
+def test_the_authorizer_tells_a_reader_of_no_messages() -> None:
+    """I7: the answer is cached by the user alone, and so would be the number, for everyone who names this user."""
+    assert _ask("GET", {"x-user": ["u"], "x-messages": ["100"]})["context"] == {"user": "u"}
+
+
+@pytest.mark.parametrize("user", [["u", "v"], ['u","key":"victim'], ["u" * 65], [""], ["\u00e4"], ["u\n"]])
+def test_the_authorizer_lets_nobody_in_whose_name_is_not_plain(user: list[str]) -> None:
+    """I7: two names neither, since the caller would choose which one the answer is cached by."""
+    answer = _ask("POST", {"x-user": user, "x-messages": ["1"]})
+    assert answer["policyDocument"]["Statement"][0]["Effect"] == "Deny"
+    assert answer["context"] == {}
+
+
+def _ask(method: str, headers: dict[str, list[str]]) -> dict[str, Any]:
+    arn = f"arn:aws:execute-api:us-east-1:123456789012:a1b2/v1/{method}/messages"
+    return _run(AUTHORIZER, {"httpMethod": method, "methodArn": arn, "multiValueHeaders": headers})
+
+
+def _call(  # noqa: PLR0913 - what differs between the events, each by name
+    resource: str,
+    *,
+    method: str = "GET",
+    query: dict[str, str] | None = None,
+    path: dict[str, str] | None = None,
+    body: str | None = None,
+    authorizer: dict[str, str] | None = None,
 ) -> dict[str, Any]:
+    event = {
+        "resource": resource,
+        "httpMethod": method,
+        "queryStringParameters": query,
+        "pathParameters": path,
+        "body": body,
+        "requestContext": {"authorizer": {"user": "u", **(authorizer or {})}},
+    }
+    return _run(BACKEND, event)
+
+
+def _run(code: str, event: dict[str, Any]) -> dict[str, Any]:
     namespace: dict[str, Any] = {}
-    exec(BACKEND, namespace)  # noqa: S102 - the inline code of the sample's function
-    event = {"resource": resource, "httpMethod": method, "queryStringParameters": query, "pathParameters": path}
+    exec(code, namespace)  # noqa: S102 - the inline code of the sample's functions
     return dict(namespace["handler"](event, None))

@@ -1,6 +1,7 @@
 """What a metering stack takes, refuses, tells and offers."""
 
 from collections.abc import Callable
+from typing import cast
 
 import aws_cdk as cdk
 import pytest
@@ -9,21 +10,22 @@ from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_logs as logs
 from aws_cdk.assertions import Template as Synthesised
 
+from infra.ingest import Road
 from infra.stack import MeteringStack
 from metering.access_log import AccessLog, Api
-from metering.metrics import Count, MetricError, Sum
-from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
+from metering.metrics import USAGE_LINES, Count, MetricError, Sum
+from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 
 
-def test_the_outputs_are_what_the_command_reads(template: Template) -> None:
+def test_the_outputs_are_what_the_command_reads(template: Template, firehose_template: Template) -> None:
     """Their names are an interface; exports for the sample are none."""
-    outputs = {name for name, output in template["Outputs"].items() if "Export" not in output}
-    assert outputs == {
+    outputs = {
         "CountersTable",
         "LedgerTable",
         "Bucket",
+        "Road",
         "AccessLogGroup",
         "RecordUsageFunction",
         "ClosePeriodsFunction",
@@ -33,8 +35,17 @@ def test_the_outputs_are_what_the_command_reads(template: Template) -> None:
         "Metrics",
         "AlarmTopic",
     }
+    assert _outputs(template) == outputs
+    assert _outputs(firehose_template) == outputs | {"DeliveryStream", "FailedObjects"}
     assert template["Outputs"]["Deployment"]["Value"] == DEPLOYMENT
-    assert template["Outputs"]["Metrics"]["Value"] == "requests,response_bytes"
+    assert template["Outputs"]["Metrics"]["Value"] == "requests,response_bytes,messages,users"
+    assert template["Outputs"]["Road"]["Value"] == "subscription"
+    assert firehose_template["Outputs"]["Road"]["Value"] == "firehose"
+    assert flat(firehose_template["Outputs"]["FailedObjects"]["Value"]) == "IngestDeliveryFailed"
+
+
+def _outputs(template: Template) -> set[str]:
+    return {name for name, output in template["Outputs"].items() if "Export" not in output}
 
 
 def test_a_metric_that_cannot_be_counted_is_refused(stack: MakeStack) -> None:
@@ -126,6 +137,75 @@ def test_a_stage_of_the_other_kind_is_refused(stack: MakeStack) -> None:
     http = stack("Http", access_log=AccessLog(api=Api.HTTP, caller="authorizer.claims.sub"))
     with pytest.raises(ValueError, match="reads the log of HTTP APIs, not of REST APIs"):
         _ = http.access_log_destination
+
+
+def test_the_usage_lines_of_another_stacks_log_are_metered(app: cdk.App, stack: MakeStack) -> None:
+    """Filter and permission stand beside the log group, so that no circle arises between the stacks."""
+    metering = stack(metrics=[TOKENS])
+    backend = cdk.Stack(app, "Backend")
+    metering.meter_usage_lines(logs.LogGroup(backend, "Log"))
+    made = _template(backend)
+    (subscription,) = of_type(made, "AWS::Logs::SubscriptionFilter").values()
+    assert subscription["Properties"]["FilterPattern"] == "usage"
+    assert flat(subscription["Properties"]["LogGroupName"]) == "Log"
+    assert "IngestRecordUsage" in str(subscription["Properties"]["DestinationArn"])
+    (permission,) = of_type(made, "AWS::Lambda::Permission").values()
+    assert permission["Properties"]["Principal"] == "logs.amazonaws.com"
+    assert flat(permission["Properties"]["SourceArn"]) == "Log"
+    assert len(of_type(_template(metering), "AWS::Logs::SubscriptionFilter")) == 1
+
+
+def test_the_usage_lines_of_a_log_that_exists_already_are_metered(stack: MakeStack) -> None:
+    """Beside those of others; two deployments may meter the same log."""
+    one, other = stack(metrics=[TOKENS]), stack("Other", metrics=[TOKENS])
+    there = logs.LogGroup.from_log_group_name(one, "Jobs", "/aws/lambda/jobs")
+    one.meter_usage_lines(there)
+    one.meter_usage_lines(logs.LogGroup.from_log_group_name(one, "Batches", "/aws/lambda/batches"))
+    other.meter_usage_lines(there)
+    filters = of_type(_template(one), "AWS::Logs::SubscriptionFilter").values()
+    assert sorted(str(found["Properties"]["LogGroupName"]) for found in filters)[:3] == [
+        "/aws/lambda/batches",
+        "/aws/lambda/jobs",
+        "/aws/lambda/jobs",
+    ]
+
+
+@pytest.mark.parametrize(
+    "mine", ["IngestRecordUsageLog", "BillingClosePeriodsLog", "IngestDeliveryErrorLog", "AccessLog"]
+)
+def test_a_log_that_would_feed_itself_is_refused(stack: MakeStack, mine: str) -> None:
+    """By reference, and by the name that CloudFormation has given it."""
+    metering = stack(metrics=[TOKENS], road=Road.FIREHOSE)
+    (own,) = [one for one in metering.node.find_all() if isinstance(one, logs.LogGroup) and _logical_id(one) == mine]
+    with pytest.raises(ValueError, match="belongs to metering itself, which would feed itself for ever"):
+        metering.meter_usage_lines(own)
+    logical_id = metering.get_logical_id(cast("cdk.CfnElement", own.node.default_child))
+    named = logs.LogGroup.from_log_group_name(metering, "Named", f"Metering-{logical_id}-a1B2c3D4e5F6")
+    with pytest.raises(ValueError, match="belongs to metering itself, which would feed itself for ever"):
+        metering.meter_usage_lines(named)
+
+
+def test_usage_lines_that_nothing_measures_are_refused(stack: MakeStack) -> None:
+    """They would be delivered, paid for, and set aside."""
+    metering = stack()
+    with pytest.raises(ValueError, match="no metric measures usage lines: declare one first"):
+        metering.meter_usage_lines(logs.LogGroup(metering, "Log"))
+
+
+def test_a_metric_of_usage_lines_that_cannot_arrive_is_refused(app: cdk.App, stack: MakeStack) -> None:
+    """It would bill nothing for ever, and nobody would know."""
+    metering = stack(metrics=[TOKENS])
+    with pytest.raises(RuntimeError, match=r"none can arrive: call meter_usage_lines\(log_group\)"):
+        app.synth()
+    metering.meter_usage_lines(logs.LogGroup(metering, "Log"))
+    app.synth()
+
+
+TOKENS = Sum(name="tokens", of=USAGE_LINES)
+
+
+def _logical_id(log_group: logs.LogGroup) -> str:
+    return cdk.Stack.of(log_group).get_logical_id(cast("cdk.CfnElement", log_group.node.default_child))[:-8]
 
 
 def _template(stack: cdk.Stack) -> Template:

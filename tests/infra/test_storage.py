@@ -7,6 +7,8 @@ from aws_cdk.cx_api import CloudAssembly
 
 from tests.infra.resources import Template, of_type, properties
 
+KEPT = ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9", "HashSecret3D9FFBC2")
+
 
 def test_the_logical_ids_of_stateful_resources_never_change(template: Template) -> None:
     """Another logical id is another, empty resource: whoever changes one of these loses sight of money."""
@@ -16,20 +18,28 @@ def test_the_logical_ids_of_stateful_resources_never_change(template: Template) 
         "AWS::SecretsManager::Secret",
     }
     kept = {name for kind in stateful for name in of_type(template, kind)}
-    assert kept == {"CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "StripeSecret"}
+    assert kept == {"CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "StripeSecret", "HashSecret3D9FFBC2"}
     assert "AccessLogD598EBE9" in of_type(template, "AWS::Logs::LogGroup")
 
 
-def test_tables_bucket_and_access_log_are_retained(template: Template) -> None:
+def test_both_roads_have_the_same_stateful_resources(template: Template, firehose_template: Template) -> None:
+    """Changing the road deletes nothing, and finds again what was left."""
+    kinds = ("AWS::DynamoDB::GlobalTable", "AWS::S3::Bucket", "AWS::SecretsManager::Secret")
+    for kind in kinds:
+        assert of_type(template, kind).keys() == of_type(firehose_template, kind).keys()
+    assert "AccessLogD598EBE9" in of_type(firehose_template, "AWS::Logs::LogGroup")
+
+
+def test_tables_bucket_access_log_and_hash_key_are_retained(template: Template) -> None:
     """Neither deleting nor replacing them in a deployment deletes what they hold."""
-    for name in ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9"):
+    for name in KEPT:
         assert template["Resources"][name]["DeletionPolicy"] == "Retain"
         assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
 
 
 def test_no_stateful_resource_has_a_physical_name(template: Template) -> None:
     """Two deployments fit into one account and Region."""
-    for name in ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9", "StripeSecret"):
+    for name in (*KEPT, "StripeSecret"):
         assert not {"TableName", "BucketName", "LogGroupName", "Name"} & set(template["Resources"][name]["Properties"])
 
 
@@ -84,8 +94,17 @@ def test_the_stripe_secret_has_no_value(template: Template) -> None:
     assert set(template["Resources"]["StripeSecret"]["Properties"]) == {"Description"}
 
 
+def test_the_key_of_the_hashes_is_made_up_at_deployment(template: Template) -> None:
+    """I8: 64 letters and digits that CloudFormation asks for and no template holds; nothing ever rotates them."""
+    secret = template["Resources"]["HashSecret3D9FFBC2"]["Properties"]
+    assert set(secret) == {"Description", "GenerateSecretString"}
+    assert secret["GenerateSecretString"] == {"ExcludePunctuation": True, "PasswordLength": 64}
+    assert not of_type(template, "AWS::SecretsManager::RotationSchedule")
+
+
 def test_no_template_holds_a_key(assembly: CloudAssembly) -> None:
     """I8: nothing in any template looks like a Stripe key or a password."""
     for stack in assembly.stacks:
-        assert not re.search(r"[sr]k_(live|test)|whsec_|SecretString|Password", json.dumps(stack.template))
+        text = json.dumps(stack.template)
+        assert not re.search(r'[sr]k_(live|test)|whsec_|"SecretString|"Password"', text)
         assert not of_type(stack.template, "AWS::ApiGateway::ApiKey")

@@ -25,6 +25,7 @@ from infra.local import cloud
 from metering import stripe_meters
 from metering.closing import Closer
 from metering.posting import Poster
+from metering.uniques import Uniques
 from tests.integration.world import HOUR, World
 
 KEY = "sk_test_local"
@@ -660,7 +661,8 @@ def function(deployed: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
         invoked.append((name, sent))
         deadline = deployed.now + timedelta(minutes=2)
-        closer = Closer(deployed.counters, deployed.ledger, deployed.clock, deadline)
+        uniques = Uniques(deployed.claims, deployed.ledger)
+        closer = Closer(deployed.counters, uniques, deployed.ledger, deployed.clock, deadline)
         closed = closer.close_due()
         poster = Poster(deployed.ledger, deployed.meters(), "1", deployed.clock, deadline)
         posted = poster.post_pending(closed.pending)

@@ -11,9 +11,9 @@ import pytest
 from infra.customers import Customers
 from infra.local.stripe_faults import Fault
 from metering import stripe_meters
-from metering.closing import Closer
 from metering.counters import Counters
 from metering.ledger import Ledger, PeriodState, RowChangedError
+from metering.measuring import Amounts
 from metering.periods import Hour
 from metering.posting import Poster
 from metering.subjects import customer, key
@@ -200,7 +200,7 @@ def test_a_key_that_is_not_billed_is_kept_with_its_reason(world: World) -> None:
 def test_a_metric_that_is_declared_no_longer_is_closed_all_the_same(world: World) -> None:
     """I1: what was counted is billed."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
-    world.counters.count(HOUR, "key1", {"retired": 3}, b"123456789012")
+    world.counters.count(HOUR, "key1", Amounts({"retired": 3}), b"123456789012")
     world.meters().create_meter("retired")
     world.after_grace()
     world.run()
@@ -276,9 +276,7 @@ def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
         def save(self, row: Any) -> Any:
             raise RowChangedError(str(row.subject))
 
-    closer = Closer(
-        world.counters, Contended(world.ledger.client, "ledger"), world.clock, world.now + timedelta(hours=1)
-    )
+    closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().written == [HOUR.next()]
 
 
@@ -412,7 +410,7 @@ def test_one_customers_failure_delays_no_other(world: World) -> None:
 def test_what_stripe_rejects_is_kept_with_stripes_words_and_closes_the_hour(world: World) -> None:
     """I6: an operator must act; marking the hour tries again."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
-    world.counters.count(HOUR, "key1", {"requests": 10**20}, b"123456789012")
+    world.counters.count(HOUR, "key1", Amounts({"requests": 10**20}), b"123456789012")
     world.after_grace()
     closed, posted = world.run()
     row = world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
@@ -425,7 +423,7 @@ def test_what_stripe_rejects_is_kept_with_stripes_words_and_closes_the_hour(worl
 def test_without_a_meter_usage_waits(world: World) -> None:
     """I1: nothing is wrong with the usage; it is posted when the meter is there."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
-    world.counters.count(HOUR, "key1", {"new_metric": 1}, b"123456789012")
+    world.counters.count(HOUR, "key1", Amounts({"new_metric": 1}), b"123456789012")
     world.after_grace()
     _, posted = world.run()
     assert posted.pending == 1
@@ -439,8 +437,8 @@ def test_without_a_meter_usage_waits(world: World) -> None:
 def test_a_missing_meter_holds_up_no_other_metric(world: World) -> None:
     """I6: neither of the same hour nor of later ones, run after run."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
-    world.counters.count(HOUR, "key1", {"new_metric": 1, "requests": 2}, b"123456789012")
-    world.counters.count(HOUR.next(), "key1", {"new_metric": 1, "requests": 3}, b"123456789012")
+    world.counters.count(HOUR, "key1", Amounts({"new_metric": 1, "requests": 2}), b"123456789012")
+    world.counters.count(HOUR.next(), "key1", Amounts({"new_metric": 1, "requests": 3}), b"123456789012")
     world.now = HOUR.next().end + timedelta(minutes=10)
     for _ in range(2):
         _, posted = world.run()
@@ -499,7 +497,7 @@ def test_closing_stops_in_time_and_goes_on_at_the_next_tick(world: World) -> Non
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.after_grace()
-    closed = Closer(world.counters, world.ledger, world.clock, world.now).close_due()
+    closed = world.closer(minutes=0).close_due()
     assert HOUR not in closed.written
     world.run()
     assert world.at_stripe("cus_acme") == 1
@@ -552,9 +550,7 @@ def test_rows_that_keep_changing_leave_the_mark_for_the_next_run(world: World) -
         def save(self, row: Any) -> Any:
             raise RowChangedError(str(row.subject))
 
-    closer = Closer(
-        world.counters, Contended(world.ledger.client, "ledger"), world.clock, world.now + timedelta(hours=1)
-    )
+    closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().again == 0
     assert len(world.counters.late_marks()) == 1
 

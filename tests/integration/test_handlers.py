@@ -21,9 +21,9 @@ import record_usage
 from metering import aws as clients
 from metering.access_log import AccessLog
 from metering.metrics import encode
-from metering.recording import PayloadError
+from metering.payloads import PayloadError
 from metering.settings import ClosePeriodsSettings, RecordUsageSettings, SettingsError
-from tests.integration.world import HOUR, METRICS, World, envelope
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope
 
 EVENTS = Path(__file__).parent.parent / "events"
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
@@ -83,14 +83,16 @@ def message(**changes: Any) -> dict[str, Any]:
 
 def forget() -> None:
     """Forget what a process keeps between two events, as a new one would."""
-    for cached in (record_usage._recorder, close_periods._parts, clients.dynamodb, clients.s3):
+    for cached in (record_usage._parts, close_periods._parts, clients.dynamodb, clients.s3):
         cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def log(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """The log of a process that has just begun, with its settings and its clock."""
-    settings = RecordUsageSettings(counters_table="counters", bucket="bucket", metrics=encode(METRICS))
+    settings = RecordUsageSettings(
+        counters_table="counters", bucket="bucket", metrics=encode(METRICS), access_log_group=ACCESS_LOG_GROUP
+    )
     billing = ClosePeriodsSettings(
         counters_table="counters",
         ledger_table="ledger",
@@ -152,7 +154,7 @@ def test_a_data_message_is_counted(world: World) -> None:
     """I1: four lines: two keys, and one line without a key that nobody is billed for."""
     answer = record_usage.handler(event("data_message"), context())
     assert answer == {"read": 4, "billed": 3, "set_aside": 0}
-    assert world.counters.read(HOUR) == {
+    assert world.counted() == {
         "a1b2c3d4e5": {"requests": 2, "bytes": 1111},
         "f6g7h8i9j0": {"requests": 1, "bytes": 2048},
     }
@@ -164,7 +166,7 @@ def test_a_data_message_that_comes_again_is_counted_once(world: World) -> None:
     forget()
     Clock.at += timedelta(hours=5)
     record_usage.handler(event("data_message"), context())
-    assert world.counters.read(HOUR)["a1b2c3d4e5"] == {"requests": 2, "bytes": 1111}
+    assert world.counted()["a1b2c3d4e5"] == {"requests": 2, "bytes": 1111}
 
 
 def test_a_control_message_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +179,7 @@ def test_a_control_message_is_ignored(capsys: pytest.CaptureFixture[str]) -> Non
 TRUNCATED = {"awslogs": {"data": base64.b64encode(gzip.compress(b'{"messageType": "DATA_MESSAGE"}')[:-12]).decode()}}
 SHAPE = "awslogs.data must hold a subscription payload of CloudWatch Logs: "
 PACKING = "awslogs.data must be base64 of gzipped JSON, got something else: "
-OUTER = 'wanted {"awslogs": {"data": "..."}}, got '
+OUTER = 'wanted {"awslogs": {"data": "..."}}, {"Records": [...]} of SQS or {"redrive": {...}}, got '
 
 
 @pytest.mark.parametrize(
@@ -211,10 +213,6 @@ OUTER = 'wanted {"awslogs": {"data": "..."}}, got '
         (message(logGroup=7), SHAPE + "Expected `str`, got `int` - at `$.logGroup`"),
         (message(logEvents={}), SHAPE + "Expected `array`, got `object` - at `$.logEvents`"),
         (message(logEvents=["line"]), SHAPE + "Expected `object`, got `str` - at `$.logEvents[0]`"),
-        (
-            message(logEvents=[{"id": "1", "timestamp": "now", "message": "x"}]),
-            SHAPE + "Expected `int`, got `str` - at `$.logEvents[0].timestamp`",
-        ),
         (
             message(logEvents=[{"id": "1", "timestamp": 1}]),
             SHAPE + "Object missing required field `message` - at `$.logEvents[0]`",
@@ -278,7 +276,6 @@ def test_read_is_billed_and_unbilled_and_set_aside(world: World, capsys: pytest.
         "RecordsBilled": (2, "Count"),
         "RecordsUnbilled": (3, "Count"),
         "RecordsSetAside": (1, "Count"),
-        "BatchesRefused": (0, "Count"),
         "OldestRecordAge": (1200, "Seconds"),
     }
 
@@ -373,11 +370,8 @@ def test_usage_stays_pending_while_the_secret_holds_no_key(used: World, capsys: 
     assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
     assert used.stripe.calls["POST /v1/billing/meter_events"] == 0
     assert said(capsys) == {
-        "HoursClosed": (0, "Count"),
         "HoursBehind": (1, "Count"),
-        "UsagePosted": (0, "Count"),
         "UsagePending": (2, "Count"),
-        "UsageRejected": (0, "Count"),
         "UsageUnmapped": (1, "Count"),
     }
 
@@ -409,7 +403,7 @@ def test_a_tick_posts_what_is_due(used: World, secrets: Any, capsys: pytest.Capt
     metrics = said(capsys)
     assert metrics["UsagePosted"] == (2, "Count")
     assert metrics["HoursClosed"] == (1, "Count")
-    assert metrics["HoursBehind"] == (0, "Count")
+    assert "HoursBehind" not in metrics  # a signal costs money while it is sent, so none is sent that says nothing
 
 
 def test_the_report_is_json(used: World, secrets: Any) -> None:
@@ -443,7 +437,7 @@ def test_a_key_that_comes_later_posts_what_was_pending(used: World, secrets: Any
 def test_a_rotated_key_is_read_afresh_when_stripe_does_not_take_the_old_one(used: World, secrets: Any) -> None:
     """I4: a warm process remembers the key for five minutes; a refusal makes it look again."""
     secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    close_periods._parts()[3].check_key()
+    close_periods._parts()[4].check_key()
     used.stripe.rotate_key("rk_test_rotated")
     secrets.put_secret_value(SecretId=SECRET, SecretString="rk_test_rotated")
     report = tick()

@@ -1,5 +1,7 @@
 """Recording: each line is counted once or set aside, whatever happens on the way."""
 
+import base64
+import gzip
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.counters import PARTITIONS, Counters, partition
+from metering.payloads import subscription
 from metering.periods import Hour
-from metering.recording import Batch, LogEvent
 from metering.set_aside import SetAside
 from metering.subjects import key
 from tests.integration.world import HOUR, World
@@ -60,7 +62,7 @@ class Dying:
 
 def counted(world: World, hour: Hour = HOUR) -> dict[str, dict[str, int]]:
     """Return an hour's counters."""
-    return world.counters.read(hour)
+    return world.counted(hour)
 
 
 def test_a_batch_is_counted(world: World) -> None:
@@ -81,9 +83,11 @@ def test_a_redelivered_batch_counts_once(world: World) -> None:
 
 def test_the_same_events_in_another_envelope_and_order_are_the_same_batch(world: World) -> None:
     """I2: the token is a hash of the content."""
-    events = tuple(LogEvent(f"e{n}", 1, world.line()) for n in range(3))
-    world.recorder().record(Batch("DATA_MESSAGE", "group", "stream", events))
-    world.recorder().record(Batch("DATA_MESSAGE", "other group", "other stream", events[::-1] + events[:1]))
+    events = [{"id": f"e{n}", "timestamp": 1, "message": world.line()} for n in range(3)]
+    for group, order in (("group", events), ("group", events[::-1] + events[:1])):
+        body = {"messageType": "DATA_MESSAGE", "logGroup": group, "logStream": "s", "logEvents": order}
+        data = base64.b64encode(gzip.compress(json.dumps(body).encode())).decode()
+        world.recorder().record(subscription({"awslogs": {"data": data}}).batch("group"))
     assert counted(world)["key1"]["requests"] == 3
 
 

@@ -9,20 +9,24 @@ from typing import Any
 
 from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
+from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
 from metering.ledger import Ledger
-from metering.metrics import Count, Sum
+from metering.metrics import Count, Metric, Sum, declared, needs_hash
+from metering.payloads import Batch, batch_of
 from metering.periods import Hour
 from metering.posting import Posted, Poster
-from metering.recording import Batch, LogEvent, Recorded, Recorder
-from metering.set_aside import SetAside
+from metering.recording import Hashing, Recorded, Recorder
+from metering.set_aside import SetAside, Source
 from metering.stripe_meters import StripeMeters, StripeNotConnectedError
 from metering.subjects import Subject
+from metering.uniques import Uniques
 
-METRICS = (Count(name="requests"), Sum(name="bytes", of="response_length"))
+METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 HOUR = Hour.parse("2026-11-22T05")
 EPOCH = "1"
+ACCESS_LOG_GROUP = "Metering-AccessLog3A1B2C3D-x7Yz0pQwErTy"
 
 
 @dataclass
@@ -37,6 +41,7 @@ class World:
     ids: int = 0
     key: str | None = "sk_test_local"
     ledger_epoch: str = EPOCH
+    metrics: tuple[Metric, ...] = METRICS
 
     def clock(self) -> datetime:
         """Return the present moment."""
@@ -63,16 +68,43 @@ class World:
 
     def batch(self, *lines: str) -> Batch:
         """Return a batch of lines; the same lines make the same batch."""
-        events = tuple(LogEvent(f"event-{hash(line)}-{n}", 1795325400000, line) for n, line in enumerate(lines))
-        return Batch("DATA_MESSAGE", "log-group", "stream", events)
+        events = {f"event-{hash(line)}-{n}": line for n, line in enumerate(lines)}
+        return batch_of(events, Source.ACCESS_LOG, "log-group stream")
 
     def recorder(self, counters: Any = None) -> Recorder:
         """Return what record_usage uses."""
-        return Recorder(METRICS, counters or self.counters, self.set_aside, self.clock)
+        return Recorder(
+            self.metrics,
+            declared(self.metrics),
+            counters or self.counters,
+            self.claims,
+            self.set_aside,
+            self.clock,
+            Hashing(b"secret", self.ledger) if needs_hash(self.metrics) else None,
+        )
+
+    @property
+    def claims(self) -> Claims:
+        """The claims of the Counters table."""
+        return Claims(self.counters.client, self.counters.table)
 
     def record(self, *lines: str) -> Recorded:
-        """Deliver a batch."""
+        """Deliver a batch of access-log lines."""
         return self.recorder().record(self.batch(*lines))
+
+    def report(self, *lines: str) -> Recorded:
+        """Deliver a batch of an application's own log."""
+        events = {f"event-{hash(line)}-{n}": line for n, line in enumerate(lines)}
+        return self.recorder().record(batch_of(events, Source.USAGE_LINES, "application stream"))
+
+    def counted(self, hour: Hour = HOUR) -> dict[str, dict[str, int]]:
+        """Return an hour's counters, by key and metric."""
+        return {key: amounts.quantities() for key, amounts in self.counters.read(hour).items()}
+
+    def closer(self, minutes: int = 2) -> Closer:
+        """Return what close_periods closes with; it has some minutes."""
+        uniques = Uniques(self.claims, self.ledger)
+        return Closer(self.counters, uniques, self.ledger, self.clock, self.now + timedelta(minutes=minutes))
 
     def meters(self) -> StripeMeters:
         """Return the deployment's meters at the local Stripe."""
@@ -80,11 +112,11 @@ class World:
 
     def close(self) -> Closed:
         """Close what is due into the ledger, and post nothing."""
-        return Closer(self.counters, self.ledger, self.clock, self.now + timedelta(minutes=2)).close_due()
+        return self.closer().close_due()
 
     def run(self) -> tuple[Closed, Posted]:
         """Do what a tick of close_periods does."""
-        closer = Closer(self.counters, self.ledger, self.clock, self.now + timedelta(minutes=2))
+        closer = self.closer()
         closed = closer.close_due()
         deadline = self.now + timedelta(minutes=4)
         posted = Poster(self.ledger, self.meters(), self.ledger_epoch, self.clock, deadline).post_pending(
@@ -120,12 +152,12 @@ class World:
         return self.key
 
 
-def envelope(*lines: str, message_type: str = "DATA_MESSAGE") -> dict[str, Any]:
+def envelope(*lines: str, message_type: str = "DATA_MESSAGE", log_group: str = ACCESS_LOG_GROUP) -> dict[str, Any]:
     """Return a Lambda event of CloudWatch Logs that holds these lines."""
     payload = {
         "messageType": message_type,
         "owner": "123456789012",
-        "logGroup": "access-log",
+        "logGroup": log_group,
         "logStream": "stream",
         "subscriptionFilters": ["filter"],
         "logEvents": [{"id": f"{n:056d}", "timestamp": 1795325400000, "message": line} for n, line in enumerate(lines)],

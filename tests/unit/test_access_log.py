@@ -73,7 +73,7 @@ def test_a_request_without_a_key_is_a_good_line() -> None:
         ({"key": "a\n"}, "key must be 1 to 64 letters, digits, '_' or '-', got 'a\\n'"),
         ({"key": "k" * 65}, "key must be 1 to 64 letters, digits, '_' or '-', got 'kkkkk"),
         ({"metering": None}, "not our format: the line is no JSON object with the field 'metering'"),
-        ({"metering": "2"}, "not our format: 'metering' must be '1', got '2'"),
+        ({"metering": "2"}, "not our format: the version of 'metering' must be 1, got '2'"),
     ],
 )
 def test_a_bad_line_is_rejected_with_its_reason(changes: dict[str, Any], why: str) -> None:
@@ -123,7 +123,7 @@ def test_the_format_quotes_every_value_and_names_only_what_a_caller_cannot_write
     """I7, I8: no raw path, query or user agent, no request id that a client chooses, never the key's value."""
     variables = json.loads(AccessLog().format())
     assert variables == {
-        "metering": "1",
+        "metering": "1:11",
         "request_id": "$context.extendedRequestId",
         "time": "$context.requestTimeEpoch",
         "key": "$context.identity.apiKeyId",
@@ -156,9 +156,12 @@ def test_the_reader_reads_what_the_format_writes() -> None:
 def test_a_field_forged_inside_an_authorizers_value_is_rejected(log: AccessLog, forged: str) -> None:
     """I7: should a value ever come with quotes, its line is set aside."""
     rendered = re.sub(r"\$context\.[\w.]+", "-", log.format())
-    line = json.dumps(json.loads(rendered) | GOOD, separators=(",", ":"))
+    line = json.dumps(json.loads(rendered) | GOOD | {"metering": "1:11"}, separators=(",", ":"))
     assert isinstance(Reader(NOW).read(line), AccessRecord)
-    assert "more than 44 quotes" in reason(Reader(NOW).read(line.replace(GOOD["key"], forged)))
+    assert Reader(NOW).read_at_once(line.encode())
+    forgery = line.replace(GOOD["key"], forged)
+    assert "wanted 44 quotes, got 48" in reason(Reader(NOW).read(forgery))
+    assert Reader(NOW).read_at_once(forgery.encode()) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """How the local gateway renders an access-log line and finds the resource of a request (I7)."""
 
 import asyncio
+import gzip
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,24 +10,18 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from infra.local.gateway import (
-    Resource,
-    extended_request_id,
-    match,
-    render,
-    request_id,
-    request_time,
-)
-from infra.local.log_writer import AccessLog, AccessLogFailed
+from infra.local.gateway import extended_request_id, render, request_id, request_time
+from infra.local.log_writer import AccessLog, AccessLogFailed, DeliveryStream, Destination, LogStream
+from infra.local.stage import Method, Resource, match
 
 RESOURCES = [
-    Resource("/", {"GET": False}),
-    Resource("/items", {"GET": True, "ANY": False}),
-    Resource("/items/new", {"GET": True}),
-    Resource("/items/{id}", {"GET": True, "DELETE": True}),
-    Resource("/items/{id}/parts/{part}", {"ANY": True}),
-    Resource("/files/{proxy+}", {"ANY": True}),
-    Resource("/{proxy+}", {"POST": False}),
+    Resource("/", {"GET": Method()}),
+    Resource("/items", {"GET": Method(requires_key=True, authorizer_id="a1"), "ANY": Method()}),
+    Resource("/items/new", {"GET": Method()}),
+    Resource("/items/{id}", {"GET": Method(), "DELETE": Method()}),
+    Resource("/items/{id}/parts/{part}", {"ANY": Method()}),
+    Resource("/files/{proxy+}", {"ANY": Method()}),
+    Resource("/{proxy+}", {"POST": Method()}),
 ]
 
 
@@ -155,11 +150,12 @@ def test_a_request_that_nothing_serves_has_no_resource(method: str, path: str) -
     assert match(RESOURCES, method, path) is None
 
 
-def test_a_method_of_its_own_decides_about_the_key_before_any() -> None:
+def test_a_method_of_its_own_decides_about_key_and_authorizer_before_any() -> None:
     """`ANY` speaks for the methods that have no entry."""
     items = RESOURCES[1]
-    assert items.requires_key("GET") is True
-    assert items.requires_key("PUT") is False
+    assert items.serving("GET") == Method(requires_key=True, authorizer_id="a1")
+    assert items.serving("PUT") == Method()
+    assert RESOURCES[2].serving("PUT") is None
 
 
 def test_the_request_time_is_in_common_log_format() -> None:
@@ -182,7 +178,7 @@ def test_extended_request_ids_are_distinct() -> None:
 
 
 class FakeLogs:
-    """PutLogEvents that fails as often as told and remembers what it took."""
+    """PutLogEvents and PutRecord that fail as often as told and remember what they took."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -196,15 +192,23 @@ class FakeLogs:
         self.calls.append([event["message"] for event in logEvents])
         return {}
 
+    def put_record(self, *, DeliveryStreamName: str, Record: Mapping[str, bytes]) -> None:  # noqa: N803  AWS's names
+        """Take the record, or fail."""
+        self.put_log_events(logEvents=[{"message": gzip.decompress(Record["Data"]).decode()}], s=DeliveryStreamName)
+
 
 def _written(logs: FakeLogs, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
+    return _put(LogStream(logs, "g", "s"), logs, lines)
+
+
+def _put(destination: Destination, taken: FakeLogs, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
     async def write() -> None:
-        async with AccessLog(logs, log_group="g", log_stream="s", first_pause_s=0.001) as log:
+        async with AccessLog(destination, first_pause_s=0.001) as log:
             for at, line in lines:
                 log.add(at, line)
 
     asyncio.run(write())
-    return logs.calls
+    return taken.calls
 
 
 def test_lines_leave_in_order_a_thousand_a_call() -> None:
@@ -222,6 +226,12 @@ def test_a_call_stays_below_a_mebibyte() -> None:
 def test_a_failing_call_is_made_again() -> None:
     """The lines arrive once."""
     assert _written(FakeLogs(3), [(1, "a"), (2, "b")]) == [["a", "b"]]
+
+
+def test_lines_for_firehose_leave_as_a_record_that_is_what_an_object_holds() -> None:
+    """Gzipped, each with its line end, and again after a failure."""
+    taken = FakeLogs(1)
+    assert _put(DeliveryStream(taken, "s"), taken, [(1, "a"), (2, "b")]) == [["a\nb\n"]]
 
 
 def test_lines_that_cannot_be_put_are_told_on_closing() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metering.measuring import Amounts
 from metering.periods import Hour
 from metering.subjects import customer, key
 from metering.usage_row import (
@@ -41,38 +42,38 @@ def depart(row: UsageRow, *, now: datetime = NOW) -> tuple[UsageRow, dict[str, P
 
 def posted(counted: int) -> UsageRow:
     """Return a row that Stripe has accepted."""
-    row, _ = depart(saved(recounted(ACME, {"requests": counted})))
+    row, _ = depart(saved(recounted(ACME, Amounts({"requests": counted}))))
     return saved(accepted(saved(row), "requests", epoch="1"))
 
 
 def test_a_new_total_is_pending() -> None:
     """The first revision is the row's first version."""
-    total = recounted(ACME, {"requests": 5}).totals["requests"]
+    total = recounted(ACME, Amounts({"requests": 5})).totals["requests"]
     assert (total.quantity, total.state, total.revision) == (5, State.PENDING, 1)
 
 
 def test_counting_the_same_again_changes_nothing() -> None:
     """I4: an hour that is closed twice is posted once."""
     row = posted(5)
-    assert recounted(row, {"requests": 5}) is row
+    assert recounted(row, Amounts({"requests": 5})) is row
 
 
 def test_a_late_record_makes_a_new_total_with_the_next_revision() -> None:
     """I4: the total is absolute, not the difference."""
-    total = recounted(posted(5), {"requests": 6}).totals["requests"]
+    total = recounted(posted(5), Amounts({"requests": 6})).totals["requests"]
     assert (total.quantity, total.state, total.revision) == (6, State.PENDING, 4)
 
 
 def test_where_nothing_is_left_the_total_is_zero_and_is_posted() -> None:
     """I4: a key that moved to another customer takes its usage along."""
-    row = saved(recounted(posted(5), {}))
+    row = saved(recounted(posted(5), Amounts({})))
     assert row.totals["requests"].quantity == 0
     assert depart(row)[1]["requests"].quantity == 0
 
 
 def test_zero_is_not_posted_where_nothing_was_ever_sent() -> None:
     """There is nothing at Stripe to be overwritten."""
-    row = recounted(saved(recounted(ACME, {"requests": 5})), {})
+    row = recounted(saved(recounted(ACME, Amounts({"requests": 5}))), Amounts())
     assert row.totals["requests"].state is State.POSTED
 
 
@@ -91,25 +92,25 @@ def test_the_usage_of_a_key_without_a_customer_has_no_identifier() -> None:
 def test_an_event_lies_in_the_last_ten_minutes_and_grows_with_the_revision() -> None:
     """A later revision is the newer event, and an hour in which a subscription begins is billed."""
     end = int(HOUR.end.timestamp())
-    first = depart(saved(recounted(ACME, {"requests": 5})))[1]["requests"]
-    later = depart(saved(recounted(posted(5), {"requests": 6})))[1]["requests"]
+    first = depart(saved(recounted(ACME, Amounts({"requests": 5}))))[1]["requests"]
+    later = depart(saved(recounted(posted(5), Amounts({"requests": 6}))))[1]["requests"]
     assert (first.timestamp, later.timestamp) == (end - 599, end - 596)
     old = UsageRow(ACME.subject, HOUR, 5000, {})
-    assert depart(saved(recounted(old, {"requests": 6})))[1]["requests"].timestamp == end - 1
+    assert depart(saved(recounted(old, Amounts({"requests": 6}))))[1]["requests"].timestamp == end - 1
 
 
 def test_a_posting_without_an_answer_departs_again_as_it_was() -> None:
     """I4: the same identifier, so that Stripe takes it once, although the total has changed since."""
-    row, first = depart(saved(recounted(ACME, {"requests": 5})))
-    row = saved(recounted(saved(row), {"requests": 6}))
+    row, first = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
+    row = saved(recounted(saved(row), Amounts({"requests": 6})))
     _, again = depart(row)
     assert (again["requests"].identifier, again["requests"].quantity) == (first["requests"].identifier, 5)
 
 
 def test_the_newer_total_departs_when_the_older_has_been_answered() -> None:
     """I4: and only then is the total settled."""
-    row, _ = depart(saved(recounted(ACME, {"requests": 5})))
-    row, _ = depart(saved(recounted(saved(row), {"requests": 6})))
+    row, _ = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
+    row, _ = depart(saved(recounted(saved(row), Amounts({"requests": 6}))))
     row = saved(accepted(saved(row), "requests", epoch="1"))
     assert row.totals["requests"].state is State.PENDING
     _, newer = depart(row)
@@ -118,11 +119,11 @@ def test_the_newer_total_departs_when_the_older_has_been_answered() -> None:
 
 def test_after_a_rejection_nothing_departs_while_a_copy_could_still_land() -> None:
     """I4: a rejected posting leaves no identifier behind that would stop a stalled copy."""
-    row, _ = depart(saved(recounted(ACME, {"requests": 5})))
+    row, _ = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
     row = saved(rejected(saved(row), "requests", "No such customer", epoch="1"))
     assert row.totals["requests"].state is State.REJECTED
     assert row.totals["requests"].reason == "No such customer"
-    row = saved(recounted(row, {"requests": 5}))
+    row = saved(recounted(row, Amounts({"requests": 5})))
     assert row.totals["requests"].state is State.PENDING
     assert depart(row, now=NOW + FLIGHT_TIME - timedelta(seconds=1))[1] == {}
     assert depart(row, now=NOW + FLIGHT_TIME)[1]["requests"].identifier == "1.acme.requests.2026-11-22T05.r4"
@@ -130,21 +131,21 @@ def test_after_a_rejection_nothing_departs_while_a_copy_could_still_land() -> No
 
 def test_a_held_total_is_pending_again_when_its_hour_is_closed_again() -> None:
     """Whoever mends the cause marks the hour."""
-    row = saved(held(saved(recounted(ACME, {"requests": 5})), "the customer has no Stripe customer"))
+    row = saved(held(saved(recounted(ACME, Amounts({"requests": 5}))), "the customer has no Stripe customer"))
     assert row.in_state(State.PENDING) == {}
-    assert recounted(row, {"requests": 5}).totals["requests"].state is State.PENDING
+    assert recounted(row, Amounts({"requests": 5})).totals["requests"].state is State.PENDING
 
 
 def test_what_stripe_accepted_stays_with_its_stripe_customer() -> None:
     """I4: a late record must not bill the same hour to two Stripe customers."""
-    row = saved(recounted(posted(5), {"requests": 6}))
+    row = saved(recounted(posted(5), Amounts({"requests": 6})))
     _, postings = departing(row, stripe_customer="cus_other", epoch="1", now=NOW)
     assert postings["requests"].stripe_customer == "cus_acme"
 
 
 def test_after_the_ledger_was_restored_an_older_epochs_posting_does_not_settle_a_total() -> None:
     """The restored ledger may reuse revisions; another epoch keeps the identifiers apart."""
-    row, _ = depart(saved(recounted(ACME, {"requests": 5})))
+    row, _ = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
     row = accepted(saved(row), "requests", epoch="2")
     assert row.totals["requests"].state is State.PENDING
 
@@ -193,7 +194,7 @@ class World:
 
     def count(self) -> None:
         """A late record, or an adjustment downwards, closes the hour again."""
-        after = recounted(self.row, {"requests": self.random.randint(0, 9)})
+        after = recounted(self.row, Amounts({"requests": self.random.randint(0, 9)}))
         if after is not self.row:
             self.write(self.row, after)
 
@@ -239,7 +240,7 @@ class World:
             self.stripe.take(posting)
         counted = {metric: total.counted for metric, total in self.row.totals.items()}
         if self.row.in_state(State.REJECTED):
-            self.write(self.row, recounted(self.row, counted))
+            self.write(self.row, recounted(self.row, Amounts(counted)))
         self.now += FLIGHT_TIME
         while True:
             after, postings = depart(self.row, now=self.now)

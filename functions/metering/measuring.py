@@ -1,0 +1,254 @@
+"""Measuring: records → usage per hour and key. Pure.
+
+Records that are alike (one hour, key, status, method, resource and dimensions) are first added up together; the metrics
+are asked once for each such group, not for each record.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Final, assert_never
+
+from metering.access_log import MISSING, NOTHING_DECLARED, AccessRecord, Declared, amount
+from metering.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, bills, meters_of
+from metering.periods import Hour
+
+MOST_VALUES: Final = 50
+"""How many values of a split are kept per key and hour; what is beyond them stands under ``other``."""
+
+LONGEST_VALUE: Final = 64
+
+_HOUR_MS: Final = 3_600_000
+
+
+@dataclass(slots=True)
+class Amounts:
+    """What one key, or one customer, used in one hour, by metric.
+
+    ``uniques`` are values that had not been seen in the month before; ``peaks`` the highest value of the hour;
+    ``splits`` say by value how a sum came about, and are not billed.
+    """
+
+    sums: dict[str, int] = field(default_factory=dict)
+    uniques: dict[str, int] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def quantities(self) -> dict[str, int]:
+        """Return what is billed, by metric."""
+        return {**self.sums, **self.uniques, **self.peaks}
+
+    def include(self, other: "Amounts") -> None:
+        """Take in what another key, slot or batch holds of the same hour."""
+        _add(self.sums, other.sums)
+        _add(self.uniques, other.uniques)
+        for metric, peak in other.peaks.items():
+            self.peaks[metric] = max(peak, self.peaks.get(metric, 0))
+        for metric, split in other.splits.items():
+            _add(self.splits.setdefault(metric, {}), split)
+
+    def cap_splits(self) -> None:
+        """Keep each split's largest values, and put the rest under ``other``."""
+        for metric, split in self.splits.items():
+            self.splits[metric] = _capped(split)
+
+    def __bool__(self) -> bool:
+        return any(self.quantities().values())
+
+
+@dataclass(slots=True)
+class Usage:
+    """What records add up to: ``cells`` holds the amounts of each hour and key.
+
+    Every record is in ``billed`` or, by its reason, in ``unbilled``. Adding up is independent of the records' order
+    and of how they are split into batches.
+    """
+
+    cells: dict[tuple[Hour, str], Amounts] = field(default_factory=dict)
+    seen: dict[tuple[Hour, str], dict[str, set[str]]] = field(default_factory=dict)
+    """The values that each hour and key saw, by metric; which of them are new in the month is for claims to say."""
+
+    once: dict[tuple[str, str, str], tuple[Hour, int]] = field(default_factory=dict)
+    """By metric, source and id: what counts only if this id has not been counted before."""
+
+    billed: int = 0
+    unbilled: Counter[str] = field(default_factory=Counter)
+
+    def cell(self, hour: Hour, key: str) -> Amounts:
+        """Return the amounts of an hour and key, to be added to."""
+        return self.cells.setdefault((hour, key), Amounts())
+
+
+NO_KEY: Final = "no API key"
+NOT_BILLED: Final = "no metric bills this status, method and resource"
+
+
+def measure(records: Sequence[AccessRecord], metrics: Sequence[Metric], log: Declared = NOTHING_DECLARED) -> Usage:
+    """Add up what each hour and key used."""
+    tally = Tally(metrics, log)
+    tally.add(records)
+    return tally.usage()
+
+
+Column = tuple[str, type]
+"""What is taken from each record beside its being one: a field or variable, and for which kind of metric."""
+
+
+Cell = list[Any]
+"""What like records add up to: how many they are, and for each column its sum, maximum or distinct values."""
+
+
+class Tally:
+    """Adds up records piece by piece; a piece that fits into the processor's cache is added up several times faster."""
+
+    def __init__(self, metrics: Sequence[Metric], log: Declared) -> None:
+        self._metrics = [one for one in metrics if isinstance(one, Count | Unique) or one.of != USAGE_LINES]
+        self._dimensions = list(dict.fromkeys(one.by for one in metrics if isinstance(one, Count | Sum) and one.by))
+        self._columns: dict[Column, tuple[Callable[[AccessRecord], Any], int | None]] = {
+            (one.of, type(one)): (attrgetter(log.attribute(one.of)), log.amounts.get(one.of))
+            for one in self._metrics
+            if not isinstance(one, Count) and one.of != "key"
+        }
+        self._places = {column: place for place, column in enumerate(self._columns)}
+        names = ["status" if name == "status_class" else log.attribute(name) for name in self._dimensions]
+        self._alike = attrgetter("key", "status", "method", "resource", *names)
+        empty: Mapping[type, Callable[[], Any]] = {Sum: int, Max: int, Unique: set}
+        beginnings = [empty[kind] for _, kind in self._columns]
+        self._new_hour: Callable[[], dict[tuple[Any, ...], Cell]] = lambda: defaultdict(
+            lambda: [0, *(begin() for begin in beginnings)]
+        )
+        self._hours: dict[int, dict[tuple[Any, ...], Cell]] = {}
+        self.oldest: int | None = None
+        """The earliest time of a record, in milliseconds since 1970."""
+
+    def add(self, records: Sequence[AccessRecord]) -> None:
+        """Add records to what there is."""
+        if not records:
+            return
+        times = [record.time for record in records]
+        oldest = min(times)
+        self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
+        for number, of_hour in _by_hour(records, times).items():
+            groups = self._hours.setdefault(number, self._new_hour())
+            cells = [groups[group] for group in map(self._alike, of_hour)]
+            for cell in cells:
+                cell[0] += 1
+            for place, ((_, kind), (get, scale)) in enumerate(self._columns.items(), start=1):
+                _add_column(cells, place, kind, map(get, of_hour), scale)
+
+    def usage(self) -> Usage:
+        """Return what all records add up to."""
+        usage = Usage()
+        billing: dict[tuple[int, str, str], list[Metric]] = {}
+        for number, groups in self._hours.items():
+            hour = Hour(number)
+            for (key, status, method, resource, *values), (count, *measured) in groups.items():
+                if key == MISSING:
+                    usage.unbilled[NO_KEY] += count
+                    continue
+                kind = (status, method, resource)
+                if kind not in billing:
+                    billing[kind] = [metric for metric in self._metrics if bills(metric, *kind)]
+                if not billing[kind]:
+                    usage.unbilled[NOT_BILLED] += count
+                    continue
+                usage.billed += count
+                for metric in billing[kind]:
+                    self._add_group(usage, (hour, key), metric, count, measured, values)
+        for amounts in usage.cells.values():
+            amounts.cap_splits()
+        return usage
+
+    def _add_group(  # noqa: PLR0913, PLR0917 - a group is all of these
+        self,
+        usage: Usage,
+        where: tuple[Hour, str],
+        metric: Metric,
+        count: int,
+        measured: Sequence[Any],
+        values: Sequence[Any],
+    ) -> None:
+        """Add what a group of like records is for one metric."""
+        match metric:
+            case Count():
+                self._add_sum(usage, where, metric, count, values)
+            case Sum():
+                if total := measured[self._places[metric.of, Sum]]:
+                    self._add_sum(usage, where, metric, total, values)
+            case Max():
+                if peak := measured[self._places[metric.of, Max]]:
+                    usage.cell(*where).include(Amounts(peaks={metric.name: peak}))
+            case Unique():
+                seen = {where[1]} if metric.of == "key" else measured[self._places[metric.of, Unique]] - {MISSING, ""}
+                if seen:
+                    usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
+            case _:
+                assert_never(metric)
+
+    def _add_sum(
+        self, usage: Usage, where: tuple[Hour, str], metric: Count | Sum, total: int, values: Sequence[Any]
+    ) -> None:
+        amounts = usage.cell(*where)
+        name = metric.name
+        if metric.by:
+            value = _named(metric.by, values[self._dimensions.index(metric.by)])
+            if metric.meters:
+                names = meters_of(metric)
+                name = names.get(value) or names[OTHER]
+            else:
+                split = amounts.splits.setdefault(name, {})
+                split[value] = split.get(value, 0) + total
+        amounts.sums[name] = amounts.sums.get(name, 0) + total
+
+
+def _named(dimension: str, value: Any) -> str:
+    """Return a dimension's value as a split names it."""
+    text = f"{value // 100}xx" if dimension == "status_class" else str(value) or MISSING
+    return text if len(text) <= LONGEST_VALUE else OTHER
+
+
+def _by_hour(records: Sequence[AccessRecord], times: Sequence[int]) -> dict[int, Sequence[AccessRecord]]:
+    """Part records by their hour; a piece is mostly of one."""
+    first, last = min(times) // _HOUR_MS, max(times) // _HOUR_MS
+    if first == last:
+        return {first: records}
+    parts: dict[int, list[AccessRecord]] = {}
+    for record, time in zip(records, times, strict=True):
+        parts.setdefault(time // _HOUR_MS, []).append(record)
+    return dict(parts)
+
+
+def _add_column(cells: Sequence[Cell], place: int, kind: type, values: Iterable[Any], scale: int | None) -> None:
+    """Add each record's value of a column to its group's cell."""
+    if kind is Unique:
+        for cell, value in zip(cells, values, strict=True):
+            cell[place].add(value)
+        return
+    numbers = values if scale is None else (amount(value, scale) for value in values)
+    if kind is Max:
+        for cell, number in zip(cells, numbers, strict=True):
+            if number != MISSING and number > cell[place]:
+                cell[place] = number
+        return
+    for cell, number in zip(cells, numbers, strict=True):
+        if number != MISSING:
+            cell[place] += number
+
+
+def _plain(dimension: str) -> str:
+    return "status" if dimension == "status_class" else dimension
+
+
+def _add(sums: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, number in more.items():
+        sums[name] = sums.get(name, 0) + number
+
+
+def _capped(split: dict[str, int]) -> dict[str, int]:
+    if len(split) <= MOST_VALUES:
+        return split
+    largest = sorted(split, key=lambda value: (value != OTHER, -split[value], value))[:MOST_VALUES]
+    kept = {value: split[value] for value in largest}
+    _add(kept, {OTHER: sum(split.values()) - sum(kept.values())})
+    return kept

@@ -1,0 +1,239 @@
+"""Payloads: what AWS hands to ``record_usage``, cut into batches.
+
+Both roads end in a :class:`Batch`: lines, and a token that is a hash of their content alone, so that the same lines in
+another envelope or under another name are the same batch (I2).
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+import msgspec
+from aws_lambda_powertools.utilities.data_classes import CloudWatchLogsEvent
+
+from metering.counters import TOKEN_BYTES
+from metering.set_aside import Source
+
+CHUNK: Final = 8 << 20
+"""An object is recorded in chunks of this many bytes, gunzipped, and up to the end of the line. It must never change:
+an object that comes again would be cut otherwise, and count twice."""
+
+_PIECE: Final = 1 << 18
+_GZIP: Final = b"\x1f\x8b"
+
+
+class PayloadError(ValueError):
+    """A payload that is not what AWS sends; the message says what was got and wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some lines of a batch: joined by line ends, which is how they can be read at once, and one by one."""
+
+    text: bytes
+    first: int
+    """The place of its first line in the batch."""
+
+    events: Sequence[tuple[str, str]] | None
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield each line behind its id; those of an object have none but their place."""
+        if self.events is not None:
+            yield from self.events
+            return
+        # A line that is no UTF-8 is kept with its bytes spelled out: it will be set aside.
+        lines = self.text.decode(errors="backslashreplace").split("\n")
+        yield from ((str(number), line) for number, line in enumerate(lines, self.first) if line.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Lines that are recorded together, joined by line ends, and where they came from.
+
+    ``events`` has those of a log group with their ids, which are unique in the batch.
+    """
+
+    token: bytes
+    source: Source
+    origin: str
+    text: bytes
+    events: Sequence[tuple[str, str]] | None = None
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the lines in pieces that fit into a processor's cache."""
+        if self.events is not None and self.text.count(b"\n") != len(self.events) - 1:  # a line end within a message
+            yield Piece(b"", 0, self.events)
+            return
+        start = first = 0
+        while start < len(self.text):
+            end = self.text.find(b"\n", start + _PIECE)
+            end = len(self.text) if end < 0 else end
+            text = self.text[start:end]
+            count = text.count(b"\n") + 1
+            yield Piece(text, first, None if self.events is None else self.events[first : first + count])
+            start, first = end + 1, first + count
+
+
+def batch_of(events: Mapping[str, str], source: Source, origin: str) -> Batch:
+    """Return a batch of lines by their ids; its token is a hash of the ids, in whatever order they came."""
+    text = "\n".join(events.values()).encode(errors="surrogatepass")
+    return Batch(_token("\n".join(sorted(events)).encode()), source, origin, text, list(events.items()))
+
+
+class LogEvent(msgspec.Struct, frozen=True, gc=False):
+    """One line as CloudWatch Logs delivers it; ``id`` is unique to it."""
+
+    id: str
+    message: str
+
+
+class Subscription(msgspec.Struct, frozen=True, rename="camel"):
+    """A subscription payload (CloudWatch Logs User Guide, "Log group-level subscription filters")."""
+
+    message_type: str
+    log_group: str
+    log_stream: str
+    log_events: tuple[LogEvent, ...]
+
+    @property
+    def is_probe(self) -> bool:
+        """Say whether this is a probe of CloudWatch Logs for whether the function can be reached."""
+        return self.message_type == "CONTROL_MESSAGE"
+
+    def batch(self, access_log_group: str) -> Batch:
+        """Return the events as a batch; those of any other log group than the access log's are usage lines."""
+        source = Source.ACCESS_LOG if self.log_group == access_log_group else Source.USAGE_LINES
+        events = {event.id: event.message for event in self.log_events}
+        return batch_of(events, source, f"{self.log_group} {self.log_stream}")
+
+
+def subscription(event: Mapping[str, Any]) -> Subscription:
+    """Return what a Lambda event of CloudWatch Logs holds, or raise PayloadError."""
+    logs = event.get("awslogs") if isinstance(event, Mapping) else None
+    if not (isinstance(logs, Mapping) and isinstance(logs.get("data"), str)):
+        raise PayloadError(
+            'wanted {"awslogs": {"data": "..."}}, {"Records": [...]} of SQS or {"redrive": {...}}, got '
+            + _outline(event)
+        )
+    try:
+        payload = CloudWatchLogsEvent(dict(event)).decompress_logs_data
+    except (ValueError, zlib.error) as error:
+        raise PayloadError(f"awslogs.data must be base64 of gzipped JSON, got something else: {error}") from error
+    try:
+        found = msgspec.json.decode(payload, type=Subscription)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PayloadError(f"awslogs.data must hold a subscription payload of CloudWatch Logs: {error}") from error
+    if found.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
+        raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {found.message_type!r}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveObject:
+    """An object of the archive that S3 tells of; ``version`` changes when another is written under its name."""
+
+    bucket: str
+    key: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+def notified_objects(body: str) -> list[ArchiveObject]:
+    """Return the objects that an S3 notification names, or raise PayloadError; a test event names none.
+
+    Source: Amazon S3 User Guide, "Event message structure". A key is URL-encoded there.
+    """
+    try:
+        notification = msgspec.json.decode(body)
+        if notification.get("Event") == "s3:TestEvent":
+            return []
+        return [
+            ArchiveObject(
+                found["s3"]["bucket"]["name"],
+                unquote_plus(found["s3"]["object"]["key"]),
+                found["s3"]["object"].get("eTag", ""),
+            )
+            for found in notification["Records"]
+        ]
+    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+        raise PayloadError(f"wanted a notification of S3, got something else: {type(error).__name__}") from error
+
+
+def batches(pieces: Iterable[bytes], origin: str) -> Iterator[Batch]:
+    """Cut an object's bytes, gzipped or not, into batches; no more than two chunks are in memory at a time.
+
+    Raises PayloadError for an object that ends in the middle of its gzip stream, or is none after all.
+    """
+    for chunk in _chunks(_gunzipped(pieces)):
+        yield Batch(_token(chunk), Source.ACCESS_LOG, origin, chunk.removesuffix(b"\n"))
+
+
+def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Cut at the first line end after each CHUNK bytes; what has none for as long again is cut there."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        ended = size > CHUNK and (b"\n" in piece or size >= 2 * CHUNK)
+        if not ended:
+            continue
+        text = b"".join(waiting)
+        while len(text) > CHUNK:
+            end = text.find(b"\n", CHUNK - 1, 2 * CHUNK) + 1
+            if not end and len(text) < 2 * CHUNK:
+                break
+            end = end or 2 * CHUNK
+            yield text[:end]
+            text = text[end:]
+        waiting, size = [text], len(text)
+    if size:
+        yield b"".join(waiting)
+
+
+def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Gunzip what begins as gzip, member by member, and pass on what does not."""
+    incoming = iter(pieces)
+    first = b""
+    for piece in incoming:
+        first += piece
+        if len(first) >= len(_GZIP):
+            break
+    if not first.startswith(_GZIP):
+        yield first
+        yield from incoming
+        return
+    member = zlib.decompressobj(wbits=31)
+    for piece in _after(first, incoming):
+        rest = piece
+        while rest:
+            if member.eof:
+                member = zlib.decompressobj(wbits=31)
+            try:
+                yield member.decompress(rest, _PIECE)
+            except zlib.error as error:
+                raise PayloadError(f"the object is not gzip all through: {error}") from error
+            rest = member.unused_data if member.eof else member.unconsumed_tail
+    if not member.eof:
+        raise PayloadError("the object ends in the middle of its gzip stream")
+
+
+def _after(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from others
+
+
+def _token(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:TOKEN_BYTES]
+
+
+def _outline(event: Any) -> str:
+    """Describe an event without its content, which may be anything."""
+    if isinstance(event, Mapping):
+        return f"an object with the fields {sorted(map(str, event))[:10]}"
+    return f"a value of the type {type(event).__name__}"

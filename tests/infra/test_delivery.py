@@ -1,0 +1,165 @@
+"""The road over Firehose: from the stage into objects, and a message to record_usage for each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk.assertions import Template as Synthesised
+from aws_cdk.cx_api import CloudAssembly
+
+from infra.ingest import Road
+from infra.stack import MeteringStack
+from metering.access_log import AccessLog, Api
+from metering.metrics import Count
+from tests.infra.resources import Template, flat, of_type, properties
+
+MakeStack = Callable[..., MeteringStack]
+
+
+def test_the_stage_writes_to_the_stream(firehose: CloudAssembly) -> None:
+    """In the same format as on the other road; API Gateway takes no stream whose name begins otherwise."""
+    sample = firehose.get_stack_by_name("SampleApi").template
+    (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
+    setting = stage["Properties"]["AccessLogSetting"]
+    assert "IngestDeliveryStream" in str(setting["DestinationArn"])
+    assert '"authorizer.messages":"$context.authorizer.messages"' in setting["Format"]
+    stream = properties(firehose.get_stack_by_name("Metering").template, "IngestDeliveryStream")
+    assert stream["DeliveryStreamName"] == "amazon-apigateway-metering-access-log"
+
+
+def test_a_long_stack_name_still_makes_a_name_of_its_own(stack: MakeStack) -> None:
+    """At most 64 characters, and never that of another stack."""
+    stacks = [
+        stack(f"Metering-of-a-very-long-name-in-{where}", road=Road.FIREHOSE)
+        for where in ("production", "production-eu")
+    ]
+    names = {properties(_template(one), "IngestDeliveryStream")["DeliveryStreamName"] for one in stacks}
+    assert len(names) == 2
+    assert all(len(name) <= 64 and name.startswith("amazon-apigateway-metering-of-a-") for name in names)
+
+
+def test_lines_become_gzipped_objects_by_the_hour_of_their_arrival(firehose_template: Template) -> None:
+    """A line each, encrypted on the way; what Firehose cannot process is kept apart, and its complaints are logged."""
+    stream = properties(firehose_template, "IngestDeliveryStream")
+    assert stream["DeliveryStreamType"] == "DirectPut"
+    assert stream["DeliveryStreamEncryptionConfigurationInput"] == {"KeyType": "AWS_OWNED_CMK"}
+    destination = stream["ExtendedS3DestinationConfiguration"]
+    assert destination["Prefix"] == "access-log/!{timestamp:yyyy/MM/dd/HH}/"
+    assert (
+        destination["ErrorOutputPrefix"]
+        == "access-log-errors/!{firehose:error-output-type}/!{timestamp:yyyy/MM/dd/HH}/"
+    )
+    assert destination["BufferingHints"] == {"IntervalInSeconds": 300, "SizeInMBs": 128}
+    assert destination["CompressionFormat"] == "GZIP"
+    assert destination["ProcessingConfiguration"]["Processors"] == [
+        {
+            "Type": "AppendDelimiterToRecord",
+            "Parameters": [{"ParameterName": "Delimiter", "ParameterValue": "\\n"}],
+        }
+    ]
+    assert flat(destination["CloudWatchLoggingOptions"]["LogGroupName"]) == "IngestDeliveryErrorLog"
+    assert properties(firehose_template, "IngestDeliveryErrorLog")["RetentionInDays"] == 30
+
+
+def test_each_object_of_the_archive_is_a_message(firehose_template: Template) -> None:
+    """By the bucket itself; what is set aside there, or what Firehose could not process, is none."""
+    (configuration,) = properties(firehose_template, "Bucket")["NotificationConfiguration"]["QueueConfigurations"]
+    assert configuration["Event"] == "s3:ObjectCreated:*"
+    assert configuration["Filter"] == {"S3Key": {"Rules": [{"Name": "prefix", "Value": "access-log/"}]}}
+    assert flat(configuration["Queue"]) == "IngestDeliveryObjects"
+    assert len(of_type(firehose_template, "AWS::Lambda::Function")) == 2
+
+
+def test_the_bucket_may_send_before_it_is_told_to(firehose_template: Template) -> None:
+    """S3 tries the queue when the notification is configured; the policy names the account, or it would be a circle."""
+    needs = firehose_template["Resources"]["Bucket83908E77"]["DependsOn"]
+    assert [name[:-8] for name in needs] == ["IngestDeliveryObjectsPolicy"]
+    deny, allow = properties(firehose_template, "IngestDeliveryObjectsPolicy")["PolicyDocument"]["Statement"]
+    assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert (allow["Principal"], allow["Action"]) == ({"Service": "s3.amazonaws.com"}, "sqs:SendMessage")
+    assert allow["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
+def test_a_message_is_tried_ten_times_and_kept_for_two_weeks(firehose_template: Template) -> None:
+    """I1: no message is given to a second run while the first may still count it, and none is lost."""
+    queue = properties(firehose_template, "IngestDeliveryObjects")
+    assert queue["VisibilityTimeout"] == 6 * properties(firehose_template, "IngestRecordUsage")["Timeout"]
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == 10
+    assert flat(queue["RedrivePolicy"]["deadLetterTargetArn"]) == "IngestDeliveryFailed"
+    for name in ("IngestDeliveryObjects", "IngestDeliveryFailed"):
+        kept = properties(firehose_template, name)
+        assert (kept["MessageRetentionPeriod"], kept["SqsManagedSseEnabled"]) == (14 * 86_400, True)
+
+
+def test_record_usage_takes_one_object_at_a_time(firehose_template: Template) -> None:
+    """It answers with what it could not count, and leaves half of a new account's concurrency to others."""
+    (source,) = of_type(firehose_template, "AWS::Lambda::EventSourceMapping").values()
+    assert source["Properties"]["BatchSize"] == 1
+    assert source["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert source["Properties"]["ScalingConfig"] == {"MaximumConcurrency": 5}
+
+
+def test_the_subscription_road_has_neither_stream_nor_queue(template: Template) -> None:
+    """And its bucket notifies nobody."""
+    for kind in ("AWS::KinesisFirehose::DeliveryStream", "AWS::SQS::Queue", "AWS::Lambda::EventSourceMapping"):
+        assert of_type(template, kind) == {}
+    assert "NotificationConfiguration" not in properties(template, "Bucket")
+
+
+def test_lines_that_are_under_way_when_the_road_changes_are_counted(
+    template: Template, firehose_template: Template
+) -> None:
+    """I1: the stage writes into the log group until its own stack is deployed, and imports it until then."""
+    for name in ("AccessLog", "IngestSubscription"):
+        assert properties(template, name) == properties(firehose_template, name)
+    exports = [name for name, output in template["Outputs"].items() if "Export" in output]
+    assert exports
+    assert [template["Outputs"][name] for name in exports] == [firehose_template["Outputs"][name] for name in exports]
+
+
+def test_the_archive_becomes_colder_and_expires(firehose_template: Template, stack: MakeStack) -> None:
+    """After 90 and 400 days; one that is kept for too short to be worth it stays where it is."""
+    assert _archive(firehose_template) == {
+        "Id": "Archive",
+        "Status": "Enabled",
+        "Prefix": "access-log/",
+        "ExpirationInDays": 400,
+        "Transitions": [{"StorageClass": "GLACIER_IR", "TransitionInDays": 90}],
+    }
+    short = _archive(_template(stack(archive_days=62)))
+    assert (short["ExpirationInDays"], short.get("Transitions")) == (62, None)
+
+
+def _archive(template: Template) -> dict[str, Any]:
+    rules = properties(template, "Bucket")["LifecycleConfiguration"]["Rules"]
+    return next(rule for rule in rules if rule.get("Prefix") == "access-log/")
+
+
+def test_an_archive_that_is_gone_before_the_counters_is_refused(stack: MakeStack) -> None:
+    """They could not be recounted from it."""
+    with pytest.raises(ValueError, match="archive_days must be 62 or more, as long as counters live, got 61"):
+        stack(road=Road.FIREHOSE, archive_days=61)
+
+
+def test_an_http_api_cannot_take_this_road(stack: MakeStack) -> None:
+    """API Gateway writes HTTP APIs' logs to CloudWatch Logs alone."""
+    http = AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")
+    with pytest.raises(ValueError, match="an HTTP API cannot write its access log to Firehose"):
+        stack(road=Road.FIREHOSE, access_log=http)
+
+
+def test_a_rest_api_in_the_same_stack_takes_this_road(stack: MakeStack) -> None:
+    """Without a circle between stage, stream and bucket."""
+    metering = stack(road=Road.FIREHOSE, metrics=[Count(name="requests")])
+    options = apigateway.StageOptions(
+        access_log_destination=metering.access_log_destination, access_log_format=metering.access_log_format
+    )
+    apigateway.RestApi(metering, "Api", deploy_options=options).root.add_method("GET")
+    (stage,) = of_type(_template(metering), "AWS::ApiGateway::Stage").values()
+    assert flat(stage["Properties"]["AccessLogSetting"]["DestinationArn"]) == "IngestDeliveryStream"
+
+
+def _template(stack: cdk.Stack) -> Template:
+    return dict(Synthesised.from_stack(stack).to_json())
