@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from infra import usage
+from infra import redrive, usage
 from infra.customers import Change, Customers, Entry, read_csv
 from infra.deployment import Deployment, OperatorError, connect
 from metering.ledger import BEGINNING, Customer, Ledger
@@ -43,10 +43,12 @@ app = typer.Typer(
 )
 customers_app = typer.Typer(help="The customers, their Stripe customers and their API keys.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys that are not billed.", no_args_is_help=True)
+set_aside_app = typer.Typer(help="Usage that could not be counted, and the way back in.", no_args_is_help=True)
 stripe_app = typer.Typer(help="The connection to Stripe.", no_args_is_help=True)
 app.add_typer(customers_app, name="customers")
 app.add_typer(keys_app, name="keys")
 app.add_typer(stripe_app, name="stripe")
+app.add_typer(set_aside_app, name="set-aside")
 
 # What is printed are names that people chose: none of them is markup, an emoji code or to be coloured.
 out: Final = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
@@ -377,6 +379,99 @@ def close(
         out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}")
     for reason, count in did["reasons"].items():
         out.print(f"{count:>8}  wait because: {reason}")
+
+
+# --- what was set aside ----------------------------------------------------------------------------------------------
+
+
+@set_aside_app.command("list")
+def set_aside_list(
+    as_json: Json = False,
+    stack: Stack = "Metering",
+    region: Region = None,
+    profile: Profile = None,
+    local: Local = False,
+) -> None:
+    """List the batches of which something is not counted: lines set aside, and batches that failed for good."""
+    deployment = _connect(stack, region, profile, local)
+    with err.status("reading the bucket"):
+        found = list(redrive.entries(deployment))
+    if as_json:
+        _print_json([asdict(entry) for entry in found])
+        return
+    _table(
+        ("batch", "kind", "left", "doubtful", "from", "reasons"),
+        [
+            (
+                one.batch,
+                one.kind,
+                f"{one.left:,}",
+                f"{one.doubtful:,}",
+                one.origin or "-",
+                "; ".join(sorted(one.reasons)),
+            )
+            for one in found
+        ],
+    )
+
+
+@set_aside_app.command("show")
+def set_aside_show(
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="A batch that 'set-aside list' names.")],
+    as_json: Json = False,
+    stack: Stack = "Metering",
+    region: Region = None,
+    profile: Profile = None,
+    local: Local = False,
+) -> None:
+    """Show each line that a batch set aside, and why."""
+    found = redrive.lines(_connect(stack, region, profile, local), batch)
+    if as_json:
+        _print_json([asdict(line) for line in found])
+        return
+    for line in found:
+        out.print(f"{line.id}  {line.state}: {line.reason}\n    {line.message[:_WIDEST]}")
+
+
+@set_aside_app.command("redrive")
+def set_aside_redrive(
+    batches: Annotated[
+        list[str] | None, typer.Argument(metavar="[BATCH]...", help="Batches that 'set-aside list' names.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Redrive every batch that has something left.")] = False,
+    doubtful: Annotated[
+        bool,
+        typer.Option(
+            "--doubtful", help="Also count lines that an earlier delivery may have counted: look at them first."
+        ),
+    ] = False,
+    as_json: Json = False,
+    stack: Stack = "Metering",
+    region: Region = None,
+    profile: Profile = None,
+    local: Local = False,
+) -> None:
+    """Count what was set aside, once its cause is mended; a line counts once, however often it is redriven.
+
+    Exits with 1 if something is left that still cannot be counted.
+    """
+    if bool(batches) == everything:
+        raise typer.BadParameter("name the batches to redrive, or give --all for every one")
+    deployment = _connect(stack, region, profile, local)
+    names = batches or [entry.batch for entry in redrive.entries(deployment)]
+    done = [
+        redrive.redrive(deployment, name, doubtful=doubtful)
+        for name in _progress("redriving", as_json)(names, len(names))
+    ]
+    if as_json:
+        _print_json(done)
+    else:
+        for one in done:
+            out.print(f"{one['batch']}: {one['counted']} counted, {one['left']} left")
+            for name, reason in one["reasons"].items():
+                out.print(f"    {name}: {reason}")
+    if any(one["left"] for one in done):
+        raise typer.Exit(1)
 
 
 # --- Stripe ----------------------------------------------------------------------------------------------------------

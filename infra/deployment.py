@@ -20,6 +20,10 @@ from metering.uniques import Uniques
 LAMBDA_TIMEOUT: Final = 300
 """Seconds that a function may run; a command that invokes one waits a little longer."""
 
+FAILED_BATCHES: Final = "aws/lambda/async/"
+"""Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
+asynchronous invocations"): ``aws/lambda/async/<function>/YYYY/MM/DD/…``."""
+
 _CONFIG: Final = Config(
     connect_timeout=5,
     read_timeout=20,

@@ -15,8 +15,9 @@ _MOST_REASONS: Final = 20
 def redrive(recorder: Recorder, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Count what a batch set aside, as far as it can be read now; redriving again counts nothing twice (I2).
 
-    ``wanted`` is ``{"batch": "<token in hex>"}``. Returns how many of its lines are counted, and the reasons of the
-    others by their ids. Raises PayloadError for another form, or a batch of which nothing is kept.
+    ``wanted`` is ``{"batch": "<token in hex>", "doubtful": false}``; with ``true``, lines that an earlier delivery may
+    have counted are counted, too. Returns how many lines are counted, and the reasons of the others by their ids.
+    Raises PayloadError for another form, or a batch of which nothing is kept.
     """
     name = wanted.get("batch") if isinstance(wanted, Mapping) else None
     if not (isinstance(name, str) and re.fullmatch(BATCH_PATTERN, name)):
@@ -26,7 +27,7 @@ def redrive(recorder: Recorder, wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise PayloadError(f"nothing is set aside of the batch {name}")
     work: list[tuple[SetAsideBatch, SetAsideLine, bool]] = [
         (batch, line, doubtful)
-        for batch, doubtful in ((kept.certain, False), (kept.doubtful, True))
+        for batch, doubtful in ((kept.certain, False), (kept.doubtful, wanted.get("doubtful") is not True))
         if batch is not None
         for line in batch.lines
         if line.id not in kept.redriven
