@@ -7,6 +7,7 @@ are asked once for each such group, not for each record.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, assert_never
 
@@ -91,12 +92,12 @@ def measure(records: Sequence[AccessRecord], metrics: Sequence[Metric], log: Dec
     return tally.usage()
 
 
-Column = tuple[str, type]
-"""What is taken from each record beside its being one: a field or variable, and for which kind of metric."""
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """What is taken from each record beside its being one: for which metrics, and how its values are put together."""
 
-
-Cell = list[Any]
-"""What like records add up to: how many they are, and for each column its sum, maximum or distinct values."""
+    get: Callable[[AccessRecord], Any]
+    together: Callable[[Sequence[Any]], Any]
 
 
 class Tally:
@@ -105,20 +106,14 @@ class Tally:
     def __init__(self, metrics: Sequence[Metric], log: Declared) -> None:
         self._metrics = [one for one in metrics if isinstance(one, Count | Unique) or one.of != USAGE_LINES]
         self._dimensions = list(dict.fromkeys(one.by for one in metrics if isinstance(one, Count | Sum) and one.by))
-        self._columns: dict[Column, tuple[Callable[[AccessRecord], Any], int | None]] = {
-            (one.of, type(one)): (attrgetter(log.attribute(one.of)), log.amounts.get(one.of))
-            for one in self._metrics
-            if not isinstance(one, Count) and one.of != "key"
-        }
-        self._places = {column: place for place, column in enumerate(self._columns)}
+        measured = [one for one in self._metrics if not isinstance(one, Count) and one.of != "key"]
+        self._places = {name: n for n, name in enumerate(dict.fromkeys((one.of, type(one)) for one in measured))}
+        self._columns = [
+            _Column(attrgetter(log.attribute(of)), _together(kind, log.amounts.get(of))) for of, kind in self._places
+        ]
         names = ["status" if name == "status_class" else log.attribute(name) for name in self._dimensions]
         self._alike = attrgetter("key", "status", "method", "resource", *names)
-        empty: Mapping[type, Callable[[], Any]] = {Sum: int, Max: int, Unique: set}
-        beginnings = [empty[kind] for _, kind in self._columns]
-        self._new_hour: Callable[[], dict[tuple[Any, ...], Cell]] = lambda: defaultdict(
-            lambda: [0, *(begin() for begin in beginnings)]
-        )
-        self._hours: dict[int, dict[tuple[Any, ...], Cell]] = {}
+        self._hours: dict[int, defaultdict[tuple[Any, ...], list[tuple[Any, ...]]]] = {}
         self.oldest: int | None = None
         """The earliest time of a record, in milliseconds since 1970."""
 
@@ -130,12 +125,10 @@ class Tally:
         oldest = min(times)
         self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
         for number, of_hour in _by_hour(records, times).items():
-            groups = self._hours.setdefault(number, self._new_hour())
-            cells = [groups[group] for group in map(self._alike, of_hour)]
-            for cell in cells:
-                cell[0] += 1
-            for place, ((_, kind), (get, scale)) in enumerate(self._columns.items(), start=1):
-                _add_column(cells, place, kind, map(get, of_hour), scale)
+            groups = self._hours.setdefault(number, defaultdict(list))
+            rows = zip(*(map(column.get, of_hour) for column in self._columns), strict=True)
+            for group, row in zip(map(self._alike, of_hour), rows if self._columns else repeat(()), strict=False):
+                groups[group].append(row)
 
     def usage(self) -> Usage:
         """Return what all records add up to."""
@@ -143,53 +136,51 @@ class Tally:
         billing: dict[tuple[int, str, str], list[Metric]] = {}
         for number, groups in self._hours.items():
             hour = Hour(number)
-            for (key, status, method, resource, *values), (count, *measured) in groups.items():
+            for (key, status, method, resource, *values), rows in groups.items():
                 if key == MISSING:
-                    usage.unbilled[NO_KEY] += count
+                    usage.unbilled[NO_KEY] += len(rows)
                     continue
                 kind = (status, method, resource)
                 if kind not in billing:
                     billing[kind] = [metric for metric in self._metrics if bills(metric, *kind)]
                 if not billing[kind]:
-                    usage.unbilled[NOT_BILLED] += count
+                    usage.unbilled[NOT_BILLED] += len(rows)
                     continue
-                usage.billed += count
-                for metric in billing[kind]:
-                    self._add_group(usage, (hour, key), metric, count, measured, values)
+                usage.billed += len(rows)
+                self._add_group(usage, (hour, key), billing[kind], rows, values)
         for amounts in usage.cells.values():
             amounts.cap_splits()
         return usage
 
-    def _add_group(  # noqa: PLR0913, PLR0917 - a group is all of these
+    def _add_group(
         self,
         usage: Usage,
         where: tuple[Hour, str],
-        metric: Metric,
-        count: int,
-        measured: Sequence[Any],
+        billing: Sequence[Metric],
+        rows: Sequence[tuple[Any, ...]],
         values: Sequence[Any],
     ) -> None:
-        """Add what a group of like records is for one metric."""
-        match metric:
-            case Count():
-                self._add_sum(usage, where, metric, count, values)
-            case Sum():
-                if total := measured[self._places[metric.of, Sum]]:
-                    self._add_sum(usage, where, metric, total, values)
-            case Max():
-                if peak := measured[self._places[metric.of, Max]]:
-                    usage.cell(*where).include(Amounts(peaks={metric.name: peak}))
-            case Unique():
-                seen = {where[1]} if metric.of == "key" else measured[self._places[metric.of, Unique]] - {MISSING, ""}
-                if seen:
-                    usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
-            case _:
-                assert_never(metric)
-
-    def _add_sum(
-        self, usage: Usage, where: tuple[Hour, str], metric: Count | Sum, total: int, values: Sequence[Any]
-    ) -> None:
+        """Add what a group of like records is for each of the metrics that bill it."""
+        columns = [column.together(taken) for column, taken in zip(self._columns, zip(*rows, strict=True), strict=True)]
         amounts = usage.cell(*where)
+        for metric in billing:
+            match metric:
+                case Count():
+                    self._add_sum(amounts, metric, len(rows), values)
+                case Sum():
+                    self._add_sum(amounts, metric, columns[self._places[metric.of, Sum]], values)
+                case Max():
+                    peak = columns[self._places[metric.of, Max]]
+                    amounts.peaks[metric.name] = max(peak, amounts.peaks.get(metric.name, 0))
+                case Unique():
+                    seen = {where[1]} if metric.of == "key" else columns[self._places[metric.of, Unique]]
+                    usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
+                case _:
+                    assert_never(metric)
+
+    def _add_sum(self, amounts: Amounts, metric: Count | Sum, total: int, values: Sequence[Any]) -> None:
+        if not total:
+            return
         name = metric.name
         if metric.by:
             value = _named(metric.by, values[self._dimensions.index(metric.by)])
@@ -200,6 +191,21 @@ class Tally:
                 split = amounts.splits.setdefault(name, {})
                 split[value] = split.get(value, 0) + total
         amounts.sums[name] = amounts.sums.get(name, 0) + total
+
+
+def _together(kind: type, scale: int | None) -> Callable[[Sequence[Any]], Any]:
+    """Return how a column's values become one: added up, the highest of them, or the distinct ones."""
+    if kind is Unique:
+        return lambda values: {*values} - {MISSING, ""}
+
+    def numbers(values: Sequence[Any]) -> Iterable[int]:
+        if scale is not None:
+            return [amount(value, scale) for value in values]
+        return values if MISSING not in values else [value for value in values if value != MISSING]
+
+    if kind is Max:
+        return lambda values: max(numbers(values), default=0)
+    return lambda values: sum(numbers(values))
 
 
 def _named(dimension: str, value: Any) -> str:
@@ -217,27 +223,6 @@ def _by_hour(records: Sequence[AccessRecord], times: Sequence[int]) -> dict[int,
     for record, time in zip(records, times, strict=True):
         parts.setdefault(time // _HOUR_MS, []).append(record)
     return dict(parts)
-
-
-def _add_column(cells: Sequence[Cell], place: int, kind: type, values: Iterable[Any], scale: int | None) -> None:
-    """Add each record's value of a column to its group's cell."""
-    if kind is Unique:
-        for cell, value in zip(cells, values, strict=True):
-            cell[place].add(value)
-        return
-    numbers = values if scale is None else (amount(value, scale) for value in values)
-    if kind is Max:
-        for cell, number in zip(cells, numbers, strict=True):
-            if number != MISSING and number > cell[place]:
-                cell[place] = number
-        return
-    for cell, number in zip(cells, numbers, strict=True):
-        if number != MISSING:
-            cell[place] += number
-
-
-def _plain(dimension: str) -> str:
-    return "status" if dimension == "status_class" else dimension
 
 
 def _add(sums: dict[str, int], more: Mapping[str, int]) -> None:

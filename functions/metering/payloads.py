@@ -1,6 +1,6 @@
 """Payloads: what AWS hands to ``record_usage``, cut into batches.
 
-Both roads end in a :class:`Batch`: lines, and a token that is a hash of their content alone, so that the same lines in
+Both roads end in a batch: lines, and a token that is a hash of their content alone, so that the same lines in
 another envelope or under another name are the same batch (I2).
 """
 
@@ -22,6 +22,7 @@ CHUNK: Final = 8 << 20
 an object that comes again would be cut otherwise, and count twice."""
 
 _PIECE: Final = 1 << 18
+_PIECE_LINES: Final = 1000
 _GZIP: Final = b"\x1f\x8b"
 
 
@@ -31,18 +32,21 @@ class PayloadError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some lines of a batch: joined by line ends, which is how they can be read at once, and one by one."""
+    """Some lines of a batch: joined by line ends, which is how they can be read at once, and one by one.
+
+    ``text`` is empty if a line end stands within a line. ``ids`` and ``events`` are those of a log group's lines; the
+    lines of an object have no id but their place, counted from ``first``.
+    """
 
     text: bytes
     first: int
-    """The place of its first line in the batch."""
-
-    events: Sequence[tuple[str, str]] | None
+    ids: Sequence[str] = ()
+    events: Sequence[str] = ()
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield each line behind its id; those of an object have none but their place."""
-        if self.events is not None:
-            yield from self.events
+        """Yield each line behind its id."""
+        if self.events:
+            yield from zip(self.ids, self.events, strict=True)
             return
         # A line that is no UTF-8 is kept with its bytes spelled out: it will be set aside.
         lines = self.text.decode(errors="backslashreplace").split("\n")
@@ -50,37 +54,54 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Lines that are recorded together, joined by line ends, and where they came from.
+class EventBatch:
+    """Lines of a log group that are recorded together, with ids that are unique in the batch."""
 
-    ``events`` has those of a log group with their ids, which are unique in the batch.
-    """
+    token: bytes
+    source: Source
+    origin: str
+    ids: Sequence[str]
+    events: Sequence[str]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the lines in pieces that fit into a processor's cache."""
+        for first in range(0, len(self.events), _PIECE_LINES):
+            events = self.events[first : first + _PIECE_LINES]
+            text = "\n".join(events).encode(errors="surrogatepass")
+            whole = text.count(b"\n") == len(events) - 1
+            yield Piece(text if whole else b"", first, self.ids[first : first + _PIECE_LINES], events)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Lines of an object that are recorded together, joined by line ends."""
 
     token: bytes
     source: Source
     origin: str
     text: bytes
-    events: Sequence[tuple[str, str]] | None = None
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the lines in pieces that fit into a processor's cache."""
-        if self.events is not None and self.text.count(b"\n") != len(self.events) - 1:  # a line end within a message
-            yield Piece(b"", 0, self.events)
-            return
         start = first = 0
         while start < len(self.text):
             end = self.text.find(b"\n", start + _PIECE)
-            end = len(self.text) if end < 0 else end
-            text = self.text[start:end]
-            count = text.count(b"\n") + 1
-            yield Piece(text, first, None if self.events is None else self.events[first : first + count])
-            start, first = end + 1, first + count
+            text = self.text[start : end if end >= 0 else len(self.text)]
+            yield Piece(text, first)
+            start, first = start + len(text) + 1, first + text.count(b"\n") + 1
 
 
-def batch_of(events: Mapping[str, str], source: Source, origin: str) -> Batch:
-    """Return a batch of lines by their ids; its token is a hash of the ids, in whatever order they came."""
-    text = "\n".join(events.values()).encode(errors="surrogatepass")
-    return Batch(_token("\n".join(sorted(events)).encode()), source, origin, text, list(events.items()))
+Batch = EventBatch | Chunk
+"""Lines that are recorded together, and where they came from; ``token`` is a hash of their content."""
+
+
+def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: str) -> EventBatch:
+    """Return a batch of lines with their ids; its token is a hash of the ids, in whatever order they came."""
+    ordered = sorted(set(ids))
+    if len(ordered) != len(ids):  # one event twice in one delivery
+        once = dict(zip(ids, events, strict=True))
+        ids, events = list(once), list(once.values())
+    return EventBatch(_token("\n".join(ordered).encode()), source, origin, ids, events)
 
 
 class LogEvent(msgspec.Struct, frozen=True, gc=False):
@@ -103,11 +124,11 @@ class Subscription(msgspec.Struct, frozen=True, rename="camel"):
         """Say whether this is a probe of CloudWatch Logs for whether the function can be reached."""
         return self.message_type == "CONTROL_MESSAGE"
 
-    def batch(self, access_log_group: str) -> Batch:
+    def batch(self, access_log_group: str) -> EventBatch:
         """Return the events as a batch; those of any other log group than the access log's are usage lines."""
         source = Source.ACCESS_LOG if self.log_group == access_log_group else Source.USAGE_LINES
-        events = {event.id: event.message for event in self.log_events}
-        return batch_of(events, source, f"{self.log_group} {self.log_stream}")
+        ids, lines = [event.id for event in self.log_events], [event.message for event in self.log_events]
+        return batch_of(ids, lines, source, f"{self.log_group} {self.log_stream}")
 
 
 def subscription(event: Mapping[str, Any]) -> Subscription:
@@ -164,13 +185,13 @@ def notified_objects(body: str) -> list[ArchiveObject]:
         raise PayloadError(f"wanted a notification of S3, got something else: {type(error).__name__}") from error
 
 
-def batches(pieces: Iterable[bytes], origin: str) -> Iterator[Batch]:
+def batches(pieces: Iterable[bytes], origin: str) -> Iterator[Chunk]:
     """Cut an object's bytes, gzipped or not, into batches; no more than two chunks are in memory at a time.
 
     Raises PayloadError for an object that ends in the middle of its gzip stream, or is none after all.
     """
     for chunk in _chunks(_gunzipped(pieces)):
-        yield Batch(_token(chunk), Source.ACCESS_LOG, origin, chunk.removesuffix(b"\n"))
+        yield Chunk(_token(chunk), Source.ACCESS_LOG, origin, chunk.removesuffix(b"\n"))
 
 
 def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:

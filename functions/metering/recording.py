@@ -126,7 +126,7 @@ class Recorder:
         earlier delivery may have counted it there.
         """
         token = hashlib.sha256(f"{kept.batch}\0{line.id}".encode()).digest()[:TOKEN_BYTES]
-        read = self._read(batch_of({line.id: line.message}, kept.source, kept.origin), leave_out=set())
+        read = self._read(batch_of([line.id], [line.message], kept.source, kept.origin), leave_out=set())
         if read.rejected:
             return read.rejected[line.id].reason
         if doubtful and self._was_counted(read.usage, bytes.fromhex(kept.batch)):

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -68,8 +69,7 @@ class World:
 
     def batch(self, *lines: str) -> Batch:
         """Return a batch of lines; the same lines make the same batch."""
-        events = {f"event-{hash(line)}-{n}": line for n, line in enumerate(lines)}
-        return batch_of(events, Source.ACCESS_LOG, "log-group stream")
+        return batch_of(event_ids(lines), lines, Source.ACCESS_LOG, "log-group stream")
 
     def recorder(self, counters: Any = None) -> Recorder:
         """Return what record_usage uses."""
@@ -94,8 +94,7 @@ class World:
 
     def report(self, *lines: str) -> Recorded:
         """Deliver a batch of an application's own log."""
-        events = {f"event-{hash(line)}-{n}": line for n, line in enumerate(lines)}
-        return self.recorder().record(batch_of(events, Source.USAGE_LINES, "application stream"))
+        return self.recorder().record(batch_of(event_ids(lines), lines, Source.USAGE_LINES, "application stream"))
 
     def counted(self, hour: Hour = HOUR) -> dict[str, dict[str, int]]:
         """Return an hour's counters, by key and metric."""
@@ -150,6 +149,11 @@ class World:
         if self.key is None:
             raise StripeNotConnectedError("the secret holds no Stripe key")
         return self.key
+
+
+def event_ids(lines: Sequence[str]) -> list[str]:
+    """Return ids of log events: the same lines have the same."""
+    return [f"event-{hash(line)}-{n}" for n, line in enumerate(lines)]
 
 
 def envelope(*lines: str, message_type: str = "DATA_MESSAGE", log_group: str = ACCESS_LOG_GROUP) -> dict[str, Any]:
