@@ -5,9 +5,8 @@ are asked once for each such group, not for each record.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, assert_never
 
@@ -78,7 +77,10 @@ class Usage:
 
     def cell(self, hour: Hour, key: str) -> Amounts:
         """Return the amounts of an hour and key, to be added to."""
-        return self.cells.setdefault((hour, key), Amounts())
+        found = self.cells.get((hour, key))
+        if found is None:
+            found = self.cells[hour, key] = Amounts()
+        return found
 
 
 NO_KEY: Final = "no API key"
@@ -94,10 +96,28 @@ def measure(records: Sequence[AccessRecord], metrics: Sequence[Metric], log: Dec
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """What is taken from each record beside its being one: for which metrics, and how its values are put together."""
+    """What is taken from each record beside its being one."""
 
     get: Callable[[AccessRecord], Any]
-    together: Callable[[Sequence[Any]], Any]
+    kind: type
+    scale: int | None
+    """Of text that holds a number; None for what is a number already."""
+
+    @property
+    def beginning(self) -> Any:
+        """What no record at all adds up to."""
+        return frozenset() if self.kind is Unique else 0
+
+    def include(self, so_far: Any, records: Sequence[AccessRecord]) -> Any:
+        """Return the sum, the highest, or the distinct values, with those of some more records."""
+        values = [*map(self.get, records)]
+        if self.kind is Unique:
+            return so_far.union(values) - {MISSING, ""}
+        if self.scale is not None:
+            values = [amount(value, self.scale) for value in values]
+        elif MISSING in values:
+            values = [value for value in values if value != MISSING]
+        return so_far + sum(values) if self.kind is Sum else max(so_far, *values, 0)
 
 
 class Tally:
@@ -107,13 +127,13 @@ class Tally:
         self._metrics = [one for one in metrics if isinstance(one, Count | Unique) or one.of != USAGE_LINES]
         self._dimensions = list(dict.fromkeys(one.by for one in metrics if isinstance(one, Count | Sum) and one.by))
         measured = [one for one in self._metrics if not isinstance(one, Count) and one.of != "key"]
-        self._places = {name: n for n, name in enumerate(dict.fromkeys((one.of, type(one)) for one in measured))}
-        self._columns = [
-            _Column(attrgetter(log.attribute(of)), _together(kind, log.amounts.get(of))) for of, kind in self._places
-        ]
+        self._places = {name: n for n, name in enumerate(dict.fromkeys((one.of, type(one)) for one in measured), 1)}
+        self._columns = [_Column(attrgetter(log.attribute(of)), kind, log.amounts.get(of)) for of, kind in self._places]
         names = ["status" if name == "status_class" else log.attribute(name) for name in self._dimensions]
         self._alike = attrgetter("key", "status", "method", "resource", *names)
-        self._hours: dict[int, defaultdict[tuple[Any, ...], list[tuple[Any, ...]]]] = {}
+        self._hours: dict[int, dict[tuple[Any, ...], list[Any]]] = {}
+        """By hour and group: how many records, and each column of them."""
+
         self.oldest: int | None = None
         """The earliest time of a record, in milliseconds since 1970."""
 
@@ -125,10 +145,17 @@ class Tally:
         oldest = min(times)
         self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
         for number, of_hour in _by_hour(records, times).items():
-            groups = self._hours.setdefault(number, defaultdict(list))
-            rows = zip(*(map(column.get, of_hour) for column in self._columns), strict=True)
-            for group, row in zip(map(self._alike, of_hour), rows if self._columns else repeat(()), strict=False):
-                groups[group].append(row)
+            groups: defaultdict[tuple[Any, ...], list[AccessRecord]] = defaultdict(list)
+            for group, record in zip(map(self._alike, of_hour), of_hour, strict=True):
+                groups[group].append(record)
+            cells = self._hours.setdefault(number, {})
+            for group, members in groups.items():
+                cell = cells.get(group)
+                if cell is None:
+                    cell = cells[group] = [0, *(column.beginning for column in self._columns)]
+                cell[0] += len(members)
+                for place, column in enumerate(self._columns, 1):
+                    cell[place] = column.include(cell[place], members)
 
     def usage(self) -> Usage:
         """Return what all records add up to."""
@@ -136,18 +163,18 @@ class Tally:
         billing: dict[tuple[int, str, str], list[Metric]] = {}
         for number, groups in self._hours.items():
             hour = Hour(number)
-            for (key, status, method, resource, *values), rows in groups.items():
+            for (key, status, method, resource, *values), cell in groups.items():
                 if key == MISSING:
-                    usage.unbilled[NO_KEY] += len(rows)
+                    usage.unbilled[NO_KEY] += cell[0]
                     continue
                 kind = (status, method, resource)
                 if kind not in billing:
                     billing[kind] = [metric for metric in self._metrics if bills(metric, *kind)]
                 if not billing[kind]:
-                    usage.unbilled[NOT_BILLED] += len(rows)
+                    usage.unbilled[NOT_BILLED] += cell[0]
                     continue
-                usage.billed += len(rows)
-                self._add_group(usage, (hour, key), billing[kind], rows, values)
+                usage.billed += cell[0]
+                self._add_group(usage, (hour, key), billing[kind], cell, values)
         for amounts in usage.cells.values():
             amounts.cap_splits()
         return usage
@@ -157,23 +184,22 @@ class Tally:
         usage: Usage,
         where: tuple[Hour, str],
         billing: Sequence[Metric],
-        rows: Sequence[tuple[Any, ...]],
+        cell: Sequence[Any],
         values: Sequence[Any],
     ) -> None:
         """Add what a group of like records is for each of the metrics that bill it."""
-        columns = [column.together(taken) for column, taken in zip(self._columns, zip(*rows, strict=True), strict=True)]
         amounts = usage.cell(*where)
         for metric in billing:
             match metric:
                 case Count():
-                    self._add_sum(amounts, metric, len(rows), values)
+                    self._add_sum(amounts, metric, cell[0], values)
                 case Sum():
-                    self._add_sum(amounts, metric, columns[self._places[metric.of, Sum]], values)
+                    self._add_sum(amounts, metric, cell[self._places[metric.of, Sum]], values)
                 case Max():
-                    peak = columns[self._places[metric.of, Max]]
+                    peak = cell[self._places[metric.of, Max]]
                     amounts.peaks[metric.name] = max(peak, amounts.peaks.get(metric.name, 0))
                 case Unique():
-                    seen = {where[1]} if metric.of == "key" else columns[self._places[metric.of, Unique]]
+                    seen = {where[1]} if metric.of == "key" else cell[self._places[metric.of, Unique]]
                     usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
                 case _:
                     assert_never(metric)
@@ -191,21 +217,6 @@ class Tally:
                 split = amounts.splits.setdefault(name, {})
                 split[value] = split.get(value, 0) + total
         amounts.sums[name] = amounts.sums.get(name, 0) + total
-
-
-def _together(kind: type, scale: int | None) -> Callable[[Sequence[Any]], Any]:
-    """Return how a column's values become one: added up, the highest of them, or the distinct ones."""
-    if kind is Unique:
-        return lambda values: {*values} - {MISSING, ""}
-
-    def numbers(values: Sequence[Any]) -> Iterable[int]:
-        if scale is not None:
-            return [amount(value, scale) for value in values]
-        return values if MISSING not in values else [value for value in values if value != MISSING]
-
-    if kind is Max:
-        return lambda values: max(numbers(values), default=0)
-    return lambda values: sum(numbers(values))
 
 
 def _named(dimension: str, value: Any) -> str:
