@@ -31,14 +31,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     An error makes Lambda, or SQS, deliver it again.
     """
     if isinstance(event, dict) and event.get("Records"):
-        recorder = _parts()[1]
         time = timedelta(milliseconds=context.get_remaining_time_in_millis())
-        reading = archive.Archive(aws.s3(), recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
+        reading = archive.Archive(aws.s3(), _parts()[1], _clock, _clock() + time - archive.SLOWEST_CHUNK)
         return dict(
             process_partial_response(
                 event=event,
-                record_handler=lambda message: _tell(_record_notified(reading, message)),
-                processor=BatchProcessor(event_type=EventType.SQS),
+                record_handler=lambda record: _record_notified(reading, record),
+                # One object that goes on in the next run is no error of the function: its message comes again.
+                processor=BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False),
                 context=context,
             )
         )
@@ -53,11 +53,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
 
 
-def _record_notified(reading: archive.Archive, message: SQSRecord) -> Recorded:
-    recorded = Recorded()
+def _record_notified(reading: archive.Archive, message: SQSRecord) -> None:
     for found in payloads.notified_objects(message.body):
-        recorded.include(reading.record(found))
-    return recorded
+        _tell(reading.record(found))
 
 
 def _clock() -> datetime:

@@ -10,9 +10,9 @@ from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from infra.delivery import Delivery
 from metering.signals import NAMESPACE, Signal
 
 FIVE_MINUTES = cdk.Duration.minutes(5)
@@ -30,7 +30,7 @@ class Alarms(Construct):
         deployment: str,
         record_usage: lambda_.Function,
         close_periods: lambda_.Function,
-        failed_objects: sqs.Queue | None,
+        delivery: Delivery | None,
     ) -> None:
         super().__init__(scope, construct_id)
         self._dimensions = {"service": deployment}
@@ -72,7 +72,6 @@ class Alarms(Construct):
             self._signal(Signal.HOURS_BEHIND, "Maximum"),
             "Hours that are due have stayed open for an hour, although close_periods runs: `metering close` says what "
             "waits and why.",
-            above=1,
             periods=AN_HOUR_OF_FIVE_MINUTES,
         )
         self._alarm(
@@ -81,10 +80,23 @@ class Alarms(Construct):
             "Stripe refused usage for good: look at the rejected rows of the ledger with their reasons, mend the "
             "customer or the meter in Stripe, then post them again.",
         )
-        if failed_objects:
+        if delivery:
+            self._alarm(
+                "DeliveryBehind",
+                cloudwatch.Metric(
+                    namespace="AWS/Firehose",
+                    metric_name="DeliveryToS3.DataFreshness",
+                    dimensions_map={"DeliveryStreamName": delivery.stream.ref},
+                    statistic="Maximum",
+                    period=FIVE_MINUTES,
+                ),
+                "Firehose has held lines of the access log for over an hour and cannot deliver them; after 24 hours it "
+                "drops them. Read its error log, and look under access-log-errors/ in the bucket.",
+                above=3600,
+            )
             self._alarm(
                 "ObjectsFailed",
-                failed_objects.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
+                delivery.failed.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
                 "Objects of the access log could not be counted in ten tries. Read the log of record_usage, mend the "
                 "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
                 "refused by the counters themselves.",

@@ -24,10 +24,6 @@ from infra.delivery import Delivery
 from metering.access_log import AccessLog, Api
 from metering.settings import RecordUsageSettings
 
-FAILED_BATCHES: Final = "aws/lambda/async/"
-"""Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
-asynchronous invocations"): ``aws/lambda/async/<function>/YYYY/MM/DD/…``."""
-
 USAGE_LINES: Final = "usage"
 """The term that brings a usage line; what else holds the word, the function lets lie."""
 

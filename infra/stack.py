@@ -101,7 +101,7 @@ class MeteringStack(cdk.Stack):
             deployment=deployment,
             record_usage=self._ingest.record_usage,
             close_periods=self._billing.close_periods,
-            failed_objects=self._ingest.delivery.failed if self._ingest.delivery else None,
+            delivery=self._ingest.delivery,
         )
         self._grant_record_usage()
         self._grant_close_periods()

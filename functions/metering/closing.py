@@ -186,7 +186,7 @@ class Closer:
             rows = self.ledger.rows(hour, todo | _ever_concerned(named))
             holdings = self.ledger.holdings(self._keys_of(rows))
             counted = self.counters.read(hour, holdings.keys())
-            totals = self._totals(hour, counted, holdings)
+            totals = self._totals(hour, counted, holdings, concerned=rows)
             changed = [
                 after
                 for before in rows.values()
@@ -204,18 +204,23 @@ class Closer:
         held = side_by_side(self.ledger.keys_of, customers)
         return {*by_kind(subjects, Kind.KEY), *map(source_of_customer, customers)}.union(*held)
 
-    def _totals(self, hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Totals:
+    def _totals(
+        self, hour: Hour, counted: Counted, holdings: Mapping[str, Holding], concerned: Collection[Subject] = ()
+    ) -> Totals:
         """Add up keys' counters by who held them in the hour; a key that nobody held stands for itself.
 
-        Where a customer's distinct values came through several hands, its claims say how many count in this hour.
+        Where a customer's distinct values came through several hands, its claims say how many count in this hour; the
+        month's other hours are looked at, too, also for those of the ``concerned`` who have lost their key.
         """
         totals = _by_subject(hour, counted, holdings)
-        for owner in by_kind(totals, Kind.CUSTOMER):
-            amounts = totals[customer(owner)]
-            for metric in amounts.uniques:
+        distinct = {metric for amounts in counted.values() for metric in amounts.uniques}
+        for owner in by_kind({*totals, *concerned}, Kind.CUSTOMER):
+            uniques = totals.get(customer(owner), Amounts()).uniques
+            for metric in distinct if customer(owner) in concerned else [*uniques]:
                 by_hour = self.uniques.by_hour(owner, metric, hour)
                 if by_hour is not None:
-                    amounts.uniques[metric] = by_hour[hour]
+                    if metric in uniques:
+                        uniques[metric] = by_hour[hour]
                     self._mark_unlike(owner, metric, by_hour, hour)
         return totals
 

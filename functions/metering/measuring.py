@@ -196,11 +196,11 @@ class Tally:
                 case Sum():
                     self._add_sum(amounts, metric, cell[self._places[metric.of, Sum]], values)
                 case Max():
-                    peak = cell[self._places[metric.of, Max]]
-                    amounts.peaks[metric.name] = max(peak, amounts.peaks.get(metric.name, 0))
+                    if peak := cell[self._places[metric.of, Max]]:  # zero would cost a write and say nothing
+                        amounts.peaks[metric.name] = max(peak, amounts.peaks.get(metric.name, 0))
                 case Unique():
-                    seen = {where[1]} if metric.of == "key" else cell[self._places[metric.of, Unique]]
-                    usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
+                    if seen := {where[1]} if metric.of == "key" else cell[self._places[metric.of, Unique]]:
+                        usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
                 case _:
                     assert_never(metric)
 
@@ -242,9 +242,9 @@ def _add(sums: dict[str, int], more: Mapping[str, int]) -> None:
 
 
 def _capped(split: dict[str, int]) -> dict[str, int]:
-    if len(split) <= MOST_VALUES:
+    values = split.keys() - {OTHER}
+    if len(values) <= MOST_VALUES:
         return split
-    largest = sorted(split, key=lambda value: (value != OTHER, -split[value], value))[:MOST_VALUES]
+    largest = sorted(values, key=lambda value: (-split[value], value))[:MOST_VALUES]
     kept = {value: split[value] for value in largest}
-    _add(kept, {OTHER: sum(split.values()) - sum(kept.values())})
-    return kept
+    return kept | {OTHER: sum(split.values()) - sum(kept.values())}

@@ -154,7 +154,7 @@ def check(metrics: Sequence[Metric], log: AccessLog) -> None:
         if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}", metric.name):
             raise MetricError(
                 f"a metric's name is up to {LONGEST_NAME} lower-case letters, digits and '_', beginning with a letter, "
-                f"got {metric.name!r}{_instead(_spelled(metric.name))}"
+                f"got {metric.name!r}{_instead(_spelled(metric.name).lstrip('_0123456789')[:LONGEST_NAME])}"
             )
         for name in meters_of(metric).values():
             if name in seen:
@@ -275,7 +275,7 @@ def _is_variable(name: str) -> bool:
 
 
 def _spelled(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789")[:LONGEST_NAME]
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _instead(spelling: str) -> str:

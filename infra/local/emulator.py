@@ -42,13 +42,14 @@ TAIL_LINES: Final = 40
 
 # The emulator leads a process group of its own, with the functions it runs as members. Its standard input is a pipe
 # that only its starter holds: however the starter ends, SIGKILL included, the pipe then ends, and the group with it.
+# The files go after the group: without them a living emulator would start functions that fail, over and over.
 SERVE = """
-import os, shutil, signal, sys, threading
+import os, signal, subprocess, sys, threading
 
 def end_with_the_starter(folder):
     os.read(0, 1)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+    end = 'kill -s KILL -- "-$1"; rm -rf -- "$2"'
+    subprocess.Popen(["/bin/sh", "-c", end, "sh", str(os.getpgrp()), folder], start_new_session=True)
 
 folder, descriptor = sys.argv[1:]
 threading.Thread(target=end_with_the_starter, args=(folder,), daemon=True).start()

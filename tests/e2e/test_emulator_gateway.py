@@ -1,6 +1,7 @@
 """A real emulator with a REST API in it, and the gateway that writes its access log."""
 
 import asyncio
+import gzip
 import io
 import json
 import os
@@ -34,6 +35,10 @@ FIELDS = {
     "resource": "resourcePath",
     "error": "error.message",
     "unknown": "authorizer.units",
+    "user": "authorizer.user",
+    "seats": "authorizer.seats",
+    "trial": "authorizer.trial",
+    "asked": "authorizer.asked",
 }
 FORMAT = json.dumps({name: f"$context.{variable}" for name, variable in FIELDS.items()})
 TWO_HOURS_S = 7_200
@@ -48,9 +53,24 @@ def handler(event, context):
 """
 
 
+AUTHORIZER = """
+import json, time
+
+def handler(event, context):
+    user = event["headers"]["x-user"]
+    if user == "nobody":
+        raise Exception("Unauthorized")
+    effect = "Deny" if user == "banned" else "Allow"
+    statement = {"Action": "execute-api:Invoke", "Effect": effect, "Resource": event["methodArn"]}
+    path = json.dumps(event["pathParameters"]).replace('"', "'")
+    told = {"user": f"{user} {path}", "seats": 3, "trial": True, "units": None, "asked": str(time.time_ns())}
+    return {"principalId": user, "policyDocument": {"Version": "2012-10-17", "Statement": [statement]}, "context": told}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A stage `v1` with `/open` (no key, no function) and `/items/{id}` (both needed), and its keys.
+    """A stage `v1`, and its keys: `/open` (no key, no function), `/items/{id}` (both), `/mine/{id}` (an authorizer).
 
     The slow key may make two requests, the other as many as it likes.
     """
@@ -67,14 +87,14 @@ class Deployed:
         return Gateway(self.emulator, api_id=self.api_id, stage="v1", clock=clock)
 
 
-def make_function(emulator: Emulator) -> str:
-    """Make the function that the API calls, and return its ARN."""
+def make_function(emulator: Emulator, name: str = "backend", code: str = FUNCTION) -> str:
+    """Make a function, by default the one that the API calls, and return its ARN."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as written:
-        written.writestr("index.py", FUNCTION)
+        written.writestr("index.py", code)
     functions = emulator.client("lambda")
     arn: str = functions.create_function(
-        FunctionName="backend",
+        FunctionName=name,
         Runtime=f"python3.{sys.version_info.minor}",
         Role=f"arn:aws:iam::{emulator.account_id}:role/any",
         Handler="index.handler",
@@ -104,6 +124,20 @@ def make_api(emulator: Emulator) -> Deployed:
     apigateway.put_integration(**opened, type="MOCK", requestTemplates={"application/json": '{"statusCode": 200}'})
     apigateway.put_method_response(**opened, statusCode="200")
     apigateway.put_integration_response(**opened, statusCode="200")
+    asks = make_function(emulator, "authorizer", AUTHORIZER)
+    authorizer = apigateway.create_authorizer(
+        restApiId=api_id,
+        name="asks",
+        type="REQUEST",
+        authorizerUri=f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{asks}/invocations",
+        identitySource="method.request.header.x-user",
+        authorizerResultTtlInSeconds=300,
+    )["id"]
+    mine = {"restApiId": api_id, "resourceId": resource(resource(root, "mine"), "{id}"), "httpMethod": "GET"}
+    apigateway.put_method(**mine, authorizationType="CUSTOM", authorizerId=authorizer, apiKeyRequired=False)
+    apigateway.put_integration(**mine, type="MOCK", requestTemplates={"application/json": '{"statusCode": 200}'})
+    apigateway.put_method_response(**mine, statusCode="200")
+    apigateway.put_integration_response(**mine, statusCode="200")
     deployment = apigateway.create_deployment(restApiId=api_id)["id"]
     apigateway.create_stage(restApiId=api_id, stageName="v1", deploymentId=deployment)
     group_arn = f"arn:aws:logs:us-east-1:{emulator.account_id}:log-group:{LOG_GROUP}"
@@ -125,6 +159,18 @@ def make_api(emulator: Emulator) -> Deployed:
     apigateway.close()
     logs.close()
     return deployed
+
+
+def make_stage(deployed: Deployed, name: str, destination: str = "") -> None:
+    """Make another stage of the API, with an access log if it is to go somewhere."""
+    apigateway = deployed.emulator.client("apigateway")
+    deployment = apigateway.get_deployments(restApiId=deployed.api_id)["items"][0]["id"]
+    apigateway.create_stage(restApiId=deployed.api_id, stageName=name, deploymentId=deployment)
+    settings = {"/accessLogSettings/format": FORMAT, "/accessLogSettings/destinationArn": destination}
+    if destination:
+        operations = [{"op": "replace", "path": path, "value": value} for path, value in settings.items()]
+        apigateway.update_stage(restApiId=deployed.api_id, stageName=name, patchOperations=operations)
+    apigateway.close()
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +276,72 @@ def test_a_method_without_a_required_key_logs_none(deployed: Deployed) -> None:
     assert (line["status"], line["key"], line["resource"]) == ("200", "-", "/open")
 
 
+def test_what_an_authorizer_told_is_logged(deployed: Deployed) -> None:
+    """Numbers and truth values as they are written; a null is missing."""
+    with deployed.gateway() as gateway:
+        [line] = new_lines(deployed, gateway, ("GET", "/mine/a%20b", {"x-user": "ada"}))
+    told = {name: line[name] for name in ("status", "user", "seats", "trial", "unknown")}
+    assert told == {"status": "200", "user": "ada {'id': 'a b'}", "seats": "3", "trial": "true", "unknown": "-"}
+
+
+def test_an_authorizers_answer_is_kept_for_its_identity(deployed: Deployed) -> None:
+    """As API Gateway keeps it; another user is asked about anew."""
+    with deployed.gateway() as gateway:
+        first, again, other = new_lines(
+            deployed, gateway, *[("GET", "/mine/1", {"x-user": user}) for user in ("bea", "bea", "cem")]
+        )
+    assert first["asked"] == again["asked"]
+    assert other["asked"] != first["asked"]
+
+
+def test_an_authorizer_that_was_not_asked_or_did_not_answer_tells_nothing(deployed: Deployed) -> None:
+    """Without its header nobody asks it; one that denies has told all the same."""
+    with deployed.gateway() as gateway:
+        missing, failed, denied, elsewhere = new_lines(
+            deployed,
+            gateway,
+            ("GET", "/mine/1", {}),
+            ("GET", "/mine/1", {"x-user": "nobody"}),
+            ("GET", "/mine/1", {"x-user": "banned"}),
+            ("GET", "/open", {"x-user": "ada"}),
+        )
+    assert [(line["status"], line["seats"]) for line in (missing, failed, denied, elsewhere)] == [
+        ("401", "-"),
+        ("401", "-"),
+        ("403", "3"),
+        ("200", "-"),
+    ]
+
+
+def test_lines_for_firehose_become_objects(deployed: Deployed) -> None:
+    """A stage may name a stream; what leaves together is one object, as Firehose's buffering makes it."""
+    s3, firehose = deployed.emulator.client("s3"), deployed.emulator.client("firehose")
+    s3.create_bucket(Bucket="archive")
+    stream = firehose.create_delivery_stream(
+        DeliveryStreamName="amazon-apigateway-test",
+        ExtendedS3DestinationConfiguration={
+            "RoleARN": f"arn:aws:iam::{deployed.emulator.account_id}:role/any",
+            "BucketARN": "arn:aws:s3:::archive",
+            "Prefix": "access-log/!{timestamp:yyyy/MM/dd/HH}/",
+            "ErrorOutputPrefix": "errors/!{firehose:error-output-type}/",
+        },
+    )["DeliveryStreamARN"]
+    firehose.close()
+    make_stage(deployed, "archived", stream)
+    with Gateway(deployed.emulator, api_id=deployed.api_id, stage="archived") as gateway:
+        answers = send(gateway, *[("GET", "/open", {})] * 3)
+        gateway.flush()
+        deadline = time.monotonic() + 10
+        while not (objects := s3.list_objects_v2(Bucket="archive").get("Contents", [])):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    written = [gzip.decompress(s3.get_object(Bucket="archive", Key=one["Key"])["Body"].read()) for one in objects]
+    s3.close()
+    lines = b"".join(written).decode().splitlines(keepends=True)
+    assert [json.loads(line)["id"] for line in lines] == [answer.headers["x-amz-apigw-id"] for answer in answers]
+    assert all(line.endswith("\n") for line in lines)
+
+
 def test_a_caller_chooses_the_request_id_but_not_the_extended_one(deployed: Deployed) -> None:
     """Two calls that claim to be one are two (I7)."""
     chosen = "6f1ed2a4-7f0b-4f7e-9d3c-0f2f1f3a9b11"
@@ -272,10 +384,7 @@ def test_fifty_requests_at_a_time_leave_a_line_each(deployed: Deployed) -> None:
 
 def test_a_stage_without_an_access_log_is_refused(deployed: Deployed) -> None:
     """Nothing could be logged."""
-    apigateway = deployed.emulator.client("apigateway")
-    deployment = apigateway.get_deployments(restApiId=deployed.api_id)["items"][0]["id"]
-    apigateway.create_stage(restApiId=deployed.api_id, stageName="silent", deploymentId=deployment)
-    apigateway.close()
+    make_stage(deployed, "silent")
     with (
         pytest.raises(ValueError, match=r"stage silent .* got 'no access log'"),
         Gateway(deployed.emulator, api_id=deployed.api_id, stage="silent"),
@@ -351,7 +460,10 @@ def test_nothing_of_the_emulator_outlives_a_killed_starter(how: signal.Signals) 
         os.kill(starter.pid, how)
         starter.wait(10)
         assert ended(int(group))
-        assert not Path(log_path).exists()
+        deadline = time.monotonic() + 5  # the files go after the processes
+        while Path(log_path).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_failing_command_is_one_error_with_what_it_said(tmp_path: Path) -> None:

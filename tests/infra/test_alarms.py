@@ -20,7 +20,10 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "UsageRejected",
     }
     assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
-    assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {"ObjectsFailed"}
+    assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {
+        "ObjectsFailed",
+        "DeliveryBehind",
+    }
 
 
 def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> None:
@@ -55,7 +58,7 @@ def test_one_record_set_aside_is_enough(template: Template) -> None:
 def test_an_hour_of_being_behind_raises_the_alarm(template: Template) -> None:
     """The signal is sent only when an hour is behind, so that silence about it is good news."""
     alarm = _alarm(template, "HoursBehind")
-    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (1, 12, 300)
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 12, 300)
     assert alarm["Statistic"] == "Maximum"
     assert alarm["TreatMissingData"] == "notBreaching"
 

@@ -1,7 +1,7 @@
 """The road over Firehose: from the stage into objects, and a message to record_usage for each."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import aws_cdk as cdk
 import pytest
@@ -9,6 +9,7 @@ from aws_cdk import aws_apigateway as apigateway
 from aws_cdk.assertions import Template as Synthesised
 from aws_cdk.cx_api import CloudAssembly
 
+from infra import cli
 from infra.ingest import Road
 from infra.stack import MeteringStack
 from metering.access_log import AccessLog, Api
@@ -148,6 +149,12 @@ def test_an_http_api_cannot_take_this_road(stack: MakeStack) -> None:
     http = AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")
     with pytest.raises(ValueError, match="an HTTP API cannot write its access log to Firehose"):
         stack(road=Road.FIREHOSE, access_log=http)
+
+
+def test_the_command_line_offers_every_road() -> None:
+    """It spells them itself, so that it starts without the CDK."""
+    offered, *_ = get_args(cli.Road)
+    assert get_args(offered) == tuple(road.value for road in Road)
 
 
 def test_a_rest_api_in_the_same_stack_takes_this_road(stack: MakeStack) -> None:

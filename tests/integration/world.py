@@ -3,9 +3,11 @@
 import base64
 import gzip
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Any
 
 from infra.customers import Customers, Entry
@@ -14,7 +16,7 @@ from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
 from metering.ledger import Ledger
-from metering.metrics import Count, Metric, Sum, declared, needs_hash
+from metering.metrics import Count, Metric, Sum, declared, meters, needs_hash
 from metering.payloads import Batch, batch_of
 from metering.periods import Hour
 from metering.posting import Posted, Poster
@@ -47,6 +49,14 @@ class World:
     def clock(self) -> datetime:
         """Return the present moment."""
         return self.now
+
+    def bill(self, *metrics: Metric) -> None:
+        """Bill by these metrics from now on, each with its meter at Stripe."""
+        self.metrics = metrics
+        there = self.meters().meters()
+        for name in meters(metrics):
+            if self.meters().event_name(name) not in there:
+                self.meters().create_meter(name)
 
     def line(self, **changes: str) -> str:
         """Return a good access-log line of this moment, with some fields changed."""
@@ -141,6 +151,12 @@ class World:
         row = self.ledger.rows(hour, [Subject.parse(subject)])[Subject.parse(subject)]
         return {metric: (total.quantity, str(total.state)) for metric, total in row.totals.items()}
 
+    def month_in_ledger(self, subject: str, metric: str, hour: Hour = HOUR) -> dict[Hour, int]:
+        """Return a metric's quantities that are not zero in the rows of an hour's month, by hour."""
+        rows = self.ledger.rows_of(Subject.parse(subject), hour.month_begin, hour.month_end)
+        quantities = {row.hour: row.totals[metric].quantity for row in rows if metric in row.totals}
+        return {hour: quantity for hour, quantity in quantities.items() if quantity}
+
     def after_grace(self) -> None:
         """Let the hour end and its grace pass."""
         self.now = HOUR.end + timedelta(minutes=10)
@@ -149,6 +165,44 @@ class World:
         if self.key is None:
             raise StripeNotConnectedError("the secret holds no Stripe key")
         return self.key
+
+
+class CrashError(Exception):
+    """The process dies here."""
+
+
+@dataclass
+class Watched:
+    """A client of DynamoDB that counts its calls, and may die before or after the n-th of one kind."""
+
+    client: Any
+    dies_at: tuple[str, int] | None = None
+    after: bool = False
+    calls: Counter[str] = field(default_factory=Counter)
+    lock: Lock = field(default_factory=Lock)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.client, name)
+        if name not in ("put_item", "update_item", "batch_get_item", "get_item", "query"):
+            return found
+
+        def call(**arguments: Any) -> Any:
+            with self.lock:
+                self.calls[name] += 1
+                dies = self.dies_at == (name, self.calls[name])
+                if dies and not self.after:
+                    raise CrashError
+                answer = found(**arguments)
+                if dies:
+                    raise CrashError
+                return answer
+
+        return call
+
+
+def moment(hour: Hour, minute: int = 29) -> str:
+    """Return a minute of an hour as an access-log line has it."""
+    return str(int((hour.start + timedelta(minutes=minute)).timestamp() * 1000))
 
 
 def event_ids(lines: Sequence[str]) -> list[str]:

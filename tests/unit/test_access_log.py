@@ -2,14 +2,15 @@
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.access_log import AccessLog, AccessRecord, Api, Reader, Rejected
+from metering.access_log import AccessLog, AccessRecord, Api, Declared, Reader, Rejected, amount
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 NOW_MS = 1795325400000
@@ -178,3 +179,171 @@ def test_a_caller_that_can_be_forged_or_is_secret_is_refused(api: Api, caller: s
     """I7, I8: whom a request is billed to is never the secret value, nor anything a caller writes."""
     with pytest.raises(ValueError, match=why):
         AccessLog(api, caller)
+
+
+# --- variables that metrics name --------------------------------------------------------------------------------------
+
+DECLARED = Declared(
+    ("authorizer.messages", "authorizer.user", "responseOverride.header.x-seconds"),
+    {"authorizer.messages": 0, "responseOverride.header.x-seconds": 2},
+    frozenset({"authorizer.user"}),
+)
+VALUES = {"authorizer.messages": "100", "authorizer.user": "u-1", "responseOverride.header.x-seconds": "1.25"}
+
+
+def written(changes: Mapping[str, str] | None = None, declared: Declared = DECLARED) -> str:
+    """Return a line as API Gateway writes it by the format, without a space."""
+    line = json.loads(AccessLog().format(declared))
+    values = {"data_processed": "-"} | GOOD | VALUES | {"metering": line["metering"]} | dict(changes or {})
+    return json.dumps({name: values[name] for name in line}, separators=(",", ":"))
+
+
+def values_of(record: AccessRecord | Rejected | None) -> dict[str, str]:
+    """Return what a record holds of the declared variables."""
+    assert isinstance(record, AccessRecord)
+    return {variable: getattr(record, DECLARED.attribute(variable)) for variable in DECLARED.variables}
+
+
+def test_the_format_names_each_declared_variable_once() -> None:
+    """Writer and reader come from the same declaration; the count of fields says so."""
+    line = json.loads(AccessLog().format(DECLARED))
+    assert line["metering"] == "1:14"
+    assert {name: line[name] for name in DECLARED.variables} == {
+        "authorizer.messages": "$context.authorizer.messages",
+        "authorizer.user": "$context.authorizer.user",
+        "responseOverride.header.x-seconds": "$context.responseOverride.header.x-seconds",
+    }
+    assert len(line) == 14
+
+
+def test_a_line_with_variables_is_read_singly_and_at_once() -> None:
+    """Both give the same record."""
+    reader = Reader(NOW, DECLARED)
+    assert values_of(reader.read(written())) == VALUES
+    assert [values_of(record) for record in reader.read_at_once(written().encode()) or []] == [VALUES]
+
+
+def test_a_line_of_an_older_format_has_what_it_has() -> None:
+    """A deployment that adds a metric still gets lines which were written before it."""
+    older = written(declared=Declared(("authorizer.user",)))
+    assert json.loads(older)["metering"] == "1:12"
+    assert values_of(Reader(NOW, DECLARED).read(older)) == {
+        "authorizer.messages": "-",
+        "authorizer.user": "u-1",
+        "responseOverride.header.x-seconds": "-",
+    }
+    assert Reader(NOW, DECLARED).read_at_once(older.encode()) is None
+
+
+def test_a_line_of_a_newer_format_is_read_without_what_is_new() -> None:
+    """A deployment that takes a metric out still gets lines which were written before it."""
+    newer = written()
+    assert isinstance(Reader(NOW).read(newer), AccessRecord)
+    assert Reader(NOW).read_at_once(newer.encode()) is None
+
+
+@pytest.mark.parametrize("forged", ['1","key":"victim', '1","authorizer.user":"u-2'])
+@pytest.mark.parametrize("declared", [Declared(), Declared(("authorizer.user",)), DECLARED])
+def test_a_field_forged_inside_a_variable_is_rejected_by_older_and_newer_code(forged: str, declared: Declared) -> None:
+    """I7: a line says how many fields it was written with before any value."""
+    forgery = written().replace("100", forged)
+    assert "so that a value holds some" in reason(Reader(NOW, declared).read(forgery))
+    assert Reader(NOW, declared).read_at_once(forgery.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"authorizer.messages": "many"}, "authorizer.messages must be a whole number from 0 to 10^12, got 'many'"),
+        ({"authorizer.messages": "-5"}, "authorizer.messages must be a whole number from 0 to 10^12, got '-5'"),
+        ({"authorizer.messages": "1.5"}, "authorizer.messages must be a whole number from 0 to 10^12, got '1.5'"),
+        ({"authorizer.messages": "1000000000001"}, "must be a whole number from 0 to 10^12, got '1000000000001'"),
+        ({"authorizer.messages": "9" * 5000}, "must be a whole number from 0 to 10^12, got '9999"),
+        ({"authorizer.messages": "\u0663"}, "authorizer.messages must be a whole number from 0 to 10^12, got '\u0663'"),
+        ({"authorizer.messages": "1e3"}, "authorizer.messages must be a whole number from 0 to 10^12, got '1e3'"),
+        (
+            {"responseOverride.header.x-seconds": "1.255"},
+            "responseOverride.header.x-seconds must be a number with at most 2 decimals from 0 to 10^10, got '1.255'",
+        ),
+        ({"responseOverride.header.x-seconds": "1."}, "must be a number with at most 2 decimals"),
+        ({"responseOverride.header.x-seconds": "10000000000.01"}, "from 0 to 10^10, got '10000000000.01'"),
+        ({"authorizer.user": "u" * 257}, "authorizer.user must have at most 256 characters, got 257"),
+    ],
+)
+def test_a_variable_that_cannot_be_counted_sets_its_line_aside(changes: dict[str, str], why: str) -> None:
+    """I1: with what was got and wanted; nothing is rounded, nothing lowers a bill."""
+    line = written(changes)
+    assert why in reason(Reader(NOW, DECLARED).read(line))
+    assert Reader(NOW, DECLARED).read_at_once(line.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "wanted"),
+    [("-", 0, 0), ("", 2, 0), ("0", 0, 0), ("100", 0, 100), ("100", 2, 10_000), ("1.5", 2, 150), ("1.25", 2, 125),
+     ("1000000000000", 0, 10**12), ("10000000000", 2, 10**12), ("0.000000001", 9, 1), ("007", 0, 7)],
+)  # fmt: skip
+def test_an_amount_is_the_whole_multiple_of_its_scale(text: str, scale: int, wanted: int) -> None:
+    """Integers in the smallest unit, never floats; what is missing is nothing."""
+    assert amount(text, scale) == wanted
+
+
+GOOD_LINES = st.fixed_dictionaries(
+    {
+        "time": st.integers(NOW_MS - 60 * 86_400_000, NOW_MS + 300_000).map(str),
+        "key": st.sampled_from(["-", "k1", "k-2_3"]),
+        "status": st.sampled_from(["200", "404"]),
+        "method": st.sampled_from(["GET", "POST", "PROPFIND"]),
+        "authorizer.messages": st.sampled_from(["-", "", "0", "100"]),
+        "authorizer.user": st.text("abc\\/\n\t\u00e9\U0001f600", max_size=5),
+        "response_length": st.sampled_from(["-", "0", "1000000000000"]),
+    }
+)
+BAD_LINES = st.sampled_from(
+    [
+        {"time": str(NOW_MS + 300_001)},
+        {"time": str(NOW_MS - 60 * 86_400_000 - 1)},
+        {"key": "a b"},
+        {"request_id": "-"},
+        {"request_id": ""},
+        {"status": "x"},
+        {"metering": "1:13"},
+        {"metering": "2:14"},
+        {"authorizer.messages": "-1"},
+        {"authorizer.user": "u" * 257},
+        {"resource": 'a","x":"b'},
+    ]
+)
+
+
+def same(record: AccessRecord | Rejected) -> dict[str, Any]:
+    """Return a record's fields, since the two ways of reading make two classes."""
+    assert isinstance(record, AccessRecord)
+    return {name: getattr(record, name) for name in (*AccessRecord.__struct_fields__, "x0", "x1", "x2")}
+
+
+@settings(deadline=None)  # the first example compiles
+@given(st.lists(GOOD_LINES, min_size=1, max_size=8))
+def test_lines_read_at_once_are_what_they_are_one_by_one(changes: list[dict[str, str]]) -> None:
+    """I1: the fast way is only faster, and leaves to the slow one what it does not know."""
+    lines = [written(change) for change in changes]
+    reader = Reader(NOW, DECLARED)
+    at_once = reader.read_at_once("\n".join(lines).encode())
+    if at_once is not None:
+        assert [same(record) for record in at_once] == [same(reader.read(line)) for line in lines]
+    else:
+        assert any(change["method"] == "PROPFIND" for change in changes)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(st.lists(GOOD_LINES, max_size=4), BAD_LINES, st.lists(GOOD_LINES, max_size=4))
+def test_one_bad_line_keeps_its_piece_from_being_read_at_once(
+    before: list[dict[str, str]], bad: dict[str, str], after: list[dict[str, str]]
+) -> None:
+    """I1, I7: what the slow way would set aside, the fast one does not let pass among good lines."""
+    line = written(bad)
+    if "resource" in bad:
+        line = written().replace("/items/{id}", bad["resource"])
+    reader = Reader(NOW, DECLARED)
+    assert isinstance(reader.read(line), Rejected)
+    lines = [*(written(change) for change in before), line, *(written(change) for change in after)]
+    assert reader.read_at_once("\n".join(lines).encode()) is None

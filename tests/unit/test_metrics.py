@@ -8,7 +8,23 @@ from hypothesis import strategies as st
 
 from metering.access_log import AccessLog, AccessRecord, Api
 from metering.measuring import Usage, measure
-from metering.metrics import Count, Metric, MetricError, Sum, bills, check, decode, encode
+from metering.metrics import (
+    USAGE_LINES,
+    Count,
+    Max,
+    Metric,
+    MetricError,
+    Sum,
+    Unique,
+    bills,
+    check,
+    declared,
+    decode,
+    encode,
+    meters,
+    needs_hash,
+    reads_usage_lines,
+)
 from metering.periods import Hour
 
 HOUR = Hour.parse("2026-11-22T05")
@@ -57,6 +73,39 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Count(name="a", statuses=("ok",)),), "a status is written '2xx' or '404', got 'ok'"),
         ((Count(name="a", methods=("post",)),), "got 'post': write 'POST'"),
         ((Count(name="a", resources=("items",)),), "a resource is written"),
+        ((Unique(name="a", of="authorizer.user"),), "say opaque_id=True if they are opaque ids"),
+        ((Unique(name="a", of="resource", opaque_id=True),), "'a' counts the distinct values of 'resource', which"),
+        ((Unique(name="a", of="user", opaque_id=True),), "write 'authorizer.<property>'"),
+        ((Sum(name="a", of="authorizer.n", scale=10),), "a scale is from 0 to 9 decimals, got 10"),
+        ((Sum(name="a", of="authorizer.n", scale=-1),), "a scale is from 0 to 9 decimals, got -1"),
+        ((Max(name="a", of="response_length", scale=2),), "'response_length', which is whole: leave scale out"),
+        ((Max(name="a", of="authorizer.n\n"),), "which is no measured field of the log: write one of"),
+        (
+            (Sum(name="a", of="authorizer.n", scale=1), Max(name="b", of="authorizer.n", scale=2)),
+            "'authorizer.n' is read with two scales",
+        ),
+        ((Sum(name="a", of="response_length", deduplicate=True),), "only usage lines have an id to deduplicate by"),
+        ((Sum(name="a", of="authorizer.n", deduplicate=True),), "only usage lines have an id to deduplicate by"),
+        ((Sum(name="a", of=USAGE_LINES, statuses=("200",)),), "leave its filters and by out"),
+        ((Max(name="a", of=USAGE_LINES, methods=("GET",)),), "leave its filters and by out"),
+        ((Sum(name="a", of=USAGE_LINES, resources=("/x",)),), "leave its filters and by out"),
+        ((Sum(name="a", of=USAGE_LINES, by="method"),), "leave its filters and by out"),
+        ((Unique(name="a", of=USAGE_LINES, opaque_id=True),), "which the log does not hold"),
+        ((Count(name="a", by="plan"),), "'a' is split by 'plan', which the log does not hold"),
+        ((Count(name="a", by="status"),), r"'a' is split by 'status': write one of \('resource', 'method', 'status_cl"),
+        ((Count(name="a", by="key"),), "'a' is split by 'key': write one of"),
+        ((Count(name="a", meters=("GET",)),), "names meters for values: say with by="),
+        (
+            tuple(Count(name=f"a{n}", by="method") for n in range(5)),
+            r"at most 4 metrics can be split, got \['a0', 'a1', 'a2', 'a3', 'a4'\]",
+        ),
+        (
+            (Count(name="calls", by="method", meters=("GET",)), Count(name="calls_get")),
+            "the metric 'calls_get' is declared twice",
+        ),
+        ((Count(name="calls", by="method", meters=("GET", "get")),), "the metric 'calls_get' is declared twice"),
+        ((Count(name="calls", by="authorizer.p", meters=("o.ther", "o-ther")),), "'calls_o_ther' is declared twice"),
+        ((Count(name="x" * 28, by="method", meters=("GET",)),), "over 32 characters: name 'x+' shorter"),
     ],
 )
 def test_a_metric_that_cannot_be_counted_is_refused(metrics: tuple[Metric, ...], why: str) -> None:
@@ -70,9 +119,84 @@ def test_an_http_api_may_sum_what_only_it_can_log() -> None:
     check((Sum(name="a", of="data_processed"),), AccessLog(Api.HTTP, "authorizer.tenant"))
 
 
+EVERY_KIND: tuple[Metric, ...] = (
+    Count(name="requests", by="status_class"),
+    Count(name="calls", by="authorizer.plan", meters=("free", "pro")),
+    Sum(name="messages", of="authorizer.messages", by="resource"),
+    Sum(name="seconds", of="responseOverride.header.x-seconds", scale=3, methods=("POST",)),
+    Sum(name="tokens", of=USAGE_LINES, scale=1, deduplicate=True),
+    Unique(name="users", of="authorizer.claims.sub", opaque_id=True),
+    Unique(name="active_keys", of="key"),
+    Max(name="seats", of="authorizer.seats"),
+    Max(name="stored", of=USAGE_LINES),
+)
+
+
 def test_metrics_travel_as_json() -> None:
-    """What app.py declares is what the function counts."""
+    """What app.py declares is what the function counts, each kind with all that it says."""
+    check(EVERY_KIND, AccessLog())
     assert decode(encode(METRICS)) == METRICS
+    assert decode(encode(EVERY_KIND)) == EVERY_KIND
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Sum(name="a", of="responseOverride.header.x-n"),
+        Count(name="a", by="responseOverride.header.x-n"),
+        Unique(name="a", of="responseOverride.header.x-n", opaque_id=True),
+    ],
+)
+def test_an_http_api_cannot_log_a_header_that_an_integration_sets(metric: Metric) -> None:
+    """Only a mapping template of a non-proxy REST integration sets one."""
+    check((metric,), AccessLog())
+    with pytest.raises(MetricError, match=r"'responseOverride\.header\.x-n', which an HTTP API cannot log"):
+        check((metric,), AccessLog(Api.HTTP, "authorizer.tenant"))
+
+
+def test_the_log_holds_the_variables_that_metrics_name_and_no_other() -> None:
+    """Each once, with its scale where it is a number."""
+    found = declared(EVERY_KIND)
+    assert found.variables == (
+        "authorizer.claims.sub",
+        "authorizer.messages",
+        "authorizer.plan",
+        "authorizer.seats",
+        "responseOverride.header.x-seconds",
+    )
+    assert found.amounts == {
+        "authorizer.messages": 0,
+        "responseOverride.header.x-seconds": 3,
+        "authorizer.seats": 0,
+    }
+    assert found.ids == {"authorizer.claims.sub"}
+
+
+def test_each_meter_has_a_name() -> None:
+    """A metric with meters for values has none of its own, and one for all other values."""
+    assert meters(EVERY_KIND) == [
+        "requests", "calls_free", "calls_pro", "calls_other", "messages", "seconds", "tokens", "users", "active_keys",
+        "seats", "stored",
+    ]  # fmt: skip
+
+
+def test_the_meter_of_a_value_is_named_after_all_of_it() -> None:
+    """A status class, or a plan's version, differs from others in its digits alone."""
+    metric = Count(name="calls", statuses=("2xx", "4xx"), by="status_class", meters=("2xx", "4xx"))
+    check((metric,), AccessLog())
+    assert meters([metric]) == ["calls_2xx", "calls_4xx", "calls_other"]
+    plans = Count(name="calls", by="authorizer.plan", meters=("v1", "v2", "3"))
+    check((plans,), AccessLog())
+    assert meters([plans]) == ["calls_v1", "calls_v2", "calls_3", "calls_other"]
+
+
+def test_only_distinct_values_need_a_secret_and_only_usage_lines_a_log_of_their_own() -> None:
+    """What is not needed is not deployed."""
+    assert needs_hash(EVERY_KIND)
+    assert reads_usage_lines(EVERY_KIND)
+    assert not needs_hash(METRICS)
+    assert not reads_usage_lines(METRICS)
+    assert reads_usage_lines([Max(name="stored", of=USAGE_LINES)])
 
 
 @pytest.mark.parametrize(

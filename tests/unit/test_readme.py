@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from typer.core import TyperGroup
 from infra.alarms import Alarms
 from infra.cli import app
 from infra.stack import MeteringStack
-from metering.access_log import MEASURED_FIELDS
+from metering import metrics
+from metering.access_log import MEASURED_FIELDS, AccessLog
 from metering.signals import Signal
+from metering.usage_lines import Report, UsageLineReader
 from metering.usage_row import State
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +78,7 @@ def test_every_setting_of_the_stack_is_named() -> None:
 def test_every_alarm_and_measured_field_is_named() -> None:
     """With what it asks of a person, and its unit."""
     alarms = re.findall(r'self\._alarm\(\s*"(\w+)"', inspect.getsource(Alarms))
-    assert len(alarms) == 6
+    assert len(alarms) == 7
     assert [name for name in [*alarms, *MEASURED_FIELDS] if f"`{name}`" not in README] == []
 
 
@@ -97,9 +100,17 @@ def test_every_file_is_in_the_map(folder: str) -> None:
 
 def test_the_readmes_metrics_are_valid_and_its_names_are_ours() -> None:
     """The example can be pasted into app.py."""
-    from metering.access_log import AccessLog  # noqa: PLC0415 - the example's names, as app.py imports them
-    from metering.metrics import Count, Metric, Sum, check  # noqa: PLC0415
-
     (example,) = re.findall(r"```python\nMETRICS = (\(.*?\n\))\n```", README, re.DOTALL)
-    metrics: tuple[Metric, ...] = eval(example, {"Count": Count, "Sum": Sum})  # noqa: S307 - our own README
-    check(metrics, AccessLog())
+    names = {name: getattr(metrics, name) for name in ("Count", "Sum", "Unique", "Max", "USAGE_LINES")}
+    metrics.check(eval(example, names), AccessLog())  # noqa: S307 - our own README
+
+
+def test_the_readmes_usage_line_is_one() -> None:
+    """The example can be pasted into a program."""
+    (example,) = re.findall(r"```json\n(\{.*\})\n```", README)
+    reader = UsageLineReader(
+        datetime(2026, 11, 22, 5, 30, tzinfo=UTC), (metrics.Sum(name="job_minutes", of=metrics.USAGE_LINES, scale=2),)
+    )
+    found = reader.read(example)
+    assert isinstance(found, Report)
+    assert (found.source, found.amounts) == ("@acme", {"job_minutes": 1250})

@@ -1,0 +1,128 @@
+"""What the local gateway asks an authorizer, keeps of its answers, and writes of them."""
+
+import asyncio
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from botocore.exceptions import EndpointConnectionError
+from multidict import CIMultiDict
+
+from infra.local.authorizers import Answers, Authorizer, Route
+
+ROUTE = Route("us-east-1", "123456789012", "a1b2", "v1", "/files/{owner}/{path+}")
+POLICY = {"Version": "2012-10-17", "Statement": []}
+SOURCES = ("method.request.header.X-User", "method.request.querystring.team")
+
+
+@dataclass
+class FakeFunctions:
+    """Lambda's Invoke, which answers as told and remembers what it was asked."""
+
+    answer: object
+    error: bool = False
+    down: bool = False
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def invoke(self, *, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803  AWS's names
+        """Answer."""
+        if self.down:
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+        self.asked.append({"function": FunctionName, **json.loads(Payload)})
+        answered = {"Payload": io.BytesIO(json.dumps(self.answer).encode())}
+        return {**answered, "FunctionError": "Unhandled"} if self.error else answered
+
+
+def _request(user: str = "ada", team: str = "red", path: str = "/files/ada/a/b%20c") -> web.Request:
+    headers = CIMultiDict({"x-user": user} if user else {})
+    headers.add("x-tag", "1")
+    headers.add("x-tag", "2")
+    return make_mocked_request("GET", f"{path}?team={team}&n=1&n=2", headers=headers)
+
+
+def _of(functions: FakeFunctions, *requests: web.Request, ttl_s: int = 300) -> list[dict[str, str]]:
+    authorizer = Authorizer("a1", "asks", SOURCES, ttl_s)
+
+    async def ask() -> list[dict[str, str]]:
+        answers = Answers(functions)
+        return [await answers.of(authorizer, request, ROUTE) for request in requests]
+
+    return asyncio.run(ask())
+
+
+def test_it_is_asked_with_the_event_that_it_gets_on_aws() -> None:
+    """The last of several values, and all of them; decoded, but for the path."""
+    functions = FakeFunctions({"policyDocument": POLICY})
+    _of(functions, _request())
+    (event,) = functions.asked
+    assert event["function"] == "asks"
+    assert event["type"] == "REQUEST"
+    assert event["methodArn"] == "arn:aws:execute-api:us-east-1:123456789012:a1b2/v1/GET/files/ada/a/b%20c"
+    assert (event["resource"], event["path"], event["httpMethod"]) == (ROUTE.resource, "/files/ada/a/b%20c", "GET")
+    assert (event["headers"]["x-tag"], event["multiValueHeaders"]["x-tag"]) == ("2", ["1", "2"])
+    assert event["queryStringParameters"] == {"team": "red", "n": "2"}
+    assert event["multiValueQueryStringParameters"] == {"team": ["red"], "n": ["1", "2"]}
+    assert event["pathParameters"] == {"owner": "ada", "path": "a/b c"}
+    assert event["requestContext"]["resourcePath"] == ROUTE.resource
+
+
+def test_its_answer_is_written_as_strings() -> None:
+    """Nothing nested and no null; a value may hold anything, and is not escaped."""
+    context = {"text": 'a "b"', "whole": 3, "part": 1.5, "yes": True, "null": None, "nested": {"a": 1}}
+    (told,) = _of(FakeFunctions({"principalId": "p", "policyDocument": POLICY, "context": context}), _request())
+    assert told == {
+        "authorizer.text": 'a "b"',
+        "authorizer.whole": "3",
+        "authorizer.part": "1.5",
+        "authorizer.yes": "true",
+        "authorizer.principalId": "p",
+    }
+
+
+def test_it_is_asked_once_for_the_same_identity() -> None:
+    """The values of its sources, whatever else differs."""
+    functions = FakeFunctions({"policyDocument": POLICY})
+    _of(functions, _request(), _request(path="/files/x/y"), _request(user="bea"), _request(team="blue"))
+    assert len(functions.asked) == 3
+
+
+def test_without_a_time_to_live_it_is_asked_each_time_whoever_calls() -> None:
+    """Then a missing value is for its function to judge."""
+    functions = FakeFunctions({"policyDocument": POLICY})
+    _of(functions, _request(), _request(), _request(user=""), ttl_s=0)
+    assert len(functions.asked) == 3
+
+
+def test_it_is_not_asked_where_a_value_is_missing() -> None:
+    """API Gateway answers 401 by itself."""
+    functions = FakeFunctions({"policyDocument": POLICY, "context": {"a": "b"}})
+    assert _of(functions, _request(user=""), _request(team="")) == [{}, {}]
+    assert functions.asked == []
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        FakeFunctions({"policyDocument": POLICY, "context": {"a": "b"}}, error=True),
+        FakeFunctions({"policyDocument": POLICY}, down=True),
+        FakeFunctions({"context": {"a": "b"}}),
+        FakeFunctions("no object"),
+        FakeFunctions(None),
+    ],
+)
+def test_what_is_no_answer_tells_nothing(functions: FakeFunctions) -> None:
+    """The request has its line all the same."""
+    assert _of(functions, _request()) == [{}]
+
+
+def test_it_is_read_as_api_gateway_describes_it() -> None:
+    """The function's ARN is within a URI; five minutes unless told otherwise."""
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:asks"
+    uri = f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{arn}/invocations"
+    described = {"id": "a1", "authorizerUri": uri, "identitySource": ", ".join(SOURCES)}
+    assert Authorizer.read(described) == Authorizer("a1", arn, SOURCES, 300)
+    assert Authorizer.read({"id": "a1", "authorizerUri": uri, "authorizerResultTtlInSeconds": 0}).sources == ()
