@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
@@ -16,6 +16,27 @@ ROOT = Path(__file__).parent.parent
 
 # The Node that is locked with the project, whichever is on the PATH.
 os.environ.setdefault("JSII_NODE", str(Path(sys.executable).with_name("node")))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of tests/faults; here, since pytest reads this file before the command line."""
+    parser.addoption("--schedules", type=int, default=200, help="how many random schedules tests/faults plays")
+    parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares a deployment or a table, where tests run in several processes."""
+    for item in items:
+        folder, *_, file = item.path.relative_to(Path(__file__).parent).parts
+        shared = folder if folder in ("e2e", "faults", "infra") and file != "test_emulator_gateway.py" else file
+        item.add_marker(pytest.mark.xdist_group(shared))
+
+
+def cannot_run(reason: str, *, needs: str) -> NoReturn:
+    """Skip, or fail where what the test ``needs`` has to be there: REQUIRED_FOR_TESTS names it ("java go")."""
+    if needs in os.environ.get("REQUIRED_FOR_TESTS", "").split():
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ class Counters:
         try:
             self.client.update_item(
                 TableName=self.table,
-                Key=_counter_key(hour, key, batch),
+                Key=counter_key(hour, key, batch),
                 UpdateExpression=f"ADD {additions}, #batches :tokens SET #ttl = :ttl",
                 ConditionExpression=not_yet_counted,
                 ExpressionAttributeNames={
@@ -122,7 +122,7 @@ class Counters:
         """Say whether the counters of an hour and key have counted a batch; a consistent read."""
         found = self.client.get_item(
             TableName=self.table,
-            Key=_counter_key(hour, key, batch),
+            Key=counter_key(hour, key, batch),
             ProjectionExpression="#batches",
             ExpressionAttributeNames={"#batches": "batches"},
             ConsistentRead=True,
@@ -216,13 +216,14 @@ def partition(name: str) -> int:
     return zlib.crc32(name.encode()) % PARTITIONS
 
 
-def _hour_key(hour: Hour, number: int) -> str:
-    return f"hour#{hour}#{number}"
-
-
-def _counter_key(hour: Hour, key: str, batch: bytes) -> Item:
+def counter_key(hour: Hour, key: str, batch: bytes) -> Item:
+    """Return the item that counts a batch of an hour and key."""
     slot = batch[-1] % SLOTS  # the token is a hash already
     return {"pk": {"S": _hour_key(hour, partition(key))}, "sk": {"S": f"{key}#{slot}"}}
+
+
+def _hour_key(hour: Hour, number: int) -> str:
+    return f"hour#{hour}#{number}"
 
 
 def _mark_key(hour: Hour, subject: Subject) -> Item:

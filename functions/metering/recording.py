@@ -12,7 +12,7 @@ redelivery   its object stands, its claims are its own, each counter refuses wha
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, assert_never
@@ -102,8 +102,9 @@ class Recorder:
         usage = read.usage
         if read.rejected:
             lines = [SetAsideLine(name, found.line, found.reason) for name, found in read.rejected.items()]
-            doubtful = kept.certain is not None or self._was_counted(usage, batch.token)
-            bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines))
+            doubtful = kept.certain is not None or self._was_counted(usage.cells, batch.token)
+            counters = tuple(sorted(f"{hour} {key}" for hour, key in usage.cells))
+            bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines), counters)
             if doubtful:
                 self.set_aside.keep_doubtful(bad, kept)
             else:
@@ -122,14 +123,16 @@ class Recorder:
         """Count a line that was set aside, if it can be read now; return why not, or an empty string.
 
         Its token is derived from its batch and its own id, so that it counts once however often it is redriven, and
-        whatever else is redriven with it (I2). A ``doubtful`` line whose counter has the batch is not counted: an
-        earlier delivery may have counted it there.
+        whatever else is redriven with it (I2). A line whose counter has the batch is not counted, if an earlier
+        delivery may have counted it there: if the line is ``doubtful``, or the delivery that set it aside did not
+        itself count into that counter.
         """
         token = hashlib.sha256(f"{kept.batch}\0{line.id}".encode()).digest()[:TOKEN_BYTES]
         read = self._read(batch_of([line.id], [line.message], kept.source, kept.origin), leave_out=set())
         if read.rejected:
             return read.rejected[line.id].reason
-        if doubtful and self._was_counted(read.usage, bytes.fromhex(kept.batch)):
+        asked = [where for where in read.usage.cells if doubtful or f"{where[0]} {where[1]}" not in kept.counters]
+        if self._was_counted(asked, bytes.fromhex(kept.batch)):
             return "doubtful: its counter has the batch, so an earlier delivery may have counted it"
         self._count(read.usage, token)
         return ""
@@ -176,9 +179,9 @@ class Recorder:
         oldest = min((report.time for report in reports), default=None)
         return _Read(len(reports), measure_reports(reports, self.metrics), rejected, oldest)
 
-    def _was_counted(self, usage: Usage, token: bytes) -> bool:
-        """Say whether an earlier delivery has counted anything of this batch; asked only if a line is rejected."""
-        return any(side_by_side(lambda cell: self.counters.has_counted(*cell, token), usage.cells))
+    def _was_counted(self, cells: Iterable[tuple[Hour, str]], token: bytes) -> bool:
+        """Say whether one of these counters has a batch; asked only if a line is rejected."""
+        return any(side_by_side(lambda cell: self.counters.has_counted(*cell, token), cells))
 
     def _count(self, usage: Usage, token: bytes) -> list[bool]:
         """Claim what is new, count each hour and key, then mark each hour that may have been closed before that.

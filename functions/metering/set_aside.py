@@ -46,12 +46,17 @@ class SetAsideLine(msgspec.Struct, frozen=True):
 
 
 class SetAsideBatch(msgspec.Struct, frozen=True):
-    """The lines that one batch set aside; ``origin`` is the log group and stream, or the object, they came from."""
+    """The lines that one batch set aside; ``origin`` is the log group and stream, or the object, they came from.
+
+    ``counters`` are the hours and keys, written ``<hour> <key>``, that the delivery which set them aside went on to
+    count.
+    """
 
     batch: str
     source: Source
     origin: str
     lines: tuple[SetAsideLine, ...]
+    counters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ def _interpreter(handler: str, folder: Path) -> Callable[[str], Any]:
     node = str(Path(sys.executable).with_name("node"))
     subprocess.run(
         [sys.executable, "-c", BUNDLE, handler, str(bundle)], cwd=ROOT, env=os.environ | {"JSII_NODE": node}, check=True
-    )  # noqa: S603 - ours
+    )
     runtime.mkdir()
     for name in OF_THE_RUNTIME:
         (runtime / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)

@@ -20,7 +20,7 @@ import close_periods
 import record_usage
 from metering import aws as clients
 from metering.access_log import AccessLog
-from metering.metrics import encode
+from metering.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.payloads import PayloadError
 from metering.settings import ClosePeriodsSettings, RecordUsageSettings, SettingsError
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope
@@ -323,6 +323,139 @@ def test_record_usage_logs_numbers_and_no_line(
     }
     for secret in ("k3yvalue", "key-of-somebody", "request-", "testing"):
         assert secret not in log.getvalue() + capsys.readouterr().out
+
+
+# --- record_usage: objects and redriving ------------------------------------------------------------------------------
+
+DECODED_KEY = "archive/2026/11/22/05/amazon-apigateway-metering-1-2026-11-22-05-34-11-a b+cé.gz"
+
+
+def put_archived(*lines: str, name: str = DECODED_KEY) -> None:
+    """Put an object as Firehose writes it."""
+    body = gzip.compress("".join(f"{line}\n" for line in lines).encode())
+    boto3.client("s3").put_object(Bucket="bucket", Key=name, Body=body)
+
+
+def queued(*bodies: str) -> dict[str, Any]:
+    """Return an event of SQS with a message for each body."""
+    (message_,) = event("sqs_message")["Records"]
+    return {"Records": [message_ | {"messageId": f"m{n}", "body": body} for n, body in enumerate(bodies)]}
+
+
+def told(name: str) -> str:
+    """Return the body in which S3 tells of an object."""
+    found = {"bucket": {"name": "bucket"}, "object": {"key": name, "size": 1, "eTag": "e"}}
+    return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": found}]})
+
+
+def test_an_object_that_a_message_names_is_counted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """I1: its key is URL-encoded there; what became of its lines is told."""
+    put_archived(world.line(), world.line(key="key2"), world.line(key="-"), "nonsense")
+    assert record_usage.handler(event("sqs_message"), context()) == {"batchItemFailures": []}
+    assert world.counted() == {name: {"requests": 1, "bytes": 10} for name in ("key1", "key2")}
+    metrics = said(capsys)
+    assert [metrics[f"Records{name}"][0] for name in ("Read", "Billed", "Unbilled", "SetAside")] == [4, 2, 1, 1]
+
+
+def test_a_message_that_comes_again_counts_once(world: World) -> None:
+    """I2: SQS delivers at least once, and S3 may tell of an object twice."""
+    put_archived(world.line())
+    for _ in range(2):
+        record_usage.handler(event("sqs_message"), context())
+        forget()
+    assert world.counted()["key1"]["requests"] == 1
+
+
+def test_a_message_that_fails_is_delivered_again_alone(world: World, log: io.StringIO) -> None:
+    """I1, I6: a broken object, one that is gone and a body of another form keep no other from being counted."""
+    put_archived(world.line(), name="archive/good")
+    boto3.client("s3").put_object(Bucket="bucket", Key="archive/broken", Body=gzip.compress(b"x" * 1000)[:-8])
+    sent = queued(told("archive/broken"), told("archive/good"), told("archive/gone"), "k3yvalue: no notification")
+    answer = record_usage.handler(sent, context())
+    assert answer == {"batchItemFailures": [{"itemIdentifier": name} for name in ("m0", "m2", "m3")]}
+    assert world.counted()["key1"]["requests"] == 1
+    assert "k3yvalue" not in log.getvalue()
+
+
+def test_messages_that_all_fail_are_all_delivered_again() -> None:
+    """I1: each by itself; what cannot be read at all ends in the dead-letter queue."""
+    answer = record_usage.handler(queued("no notification", told("archive/gone")), context())
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]}
+
+
+def test_the_test_event_of_s3_is_a_success() -> None:
+    """S3 sends it when the notification is set up; it must not end in the dead-letter queue."""
+    body = '{"Service":"Amazon S3","Event":"s3:TestEvent","Time":"2026-11-22T05:00:00.000Z","Bucket":"bucket"}'
+    assert record_usage.handler(queued(body), context()) == {"batchItemFailures": []}
+    assert everything_stored() == []
+
+
+def test_a_message_without_a_record_is_a_success() -> None:
+    """Nothing is lost in it."""
+    assert record_usage.handler(queued('{"Records":[]}'), context()) == {"batchItemFailures": []}
+
+
+def test_a_run_without_time_gives_its_message_back(world: World) -> None:
+    """I1: no chunk is begun that might not be ended; the next run has the time."""
+    put_archived(world.line())
+    put_archived(world.line(), name="archive/other")
+    sent = {"Records": [*event("sqs_message")["Records"], *queued(told("archive/other"))["Records"]]}
+    answer = record_usage.handler(sent, context(milliseconds=59_000))
+    assert [failed["itemIdentifier"] for failed in answer["batchItemFailures"]] == [
+        message_["messageId"] for message_ in sent["Records"]
+    ]
+    assert world.counted() == {}
+    assert record_usage.handler(sent, context()) == {"batchItemFailures": []}
+    assert world.counted()["key1"]["requests"] == 2
+
+
+def test_usage_lines_come_from_any_other_log_group(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I7: a usage line in the access log's group is none, and an access-log line elsewhere is none either."""
+    monkeypatch.setenv("METRICS", encode([*METRICS, Sum(name="tokens", of=USAGE_LINES)]))
+    time = int((HOUR.start + timedelta(minutes=20)).timestamp() * 1000)
+    lines = [json.dumps({"usage": {"id": "a", "time": time, "customer": "acme", "tokens": 5}}), world.line()]
+    assert record_usage.handler(envelope(*lines, log_group="/aws/lambda/yours"), context()) == {
+        "read": 1, "billed": 1, "set_aside": 0
+    }  # fmt: skip
+    assert world.counted() == {"@acme": {"tokens": 5}}
+    assert record_usage.handler(envelope(*lines[::-1]), context())["set_aside"] == 1
+
+
+def test_distinct_values_are_hashed_with_the_deployments_secret(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: it is read once, and neither it nor a value is logged or stored."""
+    name = "arn:aws:secretsmanager:us-east-1:123456789012:secret:HashSecret"
+    boto3.client("secretsmanager").create_secret(Name=name, SecretString="k3yvalue")
+    monkeypatch.setenv("METRICS", encode([Unique(name="users", of="authorizer.user", opaque_id=True)]))
+    monkeypatch.setenv("LEDGER_TABLE", "ledger")
+    monkeypatch.setenv("HASH_SECRET", name)
+    for _ in range(2):
+        record_usage.handler(envelope(world.line(**{"authorizer.user": "ann-of-globex"})), context())
+    assert world.counted() == {"key1": {"users": 1}}
+    assert "ann-of-globex" not in str(everything_stored())
+    assert "k3yvalue" not in str(everything_stored())
+
+
+def test_a_redrive_answers_what_it_did(world: World) -> None:
+    """I1, I2: as 'metering set-aside redrive' shows it."""
+    ahead = world.line(time=str(int((HOUR.end + timedelta(minutes=1)).timestamp() * 1000)))
+    record_usage.handler(envelope(ahead, "nonsense"), context())
+    (kept,) = boto3.client("s3").list_objects_v2(Bucket="bucket")["Contents"]
+    batch = kept["Key"].removeprefix("set-aside/").removesuffix(".json")
+    Clock.at = HOUR.end + timedelta(minutes=30)
+    answer = record_usage.handler({"redrive": {"batch": batch}}, context())
+    assert answer == {"batch": batch, "counted": 1, "left": 1, "reasons": {f"{1:056d}": "not JSON"}}
+    assert json.loads(json.dumps(answer)) == answer
+    assert record_usage.handler({"redrive": {"batch": batch}}, context())["counted"] == 0
+    assert world.counted(HOUR.next())["key1"]["requests"] == 1
+
+
+@pytest.mark.parametrize("wanted", [None, {}, {"batch": "k3yvalue"}, {"batch": "a" * 24}])
+def test_a_malformed_redrive_fails_with_a_sentence(wanted: Any) -> None:
+    """I8: and without what was in it, unless it is the name of a batch."""
+    with pytest.raises(PayloadError) as caught:
+        record_usage.handler({"redrive": wanted}, context())
+    assert "k3yvalue" not in str(caught.value)
+    assert everything_stored() == []
 
 
 # --- close_periods ---------------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from stripe import RequestsClient, StripeClient
 
 from infra.local.stripe_server import LocalStripe
+from tests.conftest import cannot_run
 
 HOUR = 1_795_338_000  # 2026-11-22T05:00:00Z
 MODULE = "github.com/stripe/stripe-mock@latest"
@@ -34,13 +35,6 @@ class Ids:
 
 
 Ask = Callable[[StripeClient, Ids], Any]
-
-
-def cannot_run(reason: str) -> NoReturn:
-    """Skip, or fail where every test has to run."""
-    if os.environ.get("REQUIRE_ALL_TESTS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def find_stripe_mock(install_to: Path) -> str | None:
@@ -83,7 +77,7 @@ def stripe_mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running stripe-mock, on the loopback alone."""
     program = find_stripe_mock(tmp_path_factory.mktemp("gobin"))
     if program is None:
-        cannot_run("stripe-mock is not on PATH, and Go is missing or could not install it")
+        cannot_run("stripe-mock is not on PATH, and Go is missing or could not install it", needs="go")
     port, https_port = free_port(), free_port()
     addresses = ["-http-addr", f"127.0.0.1:{port}", "-https-addr", f"127.0.0.1:{https_port}"]
     process = subprocess.Popen(  # noqa: S603  stripe-mock, as found above
@@ -92,7 +86,7 @@ def stripe_mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         while not answers(port):
             if process.poll() is not None:
-                cannot_run(f"stripe-mock ended with status {process.returncode}")
+                cannot_run(f"stripe-mock ended with status {process.returncode}", needs="go")
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:

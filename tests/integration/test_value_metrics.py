@@ -317,7 +317,7 @@ def test_a_split_is_shown_and_the_total_billed(world: World) -> None:
     assert world.at_stripe("cus_acme") == 4
     assert split_of(world) == {"free": 2, "pro": 2}
     assert split_of(world, metric="bytes") == {}
-    line = {"period": "2026-11-22T05", "customer": "acme", "state": "POSTED"}
+    line: dict[str, Any] = {"period": "2026-11-22T05", "customer": "acme", "state": "POSTED"}
     wanted = [
         line | {"key": "key1", "metric": "bytes", "value": None, "quantity": 30},
         line | {"key": "key1", "metric": "requests", "value": "free", "quantity": 2},

@@ -1,0 +1,542 @@
+"""What a million metered requests cost on each road, item by item, and what a deployment costs that meters nothing.
+
+Measured here: the length of a line, the requests and DynamoDB units that the functions' own code makes for a batch of
+each size (with heavy-tailed keys), the processor time that it takes, and what it logs. Assumed: the prices, the batches
+that each road brings and the waiting for AWS; each is a constant below with its source.
+"""
+
+import base64
+import contextlib
+import gzip
+import importlib
+import io
+import itertools
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO, Any, Final, Self, cast
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from infra.customers import Customers, Entry
+from infra.local.emulator import Emulator
+from metering import aws, metrics
+from metering.access_log import AccessLog
+from metering.counters import SLOTS, TOKEN_BYTES, Counters
+from metering.ledger import Ledger
+from metering.measuring import Amounts
+from metering.metrics import Count, Metric, Sum
+from metering.periods import Hour, due_before
+from metering.posting import CUSTOMERS_AT_ONCE
+from metering.settings import ClosePeriodsSettings, RecordUsageSettings
+from metering.stripe_meters import StripeMeters
+from tests.benchmarks.common import parser, report
+
+# --- prices: US East (N. Virginia), on demand, without discounts, November 2026, in dollars ---------------------------
+# Each service's pricing page at aws.amazon.com; the first tier where a price falls with volume.
+
+LAMBDA_REQUEST: Final = 0.20 / 1e6
+LAMBDA_GB_S: Final = 0.0000133334  # arm64
+DYNAMODB_WRITE: Final = 0.625 / 1e6
+DYNAMODB_READ: Final = 0.125 / 1e6
+S3_PUT: Final = 0.005 / 1e3
+S3_GET: Final = 0.0004 / 1e3
+S3_GB_MONTH: Final = 0.023
+GLACIER_INSTANT_GB_MONTH: Final = 0.004
+GLACIER_INSTANT_TRANSITION: Final = 0.02 / 1e3
+SQS_REQUEST: Final = 0.40 / 1e6
+LOGS_GB: Final = 0.50
+"""Ingestion of an API's access log and of a function's own log (both "vended": cheaper beyond 10 TB a month)."""
+
+LOGS_GB_MONTH: Final = 0.03  # of gzipped lines, each with 26 bytes of metadata
+METRIC_MONTH: Final = 0.30  # by the hour in which it is sent
+ALARM_MONTH: Final = 0.10
+SECRET_MONTH: Final = 0.40
+SECRET_CALL: Final = 0.05 / 1e4
+SCHEDULER_INVOCATION: Final = 1.00 / 1e6
+FIREHOSE_GB: Final = 0.029
+FIREHOSE_LEAST_RECORD: Final = 5 * 1024
+"""Every record is billed as a multiple of this, and API Gateway writes a record for each line."""
+
+# --- assumptions ------------------------------------------------------------------------------------------------------
+
+RATES: Final = (1, 100, 10_000)
+KEYS: Final = 200
+"""Active in an hour, of as many customers."""
+
+WEIGHTS: Final = [1 / (rank + 1) for rank in range(KEYS)]
+"""How often each is used: Zipf's law."""
+
+LARGEST_DELIVERY: Final = 1_000
+"""Lines. CloudWatch Logs documents no batch size: it is taken to deliver each second what has arrived, in pieces of at
+most so many lines. Since that is a guess, each row also tells the price with a tenth of the lines in a delivery."""
+
+BUFFER_SECONDS: Final = 300
+BUFFER_BYTES: Final = 128 << 20
+"""Firehose ends an object at whichever comes first (the delivery stream's buffering hints), before compression."""
+
+MEMORY_GB: Final = {"record_usage": 0.5, "close_periods": 1.0}
+CORE_MB: Final = 1769
+"""Memory with which a function has one whole processor; it has less in proportion (Lambda Developer Guide, "Configure
+Lambda function memory"). A core here is taken to be as fast as one there."""
+
+S3_ANSWER_S: Final = 0.03
+DYNAMODB_ANSWER_S: Final = 0.005
+STRIPE_ANSWER_S: Final = 0.2
+POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
+"""An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
+Developer Guide, "Using Lambda with Amazon SQS")."""
+
+ALARMS: Final = {"subscription": 5, "firehose": 6}
+LOG_MONTHS: Final = 3
+STANDARD_MONTHS: Final = 3
+COLD_MONTHS: Final = 310 / 30
+MONTH_S: Final = 30 * 86_400
+TICKS_A_MONTH: Final = 12 * 24 * 30
+HOURS_A_MONTH: Final = 24 * 30
+
+FREE_TIER: Final = frozenset({"lambda", "alarms", "custom_metrics", "own_logs", "sqs_polling", "scheduler"})
+"""What the always free allowances cover of an idle deployment, if nothing else in the account uses them: a million
+requests and 400,000 GB-s of Lambda, 10 alarms, 10 metrics and 5 GB of logs of CloudWatch, a million requests of SQS,
+14 million of EventBridge Scheduler. DynamoDB's covers no on-demand requests."""
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Count(name="requests", by="resource"),
+    Sum(name="response_bytes", of="response_length"),
+    Sum(name="messages", of="authorizer.messages"),
+)
+ROUTES: Final = (("GET", "/items"), ("GET", "/items/{id}"), ("POST", "/messages"), ("GET", "/users/{id}"))
+
+
+@dataclass
+class Units:
+    """What calls of AWS amount to, as AWS bills them. Watches a boto3 client."""
+
+    writes: float = 0
+    reads: float = 0
+    first_writes: list[int] = field(default_factory=list)
+    """The size of each counter as its first batch makes it, without the batch's token."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    _local: threading.local = field(default_factory=threading.local)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _listed: dict[str, bool] = field(default_factory=dict)
+
+    def watch(self, client: Any) -> None:
+        """Count every call of a client from now on."""
+        client.meta.events.register("provide-client-params.*.*", self._before)
+        client.meta.events.register("after-call.*.*", self._after)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.writes, self.reads = 0, 0
+        self.first_writes.clear()
+        self.calls.clear()
+
+    def _before(self, params: Mapping[str, Any], **_: Any) -> None:
+        self._local.params = params
+
+    def _after(self, model: Any, parsed: Mapping[str, Any], **_: Any) -> None:
+        params = self._local.params
+        with self._lock:
+            self.calls[model.name] += 1
+            match model.name:
+                case "UpdateItem":
+                    values = params["ExpressionAttributeValues"]
+                    names = params["ExpressionAttributeNames"]
+                    amounts = {names[f"#{name[1:]}"]: values[name] for name in values if f"#{name[1:]}" in names}
+                    self.first_writes.append(_size(params["Key"]) + _size(amounts) + len("batches"))
+                    self.writes += 1
+                case "PutItem":
+                    self.writes += math.ceil(_size(params["Item"]) / 1024) + self._index_writes(params["Item"])
+                case "GetItem" | "Query":
+                    found = sum(map(_size, parsed.get("Items", [])))
+                    self.reads += max(1, math.ceil(found / 4096)) * (1 if params.get("ConsistentRead") else 0.5)
+                case "BatchGetItem":
+                    self.reads += sum(len(asked["Keys"]) for asked in params["RequestItems"].values())
+
+    def _index_writes(self, item: Mapping[str, Any]) -> int:
+        """An item's entry in the index of what is pending is written when it comes and when it goes."""
+        name = f"{item['pk']['S']} {item['sk']['S']}"
+        was, self._listed[name] = self._listed.get(name, False), "pending" in item
+        return int(was != self._listed[name])
+
+
+def _size(item: Mapping[str, Any]) -> int:
+    """Return an item's size in bytes (DynamoDB Developer Guide, "DynamoDB item sizes and formats")."""
+    return sum(len(name) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(attribute: Mapping[str, Any]) -> int:
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "S":
+            return len(value.encode())
+        case "N":
+            return len(value) // 2 + 2
+        case "M":
+            return 3 + _size(value) + len(value)
+        case "L":
+            return 3 + sum(_value_size(one) + 1 for one in value)
+        case _:
+            return len(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of a function takes: seconds of a whole core and of waiting, units, requests, bytes of log."""
+
+    lines: int
+    cpu_s: float
+    waiting_s: float
+    writes: float
+    counter_bytes: float
+    reads: float
+    s3_gets: int
+    log_bytes: int
+    signals: frozenset[str]
+
+    def lambda_usd(self, function: str) -> dict[str, float]:
+        """Return what Lambda takes for it."""
+        memory = MEMORY_GB[function]
+        duration = self.cpu_s / (memory * 1024 / CORE_MB) + self.waiting_s
+        return {"lambda_requests": LAMBDA_REQUEST, "lambda_compute": duration * memory * LAMBDA_GB_S}
+
+    def log_usd(self) -> float:
+        """Return what its own log costs, kept for a month."""
+        return self.log_bytes / 2**30 * (LOGS_GB + LOGS_GB_MONTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The functions' own code on the embedded AWS, and what it is fed with."""
+
+    units: Units
+    draw: random.Random
+
+    def lines(self, count: int) -> list[str]:
+        """Return access-log lines of the present hour; five in a hundred are failures."""
+        form = json.loads(AccessLog().format(metrics.declared(METRICS)))
+        keys = self.draw.choices(range(KEYS), WEIGHTS, k=count)
+        moment = int(time.time() * 1000)
+        made = []
+        for key in keys:
+            method, resource = self.draw.choice(ROUTES)
+            line = form | {
+                "request_id": base64.b64encode(self.draw.randbytes(11)).decode(),
+                "time": str(moment - self.draw.randrange(1_000)),
+                "key": _key(key),
+                "status": self.draw.choice(["200"] * 19 + ["404"]),
+                "method": method,
+                "resource": resource,
+                "response_length": str(self.draw.randrange(20_000)),
+                "response_latency": str(self.draw.randrange(300)),
+                "integration_latency": str(self.draw.randrange(300)),
+                "authorizer.messages": str(self.draw.randrange(1, 100)) if method == "POST" else "-",
+            }
+            made.append(json.dumps(line, separators=(",", ":")))
+        return made
+
+    def delivery(self, count: int) -> Run:
+        """Measure a delivery of CloudWatch Logs."""
+        return _median([self._delivery(count) for _ in range(7)])
+
+    def _delivery(self, count: int) -> Run:
+        events = [
+            {"id": f"{self.draw.randrange(10**56):056d}", "timestamp": 0, "message": line} for line in self.lines(count)
+        ]
+        body = {"messageType": "DATA_MESSAGE", "logGroup": "access-log", "logStream": "s", "logEvents": events}
+        data = base64.b64encode(gzip.compress(json.dumps(body).encode())).decode()
+        return self._run("record_usage", {"awslogs": {"data": data}}, count)
+
+    def object(self, count: int) -> Run:
+        """Measure an object of Firehose."""
+        return _median([self._object(count) for _ in range(5 if count < LARGEST_DELIVERY * 50 else 1)])
+
+    def _object(self, count: int) -> Run:
+        some = self.lines(min(count, 50_000))
+        content = "".join(f"{line}\n" for line in itertools.islice(itertools.cycle(some), count)).encode()
+        key = f"access-log/{self.draw.randrange(10**9)}.gz"
+        aws.s3().put_object(Bucket="bucket", Key=key, Body=gzip.compress(content))
+        del content
+        notification = {"Records": [{"s3": {"bucket": {"name": "bucket"}, "object": {"key": key, "eTag": "e"}}}]}
+        message = {"messageId": "m", "body": json.dumps(notification), "eventSource": "aws:sqs"}
+        return self._run("record_usage", {"Records": [message]}, count)
+
+    def tick(self) -> Run:
+        """Measure a run of ``close_periods``."""
+        return self._run("close_periods", {}, 0)
+
+    def _run(self, name: str, event: Mapping[str, Any], lines: int) -> Run:
+        function = importlib.import_module(name)  # now that its environment is set
+        self.units.clear()
+        said = io.StringIO()
+        function.logger.registered_handler.setStream(said)
+        with contextlib.redirect_stdout(said):
+            began = time.process_time()
+            answer = function.handler(event, cast("LambdaContext", Context()))
+            used = time.process_time() - began
+        if answer.get("batchItemFailures"):
+            raise RuntimeError(said.getvalue())
+        calls = self.units.calls
+        writes = self.units.first_writes
+        return Run(
+            lines=lines,
+            cpu_s=used,
+            waiting_s=calls["GetObject"] * S3_ANSWER_S
+            + (calls.total() - calls["GetObject"]) / aws.WORKERS * DYNAMODB_ANSWER_S
+            + answer.get("posted", 0) / CUSTOMERS_AT_ONCE * STRIPE_ANSWER_S,
+            writes=self.units.writes,
+            counter_bytes=statistics.mean(writes) if writes else 0,
+            reads=self.units.reads,
+            s3_gets=calls["GetObject"],
+            log_bytes=len(said.getvalue().encode()),
+            signals=_signals(said.getvalue()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What Lambda tells a function of itself."""
+
+    function_name: str = "Metering-Function"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:Metering-Function"
+    aws_request_id: str = "52fdfc07-2182-454f-963f-5f0f9a621d72"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return how long the function may still run."""
+        return 240_000
+
+
+def _median(runs: Sequence[Run]) -> Run:
+    return sorted(runs, key=lambda run: run.cpu_s)[len(runs) // 2]
+
+
+def _signals(said: str) -> frozenset[str]:
+    """Return the names of the CloudWatch metrics that a function's log sends."""
+    found = (json.loads(line) for line in said.splitlines())
+    blobs = [line["_aws"]["CloudWatchMetrics"] for line in found if "_aws" in line]
+    return frozenset(metric["Name"] for blob in blobs for one in blob for metric in one["Metrics"])
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    """Start the embedded AWS and the local Stripe with what the functions need, and set their environment."""
+    serve = [sys.executable, "-m", "infra.local.stripe_server"]
+    with Emulator() as emulator, subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as stripe:  # noqa: S603 - ours
+        try:
+            told = json.loads(cast("IO[str]", stripe.stdout).readline())
+            os.environ.update(emulator.environment() | _settings(told["url"]))
+            _make_resources(emulator, told["api_key"])
+            units = Units()
+            units.watch(aws.dynamodb())
+            units.watch(aws.s3())
+            yield Bench(units, random.Random(1))
+        finally:
+            stripe.terminate()
+
+
+def _settings(stripe_url: str) -> dict[str, str]:
+    recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), "access-log")
+    closing = ClosePeriodsSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url)
+    powertools = {"POWERTOOLS_SERVICE_NAME": "Metering-us-east-1", "POWERTOOLS_METRICS_NAMESPACE": "Metering"}
+    return recording.environment() | closing.environment() | powertools
+
+
+def _make_resources(emulator: Emulator, stripe_key: str) -> None:
+    dynamodb = aws.dynamodb()
+    key: Any = [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}]
+    index: Any = {
+        "IndexName": "pending",
+        "KeySchema": [{"AttributeName": "pending", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        "Projection": {"ProjectionType": "KEYS_ONLY"},
+    }
+    tables: Any = (
+        ("counters", ("pk", "sk"), {}),
+        ("ledger", ("pk", "sk", "pending"), {"GlobalSecondaryIndexes": [index]}),
+    )
+    for table, names, indexes in tables:
+        dynamodb.create_table(
+            TableName=table,
+            KeySchema=key,
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+            BillingMode="PAY_PER_REQUEST",
+            **indexes,
+        )
+    aws.s3().create_bucket(Bucket="bucket")
+    secrets = emulator.client("secretsmanager")
+    secrets.create_secret(Name="stripe", SecretString=stripe_key)
+    secrets.close()
+    stripe = StripeMeters(lambda _fresh: stripe_key, "Metering", os.environ["STRIPE_API_BASE"])
+    for metric in metrics.meters(METRICS):
+        stripe.create_meter(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What runs of ``close_periods`` take: with nothing to do, with an empty hour to close, with ``KEYS`` customers."""
+
+    idle: Run
+    empty: Run
+    full: Run
+
+    @classmethod
+    def measure(cls, bench: Bench) -> Self:
+        """Close the last hour that is due, first empty, then with something counted for each key."""
+        counters, ledger = Counters(aws.dynamodb(), "counters"), Ledger(aws.dynamodb(), "ledger")
+        hour = Hour(due_before(datetime.now(UTC)).number - 1)
+        ledger.advance_cursor(hour)
+        empty, idle = bench.tick(), bench.tick()
+        for pk in (f"period#{hour}", "period#cursor"):  # so that it can be closed once more
+            aws.dynamodb().delete_item(TableName="ledger", Key={"pk": {"S": pk}, "sk": {"S": "close"}})
+        ledger.advance_cursor(hour)
+        customers = Customers(ledger, counters)
+        amounts = Amounts({"requests": 9, "response_bytes": 90_000, "messages": 5}, splits={"requests": {"/items": 9}})
+        for number in range(KEYS):
+            name = _key(number)
+            customers.add(Entry(f"customer{number}", "Customer", f"cus_{number}", (name,)), now=datetime.now(UTC))
+            counters.count(hour, name, amounts, bytes(TOKEN_BYTES))
+        full = bench.tick()
+        if idle.writes >= empty.writes or full.writes < KEYS:
+            raise RuntimeError(f"nothing, an empty and a full hour were to be closed, got {idle}, {empty} and {full}")
+        return cls(idle, empty, full)
+
+    def month_usd(self, hour: Run) -> dict[str, float]:
+        """Return a month's cost of closing every hour as in this run."""
+        items: dict[str, float] = defaultdict(float)
+        for run, times in ((hour, HOURS_A_MONTH), (self.idle, TICKS_A_MONTH - HOURS_A_MONTH)):
+            items["lambda"] += sum(run.lambda_usd("close_periods").values()) * times
+            items["dynamodb"] += (run.writes * DYNAMODB_WRITE + run.reads * DYNAMODB_READ) * times
+            items["own_logs"] += run.log_usd() * times
+        items["scheduler"] = SCHEDULER_INVOCATION * TICKS_A_MONTH
+        return dict(items)
+
+    def idle_usd(self, road: str) -> dict[str, dict[str, float]]:
+        """Return a month's cost of a deployment through which no request goes, without and with the free tier."""
+        items = self.month_usd(self.empty) | {
+            "secrets": SECRET_MONTH,
+            "alarms": ALARM_MONTH * ALARMS[road],
+            "custom_metrics": METRIC_MONTH * len(self.empty.signals),
+        }
+        if road == "firehose":
+            items["sqs_polling"] = SQS_REQUEST * POLLS_A_MONTH
+        free = {name: usd for name, usd in items.items() if name not in FREE_TIER}
+        return {"without_free_tier": _summed(items), "with_free_tier": _summed(free)}
+
+
+def recording(run: Run, rate: int) -> dict[str, float]:
+    """Return what a million requests cost to be counted, if each run of ``record_usage`` takes what this one did."""
+    runs_an_hour = 3600 * rate / run.lines
+    items = run.lambda_usd("record_usage") | {
+        "dynamodb_writes": run.writes * units_per_write(run.counter_bytes, run.lines, runs_an_hour) * DYNAMODB_WRITE,
+        "dynamodb_reads": run.reads * DYNAMODB_READ,
+        "s3_requests": run.s3_gets * S3_GET,
+        "own_logs": run.log_usd(),
+    }
+    return {name: usd * 1e6 / run.lines for name, usd in items.items()}
+
+
+def units_per_write(counter_bytes: float, lines: int, batches_an_hour: float) -> float:
+    """Return what a write of a counter takes, over an hour in which each batch that has its key adds a token to it.
+
+    The mean of the counter's size in KB, rounded up, over all writes of all keys.
+    """
+    in_a_batch = [1 - (1 - weight / sum(WEIGHTS)) ** lines for weight in WEIGHTS]
+    units = [_units_of_key(counter_bytes, round(chance * batches_an_hour / SLOTS)) for chance in in_a_batch]
+    return statistics.fmean(units, in_a_batch)
+
+
+def _units_of_key(counter_bytes: float, tokens: int) -> float:
+    return statistics.mean(math.ceil((counter_bytes + TOKEN_BYTES * n) / 1024) for n in range(1, max(1, tokens) + 1))
+
+
+def row(road: str, rate: int, run: Run, closing: Closing, transport: float) -> dict[str, Any]:
+    """Return the cost of a million requests on a road."""
+    items = recording(run, rate)
+    monthly = {
+        "closing": sum(closing.month_usd(closing.full).values()) + SECRET_CALL * HOURS_A_MONTH,
+        "custom_metrics": METRIC_MONTH * len(run.signals | closing.full.signals),
+    }
+    if road == "firehose":
+        items["sqs_requests"] = 3 * SQS_REQUEST * 1e6 / run.lines  # sent, received, deleted
+        monthly["sqs_polling"] = SQS_REQUEST * POLLS_A_MONTH
+    items |= {name: usd / (rate * MONTH_S) * 1e6 for name, usd in monthly.items()}
+    return {
+        "road": road,
+        "requests_per_s": rate,
+        "usd_per_million": round(sum(items.values()), 4),
+        "transport_usd_per_million": round(transport, 4),
+        "items": {name: round(usd, 4) for name, usd in items.items()},
+        "lines_at_once": run.lines,
+        "cpu_ms_at_once": round(1000 * run.cpu_s, 1),
+        "writes_at_once": run.writes,
+        "own_log_bytes_at_once": run.log_bytes,
+    }
+
+
+def transport_by_log(line: float, gzipped: float) -> float:
+    """Return what CloudWatch Logs takes for a million lines of so many bytes."""
+    return (line * LOGS_GB + gzipped * LOGS_GB_MONTH * LOG_MONTHS) / 2**30 * 1e6
+
+
+def transport_by_firehose(line: float, gzipped: float, lines: int) -> float:
+    """Return what Firehose and the archive take for a million lines, so many of which are an object."""
+    billed = math.ceil(line / FIREHOSE_LEAST_RECORD) * FIREHOSE_LEAST_RECORD
+    kept = gzipped * (S3_GB_MONTH * STANDARD_MONTHS + GLACIER_INSTANT_GB_MONTH * COLD_MONTHS)
+    return ((billed * FIREHOSE_GB + kept) / 2**30 + (S3_PUT + GLACIER_INSTANT_TRANSITION) / lines) * 1e6
+
+
+def _summed(items: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(usd, 4) for name, usd in items.items()} | {"total": round(sum(items.values()), 4)}
+
+
+def _key(number: int) -> str:
+    return f"k{number:09d}"
+
+
+def measured() -> dict[str, Any]:
+    """Measure everything and return the figures."""
+    with bench() as at:
+        sample = "".join(f"{line}\n" for line in at.lines(20_000)).encode()
+        line, gzipped = len(sample) / 20_000, len(gzip.compress(sample)) / 20_000
+        closing = Closing.measure(at)
+        rows = []
+        for rate in RATES:
+            at_once = min(rate, LARGEST_DELIVERY)
+            less = row("subscription", rate, at.delivery(max(1, at_once // 10)), closing, 0)
+            by_log = row("subscription", rate, at.delivery(at_once), closing, transport_by_log(line, gzipped))
+            rows.append(by_log | {"usd_per_million_with_a_tenth_at_once": less["usd_per_million"]})
+        for rate in RATES:
+            at_once = round(min(BUFFER_SECONDS * rate, BUFFER_BYTES / line))
+            run = at.object(at_once)
+            rows.append(row("firehose", rate, run, closing, transport_by_firehose(line, gzipped, at_once)))
+    return {
+        "prices": "US East (N. Virginia), November 2026",
+        "line_bytes": round(line),
+        "line_bytes_gzipped": round(gzipped),
+        "active_keys": KEYS,
+        "rows": rows,
+        "idle_usd_per_month": {road: closing.idle_usd(road) for road in ALARMS},
+        "signals_while_idle": sorted(closing.empty.signals),
+        "close_periods": {
+            name: {"cpu_ms": round(1000 * run.cpu_s), "write_units": run.writes, "read_units": run.reads}
+            for name, run in (("idle", closing.idle), ("empty_hour", closing.empty), ("full_hour", closing.full))
+        },
+    }
+
+
+if __name__ == "__main__":
+    arguments = parser(__doc__).parse_args()
+    report(measured(), as_json=arguments.json)
