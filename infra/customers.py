@@ -7,7 +7,6 @@ and puts the marks again.
 
 import csv
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,7 +16,7 @@ from typing import Final
 from infra.deployment import OperatorError
 from metering.access_log import ID_PATTERN
 from metering.aws import side_by_side
-from metering.counters import Counters
+from metering.counters import Counters, new_mark
 from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger, RowChangedError
 from metering.periods import OLDEST_RECORD, Hour
 from metering.subjects import CUSTOMER_ID_PATTERN, Subject, customer, key
@@ -179,7 +178,7 @@ class Customers:
 
     def _mark(self, hour: Hour, subjects: Iterable[Subject], change: Change) -> None:
         for subject in subjects:
-            self.counters.mark_late(hour, subject, uuid.uuid4().hex)  # unique to each marking: it names nothing
+            self.counters.mark_late(hour, subject, new_mark())
         change.marks += 1
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from aws_lambda_powertools import Logger
 
 from metering.aws import in_pieces, side_by_side
-from metering.counters import Counted, Counters, LateMark
+from metering.counters import Counted, Counters, LateMark, new_mark
 from metering.ledger import Holding, Ledger, Period, PeriodState, RowChangedError, by_kind, mapped_to
 from metering.measuring import Amounts
 from metering.periods import Hour, due_before, hours
@@ -232,7 +232,7 @@ class Closer:
         for row in self.ledger.rows_of(customer(owner), hour.month_begin, hour.month_end):
             total = row.totals.get(metric)
             if row.hour != hour and total is not None and total.counted != by_hour[row.hour]:
-                self.counters.mark_late(row.hour, row.subject, f"{hour} {total.counted} {by_hour[row.hour]}")
+                self.counters.mark_late(row.hour, row.subject, new_mark())
 
     def _recounted(self, row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> UsageRow:
         counted = totals.get(row.subject, Amounts())

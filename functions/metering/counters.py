@@ -18,6 +18,7 @@ refuse it, the others count it (I1).
 """
 
 import hashlib
+import uuid
 import zlib
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -209,6 +210,15 @@ class Counters:
             ConsistentRead=True,
         )
         return (item for page in pages for item in page["Items"])
+
+
+def new_mark() -> str:
+    """Return a mark that is unique to this marking: it names nothing.
+
+    A mark that came from its batch would be the same when the batch is delivered again, after another batch's: a closer
+    that had read the first would then clear the third, and with it what the second had asked for (I4).
+    """
+    return uuid.uuid4().hex
 
 
 def partition(name: str) -> int:

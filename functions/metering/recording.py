@@ -21,7 +21,7 @@ from metering import claims
 from metering.access_log import Declared, Reader, Rejected
 from metering.aws import side_by_side
 from metering.claims import Claims
-from metering.counters import TOKEN_BYTES, Counters
+from metering.counters import TOKEN_BYTES, Counters, new_mark
 from metering.ledger import Ledger
 from metering.measuring import Tally, Usage
 from metering.metrics import Metric
@@ -195,7 +195,7 @@ class Recorder:
         counted = side_by_side(lambda where: self.counters.count(*where, usage.cells[where], token), cells)
         now = self.clock()
         late = [where for where in cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
-        side_by_side(lambda where: self.counters.mark_late(where[0], subject_of_source(where[1]), token.hex()), late)
+        side_by_side(lambda where: self.counters.mark_late(where[0], subject_of_source(where[1]), new_mark()), late)
         return counted
 
     def _claim_values(self, usage: Usage, token: bytes) -> None:

@@ -157,6 +157,18 @@ def test_a_renewed_mark_is_not_cleared(world: World) -> None:
     assert world.counters.late_marks() == []
 
 
+def test_a_batch_that_comes_again_renews_another_batchs_mark(world: World) -> None:
+    """I4: what a closer had read before is not what it clears, although the same batch has marked twice."""
+    first, second = world.batch(world.line()), world.batch(world.line())
+    world.after_grace()
+    world.recorder().record(first)
+    (read,) = world.counters.late_marks()
+    world.recorder().record(second)
+    world.recorder().record(first)
+    world.counters.clear(read)
+    assert len(world.counters.late_marks()) == 1
+
+
 def objects() -> dict[str, Any]:
     """Return the objects in the bucket."""
     s3 = boto3.client("s3")
