@@ -191,7 +191,7 @@ class MeteringStack(cdk.Stack):
             reads[ARCHIVE] = "It reads the objects that Firehose names by the time of their delivery."
         for statement in (
             _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
-            _items("MarkLateHours", counters.table_arn, ["PutItem"], "late#*"),
+            _items("MarkLateHours", counters.table_arn, ["UpdateItem"], "late#*"),
             _items("ClaimValues", counters.table_arn, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
             _items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*"),
             iam.PolicyStatement(
@@ -239,7 +239,7 @@ class MeteringStack(cdk.Stack):
             iam.PolicyStatement(
                 sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
             ),
-            _items("KeepLateMarks", counters.table_arn, ["PutItem", "DeleteItem"], "late#*"),
+            _items("KeepLateMarks", counters.table_arn, ["UpdateItem", "DeleteItem"], "late#*"),
             _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
             _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
             _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),

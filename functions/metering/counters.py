@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
 | peak | ``hour#<hour>#<partition>`` | ``<key>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
-| late mark | ``late#<partition>`` | ``<hour>#<subject>`` | ``mark``: unique to each marking; ``ttl`` |
+| late mark | ``late#<partition>`` | ``<hour>#<subject>`` | ``mark``: unique to the last marking; ``times``; ``ttl`` |
 | big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
 | claim | see :mod:`metering.claims` | | |
 
@@ -60,7 +60,10 @@ class LateMark:
     hour: Hour
     subject: Subject
     mark: str
-    """Unique to each marking, so that a mark which was renewed is not mistaken for the one that was dealt with."""
+    """Unique to the last marking."""
+
+    times: int
+    """How often it was asked for: with ``mark``, it tells a mark that was renewed from the one that was dealt with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +134,21 @@ class Counters:
         return batch in found.get("Item", {}).get("batches", {}).get("BS", [])
 
     def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
-        """Ask for an hour to be closed again for a subject. Putting it twice is harmless: it only asks."""
-        self.client.put_item(
+        """Ask for an hour to be closed again for a subject. Asking twice is harmless.
+
+        A mark says how often it was asked for, too: a request that boto3 sends again after a read timeout can land
+        late, over the mark of another batch, and must not look like the one that a closer has read before both (I4).
+        """
+        self.client.update_item(
             TableName=self.table,
-            Item={**_mark_key(hour, subject), "mark": {"S": mark}, "ttl": {"N": str(_expiry(hour))}},
+            Key=_mark_key(hour, subject),
+            UpdateExpression="SET #mark = :mark, #ttl = :ttl ADD #times :once",
+            ExpressionAttributeNames={"#mark": "mark", "#ttl": "ttl", "#times": "times"},
+            ExpressionAttributeValues={
+                ":mark": {"S": mark},
+                ":ttl": {"N": str(_expiry(hour))},
+                ":once": {"N": "1"},
+            },
         )
 
     def late_marks(self) -> list[LateMark]:
@@ -144,15 +158,15 @@ class Counters:
 
     def clear(self, mark: LateMark) -> None:
         """Delete a mark that was dealt with, unless it has been renewed since it was read."""
-        not_renewed = "#mark = :mark"
+        not_renewed = "#mark = :mark AND #times = :times"
         # A renewed mark stays for the next run; one that is gone was dealt with by another run.
         with suppress(self.client.exceptions.ConditionalCheckFailedException):
             self.client.delete_item(
                 TableName=self.table,
                 Key=_mark_key(mark.hour, mark.subject),
                 ConditionExpression=not_renewed,
-                ExpressionAttributeNames={"#mark": "mark"},
-                ExpressionAttributeValues={":mark": {"S": mark.mark}},
+                ExpressionAttributeNames={"#mark": "mark", "#times": "times"},
+                ExpressionAttributeValues={":mark": {"S": mark.mark}, ":times": {"N": str(mark.times)}},
             )
 
     def read(self, hour: Hour, keys: Collection[str] | None = None) -> Counted:
@@ -242,7 +256,7 @@ def _mark_key(hour: Hour, subject: Subject) -> Item:
 
 def _read_mark(item: Item) -> LateMark:
     hour, _, subject = item["sk"]["S"].partition("#")
-    return LateMark(Hour.parse(hour), Subject.parse(subject), item["mark"]["S"])
+    return LateMark(Hour.parse(hour), Subject.parse(subject), item["mark"]["S"], int(item["times"]["N"]))
 
 
 def _expiry(hour: Hour) -> int:
