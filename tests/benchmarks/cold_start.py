@@ -154,7 +154,7 @@ def _interpreter(handler: str, folder: Path) -> Callable[[str], Any]:
     """Bundle a function; return what runs a program beside it in a fresh interpreter and returns what it printed."""
     bundle, runtime = folder / handler, folder / f"{handler}-runtime"
     node = str(Path(sys.executable).with_name("node"))
-    subprocess.run(
+    subprocess.run(  # noqa: S603  our own code
         [sys.executable, "-c", BUNDLE, handler, str(bundle)], cwd=ROOT, env=os.environ | {"JSII_NODE": node}, check=True
     )
     runtime.mkdir()

@@ -2,7 +2,7 @@
 
 Measured here: the length of a line, the requests and DynamoDB units that the functions' own code makes for a batch of
 each size (with heavy-tailed keys), the processor time that it takes, and what it logs. Assumed: the prices, the batches
-that each road brings and the waiting for AWS; each is a constant below with its source.
+that each road brings and the waiting for AWS; each is a constant, below or in ``prices.py``, with its source.
 """
 
 import base64
@@ -18,12 +18,11 @@ import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any, Final, Self, cast
 
@@ -41,35 +40,9 @@ from metering.periods import Hour, due_before
 from metering.posting import CUSTOMERS_AT_ONCE
 from metering.settings import ClosePeriodsSettings, RecordUsageSettings
 from metering.stripe_meters import StripeMeters
+from tests.benchmarks import prices
 from tests.benchmarks.common import parser, report
-
-# --- prices: US East (N. Virginia), on demand, without discounts, November 2026, in dollars ---------------------------
-# Each service's pricing page at aws.amazon.com; the first tier where a price falls with volume.
-
-LAMBDA_REQUEST: Final = 0.20 / 1e6
-LAMBDA_GB_S: Final = 0.0000133334  # arm64
-DYNAMODB_WRITE: Final = 0.625 / 1e6
-DYNAMODB_READ: Final = 0.125 / 1e6
-S3_PUT: Final = 0.005 / 1e3
-S3_GET: Final = 0.0004 / 1e3
-S3_GB_MONTH: Final = 0.023
-GLACIER_INSTANT_GB_MONTH: Final = 0.004
-GLACIER_INSTANT_TRANSITION: Final = 0.02 / 1e3
-SQS_REQUEST: Final = 0.40 / 1e6
-LOGS_GB: Final = 0.50
-"""Ingestion of an API's access log and of a function's own log (both "vended": cheaper beyond 10 TB a month)."""
-
-LOGS_GB_MONTH: Final = 0.03  # of gzipped lines, each with 26 bytes of metadata
-METRIC_MONTH: Final = 0.30  # by the hour in which it is sent
-ALARM_MONTH: Final = 0.10
-SECRET_MONTH: Final = 0.40
-SECRET_CALL: Final = 0.05 / 1e4
-SCHEDULER_INVOCATION: Final = 1.00 / 1e6
-FIREHOSE_GB: Final = 0.029
-FIREHOSE_LEAST_RECORD: Final = 5 * 1024
-"""Every record is billed as a multiple of this, and API Gateway writes a record for each line."""
-
-# --- assumptions ------------------------------------------------------------------------------------------------------
+from tests.benchmarks.units import Units
 
 RATES: Final = (1, 100, 10_000)
 KEYS: Final = 200
@@ -104,6 +77,8 @@ STANDARD_MONTHS: Final = 3
 COLD_MONTHS: Final = 310 / 30
 MONTH_S: Final = 30 * 86_400
 TICKS_A_MONTH: Final = 12 * 24 * 30
+"""Each is taken to meet the environment of the one before: Lambda promises nothing, but keeps an idle one longer."""
+
 HOURS_A_MONTH: Final = 24 * 30
 
 FREE_TIER: Final = frozenset({"lambda", "alarms", "custom_metrics", "own_logs", "sqs_polling", "scheduler"})
@@ -117,80 +92,6 @@ METRICS: Final[tuple[Metric, ...]] = (
     Sum(name="messages", of="authorizer.messages"),
 )
 ROUTES: Final = (("GET", "/items"), ("GET", "/items/{id}"), ("POST", "/messages"), ("GET", "/users/{id}"))
-
-
-@dataclass
-class Units:
-    """What calls of AWS amount to, as AWS bills them. Watches a boto3 client."""
-
-    writes: float = 0
-    reads: float = 0
-    first_writes: list[int] = field(default_factory=list)
-    """The size of each counter as its first batch makes it, without the batch's token."""
-
-    calls: Counter[str] = field(default_factory=Counter)
-    _local: threading.local = field(default_factory=threading.local)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _listed: dict[str, bool] = field(default_factory=dict)
-
-    def watch(self, client: Any) -> None:
-        """Count every call of a client from now on."""
-        client.meta.events.register("provide-client-params.*.*", self._before)
-        client.meta.events.register("after-call.*.*", self._after)
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.writes, self.reads = 0, 0
-        self.first_writes.clear()
-        self.calls.clear()
-
-    def _before(self, params: Mapping[str, Any], **_: Any) -> None:
-        self._local.params = params
-
-    def _after(self, model: Any, parsed: Mapping[str, Any], **_: Any) -> None:
-        params = self._local.params
-        with self._lock:
-            self.calls[model.name] += 1
-            match model.name:
-                case "UpdateItem":
-                    values = params["ExpressionAttributeValues"]
-                    names = params["ExpressionAttributeNames"]
-                    amounts = {names[f"#{name[1:]}"]: values[name] for name in values if f"#{name[1:]}" in names}
-                    self.first_writes.append(_size(params["Key"]) + _size(amounts) + len("batches"))
-                    self.writes += 1
-                case "PutItem":
-                    self.writes += math.ceil(_size(params["Item"]) / 1024) + self._index_writes(params["Item"])
-                case "GetItem" | "Query":
-                    found = sum(map(_size, parsed.get("Items", [])))
-                    self.reads += max(1, math.ceil(found / 4096)) * (1 if params.get("ConsistentRead") else 0.5)
-                case "BatchGetItem":
-                    self.reads += sum(len(asked["Keys"]) for asked in params["RequestItems"].values())
-
-    def _index_writes(self, item: Mapping[str, Any]) -> int:
-        """An item's entry in the index of what is pending is written when it comes and when it goes."""
-        name = f"{item['pk']['S']} {item['sk']['S']}"
-        was, self._listed[name] = self._listed.get(name, False), "pending" in item
-        return int(was != self._listed[name])
-
-
-def _size(item: Mapping[str, Any]) -> int:
-    """Return an item's size in bytes (DynamoDB Developer Guide, "DynamoDB item sizes and formats")."""
-    return sum(len(name) + _value_size(value) for name, value in item.items())
-
-
-def _value_size(attribute: Mapping[str, Any]) -> int:
-    ((kind, value),) = attribute.items()
-    match kind:
-        case "S":
-            return len(value.encode())
-        case "N":
-            return len(value) // 2 + 2
-        case "M":
-            return 3 + _size(value) + len(value)
-        case "L":
-            return 3 + sum(_value_size(one) + 1 for one in value)
-        case _:
-            return len(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +112,11 @@ class Run:
         """Return what Lambda takes for it."""
         memory = MEMORY_GB[function]
         duration = self.cpu_s / (memory * 1024 / CORE_MB) + self.waiting_s
-        return {"lambda_requests": LAMBDA_REQUEST, "lambda_compute": duration * memory * LAMBDA_GB_S}
+        return {"lambda_requests": prices.LAMBDA_REQUEST, "lambda_compute": duration * memory * prices.LAMBDA_GB_S}
 
     def log_usd(self) -> float:
         """Return what its own log costs, kept for a month."""
-        return self.log_bytes / 2**30 * (LOGS_GB + LOGS_GB_MONTH)
+        return self.log_bytes / 2**30 * (prices.LOGS_GB + prices.LOGS_GB_MONTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,20 +319,20 @@ class Closing:
         items: dict[str, float] = defaultdict(float)
         for run, times in ((hour, HOURS_A_MONTH), (self.idle, TICKS_A_MONTH - HOURS_A_MONTH)):
             items["lambda"] += sum(run.lambda_usd("close_periods").values()) * times
-            items["dynamodb"] += (run.writes * DYNAMODB_WRITE + run.reads * DYNAMODB_READ) * times
+            items["dynamodb"] += (run.writes * prices.DYNAMODB_WRITE + run.reads * prices.DYNAMODB_READ) * times
             items["own_logs"] += run.log_usd() * times
-        items["scheduler"] = SCHEDULER_INVOCATION * TICKS_A_MONTH
+        items["scheduler"] = prices.SCHEDULER_INVOCATION * TICKS_A_MONTH
         return dict(items)
 
     def idle_usd(self, road: str) -> dict[str, dict[str, float]]:
         """Return a month's cost of a deployment through which no request goes, without and with the free tier."""
         items = self.month_usd(self.empty) | {
-            "secrets": SECRET_MONTH,
-            "alarms": ALARM_MONTH * ALARMS[road],
-            "custom_metrics": METRIC_MONTH * len(self.empty.signals),
+            "secrets": prices.SECRET_MONTH,
+            "alarms": prices.ALARM_MONTH * ALARMS[road],
+            "custom_metrics": prices.METRIC_MONTH * len(self.empty.signals),
         }
         if road == "firehose":
-            items["sqs_polling"] = SQS_REQUEST * POLLS_A_MONTH
+            items["sqs_polling"] = prices.SQS_REQUEST * POLLS_A_MONTH
         free = {name: usd for name, usd in items.items() if name not in FREE_TIER}
         return {"without_free_tier": _summed(items), "with_free_tier": _summed(free)}
 
@@ -440,9 +341,11 @@ def recording(run: Run, rate: int) -> dict[str, float]:
     """Return what a million requests cost to be counted, if each run of ``record_usage`` takes what this one did."""
     runs_an_hour = 3600 * rate / run.lines
     items = run.lambda_usd("record_usage") | {
-        "dynamodb_writes": run.writes * units_per_write(run.counter_bytes, run.lines, runs_an_hour) * DYNAMODB_WRITE,
-        "dynamodb_reads": run.reads * DYNAMODB_READ,
-        "s3_requests": run.s3_gets * S3_GET,
+        "dynamodb_writes": run.writes
+        * units_per_write(run.counter_bytes, run.lines, runs_an_hour)
+        * prices.DYNAMODB_WRITE,
+        "dynamodb_reads": run.reads * prices.DYNAMODB_READ,
+        "s3_requests": run.s3_gets * prices.S3_GET,
         "own_logs": run.log_usd(),
     }
     return {name: usd * 1e6 / run.lines for name, usd in items.items()}
@@ -466,12 +369,12 @@ def row(road: str, rate: int, run: Run, closing: Closing, transport: float) -> d
     """Return the cost of a million requests on a road."""
     items = recording(run, rate)
     monthly = {
-        "closing": sum(closing.month_usd(closing.full).values()) + SECRET_CALL * HOURS_A_MONTH,
-        "custom_metrics": METRIC_MONTH * len(run.signals | closing.full.signals),
+        "closing": sum(closing.month_usd(closing.full).values()) + prices.SECRET_CALL * HOURS_A_MONTH,
+        "custom_metrics": prices.METRIC_MONTH * len(run.signals | closing.full.signals),
     }
     if road == "firehose":
-        items["sqs_requests"] = 3 * SQS_REQUEST * 1e6 / run.lines  # sent, received, deleted
-        monthly["sqs_polling"] = SQS_REQUEST * POLLS_A_MONTH
+        items["sqs_requests"] = 3 * prices.SQS_REQUEST * 1e6 / run.lines  # sent, received, deleted
+        monthly["sqs_polling"] = prices.SQS_REQUEST * POLLS_A_MONTH
     items |= {name: usd / (rate * MONTH_S) * 1e6 for name, usd in monthly.items()}
     return {
         "road": road,
@@ -488,14 +391,17 @@ def row(road: str, rate: int, run: Run, closing: Closing, transport: float) -> d
 
 def transport_by_log(line: float, gzipped: float) -> float:
     """Return what CloudWatch Logs takes for a million lines of so many bytes."""
-    return (line * LOGS_GB + gzipped * LOGS_GB_MONTH * LOG_MONTHS) / 2**30 * 1e6
+    kept = gzipped + prices.LOGS_EVENT
+    return (line * prices.LOGS_GB + kept * prices.LOGS_GB_MONTH * LOG_MONTHS) / 2**30 * 1e6
 
 
 def transport_by_firehose(line: float, gzipped: float, lines: int) -> float:
     """Return what Firehose and the archive take for a million lines, so many of which are an object."""
-    billed = math.ceil(line / FIREHOSE_LEAST_RECORD) * FIREHOSE_LEAST_RECORD
-    kept = gzipped * (S3_GB_MONTH * STANDARD_MONTHS + GLACIER_INSTANT_GB_MONTH * COLD_MONTHS)
-    return ((billed * FIREHOSE_GB + kept) / 2**30 + (S3_PUT + GLACIER_INSTANT_TRANSITION) / lines) * 1e6
+    billed = math.ceil(line / prices.FIREHOSE_LEAST_RECORD) * prices.FIREHOSE_LEAST_RECORD
+    kept = gzipped * (prices.S3_GB_MONTH * STANDARD_MONTHS + prices.GLACIER_INSTANT_GB_MONTH * COLD_MONTHS)
+    return (
+        (billed * prices.FIREHOSE_GB + kept) / 2**30 + (prices.S3_PUT + prices.GLACIER_INSTANT_TRANSITION) / lines
+    ) * 1e6
 
 
 def _summed(items: Mapping[str, float]) -> dict[str, float]:

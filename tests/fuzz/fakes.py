@@ -57,7 +57,7 @@ class DynamoDB:
         names, values = asked["ExpressionAttributeNames"], asked["ExpressionAttributeValues"]
         with self._lock:
             item = self.items.setdefault(_place(asked["TableName"], asked["Key"]), {})
-            if not _holds(asked["ConditionExpression"], item, names, values):
+            if not _holds(asked.get("ConditionExpression"), item, names, values):
                 raise _refused(item)
             added, _, assigned = asked["UpdateExpression"].removeprefix("ADD ").rpartition("SET ")
             for addition in filter(None, added.strip().split(", ")):
@@ -111,8 +111,10 @@ def _refused(item: Item) -> ConditionalCheckFailedException:
     return ConditionalCheckFailedException(answer, "PutItem")
 
 
-def _holds(condition: str, item: Item, names: Mapping[str, str], values: Item) -> bool:
+def _holds(condition: str | None, item: Item, names: Mapping[str, str], values: Item) -> bool:
     match condition:
+        case None:
+            return True
         case "NOT contains(#batches, :token)":
             return values[":token"]["B"] not in item.get(names["#batches"], {"BS": []})["BS"]
         case "attribute_not_exists(#peak) OR #peak < :peak":

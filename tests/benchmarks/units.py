@@ -1,0 +1,82 @@
+"""What calls of AWS amount to, as AWS bills them, by the sizes of the items."""
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Units:
+    """What calls of AWS amount to, as AWS bills them. Watches a boto3 client."""
+
+    writes: float = 0
+    reads: float = 0
+    first_writes: list[int] = field(default_factory=list)
+    """The size of each counter as its first batch makes it, without the batch's token."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    _local: threading.local = field(default_factory=threading.local)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _listed: dict[str, bool] = field(default_factory=dict)
+
+    def watch(self, client: Any) -> None:
+        """Count every call of a client from now on."""
+        client.meta.events.register("provide-client-params.*.*", self._before)
+        client.meta.events.register("after-call.*.*", self._after)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.writes, self.reads = 0, 0
+        self.first_writes.clear()
+        self.calls.clear()
+
+    def _before(self, params: Mapping[str, Any], **_: Any) -> None:
+        self._local.params = params
+
+    def _after(self, model: Any, parsed: Mapping[str, Any], **_: Any) -> None:
+        params = self._local.params
+        with self._lock:
+            self.calls[model.name] += 1
+            match model.name:
+                case "UpdateItem":
+                    values = params["ExpressionAttributeValues"]
+                    names = params["ExpressionAttributeNames"]
+                    amounts = {names[f"#{name[1:]}"]: values[name] for name in values if f"#{name[1:]}" in names}
+                    self.first_writes.append(_size(params["Key"]) + _size(amounts) + len("batches"))
+                    self.writes += 1
+                case "PutItem":
+                    self.writes += math.ceil(_size(params["Item"]) / 1024) + self._index_writes(params["Item"])
+                case "GetItem" | "Query":
+                    found = sum(map(_size, parsed.get("Items", [])))
+                    self.reads += max(1, math.ceil(found / 4096)) * (1 if params.get("ConsistentRead") else 0.5)
+                case "BatchGetItem":
+                    self.reads += sum(len(asked["Keys"]) for asked in params["RequestItems"].values())
+
+    def _index_writes(self, item: Mapping[str, Any]) -> int:
+        """An item's entry in the index of what is pending is written when it comes and when it goes."""
+        name = f"{item['pk']['S']} {item['sk']['S']}"
+        was, self._listed[name] = self._listed.get(name, False), "pending" in item
+        return int(was != self._listed[name])
+
+
+def _size(item: Mapping[str, Any]) -> int:
+    """Return an item's size in bytes (DynamoDB Developer Guide, "DynamoDB item sizes and formats")."""
+    return sum(len(name) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(attribute: Mapping[str, Any]) -> int:
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "S":
+            return len(value.encode())
+        case "N":
+            return len(value) // 2 + 2
+        case "M":
+            return 3 + _size(value) + len(value)
+        case "L":
+            return 3 + sum(_value_size(one) + 1 for one in value)
+        case _:
+            return len(value)
