@@ -1,6 +1,7 @@
 """DynamoDB and S3 in memory: the calls that counters, claims and set-aside lines need, with their conditions."""
 
 import io
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -59,13 +60,11 @@ class DynamoDB:
             item = self.items.setdefault(_place(asked["TableName"], asked["Key"]), {})
             if not _holds(asked.get("ConditionExpression"), item, names, values):
                 raise _refused(item)
-            added, _, assigned = asked["UpdateExpression"].removeprefix("ADD ").rpartition("SET ")
-            for addition in filter(None, added.strip().split(", ")):
-                name, value = addition.split()
-                item[names[name]] = _sum(item.get(names[name]), values[value])
-            for assignment in assigned.split(", "):
-                name, value = assignment.split(" = ")
-                item[names[name]] = values[value]
+            for clause in re.split(r" (?=ADD |SET )", asked["UpdateExpression"]):
+                for change in clause[len("ADD ") :].split(", "):
+                    name, value = re.split(r" = | ", change)
+                    more = values[value]
+                    item[names[name]] = _sum(item.get(names[name]), more) if clause.startswith("ADD ") else more
 
     def total(self, attribute: str) -> int:
         """Add up a number over all items."""
