@@ -62,7 +62,7 @@ def _clock() -> datetime:
 @cache
 def _parts() -> tuple[ClosePeriodsSettings, Counters, Uniques, Ledger, StripeMeters]:
     settings = ClosePeriodsSettings.read()
-    key = key_from(SecretsProvider(boto_config=aws.CONFIG), settings.stripe_secret)
+    key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
     ledger = Ledger(aws.dynamodb(), settings.ledger_table)
     return (
         settings,
@@ -76,7 +76,6 @@ def _parts() -> tuple[ClosePeriodsSettings, Counters, Uniques, Ledger, StripeMet
 def _tell(closed: Closed, posted: Posted) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
     for signal, count in {
-        Signal.HOURS_CLOSED: len(closed.closed),
         Signal.HOURS_BEHIND: closed.behind,
         Signal.USAGE_POSTED: posted.posted,
         Signal.USAGE_PENDING: posted.pending,

@@ -78,7 +78,7 @@ def _parts() -> tuple[RecordUsageSettings, Recorder]:
 
 
 def _hashing(settings: RecordUsageSettings) -> Hashing:
-    secret = SecretsProvider(boto_config=aws.CONFIG).get(settings.hash_secret)
+    secret = SecretsProvider(boto3_client=aws.secrets()).get(settings.hash_secret)
     return Hashing(str(secret).encode(), Ledger(aws.dynamodb(), settings.ledger_table))
 
 

@@ -216,7 +216,8 @@ class Reader:
         quote, so that none can have forged a field (I7).
         """
         count = lines.count(b"\n") + 1
-        if lines.count(b'"') != count * self._quotes:
+        # One record a line: two of them and a blank line would have as many quotes.
+        if lines.count(b'"') != count * self._quotes or lines[:1] != b"{" or lines.count(b"\n{") != count - 1:
             return None
         try:
             records = self._exactly.decode_lines(lines)
@@ -310,15 +311,15 @@ def amount(text: str, scale: int) -> int:
 def explain_time(time: int, latest: int, now: datetime) -> str:
     """Say why a moment, in milliseconds since 1970, is not believed."""
     if time > latest:
-        return f"time must not be over 5 minutes ahead of {now:%Y-%m-%dT%H:%M:%SZ}, got {time}"
-    return f"time must not be over 60 days before {now:%Y-%m-%dT%H:%M:%SZ}, got {time}"
+        return f"time must not be over 5 minutes ahead of {now:%Y-%m-%dT%H:%M:%SZ}, got {short(time)}"
+    return f"time must not be over 60 days before {now:%Y-%m-%dT%H:%M:%SZ}, got {short(time)}"
 
 
 _WRITTEN: Final = re.compile(rf'\{{"metering":"{FORMAT_VERSION}:([0-9]{{1,3}})"')
 """How a line begins that API Gateway wrote, with the number of its fields."""
 
-_UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeEncodeError)
-"""How a line fails to decode: not JSON or not the record's types, nested too deep, half a surrogate pair."""
+_UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
+"""How lines fail to decode: not JSON or not the record's types, nested too deep, no UTF-8, half a surrogate pair."""
 
 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -365,7 +366,7 @@ def _explain(line: str, error: Exception) -> str:
             msgspec.convert(values[name], _types[name], strict=False)
         except msgspec.ValidationError:
             return f"{name} must be {_wanted(name)}, got {short(values[name])}"
-    return f"not our format: {error}"
+    return f"not our format: {short(str(error))}"
 
 
 def _wanted(name: str) -> str:

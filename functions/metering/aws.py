@@ -11,6 +11,7 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 WORKERS: Final = 16
 
@@ -38,6 +39,12 @@ def dynamodb() -> "DynamoDBClient":
 def s3() -> "S3Client":
     """Return the process's S3 client."""
     return boto3.client("s3", config=CONFIG)
+
+
+@cache
+def secrets() -> "SecretsManagerClient":
+    """Return the process's Secrets Manager client."""
+    return boto3.client("secretsmanager", config=CONFIG)
 
 
 def side_by_side(do: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 import msgspec
 from aws_lambda_powertools.utilities.data_classes import CloudWatchLogsEvent
 
+from metering.access_log import short
 from metering.counters import TOKEN_BYTES
 from metering.set_aside import Source
 
@@ -150,7 +151,7 @@ def subscription(event: Mapping[str, Any]) -> Subscription:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadError(f"awslogs.data must hold a subscription payload of CloudWatch Logs: {error}") from error
     if found.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
-        raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {found.message_type!r}")
+        raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {short(found.message_type)}")
     return found
 
 
@@ -183,7 +184,7 @@ def notified_objects(body: str) -> list[ArchiveObject]:
             )
             for found in notification["Records"]
         ]
-    except (msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, AttributeError, KeyError, RecursionError, TypeError, UnicodeError) as error:
         raise PayloadError(f"wanted a notification of S3, got something else: {type(error).__name__}") from error
 
 

@@ -25,7 +25,6 @@ class Signal(StrEnum):
 
     OLDEST_RECORD_AGE = "OldestRecordAge"
 
-    HOURS_CLOSED = "HoursClosed"
     HOURS_BEHIND = "HoursBehind"
     """Due hours that are not closed; more than one for long means that something keeps them open."""
 

@@ -69,7 +69,7 @@ class UsageLineReader:
         """Return what a line reports, why it must be set aside, or None if it is none of our business."""
         try:
             found = _decoder.decode(line)
-        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        except (msgspec.DecodeError, RecursionError, UnicodeError, ArithmeticError):  # the last: no Decimal is so large
             return Rejected(line, "not JSON, though it begins as a usage line") if _MEANT.match(line) else None
         usage = found.get("usage") if isinstance(found, dict) else None
         if not isinstance(usage, dict):

@@ -55,7 +55,8 @@ def test_every_option_is_named() -> None:
 
 def test_every_option_that_is_named_exists() -> None:
     """Outside of blocks that belong to other programs."""
-    known = {option for options in commands().values() for option in options} | {"--help", "--all", "--schedules", "--seed"}
+    known = {option for options in commands().values() for option in options}
+    known |= {"--help", "--all", "--schedules", "--seed"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) <= known
 
 
