@@ -167,7 +167,7 @@ class Customers:
         concerned = [key(holding.key), *([customer(former.customer)] if former and former.customer else [])]
         for subject in concerned:
             for row in self.ledger.rows_of(subject, first, end):
-                if any(total.quantity for total in row.totals.values()):
+                if row.totals:  # also one of zero: its values may have counted elsewhere for the former holder
                     self._mark(row.hour, {subject, key(holding.key)}, change)
 
     def _mark_waiting(self, subject: Subject, change: Change, *, now: datetime) -> None:

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from aws_cdk.cx_api import CloudAssembly
 
 ROOT = Path(__file__).parent.parent
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # The Node that is locked with the project, whichever is on the PATH.
 os.environ.setdefault("JSII_NODE", str(Path(sys.executable).with_name("node")))
@@ -24,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares a deployment or a table, where tests run in several processes."""
     for item in items:

@@ -5,8 +5,9 @@ its hands for the whole month, is billed by that key's counters. Where a custome
 hands in the month, the claims of all its keys decide together: a value counts once, in the hour in which it was first
 claimed.
 
-Nothing is written for this: a month's uniques are a function of its claims and of who held which key, so that a key
-which is handed over in retrospect, or a value that arrives late, needs no second set of claims to be mended.
+Nothing is written for this: a month's uniques are a function of its claims and of who held which key, so that a second
+key, or a value that arrives late, needs no second set of claims to be mended. A claim knows one hour alone: of a value
+that a key brought on both sides of a hand-over before that was entered, the later holder has no claim.
 """
 
 from collections import Counter

@@ -71,7 +71,7 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 """An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
-ALARMS: Final = {"subscription": 5, "firehose": 6}
+ALARMS: Final = {"subscription": 5, "firehose": 7}
 LOG_MONTHS: Final = 3
 STANDARD_MONTHS: Final = 3
 COLD_MONTHS: Final = 310 / 30
