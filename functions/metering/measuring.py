@@ -103,21 +103,26 @@ class _Column:
     scale: int | None
     """Of text that holds a number; None for what is a number already."""
 
-    @property
     def beginning(self) -> Any:
-        """What no record at all adds up to."""
-        return frozenset() if self.kind is Unique else 0
+        """Return what no record at all adds up to."""
+        return set() if self.kind is Unique else 0
 
-    def include(self, so_far: Any, records: Sequence[AccessRecord]) -> Any:
-        """Return the sum, the highest, or the distinct values, with those of some more records."""
-        values = [*map(self.get, records)]
+    def add(self, cells: Sequence[list[Any]], place: int, records: Sequence[AccessRecord]) -> None:
+        """Add each record's value to its cell: to the sum, the highest, or the distinct values so far."""
+        values = map(self.get, records)
         if self.kind is Unique:
-            return so_far.union(values) - {MISSING, ""}
-        if self.scale is not None:
-            values = [amount(value, self.scale) for value in values]
-        elif MISSING in values:
-            values = [value for value in values if value != MISSING]
-        return so_far + sum(values) if self.kind is Sum else max(so_far, *values, 0)
+            for cell, value in zip(cells, values, strict=True):
+                cell[place].add(value)
+            return
+        numbers = values if self.scale is None else (amount(value, self.scale) for value in values)
+        if self.kind is Max:
+            for cell, number in zip(cells, numbers, strict=True):
+                if number != MISSING and number > cell[place]:
+                    cell[place] = number
+            return
+        for cell, number in zip(cells, numbers, strict=True):
+            if number != MISSING:
+                cell[place] += number
 
 
 class Tally:
@@ -131,7 +136,7 @@ class Tally:
         self._columns = [_Column(attrgetter(log.attribute(of)), kind, log.amounts.get(of)) for of, kind in self._places]
         names = ["status" if name == "status_class" else log.attribute(name) for name in self._dimensions]
         self._alike = attrgetter("key", "status", "method", "resource", *names)
-        self._hours: dict[int, dict[tuple[Any, ...], list[Any]]] = {}
+        self._hours: dict[int, defaultdict[tuple[Any, ...], list[Any]]] = {}
         """By hour and group: how many records, and each column of them."""
 
         self.oldest: int | None = None
@@ -145,17 +150,15 @@ class Tally:
         oldest = min(times)
         self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
         for number, of_hour in _by_hour(records, times).items():
-            groups: defaultdict[tuple[Any, ...], list[AccessRecord]] = defaultdict(list)
-            for group, record in zip(map(self._alike, of_hour), of_hour, strict=True):
-                groups[group].append(record)
-            cells = self._hours.setdefault(number, {})
-            for group, members in groups.items():
-                cell = cells.get(group)
-                if cell is None:
-                    cell = cells[group] = [0, *(column.beginning for column in self._columns)]
-                cell[0] += len(members)
-                for place, column in enumerate(self._columns, 1):
-                    cell[place] = column.include(cell[place], members)
+            groups = self._hours.setdefault(number, defaultdict(self._new_cell))
+            cells = [groups[group] for group in map(self._alike, of_hour)]
+            for cell in cells:
+                cell[0] += 1
+            for place, column in enumerate(self._columns, 1):
+                column.add(cells, place, of_hour)
+
+    def _new_cell(self) -> list[Any]:
+        return [0, *(column.beginning() for column in self._columns)]
 
     def usage(self) -> Usage:
         """Return what all records add up to."""
@@ -199,7 +202,11 @@ class Tally:
                     if peak := cell[self._places[metric.of, Max]]:  # zero would cost a write and say nothing
                         amounts.peaks[metric.name] = max(peak, amounts.peaks.get(metric.name, 0))
                 case Unique():
-                    if seen := {where[1]} if metric.of == "key" else cell[self._places[metric.of, Unique]]:
+                    if (
+                        seen := {where[1]}
+                        if metric.of == "key"
+                        else cell[self._places[metric.of, Unique]] - {MISSING, ""}
+                    ):
                         usage.seen.setdefault(where, {}).setdefault(metric.name, set()).update(seen)
                 case _:
                     assert_never(metric)
