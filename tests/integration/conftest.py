@@ -12,6 +12,7 @@ from infra.local.stripe_server import LocalStripe
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.set_aside import SetAside
+from tests.dynamodb_local import table_definition
 from tests.integration.world import HOUR, World
 
 
@@ -32,19 +33,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
     """Make a table as the synthesised template says, so that schema and tests cannot drift."""
-    (properties,) = [
-        resource["Properties"]
-        for key, resource in template["Resources"].items()
-        if resource["Type"] == "AWS::DynamoDB::GlobalTable" and key.startswith(logical_id)
-    ]
-    indexes = properties.get("GlobalSecondaryIndexes")
-    boto3.client("dynamodb").create_table(
-        TableName=name,
-        KeySchema=properties["KeySchema"],
-        AttributeDefinitions=properties["AttributeDefinitions"],
-        BillingMode=properties["BillingMode"],
-        **({"GlobalSecondaryIndexes": indexes} if indexes else {}),
-    )
+    boto3.client("dynamodb").create_table(TableName=name, **table_definition(template, logical_id))
 
 
 @pytest.fixture
