@@ -23,8 +23,8 @@ from metering.subjects import Subject, key
 from tests.faults.proxy import Fate
 from tests.faults.referee import DIED, FAILED, Lanes, MakeCounters
 
-ENOUGH: Final = 200
-"""In so many schedules every fault occurs."""
+ENOUGH: Final = 2_000
+"""In so many schedules even the rarest fault occurs."""
 
 TO_BE_CAUGHT_IN: Final = 300
 
@@ -45,6 +45,7 @@ def test_after_every_schedule_the_counters_equal_a_straight_count(
                 print(f"{number} schedules in {seconds:.0f} s, {len(wrong)} differences", file=sys.stderr)  # noqa: T201
     faults = referees.faults()
     assert not wrong, "\n".join([f"to play it again: --seed {first} --schedules {schedules}", *wrong])
+    assert faults[DIED] > 0
     if schedules >= ENOUGH:
         assert set(+faults) == {str(fate.value) for fate in Fate} | {DIED, FAILED}
 
