@@ -12,10 +12,10 @@ redelivery   its object stands, its claims are its own, each counter refuses wha
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Self, assert_never
+from typing import Self, TypeVar, assert_never
 
 from metering import claims
 from metering.access_log import Declared, Reader, Rejected
@@ -25,12 +25,14 @@ from metering.counters import TOKEN_BYTES, Counters, new_mark
 from metering.ledger import Ledger
 from metering.measuring import Tally, Usage
 from metering.metrics import Metric
-from metering.payloads import Batch, batch_of
+from metering.payloads import Batch, Piece, batch_of
 from metering.periods import CLOCK_SKEW, GRACE, Hour
 from metering.set_aside import SetAside, SetAsideBatch, SetAsideLine, Source
 from metering.subjects import subject_of_source
 from metering.uniques import tenure
 from metering.usage_lines import Report, UsageLineReader, measure_reports
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -154,13 +156,7 @@ class Recorder:
         for piece in batch.pieces():
             records = None if leave_out else reader.read_at_once(piece.text)
             if records is None:
-                records = []
-                for name, line in piece.lines():
-                    found = None if name in leave_out else reader.read(line)
-                    if isinstance(found, Rejected):
-                        rejected[name] = found
-                    elif found is not None:
-                        records.append(found)
+                records = list(_one_by_one(piece, reader.read, leave_out, rejected))
             tally.add(records)
             good += len(records)
         return _Read(good, tally.usage(), rejected, tally.oldest)
@@ -170,12 +166,7 @@ class Recorder:
         reports: list[Report] = []
         rejected: dict[str, Rejected] = {}
         for piece in batch.pieces():
-            for name, line in piece.lines():
-                found = None if name in leave_out else reader.read(line)
-                if isinstance(found, Rejected):
-                    rejected[name] = found
-                elif found is not None:
-                    reports.append(found)
+            reports += _one_by_one(piece, reader.read, leave_out, rejected)
         oldest = min((report.time for report in reports), default=None)
         return _Read(len(reports), measure_reports(reports, self.metrics), rejected, oldest)
 
@@ -233,3 +224,15 @@ class Recorder:
                 _, quantity = usage.once[lines[claim]]
                 sums = usage.cell(made.hour, source).sums
                 sums[metric] = sums.get(metric, 0) + quantity
+
+
+def _one_by_one(
+    piece: Piece, read: Callable[[str], T | Rejected | None], leave_out: set[str], rejected: dict[str, Rejected]
+) -> Iterator[T]:
+    """Yield what the lines of a piece hold; those that cannot be counted go to ``rejected``, by their ids."""
+    for name, line in piece.lines():
+        found = None if name in leave_out else read(line)
+        if isinstance(found, Rejected):
+            rejected[name] = found
+        elif found is not None:
+            yield found
