@@ -37,6 +37,13 @@ def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
 
 
 @pytest.fixture
+def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which nothing depends on how many partitions there are, and each is a call to moto."""
+    for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
+        monkeypatch.setattr(f"metering.{name}", 2)
+
+
+@pytest.fixture
 def stripe() -> Iterator[LocalStripe]:
     """The local Stripe."""
     with LocalStripe(api_keys=["sk_test_local"], now=(HOUR.end + timedelta(hours=1)).timestamp) as server:

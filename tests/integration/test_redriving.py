@@ -23,12 +23,7 @@ from tests.integration.world import HOUR, CrashError, Watched, World, event_ids,
 NEXT = HOUR.next()
 TOKENS = Sum(name="tokens", of=USAGE_LINES)
 
-
-@pytest.fixture(autouse=True)
-def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here depends on how many partitions there are, and each is a call to moto."""
-    for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
-        monkeypatch.setattr(f"metering.{name}", 2)
+pytestmark = pytest.mark.usefixtures("few_partitions")
 
 
 def ahead(world: World, **changes: str) -> str:

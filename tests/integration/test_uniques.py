@@ -23,13 +23,7 @@ from tests.integration.world import HOUR, CrashError, Watched, World, moment
 
 USERS = Unique(name="users", of="authorizer.user", opaque_id=True)
 NEXT, AFTER, LAST = (Hour(HOUR.number + n) for n in (1, 2, 3))
-
-
-@pytest.fixture(autouse=True)
-def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here depends on how many partitions there are, and each is a call to moto."""
-    for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
-        monkeypatch.setattr(f"metering.{name}", 2)
+pytestmark = pytest.mark.usefixtures("few_partitions")
 
 
 @pytest.fixture

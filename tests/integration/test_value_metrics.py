@@ -29,13 +29,7 @@ PLAN = "authorizer.plan"
 TOKENS = Sum(name="tokens", of=USAGE_LINES)
 JOBS = Sum(name="jobs", of=USAGE_LINES, deduplicate=True)
 NEXT = HOUR.next()
-
-
-@pytest.fixture(autouse=True)
-def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here depends on how many partitions there are, and each is a call to moto."""
-    for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
-        monkeypatch.setattr(f"metering.{name}", 2)
+pytestmark = pytest.mark.usefixtures("few_partitions")
 
 
 @pytest.fixture
