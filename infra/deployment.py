@@ -13,12 +13,16 @@ from botocore.exceptions import ClientError, InvalidRegionError
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
+from metering.metrics import Metric, decode
 from metering.set_aside import SetAside
 from metering.stripe_meters import FORMULA, NO_KEY, WINDOW, StripeMeters, StripeNotConnectedError
 from metering.uniques import Uniques
 
 LAMBDA_TIMEOUT: Final = 300
 """Seconds that a function may run; a command that invokes one waits a little longer."""
+
+METADATA: Final = "Metering"
+"""Where the template's metadata hold what ``app.py`` declares, for which an output would be too small."""
 
 FAILED_BATCHES: Final = "aws/lambda/async/"
 """Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
@@ -38,10 +42,11 @@ class OperatorError(Exception):
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployed metering stack, by its outputs; ``client`` makes boto3 clients for where it is."""
+    """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is."""
 
     client: Callable[..., Any]
     outputs: Mapping[str, str]
+    stack: str = "Metering"
 
     @classmethod
     def find(cls, stack: str, session: boto3.Session, *, endpoint_url: str | None = None) -> "Deployment":
@@ -66,7 +71,7 @@ class Deployment:
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
         if not {"CountersTable", "LedgerTable"} <= outputs.keys():
             raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack")
-        return cls(client, outputs)
+        return cls(client, outputs, stack)
 
     @cached_property
     def counters(self) -> Counters:
@@ -87,6 +92,20 @@ class Deployment:
     def ledger(self) -> Ledger:
         """The Ledger table."""
         return Ledger(self.client("dynamodb"), self.outputs["LedgerTable"])
+
+    @cached_property
+    def declared(self) -> dict[str, Any]:
+        """What ``app.py`` declared when the stack was deployed, from its template; OperatorError if that is too old."""
+        found = self.client("cloudformation").get_template(StackName=self.stack)["TemplateBody"]
+        template = json.loads(found) if isinstance(found, str) else found
+        if METADATA not in template.get("Metadata", {}):
+            raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
+        return dict(template["Metadata"][METADATA])
+
+    @property
+    def declared_metrics(self) -> tuple[Metric, ...]:
+        """The metrics as ``app.py`` declares them."""
+        return decode(json.dumps(self.declared["metrics"]))
 
     @property
     def metrics(self) -> list[str]:

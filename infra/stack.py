@@ -1,5 +1,6 @@
 """The metering stack: what it is made of, and what each function may do."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -15,6 +16,7 @@ from constructs import Construct, IValidation
 
 from infra.alarms import Alarms
 from infra.billing import Billing
+from infra.deployment import METADATA
 from infra.ingest import Ingest, Road
 from infra.storage import ARCHIVE, Storage
 from metering.access_log import AccessLog, Api
@@ -124,6 +126,7 @@ class MeteringStack(cdk.Stack):
             # A stage of another stack imports the log group until it has changed over to this road, which its stack
             # does after this one; CloudFormation refuses to take away an export that is in use.
             self.export_value(self._storage.access_log.log_group_name)
+        self.template_options.metadata = {METADATA: {"metrics": json.loads(encode(metrics))}}
         self.node.add_validation(_UsageLinesArrive(self))
 
     @property

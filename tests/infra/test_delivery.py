@@ -9,7 +9,7 @@ from aws_cdk import aws_apigateway as apigateway
 from aws_cdk.assertions import Template as Synthesised
 from aws_cdk.cx_api import CloudAssembly
 
-from infra import cli
+from infra.commands import local as commands
 from infra.ingest import Road
 from infra.stack import MeteringStack
 from metering.access_log import AccessLog, Api
@@ -153,7 +153,7 @@ def test_an_http_api_cannot_take_this_road(stack: MakeStack) -> None:
 
 def test_the_command_line_offers_every_road() -> None:
     """It spells them itself, so that it starts without the CDK."""
-    offered, *_ = get_args(cli.Road)
+    offered, *_ = get_args(commands.Road)
     assert get_args(offered) == tuple(road.value for road in Road)
 
 

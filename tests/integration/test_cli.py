@@ -179,7 +179,7 @@ def deployed(world: World, cloudformation: CloudFormation, monkeypatch: pytest.M
     }
     cloudformation.add("Metering", **outputs)
     boto3.client("secretsmanager").create_secret(Name="stripe-secret")
-    monkeypatch.setattr(cli, "_now", world.clock)
+    monkeypatch.setattr("infra.commands.usage.now", world.clock)
     return world
 
 

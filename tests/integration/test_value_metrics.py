@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
-from infra import cli
+from infra.commands.usage import _usage_json
 from infra.local.stripe_server import LocalStripe
 from infra.usage import By, Report
 from metering.claims import Claims
@@ -54,7 +54,7 @@ def shown(world: World, *, split: bool) -> list[dict[str, Any]]:
     """Return what 'metering usage --json' shows of the hour."""
     made = Report(world.counters, Uniques(world.claims, world.ledger), world.ledger, None, split=split)
     lines = made.lines(HOUR, NEXT, by=By.HOUR, now=world.now, progress=lambda all_hours, _: all_hours)
-    return [cli._usage_json(line, split=split) for line in lines]
+    return [_usage_json(line, split=split) for line in lines]
 
 
 # --- units in a call --------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The commands of the ``metering`` command line, by what they are about."""

@@ -1,0 +1,62 @@
+"""The embedded AWS and Stripe."""
+
+import json
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Annotated, Final, Literal, NoReturn
+
+import typer
+
+from infra.commands.shared import Json, err, out, print_json, table
+
+app: Final = typer.Typer()
+
+Road = Annotated[
+    Literal["subscription", "firehose"], typer.Option(help="How the access log's lines reach the counters.")
+]
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(help="How many HTTP requests to send.", min=1, max=100_000)] = 600,
+    road: Road = "subscription",
+    as_json: Json = False,
+) -> None:
+    """Run the whole way on this machine: real requests become a Stripe bill, and every step is compared.
+
+    Needs no AWS account and no Stripe account. Exits with 1 if sent, counted, ledger and Stripe differ.
+    """
+    from infra.local import demo as local_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
+
+    result = local_demo.run(requests=requests, road=road, say=err if as_json else out)
+    if as_json:
+        print_json(result.as_json())
+    if not result.equal:
+        raise typer.Exit(1)
+
+
+@app.command()
+def local(road: Road = "subscription", as_json: Json = False) -> None:
+    """Keep the embedded AWS and Stripe running with everything deployed, to try things on, until Ctrl-C.
+
+    With --json the first line on stdout, once all is ready, is one JSON object that says where everything is.
+    """
+    from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
+
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it runs in the background deaf to Ctrl-C
+        signal.signal(ending, _interrupt)
+    with local_cloud.start(road=road, say=err) as cloud, cloud.announced():
+        if as_json:
+            sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
+            sys.stdout.flush()
+        else:
+            table(("what", "where"), asdict(cloud.address).items())
+        err.print("ready; commands reach it with --local; Ctrl-C stops it")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
