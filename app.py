@@ -7,12 +7,36 @@ from infra.ingest import Road
 from infra.sample_api import SampleApi
 from infra.stack import STRIPE, MeteringStack
 from metering.metrics import Count, Sum, Unique
+from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
 
 METRICS = (
     Count(name="requests", by="resource"),
     Sum(name="response_bytes", of="response_length"),
     Sum(name="messages", of="authorizer.messages"),
     Unique(name="users", of="authorizer.user", opaque_id=True),
+)
+
+# What a customer pays for it, in cents: 49 dollars a month with 1,000 messages, and what goes beyond.
+PLANS = (
+    Plan(
+        name="standard",
+        title="Standard",
+        currency="usd",
+        prices=(
+            Flat(amount=4900, included={"messages": 1_000}),
+            Graduated(
+                metric="requests",
+                tiers=(
+                    Tier(up_to=10_000, amount=0),
+                    Tier(up_to=1_000_000, amount="0.04"),
+                    Tier(up_to=None, amount="0.02"),
+                ),
+            ),
+            PerUnit(metric="messages", amount="0.5"),
+            Package(metric="response_bytes", size=1_000_000, amount=2),
+            PerUnit(metric="users", amount=25),
+        ),
+    ),
 )
 
 
@@ -27,6 +51,7 @@ def build(app: cdk.App) -> cdk.App:
         "Metering",
         description="Usage metering: access logs to counters to Stripe.",
         metrics=METRICS,
+        plans=PLANS,
         road=_road(app.node.try_get_context("road") or Road.SUBSCRIPTION.value),
         stripe_api_base=app.node.try_get_context("stripe_api_base") or STRIPE,
         local=app.node.try_get_context("local") == "true",

@@ -1,45 +1,64 @@
-"""Lambda: a tick of the clock → due hours closed into the ledger, and posted to Stripe."""
+"""Lambda: a tick of the clock → due hours closed into the ledger, and workers started for what is to be posted."""
 
+import json
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering import aws
+from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
-from metering.ledger import Ledger
-from metering.posting import Posted, Poster
+from metering.ledger import SHARDS, Ledger
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
-from metering.stripe_meters import SLOWEST_CALL, StripeMeters, key_from
+from metering.switch import PostingSwitch, shares
 from metering.uniques import Uniques
 
 logger = Logger()
 signals = Metrics()
 
+ROWS_PER_WORKER: Final = 10_000
+"""One worker posts about so many rows in its time; more rows get more workers, up to one for each shard."""
+
 
 @logger.inject_lambda_context
-def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Close what is due and post what is pending; what does not fit into the time is done by the next tick."""
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Close what is due and start workers that post; what does not fit into the time is done by the next tick.
+
+    With ``{"post": false}`` no worker is started: whoever asks so posts by itself.
+    """
     start = datetime.now(UTC)
-    time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - timedelta(seconds=SLOWEST_CALL + 5)
-    settings, counters, uniques, ledger, stripe = _parts()
-    closer = Closer(counters, uniques, ledger, clock=_clock, deadline=start + time / 2)
+    time = timedelta(milliseconds=context.get_remaining_time_in_millis()) * 0.8
+    settings, closer, switch = _parts(start + time)
     closed = closer.close_due()
-    poster = Poster(ledger, stripe, epoch=settings.ledger_epoch, clock=_clock, deadline=start + time)
-    posted = poster.post_pending(closed.pending)
-    closer.settle(closed, unsettled=posted.unsettled)
-    _tell(closed, posted)
-    return report(closed, posted)
+    first = switch.read().first
+    waiting = closer.ledger.pending(first, range(SHARDS)) if first else {}
+    unsettled = closed.pending.union(*waiting.values()) if first else set[Any]()
+    closer.settle(closed, unsettled=unsettled)
+    workers = 0
+    if unsettled and event.get("post", True):
+        workers = workers_for(sum(map(len, waiting.values())))
+        _start(workers, settings.post_usage_function)
+    did = report(closed) | {"posting": first is not None, "workers": workers}
+    _tell(closed)
+    logger.info("run finished", **did)
+    return did
 
 
-def report(closed: Closed, posted: Posted) -> dict[str, Any]:
+def workers_for(rows: int) -> int:
+    """Return how many workers so many rows get: a number that the shards can be dealt out to evenly."""
+    workers = 1
+    while workers < SHARDS and rows > workers * ROWS_PER_WORKER:
+        workers *= 2
+    return workers
+
+
+def report(closed: Closed) -> dict[str, Any]:
     """Return what a run did, as the command line shows it."""
     return {
         "written": [str(hour) for hour in closed.written],
@@ -47,43 +66,39 @@ def report(closed: Closed, posted: Posted) -> dict[str, Any]:
         "closed_again": closed.again,
         "behind": closed.behind,
         "unmapped": closed.unmapped,
-        "posted": posted.posted,
-        "rejected": posted.rejected,
-        "held": posted.held,
-        "pending": posted.pending,
-        "reasons": dict(posted.reasons),
     }
+
+
+def _start(workers: int, function: str) -> None:
+    """Start workers; one that cannot be started leaves its shards to the next tick."""
+    for shards in shares(workers):
+        event = json.dumps({"shards": shards}).encode()
+        aws.functions().invoke(FunctionName=function, InvocationType="Event", Payload=event)
 
 
 def _clock() -> datetime:
     return datetime.now(UTC)
 
 
-@cache
-def _parts() -> tuple[ClosePeriodsSettings, Counters, Uniques, Ledger, StripeMeters]:
+def _parts(deadline: datetime) -> tuple[ClosePeriodsSettings, Closer, PostingSwitch]:
     settings = ClosePeriodsSettings.read()
-    key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
-    ledger = Ledger(aws.dynamodb(), settings.ledger_table)
-    return (
-        settings,
-        Counters(aws.dynamodb(), settings.counters_table),
-        Uniques(Claims(aws.dynamodb(), settings.counters_table), ledger),
+    dynamodb = aws.dynamodb()
+    counters, ledger = Counters(dynamodb, settings.counters_table), Ledger(dynamodb, settings.ledger_table)
+    closer = Closer(
+        counters,
+        Uniques(Claims(dynamodb, settings.counters_table), ledger),
         ledger,
-        StripeMeters(key, settings.deployment, settings.stripe_api_base),
+        Changes(dynamodb, settings.ledger_table, counters),
+        clock=_clock,
+        deadline=deadline,
     )
+    return settings, closer, PostingSwitch(dynamodb, settings.ledger_table)
 
 
-def _tell(closed: Closed, posted: Posted) -> None:
+def _tell(closed: Closed) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
-    for signal, count in {
-        Signal.HOURS_BEHIND: closed.behind,
-        Signal.USAGE_POSTED: posted.posted,
-        Signal.USAGE_PENDING: posted.pending,
-        Signal.USAGE_REJECTED: posted.rejected,
-        Signal.USAGE_UNMAPPED: closed.unmapped,
-    }.items():
+    for signal, count in {Signal.HOURS_BEHIND: closed.behind, Signal.USAGE_UNMAPPED: closed.unmapped}.items():
         if count:
             signals.add_metric(signal, MetricUnit.Count, count)
     if signals.metric_set:
         signals.flush_metrics()
-    logger.info("run finished", **report(closed, posted))

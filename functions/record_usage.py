@@ -16,7 +16,7 @@ from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.recording import Hashing, Recorded, Recorder
-from metering.set_aside import SetAside
+from metering.set_aside import SetAside, Source
 from metering.settings import RecordUsageSettings
 from metering.signals import Signal
 
@@ -49,13 +49,21 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         return {"read": 0}
     settings, recorder = _parts()
     recorded = recorder.record(subscription.batch(settings.access_log_group))
-    _tell(recorded)
     return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
+
+
+class _TellingRecorder(Recorder):
+    """Tells of each batch once it is recorded: also of those of a big object that another run goes on with."""
+
+    def record(self, batch: payloads.Batch) -> Recorded:
+        recorded = super().record(batch)
+        _tell(recorded, batch.source)
+        return recorded
 
 
 def _record_notified(reading: archive.Archive, message: SQSRecord) -> None:
     for found in payloads.notified_objects(message.body):
-        _tell(reading.record(found))
+        reading.record(found)
 
 
 def _clock() -> datetime:
@@ -66,7 +74,7 @@ def _clock() -> datetime:
 def _parts() -> tuple[RecordUsageSettings, Recorder]:
     settings = RecordUsageSettings.read()
     declared = metrics.decode(settings.metrics)
-    return settings, Recorder(
+    return settings, _TellingRecorder(
         metrics=declared,
         log=metrics.declared(declared),
         counters=Counters(aws.dynamodb(), settings.counters_table),
@@ -82,10 +90,11 @@ def _hashing(settings: RecordUsageSettings) -> Hashing:
     return Hashing(str(secret).encode(), Ledger(aws.dynamodb(), settings.ledger_table))
 
 
-def _tell(recorded: Recorded) -> None:
+def _tell(recorded: Recorded, source: Source) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
     for signal, count in {
         Signal.RECORDS_READ: recorded.read,
+        Signal.LINES_COUNTED: 0 if recorded.refused or source is Source.USAGE_LINES else recorded.read,
         Signal.RECORDS_BILLED: recorded.billed,
         Signal.RECORDS_UNBILLED: sum(recorded.unbilled.values()),
         Signal.RECORDS_SET_ASIDE: recorded.set_aside,

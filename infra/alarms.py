@@ -17,6 +17,13 @@ from metering.signals import NAMESPACE, Signal
 
 FIVE_MINUTES = cdk.Duration.minutes(5)
 AN_HOUR_OF_FIVE_MINUTES = 12
+AN_HOUR = cdk.Duration.hours(1)
+THREE_RUNS = 3
+TOLERANCE = 0.005
+"""Ten minutes of a day are 0.7 %: so long CloudWatch Logs switches a subscription off."""
+
+UNLOGGED = 0.05
+"""API Gateway may write no line of a 413, an excessive 429, or an internal 500 (API Gateway Developer Guide)."""
 
 
 class Alarms(Construct):
@@ -30,6 +37,8 @@ class Alarms(Construct):
         deployment: str,
         record_usage: lambda_.Function,
         close_periods: lambda_.Function,
+        reconcile_usage: lambda_.Function,
+        check_completeness: lambda_.Function,
         delivery: Delivery | None,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -80,6 +89,18 @@ class Alarms(Construct):
             "Stripe refused usage for good: look at the rejected rows of the ledger with their reasons, mend the "
             "customer or the meter in Stripe, then post them again.",
         )
+        self._watch_completeness(check_completeness)
+        self._alarm(
+            "UsageDiffering",
+            self._signal(Signal.USAGE_DIFFERING, "Maximum"),
+            "Stripe shows other totals than the ledger, although they were posted again: `metering reconcile` lists "
+            "them. Look whether somebody else posts to these meters, or changed a meter or a customer at Stripe.",
+        )
+        self._alarm(
+            "ReconcileUsageErrors",
+            reconcile_usage.metric_errors(period=FIVE_MINUTES),
+            "The hourly look at Stripe failed: read the log of reconcile_usage. The next good run does its work.",
+        )
         if delivery:
             self._alarm(
                 "DeliveryBehind",
@@ -102,13 +123,63 @@ class Alarms(Construct):
                 "refused by the counters themselves.",
             )
 
-    def _signal(self, signal: Signal, statistic: str) -> cloudwatch.Metric:
+    def _watch_completeness(self, check_completeness: lambda_.Function) -> None:
+        """Watch both ratios on both sides; what is lost stays in them for a day, what an edge makes, for an hour."""
+        of_lines, of_requests = (
+            self._signal(signal, "Average", period=AN_HOUR)
+            for signal in (Signal.COMPLETENESS_OF_LINES, Signal.COMPLETENESS_OF_REQUESTS)
+        )
+        self._alarm(
+            "LinesNotCounted",
+            of_lines,
+            "Lines of the access log were written in the last day and not counted: CloudWatch Logs skips some when it "
+            "cannot deliver to record_usage. See that its subscription and permission are there, then bring the lines "
+            "in: `metering recount --all --from HOUR`, and with --fix.",
+            below=1 - TOLERANCE,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "LinesCountedTwice",
+            of_lines,
+            "More lines were counted in the last day than were written into the access log: a delivery has come again "
+            "in other pieces, or lines of the day before came late. `metering recount --all --from HOUR` says which "
+            "hours differ, and with --fix corrects them.",
+            above=1 + TOLERANCE,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "RequestsNotLogged",
+            of_requests,
+            "Over a twentieth of the stage's requests of the last day were not counted. If LinesNotCounted is silent, "
+            "the stage does not log them: see that its access log is on and has our format. Requests that API Gateway "
+            "never logs, such as 413 and excessive 429, are no fault.",
+            below=1 - UNLOGGED,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "RequestsCountedTwice",
+            of_requests,
+            "More lines were counted in the last day than the stage had requests: another stage writes into the access "
+            "log and was not named with compare_with, or `metering recount --all --from HOUR` says which hours differ, "
+            "and with --fix corrects them.",
+            above=1 + TOLERANCE,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "CheckCompletenessErrors",
+            check_completeness.metric_errors(period=AN_HOUR),
+            "For three hours check_completeness has failed, so that nobody would see lines that are lost: read its log "
+            "and mend the cause. The next good run looks at the whole day.",
+            periods=THREE_RUNS,
+        )
+
+    def _signal(self, signal: Signal, statistic: str, *, period: cdk.Duration = FIVE_MINUTES) -> cloudwatch.Metric:
         return cloudwatch.Metric(
             namespace=NAMESPACE,
             metric_name=signal.value,
             dimensions_map=self._dimensions,
             statistic=statistic,
-            period=FIVE_MINUTES,
+            period=period,
         )
 
     def _alarm(  # noqa: PLR0913 - one alarm's properties, the unusual ones by name
@@ -117,17 +188,20 @@ class Alarms(Construct):
         metric: cloudwatch.Metric,
         what_to_do: str,
         *,
-        above: int = 0,
+        above: float = 0,
+        below: float | None = None,
         periods: int = 1,
         silence: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
     ) -> None:
+        operators = cloudwatch.ComparisonOperator
+        compare = operators.GREATER_THAN_THRESHOLD if below is None else operators.LESS_THAN_THRESHOLD
         cloudwatch.Alarm(
             self,
             name,
             metric=metric,
             alarm_description=what_to_do,
-            threshold=above,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
+            threshold=above if below is None else below,
+            comparison_operator=compare,
             evaluation_periods=periods,
             treat_missing_data=silence,
         ).add_alarm_action(actions.SnsAction(self.topic))

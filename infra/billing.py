@@ -1,62 +1,104 @@
-"""From the counters to Stripe: the clock and ``close_periods``."""
+"""From the counters to Stripe and back: the functions that close, post, reconcile and are notified, and their clocks."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_scheduler_targets as targets
 from constructs import Construct
 
 from infra import bundle
-from metering.settings import ClosePeriodsSettings
+from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
 
 
 class Billing(Construct):
-    """Closes the hours that are due and posts their usage, every five minutes."""
+    """Every five minutes closes the hours that are due and posts their usage; every hour looks whether all is right."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what its functions need, each by name
         self,
         scope: Construct,
         construct_id: str,
         *,
-        settings: ClosePeriodsSettings,
+        posting: PostUsageSettings,
+        reconciling: ReconcileUsageSettings,
+        receiving: ReceiveEventsSettings,
         deployment: str,
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
+        self.post_usage = bundle.function(
+            self,
+            "PostUsage",
+            module="post_usage",
+            local=local,
+            settings=posting.environment(),
+            deployment=deployment,
+            memory_size=1769,  # one whole processor: that is what bounds the calls that one worker makes in a second
+            description="Posts what the ledger holds to Stripe.",
+        )
         self.close_periods = bundle.function(
             self,
             "ClosePeriods",
             module="close_periods",
             local=local,
-            settings=settings.environment(),
+            settings=ClosePeriodsSettings(
+                posting.counters_table, posting.ledger_table, self.post_usage.function_name
+            ).environment(),
             deployment=deployment,
             memory_size=1024,
-            description="Closes the hours that are due into the ledger and posts their usage to Stripe.",
+            description="Closes the hours that are due into the ledger, and starts workers that post their usage.",
         )
+        self.reconcile_usage = bundle.function(
+            self,
+            "ReconcileUsage",
+            module="reconcile_usage",
+            local=local,
+            settings=reconciling.environment(),
+            deployment=deployment,
+            memory_size=1024,
+            description="Compares Stripe and its invoices with the ledger, and mends what differs.",
+        )
+        self.receive_events = bundle.function(
+            self,
+            "ReceiveEvents",
+            module="receive_events",
+            local=local,
+            settings=receiving.environment(),
+            deployment=deployment,
+            memory_size=512,
+            description="Takes Stripe's word about usage that it could not use.",
+        )
+        # Open to everyone, as Stripe has no AWS credentials: its signature is checked before anything else is done.
+        self.notifications = self.receive_events.add_function_url(auth_type=lambda_.FunctionUrlAuthType.NONE)
         # No retry of an event, no dead-letter queue: a run takes up whatever is due or pending, so that the next tick
         # makes good a lost or failed one, and a retry would only run beside it. What must not happen is that no tick
         # comes at all, and the alarm on ClosePeriodsErrors tells of that.
-        self.close_periods.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
+        for one in (self.close_periods, self.post_usage, self.reconcile_usage):
+            one.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
+        # Cron, not a rate, so that a tick comes at ten past, when the grace of an hour has just passed; UTC, since a
+        # local time that daylight saving skips would never fire.
+        self._schedule("EveryFiveMinutes", "*/5", self.close_periods, self._clock("Clock", self.close_periods))
+        self._schedule("EveryHour", "40", self.reconcile_usage, self._clock("ReconcileClock", self.reconcile_usage))
+
+    def _schedule(self, name: str, minute: str, function: lambda_.Function, role: iam.Role) -> None:
         scheduler.Schedule(
             self,
-            "EveryFiveMinutes",
-            description="Ticks for close_periods.",
-            # Cron, not a rate, so that a tick comes at ten past, when the grace of an hour has just passed; UTC,
-            # since a local time that daylight saving skips would never fire.
-            schedule=scheduler.ScheduleExpression.cron(minute="*/5", time_zone=cdk.TimeZone.ETC_UTC),
+            name,
+            description=f"Ticks for {function.node.id}.",
+            schedule=scheduler.ScheduleExpression.cron(minute=minute, time_zone=cdk.TimeZone.ETC_UTC),
             target=targets.LambdaInvoke(
-                self.close_periods,
-                role=self._clock().without_policy_updates(),
+                function,
+                role=role.without_policy_updates(),
                 retry_attempts=0,
                 max_event_age=cdk.Duration.minutes(5),
             ),
         )
 
-    def _clock(self) -> iam.Role:
+    def _clock(self, name: str, function: lambda_.Function) -> iam.Role:
         """Return the schedule's role; the one that CDK makes could invoke every version of the function, too."""
         return iam.Role(
             self,
-            "Clock",
+            name,
             assumed_by=iam.ServicePrincipal(
                 "scheduler.amazonaws.com",
                 conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}},
@@ -67,7 +109,7 @@ class Billing(Construct):
                         iam.PolicyStatement(
                             sid="Tick",
                             actions=["lambda:InvokeFunction"],
-                            resources=[self.close_periods.function_arn],
+                            resources=[function.function_arn],
                         )
                     ]
                 )

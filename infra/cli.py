@@ -14,7 +14,10 @@ from botocore.exceptions import (
 )
 
 from infra.commands.customers import customers_app, keys_app
+from infra.commands.invoice import app as invoice_app
 from infra.commands.local import app as local_app
+from infra.commands.posting import app as posting_app
+from infra.commands.recount import app as recount_app
 from infra.commands.set_aside import set_aside_app
 from infra.commands.shared import err
 from infra.commands.stripe import stripe_app
@@ -33,6 +36,9 @@ app.add_typer(local_app)
 app.add_typer(customers_app, name="customers")
 app.add_typer(keys_app, name="keys")
 app.add_typer(usage_app)
+app.add_typer(recount_app)
+app.add_typer(invoice_app)
+app.add_typer(posting_app)
 app.add_typer(set_aside_app, name="set-aside")
 app.add_typer(stripe_app, name="stripe")
 

@@ -1,7 +1,9 @@
 """A deployment as an operator reaches it: the stack's outputs, and the tables, functions and secret they name."""
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final
@@ -10,12 +12,26 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
+from metering.changes import Changes
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.metrics import Metric, decode
+from metering.prices import Plan
+from metering.prices import decode as decode_plans
 from metering.set_aside import SetAside
-from metering.stripe_meters import FORMULA, NO_KEY, WINDOW, StripeMeters, StripeNotConnectedError
+from metering.stripe_meters import (
+    API_KEY,
+    FORMULA,
+    NO_KEY,
+    WEBHOOK_SECRET,
+    WINDOW,
+    Meter,
+    StripeMeters,
+    StripeNotConnectedError,
+    secret_values,
+)
+from metering.switch import PostingSwitch
 from metering.uniques import Uniques
 
 LAMBDA_TIMEOUT: Final = 300
@@ -108,6 +124,13 @@ class Deployment:
         return decode(json.dumps(self.declared["metrics"]))
 
     @property
+    def declared_plans(self) -> tuple[Plan, ...]:
+        """The plans as ``app.py`` declares them; OperatorError if the stack was deployed before there were any."""
+        if "plans" not in self.declared:
+            raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
+        return decode_plans(json.dumps(self.declared["plans"]))
+
+    @property
     def metrics(self) -> list[str]:
         """The names of the metrics that the deployment bills."""
         return self.outputs["Metrics"].split(",")
@@ -122,8 +145,23 @@ class Deployment:
 
     def put_stripe_key(self, api_key: str) -> None:
         """Put the restricted key in the secret."""
+        self._put_secret(API_KEY, api_key)
+
+    def put_webhook_secret(self, secret: str) -> None:
+        """Put the signing secret of Stripe's notifications in the secret."""
+        self._put_secret(WEBHOOK_SECRET, secret)
+
+    def _put_secret(self, name: str, value: str) -> None:
+        values = json.dumps(self._secret_values() | {name: value})
+        self.client("secretsmanager").put_secret_value(SecretId=self.outputs["StripeSecret"], SecretString=values)
+
+    def _secret_values(self) -> dict[str, str]:
         secrets = self.client("secretsmanager")
-        secrets.put_secret_value(SecretId=self.outputs["StripeSecret"], SecretString=api_key)
+        try:
+            found = secrets.get_secret_value(SecretId=self.outputs["StripeSecret"])["SecretString"]
+        except secrets.exceptions.ResourceNotFoundException:
+            return {}
+        return secret_values(found)
 
     def invoke(self, function: str, event: Mapping[str, Any]) -> dict[str, Any]:
         """Run the function that an output names, wait for it, and return its answer; OperatorError if it failed."""
@@ -138,16 +176,42 @@ class Deployment:
             raise OperatorError(f"the function {name} failed: {message}; its log group says more")
         return dict(payload)
 
+    @cached_property
+    def changes(self) -> Changes:
+        """What stands beside the counters."""
+        return Changes(self.client("dynamodb"), self.outputs["LedgerTable"], self.counters)
+
+    @cached_property
+    def switch(self) -> PostingSwitch:
+        """What turns posting on."""
+        return PostingSwitch(self.client("dynamodb"), self.outputs["LedgerTable"])
+
+    def who(self) -> str:
+        """Return the ARN of whoever calls, for the ledger."""
+        return str(self.client("sts").get_caller_identity()["Arn"])
+
     def close(self) -> dict[str, Any]:
-        """Run ``close_periods`` now and return what it did."""
-        return self.invoke("ClosePeriodsFunction", {})
+        """Close what is due now and post what is pending; return what was done."""
+        closed = self.invoke("ClosePeriodsFunction", {"post": False})
+        return closed | self.post()
+
+    def post(self) -> dict[str, Any]:
+        """Post what is pending; wait for what a worker of the schedule is posting at the same time."""
+        together: dict[str, Any] = self.invoke("PostUsageFunction", {})
+        deadline = time.monotonic() + LAMBDA_TIMEOUT
+        while together["leased"] and time.monotonic() < deadline:
+            time.sleep(1)
+            more = self.invoke("PostUsageFunction", {"shards": together["leased"]})
+            for what in ("posted", "rejected", "held", "pending"):
+                more[what] += together[what]
+            together = more | {"reasons": dict(Counter(together["reasons"]) + Counter(more["reasons"]))}
+        return together
 
     def _stripe_key(self) -> str:
-        secrets = self.client("secretsmanager")
-        try:
-            return str(secrets.get_secret_value(SecretId=self.outputs["StripeSecret"])["SecretString"])
-        except secrets.exceptions.ResourceNotFoundException as error:
-            raise StripeNotConnectedError(NO_KEY) from error
+        key = self._secret_values().get(API_KEY)
+        if not key:
+            raise StripeNotConnectedError(NO_KEY)
+        return key
 
 
 def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
@@ -158,18 +222,21 @@ def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
     stripe = deployment.stripe(api_key)
     there = stripe.meters()
     names = {metric: stripe.event_name(metric) for metric in deployment.metrics}
-    wrong = [
-        f"the meter {name} exists with the window {meter.window or 'none'!r} and the formula {meter.formula!r}"
-        for name in names.values()
-        if (meter := there.get(name)) and (meter.window, meter.formula) != (WINDOW, FORMULA)
-    ]
-    if wrong:
-        raise OperatorError(
-            f"{'; '.join(wrong)}; wanted are the window {WINDOW!r} and the formula {FORMULA!r}. A meter cannot be "
-            "changed: deactivate it at Stripe, or deploy under another name. Nothing was changed"
-        )
+    if wrong := meters_in_the_way(stripe, there, deployment.metrics):
+        raise OperatorError(f"{'; '.join(wrong)}. Nothing was changed")
     deployment.put_stripe_key(api_key)
     missing = [metric for metric, name in names.items() if name not in there]
     for metric in missing:
         stripe.create_meter(metric)
     return [{"meter": name, "metric": metric, "made": metric in missing} for metric, name in names.items()]
+
+
+def meters_in_the_way(stripe: StripeMeters, there: Mapping[str, Meter], metrics: Iterable[str]) -> list[str]:
+    """Say which meters that are at Stripe have the names of these metrics' own and would bill wrongly."""
+    return [
+        f"the meter {name} exists with the window {meter.window or 'none'!r} and the formula {meter.formula!r}; wanted "
+        f"are the window {WINDOW!r} and the formula {FORMULA!r}. A meter cannot be changed: deactivate it at Stripe, or "
+        "deploy under another name"
+        for name in map(stripe.event_name, metrics)
+        if (meter := there.get(name)) and (meter.window, meter.formula) != (WINDOW, FORMULA)
+    ]

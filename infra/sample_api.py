@@ -12,6 +12,7 @@ from constructs import Construct, IConstruct
 from infra.bundle import RUNTIME
 from infra.stack import MeteringStack
 
+STAGE = "v1"
 USER = "x-user"
 MESSAGES = "x-messages"
 
@@ -87,14 +88,15 @@ class SampleApi(cdk.Stack):
             self,
             "Api",
             deploy_options=apigateway.StageOptions(
-                stage_name="v1",
-                # This is all that metering asks of an API.
+                stage_name=STAGE,
+                # This is all that metering asks of an API, and that it is compared with (below).
                 access_log_destination=metering.access_log_destination,
                 access_log_format=metering.access_log_format,
             ),
             default_method_options=apigateway.MethodOptions(api_key_required=True),
             cloud_watch_role=True,
         )
+        metering.compare_with(api=api.rest_api_name, stage=STAGE)
         backend = apigateway.LambdaIntegration(self._function("Backend", BACKEND), allow_test_invoke=False)
         knows = self._function("Authorizer", AUTHORIZER)
         # Answers are cached by these headers; a request that lacks one is answered 401, and the function is not asked.

@@ -16,14 +16,24 @@ from constructs import Construct, IValidation
 
 from infra.alarms import Alarms
 from infra.billing import Billing
+from infra.checking import Checking
 from infra.deployment import METADATA
 from infra.ingest import Ingest, Road
 from infra.storage import ARCHIVE, Storage
 from metering.access_log import AccessLog, Api
 from metering.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
-from metering.periods import COUNTER_LIFE
+from metering.periods import COUNTER_LIFE, Hour
+from metering.prices import Plan
+from metering.prices import check as check_plans
+from metering.prices import encode as encode_plans
 from metering.set_aside import PREFIX as SET_ASIDE
-from metering.settings import ClosePeriodsSettings, RecordUsageSettings
+from metering.settings import (
+    CheckCompletenessSettings,
+    PostUsageSettings,
+    ReceiveEventsSettings,
+    ReconcileUsageSettings,
+    RecordUsageSettings,
+)
 
 STRIPE: Final = "https://api.stripe.com"
 REST_API_KEYS: Final = AccessLog()
@@ -35,13 +45,16 @@ SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
 class MeteringStack(cdk.Stack):
     """Counts the usage that the stages' access logs tell of, and bills it through Stripe.
 
-    ``metrics`` is what is billed for; ``access_log`` says what kind of API writes the log and who is billed; ``road``
-    is how its lines reach the counters. They are kept for ``access_log_retention`` in the log group, or for
-    ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name and its Region)
+    ``metrics`` is what is billed for, ``plans`` at which prices; ``access_log`` says what kind of API writes the log
+    and who is billed; ``road`` is how its lines reach the counters. They are kept for ``access_log_retention`` in the
+    log group, or for ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name and its Region)
     begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored from a backup.
-    ``local`` bundles for this machine, for the emulator.
+    Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
+    Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. ``local`` bundles
+    for this machine, for the emulator.
 
-    Raises MetricError for a metric that cannot be counted and ValueError for any other setting out of bounds.
+    Raises MetricError for a metric that cannot be counted, PriceError for a plan that cannot be billed, and ValueError
+    for any other setting out of bounds.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator can choose, each by name
@@ -50,6 +63,7 @@ class MeteringStack(cdk.Stack):
         construct_id: str,
         *,
         metrics: Sequence[Metric],
+        plans: Sequence[Plan] = (),
         access_log: AccessLog = REST_API_KEYS,
         road: Road = Road.SUBSCRIPTION,
         access_log_retention: logs.RetentionDays = logs.RetentionDays.THREE_MONTHS,
@@ -57,13 +71,18 @@ class MeteringStack(cdk.Stack):
         deployment: str | None = None,
         ledger_epoch: int = 1,
         stripe_api_base: str = STRIPE,
+        stripe_rate: int = 1000,
+        stripe_calls: int = 5000,
+        streamed_from: str = "",
         local: bool = False,
         **stack_props: Any,
     ) -> None:
         super().__init__(scope, construct_id, **stack_props)
         check(metrics, access_log)
+        check_plans(plans, metrics)
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
+        _check_posting(stripe_rate, stripe_calls, streamed_from)
         _check_road(road, access_log, archive_days)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
@@ -86,13 +105,41 @@ class MeteringStack(cdk.Stack):
         self._billing = Billing(
             self,
             "Billing",
-            settings=ClosePeriodsSettings(
+            posting=PostUsageSettings(
                 counters_table=self._storage.counters.table_name,
                 ledger_table=self._storage.ledger.table_name,
                 deployment=deployment,
                 ledger_epoch=str(ledger_epoch),
                 stripe_secret=self._storage.stripe_secret.ref,
                 stripe_api_base=stripe_api_base,
+                stripe_rate=str(stripe_rate),
+                streamed_from=streamed_from,
+            ),
+            reconciling=ReconcileUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                ledger_table=self._storage.ledger.table_name,
+                deployment=deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=stripe_api_base,
+                stripe_calls=str(stripe_calls),
+            ),
+            receiving=ReceiveEventsSettings(
+                ledger_table=self._storage.ledger.table_name,
+                deployment=deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=stripe_api_base,
+            ),
+            deployment=deployment,
+            local=local,
+        )
+        self._access_log = access_log
+        self._checking = Checking(
+            self,
+            "Checking",
+            settings=CheckCompletenessSettings(
+                deployment=deployment,
+                access_log_group=self._storage.access_log.log_group_name,
+                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
             ),
             deployment=deployment,
             local=local,
@@ -103,10 +150,15 @@ class MeteringStack(cdk.Stack):
             deployment=deployment,
             record_usage=self._ingest.record_usage,
             close_periods=self._billing.close_periods,
+            reconcile_usage=self._billing.reconcile_usage,
+            check_completeness=self._checking.check_completeness,
             delivery=self._ingest.delivery,
         )
         self._grant_record_usage()
         self._grant_close_periods()
+        self._grant_post_usage()
+        self._grant_reconcile_usage()
+        self._grant_receive_events()
         self._tell(
             CountersTable=self._storage.counters.table_name,
             LedgerTable=self._storage.ledger.table_name,
@@ -115,6 +167,9 @@ class MeteringStack(cdk.Stack):
             AccessLogGroup=self._storage.access_log.log_group_name,
             RecordUsageFunction=self._ingest.record_usage.function_name,
             ClosePeriodsFunction=self._billing.close_periods.function_name,
+            PostUsageFunction=self._billing.post_usage.function_name,
+            ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
+            NotificationsUrl=self._billing.notifications.url,
             StripeSecret=self._storage.stripe_secret.ref,
             StripeApiBase=stripe_api_base,
             Deployment=deployment,
@@ -126,7 +181,9 @@ class MeteringStack(cdk.Stack):
             # A stage of another stack imports the log group until it has changed over to this road, which its stack
             # does after this one; CloudFormation refuses to take away an export that is in use.
             self.export_value(self._storage.access_log.log_group_name)
-        self.template_options.metadata = {METADATA: {"metrics": json.loads(encode(metrics))}}
+        self.template_options.metadata = {
+            METADATA: {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
+        }
         self.node.add_validation(_UsageLinesArrive(self))
 
     @property
@@ -162,6 +219,14 @@ class MeteringStack(cdk.Stack):
         self.is_without_usage_lines = False
         self._ingest.subscribe(log_group)
 
+    def compare_with(self, *, api: str, stage: str) -> None:
+        """Compare what is counted with the requests of a stage that writes the access log, every hour.
+
+        ``api`` is a REST API's name, or an HTTP API's id, as CloudWatch's metrics know it. APIs that share a name in
+        one Region share their metrics, too. Of an API in another stack, which needs this one, write both as text.
+        """
+        self._checking.compare_with(self._access_log.api, api, stage)
+
     def _is_ours(self, name: str) -> bool:
         """Say whether a log group is one of this stack's own, by reference or by the name that AWS gave it."""
         delivery = self._ingest.delivery
@@ -169,6 +234,10 @@ class MeteringStack(cdk.Stack):
             self._storage.access_log,
             self._ingest.record_usage.log_group,
             self._billing.close_periods.log_group,
+            self._checking.check_completeness.log_group,
+            self._billing.post_usage.log_group,
+            self._billing.reconcile_usage.log_group,
+            self._billing.receive_events.log_group,
             *([delivery.error_log] if delivery else []),
         ]
         given = (self.get_logical_id(cast("cdk.CfnElement", one.node.default_child)) for one in ours)
@@ -243,17 +312,73 @@ class MeteringStack(cdk.Stack):
                 sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
             ),
             _items("KeepLateMarks", counters.table_arn, ["UpdateItem", "DeleteItem"], "late#*"),
+            _items("AskToCheck", counters.table_arn, ["UpdateItem"], "check#*"),
             _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
             _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
-            _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),
+            _items("SeeWhetherToPost", ledger.table_arn, ["GetItem"], "posting"),
             _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
             iam.PolicyStatement(
-                sid="ReadStripeKey",
-                actions=["secretsmanager:GetSecretValue"],
-                resources=[self._storage.stripe_secret.ref],
+                sid="StartWorkers",
+                actions=["lambda:InvokeFunction"],
+                resources=[self._billing.post_usage.function_arn],
             ),
         ):
             function.add_to_role_policy(statement)
+
+    def _grant_post_usage(self) -> None:
+        ledger, function = self._storage.ledger, self._billing.post_usage
+        for statement in (
+            _items("AskToCheck", self._storage.counters.table_arn, ["UpdateItem"], "check#*"),
+            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
+            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
+            _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),
+            _items("LeaseShards", ledger.table_arn, ["GetItem", "PutItem", "DeleteItem"], "posting"),
+            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
+            self._read_stripe_key(),
+            self._tell_what_was_rejected(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_reconcile_usage(self) -> None:
+        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.reconcile_usage
+        for statement in (
+            _items("ReadWhatToCheck", counters.table_arn, ["Query", "DeleteItem"], "check#*"),
+            _items("CloseAgain", counters.table_arn, ["UpdateItem"], "late#*"),
+            _items(
+                "ReadLedger",
+                ledger.table_arn,
+                ["GetItem", "BatchGetItem", "Query"],
+                "customer#*",
+                "period#*",
+                "stripe#*",
+                "posting",
+                "list#customers",
+            ),
+            _items("WriteLedger", ledger.table_arn, ["PutItem"], "customer#*", "period#*"),
+            self._read_stripe_key(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_receive_events(self) -> None:
+        ledger, function = self._storage.ledger, self._billing.receive_events
+        for statement in (
+            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
+            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
+            self._read_stripe_key(),
+            self._tell_what_was_rejected(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _read_stripe_key(self) -> iam.PolicyStatement:
+        return iam.PolicyStatement(
+            sid="ReadStripeKey",
+            actions=["secretsmanager:GetSecretValue"],
+            resources=[self._storage.stripe_secret.ref],
+        )
+
+    def _tell_what_was_rejected(self) -> iam.PolicyStatement:
+        bus = self.format_arn(service="events", resource="event-bus", resource_name="default")
+        return iam.PolicyStatement(sid="TellWhatWasRejected", actions=["events:PutEvents"], resources=[bus])
 
     def _tell(self, **outputs: str) -> None:
         """Write the outputs that the ``metering`` command reads, under names that no construct can take from them."""
@@ -296,6 +421,17 @@ def _check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
         raise ValueError(
             f"archive_days must be {SHORTEST_ARCHIVE} or more, as long as counters live, got {archive_days}"
         )
+
+
+def _check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> None:
+    for name, value in {"stripe_rate": stripe_rate, "stripe_calls": stripe_calls}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    if streamed_from:
+        try:
+            Hour.parse(streamed_from)
+        except ValueError as error:
+            raise ValueError(f"streamed_from: {error}") from error
 
 
 def _check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:

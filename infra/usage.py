@@ -109,7 +109,8 @@ class Report:
             together = Amounts()
             for amounts in theirs.values():
                 together.include(amounts)
-            self._settle_uniques(owner, hour, together)
+            if owner.kind is Kind.CUSTOMER:
+                self.uniques.settle(owner.id, hour, together)
             for metric, quantity in sorted(together.quantities().items()):
                 shown[owner, metric] = quantity
                 state = _state(rows[owner].totals.get(metric), quantity)
@@ -121,14 +122,6 @@ class Report:
                     for value, part in self._parts(theirs[name], metric, number):
                         yield Line(str(hour), _customer(owner), _key(name), metric, value, part, state)
         yield from self._ledger_alone(hour, rows, shown)
-
-    def _settle_uniques(self, owner: Subject, hour: Hour, together: Amounts) -> None:
-        """Where a customer's distinct values came through several hands, let the claims say how many count."""
-        if owner.kind is Kind.CUSTOMER:
-            for metric in together.uniques:
-                by_hour = self.uniques.by_hour(owner.id, metric, hour)
-                if by_hour is not None:
-                    together.uniques[metric] = by_hour[hour]
 
     def _parts(self, amounts: Amounts, metric: str, number: int) -> list[tuple[str, int]]:
         """Return a quantity by the values of its dimension, if it is to be split and has one."""

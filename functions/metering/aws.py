@@ -10,6 +10,8 @@ from botocore.config import Config
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
+    from mypy_boto3_events.client import EventBridgeClient
+    from mypy_boto3_lambda.client import LambdaClient
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
@@ -19,7 +21,7 @@ CONFIG: Final = Config(
     connect_timeout=2,
     read_timeout=5,  # the default of 60 s would outlast the function
     retries={"mode": "standard", "total_max_attempts": 4},
-    max_pool_connections=2 * WORKERS,
+    max_pool_connections=5 * WORKERS,
 )
 
 Item = dict[str, Any]
@@ -39,6 +41,18 @@ def dynamodb() -> "DynamoDBClient":
 def s3() -> "S3Client":
     """Return the process's S3 client."""
     return boto3.client("s3", config=CONFIG)
+
+
+@cache
+def functions() -> "LambdaClient":
+    """Return the process's Lambda client."""
+    return boto3.client("lambda", config=CONFIG)
+
+
+@cache
+def events() -> "EventBridgeClient":
+    """Return the process's EventBridge client."""
+    return boto3.client("events", config=CONFIG)
 
 
 @cache
@@ -62,10 +76,12 @@ def in_pieces(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def to_attribute(value: Any) -> Item:
-    """Return a string, whole number, list or dict as DynamoDB's typed attribute."""
+    """Return a string, truth value, whole number, list or dict as DynamoDB's typed attribute."""
     match value:
         case str():
             return {"S": value}
+        case bool():  # before the whole numbers, which it is one of
+            return {"BOOL": value}
         case int():
             return {"N": str(value)}
         case list() | tuple():
@@ -73,14 +89,16 @@ def to_attribute(value: Any) -> Item:
         case dict():
             return {"M": {name: to_attribute(member) for name, member in value.items()}}
         case _:
-            raise TypeError(f"an attribute is a string, whole number, list or dict, got {type(value).__name__}")
+            raise TypeError(
+                f"an attribute is text, a truth value, a whole number, list or dict, got {type(value).__name__}"
+            )
 
 
 def from_attribute(attribute: Item) -> Any:
     """Return what :func:`to_attribute` was given."""
     ((kind, value),) = attribute.items()
     match kind:
-        case "S":
+        case "S" | "BOOL":
             return value
         case "N":
             return int(value)
@@ -89,7 +107,7 @@ def from_attribute(attribute: Item) -> Any:
         case "M":
             return {name: from_attribute(member) for name, member in value.items()}
         case _:
-            raise TypeError(f"an attribute of the kind S, N, L or M was expected, got {kind}")
+            raise TypeError(f"an attribute of the kind S, BOOL, N, L or M was expected, got {kind}")
 
 
 def to_item(values: dict[str, Any]) -> Item:

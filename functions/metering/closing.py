@@ -12,18 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from aws_lambda_powertools import Logger
 
 from metering.aws import in_pieces, side_by_side
-from metering.counters import Counted, Counters, LateMark, new_mark
-from metering.ledger import Holding, Ledger, Period, PeriodState, RowChangedError, by_kind, mapped_to
+from metering.changes import Changes
+from metering.counters import Counted, Counters, Marked, new_mark
+from metering.ledger import Holding, Ledger, Period, PeriodState, by_kind, mapped_to
 from metering.measuring import Amounts
 from metering.periods import Hour, due_before, hours
 from metering.subjects import Kind, Subject, customer, key, source_of_customer, subject_of_source
+from metering.table import RowChangedError
 from metering.uniques import Uniques
-from metering.usage_row import State, UsageRow, recounted
+from metering.usage_row import Change, State, UsageRow, recounted
 
 logger = Logger(child=True)
 
@@ -62,8 +65,8 @@ class Closed:
     behind: int = 0
     """Due hours that are not closed."""
 
-    pending: dict[str, set[Hour]] = field(default_factory=dict)
-    """Customers' rows that this run left pending; the index may not show them yet."""
+    pending: set[Hour] = field(default_factory=set)
+    """Hours with a row that this run left pending; the index may not show it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Closer:
     counters: Counters
     uniques: Uniques
     ledger: Ledger
+    changes: Changes
     clock: Callable[[], datetime]
     deadline: datetime
 
@@ -111,7 +115,7 @@ class Closer:
     def settle(self, did: Closed, *, unsettled: set[Hour]) -> None:
         """Close each written hour in which nothing is pending, and move the cursor over what is closed.
 
-        ``unsettled`` are the hours with a row that is known to be pending.
+        ``unsettled`` are the hours with a row that is known to wait for Stripe; none while posting is off.
         """
         now = self.clock()
         due = self.open_hours()
@@ -159,15 +163,16 @@ class Closer:
         did.unmapped += unmapped
         logger.info("hour written", hour=str(hour), customers=customers, unmapped=unmapped)
 
-    def _close_marked(self, hour: Hour, marks: Sequence[LateMark], did: Closed) -> None:
-        if hour.is_past_change(self.clock()):
-            logger.warning("hour is too old to be closed again", hour=str(hour), marks=len(marks))
-        else:
-            try:
-                self.close_again(hour, {mark.subject for mark in marks}, did)
-            except RowChangedError as error:
-                logger.warning("hour is closed again at the next run", hour=str(hour), reason=str(error))
-                return
+    def _close_marked(self, hour: Hour, marks: Sequence[Marked], did: Closed) -> None:
+        subjects = {mark.subject for mark in marks}
+        try:
+            if hour.is_past_change(self.clock()):
+                self._close_by_changes(hour, subjects, did)
+            else:
+                self.close_again(hour, subjects, did)
+        except RowChangedError as error:
+            logger.warning("hour is closed again at the next run", hour=str(hour), reason=str(error))
+            return
         side_by_side(self.counters.clear, marks)
         did.again += len(marks)
 
@@ -187,17 +192,46 @@ class Closer:
             holdings = self.ledger.holdings(self._keys_of(rows))
             counted = self.counters.read(hour, holdings.keys())
             totals = self._totals(hour, counted, holdings, concerned=rows)
+            changes = self._changes(hour, rows)
             changed = [
                 after
                 for before in rows.values()
-                if (after := self._recounted(before, totals, holdings)) is not before and after.totals
+                if (after := self._recounted(before, totals, holdings, changes)) is not before and after.totals
             ]
             refused = self._write(changed, did)
+            self._ask_to_check(hour, rows)
             # A named key may have got its holder just now, and any key may have changed hands meanwhile.
             owners = {owner for name in named if (owner := mapped_to(holdings[name], hour))}
             todo = refused | self._moved(hour, holdings) | (owners - rows.keys())
         if todo:
             raise RowChangedError(f"rows of {hour} kept changing while they were closed again")
+
+    def _close_by_changes(self, hour: Hour, subjects: set[Subject], did: Closed) -> None:
+        """Bring rows up to date of an hour whose counters may have expired: what was counted stays as it is."""
+        rows = self.ledger.rows(hour, [customer(name) for name in by_kind(subjects, Kind.CUSTOMER)])
+        changes = self._changes(hour, rows)
+        changed = [
+            after
+            for before in rows.values()
+            if (after := recounted(before, None, changes[before.subject])) is not before and after.totals
+        ]
+        if self._write(changed, did):
+            raise RowChangedError(f"rows of {hour} changed while they were closed again")
+        self._ask_to_check(hour, rows)
+
+    def _changes(self, hour: Hour, subjects: Iterable[Subject]) -> dict[Subject, list[Change]]:
+        """Return what stands beside customers' counters; read after them, as all that a late mark is put for."""
+        names = by_kind(subjects, Kind.CUSTOMER)
+        found = side_by_side(lambda name: self.changes.of(name, hour), names)
+        return {customer(name): changes for name, changes in zip(names, found, strict=True)}
+
+    def _ask_to_check(self, hour: Hour, subjects: Iterable[Subject]) -> None:
+        """Ask whether invoices still bill what the rows say; after they are written, and before the late mark is gone.
+
+        Not for an hour that is closed for the first time: an invoice is looked at when all its hours are closed.
+        """
+        names = by_kind(subjects, Kind.CUSTOMER)
+        side_by_side(lambda name: self.counters.mark_to_check(hour, customer(name)), names)
 
     def _keys_of(self, subjects: Collection[Subject]) -> set[str]:
         customers = by_kind(subjects, Kind.CUSTOMER)
@@ -234,9 +268,16 @@ class Closer:
             if row.hour != hour and total is not None and total.counted != by_hour[row.hour]:
                 self.counters.mark_late(row.hour, row.subject, new_mark())
 
-    def _recounted(self, row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> UsageRow:
+    def _recounted(
+        self,
+        row: UsageRow,
+        totals: Totals,
+        holdings: Mapping[str, Holding],
+        changes: Mapping[Subject, Sequence[Change]] = MappingProxyType({}),
+    ) -> UsageRow:
         counted = totals.get(row.subject, Amounts())
-        return recounted(row, counted, held=_why_held(row, holdings) if row.subject.kind is Kind.KEY else "")
+        why_held = _why_held(row, holdings) if row.subject.kind is Kind.KEY else ""
+        return recounted(row, counted, changes.get(row.subject), held=why_held)
 
     def _write(self, rows: Sequence[UsageRow], did: Closed) -> set[Subject]:
         """Write rows; return the subjects for which another run was faster."""
@@ -285,8 +326,8 @@ def _by_subject(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -
     return totals
 
 
-def _by_hour(marks: Iterable[LateMark]) -> dict[Hour, list[LateMark]]:
-    by_hour: dict[Hour, list[LateMark]] = {}
+def _by_hour(marks: Iterable[Marked]) -> dict[Hour, list[Marked]]:
+    by_hour: dict[Hour, list[Marked]] = {}
     for mark in marks:
         by_hour.setdefault(mark.hour, []).append(mark)
     return by_hour
@@ -295,7 +336,7 @@ def _by_hour(marks: Iterable[LateMark]) -> dict[Hour, list[LateMark]]:
 def _note_pending(rows: Iterable[UsageRow], did: Closed) -> None:
     for row in rows:
         if row.in_state(State.PENDING):
-            did.pending.setdefault(row.subject.id, set()).add(row.hour)
+            did.pending.add(row.hour)
 
 
 def _differs(row: UsageRow, totals: Totals, holdings: Mapping[str, Holding]) -> bool:

@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
 | peak | ``hour#<hour>#<partition>`` | ``<key>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
-| late mark | ``late#<partition>`` | ``<hour>#<subject>`` | ``mark``: unique to the last marking; ``times``; ``ttl`` |
+| mark | ``late#<partition>``, ``check#…`` | ``<hour>#<subject>`` | ``mark``: unique to the last one; ``times`` |
 | big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
 | claim | see :mod:`metering.claims` | | |
 
@@ -24,7 +24,8 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
 
 from metering.aws import Item, side_by_side
 from metering.measuring import Amounts
@@ -53,9 +54,19 @@ Counted = dict[str, Amounts]
 """What was counted, by key; or by ``@<customer>``, where no key was named."""
 
 
+class Mark(StrEnum):
+    """What is asked for, for an hour and a subject. Whoever does it deletes the mark."""
+
+    LATE = "late"
+    """Something changed in an hour that may be closed: it has to be closed again."""
+
+    CHECK = "check"
+    """A closed hour was written again: is what invoices bill still what the ledger says?"""
+
+
 @dataclass(frozen=True, slots=True, order=True)
-class LateMark:
-    """Says that something changed in a closed hour: it has to be closed again for this subject."""
+class Marked:
+    """A mark as it was read."""
 
     hour: Hour
     subject: Subject
@@ -64,6 +75,8 @@ class LateMark:
 
     times: int
     """How often it was asked for: with ``mark``, it tells a mark that was renewed from the one that was dealt with."""
+
+    kind: Mark = Mark.LATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,39 +147,47 @@ class Counters:
         return batch in found.get("Item", {}).get("batches", {}).get("BS", [])
 
     def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
-        """Ask for an hour to be closed again for a subject. Asking twice is harmless.
+        """Ask for an hour to be closed again for a subject. Asking twice is harmless."""
+        self.client.update_item(**self.marking(Mark.LATE, hour, subject, mark))
+
+    def mark_to_check(self, hour: Hour, subject: Subject) -> None:
+        """Ask whether what is billed of a customer's hour is still right. Asking twice is harmless."""
+        self.client.update_item(**self.marking(Mark.CHECK, hour, subject, new_mark()))
+
+    def marking(self, kind: Mark, hour: Hour, subject: Subject, mark: str) -> Any:
+        """Return the update that asks for something, for a call of its own or for a transaction.
 
         A mark says how often it was asked for, too: a request that boto3 sends again after a read timeout can land
         late, over the mark of another batch, and must not look like the one that a closer has read before both (I4).
         """
-        self.client.update_item(
-            TableName=self.table,
-            Key=_mark_key(hour, subject),
-            UpdateExpression="SET #mark = :mark, #ttl = :ttl ADD #times :once",
-            ExpressionAttributeNames={"#mark": "mark", "#ttl": "ttl", "#times": "times"},
-            ExpressionAttributeValues={
-                ":mark": {"S": mark},
-                ":ttl": {"N": str(_expiry(hour))},
-                ":once": {"N": "1"},
-            },
-        )
+        return {
+            "TableName": self.table,
+            "Key": _mark_key(kind, hour, subject),
+            "UpdateExpression": "SET #mark = :mark ADD #times :once",
+            "ExpressionAttributeNames": {"#mark": "mark", "#times": "times"},
+            "ExpressionAttributeValues": {":mark": {"S": mark}, ":once": {"N": "1"}},
+        }
 
-    def late_marks(self) -> list[LateMark]:
-        """Return every mark there is, oldest hour first."""
-        found = side_by_side(lambda n: list(self._query(f"late#{n}")), range(PARTITIONS))
-        return sorted(_read_mark(item) for items in found for item in items)
+    def late_marks(self) -> list[Marked]:
+        """Return every hour and subject that is to be closed again, oldest hour first."""
+        return self.marks(Mark.LATE)
 
-    def clear(self, mark: LateMark) -> None:
+    def marks(self, kind: Mark) -> list[Marked]:
+        """Return every mark of a kind, oldest hour first."""
+        found = side_by_side(lambda n: list(self._query(f"{kind}#{n}")), range(PARTITIONS))
+        return sorted(_read_mark(kind, item) for items in found for item in items)
+
+    def clear(self, marked: Marked) -> None:
         """Delete a mark that was dealt with, unless it has been renewed since it was read."""
         not_renewed = "#mark = :mark AND #times = :times"
         # A renewed mark stays for the next run; one that is gone was dealt with by another run.
         with suppress(self.client.exceptions.ConditionalCheckFailedException):
             self.client.delete_item(
                 TableName=self.table,
-                Key=_mark_key(mark.hour, mark.subject),
+                Key=_mark_key(marked.kind, marked.hour, marked.subject),
                 ConditionExpression=not_renewed,
                 ExpressionAttributeNames={"#mark": "mark", "#times": "times"},
-                ExpressionAttributeValues={":mark": {"S": mark.mark}, ":times": {"N": str(mark.times)}},
+                ExpressionAttributeValues={":mark": {"S": marked.mark}, ":times": {"N": str(marked.times)}},
             )
 
     def read(self, hour: Hour, keys: Collection[str] | None = None) -> Counted:
@@ -250,13 +271,13 @@ def _hour_key(hour: Hour, number: int) -> str:
     return f"hour#{hour}#{number}"
 
 
-def _mark_key(hour: Hour, subject: Subject) -> Item:
-    return {"pk": {"S": f"late#{partition(str(subject))}"}, "sk": {"S": f"{hour}#{subject}"}}
+def _mark_key(kind: Mark, hour: Hour, subject: Subject) -> Item:
+    return {"pk": {"S": f"{kind}#{partition(str(subject))}"}, "sk": {"S": f"{hour}#{subject}"}}
 
 
-def _read_mark(item: Item) -> LateMark:
+def _read_mark(kind: Mark, item: Item) -> Marked:
     hour, _, subject = item["sk"]["S"].partition("#")
-    return LateMark(Hour.parse(hour), Subject.parse(subject), item["mark"]["S"], int(item["times"]["N"]))
+    return Marked(Hour.parse(hour), Subject.parse(subject), item["mark"]["S"], int(item["times"]["N"]), kind)
 
 
 def _expiry(hour: Hour) -> int:

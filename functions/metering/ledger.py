@@ -1,22 +1,27 @@
-"""The Ledger table, known to this file alone: what is billed, to whom, and how far it has got.
+"""The Ledger table, known to this file, ``changes.py`` and ``switch.py`` alone: what is billed, to whom, and how far.
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
 | key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
-| usage | ``customer#<id>`` or ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``pending`` while any is |
+| usage | ``customer#<id>`` or ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``pending`` (below) |
 | key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
 | owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
 | period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
 | cursor | ``period#cursor`` | ``close`` | ``hour``: every hour before it is closed |
+| invoices | ``period#invoices`` | ``seen`` | ``at``: up to when finalised invoices are noted |
+| round | ``period#reconciled`` | ``customer`` | ``name``: the last customer that was compared with Stripe |
 | directory | ``list#customers``, ``list#keys`` | id | (none) |
+
+The sparse index ``pending`` lists the rows that have a pending total under ``pending#<shard>``, and the other ones that
+have a rejected total under ``rejected#<shard>``.
 
 A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
 Usage rows are never deleted: a row that is not there has never been written.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +30,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from metering.aws import Item, from_item, in_pieces, side_by_side, to_attribute, to_item
-from metering.periods import Hour
+from metering.aws import Item, from_item, side_by_side, to_attribute, to_item
+from metering.periods import Hour, due_before, hours
 from metering.subjects import Kind, Subject, customer, customer_of_source
+from metering.table import Table, item_key
 from metering.usage_row import NO_STRIPE_CUSTOMER, State, Total, UsageRow, held
 
 if TYPE_CHECKING:
@@ -38,12 +44,6 @@ SHARDS: Final = 16
 
 BEGINNING: Final = Hour(0)
 """From when a key's first holder holds it: usage that was counted before anyone was named is theirs."""
-
-_BATCH: Final = 100  # BatchGetItem's limit
-
-
-class RowChangedError(Exception):
-    """An item is no longer as it was read; read it again and decide again."""
 
 
 class PeriodState(StrEnum):
@@ -110,20 +110,28 @@ class Ledger:
     client: "DynamoDBClient"
     table: str
 
+    @property
+    def _items(self) -> Table:
+        return Table(self.client, self.table)
+
     # --- usage rows -------------------------------------------------------------------------------------------------
 
     def rows(self, hour: Hour, subjects: Iterable[Subject]) -> dict[Subject, UsageRow]:
         """Return each subject's row of an hour; one that has never been written has version 0."""
         wanted = list(subjects)
-        found = self._read({_row_key(subject, hour): subject for subject in wanted}, _read_row)
+        found = self._items.read({_row_key(subject, hour): subject for subject in wanted}, _read_row)
         return {subject: found.get(subject) or UsageRow(subject, hour) for subject in wanted}
+
+    def rows_at(self, places: Iterable[tuple[Subject, Hour]]) -> list[UsageRow]:
+        """Return the rows of these subjects and hours that have ever been written."""
+        return list(self._items.read({_row_key(*place): place for place in places}, _read_row).values())
 
     def rows_of(self, subject: Subject, first: Hour, end: Hour) -> Iterator[UsageRow]:
         """Yield a subject's rows from ``first`` up to ``end``, exclusive, in order of time."""
         if first >= end:
             return
         last = Hour(end.number - 1)
-        for item in self._query(str(subject), between=(f"usage#{first}", f"usage#{last}")):
+        for item in self._items.query(str(subject), between=(f"usage#{first}", f"usage#{last}")):
             yield _read_row(item)
 
     def save(self, row: UsageRow) -> UsageRow:
@@ -133,7 +141,7 @@ class Ledger:
         is written twice (I4).
         """
         written = msgspec.structs.replace(row, version=row.version + 1)
-        self._put_as_read(_row_item(written), version=row.version)
+        self._items.put_as_read(_row_item(written), version=row.version)
         return written
 
     def hold_without_stripe_customer(self, row: UsageRow) -> UsageRow:
@@ -144,12 +152,12 @@ class Ledger:
         """
         after = held(msgspec.structs.replace(row, version=row.version + 1), NO_STRIPE_CUSTOMER)
         still_none = "attribute_not_exists(#pk) OR #stripe_customer = :none"
-        self._transact(
-            {"Put": {"TableName": self.table, "Item": _row_item(after), **_as_read(row.version)}},
+        self._items.transact(
+            self._items.putting(_row_item(after), version=row.version),
             {
                 "ConditionCheck": {
                     "TableName": self.table,
-                    "Key": _key(str(row.subject), "profile"),
+                    "Key": item_key(str(row.subject), "profile"),
                     "ConditionExpression": still_none,
                     "ExpressionAttributeNames": {"#pk": "pk", "#stripe_customer": "stripe_customer"},
                     "ExpressionAttributeValues": {":none": {"S": ""}},
@@ -158,16 +166,24 @@ class Ledger:
         )
         return after
 
-    def pending(self) -> dict[str, list[Hour]]:
-        """Return the hours in which each customer has a pending total, oldest first, from the sparse index.
+    def pending(self, since: Hour, shards: Iterable[int]) -> dict[str, list[Hour]]:
+        """Return the hours from ``since`` on in which each customer has a pending total, from the sparse index.
 
         The index is eventually consistent: a row just written may be missing, one just settled may still be there.
         """
+        return self._listed(State.PENDING, shards, since)
+
+    def rejected(self) -> dict[str, list[Hour]]:
+        """Return the hours in which each customer has a rejected total, but for those that have a pending one, too."""
+        return self._listed(State.REJECTED, range(SHARDS), BEGINNING)
+
+    def _listed(self, state: State, shards: Iterable[int], since: Hour) -> dict[str, list[Hour]]:
+        from_then_on = (f"usage#{since}", "usage#~")
         found: dict[str, list[Hour]] = {}
-        shards = side_by_side(
-            lambda shard: list(self._query(f"pending#{shard}", index="pending", pk_name="pending")), range(SHARDS)
+        pages = side_by_side(
+            lambda n: list(self._items.query_index("pending", _shard_name(state, n), between=from_then_on)), shards
         )
-        for item in (item for items in shards for item in items):
+        for item in (item for items in pages for item in items):
             found.setdefault(Subject.parse(item["pk"]["S"]).id, []).append(_hour_of(item))
         return {name: sorted(hours) for name, hours in found.items()}
 
@@ -177,12 +193,14 @@ class Ledger:
         """Return each key's history; a customer whose usage came without a key holds its own name for ever."""
         wanted = list(keys)
         found = {key: Holding(key, (Holder(BEGINNING, name),)) for key in wanted if (name := customer_of_source(key))}
-        found |= self._read({(f"key#{key}", "holders"): key for key in wanted if key not in found}, _read_holding)
+        found |= self._items.read({(f"key#{key}", "holders"): key for key in wanted if key not in found}, _read_holding)
         return {key: found.get(key) or Holding(key) for key in wanted}
 
     def keys_of(self, name: str) -> set[str]:
         """Return every key that a customer holds or has ever held."""
-        return {item["sk"]["S"].removeprefix("key#") for item in self._query(str(customer(name)), beginning="key#")}
+        return {
+            item["sk"]["S"].removeprefix("key#") for item in self._items.query(str(customer(name)), beginning="key#")
+        }
 
     def hand_over(self, holding: Holding) -> None:
         """Write a key's history; raise RowChangedError if it is not as it was read.
@@ -192,32 +210,32 @@ class Ledger:
         """
         newest = holding.holders[-1]
         if newest.customer:
-            self._put(_key(str(customer(newest.customer)), f"key#{holding.key}"))
+            self._items.put(item_key(str(customer(newest.customer)), f"key#{holding.key}"))
         self.list_key(holding.key)
         history = [
             {"since": str(holder.since), "customer": holder.customer, "reason": holder.reason}
             for holder in holding.holders
         ]
         item = to_item({"version": holding.version + 1, "holders": history})
-        self._put_as_read({**_key(f"key#{holding.key}", "holders"), **item}, version=holding.version)
+        self._items.put_as_read({**item_key(f"key#{holding.key}", "holders"), **item}, version=holding.version)
 
     # --- customers --------------------------------------------------------------------------------------------------
 
     def customers(self, names: Iterable[str]) -> dict[str, Customer]:
         """Return those of the customers that exist."""
-        return self._read({(str(customer(name)), "profile"): name for name in names}, _read_customer)
+        return self._items.read({(str(customer(name)), "profile"): name for name in names}, _read_customer)
 
-    def customer_ids(self) -> list[str]:
-        """Return the id of every customer."""
-        return [item["sk"]["S"] for item in self._query("list#customers")]
+    def customer_ids(self, after: str = "") -> Iterator[str]:
+        """Yield the id of every customer in order, or of those after one."""
+        return (item["sk"]["S"] for item in self._items.query("list#customers", after=after))
 
     def key_ids(self) -> list[str]:
         """Return the id of every key that was ever held, or used without a customer."""
-        return [item["sk"]["S"] for item in self._query("list#keys")]
+        return [item["sk"]["S"] for item in self._items.query("list#keys")]
 
     def list_key(self, key: str) -> None:
         """Enter a key in the directory; entering it again changes nothing."""
-        self._put(_key("list#keys", key))
+        self._items.put(item_key("list#keys", key))
 
     def save_customer(self, after: Customer, *, before: Customer | None) -> None:
         """Write a customer and its claim on a Stripe customer, in one transaction.
@@ -235,23 +253,23 @@ class Ledger:
                     {":name": before.name, ":stripe_customer": before.stripe_customer}
                 ),
             }
-        put = {"TableName": self.table, "Item": {**_key(str(customer(after.id)), "profile"), **item}, **as_read}
-        entry = {"TableName": self.table, "Item": _key("list#customers", after.id)}
+        put = {"TableName": self.table, "Item": {**item_key(str(customer(after.id)), "profile"), **item}, **as_read}
+        entry = {"TableName": self.table, "Item": item_key("list#customers", after.id)}
         writes = [{"Put": put}, {"Put": entry}]
         if after.stripe_customer:
             writes.append({"Put": self._claim(after)})
-        self._transact(*writes)
+        self._items.transact(*writes)
 
     def owner(self, stripe_customer: str) -> str:
         """Return the customer that posts to a Stripe customer, or an empty string."""
-        found = self._get(f"stripe#{stripe_customer}", "owner")
+        found = self._items.get(f"stripe#{stripe_customer}", "owner")
         return found["customer"]["S"] if found else ""
 
     def _claim(self, owner: Customer) -> dict[str, Any]:
         free_or_ours = "attribute_not_exists(#pk) OR #customer = :customer"
         return {
             "TableName": self.table,
-            "Item": {**_key(f"stripe#{owner.stripe_customer}", "owner"), "customer": {"S": owner.id}},
+            "Item": {**item_key(f"stripe#{owner.stripe_customer}", "owner"), "customer": {"S": owner.id}},
             "ConditionExpression": free_or_ours,
             "ExpressionAttributeNames": {"#pk": "pk", "#customer": "customer"},
             "ExpressionAttributeValues": {":customer": {"S": owner.id}},
@@ -261,7 +279,7 @@ class Ledger:
 
     def cursor(self) -> Hour | None:
         """Return the hour before which every hour is closed, or None if none was ever closed."""
-        found = self._get("period#cursor", "close")
+        found = self._items.get("period#cursor", "close")
         return Hour.parse(found["hour"]["S"]) if found else None
 
     def advance_cursor(self, hour: Hour) -> None:
@@ -270,15 +288,42 @@ class Ledger:
         with suppress(self.client.exceptions.ConditionalCheckFailedException):
             self.client.put_item(
                 TableName=self.table,
-                Item={**_key("period#cursor", "close"), "hour": {"S": str(hour)}},
+                Item={**item_key("period#cursor", "close"), "hour": {"S": str(hour)}},
                 ConditionExpression=forward,
                 ExpressionAttributeNames={"#hour": "hour"},
                 ExpressionAttributeValues={":hour": {"S": str(hour)}},
             )
 
-    def periods(self, hours: Iterable[Hour]) -> dict[Hour, Period]:
+    def written_before(self, now: datetime) -> Hour:
+        """Return the first hour whose rows are not written yet."""
+        first = self.cursor() or BEGINNING
+        due = due_before(now)
+        if first == BEGINNING:
+            return first
+        written = self.periods(hours(first, due))
+        return next((hour for hour in hours(first, due) if hour not in written), due)
+
+    def invoices_seen(self) -> datetime | None:
+        """Return the moment up to which finalised invoices have been noted, or None if none ever were."""
+        found = self._items.get("period#invoices", "seen")
+        return datetime.fromtimestamp(int(found["at"]["N"]), UTC) if found else None
+
+    def save_invoices_seen(self, moment: datetime) -> None:
+        """Write up to where invoices have been noted; noting one again changes nothing, so that the last run wins."""
+        self._items.put({**item_key("period#invoices", "seen"), **to_item({"at": int(moment.timestamp())})})
+
+    def reconciled_up_to(self) -> str:
+        """Return the last customer that was compared with Stripe; empty at the beginning of a round."""
+        found = self._items.get("period#reconciled", "customer")
+        return found["name"]["S"] if found else ""
+
+    def save_reconciled_up_to(self, name: str) -> None:
+        """Write which customer was compared last; empty when a round is over."""
+        self._items.put({**item_key("period#reconciled", "customer"), **to_item({"name": name})})
+
+    def periods(self, wanted: Iterable[Hour]) -> dict[Hour, Period]:
         """Return those of the hours whose rows are written."""
-        return self._read({(f"period#{hour}", "close"): hour for hour in hours}, _read_period)
+        return self._items.read({(f"period#{hour}", "close"): hour for hour in wanted}, _read_period)
 
     def save_period(self, period: Period) -> None:
         """Write how far an hour has got; a closed hour stays as it is, so that a late run cannot open it again."""
@@ -294,98 +339,11 @@ class Ledger:
         with suppress(self.client.exceptions.ConditionalCheckFailedException):
             self.client.put_item(
                 TableName=self.table,
-                Item={**_key(f"period#{period.hour}", "close"), **to_item(values)},
+                Item={**item_key(f"period#{period.hour}", "close"), **to_item(values)},
                 ConditionExpression=not_closed,
                 ExpressionAttributeNames={"#state": "state"},
                 ExpressionAttributeValues={":closed": {"S": PeriodState.CLOSED}},
             )
-
-    # --- the table --------------------------------------------------------------------------------------------------
-
-    def _get(self, pk: str, sk: str) -> Item | None:
-        return self.client.get_item(TableName=self.table, Key=_key(pk, sk), ConsistentRead=True).get("Item")
-
-    def _put(self, item: Item) -> None:
-        self.client.put_item(TableName=self.table, Item=item)
-
-    def _put_as_read(self, item: Item, *, version: int) -> None:
-        try:
-            self.client.put_item(TableName=self.table, Item=item, **_as_read(version))
-        except (
-            self.client.exceptions.ConditionalCheckFailedException,
-            self.client.exceptions.TransactionConflictException,
-        ) as error:
-            raise RowChangedError(f"{item['pk']['S']} {item['sk']['S']} changed since it was read") from error
-
-    def _transact(self, *writes: dict[str, Any]) -> None:
-        try:
-            self.client.transact_write_items(TransactItems=list(writes))  # type: ignore[arg-type]
-        except self.client.exceptions.TransactionCanceledException as error:
-            reasons = {reason.get("Code") for reason in error.response["CancellationReasons"]}
-            if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
-                raise RowChangedError("an item changed since it was read") from error
-            raise
-
-    def _read(self, wanted: Mapping[tuple[str, str], Any], make: Callable[[Item], Any]) -> dict[Any, Any]:
-        """Return what is there of the ``wanted`` keys, each under the name given for it."""
-        pieces = in_pieces(list(wanted), _BATCH)
-        found: dict[Any, Any] = {}
-        for items in side_by_side(self._read_piece, pieces):
-            found |= {wanted[item["pk"]["S"], item["sk"]["S"]]: make(item) for item in items}
-        return found
-
-    def _read_piece(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
-        items: list[Item] = []
-        asked: Any = {self.table: {"Keys": [_key(*key) for key in keys], "ConsistentRead": True}}
-        while asked:
-            answer = self.client.batch_get_item(RequestItems=asked)
-            items += answer["Responses"].get(self.table, [])
-            asked = answer.get("UnprocessedKeys")
-        return items
-
-    def _query(
-        self,
-        pk: str,
-        *,
-        beginning: str = "",
-        between: tuple[str, str] | None = None,
-        index: str = "",
-        pk_name: str = "pk",
-    ) -> Iterator[Item]:
-        condition, names, values = "#pk = :pk", {"#pk": pk_name}, {":pk": pk}
-        if beginning:
-            condition += " AND begins_with(#sk, :first)"
-            values |= {":first": beginning}
-        if between:
-            condition += " AND #sk BETWEEN :first AND :last"
-            values |= {":first": between[0], ":last": between[1]}
-        if beginning or between:
-            names["#sk"] = "sk"
-        reading: dict[str, Any] = {"IndexName": index} if index else {"ConsistentRead": True}
-        pages = self.client.get_paginator("query").paginate(
-            TableName=self.table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=to_item(values),
-            **reading,
-        )
-        for page in pages:
-            yield from page["Items"]
-
-
-def _key(pk: str, sk: str) -> Item:
-    return {"pk": {"S": pk}, "sk": {"S": sk}}
-
-
-def _as_read(version: int) -> dict[str, Any]:
-    """Return the condition that an item is as it was read; version 0 means that it was not there."""
-    if not version:
-        return {"ConditionExpression": "attribute_not_exists(#pk)", "ExpressionAttributeNames": {"#pk": "pk"}}
-    return {
-        "ConditionExpression": "#version = :version",
-        "ExpressionAttributeNames": {"#version": "version"},
-        "ExpressionAttributeValues": {":version": {"N": str(version)}},
-    }
 
 
 def _row_key(subject: Subject, hour: Hour) -> tuple[str, str]:
@@ -394,11 +352,21 @@ def _row_key(subject: Subject, hour: Hour) -> tuple[str, str]:
 
 def _row_item(row: UsageRow) -> Item:
     totals = {metric: msgspec.to_builtins(total) for metric, total in row.totals.items()}
-    item = {**_key(*_row_key(row.subject, row.hour)), **to_item({"version": row.version, "totals": totals})}
-    if row.in_state(State.PENDING):
-        shard = zlib.crc32(str(row.subject).encode()) % SHARDS
-        item["pending"] = to_attribute(f"pending#{shard}")
+    item = {**item_key(*_row_key(row.subject, row.hour)), **to_item({"version": row.version, "totals": totals})}
+    for state in (State.PENDING, State.REJECTED):
+        if row.in_state(state):
+            item["pending"] = to_attribute(_shard_name(state, shard_of(row.subject)))
+            break
     return item
+
+
+def shard_of(subject: Subject) -> int:
+    """Return the shard of the index that lists a customer's rows: the same for all of them."""
+    return zlib.crc32(str(subject).encode()) % SHARDS
+
+
+def _shard_name(state: State, shard: int) -> str:
+    return f"{state.lower()}#{shard}"
 
 
 def _hour_of(item: Item) -> Hour:

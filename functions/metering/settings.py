@@ -53,16 +53,63 @@ class RecordUsageSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ClosePeriodsSettings(_Settings):
-    """What ``close_periods`` needs.
+    """What ``close_periods`` needs: its tables, and the function that posts what it has closed."""
+
+    counters_table: str
+    ledger_table: str
+    post_usage_function: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostUsageSettings(_Settings):
+    """What ``post_usage`` needs.
 
     ``deployment`` begins the name of each Stripe meter; ``ledger_epoch`` begins each identifier and changes when the
-    ledger was restored from a backup; ``stripe_secret`` names the secret that holds the restricted key.
+    ledger was restored from a backup; ``stripe_secret`` names the secret that holds the restricted key. Stripe takes
+    ``stripe_rate`` calls a second; hours from ``streamed_from`` on, if it is set, go by the event stream.
     """
 
     counters_table: str
     ledger_table: str
     deployment: str
     ledger_epoch: str
+    stripe_secret: str
+    stripe_api_base: str
+    stripe_rate: str
+    streamed_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileUsageSettings(_Settings):
+    """What ``reconcile_usage`` needs; ``stripe_calls`` is how many calls one run may make to Stripe."""
+
+    counters_table: str
+    ledger_table: str
+    deployment: str
+    stripe_secret: str
+    stripe_api_base: str
+    stripe_calls: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCompletenessSettings(_Settings):
+    """What ``check_completeness`` needs: where the access log is written, and by which stages.
+
+    ``delivery_stream`` is set on the road over Firehose; ``stages`` is what :func:`completeness.encode` writes.
+    """
+
+    deployment: str
+    access_log_group: str
+    delivery_stream: str = ""
+    stages: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveEventsSettings(_Settings):
+    """What ``receive_events`` needs."""
+
+    ledger_table: str
+    deployment: str
     stripe_secret: str
     stripe_api_base: str
 

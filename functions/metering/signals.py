@@ -8,10 +8,13 @@ NAMESPACE: Final = "Metering"
 
 
 class Signal(StrEnum):
-    """A CloudWatch metric. Counts but for ``OLDEST_RECORD_AGE``, which is in seconds."""
+    """A CloudWatch metric. Counts but for ``OLDEST_RECORD_AGE``, which is in seconds, and the two ratios at the end."""
 
     RECORDS_READ = "RecordsRead"
     """Access-log lines that reached ``record_usage``: billed + unbilled + set aside."""
+
+    LINES_COUNTED = "LinesCounted"
+    """Access-log lines that were dealt with, without those of batches that came again: for completeness."""
 
     RECORDS_BILLED = "RecordsBilled"
     RECORDS_UNBILLED = "RecordsUnbilled"
@@ -39,3 +42,24 @@ class Signal(StrEnum):
 
     USAGE_UNMAPPED = "UsageUnmapped"
     """Rows written in this run for keys that belong to no customer: they are billed once the keys have one."""
+
+    COMPLETENESS_OF_LINES = "CompletenessOfLines"
+    """Lines counted or set aside, divided by lines written into the access log, of the last day."""
+
+    COMPLETENESS_OF_REQUESTS = "CompletenessOfRequests"
+    """Lines counted or set aside, divided by the stages' requests, of the last day."""
+
+    USAGE_CARRIED = "UsageCarried"
+    """Differences that were carried into the current hour: from an invoice, an hour too old, or one below nothing."""
+
+    USAGE_WITHOUT_SUBSCRIPTION = "UsageWithoutSubscription"
+    """Differences that wait until the customer has a subscription which bills their metric."""
+
+    USAGE_POSTED_AGAIN = "UsagePostedAgain"
+    """Totals that Stripe did not show, and that were posted again."""
+
+    USAGE_DIFFERING = "UsageDiffering"
+    """Totals that Stripe does not show although they were posted again: a person must look."""
+
+    NOTIFICATIONS_REFUSED = "NotificationsRefused"
+    """Requests to the address for Stripe's notifications that were none."""

@@ -4,11 +4,15 @@ Meters are made with ``event_time_window=hour``: within an hour the latest event
 ones, so an hour's absolute total can be posted again and corrected (Stripe API reference, "The Meter object").
 """
 
+import json
 import logging
-from collections.abc import Callable, Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import stripe
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
@@ -27,10 +31,19 @@ TIMEOUT: Final = (3, 7)
 """Seconds to connect, and to wait for an answer; the SDK's own default is 80."""
 
 RETRIES: Final = 2
-"""Attempts after the first that the SDK makes by itself."""
+"""Attempts after the first that the SDK makes by itself, but not of a posting, which has a pace to keep."""
 
-SLOWEST_CALL: Final = (sum(TIMEOUT) + 3) * (RETRIES + 1)
-"""Seconds after which a call has ended in any case: the timeouts and the pauses between them."""
+SLOWEST_CALL: Final = sum(TIMEOUT)
+"""Seconds after which a posting has ended in any case."""
+
+STREAM_BATCH: Final = 100
+"""The most events in one call of the event stream (Stripe API reference, "Create a meter event stream")."""
+
+_API: Final = "https://api.stripe.com"
+
+API_KEY: Final = "api_key"
+WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of one
+"""What Stripe's secret holds, under these names: one secret, since a second one would cost as much as an idle month."""
 
 CONNECT: Final = "run 'metering stripe connect'"
 NO_KEY: Final = f"the secret holds no Stripe key: {CONNECT}"
@@ -42,6 +55,18 @@ T = TypeVar("T")
 
 class StripeUnavailableError(Exception):
     """Stripe did not answer, or not now: the same call is made again by a later run."""
+
+
+class StripeBusyError(StripeUnavailableError):
+    """Stripe wants fewer calls, the next one in ``retry_after`` seconds if it says so.
+
+    With ``alone`` it is only at work for this very customer and meter.
+    """
+
+    def __init__(self, message: str, retry_after: float | None, *, alone: bool) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.alone = alone
 
 
 class StripeNotConnectedError(StripeUnavailableError):
@@ -92,17 +117,42 @@ class StripeMeters:
                     "identifier": posting.identifier,
                     "timestamp": posting.timestamp,
                     "payload": {"stripe_customer_id": posting.stripe_customer, "value": str(posting.quantity)},
-                }
+                },
+                # Of its own for each attempt, since a saved answer of 500 would come again for ever; and it names the
+                # posting, which is what Stripe's error reports know it by.
+                {"max_network_retries": 0, "idempotency_key": f"{posting.identifier}#{secrets.token_hex(4)}"},
             )
 
         try:
-            self._call(send)
+            self.call(send)
         except StripeRejectedError as error:
             if f"already exists with identifier {posting.identifier}" in str(error):
                 return
             if "no active meter" in str(error).lower():
                 raise MeterMissingError(str(error)) from error
             raise
+
+    def stream(self, postings: Sequence[tuple[str, Posting]]) -> None:
+        """Tell Stripe up to ``STREAM_BATCH`` totals, each with its metric, by the event stream.
+
+        Returning means that Stripe has taken them and will look at each later. A session lasts for 15 minutes.
+        """
+        events: Any = [
+            {
+                "event_name": self.event_name(metric),
+                "identifier": posting.identifier,
+                "timestamp": datetime.fromtimestamp(posting.timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "payload": {"stripe_customer_id": posting.stripe_customer, "value": str(posting.quantity)},
+            }
+            for metric, posting in postings
+        ]
+
+        def send(client: stripe.StripeClient) -> None:
+            token = _session(client, self.api_key(False), time.monotonic())  # noqa: FBT003 - "fresh", named by the class
+            in_session = _client(token, self.api_base)
+            in_session.v2.billing.meter_event_stream.create({"events": events}, {"max_network_retries": 0})
+
+        self.call(send)
 
     def event_name(self, metric: str) -> str:
         """Return the name of a metric's meter: two deployments never share one."""
@@ -120,11 +170,11 @@ class StripeMeters:
                 for meter in found
             }
 
-        return self._call(fetch)
+        return self.call(fetch)
 
     def create_meter(self, metric: str) -> None:
         """Make a metric's meter. A second active meter of one name is refused by Stripe, so none is made twice."""
-        self._call(
+        self.call(
             lambda client: client.v1.billing.meters.create(
                 {
                     "display_name": f"{metric} ({self.deployment})",
@@ -137,9 +187,12 @@ class StripeMeters:
             )
         )
 
-    def totals(self, meter: Meter, stripe_customer: str, first: Hour, end: Hour) -> dict[Hour, int]:
-        """Return what Stripe holds for a customer in each hour from ``first`` up to ``end``, exclusive.
+    def totals(
+        self, meter: Meter, stripe_customer: str, first: Hour, end: Hour, *, window: Literal["hour", "day"] = "hour"
+    ) -> dict[Hour, int]:
+        """Return what Stripe holds for a customer from ``first`` up to ``end``, exclusive, by hour or by "day".
 
+        A day is named by its first hour, and with it the period must begin and end at midnight (UTC).
         Eventually consistent: Stripe adds up events some minutes after it took them.
         """
 
@@ -150,21 +203,22 @@ class StripeMeters:
                     "customer": stripe_customer,
                     "start_time": int(first.start.timestamp()),
                     "end_time": int(end.start.timestamp()),
-                    "value_grouping_window": "hour",
+                    "value_grouping_window": window,
                     "limit": 100,
                 },
             )
             for summary in summaries.auto_paging_iter():
                 yield Hour.of_epoch_ms(summary.start_time * 1000), int(summary.aggregated_value)
 
-        return dict(self._call(lambda client: list(fetch(client))))
+        return dict(self.call(lambda client: list(fetch(client))))
 
-    def _call(self, do: Callable[[stripe.StripeClient], T]) -> T:
+    def call(self, do: Callable[[stripe.StripeClient], T]) -> T:
         """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
         try:
             try:
                 return do(_client(self.api_key(False), self.api_base))  # noqa: FBT003 - "fresh", named by the class
-            except stripe.AuthenticationError:
+            except (stripe.AuthenticationError, stripe.TemporarySessionExpiredError):
+                _sessions.clear()
                 return do(_client(self.api_key(True), self.api_base))  # noqa: FBT003
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
             raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
@@ -172,34 +226,78 @@ class StripeMeters:
             raise StripeNotConnectedError("the Stripe key lacks a right: README.md lists those it needs") from error
         except stripe.InvalidRequestError as error:
             raise StripeRejectedError(error.user_message or str(error)) from error
-        except stripe.StripeError as error:  # rate limit, connection, Stripe's own failure
+        except stripe.RateLimitError as error:
+            raise StripeBusyError(
+                f"{type(error).__name__} {error.http_status}", _seconds(error), alone=error.code == "lock_timeout"
+            ) from error
+        except stripe.StripeError as error:  # connection, Stripe's own failure
             raise StripeUnavailableError(
                 f"{type(error).__name__} {error.http_status or 'without an answer'}"
             ) from error
 
 
-def key_from(secrets: "SecretsProvider", secret: str) -> Callable[[bool], str]:
+def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:
     """Return a way to read the restricted key from Secrets Manager, cached for five minutes."""
 
     def read(fresh: bool) -> str:  # noqa: FBT001 - the signature that StripeMeters names
-        try:
-            found = secrets.get(secret, max_age=300, force_fetch=fresh)
-        except GetParameterError as error:
-            cause = error.__cause__ or error.__context__
-            code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
-            if code != "ResourceNotFoundException":
-                raise StripeNotConnectedError(f"the secret with the Stripe key cannot be read: {code}") from error
-            found = None  # a secret that has no value yet, or is gone
-        if not found:
+        key = _read_secret(provider, secret, fresh=fresh).get(API_KEY, "")
+        if not key:
             raise StripeNotConnectedError(NO_KEY)
-        return str(found)
+        return key
 
     return read
 
 
-@cache
+def webhook_secret_from(provider: "SecretsProvider", secret: str) -> Callable[[], str]:
+    """Return a way to read the signing secret of Stripe's notifications, which is empty if there is none."""
+    return lambda: _read_secret(provider, secret, fresh=False).get(WEBHOOK_SECRET, "")
+
+
+def _read_secret(provider: "SecretsProvider", secret: str, *, fresh: bool) -> dict[str, str]:
+    try:
+        found = provider.get(secret, max_age=300, force_fetch=fresh)
+    except GetParameterError as error:
+        cause = error.__cause__ or error.__context__
+        code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
+        if code != "ResourceNotFoundException":
+            raise StripeNotConnectedError(f"the secret with the Stripe key cannot be read: {code}") from error
+        found = None  # a secret that has no value yet, or is gone
+    return secret_values(str(found or ""))
+
+
+def secret_values(text: str) -> dict[str, str]:
+    """Return what Stripe's secret holds: JSON, or the API key alone, as somebody may have put it by hand."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {API_KEY: text}
+    return values if isinstance(values, dict) else {}
+
+
+@lru_cache(maxsize=4)  # a rotated key and a session's token are new ones
 def _client(api_key: str, api_base: str) -> stripe.StripeClient:
     transport: Any = stripe.RequestsClient(timeout=TIMEOUT)
-    return stripe.StripeClient(
-        api_key, base_addresses={"api": api_base}, max_network_retries=RETRIES, http_client=transport
-    )
+    addresses: Any = {"api": api_base} if api_base == _API else {"api": api_base, "meter_events": api_base}
+    return stripe.StripeClient(api_key, base_addresses=addresses, max_network_retries=RETRIES, http_client=transport)
+
+
+_sessions: dict[str, tuple[str, float]] = {}
+_SESSION_S: Final = 14 * 60  # a minute less than it lasts
+
+
+def _session(client: stripe.StripeClient, api_key: str, now: float) -> str:
+    """Return the token of a session of the event stream, which is made anew before it ends."""
+    token, made_at = _sessions.get(api_key, ("", 0.0))
+    if not token or now - made_at > _SESSION_S:
+        token = client.v2.billing.meter_event_session.create().authentication_token
+        _sessions[api_key] = (token, now)
+    return token
+
+
+def _seconds(error: stripe.StripeError) -> float | None:
+    """Return when Stripe wants the next call, if it says so in seconds."""
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    try:
+        return max(0.0, float(headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from metering.claims import Claim, Claims
 from metering.ledger import Holding, Ledger
+from metering.measuring import Amounts
 from metering.periods import Hour
 
 
@@ -39,6 +40,13 @@ class Uniques:
                 if mine and (value not in first or claim.at < first[value].at):
                     first[value] = claim
         return Counter(claim.hour for claim in first.values())
+
+    def settle(self, customer: str, hour: Hour, amounts: Amounts) -> None:
+        """Where a customer's distinct values came through several hands, let the claims say how many count."""
+        for metric in amounts.uniques:
+            by_hour = self.by_hour(customer, metric, hour)
+            if by_hour is not None:
+                amounts.uniques[metric] = by_hour[hour]
 
 
 def tenure(holding: Holding, hour: Hour) -> Hour | None:

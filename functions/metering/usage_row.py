@@ -16,22 +16,25 @@ run lives that long. Only a posting that was *rejected* leaves no identifier beh
 sent before the time in which a copy could still land is over.
 """
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 
 from metering.measuring import Amounts
 from metering.periods import Hour
-from metering.subjects import Kind, Subject
+from metering.subjects import Kind, Subject, customer
 
 FLIGHT_TIME: Final = timedelta(minutes=16)
 """A copy of a request can land this long after it was written down: the longest life of a Lambda, and a minute."""
 
 NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
 TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
+
+_IDENTIFIER: Final = re.compile(r"\d{1,3}\.([A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
 
 _TIMESTAMPS: Final = 600
 """Events are dated in the hour's last ten minutes, so that an hour in which a subscription begins is billed."""
@@ -50,13 +53,14 @@ class State(StrEnum):
     """Stripe said no for good; an operator mends the cause and closes the hour again."""
 
     HELD = "HELD"
-    """Kept, with its reason; giving the key a customer, or the customer a Stripe customer, moves it to PENDING."""
+    """Kept, with its reason; giving the key a customer, or the customer a Stripe customer, moves it to PENDING. What is
+    too old for Stripe is carried into a later hour by ``reconcile_usage``."""
 
 
 class Posting(msgspec.Struct, frozen=True):
     """One attempt to tell Stripe a total; ``timestamp`` and ``until`` are in seconds since 1970.
 
-    ``until`` is when no copy of this attempt can land any more.
+    ``until`` is when no copy of this attempt can land any more; ``streamed`` that it goes by the event stream.
     """
 
     identifier: str
@@ -64,10 +68,35 @@ class Posting(msgspec.Struct, frozen=True):
     quantity: int
     timestamp: int
     until: int
+    streamed: bool = False
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands beside an hour's count of a metric: an adjustment by an operator, or a carry from elsewhere.
+
+    ``who`` did it (an ARN, or the function that carried) ``at`` a moment in seconds since 1970. An adjustment that was
+    made against a count of ``if_counted`` is void while another is counted.
+    """
+
+    id: str
+    metric: str
+    amount: int
+    reason: str
+    who: str
+    at: int
+    carry: bool = False
+    if_counted: int | None = None
+
+    def is_void(self, counted: int) -> bool:
+        """Say whether the change was made against another count than this."""
+        return self.if_counted is not None and self.if_counted != counted
 
 
 class Total(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One metric's total in a row. ``revision`` is the row's version that gave it this quantity."""
+    """One metric's total in a row. ``revision`` is the row's version that gave it this quantity.
+
+    ``adjusted`` and ``carried`` are the sums of the changes that stand beside the count.
+    """
 
     counted: int
     revision: int
@@ -88,10 +117,24 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before: int = 0
     """After a rejection: nothing is sent before this moment (seconds since 1970)."""
 
+    posted_at: int = 0
+    """When Stripe last accepted a posting (seconds since 1970)."""
+
+    streamed: bool = False
+    """Whether that went by the event stream; every later one does, too."""
+
+    reposts: int = 0
+    """How often this total was posted again because Stripe showed another."""
+
+    @property
+    def balance(self) -> int:
+        """What is counted, adjusted and carried; below nothing until the difference is carried on."""
+        return self.counted + self.adjusted + self.carried
+
     @property
     def quantity(self) -> int:
-        """What is billed."""
-        return self.counted + self.adjusted + self.carried
+        """What is billed: the balance, but never less than nothing."""
+        return max(0, self.balance)
 
 
 class UsageRow(msgspec.Struct, frozen=True):
@@ -111,44 +154,70 @@ class UsageRow(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, totals={**self.totals, **changed})
 
 
-def recounted(row: UsageRow, counted: Amounts, *, held: str = "") -> UsageRow:
-    """Return the row with what has been counted now; zero where nothing is left. Unchanged if nothing changes.
+def recounted(
+    row: UsageRow, counted: Amounts | None, changes: Sequence[Change] | None = None, *, held: str = ""
+) -> UsageRow:
+    """Return the row with what is counted now, zero where nothing is left, and its changes; unchanged if all is known.
 
-    Closing again is asked for by a late mark, so a total that was held or rejected gets a new try, under a new
-    revision. With ``held``, the reason why nobody is billed, totals are held instead of pending.
+    Without ``counted``, because the counters have expired, or without ``changes``, those of the row stay. Closing again
+    is asked for by a late mark, so a total that was held or rejected gets a new try, under a new revision. With
+    ``held``, the reason why nobody is billed, totals are held instead of pending.
     """
+    quantities = counted.quantities() if counted is not None else {}
     changed = {}
-    quantities = counted.quantities()
-    for metric in {*row.totals, *quantities}:
+    for metric in {*row.totals, *quantities, *(change.metric for change in changes or ())}:
         before = row.totals.get(metric)
-        after = _recounted(before, quantities.get(metric, 0), revision=row.version + 1, held=held)
-        after = msgspec.structs.replace(after, split=counted.splits.get(metric, {}))
+        after = before or Total(0, 0, State.PENDING)
+        if counted is not None:
+            split = counted.splits.get(metric, {})
+            after = msgspec.structs.replace(after, counted=quantities.get(metric, 0), split=split)
+        if changes is not None:
+            valid = [one for one in changes if one.metric == metric and not one.is_void(after.counted)]
+            after = msgspec.structs.replace(
+                after,
+                adjusted=sum(one.amount for one in valid if not one.carry),
+                carried=sum(one.amount for one in valid if one.carry),
+            )
+        after = _renewed(before, after, revision=row.version + 1, held=held)
         if after != before:
             changed[metric] = after
     return row.with_totals(changed) if changed else row
 
 
-def _recounted(before: Total | None, counted: int, *, revision: int, held: str) -> Total:
-    if before is None:
-        return Total(counted, revision, State.HELD if held else State.PENDING, reason=held)
-    same = before.counted == counted
-    if held:
-        return before if same and before.reason == held else _renewed(before, counted, revision, State.HELD, held)
-    match before.state:
-        case State.PENDING | State.POSTED:
-            return before if same else _renewed(before, counted, revision, State.PENDING)
-        case State.REJECTED | State.HELD:
-            return _renewed(before, counted, revision, State.PENDING)
-        case _:
-            assert_never(before.state)
-
-
-def _renewed(before: Total, counted: int, revision: int, state: State, reason: str = "") -> Total:
-    after = msgspec.structs.replace(before, counted=counted, revision=revision, state=state, reason=reason)
-    ever_sent = before.posted_to or before.posting or before.not_before
+def _renewed(before: Total | None, after: Total, *, revision: int, held: str) -> Total:
+    """Return a total that is to be billed ``after`` now; as it is if nothing changes for Stripe."""
+    same = before is not None and before.balance == after.balance
+    if before is not None and same:
+        if held and before.reason == held:
+            return after
+        if not held and before.state in (State.PENDING, State.POSTED):
+            return after
+    state = State.HELD if held else State.PENDING
+    after = msgspec.structs.replace(
+        after, revision=revision, state=state, reason=held, reposts=before.reposts if before and same else 0
+    )
+    ever_sent = after.posted_to or after.posting or after.not_before
     if state is State.PENDING and not after.quantity and not ever_sent:
         return msgspec.structs.replace(after, state=State.POSTED, reason="zero, and nothing was ever sent")
     return after
+
+
+def reposted(row: UsageRow, metric: str) -> UsageRow:
+    """Return the row with a total that Stripe accepted and does not show, pending again under a new revision.
+
+    A metric that the row does not have is posted as zero: Stripe holds something that nobody here has counted.
+    """
+    before = row.totals.get(metric) or Total(0, 0, State.POSTED)
+    after = msgspec.structs.replace(
+        before, revision=row.version + 1, state=State.PENDING, reason="", reposts=before.reposts + 1
+    )
+    return row.with_totals({metric: after})
+
+
+def settled_by_carry(row: UsageRow, metric: str) -> UsageRow:
+    """Return the row with a total that is what Stripe holds, now that the rest of it was carried elsewhere."""
+    after = msgspec.structs.replace(row.totals[metric], state=State.POSTED, reason="the rest of it was carried")
+    return row.with_totals({metric: after})
 
 
 def held(row: UsageRow, reason: str) -> UsageRow:
@@ -161,13 +230,20 @@ def held(row: UsageRow, reason: str) -> UsageRow:
     )
 
 
-def departing(
-    row: UsageRow, *, stripe_customer: str, epoch: str, now: datetime, without: Collection[str] = ()
+def departing(  # noqa: PLR0913 - what a posting says, each by name
+    row: UsageRow,
+    *,
+    stripe_customer: str,
+    epoch: str,
+    now: datetime,
+    without: Collection[str] = (),
+    streamed: bool = False,
 ) -> tuple[UsageRow, dict[str, Posting]]:
     """Return the row to be written before anything is sent, and the postings to send once it is written, by metric.
 
     A posting that had no answer yet departs again as it is; only when it has been answered does a newer total depart.
-    Nothing departs of the metrics in ``without``.
+    Nothing departs of the metrics in ``without``. With ``streamed`` it departs by the event stream; a total that once
+    went by it always does, so that one hour's events never take two ways.
     """
     until = int((now + FLIGHT_TIME).timestamp())
     postings = {}
@@ -183,6 +259,7 @@ def departing(
                 quantity=total.quantity,
                 timestamp=int(row.hour.end.timestamp()) - max(1, _TIMESTAMPS - total.revision),
                 until=until,
+                streamed=streamed or total.streamed,
             )
     departed = row.with_totals(
         {metric: msgspec.structs.replace(row.totals[metric], posting=posting) for metric, posting in postings.items()}
@@ -190,11 +267,17 @@ def departing(
     return departed, postings
 
 
-def accepted(row: UsageRow, metric: str, *, epoch: str) -> UsageRow:
+def accepted(row: UsageRow, metric: str, *, epoch: str, now: datetime) -> UsageRow:
     """Return the row after Stripe accepted the metric's posting, or said that it has it already."""
     total = row.totals[metric]
     posting = _on_its_way(total)
-    landed = msgspec.structs.replace(total, posting=None, posted_to=posting.stripe_customer)
+    landed = msgspec.structs.replace(
+        total,
+        posting=None,
+        posted_to=posting.stripe_customer,
+        posted_at=int(now.timestamp()),
+        streamed=posting.streamed,
+    )
     if posting.identifier == identifier(epoch, row.subject, metric, row.hour, total.revision):
         landed = msgspec.structs.replace(landed, state=State.POSTED, reason="", identifier=posting.identifier)
     return row.with_totals({metric: landed})
@@ -210,11 +293,36 @@ def rejected(row: UsageRow, metric: str, reason: str, *, epoch: str) -> UsageRow
     return row.with_totals({metric: landed})
 
 
+def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
+    """Return the row after Stripe reported that it could not use a posting which it had accepted.
+
+    Unchanged if a newer posting has taken its place, or the report came before. A copy of a posting that is still on
+    its way can land as long as a rejected one's.
+    """
+    for metric, total in row.totals.items():
+        if total.posting is not None and total.posting.identifier == known_as:
+            landed = msgspec.structs.replace(total, posting=None, not_before=total.posting.until)
+            if known_as.endswith(f".r{total.revision}"):
+                landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=known_as)
+            return row.with_totals({metric: landed})
+        if total.identifier == known_as and total.state is State.POSTED:
+            return row.with_totals({metric: msgspec.structs.replace(total, state=State.REJECTED, reason=reason)})
+    return row
+
+
 def identifier(epoch: str, subject: Subject, metric: str, hour: Hour, revision: int) -> str:
     """Return what Stripe knows a posting by: derived, unique to this revision, at most 100 characters."""
     if subject.kind is not Kind.CUSTOMER:
         raise ValueError(f"only a customer's usage is posted, got {subject}")
     return f"{epoch}.{subject.id}.{metric}.{hour}.r{revision}"
+
+
+def named_by(known_as: str) -> tuple[Subject, str, Hour]:
+    """Return the customer, metric and hour of an identifier; raise ValueError if it is none of ours."""
+    match = _IDENTIFIER.fullmatch(known_as)
+    if match is None:
+        raise ValueError(f"no identifier of ours: {known_as[:100]!r}")
+    return customer(match[1]), match[2], Hour.parse(match[3])
 
 
 def _on_its_way(total: Total) -> Posting:

@@ -21,6 +21,7 @@ from infra.commands.shared import (
 )
 from infra.customers import Change, Customers, Entry, read_csv
 from infra.deployment import OperatorError
+from infra.subscribing import Subscriber, Wishes
 from metering.ledger import BEGINNING
 from metering.periods import Hour
 
@@ -123,6 +124,38 @@ def customers_import(
         whole.said += change.said
         whole.marks += change.marks
     _say_change(whole, as_json)
+
+
+@on_deployment(customers_app, "subscribe")
+def customers_subscribe(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="ID")],
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="The name of a plan in app.py.")],
+    stripe_customer: Annotated[str, typer.Option(help="Its id at Stripe, cus_..., if it has one there.")] = "",
+    subscription: Annotated[str, typer.Option(help="Its subscription at Stripe, sub_..., if it has one.")] = "",
+    email: Annotated[str, typer.Option(help="Where Stripe sends invoices, for a customer that is made there.")] = "",
+    due: Annotated[
+        int | None,
+        typer.Option(min=1, help="Send invoices, due in so many days, instead of charging the payment method."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Subscribe a customer to a plan at Stripe; doing it again changes nothing.
+
+    It is made a customer at Stripe if it is none. The subscription begins with the current hour (UTC), which is billed
+    as a whole; what was used in the hours before is not billed.
+    """
+    deployment = connect()
+    customer = known_customer(deployment.ledger, customer_id)
+    wishes = Wishes(stripe_customer, subscription, email, due)
+    done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=now())
+    if as_json:
+        print_json(done.as_json())
+        return
+    for sentence in done.said or [f"nothing to change: {done.customer} is subscribed to {done.plan}"]:
+        out.print(sentence)
+    for note in done.notes:
+        out.print(f"note: {note}")
 
 
 @on_deployment(keys_app, "exclude")

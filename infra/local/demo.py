@@ -318,10 +318,7 @@ def counted_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Ho
             if owner and owner.id in names:
                 owners.setdefault(owner.id, Amounts()).include(amounts)
         for name, amounts in owners.items():
-            for metric in amounts.uniques:
-                by_hour = deployment.uniques.by_hour(name, metric, hour)
-                if by_hour is not None:  # several keys, whose users overlap
-                    amounts.uniques[metric] = by_hour[hour]
+            deployment.uniques.settle(name, hour, amounts)  # several keys, whose users overlap
             _add(step, name, amounts.quantities(), amounts.splits)
     return step
 

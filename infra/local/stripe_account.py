@@ -4,13 +4,30 @@ Time is an argument (seconds since the epoch). Objects have the shape of Stripe'
 Stripe's own where they are known. A method takes the decoded form of a request and gives the response's JSON object.
 """
 
-import hashlib
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from infra.local.stripe_billing import Billing
+from infra.local.stripe_catalog import Catalog
+from infra.local.stripe_customers import Customers
+from infra.local.stripe_event_log import EventLog
 from infra.local.stripe_meter import DAY, HOUR, Latest, Meter, MeterEvent, Quantity
-from infra.local.stripe_params import PAGING, Params, StripeError, integer, mapping, nested, one_of, only, page, text
+from infra.local.stripe_params import (
+    API_VERSION,
+    PAGING,
+    Params,
+    StripeError,
+    integer,
+    mapping,
+    nested,
+    one_of,
+    only,
+    page,
+    text,
+)
+from infra.local.stripe_reports import NO_METER, Failure, Reports
+from infra.local.stripe_subscribing import Subscriptions
 
 MINUTE = 60
 IDENTIFIER_MEMORY = 24 * HOUR  # docs.stripe.com/api/billing/meter-event/create: "a rolling period of at least 24 hours"
@@ -21,14 +38,22 @@ METER_PARAMS = ("customer_mapping", "default_aggregation", "display_name", "even
 class Account:
     """One Stripe account in test mode, with nothing in it. Not safe for threads: the server guards it with a lock."""
 
-    def __init__(self, latest: Latest = "arrival") -> None:
+    def __init__(self, latest: Latest = "arrival", summary_delay_s: float = 0.0) -> None:
         self.latest: Latest = latest
+        self.summary_delay_s = summary_delay_s
         self.meters: dict[str, Meter] = {}
         self.active: dict[str, Meter] = {}  # by event name
-        self.customers: dict[str, dict[str, Any]] = {}
+        self.directory = Customers()
+        self.customers = self.directory.customers
         self.events: list[MeterEvent] = []
         self.rejected_events: list[MeterEvent] = []
         self._accepted_at: dict[str, float] = {}  # by identifier
+        self._unnamed = 0
+        self.reports = Reports()
+        self.log = EventLog(API_VERSION)
+        self.catalog = Catalog(self.meters, {}, {})
+        self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s)
+        self.subscriptions = Subscriptions(self.catalog, self.billing)
 
     def create_meter_event(self, params: Params, now: float) -> dict[str, Any]:
         """Accept one meter event, or refuse it (docs.stripe.com/api/billing/meter-event/create).
@@ -37,17 +62,35 @@ class Account:
         `meter_event_customer_not_found`. Such an event counts for nobody and stays in `rejected_events`.
         """
         only(params, "event_name", "identifier", "payload", "timestamp")
-        event = self._read_event(params, now)
-        accepted_at = self._accepted_at.get(event.identifier)
-        if accepted_at is not None and now - accepted_at < IDENTIFIER_MEMORY:
+        event_name = text(params, "event_name", most=100)
+        identifier = text(params, "identifier", default="", most=100)
+        payload = mapping(params, "payload")
+        timestamp = integer(params, "timestamp", default=int(now))
+        event = self.check_event(event_name, identifier, payload, timestamp, now)
+        if not self.first_of(event.identifier, now):
             raise StripeError(f"An event already exists with identifier {event.identifier}.", saved=True)
-        self._accepted_at[event.identifier] = now
-        self.events.append(event)
-        if event.customer in self.customers:
-            self.active[event.event_name].add(event)
-        else:
-            self.rejected_events.append(event)
+        self.take(event)
         return event.as_json()
+
+    def first_of(self, identifier: str, now: float) -> bool:
+        """Remember an identifier, and tell whether it is new."""
+        accepted_at = self._accepted_at.get(identifier)
+        if accepted_at is not None and now - accepted_at < IDENTIFIER_MEMORY:
+            return False
+        self._accepted_at[identifier] = now
+        return True
+
+    def take(self, event: MeterEvent) -> None:
+        """Count a checked event, or note that its customer is unknown."""
+        self.events.append(event)
+        meter = self.active[event.event_name]
+        if event.customer in self.customers:
+            meter.add(event)
+            return
+        self.rejected_events.append(event)
+        message = f"No customer found for the provided {meter.customer_key}: {event.customer}."
+        failure = Failure("meter_event_customer_not_found", meter.id, message, event.identifier, event.created)
+        self.reports.failures.append(failure)
 
     def target(self, params: Params) -> tuple[str, str | None]:
         """Name the meter and the customer of a meter event, as far as a form that is not yet checked tells."""
@@ -58,39 +101,57 @@ class Account:
         customer = payload.get(meter.customer_key)
         return event_name, customer if isinstance(customer, str) else None
 
-    def _read_event(self, params: Params, now: float) -> MeterEvent:
-        """Check the parameters of a meter event in the order of the reference; the identifier may still be a repeat."""
-        event_name = text(params, "event_name", most=100)
-        identifier = text(params, "identifier", default="", most=100)
-        payload = mapping(params, "payload")
-        timestamp = integer(params, "timestamp", default=int(now))
+    def check_event(
+        self, event_name: str, identifier: str, payload: Mapping[str, str], timestamp: int, now: float
+    ) -> MeterEvent:
+        """Check what a meter event says, in the order of the reference; the identifier may still be a repeat."""
         meter = self.active.get(event_name)
         if meter is None:
-            raise StripeError(f'No active meter found for event name "{event_name}".', code="resource_missing")
+            raise StripeError(
+                f'No active meter found for event name "{event_name}".',
+                code="resource_missing",
+                report="archived_meter" if self.meter_named(event_name) else NO_METER,
+            )
         if timestamp < now - OLDEST:
             raise StripeError(
                 "The event timestamp cannot be more than 35 days in past. "
                 f"Expected a timestamp greater than or equal to {int(now - OLDEST)}.",
                 param="timestamp",
+                report="timestamp_too_far_in_past",
             )
         if timestamp > now + NEWEST:
             raise StripeError(
                 "The event timestamp cannot be more than 5 minutes in the future. "
                 f"Expected a timestamp less than or equal to {int(now + NEWEST)}.",
                 param="timestamp",
+                report="timestamp_in_future",
             )
         customer = payload.get(meter.customer_key)
         if not customer:
-            raise StripeError(f"Missing required payload key: {meter.customer_key}.", param="payload")
+            raise StripeError(
+                f"Missing required payload key: {meter.customer_key}.",
+                param="payload",
+                report="meter_event_no_customer_defined",
+            )
         return MeterEvent(
             event_name=event_name,
             customer=customer,
             value=meter.read_value(payload),
-            identifier=identifier or str(uuid.uuid5(uuid.NAMESPACE_OID, f"meter event {len(self.events)}")),
+            identifier=identifier or self.new_identifier(),
             timestamp=timestamp,
             created=int(now),
             payload=payload,
         )
+
+    def meter_named(self, event_name: str) -> str | None:
+        """Give the id of the newest meter with an event name, active or not."""
+        named = [meter.id for meter in self.meters.values() if meter.event_name == event_name]
+        return named[-1] if named else None
+
+    def new_identifier(self) -> str:
+        """Make an identifier for an event that has none."""
+        self._unnamed += 1
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"meter event {self._unnamed}"))
 
     def create_meter(self, params: Params, now: float) -> dict[str, Any]:
         """Create a meter; no other active one may have its event name (docs.stripe.com/api/billing/meter/create)."""
@@ -151,11 +212,11 @@ class Account:
             found.deactivated_at, found.updated = None, int(now)
         return found.as_json()
 
-    def list_event_summaries(self, meter: str, params: Params, _now: float) -> dict[str, Any]:
+    def list_event_summaries(self, meter: str, params: Params, now: float) -> dict[str, Any]:
         """Sum up what a meter holds for a customer in [start_time, end_time), newest first.
 
         The source is docs.stripe.com/api/billing/meter-event-summary/list. Grouped, a window without events is left
-        out; ungrouped, there is one summary whatever it holds.
+        out; ungrouped, there is one summary whatever it holds. Events younger than `summary_delay_s` are not in it.
         """
         only(params, "customer", "start_time", "end_time", "value_grouping_window", *PAGING)
         found = self._meter(meter)
@@ -170,7 +231,8 @@ class Account:
             raise StripeError(f"end_time must be after start_time, got {start} to {end}.", param="end_time")
         if customer not in self.customers:
             raise StripeError(f"No such customer: '{customer}'", code="resource_missing", param="customer")
-        events = list(found.in_force(customer, start, end, self.latest))
+        arrived_by = now - self.summary_delay_s if self.summary_delay_s else None
+        events = list(found.in_force(customer, start, end, self.latest, arrived_by))
         windows: dict[tuple[int, int], list[MeterEvent]] = {} if grouping else {(start, end): events}
         for event in events if grouping else ():
             opens = event.timestamp - event.timestamp % step
@@ -191,66 +253,6 @@ class Account:
                     totals[key] = totals.get(key, 0) + meter.aggregate(events)
         return totals
 
-    def create_customer(self, params: Params, now: float) -> dict[str, Any]:
-        """Create a customer; of the parameters in docs.stripe.com/api/customers/create, it knows a few."""
-        customer = self.add_customer(f"cus_{len(self.customers) + 1:014d}", now)
-        try:
-            return _change_customer(customer, params)
-        except StripeError:
-            del self.customers[customer["id"]]
-            raise
-
-    def add_customer(self, customer: str, now: float) -> dict[str, Any]:
-        """Add a customer under an id of the caller's choice."""
-        if customer in self.customers:
-            raise StripeError(f"Customer already exists: {customer}", code="resource_already_exists")
-        self.customers[customer] = {
-            "id": customer,
-            "object": "customer",
-            "address": None,
-            "balance": 0,
-            "created": int(now),
-            "currency": None,
-            "default_source": None,
-            "delinquent": False,
-            "description": None,
-            "discount": None,
-            "email": None,
-            "invoice_prefix": hashlib.sha256(customer.encode()).hexdigest()[:8].upper(),
-            "invoice_settings": {
-                "custom_fields": None,
-                "default_payment_method": None,
-                "footer": None,
-                "rendering_options": None,
-            },
-            "livemode": False,
-            "metadata": {},
-            "name": None,
-            "next_invoice_sequence": 1,
-            "phone": None,
-            "preferred_locales": [],
-            "shipping": None,
-            "tax_exempt": "none",
-            "test_clock": None,
-        }
-        return self.customers[customer]
-
-    def list_customers(self, params: Params, _now: float) -> dict[str, Any]:
-        """List customers, newest first, all or those of one `email` (docs.stripe.com/api/customers/list)."""
-        only(params, "email", *PAGING)
-        email = text(params, "email", default="")
-        found = [customer for customer in reversed(self.customers.values()) if email in ("", customer["email"])]
-        return page(found, params, "/v1/customers")
-
-    def retrieve_customer(self, customer: str, params: Params, _now: float) -> dict[str, Any]:
-        """Give one customer."""
-        only(params)
-        return self._customer(customer)
-
-    def update_customer(self, customer: str, params: Params, _now: float) -> dict[str, Any]:
-        """Change a customer; metadata is merged, and an empty value removes a key (docs.stripe.com/api/metadata)."""
-        return _change_customer(self._customer(customer), params)
-
     def _activate(self, meter: Meter) -> None:
         """Let a meter receive the events of its name, which no other active meter may have."""
         if meter.event_name in self.active:
@@ -266,23 +268,3 @@ class Account:
         if meter not in self.meters:
             raise StripeError(f"No such billing meter: '{meter}'", status=404, code="resource_missing", param="id")
         return self.meters[meter]
-
-    def _customer(self, customer: str) -> dict[str, Any]:
-        """Find a customer by its id, or answer 404."""
-        if customer not in self.customers:
-            raise StripeError(f"No such customer: '{customer}'", status=404, code="resource_missing", param="id")
-        return self.customers[customer]
-
-
-def _change_customer(customer: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Set a customer's texts and merge its metadata, all or nothing; an empty text unsets."""
-    texts = ("description", "email", "name", "phone")
-    only(params, "metadata", *texts)
-    changes: dict[str, Any] = {name: text(params, name, default="") or None for name in texts if name in params}
-    if params.get("metadata") == "":
-        changes["metadata"] = {}
-    elif "metadata" in params:
-        merged = customer["metadata"] | mapping(params, "metadata")
-        changes["metadata"] = {name: value for name, value in merged.items() if value}
-    customer.update(changes)
-    return customer

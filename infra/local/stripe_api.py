@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-import re
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,29 +11,13 @@ from typing import Any
 from aiohttp import web
 
 from infra.local.stripe_account import Account
-from infra.local.stripe_faults import METER_EVENTS, Fault
+from infra.local.stripe_faults import METER_EVENT_STREAM, METER_EVENTS, Fault
 from infra.local.stripe_meter import HOUR
 from infra.local.stripe_params import StripeError, decode_form
+from infra.local.stripe_routes import RIGHTS, endpoints, permits, route_of
+from infra.local.stripe_stream import Stream
 
-API_VERSION = "2026-10-28.endive"
 IDEMPOTENCY_MEMORY = 24 * HOUR  # docs.stripe.com/api/idempotent_requests: "at least 24 hours"
-
-ROUTES: dict[str, Callable[..., dict[str, Any]]] = {
-    METER_EVENTS: Account.create_meter_event,
-    "POST /v1/billing/meters": Account.create_meter,
-    "GET /v1/billing/meters": Account.list_meters,
-    "GET /v1/billing/meters/:id": Account.retrieve_meter,
-    "POST /v1/billing/meters/:id": Account.update_meter,
-    "POST /v1/billing/meters/:id/deactivate": Account.deactivate_meter,
-    "POST /v1/billing/meters/:id/reactivate": Account.reactivate_meter,
-    "GET /v1/billing/meters/:id/event_summaries": Account.list_event_summaries,
-    "POST /v1/customers": Account.create_customer,
-    "GET /v1/customers": Account.list_customers,
-    "GET /v1/customers/:id": Account.retrieve_customer,
-    "POST /v1/customers/:id": Account.update_customer,
-}
-UNRECOGNIZED = "unrecognized"
-OBJECT_ID = re.compile(r"(?<=^/v1/billing/meters/)[^/]+|(?<=^/v1/customers/)[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +29,13 @@ class Call:
     path: str
     object_id: str | None
     params: Mapping[str, Any]
+    body: str
     headers: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What an idempotency key holds its request to: the path and the parameters as they were written."""
+        return hashlib.blake2b(f"{self.path} {self.body}".encode(), digest_size=12).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +43,7 @@ class Answer:
     """One response. `executed` tells an endpoint's own answer, which takes the latency and is saved for its key."""
 
     status: int
-    body: Mapping[str, Any]
+    body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     executed: bool = False
 
@@ -61,8 +52,7 @@ class Answer:
 class Saved:
     """What an idempotency key remembers of its first request."""
 
-    path: str
-    params: Mapping[str, Any]
+    fingerprint: bytes
     answer: Answer
     at: float
 
@@ -73,17 +63,21 @@ class Api:
     `ticks` is the clock of the rate limit, in seconds; `now` is the account's, in seconds since the epoch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is one property of an account's API, or a clock
         self,
         account: Account,
         *,
         keys: frozenset[str],
+        restricted_keys: Mapping[str, Mapping[str, str]],
         events_per_second: int,
         now: Callable[[], float],
         ticks: Callable[[], float],
     ) -> None:
         self._account = account
-        self._keys = keys
+        self._stream = Stream(account)
+        self._endpoints = endpoints(account, self._stream)
+        self._keys = keys | restricted_keys.keys()
+        self._rights = restricted_keys
         self._expired_keys: frozenset[str] = frozenset()
         self._events_per_second = events_per_second
         self._now = now
@@ -92,11 +86,16 @@ class Api:
         self._second = (0, 0)  # the current one, and how many meter events were called in it
 
     def perform(self, call: Call, fault: Fault | None = None) -> Answer:
-        """Do what a call asks for, once per idempotency key, and answer as Stripe does, or with the fault's error."""
-        key = call.headers.get("Idempotency-Key") if call.method == "POST" else None
+        """Do what a call asks for, once per idempotency key, and answer as Stripe does, or with the fault's error.
+
+        The stream needs no such keys: its events have identifiers, and a repeat is ignored.
+        """
+        key = (
+            call.headers.get("Idempotency-Key") if call.method == "POST" and call.route != METER_EVENT_STREAM else None
+        )
         now = self._now()
         try:
-            self._authenticate(call)
+            self._authenticate(call, now)
             saved = self._saved.get(key) if key else None
             if saved and now - saved.at < IDEMPOTENCY_MEMORY:
                 return _replay(saved, call)
@@ -106,8 +105,12 @@ class Api:
         except StripeError as refusal:
             answer = refuse(refusal)
         if key and answer.executed:
-            self._saved[key] = Saved(call.path, call.params, answer, now)
+            self._saved[key] = Saved(call.fingerprint, answer, now)
         return answer
+
+    def target(self, call: Call) -> tuple[str, str | None]:
+        """Name the meter and the customer of a meter event, as far as a call that is not yet checked tells."""
+        return self._account.target(call.params)
 
     def rotate_key(self, old: str, new: str) -> None:
         """Accept the key `new` in place of `old`."""
@@ -120,7 +123,8 @@ class Api:
             raise _rate_limited(retry=fault is Fault.RATE_LIMITED_RETRY)
         if fault is Fault.ERROR_BEFORE:
             raise _server_error()
-        endpoint = ROUTES.get(call.route)
+        self._account.billing.advance(now)
+        endpoint = self._endpoints.get(call.route)
         if endpoint is None:
             raise StripeError(
                 f"Unrecognized request URL ({call.method}: {call.path}). Please see https://stripe.com/docs or we can "
@@ -128,12 +132,12 @@ class Api:
                 status=404,
             )
         about = () if call.object_id is None else (call.object_id,)
-        body = endpoint(self._account, *about, call.params, now)
+        body = endpoint(*about, call.params, now)
         if fault is Fault.ERROR_AFTER:
             raise _server_error()
-        return Answer(200, dict(body), executed=True)
+        return Answer(200, _encode(body), executed=True)
 
-    def _authenticate(self, call: Call) -> None:
+    def _authenticate(self, call: Call, now: float) -> None:
         """Accept a known key, as bearer token or as user name of basic auth (docs.stripe.com/api/authentication)."""
         scheme, _, credentials = call.headers.get("Authorization", "").partition(" ")
         key = credentials.strip()
@@ -142,15 +146,30 @@ class Api:
                 key = base64.b64decode(key, validate=True).decode().partition(":")[0]
             except (binascii.Error, UnicodeDecodeError):
                 key = ""
-        if key in self._keys:
+        if call.route == METER_EVENT_STREAM:
+            self._stream.authenticate(key, now)
             return
-        masked = f"{key[:8]}{'*' * max(len(key) - 12, 4)}{key[12:][-4:]}"
+        if key in self._keys:
+            self._permit(key, call)
+            return
         challenge = {"WWW-Authenticate": 'Basic realm="Stripe"'}
         if key in self._expired_keys:
-            message = f"Expired API Key provided: {masked}"
+            message = f"Expired API Key provided: {masked(key)}"
             raise StripeError(message, status=401, code="api_key_expired", headers=challenge)
-        message = f"Invalid API Key provided: {masked}" if key else "You did not provide an API key."
+        message = f"Invalid API Key provided: {masked(key)}" if key else "You did not provide an API key."
         raise StripeError(message, status=401, headers=challenge)
+
+    def _permit(self, key: str, call: Call) -> None:
+        """Refuse a call for which a restricted key lacks the right (docs.stripe.com/keys#limit-access)."""
+        right = RIGHTS.get(call.route)
+        if key not in self._rights or right is None or permits(self._rights[key], right):
+            return
+        raise StripeError(
+            f"The provided key '{masked(key)}' does not have the required permissions for this endpoint on account "
+            f"'acct_local'. Having the 'rak_{right.name}_{right.level}' permission would allow this request to "
+            "continue.",
+            status=403,
+        )
 
     def _limit_rate(self) -> None:
         """Count a meter-event call against the current second."""
@@ -163,24 +182,39 @@ class Api:
 
 def decode(request: web.BaseRequest, body: str) -> Call:
     """Find the route and the parameters of a request: in the body of a POST, in the query of a GET."""
-    path = request.path
-    route, found = f"{request.method} {path}", None
-    if route not in ROUTES:
-        found = OBJECT_ID.search(path)
-        route = f"{request.method} {OBJECT_ID.sub(':id', path, count=1)}"
+    route, found = route_of(request.method, request.path)
+    if request.method == "POST" and request.path.startswith("/v2/"):
+        params = _decode_json(body)
+    else:
+        params = decode_form(body if request.method == "POST" else request.query_string)
     return Call(
-        route=route if route in ROUTES else UNRECOGNIZED,
+        route=route,
         method=request.method,
-        path=path,
-        object_id=found[0] if found else None,
-        params=decode_form(body if request.method == "POST" else request.query_string),
+        path=request.path,
+        object_id=found,
+        params=params,
+        body=body,
         headers=request.headers,
     )
 
 
+def _decode_json(body: str) -> Mapping[str, Any]:
+    """Decode the body of a v2 call; what is no object has no parameters, and is refused for what it lacks."""
+    try:
+        decoded = json.loads(body)
+    except ValueError:
+        return {}
+    return decoded if isinstance(decoded, Mapping) else {}
+
+
+def masked(key: str) -> str:
+    """Show a key's ends alone."""
+    return f"{key[:8]}{'*' * max(len(key) - 12, 4)}{key[12:][-4:]}"
+
+
 def _replay(saved: Saved, call: Call) -> Answer:
     """Answer again what an idempotency key was answered first (docs.stripe.com/api/idempotent_requests)."""
-    if (saved.path, saved.params) != (call.path, call.params):
+    if saved.fingerprint != call.fingerprint:
         key = call.headers["Idempotency-Key"]
         raise StripeError(
             "Keys for idempotent requests can only be used with the same parameters they were first used with. Try "
@@ -193,7 +227,12 @@ def _replay(saved: Saved, call: Call) -> Answer:
 
 def refuse(error: StripeError) -> Answer:
     """Put a refusal into an answer."""
-    return Answer(error.status, error.body, error.headers, executed=error.saved)
+    return Answer(error.status, _encode(error.body), error.headers, executed=error.saved)
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    """Write an answer's body."""
+    return json.dumps(body).encode()
 
 
 def _rate_limited(*, retry: bool) -> StripeError:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum, unique
 
 METER_EVENTS = "POST /v1/billing/meter_events"
+METER_EVENT_STREAM = "POST /v2/billing/meter_event_stream"
 
 
 @unique

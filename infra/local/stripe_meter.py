@@ -13,6 +13,8 @@ HOUR, DAY = 3_600, 86_400  # seconds
 MAX_DIGITS = 15  # significant ones
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
+INVALID_VALUE = "meter_event_invalid_value"
+
 Latest = Literal["arrival", "timestamp"]
 Quantity = int | Decimal
 
@@ -68,8 +70,12 @@ class Meter:
         by_window = self.counted.setdefault(event.customer, {})
         by_window.setdefault(event.timestamp - event.timestamp % self.window, []).append(event)
 
-    def in_force(self, customer: str, start: int, end: int, latest: Latest) -> Iterator[MeterEvent]:
+    def in_force(
+        self, customer: str, start: int, end: int, latest: Latest, until: float | None = None
+    ) -> Iterator[MeterEvent]:
         """Yield the customer's events that count in [start, end): all of them, or the latest of each window.
+
+        Where `until` is given (seconds since the epoch), events that arrived after it are not there yet.
 
         "Stripe only uses the most recent meter event within the hourly or daily window"
         (docs.stripe.com/billing/subscriptions/usage-based/meters/configure): most recent by arrival or by timestamp.
@@ -78,8 +84,10 @@ class Meter:
             if window_start + self.window <= start or window_start >= end:
                 continue
             chosen: Sequence[MeterEvent] = events
-            if self.event_time_window is not None:
-                chosen = [events[-1] if latest == "arrival" else _newest(events)]
+            if until is not None:
+                chosen = [event for event in events if event.created <= until]
+            if self.event_time_window is not None and chosen:
+                chosen = [chosen[-1] if latest == "arrival" else _newest(chosen)]
             yield from (event for event in chosen if start <= event.timestamp < end)
 
     def aggregate(self, events: Sequence[MeterEvent]) -> Quantity:
@@ -96,13 +104,15 @@ class Meter:
         if written is None and self.formula == "count":
             return 1
         if written is None:
-            raise StripeError(f"Missing required payload key: {self.value_key}.", param="payload")
+            raise StripeError(f"Missing required payload key: {self.value_key}.", param="payload", report=INVALID_VALUE)
         if not NUMBER.fullmatch(written):
-            raise StripeError(f"Invalid value: {written!r} is not a number.", param=f"payload[{self.value_key}]")
+            message = f"Invalid value: {written!r} is not a number."
+            raise StripeError(message, param=f"payload[{self.value_key}]", report=INVALID_VALUE)
         if len(written.lstrip("+-0.").replace(".", "")) > MAX_DIGITS:
             raise StripeError(
                 f"Invalid value: {written} has more than {MAX_DIGITS} significant digits.",
                 param=f"payload[{self.value_key}]",
+                report="meter_event_value_too_many_digits",
             )
         exact = Decimal(written)
         return int(exact) if exact == exact.to_integral_value() else exact

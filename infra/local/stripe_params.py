@@ -1,10 +1,12 @@
 """How the local Stripe reads parameters and pages lists, and the error it answers with where it cannot."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote_plus
 
+API_VERSION = "2026-10-28.endive"
 PAGING = ("ending_before", "limit", "starting_after")
 
 Params = Mapping[str, Any]
@@ -14,7 +16,8 @@ class StripeError(Exception):
     """A refusal, in the terms of docs.stripe.com/api/errors.
 
     `saved` says whether an idempotency key remembers it: it does once "the execution of an endpoint begins", not when
-    parameters fail validation (docs.stripe.com/api/idempotent_requests).
+    parameters fail validation (docs.stripe.com/api/idempotent_requests). `report` is the code of the same failure in an
+    error report, where a meter event is checked only later.
     """
 
     def __init__(  # noqa: PLR0913  the parts of Stripe's error object
@@ -27,8 +30,10 @@ class StripeError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
         saved: bool = False,
+        report: str = "",
     ) -> None:
         super().__init__(message)
+        self.report = report
         self.message = message
         self.status = status
         self.headers = dict(headers or {})
@@ -92,6 +97,8 @@ def page(found: Sequence[Mapping[str, Any]], params: Params, url: str) -> dict[s
 
 def only(params: Params, *known: str) -> None:
     """Refuse a parameter that the route does not know here, rather than leave it without effect."""
+    if "expand" in params and "expand" not in known:
+        expanded(params)
     for name in params:
         if name not in known and name != "expand":
             raise StripeError(f"Received unknown parameter: {name}", code="parameter_unknown", param=name)
@@ -147,3 +154,86 @@ def mapping(params: Params, name: str) -> dict[str, str]:
         if not isinstance(each, str):
             raise StripeError(f"Invalid string: {each}", param=f"{name}[{key}]")
     return dict(value)
+
+
+def flag(params: Params, name: str, *, default: bool) -> bool:
+    """Read a boolean, which a form writes as `true` or `false`."""
+    written = params.get(name, "true" if default else "false")
+    if written not in ("true", "false"):
+        raise StripeError(f"Invalid boolean: {written}", code="parameter_invalid_boolean", param=name)
+    return bool(written == "true")
+
+
+def amount(params: Params, name: str, *, within: str = "") -> Decimal | None:
+    """Read an amount in the smallest currency unit: `name` as an integer, or `name`_decimal with up to 12 places.
+
+    The source is docs.stripe.com/api/prices/create, `unit_amount_decimal`: "Only one of unit_amount and
+    unit_amount_decimal can be set." Nothing is None.
+    """
+    exact = f"{name}_decimal"
+    if name in params and exact in params:
+        raise StripeError(f"You may only specify one of these parameters: {name}, {exact}.", param=f"{within}{name}")
+    if name in params:
+        read = integer(params, name)
+        if read < 0:
+            raise StripeError("This value must be greater than or equal to 0.", param=f"{within}{name}")
+        return Decimal(read)
+    if exact not in params:
+        return None
+    written = text(params, exact, most=40)
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", written, re.ASCII):
+        raise StripeError(
+            f"Invalid decimal: {written}; must be at least 0 and contain at most 12 decimal places.",
+            param=f"{within}{exact}",
+        )
+    return Decimal(written)
+
+
+def rows(params: Params, name: str) -> list[Params]:
+    """Read a parameter that holds a list of objects; none where it is missing."""
+    value = params.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        raise StripeError(f"Invalid array: {value}", param=name)
+    return value
+
+
+def texts(params: Params, name: str) -> list[str] | None:
+    """Read a parameter that holds a list of texts; None where it is missing."""
+    value = params.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise StripeError(f"Invalid array: {value}", param=name)
+    return value
+
+
+def metadata(old: Mapping[str, str], params: Params) -> dict[str, str]:
+    """Merge the parameter `metadata`: an empty value removes a key, an empty parameter all (docs: api/metadata)."""
+    if params.get("metadata", {}) == "":
+        return {}
+    merged = {**old, **(mapping(params, "metadata") if "metadata" in params else {})}
+    return {name: value for name, value in merged.items() if value}
+
+
+def expanded(params: Params, *known: str) -> set[str]:
+    """Read what to expand, of what this route can expand here (docs.stripe.com/api/expanding_objects)."""
+    wanted = set(texts(params, "expand") or ())
+    for name in wanted - set(known):
+        raise StripeError(f"This property cannot be expanded ({name}).", param="expand")
+    return wanted
+
+
+def moments(params: Params, name: str) -> Callable[[int], bool]:
+    """Read a filter on a time: an exact one, or bounds `gt`, `gte`, `lt`, `lte` (seconds since the epoch)."""
+    if isinstance(params.get(name, {}), str):
+        exact = integer(params, name)
+        return lambda moment: moment == exact
+    bounds = nested(params, name)
+    only(bounds, "gt", "gte", "lt", "lte")
+    read = {bound: integer(bounds, bound) for bound in bounds}
+    return lambda moment: (
+        moment > read.get("gt", moment - 1)
+        and moment >= read.get("gte", moment)
+        and moment < read.get("lt", moment + 1)
+        and moment <= read.get("lte", moment)
+    )

@@ -1,4 +1,4 @@
-"""A local Stripe: billing meters, meter events, event summaries and customers over HTTP, with faults on demand.
+"""A local Stripe: meters and their events, customers, prices, subscriptions and invoices, with faults on demand.
 
     with LocalStripe() as stripe:
         client = StripeClient(stripe.api_key, base_addresses={"api": stripe.url})
@@ -8,30 +8,25 @@ would bill. Other processes use `python -m infra.local.stripe_server`: one line 
 """
 
 import argparse
-import asyncio
 import json
 import signal
-import socket
-import struct
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar, assert_never
-
-from aiohttp import web
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from infra.local.stripe_account import Account
-from infra.local.stripe_api import API_VERSION, Answer, Api, Call, decode, lock_timeout, refuse
+from infra.local.stripe_api import Api
 from infra.local.stripe_faults import METER_EVENTS, Fault, FaultPlan
 from infra.local.stripe_meter import Latest, MeterEvent, Quantity
+from infra.local.stripe_webhook import Webhook
+from infra.local.stripe_wire import Wire
 
 API_KEY = "sk_test_local"
+NO_KEYS: Mapping[str, Mapping[str, str]] = {}
 EVENTS_PER_SECOND = 1_000  # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api, "Rate limits"
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for zero seconds: closing sends RST instead of FIN
-
-Result = TypeVar("Result")
 
 
 class LocalStripe:
@@ -44,6 +39,9 @@ class LocalStripe:
     - `latest`: which event of a window counts: the one that arrived last, or the one with the greatest timestamp.
     - `latency_s`: how long an accepted call waits for its answer; for that long it holds its customer and meter.
     - `events_per_second`: more meter-event calls in one second are answered 429.
+    - `restricted_keys`: more keys, each with its rights: `{"rk_test_a": {"product": "write", "invoice": "read"}}`.
+      A call that needs another right is answered 403; `stripe_routes.RIGHTS` names the right of each route.
+    - `summary_delay_s`: how long an event takes until summaries, drafts and previews show it.
     - `now`: the account's clock, in seconds since the epoch. `ticks`: the rate limit's clock, in seconds.
     """
 
@@ -55,40 +53,35 @@ class LocalStripe:
         latest: Latest = "arrival",
         latency_s: float = 0.0,
         events_per_second: int = EVENTS_PER_SECOND,
+        restricted_keys: Mapping[str, Mapping[str, str]] = NO_KEYS,
+        summary_delay_s: float = 0.0,
         now: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self.api_key = api_keys[0]
         self.url = ""
         self._port = port
-        self._latency_s = latency_s
-        self._now = now
-        self._account = Account(latest)
+        self._clock = now
+        self._ahead = 0.0  # seconds
+        self._account = Account(latest, summary_delay_s)
         self._api = Api(
-            self._account, keys=frozenset(api_keys), events_per_second=events_per_second, now=now, ticks=ticks
+            self._account,
+            keys=frozenset(api_keys),
+            restricted_keys=restricted_keys,
+            events_per_second=events_per_second,
+            now=lambda: self.now,
+            ticks=ticks,
         )
-        self._plan = FaultPlan()
-        self._calls: Counter[str] = Counter()
-        self._busy: set[tuple[str, str | None]] = set()  # what a call is at work on
+        self._webhook: Webhook | None = None
         self._lock = threading.Lock()  # guards the account, the API, the plan and the calls
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="local-stripe", daemon=True)
-        self._late: dict[asyncio.Task[Answer], asyncio.Event] = {}
+        self._wire = Wire(self._api, self._lock, latency_s, self._controls())
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        try:
-            self._in_loop(self._start())
-        except OSError:  # the port is taken
-            self.__exit__()
-            raise
+        self.url = self._wire.start(self._port)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._in_loop(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._wire.stop()
 
     def hour_totals(self) -> dict[tuple[str, str, int], Quantity]:
         """Give what Stripe holds, by (Stripe customer, event name, start of the UTC hour in epoch seconds)."""
@@ -111,7 +104,7 @@ class LocalStripe:
     def calls(self) -> Counter[str]:
         """How often each route was called, whatever the answer: `calls["POST /v1/billing/meter_events"]`."""
         with self._lock:
-            return self._calls.copy()
+            return self._wire.calls.copy()
 
     def set_faults(
         self,
@@ -125,7 +118,7 @@ class LocalStripe:
         """Let calls fail from now on, as `FaultPlan` says; it replaces the plan before it."""
         plan = FaultPlan(faults, seed=seed, customer=customer, route=route, late_s=late_s)
         with self._lock:
-            self._plan = plan
+            self._wire.plan = plan
 
     def clear_faults(self) -> None:
         """Let no call fail from now on. Calls that were to land late still do."""
@@ -133,7 +126,7 @@ class LocalStripe:
 
     def land_late_calls(self) -> int:
         """Let every call that is still on its way arrive now, oldest first; give their number."""
-        return self._in_loop(self._land_late_calls())
+        return self._wire.land_late_calls()
 
     def rotate_key(self, new: str) -> None:
         """Make `new` the API key; the one before it is answered 401 from now on."""
@@ -141,10 +134,42 @@ class LocalStripe:
             self._api.rotate_key(self.api_key, new)
             self.api_key = new
 
+    def advance(self, seconds: float = 0.0) -> None:
+        """Put the account's clock forward, for good, and let everything happen that is due by then.
+
+        Periods end and drafts are finalised by themselves whenever the account is called; this calls it.
+        """
+        with self._lock:
+            self._ahead += seconds
+            self._account.billing.advance(self.now)
+
+    @property
+    def now(self) -> float:
+        """The account's time, in seconds since the epoch."""
+        return self._clock() + self._ahead
+
+    def set_webhook(self, url: str, secret: str) -> None:
+        """Deliver error reports to an address from now on, signed with a secret."""
+        with self._lock:
+            self._webhook = Webhook(url, secret)
+
+    def report_errors(self) -> list[str]:
+        """Report the meter events that could not be counted since the last time; give the ids of the thin events.
+
+        Stripe does so by itself, minutes or days later. Where a webhook is set, each is delivered before this returns.
+        """
+        with self._lock:
+            notifications = self._account.reports.report(self.now)
+            webhook = self._webhook
+        if webhook is not None:
+            for notification in notifications:
+                webhook.deliver(notification)
+        return [notification["id"] for notification in notifications]
+
     def add_customer(self, customer: str) -> None:
         """Add a customer under an id of the caller's choice, which the API itself does not allow."""
         with self._lock:
-            self._account.add_customer(customer, self._now())
+            self._account.directory.add(customer, self.now)
 
     def state(self) -> dict[str, Any]:
         """Give the answer of `GET /_local/state`: totals, events and calls as JSON."""
@@ -157,128 +182,32 @@ class LocalStripe:
                 ],
                 "events": [event.as_json() for event in self._account.events],
                 "rejected_events": [event.as_json() for event in self._account.rejected_events],
-                "calls": dict(self._calls),
+                "calls": dict(self._wire.calls),
             }
 
-    def _in_loop(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine in the server's thread and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def _controls(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        """Give what answers the routes that Stripe has not; a body's names are the method's own."""
+        return {
+            ("GET", "/_local/state"): self.state,
+            ("POST", "/_local/faults"): self._plan_faults,
+            ("POST", "/_local/advance"): self.advance,
+            ("POST", "/_local/webhook"): self.set_webhook,
+            ("POST", "/_local/report_errors"): self.report_errors,
+        }
 
-    async def _start(self) -> None:
-        """Listen on the loopback interface alone."""
-        # A client that gives up cancels its handler: that is how an unanswered call ends.
-        server = web.Server(self._respond, handler_cancellation=True, access_log=None, lingering_time=0)
-        self._runner = web.ServerRunner(server, shutdown_timeout=0.05)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def _stop(self) -> None:
-        """Drop what is still on its way, close every connection and stop listening."""
-        late = list(self._late)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        await self._runner.cleanup()
-
-    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one HTTP request, or lose it as the fault plan says."""
-        body = await request.text()
-        if request.path.startswith("/_local/"):
-            return self._control(request, body)
-        call = decode(request, body)
-        with self._lock:
-            self._calls[call.route] += 1
-            about = {"Request-Id": f"req_{self._calls.total():014d}"}
-            about["Stripe-Version"] = call.headers.get("Stripe-Version", API_VERSION)
-            plan = self._plan
-            fault = plan.draw(call.route, self._account.target(call.params)[1])
-        match fault:
-            case None | Fault.RATE_LIMITED | Fault.RATE_LIMITED_RETRY | Fault.ERROR_BEFORE | Fault.ERROR_AFTER:
-                answer = await self._answer(call, fault)
-            case Fault.TIMEOUT_BEFORE | Fault.TIMEOUT_AFTER | Fault.RESET_BEFORE | Fault.RESET_AFTER:
-                if fault in (Fault.TIMEOUT_AFTER, Fault.RESET_AFTER):
-                    self._perform(call)
-                if fault in (Fault.RESET_BEFORE, Fault.RESET_AFTER):
-                    _reset(request)
-                answer = await asyncio.get_running_loop().create_future()  # never: until the connection is gone
-            case Fault.LANDS_LATE:
-                answer = await asyncio.shield(self._hold_up(call, plan.late_s))
-            case _:
-                assert_never(fault)
-        about |= {"Content-Type": "application/json", **answer.headers}
-        return web.Response(body=json.dumps(answer.body).encode(), status=answer.status, headers=about)
-
-    def _hold_up(self, call: Call, late_s: float | None) -> asyncio.Task[Answer]:
-        """Perform a call after `late_s` seconds or on command, in a task that outlives the client's patience."""
-        arrived = asyncio.Event()
-
-        async def land() -> Answer:
-            try:
-                async with asyncio.timeout(late_s):
-                    await arrived.wait()
-            except TimeoutError:
-                pass  # it has arrived by itself
-            return self._perform(call)
-
-        task = asyncio.get_running_loop().create_task(land())
-        self._late[task] = arrived
-        task.add_done_callback(self._late.pop)
-        return task
-
-    async def _land_late_calls(self) -> int:
-        """Perform the calls that are held up, one after the other."""
-        late = list(self._late.items())
-        for task, arrived in late:
-            arrived.set()
-            await task
-        return len(late)
-
-    async def _answer(self, call: Call, fault: Fault | None) -> Answer:
-        """Perform a call and take the time that Stripe takes, with the customer and the meter held meanwhile."""
-        held = self._account.target(call.params)
-        if not self._latency_s or call.route != METER_EVENTS or fault is not None:
-            return self._perform(call, fault)
-        if held in self._busy:
-            return refuse(lock_timeout())
-        self._busy.add(held)
-        try:
-            answer = self._perform(call)
-            if answer.executed:
-                await asyncio.sleep(self._latency_s)
-            return answer
-        finally:
-            self._busy.discard(held)
-
-    def _perform(self, call: Call, fault: Fault | None = None) -> Answer:
-        """Let the API perform a call while no other thread looks."""
-        with self._lock:
-            return self._api.perform(call, fault)
-
-    def _control(self, request: web.BaseRequest, body: str) -> web.Response:
-        """Answer the routes that Stripe has not: `POST /_local/faults` and `GET /_local/state`."""
-        if (request.method, request.path) == ("GET", "/_local/state"):
-            return web.json_response(self.state())
-        if (request.method, request.path) != ("POST", "/_local/faults"):
-            return web.json_response({"error": f"no {request.method} {request.path} here"}, status=404)
-        try:
-            wanted = json.loads(body)
-            faults = wanted.pop("faults", ())
-            if isinstance(faults, Mapping):
-                faults = {Fault(name): float(rate) for name, rate in faults.items()}
-            self.set_faults(faults, **wanted)
-        except (ValueError, TypeError, AttributeError) as error:
-            return web.json_response({"error": f"not a fault plan: {error}"}, status=400)
-        return web.json_response({})
+    def _plan_faults(self, faults: Mapping[str, float] | Sequence[Fault | None] = (), **more: Any) -> dict[str, Any]:
+        """Set the faults that are written in JSON."""
+        if isinstance(faults, Mapping):
+            self.set_faults({Fault(name): float(rate) for name, rate in faults.items()}, **more)
+        else:
+            self.set_faults(faults, **more)
+        return {}
 
 
-def _reset(request: web.BaseRequest) -> None:
-    """Close a connection so that the client sees it reset, not ended."""
-    transport = request.transport
-    if isinstance(transport, asyncio.Transport):
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        transport.abort()
+def _restricted_key(written: str) -> tuple[str, dict[str, str]]:
+    """Read a key and its rights."""
+    key, _, rights = written.partition("=")
+    return key, dict(right.split(":", 1) for right in rights.split(",")) if rights else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -290,11 +219,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--latest", choices=("arrival", "timestamp"), default="arrival", help="which event of a window counts"
     )
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that an accepted call takes")
+    parser.add_argument("--events-per-second", type=int, default=EVENTS_PER_SECOND, help="more calls are answered 429")
+    parser.add_argument("--summary-delay", type=float, default=0.0, help="seconds until summaries show an event")
+    parser.add_argument(
+        "--restricted-key",
+        action="append",
+        default=[],
+        metavar="KEY=RESOURCE:LEVEL,…",
+        help="one more key, with its rights, as in rk_test_a=product:write,invoice:read",
+    )
     wanted = parser.parse_args(arguments)
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with LocalStripe(
-        port=wanted.port, api_keys=(wanted.api_key,), latest=wanted.latest, latency_s=wanted.latency
+        port=wanted.port,
+        api_keys=(wanted.api_key,),
+        latest=wanted.latest,
+        latency_s=wanted.latency,
+        events_per_second=wanted.events_per_second,
+        restricted_keys=dict(map(_restricted_key, wanted.restricted_key)),
+        summary_delay_s=wanted.summary_delay,
     ) as stripe:
         sys.stdout.write(json.dumps({"url": stripe.url, "api_key": stripe.api_key}) + "\n")
         sys.stdout.flush()

@@ -18,6 +18,11 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "ClosePeriodsErrors",
         "HoursBehind",
         "UsageRejected",
+        "LinesNotCounted",
+        "LinesCountedTwice",
+        "RequestsNotLogged",
+        "RequestsCountedTwice",
+        "CheckCompletenessErrors",
     }
     assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
     assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {
@@ -33,7 +38,9 @@ def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> 
         assert alarm["Properties"]["AlarmDescription"].endswith(".")
         assert len(alarm["Properties"]["AlarmDescription"]) > 60
         assert alarm["Properties"]["AlarmActions"] == [{"Ref": topic}]
-        assert alarm["Properties"]["ComparisonOperator"] == "GreaterThanThreshold"
+        # A threshold that is not to be undercut is one of a part of a whole.
+        below = alarm["Properties"]["ComparisonOperator"] == "LessThanThreshold"
+        assert below == (0 < alarm["Properties"]["Threshold"] < 1)
 
 
 def test_signals_are_spelled_as_the_functions_spell_them(template: Template) -> None:
@@ -78,6 +85,34 @@ def test_one_object_that_could_not_be_counted_raises_the_alarm(firehose_template
     assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Maximum")
     assert flat(alarm["Dimensions"][0]["Value"]) == "IngestDeliveryFailed"
+
+
+def test_both_ratios_of_completeness_are_watched_on_both_sides(template: Template) -> None:
+    """I1, I2: for three runs on end, since what is lost stays in a day's ratio; silence means no traffic."""
+    watched = {
+        name: (alarm["MetricName"], alarm["ComparisonOperator"], alarm["Threshold"])
+        for name in ("LinesNotCounted", "LinesCountedTwice", "RequestsNotLogged", "RequestsCountedTwice")
+        if (alarm := _alarm(template, name))
+    }
+    assert watched == {
+        "LinesNotCounted": ("CompletenessOfLines", "LessThanThreshold", 0.995),
+        "LinesCountedTwice": ("CompletenessOfLines", "GreaterThanThreshold", 1.005),
+        "RequestsNotLogged": ("CompletenessOfRequests", "LessThanThreshold", 0.95),
+        "RequestsCountedTwice": ("CompletenessOfRequests", "GreaterThanThreshold", 1.005),
+    }
+    for name in watched:
+        alarm = _alarm(template, name)
+        assert (alarm["Namespace"], alarm["Dimensions"]) == (NAMESPACE, [{"Name": "service", "Value": DEPLOYMENT}])
+        assert (alarm["Period"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (3600, 3, "Average")
+        assert alarm["TreatMissingData"] == "notBreaching"
+        assert name == "RequestsNotLogged" or "metering recount" in alarm["AlarmDescription"]
+
+
+def test_a_check_that_fails_for_three_hours_raises_the_alarm(template: Template) -> None:
+    """Nobody would see lines that are lost."""
+    alarm = _alarm(template, "CheckCompletenessErrors")
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", "Errors", "Sum")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 3, 3600)
 
 
 def test_alarms_may_publish_and_only_over_tls(template: Template) -> None:

@@ -94,7 +94,23 @@ def test_the_clock_invokes_one_function(template: Template) -> None:
     assert grants(template, "BillingClock") == {("lambda:InvokeFunction", "BillingClosePeriods", ())}
 
 
-ROLES = {"IngestRecordUsageRole", "BillingClosePeriodsRole", "BillingClock"}
+def test_check_completeness_reads_metrics_and_nothing_else(template: Template) -> None:
+    """GetMetricData knows no resources: it can be granted on all metrics of the account, or not at all."""
+    assert grants(template, "CheckingCheckCompletenessRole") == {
+        ("logs:CreateLogStream", "CheckingCheckCompletenessLog", ()),
+        ("logs:PutLogEvents", "CheckingCheckCompletenessLog", ()),
+        ("cloudwatch:GetMetricData", "*", ()),
+    }
+
+
+ROLES = {
+    "IngestRecordUsageRole",
+    "BillingClosePeriodsRole",
+    "BillingClock",
+    "CheckingCheckCompletenessRole",
+    "CheckingClock",
+}
+KNOWS_NO_RESOURCES = ["cloudwatch:GetMetricData"]
 
 
 def test_no_other_role_is_made(template: Template, firehose_template: Template) -> None:
@@ -109,7 +125,8 @@ def test_no_statement_allows_an_unnamed_action_or_resource(firehose_template: Te
         for policy in policies(firehose_template, role):
             for statement in policy["Statement"]:
                 assert not [action for action in listed(statement["Action"]) if "*" in action]
-                assert not [resource for resource in listed(statement["Resource"]) if flat(resource).startswith("*")]
+                unnamed = [resource for resource in listed(statement["Resource"]) if flat(resource).startswith("*")]
+                assert not unnamed or listed(statement["Action"]) == KNOWS_NO_RESOURCES
 
 
 def test_every_grant_on_a_table_is_held_to_partition_keys(template: Template) -> None:

@@ -12,6 +12,7 @@ from infra.local.stripe_server import LocalStripe
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.set_aside import SetAside
+from metering.switch import Switch
 from tests.dynamodb_local import table_definition
 from tests.integration.world import HOUR, World
 
@@ -43,6 +44,12 @@ def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"metering.{name}", 2)
 
 
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what waits before it tries again wait hardly at all."""
+    monkeypatch.setattr("metering.pacing.LONGEST_PAUSE", 0.01)
+
+
 @pytest.fixture
 def stripe() -> Iterator[LocalStripe]:
     """The local Stripe."""
@@ -70,4 +77,5 @@ def world(
     for metric in ("requests", "bytes"):
         made.meters().create_meter(metric)
     made.ledger.advance_cursor(HOUR)
+    made.switch.turn(Switch(on=True, since="2026-09-01T00"))
     return made

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
 
 import boto3
 import pytest
@@ -20,11 +21,12 @@ from botocore.exceptions import ClientError
 
 import close_periods
 from infra import cli
-from infra.deployment import Deployment, OperatorError
+from infra.deployment import METADATA, Deployment, OperatorError
 from infra.local import cloud
-from metering import payloads, redriving, stripe_meters
+from metering import metrics, payloads, redriving, stripe_meters
 from metering.closing import Closer
 from metering.posting import Poster
+from metering.prices import Flat, Package, PerUnit, Plan, encode
 from metering.uniques import Uniques
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
@@ -38,28 +40,38 @@ COMMANDS: list[tuple[str, ...]] = [
     ("customers", "list"),
     ("customers", "show"),
     ("customers", "import"),
+    ("customers", "subscribe"),
     ("keys",),
     ("keys", "exclude"),
     ("usage",),
     ("close",),
+    ("recount",),
     ("set-aside",),
     ("set-aside", "list"),
     ("set-aside", "show"),
     ("set-aside", "redrive"),
     ("stripe",),
     ("stripe", "connect"),
+    ("stripe", "plan"),
+    ("stripe", "apply"),
+    ("invoice",),
 ]
 WORKING = [
     ("customers", "add", "acme", "--name", "Acme"),
     ("customers", "list"),
     ("customers", "show", "acme"),
+    ("customers", "subscribe", "acme", "standard"),
     ("keys", "exclude", "key1", "--reason", "health check"),
     ("usage",),
     ("close",),
+    ("recount", "--all", "--hour", "2026-11-22T04"),
     ("set-aside", "list"),
     ("set-aside", "show", "0" * 24),
     ("set-aside", "redrive", "--all"),
     ("stripe", "connect"),
+    ("stripe", "plan"),
+    ("stripe", "apply"),
+    ("invoice", "acme"),
 ]
 """Each command that acts on a deployment, with what it needs."""
 
@@ -107,7 +119,7 @@ def metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 class CloudFormation(ThreadingHTTPServer):
-    """A CloudFormation that knows stacks' outputs, at an address of its own.
+    """A CloudFormation that knows stacks' outputs and templates, at an address of its own.
 
     moto's needs packages for every service that a template can name.
     """
@@ -115,6 +127,7 @@ class CloudFormation(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), DescribeStacks)
         self.stacks: dict[tuple[str, str], dict[str, str]] = {}
+        self.templates: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, **outputs: str) -> None:
         """Make a stack in us-east-1."""
@@ -122,7 +135,7 @@ class CloudFormation(ThreadingHTTPServer):
 
 
 class DescribeStacks(BaseHTTPRequestHandler):
-    """Answers as the Query API does (AWS CloudFormation API Reference, "DescribeStacks")."""
+    """Answers as the Query API does (AWS CloudFormation API Reference, "DescribeStacks", "GetTemplate")."""
 
     def do_POST(self) -> None:
         """Answer a call: the Region is in its signature."""
@@ -134,6 +147,10 @@ class DescribeStacks(BaseHTTPRequestHandler):
             words = f"Stack with id {name} does not exist"
             status, body = 400, f"<ErrorResponse><Error><Code>ValidationError</Code><Message>{words}</Message></Error>"
             body += "</ErrorResponse>"
+        elif asked["Action"] == ["GetTemplate"]:
+            template = escape(json.dumps(self.server.templates.get(name, {})))
+            status, body = 200, f"<GetTemplateResponse><GetTemplateResult><TemplateBody>{template}</TemplateBody>"
+            body += "</GetTemplateResult></GetTemplateResponse>"
         else:
             members = "".join(
                 f"<member><OutputKey>{key}</OutputKey><OutputValue>{value}</OutputValue></member>"
@@ -223,6 +240,9 @@ def test_every_command_says_where_it_acts(metering: Metering, command: tuple[str
         ("customers", "add", "acme", "--name", "Acme", "--from", "yesterday"),
         ("customers", "add", "acme", "--name", "Acme", "--from", "2026-13-01"),
         ("customers", "show"),
+        ("customers", "subscribe", "acme"),
+        ("customers", "subscribe", "acme", "standard", "--due", "0"),
+        ("invoice",),
         ("customers", "import"),
         ("customers", "import", "no-such-file.csv"),
         ("customers", "import", "tests"),
@@ -977,3 +997,119 @@ def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert "APIConnectionError" in result.err
     assert secret() is None
+
+
+# --- plans and invoices ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def selling(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The deployment with a plan, connected, and with a customer."""
+    plan = Plan(
+        name="standard",
+        title="Standard",
+        currency="usd",
+        prices=(
+            Flat(amount=4900, included={"requests": 2}),
+            PerUnit(metric="requests", amount="0.04"),
+            Package(metric="bytes", size=1000, amount=3),
+        ),
+    )
+    declared = {"metrics": json.loads(metrics.encode(deployed.metrics)), "plans": json.loads(encode([plan]))}
+    cloudformation.templates["Metering"] = {"Metadata": {METADATA: declared}}
+    boto3.client("secretsmanager").put_secret_value(SecretId="stripe-secret", SecretString=KEY)
+    monkeypatch.setattr("infra.commands.customers.now", deployed.clock)
+    deployed.customer("acme", "key1")
+    return deployed
+
+
+def test_a_plan_gets_to_stripe(selling: World, metering: Metering) -> None:
+    """Shown before it is made, and made once."""
+    lines = [
+        "+ make product standard.base_fee: Standard: Base fee",
+        "+ make price standard.base_fee: 4900 flat (usd, each month)",
+        "+ make product standard.requests: Standard: Requests",
+        "+ make price standard.requests: graduated: up to 2 0, beyond 0.04 (usd, each month)",
+        "+ make product standard.bytes: Standard: Bytes",
+        "+ make price standard.bytes: 3 per started 1,000 (usd, each month)",
+    ]
+    for command in ("plan", "apply"):
+        assert metering("stripe", command) == Result(0, "\n".join(lines) + "\n", "")
+    assert metering("stripe", "plan") == Result(0, "Stripe is as declared\n", "")
+    assert metering("stripe", "plan", "--json").json() == {"steps": [], "in_the_way": [], "unpriced": []}
+    assert metering("stripe", "apply") == Result(0, "nothing to change\n", "")
+    assert metering("stripe", "apply", "--json").json() == {"done": []}
+    assert len(selling.meters().meters()) == 2
+
+
+def test_a_plan_says_what_is_in_its_way_and_what_nobody_pays_for(
+    selling: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """Nothing is made then."""
+    plans = cloudformation.templates["Metering"]["Metadata"][METADATA]["plans"]
+    plans[0]["prices"].pop()
+    client = stripe_sdk.StripeClient(KEY, base_addresses={"api": selling.stripe.url})
+    client.v1.products.create({"id": "Metering-standard-requests", "name": "theirs"})
+    out = metering("stripe", "plan").out
+    assert "note: no plan has a price for bytes\n" in out
+    assert "in the way: the product Metering-standard-requests at Stripe is none of ours: " in out
+    result = metering("stripe", "apply")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.endswith("give its plan or price another name. Nothing was changed\n")
+
+
+@pytest.mark.usefixtures("selling")
+def test_a_deployment_without_plans_in_its_template_says_what_to_do(
+    metering: Metering, cloudformation: CloudFormation
+) -> None:
+    """Rather than archive all that is at Stripe."""
+    del cloudformation.templates["Metering"]["Metadata"][METADATA]["plans"]
+    assert metering("stripe", "apply") == Result(
+        1, "", "error: the stack 'Metering' was deployed by an older version: deploy it again\n"
+    )
+
+
+@pytest.mark.usefixtures("selling")
+def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> None:
+    """Without a word to Stripe's dashboard."""
+    assert metering("customers", "subscribe", "acme", "standard").err == (
+        "error: Stripe does not have standard.base_fee, standard.requests, standard.bytes as app.py declares it: "
+        "run 'metering stripe apply' first\n"
+    )
+    assert (
+        "acme has no Stripe customer yet, so that nothing is invoiced: subscribe it" in metering("invoice", "acme").err
+    )
+    metering("stripe", "apply")
+    subscribed = metering("customers", "subscribe", "acme", "standard", "--json").json()
+    assert {**subscribed, "changed": []} == {
+        "customer": "acme",
+        "plan": "standard",
+        "stripe_customer": "cus_00000000000001",
+        "subscription": "sub_00000000000001",
+        "begins": "2026-11-22T05",
+        "changed": [],
+    }
+    assert metering("customers", "subscribe", "acme", "standard") == Result(
+        0, "nothing to change: acme is subscribed to standard\n", ""
+    )
+    result = metering("invoice", "acme")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("acme, standard, 2026-11-22T05:00Z to 2026-12-22T05:00Z (UTC)\n")
+    assert result.out.endswith("total 49.00 USD\n")
+    document = metering("invoice", "acme", "--json").json()
+    assert document["total"] == 4900
+    assert document["lines"][0] | {"description": ""} == {
+        "price": "base_fee",
+        "description": "",
+        "quantity": 1,
+        "unit_amount": "4900",
+        "amount": 4900,
+        "period": {"from": "2026-12-22T05:00Z", "to": "2027-01-22T05:00Z"},
+    }
+
+
+@pytest.mark.usefixtures("selling")
+@pytest.mark.parametrize("command", [("invoice", "nobody"), ("customers", "subscribe", "nobody", "standard")])
+def test_what_needs_a_customer_says_that_there_is_none(metering: Metering, command: tuple[str, ...]) -> None:
+    """With how to see those that there are."""
+    assert metering(*command).err == "error: there is no customer 'nobody': 'metering customers list' shows them\n"

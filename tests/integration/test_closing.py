@@ -3,58 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from infra.customers import Customers
 from infra.local.stripe_faults import Fault
-from metering import stripe_meters
+from metering import posting, stripe_meters
 from metering.counters import Counters
-from metering.ledger import Ledger, PeriodState, RowChangedError
+from metering.ledger import SHARDS, Ledger, PeriodState
 from metering.measuring import Amounts
 from metering.periods import Hour
-from metering.posting import Poster
 from metering.subjects import customer, key
-from tests.integration.world import HOUR, World
-
-
-class CrashError(Exception):
-    """The process dies here."""
-
-
-_one_at_a_time = Lock()
-
-
-class DyingLedger(Ledger):
-    """A ledger whose process dies at its n-th write."""
-
-    left: int
-    after: bool
-
-    @classmethod
-    def of(cls, world: World, *, left: int, after: bool) -> "DyingLedger":
-        """Make one on the world's ledger."""
-        made = cls(world.ledger.client, world.ledger.table)
-        object.__setattr__(made, "left", left)
-        object.__setattr__(made, "after", after)
-        return made
-
-    def _put(self, item: Any) -> None:
-        self._do(lambda: super(DyingLedger, self)._put(item))
-
-    def _put_as_read(self, item: Any, *, version: int) -> None:
-        self._do(lambda: super(DyingLedger, self)._put_as_read(item, version=version))
-
-    def _do(self, write: Callable[[], None]) -> None:
-        with _one_at_a_time:
-            object.__setattr__(self, "left", self.left - 1)
-            if self.left == 0 and not self.after:
-                raise CrashError
-            write()
-            if self.left == 0:
-                raise CrashError
+from metering.table import RowChangedError
+from tests.integration.world import HOUR, CrashError, Watched, World
 
 
 def test_an_hour_becomes_a_bill(world: World) -> None:
@@ -215,7 +177,7 @@ def test_a_crash_at_any_write_of_the_ledger_ends_right(world: World, left: int, 
     world.customer("globex", "key3", stripe_customer="cus_globex")
     world.record(world.line(), world.line(key="key3"), world.line(key="stray"))
     world.after_grace()
-    ledger = DyingLedger.of(world, left=left, after=after)
+    ledger = replace(world.ledger, client=cast("Any", Watched(world.ledger.client, ("put_item", left), after=after)))
     with pytest.raises(CrashError):
         replace(world, ledger=ledger).run()
     world.now += timedelta(minutes=5)
@@ -377,7 +339,7 @@ def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.after_grace()
-    world.stripe.set_faults([Fault.LANDS_LATE, Fault.LANDS_LATE])
+    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * posting.ATTEMPTS)
     world.run()
     assert world.at_stripe("cus_acme") == 0
     assert world.in_ledger("customer#acme")["requests"] == (1, "PENDING")
@@ -385,7 +347,7 @@ def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.
     world.record(world.line())
     world.run()
     assert world.at_stripe("cus_acme") == 2
-    assert world.stripe.land_late_calls() == 2
+    assert world.stripe.land_late_calls() == 2 * posting.ATTEMPTS
     assert world.at_stripe("cus_acme") == 2
 
 
@@ -472,8 +434,7 @@ def test_a_rotated_key_is_read_afresh(world: World) -> None:
         return "sk_test_new" if fresh else "sk_test_local"
 
     world.close()
-    meters = replace(world.meters(), api_key=api_key)
-    Poster(world.ledger, meters, "1", world.clock, world.now + timedelta(minutes=1)).post_pending({})
+    replace(world.poster(), stripe=replace(world.meters(), api_key=api_key)).post_pending(HOUR, range(SHARDS))
     assert world.at_stripe("cus_acme") == 1
     assert True in asked
 
@@ -509,7 +470,7 @@ def test_posting_stops_in_time_and_goes_on_at_the_next_tick(world: World) -> Non
     world.record(world.line())
     world.after_grace()
     world.close()
-    posted = Poster(world.ledger, world.meters(), "1", world.clock, world.now).post_pending({})
+    posted = world.poster(minutes=0).post_pending(HOUR, range(SHARDS))
     assert posted.pending
     assert world.at_stripe("cus_acme") == 0
     world.run()

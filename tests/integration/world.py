@@ -12,18 +12,25 @@ from typing import Any
 
 from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
+from metering import ledger
+from metering.carrying import Carried, Carrier
+from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.metrics import Count, Metric, Sum, declared, meters, needs_hash
+from metering.pacing import Pace
 from metering.payloads import Batch, batch_of
 from metering.periods import Hour
 from metering.posting import Posted, Poster
+from metering.reconciling import Reconciled, Reconciler
 from metering.recording import Hashing, Recorded, Recorder
 from metering.set_aside import SetAside, Source
+from metering.stripe_invoices import StripeReader
 from metering.stripe_meters import StripeMeters, StripeNotConnectedError
 from metering.subjects import Subject
+from metering.switch import PostingSwitch
 from metering.uniques import Uniques
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
@@ -45,6 +52,7 @@ class World:
     key: str | None = "sk_test_local"
     ledger_epoch: str = EPOCH
     metrics: tuple[Metric, ...] = METRICS
+    streamed_from: Hour | None = None
 
     def clock(self) -> datetime:
         """Return the present moment."""
@@ -113,7 +121,18 @@ class World:
     def closer(self, minutes: int = 2) -> Closer:
         """Return what close_periods closes with; it has some minutes."""
         uniques = Uniques(self.claims, self.ledger)
-        return Closer(self.counters, uniques, self.ledger, self.clock, self.now + timedelta(minutes=minutes))
+        deadline = self.now + timedelta(minutes=minutes)
+        return Closer(self.counters, uniques, self.ledger, self.changes, self.clock, deadline)
+
+    @property
+    def changes(self) -> Changes:
+        """What stands beside the counters."""
+        return Changes(self.ledger.client, self.ledger.table, self.counters)
+
+    @property
+    def switch(self) -> PostingSwitch:
+        """What turns posting on."""
+        return PostingSwitch(self.ledger.client, self.ledger.table)
 
     def meters(self) -> StripeMeters:
         """Return the deployment's meters at the local Stripe."""
@@ -123,16 +142,38 @@ class World:
         """Close what is due into the ledger, and post nothing."""
         return self.closer().close_due()
 
+    def poster(self, minutes: int = 4) -> Poster:
+        """Return what post_usage posts with; it has some minutes."""
+        return Poster(
+            self.ledger,
+            self.counters,
+            self.meters(),
+            self.ledger_epoch,
+            self.clock,
+            self.now + timedelta(minutes=minutes),
+            Pace(10_000),
+            self.streamed_from,
+        )
+
+    def post(self) -> Posted:
+        """Do what workers do that have all shards."""
+        first = self.switch.read().first
+        return self.poster().post_pending(first, range(ledger.SHARDS)) if first else Posted()
+
     def run(self) -> tuple[Closed, Posted]:
-        """Do what a tick of close_periods does."""
+        """Do what a tick of close_periods does, what its workers do, and what the next tick makes of it."""
         closer = self.closer()
         closed = closer.close_due()
-        deadline = self.now + timedelta(minutes=4)
-        posted = Poster(self.ledger, self.meters(), self.ledger_epoch, self.clock, deadline).post_pending(
-            closed.pending
-        )
+        posted = self.post()
         closer.settle(closed, unsettled=posted.unsettled)
         return closed, posted
+
+    def check(self, calls: int = 1000) -> tuple[Carried, Reconciled]:
+        """Do what a run of reconcile_usage does."""
+        reader, since = StripeReader(self.meters(), calls), Hour.parse(self.switch.read().since)
+        deadline = self.now + timedelta(minutes=5)
+        carried = Carrier(self.ledger, self.changes, reader, since, self.clock, deadline).run()
+        return carried, Reconciler(self.ledger, reader, since, self.clock, deadline).run()
 
     def customer(self, name: str, *keys: str, stripe_customer: str = "", since: Hour | None = None) -> None:
         """Add a customer, and its Stripe customer at Stripe."""

@@ -26,7 +26,7 @@ from infra.local.stripe_faults import Fault, FaultPlan
 from infra.local.stripe_params import decode_form
 from infra.local.stripe_server import LocalStripe
 
-HOUR = 1_795_338_000  # 2026-11-22T05:00:00Z
+HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z
 NOW = HOUR + 4_200  # 06:10, the hour's grace has passed
 POST_EVENT = "POST /v1/billing/meter_events"
 IMPATIENT = 1.0  # seconds after which a client gives up on a server that never answers
@@ -461,9 +461,9 @@ class TestRequests:
     def test_an_unknown_route_is_404(self, client: StripeClient) -> None:
         """In Stripe's words."""
         with pytest.raises(InvalidRequestError) as error:
-            client.v1.invoices.list()
+            client.v1.coupons.list()
         assert error.value.http_status == 404
-        assert str(error.value.user_message).startswith("Unrecognized request URL (GET: /v1/invoices).")
+        assert str(error.value.user_message).startswith("Unrecognized request URL (GET: /v1/coupons).")
 
     @pytest.mark.usefixtures("calls")
     def test_an_idempotency_key_replays_its_first_answer(self, stripe: LocalStripe, client: StripeClient) -> None:

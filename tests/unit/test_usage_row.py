@@ -43,7 +43,7 @@ def depart(row: UsageRow, *, now: datetime = NOW) -> tuple[UsageRow, dict[str, P
 def posted(counted: int) -> UsageRow:
     """Return a row that Stripe has accepted."""
     row, _ = depart(saved(recounted(ACME, Amounts({"requests": counted}))))
-    return saved(accepted(saved(row), "requests", epoch="1"))
+    return saved(accepted(saved(row), "requests", epoch="1", now=NOW))
 
 
 def test_a_new_total_is_pending() -> None:
@@ -111,7 +111,7 @@ def test_the_newer_total_departs_when_the_older_has_been_answered() -> None:
     """I4: and only then is the total settled."""
     row, _ = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
     row, _ = depart(saved(recounted(saved(row), Amounts({"requests": 6}))))
-    row = saved(accepted(saved(row), "requests", epoch="1"))
+    row = saved(accepted(saved(row), "requests", epoch="1", now=NOW))
     assert row.totals["requests"].state is State.PENDING
     _, newer = depart(row)
     assert newer["requests"].quantity == 6
@@ -146,7 +146,7 @@ def test_what_stripe_accepted_stays_with_its_stripe_customer() -> None:
 def test_after_the_ledger_was_restored_an_older_epochs_posting_does_not_settle_a_total() -> None:
     """The restored ledger may reuse revisions; another epoch keeps the identifiers apart."""
     row, _ = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
-    row = accepted(saved(row), "requests", epoch="2")
+    row = accepted(saved(row), "requests", epoch="2", now=NOW)
     assert row.totals["requests"].state is State.PENDING
 
 
@@ -217,7 +217,7 @@ class World:
         if fate == "rejected" and run.posting.identifier not in self.stripe.seen:
             self.write(run.row, rejected(run.row, "requests", "no", epoch="1"))
         elif fate in ("accepted", "rejected"):
-            self.write(run.row, accepted(run.row, "requests", epoch="1"))
+            self.write(run.row, accepted(run.row, "requests", epoch="1", now=NOW))
 
     def land(self) -> None:
         """A copy that had stalled arrives."""
@@ -248,7 +248,7 @@ class World:
                 return
             self.write(self.row, after)
             self.stripe.take(postings["requests"])
-            self.write(self.row, accepted(self.row, "requests", epoch="1"))
+            self.write(self.row, accepted(self.row, "requests", epoch="1", now=NOW))
 
 
 @settings(max_examples=2000, deadline=None)

@@ -1,0 +1,226 @@
+"""Carrying: what can no longer be billed where it belongs is billed in the current hour, exactly once, both ways.
+
+Three things ask for it, each of a closed hour that was written again (a ``CHECK`` mark):
+
+- **A finalised invoice** never changes. So for each of them the quantity that it bills of a metric is kept, as Stripe
+  says it, and compared with the ledger's sum of its hours whenever one of them is written again. The difference, less
+  what was carried before, is carried.
+- **An hour too old for Stripe** has a total that Stripe does not take any more: what Stripe lacks is carried.
+- **Less than nothing** in an hour, after an adjustment or a carry, is posted as zero, and the rest is carried on.
+
+What is carried is written together with what says that it was (:mod:`metering.changes`), on condition that nobody else
+has done so, and with the late mark of the hour that it enters: so a crash, or a second run, carries nothing twice.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+from aws_lambda_powertools import Logger
+
+from metering.changes import Billed, Changes
+from metering.counters import Mark, Marked
+from metering.ledger import Ledger
+from metering.periods import Hour
+from metering.stripe_invoices import InvoicedMetric, OutOfBudgetError, StripeReader
+from metering.subjects import Kind, customer
+from metering.table import RowChangedError
+from metering.usage_row import TOO_OLD, Change, State, UsageRow, settled_by_carry
+
+logger = Logger(child=True)
+
+WHO: Final = "reconcile_usage"
+NOT_SUBSCRIBED: Final = "no subscription bills this metric now"
+
+_WINDOW: Final = timedelta(hours=6)
+"""Invoices are looked for in pieces of time, oldest first, so that a run which ends early has not looked in vain."""
+
+_OVERLAP: Final = timedelta(minutes=10)
+"""An event can show up in Stripe's list later than it is dated."""
+
+_KEPT: Final = timedelta(days=29)
+"""How long Stripe keeps events, less a day."""
+
+
+@dataclass(slots=True)
+class Carried:
+    """What a run carried."""
+
+    invoices: int = 0
+    """Finalised invoices that were new, counted in metrics."""
+
+    carried: int = 0
+    """Changes written into the current hour."""
+
+    held: int = 0
+    """Differences that wait for a subscription."""
+
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Looks at what asks to be checked; no new customer is begun after ``deadline``.
+
+    Nothing of an hour before ``since`` is billed, and so nothing of it is carried.
+    """
+
+    ledger: Ledger
+    changes: Changes
+    stripe: StripeReader
+    since: Hour
+    clock: Callable[[], datetime]
+    deadline: datetime
+
+    def run(self) -> Carried:
+        """Note the invoices that were finalised since the last run, and carry what there is to carry."""
+        did = Carried()
+        try:
+            self._note_invoices(did)
+            self._check_marked(did)
+        except OutOfBudgetError as error:
+            logger.warning("the next run goes on", reason=str(error))
+        return did
+
+    # --- finalised invoices -----------------------------------------------------------------------------------------
+
+    def _note_invoices(self, did: Carried) -> None:
+        """Write down what new invoices bill, and ask for each to be checked."""
+        now = self.clock()
+        start = max(self.ledger.invoices_seen() or now - _KEPT, now - _KEPT)
+        while start < now and self.clock() < self.deadline:
+            end = min(start + _WINDOW, now)
+            for one in self.stripe.finalised(start, end):
+                did.invoices += self._note(one)
+            start = end
+            self.ledger.save_invoices_seen(end - _OVERLAP if end == now else end)
+
+    def _note(self, one: InvoicedMetric) -> bool:
+        name = self.ledger.owner(one.stripe_customer)
+        if not name:
+            return False
+        billed = Billed(one.invoice, one.metric, str(one.first), str(one.end), one.quantity)
+        # First the mark, which stays until the hours of the invoice are closed: in the other order, a run that dies
+        # between the two would leave an invoice that nobody looks at.
+        self.changes.counters.mark_to_check(one.first, customer(name))
+        try:
+            self.changes.save_billed(name, billed)
+        except RowChangedError:  # an earlier run has noted it
+            return False
+        return True
+
+    # --- what asks to be checked ------------------------------------------------------------------------------------
+
+    def _check_marked(self, did: Carried) -> None:
+        written_before = self.ledger.written_before(self.clock())
+        by_name: dict[str, list[Marked]] = {}
+        for mark in self.changes.counters.marks(Mark.CHECK):
+            if mark.subject.kind is Kind.CUSTOMER:
+                by_name.setdefault(mark.subject.id, []).append(mark)
+        names = sorted(by_name)
+        start = int(self.clock().timestamp()) // 3600 * 7919 % max(1, len(names))
+        for name in names[start:] + names[:start]:  # another one first in each run, so that none starves
+            if self.clock() >= self.deadline:
+                return
+            self._check(name, by_name[name], written_before, did)
+
+    def _check(self, name: str, marks: Iterable[Marked], written_before: Hour, did: Carried) -> None:
+        """Carry what a customer's marked hours ask for, and clear the marks that ask for nothing more.
+
+        An invoice is looked at when all its hours are written, which is ``written_before``.
+        """
+        profile = self.ledger.customers([name]).get(name)
+        stripe_customer = profile.stripe_customer if profile else ""
+        invoices = self.changes.billed(name)
+        for mark in marks:
+            done = True
+            try:
+                (row,) = self.ledger.rows(mark.hour, [mark.subject]).values()
+                done &= self._check_row(row, stripe_customer, did)
+                for one in invoices:
+                    if one.covers(mark.hour):
+                        whole = Hour.parse(one.end) <= written_before
+                        done &= whole and self._check_invoice(name, one, stripe_customer, did)
+            except RowChangedError:
+                done = False  # somebody else is at it
+            if done:
+                self.changes.counters.clear(mark)
+
+    def _check_row(self, row: UsageRow, stripe_customer: str, did: Carried) -> bool:
+        """Move what is less than nothing, or too old, out of a row; return False if it has to wait."""
+        done = True
+        for metric, total in row.totals.items():
+            if total.balance < 0:
+                self._move(row, metric, total.balance, "less than nothing", did)
+            elif row.hour < self.since or not row.hour.is_past_stripe(self.clock()):
+                continue
+            elif total.state is State.PENDING:
+                done = False  # post_usage holds it first
+            elif total.state is State.HELD and total.reason == TOO_OLD:
+                held = self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
+                if total.quantity == held:
+                    self.ledger.save(settled_by_carry(row, metric))
+                    return False  # the row is another one now: look again at the next run
+                if self._is_billed(stripe_customer, metric, did):
+                    self._move(row, metric, total.quantity - held, "too old for Stripe", did)
+                done = False
+        return done
+
+    def _at_stripe(self, metric: str, stripe_customer: str, hour: Hour) -> int:
+        return self.stripe.totals(metric, stripe_customer, hour, hour.next(), "hour").get(hour, 0)
+
+    def _move(self, row: UsageRow, metric: str, amount: int, why: str, did: Carried) -> None:
+        """Take an amount out of a row and put it into the current hour."""
+        now = self.clock()
+        current = Hour.containing(now)
+        if current <= row.hour:
+            raise RowChangedError(f"{row.hour} is closed and not over: a clock is wrong")
+        known_as = f"{row.hour}.v{row.version}"  # a row is written anew after each move: so each is made once
+        at = int(now.timestamp())
+        leaving = Change(known_as, metric, -amount, f"{why}: carried to {current}", WHO, at, carry=True)
+        entering = Change(known_as, metric, amount, f"{why} in {row.hour}: carried", WHO, at, carry=True)
+        self.changes.move(row.subject.id, (row.hour, leaving), (current, entering))
+        did.carried += 1
+        logger.info("usage carried", customer=row.subject.id, metric=metric, hour=str(row.hour), amount=amount, why=why)
+
+    def _check_invoice(self, name: str, one: Billed, stripe_customer: str, did: Carried) -> bool:
+        """Carry what the ledger says beyond an invoice; return False if it has to wait."""
+        first, end = max(Hour.parse(one.first), self.since), Hour.parse(one.end)
+        rows = self.ledger.rows_of(customer(name), first, end)
+        ledger = sum(row.totals[one.metric].quantity for row in rows if one.metric in row.totals)
+        difference = ledger - one.quantity - one.carried
+        if not difference:
+            if one.held:
+                self.changes.save_billed(name, msgspec.structs.replace(one, difference=0, held=""))
+            return True
+        if not self._is_billed(stripe_customer, one.metric, did):
+            after = msgspec.structs.replace(one, difference=difference, held=NOT_SUBSCRIBED)
+            if after != one:
+                self.changes.save_billed(name, after)
+            return False
+        now = self.clock()
+        change = Change(
+            id=f"{one.invoice}.v{one.version}",
+            metric=one.metric,
+            amount=difference,
+            reason=f"{one.invoice} billed {one.quantity + one.carried} of {ledger} from {one.first} to {one.end}",
+            who=WHO,
+            at=int(now.timestamp()),
+            carry=True,
+        )
+        after = msgspec.structs.replace(one, carried=one.carried + difference, difference=0, held="")
+        self.changes.carry(name, after, Hour.containing(now), change)
+        did.carried += 1
+        logger.info(
+            "invoice's difference carried", customer=name, metric=one.metric, invoice=one.invoice, amount=difference
+        )
+        return False  # the account of the invoice is another one now: look again at the next run
+
+    def _is_billed(self, stripe_customer: str, metric: str, did: Carried) -> bool:
+        if stripe_customer and self.stripe.is_billed(stripe_customer, metric):
+            return True
+        did.held += 1
+        did.reasons.append(NOT_SUBSCRIBED)
+        return False

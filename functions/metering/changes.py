@@ -1,0 +1,119 @@
+"""What stands beside the counters in the Ledger table: adjustments, carries, and what invoices have billed.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| change | ``customer#<id>`` | ``change#<hour>#<metric>#<id>`` | the fields of :class:`metering.usage_row.Change` |
+| invoice's metric | ``customer#<id>`` | ``invoice#<id>#<metric>`` | the fields of :class:`Billed`, ``version`` |
+
+A change is written together with the late mark of its hour, so that no closer can have missed it without a mark being
+there; what is carried leaves one place and enters another in one transaction. So a crash loses and doubles nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from metering.aws import Item, from_item, to_item
+from metering.counters import Counters, Mark, new_mark
+from metering.periods import Hour
+from metering.subjects import Subject, customer
+from metering.table import Table, item_key
+from metering.usage_row import Change
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+
+class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a finalised invoice bills of a metric, for the hours from ``first`` up to ``end``, exclusive.
+
+    ``carried`` is what has been billed elsewhere since, because the ledger came to differ; ``held`` says why a
+    ``difference`` is not carried yet. ``version`` counts the writes; 0 means that it has never been written.
+    """
+
+    invoice: str
+    metric: str
+    first: str
+    end: str
+    quantity: int
+    carried: int = 0
+    difference: int = 0
+    held: str = ""
+    version: int = 0
+
+    def covers(self, hour: Hour) -> bool:
+        """Say whether the invoice bills this hour."""
+        return Hour.parse(self.first) <= hour < Hour.parse(self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The verbs. ``counters`` keep the late marks; errors of DynamoDB are raised as they are."""
+
+    client: "DynamoDBClient"
+    table: str
+    counters: Counters
+
+    @property
+    def _items(self) -> Table:
+        return Table(self.client, self.table)
+
+    def of(self, name: str, hour: Hour) -> list[Change]:
+        """Return the changes of a customer's hour."""
+        found = self._items.query(str(customer(name)), beginning=f"change#{hour}#")
+        return [change for _, change in map(_read_change, found)]
+
+    def between(self, name: str, first: Hour, end: Hour) -> Iterator[tuple[Hour, Change]]:
+        """Yield a customer's changes from ``first`` up to ``end``, exclusive, in order of time."""
+        if first < end:
+            for item in self._items.query(str(customer(name)), between=(f"change#{first}", f"change#{end}")):
+                yield _read_change(item)
+
+    def add(self, name: str, hour: Hour, change: Change) -> None:
+        """Write a change, and ask for its hour to be closed again; raise RowChangedError if it is there already."""
+        self._items.transact(*self.adding(customer(name), hour, change))
+
+    def move(self, name: str, leaving: tuple[Hour, Change], entering: tuple[Hour, Change]) -> None:
+        """Carry an amount from one hour into another; raise RowChangedError if one of the two is there already."""
+        self._items.transact(*self.adding(customer(name), *leaving), *self.adding(customer(name), *entering))
+
+    def carry(self, name: str, after: Billed, hour: Hour, change: Change) -> None:
+        """Carry what an invoice has not billed into an hour; raise RowChangedError if it is not as it was read."""
+        self._items.transact(self._putting(name, after), *self.adding(customer(name), hour, change))
+
+    def adding(self, subject: Subject, hour: Hour, change: Change) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a transaction's writes of a change and of the late mark of its hour."""
+        item = {**_change_key(subject, hour, change), **to_item(msgspec.to_builtins(change))}
+        return (
+            self._items.putting(item, version=0),
+            {"Update": self.counters.marking(Mark.LATE, hour, subject, new_mark())},
+        )
+
+    def billed(self, name: str) -> list[Billed]:
+        """Return what a customer's finalised invoices have billed, by invoice and metric."""
+        return [_read_billed(item) for item in self._items.query(str(customer(name)), beginning="invoice#")]
+
+    def save_billed(self, name: str, after: Billed) -> None:
+        """Write what an invoice bills; raise RowChangedError if it is not as it was read."""
+        self._items.transact(self._putting(name, after))
+
+    def _putting(self, name: str, after: Billed) -> dict[str, Any]:
+        values = msgspec.to_builtins(after) | {"version": after.version + 1}
+        item = {**item_key(str(customer(name)), f"invoice#{after.invoice}#{after.metric}"), **to_item(values)}
+        return self._items.putting(item, version=after.version)
+
+
+def _change_key(subject: Subject, hour: Hour, change: Change) -> Item:
+    return item_key(str(subject), f"change#{hour}#{change.metric}#{change.id}")
+
+
+def _read_change(item: Item) -> tuple[Hour, Change]:
+    values = from_item(item)
+    _, hour, *_ = values["sk"].split("#")
+    return Hour.parse(hour), msgspec.convert(values, Change)
+
+
+def _read_billed(item: Item) -> Billed:
+    return msgspec.convert(from_item(item), Billed)

@@ -1,0 +1,103 @@
+"""Lambda: what is pending in the ledger, in some shards of it → Stripe."""
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.parameters import SecretsProvider
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from metering import aws
+from metering.counters import Counters
+from metering.ledger import SHARDS, Ledger
+from metering.pacing import Pace
+from metering.periods import Hour
+from metering.posting import Posted, Poster
+from metering.rejections import tell_rejected
+from metering.settings import PostUsageSettings
+from metering.signals import Signal
+from metering.stripe_meters import SLOWEST_CALL, StripeMeters, key_from
+from metering.switch import PostingSwitch
+
+logger = Logger()
+signals = Metrics()
+
+
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Post what is pending in the shards that the event names (all without any), as far as nobody else does already."""
+    now = _clock()
+    time = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    settings, ledger, counters, switch, stripe = _parts()
+    first = switch.read().first
+    wanted = event.get("shards", list(range(SHARDS)))
+    if first is None:
+        return report(Posted(), leased=[]) | {"posting": False}
+    holder = context.aws_request_id
+    shards = switch.lease(wanted, holder, now=now, until=now + time)
+    posted = Posted()
+    if shards:
+        poster = Poster(
+            ledger,
+            counters,
+            stripe,
+            epoch=settings.ledger_epoch,
+            clock=_clock,
+            deadline=now + time - timedelta(seconds=SLOWEST_CALL + 5),
+            pace=Pace(float(settings.stripe_rate) * len(shards) / SHARDS),
+            streamed_from=Hour.parse(settings.streamed_from) if settings.streamed_from else None,
+        )
+        try:
+            posted = poster.post_pending(first, shards)
+        finally:
+            switch.release(shards, holder)
+    _tell(posted)
+    did = report(posted, leased=sorted({*wanted} - {*shards})) | {"posting": True}
+    logger.info("run finished", **did)
+    return did
+
+
+def report(posted: Posted, *, leased: list[int]) -> dict[str, Any]:
+    """Return what a run did, as the command line shows it; ``leased`` are the shards that somebody else posts."""
+    return {
+        "posted": posted.posted,
+        "rejected": posted.rejected,
+        "held": posted.held,
+        "pending": posted.pending,
+        "reasons": dict(posted.reasons),
+        "leased": leased,
+    }
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@cache
+def _parts() -> tuple[PostUsageSettings, Ledger, Counters, PostingSwitch, StripeMeters]:
+    settings = PostUsageSettings.read()
+    dynamodb = aws.dynamodb()
+    key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
+    return (
+        settings,
+        Ledger(dynamodb, settings.ledger_table),
+        Counters(dynamodb, settings.counters_table),
+        PostingSwitch(dynamodb, settings.ledger_table),
+        StripeMeters(key, settings.deployment, settings.stripe_api_base),
+    )
+
+
+def _tell(posted: Posted) -> None:
+    """Emit the signals that are not zero, and an event for each total that Stripe rejected."""
+    for signal, count in {
+        Signal.USAGE_POSTED: posted.posted,
+        Signal.USAGE_PENDING: posted.pending,
+        Signal.USAGE_REJECTED: posted.rejected,
+    }.items():
+        if count:
+            signals.add_metric(signal, MetricUnit.Count, count)
+    if signals.metric_set:
+        signals.flush_metrics()
+    tell_rejected(posted.refused)

@@ -1,0 +1,90 @@
+"""Lambda: every hour, what Stripe holds and what its invoices bill against the ledger; what differs is mended."""
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.parameters import SecretsProvider
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from metering import aws
+from metering.carrying import Carried, Carrier
+from metering.changes import Changes
+from metering.counters import Counters
+from metering.ledger import Ledger
+from metering.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
+from metering.settings import ReconcileUsageSettings
+from metering.signals import Signal
+from metering.stripe_invoices import StripeReader
+from metering.stripe_meters import StripeMeters, StripeUnavailableError, key_from
+from metering.switch import PostingSwitch
+
+logger = Logger()
+signals = Metrics()
+
+_MARGIN = timedelta(seconds=30)
+"""A customer that was begun is finished in this time."""
+
+
+@logger.inject_lambda_context
+def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Carry what invoices have not billed, then compare customers; what does not fit into the time waits."""
+    start = _clock()
+    time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - _MARGIN
+    settings, ledger, changes, switch, meters = _parts()
+    first = switch.read().first
+    carried, compared = Carried(), Reconciled()
+    if first is not None:
+        reader = StripeReader(meters, int(settings.stripe_calls))
+        try:
+            carried = Carrier(ledger, changes, reader, first, _clock, start + time / 2).run()
+            compared = Reconciler(ledger, reader, first, _clock, start + time).run()
+        except StripeUnavailableError as error:
+            logger.warning("Stripe cannot be asked", reason=str(error))
+    did: dict[str, Any] = {
+        "invoices": carried.invoices,
+        "carried": carried.carried,
+        "held": carried.held,
+        "customers": compared.customers,
+        "posted_again": compared.count(POSTED_AGAIN),
+        "differing": compared.count(STAYS),
+        "round_over": compared.round_over,
+    }
+    _tell(did)
+    logger.info("run finished", **did)
+    return did
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@cache
+def _parts() -> tuple[ReconcileUsageSettings, Ledger, Changes, PostingSwitch, StripeMeters]:
+    settings = ReconcileUsageSettings.read()
+    dynamodb = aws.dynamodb()
+    key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
+    counters = Counters(dynamodb, settings.counters_table)
+    return (
+        settings,
+        Ledger(dynamodb, settings.ledger_table),
+        Changes(dynamodb, settings.ledger_table, counters),
+        PostingSwitch(dynamodb, settings.ledger_table),
+        StripeMeters(key, settings.deployment, settings.stripe_api_base),
+    )
+
+
+def _tell(did: dict[str, Any]) -> None:
+    """Emit the signals that are not zero: each costs money for as long as it is sent."""
+    for signal, what in {
+        Signal.USAGE_CARRIED: "carried",
+        Signal.USAGE_WITHOUT_SUBSCRIPTION: "held",
+        Signal.USAGE_POSTED_AGAIN: "posted_again",
+        Signal.USAGE_DIFFERING: "differing",
+    }.items():
+        if did[what]:
+            signals.add_metric(signal, MetricUnit.Count, did[what])
+    if signals.metric_set:
+        signals.flush_metrics()

@@ -1,0 +1,94 @@
+"""Completeness: the clock and ``check_completeness``, which compares what was written with what was counted."""
+
+import dataclasses
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_scheduler as scheduler
+from aws_cdk import aws_scheduler_targets as targets
+from constructs import Construct
+
+from infra import bundle
+from metering.access_log import Api
+from metering.completeness import Stage, encode
+from metering.settings import CheckCompletenessSettings
+
+
+class Checking(Construct):
+    """Compares every hour the lines that were counted with those that were written, and with the stages' requests."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: CheckCompletenessSettings,
+        deployment: str,
+        local: bool,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._settings = settings
+        self._stages: list[Stage] = []
+        self.check_completeness = bundle.function(
+            self,
+            "CheckCompleteness",
+            module="check_completeness",
+            local=local,
+            settings=settings.environment(),
+            deployment=deployment,
+            memory_size=256,
+            description="Compares what was counted with what was written into the access log, and with the requests.",
+        )
+        self.check_completeness.add_to_role_policy(
+            iam.PolicyStatement(sid="ReadMetrics", actions=["cloudwatch:GetMetricData"], resources=["*"])
+        )
+        if self.check_completeness.role:
+            cdk.Validations.of(self.check_completeness.role.node.find_child("DefaultPolicy")).acknowledge(
+                cdk.Acknowledgment(
+                    id="AwsSolutions-IAM5[Resource::*]",
+                    reason="GetMetricData knows no resources (Service Authorization Reference, CloudWatch).",
+                )
+            )
+        # A lost or failed run is made good by the next one, which looks at nearly the same day.
+        self.check_completeness.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
+        scheduler.Schedule(
+            self,
+            "EveryHour",
+            description="Ticks for check_completeness.",
+            schedule=scheduler.ScheduleExpression.cron(minute="20", time_zone=cdk.TimeZone.ETC_UTC),
+            target=targets.LambdaInvoke(
+                self.check_completeness,
+                role=self._clock().without_policy_updates(),
+                retry_attempts=0,
+                max_event_age=cdk.Duration.minutes(5),
+            ),
+        )
+
+    def compare_with(self, kind: Api, api: str, stage: str) -> None:
+        """Compare with the requests of one more stage."""
+        self._stages.append(Stage(kind, api, stage))
+        with_stages = dataclasses.replace(self._settings, stages=encode(self._stages))
+        for name, value in with_stages.environment().items():
+            self.check_completeness.add_environment(name, value)
+
+    def _clock(self) -> iam.Role:
+        """Return the schedule's role; the one that CDK makes could invoke every version of the function, too."""
+        return iam.Role(
+            self,
+            "Clock",
+            assumed_by=iam.ServicePrincipal(
+                "scheduler.amazonaws.com",
+                conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}},
+            ),
+            inline_policies={
+                "Tick": iam.PolicyDocument(
+                    statements=[
+                        iam.PolicyStatement(
+                            sid="Tick",
+                            actions=["lambda:InvokeFunction"],
+                            resources=[self.check_completeness.function_arn],
+                        )
+                    ]
+                )
+            },
+        )

@@ -1,0 +1,443 @@
+"""From a declared plan to an invoice: subscribing, Stripe's preview, and that both sides price alike."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import stripe as stripe_sdk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.catalog import RIGHTS, Catalog, Step
+from infra.customers import Customers
+from infra.deployment import OperatorError
+from infra.local.stripe_faults import Fault
+from infra.local.stripe_server import LocalStripe
+from infra.stripe_prices import Offer, offer_of
+from infra.subscribing import Subscribed, Subscriber, Wishes, later, preview
+from metering.periods import Hour
+from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
+from metering.stripe_invoices import StripeReader
+from metering.stripe_meters import StripeMeters, StripeNotConnectedError, StripeUnavailableError
+from tests.integration.world import HOUR, World, moment
+
+KEY = "sk_test_local"
+STANDARD = Plan(
+    name="standard",
+    title="Standard",
+    currency="usd",
+    prices=(
+        Flat(amount=4900, included={"requests": 2}),
+        PerUnit(metric="requests", amount="1.5"),
+        Package(metric="bytes", size=100, amount=3),
+    ),
+)
+BASIC = Plan(name="basic", title="Basic", currency="usd", prices=(PerUnit(metric="requests", amount=2),))
+LESSER = {
+    f"rk_test_{level or 'no'}_{name}": {other: has for other, has in (RIGHTS | {name: level}).items() if has}
+    for name, needed in RIGHTS.items()
+    for level in (["read", ""] if needed == "write" else [""])
+    if (name, level) != ("billing_meter_event", "read")
+}
+"""A restricted key for each right that is missing, or only to read where it is to write."""
+
+
+@dataclass
+class Clock:
+    """Stripe's clock."""
+
+    now: datetime = HOUR.start + timedelta(minutes=40)
+
+    def __call__(self) -> float:
+        """Return it in seconds since the epoch."""
+        return self.now.timestamp()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock in the world's hour."""
+    return Clock()
+
+
+@pytest.fixture
+def stripe(clock: Clock) -> Iterator[LocalStripe]:
+    """The local Stripe, whose clock can be set."""
+    restricted = {"rk_test_all": RIGHTS, **LESSER}
+    with LocalStripe(api_keys=[KEY], restricted_keys=restricted, now=clock) as server:
+        yield server
+
+
+@dataclass
+class Shop:
+    """A deployment that sells."""
+
+    world: World
+    clock: Clock
+    plans: tuple[Plan, ...] = (STANDARD, BASIC)
+
+    def at(self, moment: datetime) -> None:
+        """Let it be this moment, for all."""
+        self.clock.now = self.world.now = moment
+
+    def catalog(self) -> Catalog:
+        """Return its catalog."""
+        return Catalog(self.world.meters(), ("requests", "bytes"), self.plans)
+
+    def apply(self) -> list[Step]:
+        """Bring the catalog to Stripe."""
+        return self.catalog().apply(lambda _: None)
+
+    def subscribe(self, name: str = "acme", plan: str = "standard", **wishes: Any) -> Subscribed:
+        """Subscribe a customer."""
+        subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
+        customer = self.world.ledger.customers([name])[name]
+        return subscriber.subscribe(customer, plan, Wishes(**wishes), now=self.clock.now)
+
+    def preview(self, name: str = "acme") -> dict[str, Any]:
+        """Return the running invoice."""
+        return preview(self.world.meters(), self.world.ledger.customers([name])[name])
+
+    def sdk(self) -> stripe_sdk.StripeClient:
+        """Return a client of somebody else."""
+        return stripe_sdk.StripeClient(KEY, base_addresses={"api": self.world.stripe.url})
+
+    def amounts(self) -> dict[str, list[tuple[int, int]]]:
+        """Return quantities and amounts of the running invoice, by price."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for line in self.preview()["lines"]:
+            found.setdefault(line["price"], []).append((line["quantity"], line["amount"]))
+        return found
+
+
+@pytest.fixture
+def shop(few_partitions: None, world: World, clock: Clock) -> Shop:
+    """A deployment with a customer that Stripe does not know, and its catalog at Stripe."""
+    del few_partitions
+    made = Shop(world, clock)
+    made.at(clock.now)
+    world.customer("acme", "key1")
+    made.apply()
+    return made
+
+
+def test_from_a_customer_to_an_invoice_needs_no_dashboard(shop: Shop) -> None:
+    """The hour of the subscription is billed from its first minute, the hour before not at all."""
+    done = shop.subscribe(email="billing@acme.example", days_until_due=14)
+    assert done.said[-1] == f"acme is subscribed to standard as {done.subscription}, from 2026-11-22T05 on"
+    shop.world.record(*(shop.world.line() for _ in range(5)))  # in minute 29, and now is minute 40
+    shop.world.record(shop.world.line(time=moment(Hour(HOUR.number - 1))))
+    shop.world.after_grace()
+    shop.at(shop.world.now)
+    shop.world.run()
+    assert shop.world.at_stripe(done.stripe_customer, hour=Hour(HOUR.number - 1)) == 1
+    assert shop.amounts() == {"base_fee": [(1, 4900)], "requests": [(2, 0), (3, 5)], "bytes": [(50, 3)]}
+    found = shop.preview()
+    assert (found["total"], found["currency"], found["plans"]) == (4908, "usd", ["standard"])
+    assert found["period"] == {"from": "2026-11-22T05:00Z", "to": "2026-12-22T05:00Z"}
+    said = terms(STANDARD)
+    used = {"base_fee": 0, "requests": 5, "bytes": 50}
+    assert {name: [line.amount for line in explain(said[name], used[name])] for name in said} == {
+        name: [amount for _, amount in lines] for name, lines in shop.amounts().items()
+    }
+    customer = shop.sdk().v1.customers.retrieve(done.stripe_customer)
+    assert (customer.name, customer.email) == ("Acme", "billing@acme.example")
+    subscription = shop.sdk().v1.subscriptions.retrieve(done.subscription)
+    assert (subscription.collection_method, subscription.days_until_due) == ("send_invoice", 14)
+
+
+@pytest.mark.parametrize("minute", [0, 59])
+def test_no_hour_is_cut_wherever_in_it_a_subscription_is_made(shop: Shop, minute: int) -> None:
+    """Stripe counts an hour's total at its last minutes, at which the subscription may be younger than the usage."""
+    shop.at(HOUR.start + timedelta(minutes=minute))
+    done = shop.subscribe()
+    assert done.begins == str(HOUR)
+    shop.at(HOUR.start + timedelta(minutes=59))
+    shop.world.record(*(shop.world.line() for _ in range(3)))
+    shop.world.after_grace()
+    shop.at(shop.world.now)
+    shop.world.run()
+    assert shop.amounts()["requests"] == [(2, 0), (1, 2)]
+
+
+def test_subscribing_again_changes_nothing(shop: Shop) -> None:
+    """Days later, too, and from four sides at once."""
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: shop.subscribe(), range(4)))
+    assert len({(one.stripe_customer, one.subscription) for one in done}) == 1
+    shop.at(HOUR.start + timedelta(days=40))
+    again = shop.subscribe()
+    assert (again.subscription, again.said, again.begins) == (done[0].subscription, [], str(HOUR))
+    client = shop.sdk()
+    assert len(client.v1.customers.list().data) == len(client.v1.subscriptions.list().data) == 1
+
+
+@pytest.mark.parametrize("route", ["POST /v1/customers", "POST /v1/subscriptions"])
+@pytest.mark.parametrize("fault", [Fault.ERROR_BEFORE, Fault.ERROR_AFTER, Fault.RESET_AFTER])
+def test_a_failure_of_stripe_makes_no_second_one(
+    shop: Shop, route: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor blocks the next run for as long as Stripe remembers an idempotency key."""
+    monkeypatch.setattr("metering.stripe_meters.RETRIES", 0)
+    shop.world.stripe.set_faults([fault] * 2, route=route)
+    for _ in range(2):
+        try:
+            shop.subscribe()
+        except StripeUnavailableError:
+            continue
+    shop.world.stripe.clear_faults()
+    shop.subscribe()
+    client = shop.sdk()
+    assert len(client.v1.customers.list().data) == len(client.v1.subscriptions.list().data) == 1
+
+
+def test_another_plan_is_refused_while_one_runs(shop: Shop) -> None:
+    """Both would bill the same usage. Cancelled, it makes room, and then for the first one again."""
+    first = shop.subscribe()
+    with pytest.raises(OperatorError, match=f"acme is subscribed to standard .{first.subscription}.: cancel that"):
+        shop.subscribe(plan="basic")
+    shop.sdk().v1.subscriptions.cancel(first.subscription)
+    second = shop.subscribe(plan="basic")
+    shop.sdk().v1.subscriptions.cancel(second.subscription)
+    third = shop.subscribe()
+    assert len({first.subscription, second.subscription, third.subscription}) == 3
+
+
+def test_a_replaced_price_is_said_of_its_subscriptions(shop: Shop) -> None:
+    """They stay on it; new ones get the new price."""
+    first = shop.subscribe()
+    changed = (*STANDARD.prices[:2], Package(metric="bytes", size=100, amount=4))
+    shop.plans = (Plan(**(_fields(STANDARD) | {"prices": changed})), BASIC)
+    archive = next(step for step in shop.catalog().difference().steps if step.action == "archive")
+    assert archive.note == (
+        f"1 subscriptions stay on it, at what it says: {first.subscription}; move one at Stripe when its period ends"
+    )
+    with pytest.raises(OperatorError, match=r"does not have standard.bytes as app.py declares it: run 'metering stri"):
+        shop.subscribe()
+    shop.apply()
+    again = shop.subscribe()
+    assert again.subscription == first.subscription
+    assert again.said == []
+    assert again.notes == [f"{first.subscription} stays on older prices of bytes: move it when its period ends"]
+
+
+def test_a_price_that_was_added_to_a_plan_is_said_of_its_subscriptions(shop: Shop) -> None:
+    """It bills nothing there until it is added."""
+    shop.plans = (Plan(**(_fields(STANDARD) | {"prices": STANDARD.prices[:2]})),)
+    shop.apply()
+    first = shop.subscribe()
+    shop.plans = (STANDARD,)
+    shop.apply()
+    assert shop.subscribe().notes == [f"{first.subscription} is older than the prices of bytes: add them at Stripe"]
+
+
+def _fields(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in plan.__struct_fields__}
+
+
+def test_existing_ids_are_taken(shop: Shop) -> None:
+    """A customer and a subscription that were made by hand."""
+    client = shop.sdk()
+    customer = client.v1.customers.create({"name": "Acme by hand"}).id
+    prices = shop.catalog().current_prices(STANDARD)
+    start = int(HOUR.start.timestamp())
+    subscription = client.v1.subscriptions.create(
+        {"customer": customer, "items": [{"price": price} for price in prices.values()], "backdate_start_date": start}
+    ).id
+    done = shop.subscribe(stripe_customer=customer, subscription=subscription)
+    assert (done.stripe_customer, done.subscription) == (customer, subscription)
+    assert shop.world.ledger.customers(["acme"])["acme"].stripe_customer == customer
+    assert shop.subscribe().said == []
+    assert len(client.v1.subscriptions.list().data) == len(client.v1.customers.list().data) == 1
+    with pytest.raises(OperatorError, match=f"the Stripe customer of acme is {customer}, not cus_other"):
+        shop.subscribe(stripe_customer="cus_other")
+
+
+def test_ids_that_do_not_fit_are_refused(shop: Shop) -> None:
+    """Each with what is wrong, before the ledger knows of it."""
+    client = shop.sdk()
+    items: Any = [{"price": price} for price in shop.catalog().current_prices(STANDARD).values()]
+    start = int(HOUR.start.timestamp())
+
+    def made(name: str, items: Any, *, begins: int) -> tuple[str, str]:
+        customer = client.v1.customers.create({"name": name}).id
+        wanted: Any = {"customer": customer, "items": items, "backdate_start_date": begins}
+        return customer, client.v1.subscriptions.create(wanted).id
+
+    good = made("good", items, begins=start)
+    within = made("within", items, begins=start + 754)
+    lacking = made("lacking", items[:1], begins=start)
+    gone = made("gone", items, begins=start)
+    client.v1.subscriptions.cancel(gone[1])
+    twice = made("twice", items, begins=start)
+    second = client.v1.subscriptions.create({"customer": twice[0], "items": items}).id
+    for customer, name, why in [
+        (within[0], good[1], f"the subscription {good[1]} is of {good[0]}, not of {within[0]}"),
+        (*within, f"the periods of {within[1]} begin at 05:12:34, within an hour, whose usage would be billed in the"),
+        (
+            *lacking,
+            f"the subscription {lacking[1]} is none to the plan 'standard': it lacks its prices bytes, requests",
+        ),
+        (*gone, f"the subscription {gone[1]} is canceled: give another, or none"),
+        (*twice, f"{twice[0]} is subscribed as {second} already: cancel that at Stripe first"),
+    ]:
+        with pytest.raises(OperatorError, match=why):
+            shop.subscribe(stripe_customer=customer, subscription=name)
+    assert shop.world.ledger.customers(["acme"])["acme"].stripe_customer == ""
+    assert shop.subscribe(subscription=good[1]).stripe_customer == good[0]
+
+
+def test_an_unknown_plan_is_refused(shop: Shop) -> None:
+    """With those that are declared."""
+    with pytest.raises(OperatorError, match=r"there is no plan 'gold': app\.py declares standard, basic"):
+        shop.subscribe(plan="gold")
+    shop.plans = ()
+    with pytest.raises(OperatorError, match=r"there is no plan 'gold': app\.py declares none: see PLANS there"):
+        shop.subscribe(plan="gold")
+
+
+def test_an_invoice_without_a_subscription_says_what_to_do(shop: Shop) -> None:
+    """As long as Stripe does not know the customer, and as long as it has no subscription of ours."""
+    with pytest.raises(
+        OperatorError, match=r"acme has no Stripe customer yet, .*'metering customers subscribe acme PLAN'"
+    ):
+        shop.preview()
+    done = shop.subscribe()
+    shop.sdk().v1.subscriptions.cancel(done.subscription)
+    with pytest.raises(
+        OperatorError, match=r"acme has no subscription to a plan, .*'metering customers subscribe acme"
+    ):
+        shop.preview()
+
+
+@pytest.mark.parametrize(
+    ("begin", "interval", "end"),
+    [
+        ("2026-11-22T05", "day", "2026-11-23T05"),
+        ("2026-11-22T05", "week", "2026-11-29T05"),
+        ("2026-11-22T05", "month", "2026-12-22T05"),
+        ("2026-12-22T05", "month", "2027-01-22T05"),
+        ("2027-01-31T23", "month", "2027-02-28T23"),
+        ("2028-02-29T00", "year", "2029-02-28T00"),
+    ],
+)
+def test_the_first_period_is_a_whole_interval(begin: str, interval: str, end: str) -> None:
+    """A month that lacks the day ends on its last one."""
+    assert later(Hour.parse(begin).start, interval) == Hour.parse(end).start
+
+
+# --- the rights of a restricted key ----------------------------------------------------------------------------------
+
+
+def everything(shop: Shop, key: str) -> None:
+    """Do all that our commands and functions do at Stripe, at a deployment of its own."""
+    meters = StripeMeters(lambda _fresh: key, key, shop.world.stripe.url)
+    catalog = Catalog(meters, ("requests", "bytes"), (STANDARD,))
+    shop.world.customer(key, f"key-{key}")
+    catalog.apply(lambda _: None)
+    customer = shop.world.ledger.customers([key])[key]
+    customers = Customers(shop.world.ledger, shop.world.counters)
+    done = Subscriber(meters, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.clock.now)
+    event: Any = {
+        "event_name": meters.event_name("requests"),
+        "identifier": key,
+        "timestamp": int(shop.clock.now.timestamp()),
+        "payload": {"stripe_customer_id": done.stripe_customer, "value": "3"},
+    }
+    meters.call(lambda client: client.v1.billing.meter_events.create(event))
+    made = meters.meters()[meters.event_name("requests")]
+    assert meters.totals(made, done.stripe_customer, HOUR, HOUR.next()) == {HOUR: 3}
+    assert preview(meters, shop.world.ledger.customers([key])[key])["total"] == 4902
+    reader = StripeReader(meters, calls=10)
+    reader.finalised(HOUR.start - timedelta(days=1), HOUR.end)
+    assert reader.is_billed(done.stripe_customer, "requests")
+    renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))
+    Catalog(meters, ("requests", "bytes"), (renamed,)).apply(lambda _: None)
+
+
+def test_the_listed_rights_are_enough(shop: Shop) -> None:
+    """With these, and no other one, everything is done that we do at Stripe."""
+    everything(shop, "rk_test_all")
+
+
+@pytest.mark.parametrize("key", LESSER)
+def test_each_listed_right_is_needed(shop: Shop, key: str) -> None:
+    """Without it, or with reading alone where writing is listed, something is refused."""
+    with pytest.raises(StripeNotConnectedError, match="the Stripe key lacks a right"):
+        everything(shop, key)
+
+
+# --- both sides price alike ------------------------------------------------------------------------------------------
+
+amounts = st.one_of(st.integers(0, 99_999_999), st.decimals(0, 99_999_999, places=12).map(lambda number: f"{number:f}"))
+
+
+@st.composite
+def tiers(draw: st.DrawFn) -> tuple[Tier, ...]:
+    """Draw the tiers of a price."""
+    ends = sorted(draw(st.sets(st.integers(1, 10_000), max_size=4)))
+    return tuple(Tier(up_to=end, amount=draw(amounts), flat=draw(st.integers(0, 10**6))) for end in (*ends, None))
+
+
+prices: st.SearchStrategy[Price] = st.one_of(
+    st.integers(0, 99_999_999).map(lambda amount: Flat(amount=amount)),
+    amounts.map(lambda amount: PerUnit(metric="requests", amount=amount)),
+    st.builds(
+        lambda size, amount: Package(metric="requests", size=size, amount=amount), st.integers(2, 9_999), amounts
+    ),
+    tiers().map(lambda drawn: Graduated(metric="requests", tiers=drawn)),
+    tiers().map(lambda drawn: Volume(metric="requests", tiers=drawn)),
+)
+
+
+@pytest.fixture(scope="module")
+def seller() -> Iterator[tuple[stripe_sdk.StripeClient, str]]:
+    """An account that has a meter, and the meter's id."""
+    with LocalStripe(api_keys=[KEY], now=(HOUR.start + timedelta(minutes=30)).timestamp) as server:
+        meters = StripeMeters(lambda _fresh: KEY, "Metering", server.url)
+        meters.create_meter("requests")
+        made = meters.meters()[meters.event_name("requests")]
+        yield stripe_sdk.StripeClient(KEY, base_addresses={"api": server.url}), made.id
+
+
+@settings(max_examples=60)
+@given(prices, st.integers(0, 12_000), st.sampled_from([0, 0, 1, 500]))
+def test_the_explanation_of_a_price_is_what_stripe_invoices(
+    seller: tuple[stripe_sdk.StripeClient, str], price: Price, quantity: int, included: int
+) -> None:
+    """Line by line, for each kind of price, as Stripe previews it; and the price reads back as it was declared."""
+    client, meter = seller
+    fees = (Flat(name="fee", amount=0, included={"requests": included}),) if included else ()
+    if not isinstance(price, PerUnit | Graduated):
+        fees = ()
+    said = terms(Plan(name="p", title="P", currency="usd", prices=(price, *fees)))[name_of(price)]
+    offer = Offer(said, "usd", "month", "" if isinstance(price, Flat) else meter)
+    product = client.v1.products.create({"name": "P"}).id
+    parameters: Any = offer.parameters() | {"product": product, "expand": ["tiers"]}
+    made = client.v1.prices.create(parameters)
+    read = offer_of(made, name_of(price))
+    assert read is not None
+    assert (str(read), read.fingerprint) == (str(offer), offer.fingerprint)
+    customer = client.v1.customers.create({"name": "C"}).id
+    client.v1.subscriptions.create(
+        {
+            "customer": customer,
+            "items": [{"price": made.id}],
+            "backdate_start_date": int(HOUR.start.timestamp()),
+            "billing_cycle_anchor": int(later(HOUR.start, "month").timestamp()),
+        }
+    )
+    if quantity:
+        client.v1.billing.meter_events.create(
+            {
+                "event_name": "Metering_requests",
+                "payload": {"stripe_customer_id": customer, "value": str(quantity)},
+                "timestamp": int(datetime(2026, 11, 22, 5, 30, tzinfo=UTC).timestamp()),
+            }
+        )
+    invoice = client.v1.invoices.create_preview({"customer": customer})
+    lines = explain(said, quantity)
+    assert [line.amount for line in invoice.lines.data] == [line.amount for line in lines]
+    assert invoice.total == sum(line.amount for line in lines)

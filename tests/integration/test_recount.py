@@ -1,0 +1,520 @@
+"""Recount: the raw archive read again finds what the counters have lost or doubled, and mends it once."""
+
+import gzip
+import io
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import pytest
+
+from infra import cli, raw_log
+from infra.deployment import METADATA, Deployment, OperatorError
+from infra.raw_log import Archive
+from infra.recount import NO_CUSTOMER, Compared, Recount
+from metering.completeness import Completeness
+from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, encode
+from metering.payloads import batch_of
+from metering.periods import Hour
+from metering.redriving import redrive
+from metering.set_aside import Source
+from metering.subjects import customer, key
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, moment
+
+JOBS_LOG = "jobs"
+NEXT = HOUR.next()
+WHO = "arn:aws:iam::123456789012:user/operator"
+pytestmark = pytest.mark.usefixtures("few_partitions")
+
+
+class Lambda:
+    """Lambda's client, as far as it tells which log groups may invoke a function."""
+
+    def get_policy(self, **_: str) -> dict[str, str]:
+        """Return a policy with a statement for each log group."""
+        groups = (ACCESS_LOG_GROUP, JOBS_LOG)
+        arns = [f"arn:aws:logs:us-east-1:123456789012:log-group:{group}:*" for group in groups]
+        statements = [{"Condition": {"ArnLike": {"AWS:SourceArn": arn}}} for arn in arns]
+        return {"Policy": json.dumps({"Statement": statements})}
+
+
+@dataclass
+class CloudFormation:
+    """CloudFormation's client, as far as it tells which metrics the world bills."""
+
+    world: World
+
+    def get_template(self, **_: str) -> dict[str, Any]:
+        """Return a template's metadata."""
+        return {"TemplateBody": {"Metadata": {METADATA: {"metrics": json.loads(encode(self.world.metrics))}}}}
+
+
+@dataclass
+class Raw:
+    """A deployment whose lines are in the archive, delivered or not."""
+
+    world: World
+    numbers: Iterable[int] = field(default_factory=lambda: iter(range(1000)))
+
+    @property
+    def deployment(self) -> Deployment:
+        """The world as the command line reaches it."""
+        ours = {"cloudformation": CloudFormation(self.world), "lambda": Lambda()}
+        outputs = {
+            "CountersTable": "counters",
+            "LedgerTable": "ledger",
+            "Bucket": "bucket",
+            "AccessLogGroup": ACCESS_LOG_GROUP,
+            "RecordUsageFunction": "record-usage",
+        }
+        return Deployment(lambda name, **_: ours.get(name) or boto3.client(name), outputs)
+
+    def log(self, *lines: str, group: str = ACCESS_LOG_GROUP, hour: Hour = HOUR) -> list[str]:
+        """Write lines into a log group at half past, and return their ids."""
+        logs: Any = boto3.client("logs")
+        at = int((hour.start + timedelta(minutes=30)).timestamp() * 1000)
+        logs.put_log_events(
+            logGroupName=group,
+            logStreamName="stream",
+            logEvents=[{"timestamp": at, "message": line} for line in lines],
+        )
+        found = logs.filter_log_events(logGroupName=group)["events"]
+        return [event["eventId"] for event in found[-len(lines) :]]
+
+    def deliver(self, *lines: str, source: Source = Source.ACCESS_LOG, hour: Hour = HOUR) -> None:
+        """Write lines into a log group, from which they are counted."""
+        group = ACCESS_LOG_GROUP if source is Source.ACCESS_LOG else JOBS_LOG
+        ids = self.log(*lines, group=group, hour=hour)
+        self.world.recorder().record(batch_of(ids, lines, source, f"{group} stream"))
+
+    def archive(self, *lines: str, hour: Hour = HOUR, name: str = "") -> None:
+        """Write lines into an object of the archive, as Firehose does."""
+        key = f"access-log/{hour.start:%Y/%m/%d/%H}/{name or next(iter(self.numbers))}.gz"
+        body = gzip.compress("".join(f"{line}\n" for line in lines).encode())
+        boto3.client("s3").put_object(Bucket="bucket", Key=key, Body=body)
+
+    def recount(self, only: str | None = None, first: Hour = HOUR, end: Hour = NEXT, **more: Any) -> list[Compared]:
+        """Compare."""
+        work = Recount(self.deployment, only, self.world.now, **more)
+        return [line for lines in work.compare(first, end) for line in lines]
+
+    def fix(self, only: str | None = None) -> list[Compared]:
+        """Compare and mend."""
+        work = Recount(self.deployment, only, self.world.now)
+        lines = [line for of_hour in work.compare(HOUR, NEXT) for line in of_hour]
+        for line in lines:
+            if line.stays:
+                work.fix(line, WHO)
+        return lines
+
+
+@pytest.fixture
+def raw(world: World, monkeypatch: pytest.MonkeyPatch) -> Raw:
+    """A deployment with one customer, an hour after its hour, with logs that take lines of any time."""
+    monkeypatch.setattr("moto.logs.models.utcnow", lambda: world.now.replace(tzinfo=None))
+    logs = boto3.client("logs")
+    for group in (ACCESS_LOG_GROUP, JOBS_LOG):
+        logs.create_log_group(logGroupName=group)
+        logs.create_log_stream(logGroupName=group, logStreamName="stream")
+    world.customer("acme", "key1")
+    return Raw(world)
+
+
+def said(lines: Iterable[Compared]) -> dict[str, tuple[int, int, int | None, int]]:
+    """Return by metric what was recounted, counted, what the ledger has, and the difference."""
+    return {line.metric: (line.recounted, line.counted, line.ledger, line.difference) for line in lines}
+
+
+def close(raw: Raw) -> None:
+    """Let everything that is due be closed."""
+    raw.world.now = max(raw.world.now, HOUR.end + timedelta(hours=1))
+    raw.world.close()
+
+
+def test_what_was_counted_rightly_has_no_difference(raw: Raw) -> None:
+    """I5: the counters can be recounted from the raw log."""
+    raw.deliver(raw.world.line(), raw.world.line(key="-"), raw.world.line(status="404"), "nonsense")
+    close(raw)
+    lines = raw.recount("acme")
+    assert said(lines) == {"requests": (1, 1, 1, 0), "bytes": (10, 10, 10, 0)}
+    assert not [line for line in lines if line.stays]
+
+
+def test_lines_that_a_subscription_skipped_are_brought_in(raw: Raw) -> None:
+    """I1: CloudWatch Logs switched it off for ten minutes; the lines are in the log group, and nowhere else."""
+    world = raw.world
+    raw.deliver(*(world.line() for _ in range(20)))
+    skipped = [world.line() for _ in range(12)]
+    ids = raw.log(*skipped)
+    close(raw)
+    # This is how it comes out: of 32 lines that the log group took in, 20 were counted.
+    assert Completeness(counted=20, written=32, requests=32).of_lines == 0.625
+    assert world.in_ledger("customer#acme")["requests"][0] == 20
+    (requests, _) = raw.recount("acme")
+    assert (requests.recounted, requests.counted, requests.ledger, requests.difference) == (32, 20, 20, 12)
+    assert [line.fixed for line in raw.fix("acme")] == [True, True]
+    world.close()
+    assert {metric: quantity for metric, (quantity, _) in world.in_ledger("customer#acme").items()} == {
+        "requests": 32,
+        "bytes": 320,
+    }
+    (change,) = [one for one in raw.deployment.changes.of("acme", HOUR) if one.metric == "requests"]
+    assert (change.amount, change.who, change.if_counted) == (12, WHO, 20)
+    # Again: nothing differs, and nothing is mended twice.
+    assert not [line for line in raw.fix("acme") if line.fixed or line.stays]
+    assert said(raw.recount("acme"))["requests"] == (32, 20, 32, 0)
+    # Should they be delivered after all, the correction is void, which is said.
+    world.recorder().record(batch_of(ids, skipped, Source.ACCESS_LOG, "log-group stream"))
+    world.close()
+    (requests, _) = raw.recount("acme")
+    assert (requests.recounted, requests.counted, requests.ledger, requests.difference) == (32, 32, 32, 0)
+    assert requests.corrected == 0
+
+
+def test_a_correction_that_is_void_is_said(raw: Raw) -> None:
+    """I5: it was made against another count than there is now."""
+    world = raw.world
+    raw.deliver(world.line())
+    two = [world.line(), world.line()]
+    ids = raw.log(*two)
+    close(raw)
+    raw.fix("acme")
+    world.recorder().record(batch_of(ids[:1], two[:1], Source.ACCESS_LOG, "log-group stream"))
+    (requests, _) = raw.recount("acme")
+    assert (requests.recounted, requests.counted, requests.corrected, requests.difference) == (3, 2, 0, 1)
+    assert requests.note == "void: the correction of +2 made against a count of 1"
+
+
+def test_a_delivery_that_came_again_in_other_pieces_is_caught(raw: Raw) -> None:
+    """I2: each piece is a batch that the counters have not seen; the records are the same."""
+    world = raw.world
+    lines = [world.line() for _ in range(4)]
+    ids = raw.log(*lines)
+    for piece in (slice(0, 4), slice(0, 1), slice(1, 4)):
+        world.recorder().record(batch_of(ids[piece], lines[piece], Source.ACCESS_LOG, "log-group stream"))
+    close(raw)
+    assert said(raw.recount("acme"))["requests"] == (4, 8, 8, -4)
+    raw.fix("acme")
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 4
+    assert not [line for line in raw.recount("acme") if line.stays]
+
+
+def test_a_difference_on_the_road_over_firehose_is_found_and_mended(raw: Raw) -> None:
+    """I1, I2: objects that came an hour late, records that came in two objects, and one that was never counted."""
+    world = raw.world
+    one, two, three, other = (world.line() for _ in range(4))
+    later = world.line(time=moment(NEXT))
+    raw.archive(one, two)
+    raw.archive(two, three, later, hour=NEXT)
+    raw.archive(other, hour=Hour(HOUR.number - 1))
+    world.now = NEXT.start + timedelta(minutes=30)
+    world.recorder().record(world.batch(one, two))
+    world.recorder().record(world.batch(two))
+    close(raw)
+    assert said(raw.recount("acme"))["requests"] == (4, 3, 3, 1)
+    raw.fix("acme")
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 4
+
+
+def test_a_line_that_comes_later_is_met_by_a_longer_look(raw: Raw) -> None:
+    """The look ahead is two hours unless told otherwise."""
+    raw.archive(raw.world.line(), hour=Hour(HOUR.number + 3))
+    raw.world.now = HOUR.end + timedelta(hours=5)
+    raw.world.close()
+    assert raw.recount("acme") == []
+    assert said(raw.recount("acme", ahead=3))["requests"] == (1, 0, None, 1)
+
+
+def test_what_was_set_aside_explains_a_difference(raw: Raw) -> None:
+    """I1: it waits for its redrive, and a correction would count it a second time."""
+    world = raw.world
+    early = world.line(time=str(int((world.now + timedelta(minutes=6)).timestamp() * 1000)))
+    raw.deliver(world.line(), early)
+    close(raw)
+    (requests, _) = raw.recount("acme")
+    assert (requests.recounted, requests.counted, requests.waiting, requests.difference) == (2, 1, 1, 0)
+    assert not [line for line in raw.fix("acme") if line.fixed]
+    (batch,) = world.set_aside.batches()
+    assert redrive(world.recorder(), {"batch": batch})["counted"] == 1
+    (requests, _) = raw.recount("acme")
+    assert (requests.recounted, requests.counted, requests.waiting, requests.difference) == (2, 2, 0, 0)
+
+
+def test_what_an_operator_adjusted_is_no_difference(raw: Raw) -> None:
+    """I5: goodwill is not counted, and no recount takes it back."""
+    from infra.adjusting import adjust  # noqa: PLC0415
+
+    raw.deliver(*(raw.world.line() for _ in range(3)))
+    close(raw)
+    adjust(raw.deployment, "acme", "requests", HOUR, by=-2, reason="goodwill", who=WHO, now=raw.world.now)
+    raw.world.close()
+    assert said(raw.recount("acme"))["requests"] == (3, 3, 1, 0)
+
+
+def test_a_ledger_that_was_changed_by_hand_is_closed_again(raw: Raw) -> None:
+    """I5: what is billed is what the counters say."""
+    world = raw.world
+    raw.deliver(world.line())
+    close(raw)
+    row = world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    wrong = type(row.totals["requests"])(**{**_fields(row.totals["requests"]), "counted": 7})
+    world.ledger.save(row.with_totals({"requests": wrong}))
+    requests = next(line for line in raw.fix("acme") if line.metric == "requests")
+    assert (requests.counted, requests.ledger, requests.stale, requests.fixed) == (1, 7, [HOUR], True)
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 1
+    assert not [line for line in raw.recount("acme") if line.stays]
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def test_a_key_belongs_to_whom_held_it_in_the_hour(raw: Raw) -> None:
+    """I3, I6: also to nobody, and then nothing can be corrected."""
+    world = raw.world
+    world.customer("beta", "key2")
+    raw.log(world.line(), world.line(key="key2"), world.line(key="key2"), world.line(key="key9"))
+    close(raw)
+    lines = {(str(line.subject), line.metric): line for line in raw.fix()}
+    assert {where: line.difference for where, line in lines.items() if where[1] == "requests"} == {
+        ("customer#acme", "requests"): 1,
+        ("customer#beta", "requests"): 2,
+        ("key#key9", "requests"): 1,
+    }
+    unmapped = lines["key#key9", "requests"]
+    assert (unmapped.fixed, unmapped.stays, unmapped.note) == (False, True, NO_CUSTOMER)
+    assert unmapped.subject == key("key9")
+    world.close()
+    assert world.in_ledger("customer#beta")["requests"][0] == 2
+    assert {str(line.subject) for line in raw.recount("beta")} == {"customer#beta"}
+
+
+METRICS: tuple[Metric, ...] = (
+    Count(name="requests", by="resource"),
+    Count(name="reads", statuses=("2xx", "404"), methods=("GET",), resources=("/items/*", "/a")),
+    Count(name="classes", statuses=("2xx", "4xx", "5xx"), by="status_class", meters=("2xx", "4xx")),
+    Sum(name="units", of="authorizer.units", scale=2),
+    Sum(name="bytes", of="response_length", by="authorizer.plan", meters=("pro", "free tier")),
+    Max(name="seats", of="authorizer.seats", scale=1),
+    Unique(name="users", of="authorizer.user", opaque_id=True),
+    Unique(name="keys", of="key"),
+    Sum(name="tokens", of=USAGE_LINES, scale=1),
+    Sum(name="jobs", of=USAGE_LINES, deduplicate=True),
+    Max(name="stored", of=USAGE_LINES),
+)
+
+
+def random_line(chance: random.Random, world: World, hour: Hour) -> str:
+    """Return a line as any caller may cause it, and some that are broken."""
+    pick = chance.choice
+    line = world.line(
+        time=moment(hour, chance.randrange(60)),
+        key=pick(["key1", "key2", "key3", "key9", "-"]),
+        status=pick(["200", "204", "302", "404", "429", "500"]),
+        method=pick(["GET", "POST"]),
+        resource=pick(["/items/{id}", "/a", "/b"]),
+        response_length=pick(["0", "17", "-", "1000"]),
+        **{
+            "authorizer.units": pick(["-", "", "1", "2.5", "0.01", "1.001", "x"]),
+            "authorizer.plan": pick(["-", "pro", "free tier", "basic"]),
+            "authorizer.seats": pick(["-", "3", "7.5"]),
+            "authorizer.user": pick(["-", "ann", "bob", "eve", "x" * 257]),
+        },
+    )
+    fields = json.loads(line)
+    line = json.dumps({**fields, "metering": f"1:{len(fields)}"}, separators=(",", ":"))  # as API Gateway writes it
+    forged = line.replace('"status":', '"key":"key1","status":')
+    return pick([line] * 30 + [line[:-1], line.replace('"GET"', '"GE\\"T"'), forged, "null"])
+
+
+def random_report(chance: random.Random, hour: Hour) -> str:
+    """Return a usage line, or something like it."""
+    pick = chance.choice
+    who: Mapping[str, str] = pick([{"key": "key1"}, {"customer": "acme"}, {"key": "key2"}, {}])
+    amounts: Mapping[str, Any] = pick([{"tokens": 1.5}, {"jobs": 1}, {"stored": 5, "tokens": 2}, {"nonsense": 1}])
+    name = pick(["a", "b", "c", "d"])
+    return json.dumps({"usage": {"id": name, "time": int(moment(hour)), **who, **amounts}})
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_kind_of_metric_is_recounted_as_it_was_counted(raw: Raw, seed: int) -> None:
+    """I5: two ways from a line to a bill, which have nothing in common but the format, agree on whatever comes."""
+    chance, world = random.Random(seed), raw.world
+    world.metrics = METRICS
+    world.customer("beta", "key2", "key3")
+    begin = HOUR.month_begin
+    hours = [begin, begin.next()]
+    world.now = begin.start
+    world.ledger.advance_cursor(begin)
+    for hour in hours:
+        for _ in range(3):
+            world.now = hour.start + timedelta(minutes=59)
+            raw.deliver(*(random_line(chance, world, hour) for _ in range(40)), hour=hour)
+            reports = [random_report(chance, hour) for _ in range(5)]
+            raw.deliver(*reports, source=Source.USAGE_LINES, hour=hour)
+    world.now = hours[-1].end + timedelta(minutes=10)
+    lines = raw.recount(first=begin, end=hours[-1].next())
+    assert {line.metric for line in lines} >= {"classes_other", "bytes_free_tier", "users", "keys", "jobs", "stored"}
+    assert [line for line in lines if line.difference] == []
+    assert sum(line.recounted for line in lines) > 1000
+
+
+def test_distinct_values_are_compared_by_month(raw: Raw) -> None:
+    """The hour in which a value counts is the one in which it came first; a lost one is entered in some hour."""
+    world = raw.world
+    world.metrics = (Unique(name="users", of="authorizer.user", opaque_id=True),)
+    begin = HOUR.month_begin
+    raw.deliver(world.line(**{"authorizer.user": "ann"}), world.line(**{"authorizer.user": "bob"}))
+    raw.log(world.line(**{"authorizer.user": "bob"}), world.line(**{"authorizer.user": "eve"}))
+    world.now = HOUR.end + timedelta(minutes=10)
+    work = Recount(raw.deployment, "acme", world.now)
+    assert work.months_left_out(HOUR, NEXT) == ["2026-11"]
+    assert work.months_left_out(begin, NEXT) == []
+    assert raw.recount("acme") == []
+    (line,) = raw.recount("acme", first=begin)
+    assert (line.period, line.recounted, line.counted, line.difference, line.at) == ("2026-11", 3, 2, 1, HOUR)
+    world.close()
+    work.fix(line, WHO)
+    world.close()
+    assert world.in_ledger("customer#acme")["users"][0] == 3
+    assert [one.difference for one in raw.recount("acme", first=begin)] == [0]
+
+
+def test_only_hours_that_are_over_and_not_too_old_are_recounted(raw: Raw) -> None:
+    """Lines may still be on their way, or counters have expired."""
+    with pytest.raises(OperatorError, match="may still be on their way: recount up to 2026-11-22T05"):
+        raw.recount("acme")
+    raw.world.now = HOUR.end + timedelta(days=61)
+    with pytest.raises(OperatorError, match="only the last 61 days can be recounted"):
+        raw.recount("acme")
+
+
+@dataclass
+class Unpaged:
+    """CloudWatch Logs as the emulator plays it: no more than the limit, and no next page."""
+
+    times: list[int]
+    calls: int = 0
+
+    def filter_log_events(self, **asked: Any) -> dict[str, Any]:
+        """Return the first of what was asked for."""
+        self.calls += 1
+        found = [time for time in self.times if asked["startTime"] <= time <= asked["endTime"]]
+        return {"events": [{"eventId": str(n), "message": str(time)} for n, time in enumerate(found[:4])]}
+
+
+def test_an_answer_that_may_be_cut_off_is_asked_for_in_narrower_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator knows no pages."""
+    monkeypatch.setattr(raw_log, "MOST_EVENTS", 4)
+    begin = int(HOUR.start.timestamp() * 1000)
+    logs = Unpaged([begin + n * 1000 for n in range(50)])
+    archive = Archive(None, logs, "bucket", ACCESS_LOG_GROUP, [JOBS_LOG])
+    assert [line for _, line in archive.usage_lines(HOUR)] == [str(time) for time in logs.times]
+    assert logs.calls < 150
+
+
+def test_pages_are_followed(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On AWS an answer that names a next page is no reason to ask again."""
+    monkeypatch.setattr(raw_log, "MOST_EVENTS", 10)
+    raw.log(*(raw.world.line() for _ in range(25)))
+    close(raw)
+    assert said(raw.recount("acme"))["requests"][0] == 25
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run 'metering recount' on the deployment; return its exit code, stdout and stderr."""
+    monkeypatch.setattr("infra.commands.shared._connect", lambda *_: raw.deployment)
+    monkeypatch.setattr("infra.commands.recount.now", raw.world.clock)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["metering", "recount", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_the_command_shows_what_differs_and_mends_it(raw: Raw, command: Any) -> None:
+    """Exit code 1 as long as something differs."""
+    raw.deliver(raw.world.line())
+    raw.log(raw.world.line())
+    close(raw)
+    code, out, err = command("acme", "--hour", str(HOUR))
+    assert (code, err) == (1, "0 equal, 0 fixed, 2 different\n")
+    assert out.splitlines()[1].split() == [str(HOUR), "acme", "requests", "2", "1", "1", "-", "-", "+1"]
+    code, out, err = command("--all", "--from", str(HOUR), "--fix")
+    assert (code, err) == (0, "0 equal, 2 fixed, 0 different\n")
+    assert out.splitlines()[1].split() == [str(HOUR), "acme", "requests", "2", "1", "1", "-", "-", "+1", "fixed"]
+    raw.world.close()
+    assert command("--all", "--hour", str(HOUR)) == (0, "", "2 equal, 0 fixed, 0 different\n")
+    (change,) = [one for one in raw.deployment.changes.of("acme", HOUR) if one.metric == "requests"]
+    assert change.who == "arn:aws:sts::123456789012:user/moto"
+
+
+def test_the_command_prints_one_document(raw: Raw, command: Any) -> None:
+    """For programs."""
+    raw.log(raw.world.line(key="key9"))
+    close(raw)
+    code, out, _ = command("--all", "--hour", str(HOUR), "--json", "--fix")
+    document = json.loads(out)
+    assert (code, len(document)) == (1, 2)
+    assert document[0] == {
+        "period": str(HOUR),
+        "customer": None,
+        "key": "key9",
+        "metric": "requests",
+        "recounted": 1,
+        "counted": 0,
+        "ledger": None,
+        "corrected": 0,
+        "set_aside": 0,
+        "difference": 1,
+        "stale": [],
+        "fixed": False,
+        "note": NO_CUSTOMER,
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("acme", "--all", "--hour", "2026-11-22T05"),
+        ("acme",),
+        ("acme", "--hour", "2026-11-22T05", "--from", "2026-11-22T04"),
+        ("acme", "--hour", "2026-11-22T05", "--to", "2026-11-22T09"),
+        ("acme", "--from", "2026-11-22T05", "--to", "2026-11-22T05"),
+        ("acme", "--hour", "2026-11-22T05", "--ahead", "-1"),
+    ],
+)
+def test_wrong_use_of_the_command_is_refused(command: Any, arguments: tuple[str, ...]) -> None:
+    """One customer or all; one hour, or from one to another."""
+    assert command(*arguments)[0] == 2
+
+
+def test_the_archives_place_is_spelled_as_the_stack_spells_it() -> None:
+    """raw_log.py does not import CDK."""
+    from infra.storage import ARCHIVE  # noqa: PLC0415 - imports aws_cdk
+
+    assert raw_log.ARCHIVE == ARCHIVE
+
+
+def test_objects_are_read_gzipped_or_not() -> None:
+    """Firehose's are; the emulator's are not. A line that is no UTF-8 spoils no other."""
+    plain = b'{"a": 1}\n\n\xff\n{"b": 2}'
+    for body in (plain, gzip.compress(plain[:12]) + gzip.compress(plain[12:])):
+        assert list(raw_log._lines_of(io.BytesIO(body))) == ['{"a": 1}', "\\xff", '{"b": 2}']
