@@ -29,7 +29,7 @@ PLANS = (
                 tiers=(
                     Tier(up_to=10_000, amount=0),
                     Tier(up_to=1_000_000, amount="0.04"),
-                    Tier(up_to=None, amount="0.02"),
+                    Tier(amount="0.02"),
                 ),
             ),
             PerUnit(metric="messages", amount="0.5"),

@@ -319,7 +319,8 @@ class Recount:
         for line in waiting:
             with suppress(UnreadableError):  # in the archive, too, it cannot be read
                 record = read_access_line(line.message, self._metrics)
-                found.add(record.id if record else "")
+                if record is not None:
+                    found.add(record.id)
         return found
 
 

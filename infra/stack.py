@@ -47,8 +47,9 @@ class MeteringStack(cdk.Stack):
 
     ``metrics`` is what is billed for, ``plans`` at which prices; ``access_log`` says what kind of API writes the log
     and who is billed; ``road`` is how its lines reach the counters. They are kept for ``access_log_retention`` in the
-    log group, or for ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name and its Region)
-    begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored from a backup.
+    log group, or for ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name
+    and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored
+    from a backup.
     Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
     Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. ``local`` bundles
     for this machine, for the emulator.

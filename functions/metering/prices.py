@@ -51,13 +51,13 @@ class _Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
 
 
 class Tier(_Declared, frozen=True, kw_only=True):
-    """The units up to ``up_to``, inclusive, that the tier before it leaves; the last tier is open: ``up_to=None``.
+    """The units up to ``up_to``, inclusive, that the tier before it leaves; the last tier is open and has no ``up_to``.
 
     Each costs ``amount``; ``flat`` is asked once as soon as the tier is reached, and is whole.
     """
 
-    up_to: int | None
     amount: Amount
+    up_to: int | None = None  # left out of the JSON where it is None, since CDK drops every null from a template
     flat: Amount = 0
 
 
@@ -324,7 +324,7 @@ def _check_price(price: Price, where: str) -> None:
 
 def _check_tiers(tiers: Sequence[Tier], where: str) -> None:
     if not tiers or tiers[-1].up_to is not None:
-        raise PriceError(f"{where}: the last tier must be open, or nobody knows what lies beyond: write up_to=None")
+        raise PriceError(f"{where}: the last tier must be open, or nobody knows what lies beyond: leave its up_to out")
     before = 0
     for number, tier in enumerate(tiers, 1):
         _check_amount(tier.amount, f"{where}, tier {number}")

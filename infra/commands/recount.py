@@ -17,7 +17,6 @@ from infra.commands.shared import (
     print_json,
     progress,
 )
-from infra.deployment import Deployment
 from infra.recount import Compared, Recount
 from metering.periods import Hour, due_before
 from metering.subjects import Kind
@@ -85,7 +84,7 @@ def recount(
     deployment = connect()
     if customer_id is not None:
         known_customer(deployment.ledger, customer_id)
-    who = caller(deployment) if fix else ""
+    who = deployment.who() if fix else ""
     with err.status("reading what was set aside"):
         work = Recount(deployment, customer_id, moment, ahead)
     for month in work.months_left_out(begin, stop):
@@ -99,11 +98,6 @@ def recount(
     report.end(work.unreadable)
     if report.staying:
         raise typer.Exit(1)
-
-
-def caller(deployment: Deployment) -> str:
-    """Return the ARN of who runs the command."""
-    return str(deployment.client("sts").get_caller_identity()["Arn"])
 
 
 @dataclass(slots=True)

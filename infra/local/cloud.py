@@ -15,6 +15,7 @@ from typing import Any, Final
 import boto3
 from rich.console import Console
 
+from infra.catalog import Catalog
 from infra.deployment import Deployment, OperatorError, connect
 from infra.local.emulator import REPOSITORY, Emulator
 from infra.local.gateway import Gateway
@@ -79,8 +80,9 @@ class LocalCloud:
         return self.address.deployment("Metering")
 
     def connect_stripe(self) -> None:
-        """Put the local Stripe's key in the secret and make the meters."""
+        """Put the local Stripe's key in the secret, and make the meters, products and prices."""
         connect(self.deployment, self.stripe.api_key)
+        Catalog.of(self.deployment).apply(lambda _: None)
 
     def probe_subscriber(self) -> None:
         """Send ``record_usage`` the probe that CloudWatch Logs sends to a new subscription's function.

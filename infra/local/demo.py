@@ -15,13 +15,19 @@ from rich.table import Table
 from infra.customers import Customers, Entry
 from infra.deployment import Deployment
 from infra.local.cloud import CLOCK_BACK, LocalCloud, phase, start
+from infra.posting import turn_on
+from infra.subscribing import Subscriber, Wishes, preview
 from metering.aws import side_by_side
-from metering.ledger import mapped_to
+from metering.ledger import Customer, mapped_to
 from metering.measuring import Amounts
 from metering.periods import Hour, hours
+from metering.prices import explain, in_money, terms
 from metering.subjects import customer
 
 WORKERS: Final = 8
+
+PLAN: Final = "standard"
+"""The plan of ``app.py`` that the demo's customers are subscribed to."""
 
 SLOWEST_COUNT: Final = 60.0
 """Seconds without a new count after which the demo stops waiting for more."""
@@ -83,11 +89,26 @@ class Result:
     counted: Step
     ledger: Step
     stripe: Usage
+    invoices: list[dict[str, Any]]
+    """Stripe's previews of the running invoices."""
+
+    metrics: list[str]
+    priced: Mapping[str, int]
+    """What the usage that was sent costs, by customer, computed here from the plan's prices; without fees."""
 
     @property
     def equal(self) -> bool:
-        """Say whether every step holds the same, and something was sent at all."""
-        return bool(self.sent.usage) and self.sent == self.counted == self.ledger and self.sent.usage == self.stripe
+        """Say whether every step holds the same and is invoiced at the declared prices, and something was sent."""
+        same = self.sent == self.counted == self.ledger and self.sent.usage == self.stripe
+        return bool(self.sent.usage) and same and self.priced == self.invoiced
+
+    @property
+    def invoiced(self) -> dict[str, int]:
+        """What Stripe asks for the usage, by customer, in the currency's smallest unit."""
+        return {
+            invoice["customer"]: sum(line["amount"] for line in invoice["lines"] if line["price"] in self.metrics)
+            for invoice in self.invoices
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as ``metering demo --json`` prints it."""
@@ -103,6 +124,7 @@ class Result:
             "requests": self.requests,
             "elapsed_s": dict(self.elapsed_s),
             "customers": list(customers.values()),
+            "invoices": self.invoices,
         }
 
     def table(self) -> Table:
@@ -117,6 +139,21 @@ class Result:
             for (whose, of, value), parts in split.items():
                 if (whose, of) == (name, metric):
                     table.add_row("", f"  {value}", *(f"{n:,}" for n in parts.values()), "", _verdict(parts))
+        return table
+
+    def invoice_table(self) -> Table:
+        """Return Stripe's previews line by line, so that a person can do the sums."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("customer", "price", "line", "quantity", "unit amount", "amount"):
+            table.add_column(column, justify="right" if column in ("quantity", "unit amount", "amount") else "left")
+        for invoice in self.invoices:
+            currency = invoice["currency"]
+            for line in invoice["lines"]:
+                unit = "" if line["unit_amount"] is None else in_money(line["unit_amount"], currency)
+                amount = in_money(line["amount"], currency)
+                quantity = "" if line["quantity"] is None else f"{line['quantity']:,}"
+                table.add_row(invoice["customer"], line["price"], line["description"], quantity, unit, amount)
+            table.add_row(invoice["customer"], "total", "", "", "", in_money(invoice["total"], currency), style="bold")
         return table
 
     def _usage(self) -> dict[str, Usage]:
@@ -154,6 +191,8 @@ def run(*, requests: int, road: str = "subscription", say: Console) -> Result:
         result = play(cloud, requests=requests, say=say)
         cloud.elapsed_s["total"] = round(time.monotonic() - began, 2)
     say.print(result.table())
+    say.print("\nStripe's preview of the running invoices:")
+    say.print(result.invoice_table())
     verdict = "sent = counted = ledger = Stripe" if result.equal else "the steps differ"
     say.print(f"{verdict}, after {cloud.elapsed_s['total']:.1f} s", style="bold green" if result.equal else "bold red")
     return result
@@ -161,10 +200,11 @@ def run(*, requests: int, road: str = "subscription", say: Console) -> Result:
 
 def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
     """Make customers, send their requests, bill them, and return what each step holds."""
-    callers = _make_customers(cloud)
+    first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
+    with phase("subscribing three customers", "subscribe", cloud.elapsed_s, say):
+        callers = _make_customers(cloud, first)
     names = sorted({caller.customer for caller in callers})
     say.print(f"The gateway's clock is {CLOCK_BACK} back, so that the hour of the requests is over.")
-    first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
     with phase(f"sending {requests} requests", "requests", cloud.elapsed_s, say):
         answers = asyncio.run(_send(cloud.gateway.url, callers, requests))
         cloud.gateway.flush()
@@ -182,19 +222,43 @@ def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
         counted=counted,
         ledger=ledger_usage(cloud.deployment, names, span),
         stripe=stripe_usage(cloud.deployment, names, span),
+        invoices=[preview(cloud.deployment.stripe(), owner) for owner in _owners(cloud.deployment, names)],
+        metrics=cloud.deployment.metrics,
+        priced=_priced(cloud.deployment, sent.usage),
     )
 
 
-def _make_customers(cloud: LocalCloud) -> list[Caller]:
+def _owners(deployment: Deployment, names: list[str]) -> list[Customer]:
+    found = deployment.ledger.customers(names)
+    return [found[name] for name in names]
+
+
+def _priced(deployment: Deployment, usage: Usage) -> dict[str, int]:
+    """Return what usage costs by the plan, line by line as an invoice has it."""
+    (plan,) = [plan for plan in deployment.declared_plans if plan.name == PLAN]
+    priced: dict[str, int] = {}
+    for name in {name for name, _ in usage}:
+        for metric, price in terms(plan).items():
+            if metric in deployment.metrics:
+                lines = explain(price, usage.get((name, metric), 0))
+                priced[name] = priced.get(name, 0) + sum(line.amount for line in lines)
+    return priced
+
+
+def _make_customers(cloud: LocalCloud, first: Hour) -> list[Caller]:
     """Make three customers with API keys: one with two keys, one with one, one on the plan that is soon throttled."""
     customers = Customers(cloud.deployment.ledger, cloud.deployment.counters)
+    subscriber = Subscriber.of(cloud.deployment)
     callers = []
     for name, plans in {"acme": ["Standard", "Standard"], "globex": ["Standard"], "initech": ["Trial"]}.items():
         keys = [cloud.add_api_key(f"{name}-{n}", plan=plan) for n, plan in enumerate(plans)]
-        cloud.stripe.add_customer(f"cus_{name}")
-        entry = Entry(name, name.capitalize(), f"cus_{name}", tuple(key for key, _ in keys))
+        entry = Entry(name, name.capitalize(), keys=tuple(key for key, _ in keys))
         customers.add(entry, now=datetime.now(UTC))
+        (owner,) = _owners(cloud.deployment, [name])
+        subscriber.subscribe(owner, PLAN, Wishes(), now=first.start)
         callers += [Caller(name, *key) for key in keys]
+    who = cloud.deployment.who()
+    turn_on(cloud.deployment, first, who=who, now=datetime.now(UTC), progress=lambda names, _: names)
     return callers
 
 

@@ -30,10 +30,11 @@ def test_close_periods_holds_its_locked_dependencies(bundle: Path) -> None:
     assert _names(bundle) == BOTH | stripe | {"close_periods.py"}
 
 
-def test_record_usage_holds_no_stripe(tmp_path: Path) -> None:
-    """It never talks to Stripe, and three quarters of the bytes are Stripe's SDK."""
-    build(tmp_path, name="record_usage", local=False)
-    assert _names(tmp_path) == BOTH | {"record_usage.py"}
+@pytest.mark.parametrize("name", ["record_usage", "check_completeness"])
+def test_what_never_talks_to_stripe_holds_no_stripe(tmp_path: Path, name: str) -> None:
+    """Three quarters of the bytes are Stripe's SDK."""
+    build(tmp_path, name=name, local=False)
+    assert _names(tmp_path) == BOTH | {f"{name}.py"}
 
 
 def test_it_holds_no_boto3(bundle: Path) -> None:

@@ -8,7 +8,7 @@ from metering.metrics import decode, encode
 from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
 
 
-@pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods"])
+@pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods", "CheckingCheckCompleteness"])
 def test_functions_run_python_3_13_on_arm64(template: Template, name: str) -> None:
     """And log JSON into a log group of their own that keeps it for 30 days."""
     function = properties(template, name)
@@ -19,7 +19,7 @@ def test_functions_run_python_3_13_on_arm64(template: Template, name: str) -> No
     assert properties(template, f"{name}Log")["RetentionInDays"] == 30
 
 
-@pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods"])
+@pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods", "CheckingCheckCompleteness"])
 def test_functions_reserve_no_concurrency(template: Template, name: str) -> None:
     """A new account has ten in all, and a reservation would fail its first deployment."""
     assert "ReservedConcurrentExecutions" not in properties(template, name)

@@ -171,7 +171,14 @@ def test_the_usage_lines_of_a_log_that_exists_already_are_metered(stack: MakeSta
 
 
 @pytest.mark.parametrize(
-    "mine", ["IngestRecordUsageLog", "BillingClosePeriodsLog", "IngestDeliveryErrorLog", "AccessLog"]
+    "mine",
+    [
+        "IngestRecordUsageLog",
+        "BillingClosePeriodsLog",
+        "CheckingCheckCompletenessLog",
+        "IngestDeliveryErrorLog",
+        "AccessLog",
+    ],
 )
 def test_a_log_that_would_feed_itself_is_refused(stack: MakeStack, mine: str) -> None:
     """By reference, and by the name that CloudFormation has given it."""

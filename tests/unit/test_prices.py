@@ -109,7 +109,7 @@ EVERY_KIND = plan(
         (plan(Flat(amount="49.90")), "a fixed amount is whole, in the currency's smallest unit, got '49.90'"),
         (plan(Package(metric="requests", size=1, amount=1)), "a whole number of units from 2 on, got 1"),
         (plan(Package(metric="requests", size=THOUSAND, amount=1)), "a whole number of units from 2 on, got 1000.0"),
-        (plan(Graduated(metric="requests", tiers=())), "the last tier must be open, .*: write up_to=None"),
+        (plan(Graduated(metric="requests", tiers=())), "the last tier must be open, .*: leave its up_to out"),
         (plan(Graduated(metric="requests", tiers=TIERS[:1])), "the last tier must be open"),
         (plan(Volume(metric="requests", tiers=(TIERS[2], TIERS[2]))), "tier 1 is open, so that no later one is ever"),
         (
