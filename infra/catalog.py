@@ -43,6 +43,10 @@ RIGHTS: Final = {
 includes reading. Stripe calls prices ``plan``."""
 
 _MOST_LOOKUP_KEYS: Final = 10
+"""In one call (Stripe API reference, "List all prices")."""
+
+_SHOWN: Final = 3
+"""How many subscriptions are named: enough to find the others by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ class Catalog:
             if product not in foreign:
                 steps += self._product_steps(one, ours.get(product))
                 steps += self._price_steps(one, self._offer(one, there), prices.get(product, []))
-        for product in ours.keys() - wanted.keys():
+        for product in sorted(ours.keys() - wanted.keys()):
             steps += self._withdraw(ours[product], prices[product])
         priced = {name_of(one.price) for one in wanted.values()}
         return Difference(steps, in_the_way, [metric for metric in self.metrics if self.plans and metric not in priced])
@@ -261,10 +265,7 @@ class Catalog:
 
     def _price_steps(self, one: Wanted, offer: Offer | None, prices: Sequence[StripePrice]) -> Iterable[Step]:
         said = {price.id: offer_of(price, name_of(one.price)) for price in prices}
-        same = [
-            price for price in prices if offer and (read := said[price.id]) and read.fingerprint == offer.fingerprint
-        ]
-        kept = same[0] if same else None  # an active one, if there is any
+        kept = next((price for price in prices if offer and self._is(price, one, offer, said[price.id])), None)
         older = [price for price in prices if price.active and price is not kept]
         words = str(offer or one.offer(""))
         was = str(said[older[0].id] or "something else") if older else ""
@@ -284,6 +285,10 @@ class Catalog:
             )
         for price in older:
             yield self._archive(f"{one.name} {price.id}", price, str(said[price.id] or ""))
+
+    def _is(self, price: StripePrice, one: Wanted, offer: Offer, said: Offer | None) -> bool:
+        """Say whether a price is the one that is wanted: says the same, and is found where it is subscribed to."""
+        return said is not None and said.fingerprint == offer.fingerprint and price.lookup_key == one.lookup_key(offer)
 
     def _new_price(self, one: Wanted, offer: Offer) -> dict[str, Any]:
         return offer.parameters() | {
@@ -309,18 +314,16 @@ class Catalog:
             )
 
     def _archive(self, name: str, price: StripePrice, said: str) -> Step:
-        def fetch(client: StripeClient) -> list[str]:
+        def fetch(client: StripeClient) -> tuple[list[str], bool]:
             found = client.v1.subscriptions.list({"price": price.id, "limit": 100})
-            return [subscription.id for subscription in found.data] + ["..."] * found.has_more
+            return [subscription.id for subscription in found.data], found.has_more
 
-        staying = self.stripe.call(fetch)
-        note = (
-            f"{len(staying)} subscriptions stay on it, at what it says: {', '.join(staying[:3])}"
-            + (", ..." if len(staying) > 3 else "")  # noqa: PLR2004 - enough to find them by
-            + "; move one at Stripe when its period ends"
-            if staying
-            else ""
-        )
+        staying, more = self.stripe.call(fetch)
+        note = ""
+        if staying:
+            many = f"{len(staying)}{' or more' * more} subscription{' stays' if len(staying) == 1 else 's stay'}"
+            some = ", ".join(staying[:_SHOWN]) + ", ..." * (len(staying) > _SHOWN)
+            note = f"{many} on it and what it asks: {some}; move one at Stripe when its period ends"
         return self._step("archive", "price", name, self._set_active(price.id, active=False), said=said, note=note)
 
     def _set_active(self, price: str, *, active: bool) -> Callable[[StripeClient], object]:

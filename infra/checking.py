@@ -1,6 +1,7 @@
 """Completeness: the clock and ``check_completeness``, which compares what was written with what was counted."""
 
 import dataclasses
+from typing import cast
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
@@ -42,13 +43,12 @@ class Checking(Construct):
         self.check_completeness.add_to_role_policy(
             iam.PolicyStatement(sid="ReadMetrics", actions=["cloudwatch:GetMetricData"], resources=["*"])
         )
-        if self.check_completeness.role:
-            cdk.Validations.of(self.check_completeness.role.node.find_child("DefaultPolicy")).acknowledge(
-                cdk.Acknowledgment(
-                    id="AwsSolutions-IAM5[Resource::*]",
-                    reason="GetMetricData knows no resources (Service Authorization Reference, CloudWatch).",
-                )
+        cdk.Validations.of(cast("iam.Role", self.check_completeness.role).node.find_child("DefaultPolicy")).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-IAM5[Resource::*]",
+                reason="GetMetricData knows no resources (Service Authorization Reference, CloudWatch).",
             )
+        )
         # A lost or failed run is made good by the next one, which looks at nearly the same day.
         self.check_completeness.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
         scheduler.Schedule(

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, Final
 
 import boto3
+import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
@@ -128,7 +129,10 @@ class Deployment:
         """The plans as ``app.py`` declares them; OperatorError if the stack was deployed before there were any."""
         if "plans" not in self.declared:
             raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
-        return decode_plans(json.dumps(self.declared["plans"]))
+        try:
+            return decode_plans(json.dumps(self.declared["plans"]))
+        except msgspec.ValidationError as error:
+            raise OperatorError(f"the stack {self.stack!r} was deployed by another version: deploy it again") from error
 
     @property
     def metrics(self) -> list[str]:
@@ -234,9 +238,9 @@ def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
 def meters_in_the_way(stripe: StripeMeters, there: Mapping[str, Meter], metrics: Iterable[str]) -> list[str]:
     """Say which meters that are at Stripe have the names of these metrics' own and would bill wrongly."""
     return [
-        f"the meter {name} exists with the window {meter.window or 'none'!r} and the formula {meter.formula!r}; wanted "
-        f"are the window {WINDOW!r} and the formula {FORMULA!r}. A meter cannot be changed: deactivate it at Stripe, or "
-        "deploy under another name"
+        f"the meter {name} exists with the window {meter.window or 'none'!r} and the formula {meter.formula!r}; "
+        f"wanted are the window {WINDOW!r} and the formula {FORMULA!r}. A meter cannot be changed: deactivate it at "
+        "Stripe, or deploy under another name"
         for name in map(stripe.event_name, metrics)
         if (meter := there.get(name)) and (meter.window, meter.formula) != (WINDOW, FORMULA)
     ]

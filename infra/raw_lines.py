@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final, assert_never
 
 from metering.access_log import FORMAT_VERSION, ID_PATTERN, LARGEST, LONGEST_VALUE, MEASURED_FIELDS, MISSING
@@ -39,13 +40,12 @@ class Record:
     line_id: str = ""
 
 
-def read_access_line(line: str, metrics: Sequence[Metric]) -> Record | None:
+def read_access_line(line: str, metrics: tuple[Metric, ...]) -> Record | None:
     """Return what a line of the access log adds up to, or None if it names no key; raise UnreadableError."""
     fields = _fields(line)
-    variables = declared(metrics)
-    scales = dict.fromkeys(MEASURED_FIELDS, 0) | dict(variables.amounts)
+    scales, ids = _declared(metrics)
     numbers = {name: _number(fields.get(name, MISSING), scale) for name, scale in scales.items()}
-    if any(len(fields.get(name, "")) > LONGEST_VALUE for name in variables.ids):
+    if any(len(fields.get(name, "")) > LONGEST_VALUE for name in ids):
         raise UnreadableError("a value is too long")
     key = fields["key"]
     if key == MISSING:
@@ -70,6 +70,13 @@ def read_access_line(line: str, metrics: Sequence[Metric]) -> Record | None:
     return Record(fields["request_id"], Hour.of_epoch_ms(int(fields["time"])), key, amounts, brought)
 
 
+@lru_cache
+def _declared(metrics: tuple[Metric, ...]) -> tuple[dict[str, int], frozenset[str]]:
+    """Return how many decimals of each number count, and which variables hold ids."""
+    variables = declared(metrics)
+    return dict.fromkeys(MEASURED_FIELDS, 0) | dict(variables.amounts), variables.ids
+
+
 def _fields(line: str) -> dict[str, str]:
     """Return a line's fields as text; raise UnreadableError for what is not our format."""
     try:
@@ -92,6 +99,7 @@ def _fields(line: str) -> dict[str, str]:
     return fields
 
 
+@lru_cache(maxsize=1 << 14)
 def _number(text: str, scale: int) -> int:
     """Return a number of the log times ten to the power of ``scale``; a missing one is 0."""
     if text in (MISSING, ""):

@@ -129,7 +129,7 @@ class RawLog:
     """
 
     archive: Archive
-    metrics: Sequence[Metric]
+    metrics: tuple[Metric, ...]
     access_ahead: int
     usage_ahead: int
     waiting: Collection[str] = ()
@@ -137,8 +137,12 @@ class RawLog:
     unreadable: int = 0
     """Lines that arrived in the hours that were read and could not be."""
 
+    _peaks: set[str] = field(init=False)
     _open: dict[Hour, HourTally] = field(default_factory=dict)
     _counted_ids: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._peaks = {metric.name for metric in self.metrics if isinstance(metric, Max)}
 
     def tallies(self, first: Hour, end: Hour, now: datetime) -> Iterator[tuple[Hour, HourTally]]:
         """Yield the hours from ``first`` up to ``end``, exclusive, each once its lines are read."""
@@ -185,9 +189,8 @@ class RawLog:
         if hour is None or record.id in hour.seen:
             return
         hour.seen.add(record.id)
-        peaks = {metric.name for metric in self.metrics if isinstance(metric, Max)}
         tally = hour.waiting if record.id in self.waiting else hour.ready
-        tally.add(record, peaks)
+        tally.add(record, self._peaks)
         for name in first_time:
             where = (record.source, name)
             tally.amounts[where] = tally.amounts.get(where, 0) + record.once[name]

@@ -24,6 +24,7 @@ from metering.prices import Plan, name_of
 from metering.stripe_meters import StripeMeters, StripeUnavailableError
 
 CUSTOMER: Final = "metering_customer"
+DAYS_UNTIL_DUE: Final = 30
 ATTEMPTS: Final = 4
 FIRST_FAILURE: Final = 500
 SECONDS_OF_HOUR: Final = 3600
@@ -61,8 +62,8 @@ class Subscribed:
 class Wishes:
     """What an operator gives beside the customer and the plan; what is left empty is made, or taken as it is.
 
-    ``email`` goes to Stripe with a customer that is made. With ``days_until_due`` invoices are sent; without, the
-    customer's payment method at Stripe is charged.
+    ``email`` goes to Stripe with a customer that is made. With it, or with ``days_until_due``, invoices are sent;
+    without, the customer's payment method at Stripe is charged.
     """
 
     stripe_customer: str = ""
@@ -105,6 +106,13 @@ class Subscriber:
             found = self._there(there, plan, customer) or self._make(
                 customer, plan, prices, wishes, len(there), done, now
             )
+        if wishes.email and known:
+            done.notes.append(f"{known} was there already: its address at Stripe is left as it is")
+        if found.status not in ("active", "trialing"):
+            done.notes.append(
+                f"{found.id} is {found.status}: give the customer a payment method at Stripe, without which a fee "
+                "cannot be charged; a subscription that stays incomplete ends after 23 hours"
+            )
         done.subscription = found.id
         done.begins = str(Hour.of_epoch_ms(found.start_date * 1000))
         items = self._items(found)
@@ -137,7 +145,13 @@ class Subscriber:
     def _keep(self, customer: Customer, stripe_customer: str, done: Subscribed, *, now: datetime) -> str:
         """Write a Stripe customer into the ledger, before anything is made that bills it."""
         if stripe_customer != customer.stripe_customer:
-            done.said += self.customers.add(Entry(customer.id, customer.name, stripe_customer), now=now).said
+            change = self.customers.add(Entry(customer.id, customer.name, stripe_customer), now=now)
+            done.said += change.said
+            if change.marks:
+                done.notes.append(
+                    f"{change.marks} closed hours are posted at the next tick, or by 'metering close'; Stripe bills "
+                    "those in which the customer is subscribed"
+                )
         return stripe_customer
 
     def _make_customer(self, customer: Customer, email: str) -> str:
@@ -255,8 +269,9 @@ class Subscriber:
             "billing_cycle_anchor": int(later(begin, plan.interval).timestamp()),
             "metadata": {DEPLOYMENT: self.stripe.deployment, PLAN: plan.name, CUSTOMER: customer.id},
         }
-        if wishes.days_until_due is not None:
-            parameters |= {"collection_method": "send_invoice", "days_until_due": wishes.days_until_due}
+        if wishes.email or wishes.days_until_due:
+            due = wishes.days_until_due or DAYS_UNTIL_DUE
+            parameters |= {"collection_method": "send_invoice", "days_until_due": due}
 
         def running() -> list[Subscription]:
             return [one for one in self._subscriptions(done.stripe_customer) if is_running(one)]

@@ -133,17 +133,20 @@ def customers_subscribe(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="The name of a plan in app.py.")],
     stripe_customer: Annotated[str, typer.Option(help="Its id at Stripe, cus_..., if it has one there.")] = "",
     subscription: Annotated[str, typer.Option(help="Its subscription at Stripe, sub_..., if it has one.")] = "",
-    email: Annotated[str, typer.Option(help="Where Stripe sends invoices, for a customer that is made there.")] = "",
+    email: Annotated[
+        str, typer.Option(help="Where Stripe sends invoices, for a customer that is made there; due in 30 days.")
+    ] = "",
     due: Annotated[
         int | None,
-        typer.Option(min=1, help="Send invoices, due in so many days, instead of charging the payment method."),
+        typer.Option(min=1, help="Send invoices that are due in so many days, to the address that Stripe knows."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Subscribe a customer to a plan at Stripe; doing it again changes nothing.
 
     It is made a customer at Stripe if it is none. The subscription begins with the current hour (UTC), which is billed
-    as a whole; what was used in the hours before is not billed.
+    as a whole; what was used in the hours before is not billed. Without --email and --due, the payment method that
+    the customer has at Stripe is charged.
     """
     deployment = connect()
     customer = known_customer(deployment.ledger, customer_id)

@@ -11,7 +11,8 @@ from infra.catalog import Catalog, Step
 from infra.deployment import OperatorError
 from infra.local.stripe_faults import Fault
 from infra.local.stripe_server import LocalStripe
-from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume
+from infra.stripe_prices import Offer
+from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, terms
 from metering.stripe_meters import StripeMeters, StripeUnavailableError
 
 KEY = "sk_test_local"
@@ -94,7 +95,7 @@ def test_what_is_declared_is_made_once(stripe: LocalStripe) -> None:
     (price,) = active_prices(stripe, "Metering-standard-response_bytes")
     assert price.unit_amount_decimal == 1.5
     assert price.to_dict()["transform_quantity"] == {"divide_by": 1_000_000, "round": "up"}
-    assert price.metadata == {
+    assert price.to_dict()["metadata"] == {
         "metering_deployment": "Metering",
         "metering_plan": "standard",
         "metering_price": "response_bytes",
@@ -151,6 +152,17 @@ def test_another_spelling_or_title_replaces_no_price(stripe: LocalStripe) -> Non
     ]
     assert apply(renamed) == ["rename product standard.requests"]
     assert apply(renamed) == []
+
+
+def test_a_price_that_lost_its_lookup_key_is_replaced(stripe: LocalStripe) -> None:
+    """Subscribing would not find it."""
+    made = catalog(stripe, plan(PerUnit(metric="requests", amount=1)))
+    apply(made)
+    (price,) = active_prices(stripe, "Metering-standard-requests")
+    sdk(stripe).v1.prices.update(price.id, {"lookup_key": "standard"})
+    assert apply(made) == ["replace price standard.requests", "archive price standard.requests"]
+    assert made.current_prices(made.plans[0]).keys() == {"requests"}
+    assert apply(made) == []
 
 
 def test_a_price_whose_meter_was_made_anew_is_replaced(stripe: LocalStripe) -> None:
@@ -233,6 +245,12 @@ def test_a_product_of_others_under_our_id_is_refused(stripe: LocalStripe) -> Non
     with pytest.raises(OperatorError, match="the product Metering-standard-users at Stripe is none of ours"):
         apply(catalog(stripe, STANDARD))
     assert len(everything(stripe)) == 1
+
+
+def test_a_fingerprint_stays_what_it_is() -> None:
+    """Prices that are at Stripe are found by it: another spelling of the same would lose them."""
+    price = terms(plan(Package(metric="requests", size=1000, amount="1.50")))["requests"]
+    assert Offer(price, "usd", "month", "mtr_1").fingerprint == "2a71e71bfad4"
 
 
 def test_a_metric_without_a_price_is_named(stripe: LocalStripe) -> None:

@@ -1003,7 +1003,9 @@ def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
 
 
 @pytest.fixture
-def selling(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch) -> World:
+def selling(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> World:
     """The deployment with a plan, connected, and with a customer."""
     plan = Plan(
         name="standard",
@@ -1017,7 +1019,7 @@ def selling(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest
     )
     declared = {"metrics": json.loads(metrics.encode(deployed.metrics)), "plans": json.loads(encode([plan]))}
     cloudformation.templates["Metering"] = {"Metadata": {METADATA: declared}}
-    boto3.client("secretsmanager").put_secret_value(SecretId="stripe-secret", SecretString=KEY)
+    assert metering("stripe", "connect", stdin=KEY).code == 0
     monkeypatch.setattr("infra.commands.customers.now", deployed.clock)
     deployed.customer("acme", "key1")
     return deployed
@@ -1062,8 +1064,13 @@ def test_a_plan_says_what_is_in_its_way_and_what_nobody_pays_for(
 def test_a_deployment_without_plans_in_its_template_says_what_to_do(
     metering: Metering, cloudformation: CloudFormation
 ) -> None:
-    """Rather than archive all that is at Stripe."""
-    del cloudformation.templates["Metering"]["Metadata"][METADATA]["plans"]
+    """Rather than archive all that is at Stripe; and so does one whose plans are written in another way."""
+    declared = cloudformation.templates["Metering"]["Metadata"][METADATA]
+    declared["plans"][0]["colour"] = "red"
+    assert metering("stripe", "apply") == Result(
+        1, "", "error: the stack 'Metering' was deployed by another version: deploy it again\n"
+    )
+    del declared["plans"]
     assert metering("stripe", "apply") == Result(
         1, "", "error: the stack 'Metering' was deployed by an older version: deploy it again\n"
     )
@@ -1088,6 +1095,7 @@ def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> N
         "subscription": "sub_00000000000001",
         "begins": "2026-11-22T05",
         "changed": [],
+        "notes": [],
     }
     assert metering("customers", "subscribe", "acme", "standard") == Result(
         0, "nothing to change: acme is subscribed to standard\n", ""

@@ -148,6 +148,18 @@ def test_from_a_customer_to_an_invoice_needs_no_dashboard(shop: Shop) -> None:
     assert (subscription.collection_method, subscription.days_until_due) == ("send_invoice", 14)
 
 
+def test_who_pays_how_is_said_once(shop: Shop) -> None:
+    """By invoice where there is an address, due in 30 days; an address that comes later is said to be ignored."""
+    done = shop.subscribe(email="billing@acme.example")
+    subscription = shop.sdk().v1.subscriptions.retrieve(done.subscription)
+    assert (subscription.collection_method, subscription.days_until_due) == ("send_invoice", 30)
+    again = shop.subscribe(email="other@acme.example")
+    assert again.notes == [f"{done.stripe_customer} was there already: its address at Stripe is left as it is"]
+    shop.world.customer("globex", "key2")
+    charged = shop.sdk().v1.subscriptions.retrieve(shop.subscribe("globex").subscription)
+    assert charged.collection_method == "charge_automatically"
+
+
 @pytest.mark.parametrize("minute", [0, 59])
 def test_no_hour_is_cut_wherever_in_it_a_subscription_is_made(shop: Shop, minute: int) -> None:
     """Stripe counts an hour's total at its last minutes, at which the subscription may be younger than the usage."""
@@ -212,7 +224,7 @@ def test_a_replaced_price_is_said_of_its_subscriptions(shop: Shop) -> None:
     shop.plans = (Plan(**(_fields(STANDARD) | {"prices": changed})), BASIC)
     archive = next(step for step in shop.catalog().difference().steps if step.action == "archive")
     assert archive.note == (
-        f"1 subscriptions stay on it, at what it says: {first.subscription}; move one at Stripe when its period ends"
+        f"1 subscription stays on it and what it asks: {first.subscription}; move one at Stripe when its period ends"
     )
     with pytest.raises(OperatorError, match=r"does not have standard.bytes as app.py declares it: run 'metering stri"):
         shop.subscribe()
