@@ -146,6 +146,11 @@ class DynamoDBLocal:
             config=Config(proxies={}).merge(config or Config()),
         )
 
+    @property
+    def group(self) -> int:
+        """The id of the group of its processes."""
+        return self._process.pid
+
     def _stop(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # The leader has not been waited for, so its id cannot belong to anyone else yet.

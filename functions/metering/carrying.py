@@ -24,10 +24,11 @@ from metering.changes import Billed, Changes
 from metering.counters import Mark, Marked
 from metering.ledger import Ledger
 from metering.periods import Hour
+from metering.reconciling import DELAY
 from metering.stripe_invoices import InvoicedMetric, OutOfBudgetError, StripeReader
 from metering.subjects import Kind, customer
 from metering.table import RowChangedError
-from metering.usage_row import TOO_OLD, Change, State, UsageRow, settled_by_carry
+from metering.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
 
 logger = Logger(child=True)
 
@@ -101,12 +102,9 @@ class Carrier:
         name = self.ledger.owner(one.stripe_customer)
         if not name:
             return False
-        billed = Billed(one.invoice, one.metric, str(one.first), str(one.end), one.quantity)
-        # First the mark, which stays until the hours of the invoice are closed: in the other order, a run that dies
-        # between the two would leave an invoice that nobody looks at.
-        self.changes.counters.mark_to_check(one.first, customer(name))
+        billed = Billed(one.invoice, one.stripe_customer, one.metric, str(one.first), str(one.end), one.quantity)
         try:
-            self.changes.save_billed(name, billed)
+            self.changes.note(name, billed)
         except RowChangedError:  # an earlier run has noted it
             return False
         return True
@@ -150,14 +148,16 @@ class Carrier:
 
     def _check_row(self, row: UsageRow, stripe_customer: str, did: Carried) -> bool:
         """Move what is less than nothing, or too old, out of a row; return False if it has to wait."""
+        if row.hour < self.since:
+            return True
         done = True
         for metric, total in row.totals.items():
             if total.balance < 0:
                 self._move(row, metric, total.balance, "less than nothing", did)
-            elif row.hour < self.since or not row.hour.is_past_stripe(self.clock()):
+            elif not row.hour.is_past_stripe(self.clock()):
                 continue
-            elif total.state is State.PENDING:
-                done = False  # post_usage holds it first
+            elif total.state is State.PENDING or self._may_show_later(total):
+                done = False  # post_usage holds it first; and what it sent before has to be seen
             elif total.state is State.HELD and total.reason == TOO_OLD:
                 held = self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
                 if total.quantity == held:
@@ -167,6 +167,11 @@ class Carrier:
                     self._move(row, metric, total.quantity - held, "too old for Stripe", did)
                 done = False
         return done
+
+    def _may_show_later(self, total: Total) -> bool:
+        """Say whether a posting was sent so lately that Stripe may not show it yet."""
+        sent_until = max(total.posted_at, total.posting.until if total.posting else 0)
+        return sent_until > (self.clock() - DELAY).timestamp()
 
     def _at_stripe(self, metric: str, stripe_customer: str, hour: Hour) -> int:
         return self.stripe.totals(metric, stripe_customer, hour, hour.next(), "hour").get(hour, 0)
@@ -188,8 +193,14 @@ class Carrier:
     def _check_invoice(self, name: str, one: Billed, stripe_customer: str, did: Carried) -> bool:
         """Carry what the ledger says beyond an invoice; return False if it has to wait."""
         first, end = max(Hour.parse(one.first), self.since), Hour.parse(one.end)
-        rows = self.ledger.rows_of(customer(name), first, end)
-        ledger = sum(row.totals[one.metric].quantity for row in rows if one.metric in row.totals)
+        totals = {
+            row.hour: row.totals[one.metric]
+            for row in self.ledger.rows_of(customer(name), first, end)
+            if one.metric in row.totals and _billed_to(row.totals[one.metric], stripe_customer) == one.stripe_customer
+        }
+        if any(self._is_moved_first(hour, total) for hour, total in totals.items()):
+            return False
+        ledger = sum(total.quantity for total in totals.values())
         difference = ledger - one.quantity - one.carried
         if not difference:
             if one.held:
@@ -218,9 +229,19 @@ class Carrier:
         )
         return False  # the account of the invoice is another one now: look again at the next run
 
+    def _is_moved_first(self, hour: Hour, total: Total) -> bool:
+        """Say whether a part of a total, which Stripe takes no more, is still to be moved out of its hour."""
+        waits = total.state is State.PENDING or (total.state is State.HELD and total.reason == TOO_OLD)
+        return waits and hour.is_past_stripe(self.clock())
+
     def _is_billed(self, stripe_customer: str, metric: str, did: Carried) -> bool:
         if stripe_customer and self.stripe.is_billed(stripe_customer, metric):
             return True
         did.held += 1
         did.reasons.append(NOT_SUBSCRIBED)
         return False
+
+
+def _billed_to(total: Total, stripe_customer: str) -> str:
+    """Return whose invoices bill a total: those of whom it was sent to, or will be."""
+    return total.posted_to or (total.posting.stripe_customer if total.posting else "") or stripe_customer

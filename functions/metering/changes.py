@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 
 class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a finalised invoice bills of a metric, for the hours from ``first`` up to ``end``, exclusive.
+    """What a Stripe customer's finalised invoice bills of a metric, for the hours from ``first`` up to ``end``, exclusive.
 
     ``carried`` is what has been billed elsewhere since, because the ledger came to differ; ``held`` says why a
     ``difference`` is not carried yet. ``version`` counts the writes; 0 means that it has never been written.
     """
 
     invoice: str
+    stripe_customer: str
     metric: str
     first: str
     end: str
@@ -94,6 +95,11 @@ class Changes:
     def billed(self, name: str) -> list[Billed]:
         """Return what a customer's finalised invoices have billed, by invoice and metric."""
         return [_read_billed(item) for item in self._items.query(str(customer(name)), beginning="invoice#")]
+
+    def note(self, name: str, new: Billed) -> None:
+        """Write what a new invoice bills, and ask for it to be checked; raise RowChangedError if it is there already."""
+        mark = self.counters.marking(Mark.CHECK, Hour.parse(new.first), customer(name), new_mark())
+        self._items.transact(self._putting(name, new), {"Update": mark})
 
     def save_billed(self, name: str, after: Billed) -> None:
         """Write what an invoice bills; raise RowChangedError if it is not as it was read."""

@@ -13,12 +13,15 @@ from typing import Any, Final, Literal, TypeVar
 import stripe
 
 from metering.periods import Hour
-from metering.stripe_meters import Meter, StripeMeters
+from metering.stripe_meters import Meter, StripeMeters, StripeRejectedError
 
 FINALISED: Final = "invoice.finalized"
 
 _BILLING: Final = {"active", "past_due", "trialing", "unpaid"}
 """States of a subscription whose usage gets onto an invoice."""
+
+_UNKNOWN: Final = "No such customer"
+"""Stripe's words; such a customer, with a wrong or deleted id, must not end a run that is for all (I6)."""
 
 T = TypeVar("T")
 
@@ -63,12 +66,20 @@ class StripeReader:
     def totals(
         self, metric: str, stripe_customer: str, first: Hour, end: Hour, window: Literal["hour", "day"]
     ) -> dict[Hour, int]:
-        """Return what Stripe shows of a customer's metric, by the first hour of each ``window``: "hour" or "day"."""
+        """Return what Stripe shows of a customer's metric, by the first hour of each ``window``: "hour" or "day".
+
+        That is nothing for a customer that Stripe does not know.
+        """
         meter = self.by_metric().get(metric)
         if meter is None:
             return {}
         self._spend()
-        return self.meters.totals(meter, stripe_customer, first, end, window=window)
+        try:
+            return self.meters.totals(meter, stripe_customer, first, end, window=window)
+        except StripeRejectedError as error:
+            if _UNKNOWN not in str(error):
+                raise
+            return {}
 
     def finalised(self, since: datetime, until: datetime) -> list[InvoicedMetric]:
         """Return what the invoices bill that were finalised from ``since`` up to ``until``, exclusive."""
@@ -82,9 +93,14 @@ class StripeReader:
         if meter is None:
             return False
         if stripe_customer not in self._billed:
-            found = self._all(
-                lambda client, page: client.v1.subscriptions.list(_params(customer=stripe_customer, **page))
-            )
+            try:
+                found = self._all(
+                    lambda client, page: client.v1.subscriptions.list(_params(customer=stripe_customer, **page))
+                )
+            except StripeRejectedError as error:
+                if _UNKNOWN not in str(error):
+                    raise
+                found = []
             items = (item for one in found if one.status in _BILLING for item in one["items"].data)
             self._billed[stripe_customer] = frozenset(
                 item.price.recurring.meter for item in items if item.price.recurring and item.price.recurring.meter

@@ -23,6 +23,8 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "RequestsNotLogged",
         "RequestsCountedTwice",
         "CheckCompletenessErrors",
+        "UsageDiffering",
+        "ReconcileUsageErrors",
     }
     assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
     assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {
@@ -49,6 +51,7 @@ def test_signals_are_spelled_as_the_functions_spell_them(template: Template) -> 
         ("RecordsSetAside", Signal.RECORDS_SET_ASIDE),
         ("UsageRejected", Signal.USAGE_REJECTED),
         ("HoursBehind", Signal.HOURS_BEHIND),
+        ("UsageDiffering", Signal.USAGE_DIFFERING),
     ):
         alarm = _alarm(template, name)
         assert (alarm["Namespace"], alarm["MetricName"]) == (NAMESPACE, signal.value)
@@ -77,6 +80,28 @@ def test_an_hour_of_failed_runs_or_of_none_raises_the_alarm(template: Template) 
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 12, 300)
     assert "DatapointsToAlarm" not in alarm
     assert alarm["TreatMissingData"] == "breaching"
+
+
+def test_one_total_that_stripe_refused_raises_the_alarm(template: Template) -> None:
+    """I4: at once or by a notification, an operator must act; silence about it is good news."""
+    alarm = _alarm(template, "UsageRejected")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Sum")
+    assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_one_total_that_stays_different_raises_the_alarm(template: Template) -> None:
+    """I4: reconcile_usage tells it only after it has posted the total again in vain."""
+    alarm = _alarm(template, "UsageDiffering")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Maximum")
+    assert alarm["TreatMissingData"] == "notBreaching"
+    assert "metering reconcile" in alarm["AlarmDescription"]
+
+
+def test_a_failed_look_at_stripe_raises_the_alarm(template: Template) -> None:
+    """A Stripe that cannot be reached is no error of the function; the next run looks again."""
+    alarm = _alarm(template, "ReconcileUsageErrors")
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", "Errors", "Sum")
+    assert flat(alarm["Dimensions"][0]["Value"]) == "BillingReconcileUsage"
 
 
 def test_one_object_that_could_not_be_counted_raises_the_alarm(firehose_template: Template) -> None:

@@ -10,13 +10,14 @@ import pytest
 from infra.bundle import ROOT, build
 
 BOTH = {"metering", "aws_lambda_powertools", "jmespath", "msgspec", "typing_extensions.py"}
+STRIPE = {"stripe", "requests", "certifi", "charset_normalizer", "idna", "urllib3"}
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The contents of close_periods' zip, as they are deployed."""
+    """The contents of post_usage's zip, as they are deployed."""
     target = tmp_path_factory.mktemp("bundle")
-    build(target, name="close_periods", local=False)
+    build(target, name="post_usage", local=False)
     return target
 
 
@@ -24,13 +25,19 @@ def _names(bundle: Path) -> set[str]:
     return {entry.name for entry in bundle.iterdir() if not entry.name.endswith(".dist-info")}
 
 
-def test_close_periods_holds_its_locked_dependencies(bundle: Path) -> None:
+def test_post_usage_holds_its_locked_dependencies(bundle: Path) -> None:
     """Nothing slips in unseen: whatever is here is code that runs with the function's grants."""
-    stripe = {"stripe", "requests", "certifi", "charset_normalizer", "idna", "urllib3"}
-    assert _names(bundle) == BOTH | stripe | {"close_periods.py"}
+    assert _names(bundle) == BOTH | STRIPE | {"post_usage.py"}
 
 
-@pytest.mark.parametrize("name", ["record_usage", "check_completeness"])
+@pytest.mark.parametrize("name", ["reconcile_usage", "receive_events"])
+def test_what_talks_to_stripe_holds_its_sdk(tmp_path: Path, name: str) -> None:
+    """And the same as post_usage."""
+    build(tmp_path, name=name, local=False)
+    assert _names(tmp_path) == BOTH | STRIPE | {f"{name}.py"}
+
+
+@pytest.mark.parametrize("name", ["record_usage", "check_completeness", "close_periods"])
 def test_what_never_talks_to_stripe_holds_no_stripe(tmp_path: Path, name: str) -> None:
     """Three quarters of the bytes are Stripe's SDK."""
     build(tmp_path, name=name, local=False)
@@ -70,7 +77,7 @@ def test_it_is_built_for_python_3_13_on_arm64(bundle: Path) -> None:
 
 def test_two_builds_are_the_same(bundle: Path, tmp_path: Path) -> None:
     """An unchanged commit uploads and deploys nothing."""
-    build(tmp_path, name="close_periods", local=False)
+    build(tmp_path, name="post_usage", local=False)
     assert _digest(tmp_path) == _digest(bundle)
 
 

@@ -1,5 +1,7 @@
 """How the functions are run, and what sets them off."""
 
+from typing import Any
+
 import pytest
 from aws_cdk.cx_api import CloudAssembly
 
@@ -7,8 +9,22 @@ from app import METRICS
 from metering.metrics import decode, encode
 from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
 
+FUNCTIONS = [
+    "IngestRecordUsage",
+    "BillingClosePeriods",
+    "BillingPostUsage",
+    "BillingReconcileUsage",
+    "BillingReceiveEvents",
+    "CheckingCheckCompleteness",
+]
 
-@pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods", "CheckingCheckCompleteness"])
+
+def test_there_are_these_functions(template: Template) -> None:
+    """Each is looked at below."""
+    assert {name[:-8] for name in of_type(template, "AWS::Lambda::Function")} == {*FUNCTIONS}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_run_python_3_13_on_arm64(template: Template, name: str) -> None:
     """And log JSON into a log group of their own that keeps it for 30 days."""
     function = properties(template, name)
@@ -19,7 +35,7 @@ def test_functions_run_python_3_13_on_arm64(template: Template, name: str) -> No
     assert properties(template, f"{name}Log")["RetentionInDays"] == 30
 
 
-@pytest.mark.parametrize("name", ["IngestRecordUsage", "BillingClosePeriods", "CheckingCheckCompleteness"])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_reserve_no_concurrency(template: Template, name: str) -> None:
     """A new account has ten in all, and a reservation would fail its first deployment."""
     assert "ReservedConcurrentExecutions" not in properties(template, name)
@@ -48,18 +64,61 @@ def test_the_metrics_travel_unchanged(template: Template) -> None:
     assert decode(properties(template, "IngestRecordUsage")["Environment"]["Variables"]["METRICS"]) == METRICS
 
 
-def test_close_periods_knows_tables_and_stripe(template: Template) -> None:
-    """Its environment is what ClosePeriodsSettings reads; the secret is named there, never its value (I8)."""
-    assert properties(template, "BillingClosePeriods")["Environment"]["Variables"] == {
-        "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
-        "LEDGER_TABLE": {"Ref": "LedgerB7379752"},
-        "DEPLOYMENT": DEPLOYMENT,
-        "LEDGER_EPOCH": "1",
-        "STRIPE_SECRET": {"Ref": "StripeSecret"},
-        "STRIPE_API_BASE": "https://api.stripe.com",
-        "POWERTOOLS_SERVICE_NAME": DEPLOYMENT,
-        "POWERTOOLS_METRICS_NAMESPACE": "Metering",
-    }
+COMMON = {"POWERTOOLS_SERVICE_NAME": DEPLOYMENT, "POWERTOOLS_METRICS_NAMESPACE": "Metering"}
+COUNTERS = {"COUNTERS_TABLE": {"Ref": "CountersFDB211E7"}}
+LEDGER = {"LEDGER_TABLE": {"Ref": "LedgerB7379752"}}
+STRIPE = {
+    "DEPLOYMENT": DEPLOYMENT,
+    "STRIPE_SECRET": {"Ref": "StripeSecret"},
+    "STRIPE_API_BASE": "https://api.stripe.com",
+}
+
+
+def _environment(template: Template, name: str) -> dict[str, Any]:
+    return dict(properties(template, name)["Environment"]["Variables"])
+
+
+def test_close_periods_knows_tables_and_who_posts(template: Template) -> None:
+    """Its environment is what ClosePeriodsSettings reads; Stripe is none of its business."""
+    (post_usage,) = [name for name in of_type(template, "AWS::Lambda::Function") if name[:-8] == "BillingPostUsage"]
+    invoked = {"POST_USAGE_FUNCTION": {"Ref": post_usage}}
+    assert _environment(template, "BillingClosePeriods") == COUNTERS | LEDGER | invoked | COMMON
+
+
+def test_post_usage_knows_tables_and_stripe(template: Template) -> None:
+    """Its environment is what PostUsageSettings reads; the secret is named there, never its value (I8)."""
+    own = {"LEDGER_EPOCH": "1", "STRIPE_RATE": "1000"}
+    assert _environment(template, "BillingPostUsage") == COUNTERS | LEDGER | STRIPE | own | COMMON
+
+
+def test_reconcile_usage_knows_tables_and_stripe(template: Template) -> None:
+    """Its environment is what ReconcileUsageSettings reads (I8)."""
+    own = {"STRIPE_CALLS": "5000"}
+    assert _environment(template, "BillingReconcileUsage") == COUNTERS | LEDGER | STRIPE | own | COMMON
+
+
+def test_receive_events_knows_the_ledger_and_stripe(template: Template) -> None:
+    """Its environment is what ReceiveEventsSettings reads; the counters are none of its business (I8)."""
+    assert _environment(template, "BillingReceiveEvents") == LEDGER | STRIPE | COMMON
+
+
+def test_one_function_is_open_to_everyone(template: Template) -> None:
+    """I7: Stripe has no AWS credentials, so that anyone may call its address; the signature is what counts."""
+    (url,) = of_type(template, "AWS::Lambda::Url").values()
+    (receive_events,) = [
+        name for name in of_type(template, "AWS::Lambda::Function") if name[:-8] == "BillingReceiveEvents"
+    ]
+    target = {"Fn::GetAtt": [receive_events, "Arn"]}
+    assert url["Properties"] == {"AuthType": "NONE", "TargetFunctionArn": target}
+    open_to_all = [
+        one["Properties"]
+        for one in of_type(template, "AWS::Lambda::Permission").values()
+        if one["Properties"]["Principal"] == "*"
+    ]
+    assert {one["Action"] for one in open_to_all} == {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}
+    for one in open_to_all:  # and not past the address: what calls the function itself must have the right to
+        assert one["FunctionName"] == target
+        assert one.get("FunctionUrlAuthType") == "NONE" or one.get("InvokedViaFunctionUrl") is True
 
 
 def test_every_line_of_the_access_log_reaches_record_usage(template: Template) -> None:
@@ -71,7 +130,11 @@ def test_every_line_of_the_access_log_reaches_record_usage(template: Template) -
 
 def test_only_the_access_log_may_invoke_record_usage(template: Template) -> None:
     """I7: nobody else's log group can hand it lines."""
-    (permission,) = of_type(template, "AWS::Lambda::Permission").values()
+    (permission,) = [
+        one
+        for one in of_type(template, "AWS::Lambda::Permission").values()
+        if one["Properties"]["FunctionName"]["Fn::GetAtt"][0][:-8] == "IngestRecordUsage"
+    ]
     assert permission["Properties"]["Principal"] == "logs.amazonaws.com"
     assert permission["Properties"]["SourceArn"] == {"Fn::GetAtt": ["AccessLogD598EBE9", "Arn"]}
 
@@ -99,9 +162,20 @@ def test_periods_are_closed_every_five_minutes_of_utc(template: Template) -> Non
     assert schedule["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
 
 
-def test_a_failed_run_is_not_retried_beside_the_next_one(template: Template) -> None:
+def test_stripe_is_looked_at_every_hour_of_utc(template: Template) -> None:
+    """At forty past, when the hour before has long been closed and posted."""
+    schedule = properties(template, "BillingEveryHour")
+    assert schedule["ScheduleExpression"] == "cron(40 * * * ? *)"
+    assert schedule["ScheduleExpressionTimezone"] == "Etc/UTC"
+    assert schedule["State"] == "ENABLED"
+    assert schedule["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 0
+
+
+@pytest.mark.parametrize("name", ["ClosePeriods", "PostUsage", "ReconcileUsage"])
+def test_a_failed_run_is_not_retried_beside_the_next_one(template: Template, name: str) -> None:
     """The next tick takes up whatever is due."""
-    assert properties(template, "BillingClosePeriodsEventInvokeConfig")["MaximumRetryAttempts"] == 0
+    invoked = properties(template, f"Billing{name}EventInvokeConfig")
+    assert (invoked["MaximumRetryAttempts"], invoked["MaximumEventAgeInSeconds"]) == (0, 300)
 
 
 def test_two_stacks_make_one_assembly(assembly: CloudAssembly) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack import MeteringStack
@@ -70,7 +71,7 @@ def test_firehose_puts_objects_under_two_prefixes(firehose_template: Template) -
 
 
 def test_close_periods_reads_counters_and_keeps_the_ledger(template: Template) -> None:
-    """Every action of close_periods, with its resource and the partition keys it is held to."""
+    """Every action of close_periods, with its resource and the partition keys it is held to; it knows no Stripe key."""
     rows = ("customer#*", "key#*", "period#*")
     assert grants(template, "BillingClosePeriodsRole") == {
         ("logs:CreateLogStream", "BillingClosePeriodsLog", ()),
@@ -79,19 +80,76 @@ def test_close_periods_reads_counters_and_keeps_the_ledger(template: Template) -
         ("dynamodb:Query", "Counters", ("hour#*", "late#*", "unique#*")),
         ("dynamodb:UpdateItem", "Counters", ("late#*",)),
         ("dynamodb:DeleteItem", "Counters", ("late#*",)),
+        ("dynamodb:UpdateItem", "Counters", ("check#*",)),
         ("dynamodb:GetItem", "Ledger", rows),
         ("dynamodb:BatchGetItem", "Ledger", rows),
         ("dynamodb:Query", "Ledger", rows),
         ("dynamodb:PutItem", "Ledger", (*rows, "list#keys")),
-        ("dynamodb:ConditionCheckItem", "Ledger", ("customer#*",)),
+        ("dynamodb:GetItem", "Ledger", ("posting",)),
         ("dynamodb:Query", "Ledger/index/pending", ("pending#*",)),
-        ("secretsmanager:GetSecretValue", "StripeSecret", ()),
+        ("lambda:InvokeFunction", "BillingPostUsage", ()),
     }
 
 
-def test_the_clock_invokes_one_function(template: Template) -> None:
-    """The schedule's role may invoke close_periods, and no version of it."""
-    assert grants(template, "BillingClock") == {("lambda:InvokeFunction", "BillingClosePeriods", ())}
+def test_post_usage_posts_what_is_pending(template: Template) -> None:
+    """Every action of post_usage: of the counters it sees nothing, and of the ledger only customers' rows."""
+    assert grants(template, "BillingPostUsageRole") == {
+        ("logs:CreateLogStream", "BillingPostUsageLog", ()),
+        ("logs:PutLogEvents", "BillingPostUsageLog", ()),
+        ("dynamodb:UpdateItem", "Counters", ("check#*",)),
+        ("dynamodb:BatchGetItem", "Ledger", ("customer#*",)),
+        ("dynamodb:PutItem", "Ledger", ("customer#*",)),
+        ("dynamodb:ConditionCheckItem", "Ledger", ("customer#*",)),
+        ("dynamodb:GetItem", "Ledger", ("posting",)),
+        ("dynamodb:PutItem", "Ledger", ("posting",)),
+        ("dynamodb:DeleteItem", "Ledger", ("posting",)),
+        ("dynamodb:Query", "Ledger/index/pending", ("pending#*",)),
+        *STRIPE,
+        TELL,
+    }
+
+
+def test_reconcile_usage_reads_the_ledger_and_asks_for_hours_to_be_closed_again(template: Template) -> None:
+    """Every action of reconcile_usage: it reads no counter, and deletes nothing but what it was asked to check."""
+    read = ("customer#*", "period#*", "stripe#*", "posting", "list#customers")
+    assert grants(template, "BillingReconcileUsageRole") == {
+        ("logs:CreateLogStream", "BillingReconcileUsageLog", ()),
+        ("logs:PutLogEvents", "BillingReconcileUsageLog", ()),
+        ("dynamodb:Query", "Counters", ("check#*",)),
+        ("dynamodb:DeleteItem", "Counters", ("check#*",)),
+        ("dynamodb:UpdateItem", "Counters", ("late#*",)),
+        ("dynamodb:GetItem", "Ledger", read),
+        ("dynamodb:BatchGetItem", "Ledger", read),
+        ("dynamodb:Query", "Ledger", read),
+        ("dynamodb:PutItem", "Ledger", ("customer#*", "period#*")),
+        *STRIPE,
+    }
+
+
+def test_receive_events_marks_rows_and_nothing_else(template: Template) -> None:
+    """I7: anyone may call it, so that what it may do is the least of all."""
+    assert grants(template, "BillingReceiveEventsRole") == {
+        ("logs:CreateLogStream", "BillingReceiveEventsLog", ()),
+        ("logs:PutLogEvents", "BillingReceiveEventsLog", ()),
+        ("dynamodb:BatchGetItem", "Ledger", ("customer#*",)),
+        ("dynamodb:PutItem", "Ledger", ("customer#*",)),
+        *STRIPE,
+        TELL,
+    }
+
+
+STRIPE = {("secretsmanager:GetSecretValue", "StripeSecret", ())}
+TELL = (
+    "events:PutEvents",
+    "arn:AWS::Partition:events:AWS::Region:AWS::AccountId:event-bus/default",
+    (),
+)
+
+
+@pytest.mark.parametrize(("clock", "function"), [("Clock", "ClosePeriods"), ("ReconcileClock", "ReconcileUsage")])
+def test_a_clock_invokes_one_function(template: Template, clock: str, function: str) -> None:
+    """A schedule's role may invoke its function, and no version of it."""
+    assert grants(template, f"Billing{clock}") == {("lambda:InvokeFunction", f"Billing{function}", ())}
 
 
 def test_check_completeness_reads_metrics_and_nothing_else(template: Template) -> None:
@@ -106,7 +164,11 @@ def test_check_completeness_reads_metrics_and_nothing_else(template: Template) -
 ROLES = {
     "IngestRecordUsageRole",
     "BillingClosePeriodsRole",
+    "BillingPostUsageRole",
+    "BillingReconcileUsageRole",
+    "BillingReceiveEventsRole",
     "BillingClock",
+    "BillingReconcileClock",
     "CheckingCheckCompletenessRole",
     "CheckingClock",
 }
@@ -131,7 +193,7 @@ def test_no_statement_allows_an_unnamed_action_or_resource(firehose_template: Te
 
 def test_every_grant_on_a_table_is_held_to_partition_keys(template: Template) -> None:
     """I6: not one action reaches an item whose partition key it does not name; Scan, which has none, is not granted."""
-    for role in ("IngestRecordUsageRole", "BillingClosePeriodsRole"):
+    for role in ROLES:
         for policy in policies(template, role):
             for statement in policy["Statement"]:
                 on_tables = [action for action in listed(statement["Action"]) if action.startswith("dynamodb:")]

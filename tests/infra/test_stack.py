@@ -1,7 +1,7 @@
 """What a metering stack takes, refuses, tells and offers."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import aws_cdk as cdk
 import pytest
@@ -29,6 +29,9 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
         "AccessLogGroup",
         "RecordUsageFunction",
         "ClosePeriodsFunction",
+        "PostUsageFunction",
+        "ReconcileUsageFunction",
+        "NotificationsUrl",
         "StripeSecret",
         "StripeApiBase",
         "Deployment",
@@ -89,14 +92,43 @@ def test_the_key_is_never_sent_in_the_clear(stack: MakeStack) -> None:
 
 
 def test_settings_reach_the_functions(stack: MakeStack) -> None:
-    """The deployment, the epoch and where Stripe is."""
-    made = _template(stack(deployment="prod-eu", ledger_epoch=7, stripe_api_base="https://stripe.example"))
-    environment = properties(made, "BillingClosePeriods")["Environment"]["Variables"]
-    assert environment["DEPLOYMENT"] == "prod-eu"
-    assert environment["LEDGER_EPOCH"] == "7"
-    assert environment["STRIPE_API_BASE"] == "https://stripe.example"
-    assert environment["POWERTOOLS_SERVICE_NAME"] == "prod-eu"
+    """The deployment, the epoch, where Stripe is and how much it takes."""
+    made = _template(
+        stack(
+            deployment="prod-eu",
+            ledger_epoch=7,
+            stripe_api_base="https://stripe.example",
+            stripe_rate=200,
+            stripe_calls=800,
+            streamed_from="2026-12-01T00",
+        )
+    )
+    posting = properties(made, "BillingPostUsage")["Environment"]["Variables"]
+    assert posting["LEDGER_EPOCH"] == "7"
+    assert posting["STRIPE_RATE"] == "200"
+    assert posting["STREAMED_FROM"] == "2026-12-01T00"
+    assert properties(made, "BillingReconcileUsage")["Environment"]["Variables"]["STRIPE_CALLS"] == "800"
+    for name in ("PostUsage", "ReconcileUsage", "ReceiveEvents"):
+        environment = properties(made, f"Billing{name}")["Environment"]["Variables"]
+        assert environment["DEPLOYMENT"] == "prod-eu"
+        assert environment["STRIPE_API_BASE"] == "https://stripe.example"
+        assert environment["POWERTOOLS_SERVICE_NAME"] == "prod-eu"
     assert properties(made, "AlarmsUsageRejected")["Dimensions"] == [{"Name": "service", "Value": "prod-eu"}]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"stripe_rate": 0}, "stripe_rate must be 1 or more, got 0"),
+        ({"stripe_calls": -1}, "stripe_calls must be 1 or more, got -1"),
+        ({"streamed_from": "tomorrow"}, "streamed_from: .*tomorrow"),
+        ({"streamed_from": "2026-12-01T00:30"}, "streamed_from: .*2026-12-01T00:30"),
+    ],
+)
+def test_a_posting_that_could_never_begin_is_refused(stack: MakeStack, setting: Any, sentence: str) -> None:
+    """At synthesis, in a sentence."""
+    with pytest.raises(ValueError, match=sentence):
+        stack(**setting)
 
 
 def test_the_access_log_is_kept_for_90_days_unless_told_otherwise(template: Template, stack: MakeStack) -> None:
@@ -175,6 +207,9 @@ def test_the_usage_lines_of_a_log_that_exists_already_are_metered(stack: MakeSta
     [
         "IngestRecordUsageLog",
         "BillingClosePeriodsLog",
+        "BillingPostUsageLog",
+        "BillingReconcileUsageLog",
+        "BillingReceiveEventsLog",
         "CheckingCheckCompletenessLog",
         "IngestDeliveryErrorLog",
         "AccessLog",

@@ -1,0 +1,376 @@
+"""Closing and posting one hour of many customers, against the time that Stripe's own limit asks for.
+
+The limit takes 1,000 calls a second, so that an hour's totals take `customers x metrics / 1,000` seconds at least: what
+is measured is given as a ratio to that. The ledger and the counters are in DynamoDB Local, the local Stripe answers
+after 100 ms, and everything shares the machine's processors: `bound` says who used how much of them.
+
+Then a second run with nothing changed, one with 1 % late changes, and the same hour over Stripe's event stream.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from infra.local.stripe_server import API_KEY, LocalStripe
+from metering.changes import Changes
+from metering.claims import Claims
+from metering.closing import Closer
+from metering.counters import TOKEN_BYTES, Counters, counter_key, new_mark
+from metering.ledger import SHARDS, Holder, Holding, Ledger
+from metering.measuring import Amounts
+from metering.pacing import Pace
+from metering.periods import Hour
+from metering.posting import Poster
+from metering.stripe_meters import StripeMeters
+from metering.subjects import subject_of_source
+from metering.switch import PostingSwitch, Switch, shares
+from metering.uniques import Uniques
+from tests.benchmarks.common import parser, report
+from tests.dynamodb_local import DynamoDBLocal, table_definition
+
+METRICS: Final = ("requests", "bytes", "messages")
+BATCHES: Final = 12
+LIMIT: Final = 1_000
+"""Calls a second that Stripe takes (docs.stripe.com, "Recording usage with the API", "Rate limits")."""
+
+LATENCY_S: Final = 0.1
+WORKERS: Final = 2
+LATE: Final = 100
+"""One customer in so many has a late record."""
+
+HOUR: Final = Hour.containing(datetime.now(UTC) - timedelta(hours=3))
+STREAMED: Final = HOUR.next()
+HOURS: Final = (HOUR, STREAMED)
+ROOT: Final = Path(__file__).parents[2]
+TABLES: Final = ("Counters", "Ledger")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process finds everything."""
+
+    dynamodb_port: int
+    stripe_url: str
+
+    def dynamodb(self) -> Any:
+        """Return a client."""
+        return boto3.client(
+            "dynamodb",
+            endpoint_url=f"http://127.0.0.1:{self.dynamodb_port}",
+            region_name="us-east-1",
+            aws_access_key_id="local",
+            aws_secret_access_key="local",
+            config=Config(max_pool_connections=96, read_timeout=60, retries={"total_max_attempts": 4}),
+        )
+
+    def stripe(self) -> StripeMeters:
+        """Return the meters."""
+        return StripeMeters(lambda _: API_KEY, "Metering", self.stripe_url)
+
+
+@dataclass(frozen=True)
+class Posting:
+    """What one worker did, and with how much CPU and memory."""
+
+    posted: int
+    cpu_s: float
+    rss_mb: float
+
+
+def post(place: Place, shards: list[int], now: datetime) -> Posting:
+    """Do what post_usage does with these shards."""
+    dynamodb = place.dynamodb()
+    began = time.process_time()
+    ledger, counters = Ledger(dynamodb, "Ledger"), Counters(dynamodb, "Counters")
+    pace = Pace(LIMIT * len(shards) / SHARDS)
+    poster = Poster(ledger, counters, place.stripe(), "1", lambda: now, now + timedelta(hours=9), pace, STREAMED)
+    did = poster.post_pending(HOUR, shards)
+    if did.pending or did.rejected:
+        raise RuntimeError(f"not everything was posted: {did}")
+    return Posting(did.posted, time.process_time() - began, _rss_mb())
+
+
+def close(place: Place, now: datetime) -> tuple[float, float]:
+    """Do what close_periods does; return the CPU and memory it took."""
+    dynamodb = place.dynamodb()
+    began = time.process_time()
+    counters, ledger = Counters(dynamodb, "Counters"), Ledger(dynamodb, "Ledger")
+    uniques = Uniques(Claims(dynamodb, "Counters"), ledger)
+    changes = Changes(dynamodb, "Ledger", counters)
+    closer = Closer(counters, uniques, ledger, changes, lambda: now, now + timedelta(hours=9))
+    did = closer.close_due()
+    closer.settle(did, unsettled=set())
+    return time.process_time() - began, _rss_mb()
+
+
+def fill(place: Place, hour: Hour, first: int, last: int) -> None:
+    """Write the counters of one hour of customers number ``first`` up to ``last``; names are their keys' as well."""
+    dynamodb = place.dynamodb()
+    draw = random.Random(first)
+    items = []
+    for number in range(first, last):
+        for _ in range(BATCHES):
+            token = draw.randbytes(TOKEN_BYTES)
+            amounts = {f"n:{metric}": {"N": str(draw.randint(1, 500))} for metric in METRICS}
+            items.append({**counter_key(hour, f"k{number:06d}", token), **amounts, "batches": {"BS": [token]}})
+    whole = {(item["pk"]["S"], item["sk"]["S"]): item for item in items}  # two batches of one slot: the later one
+    _write(dynamodb, "Counters", list(whole.values()))
+
+
+def make_customers(place: Place, first: int, last: int) -> None:
+    """Write customers, each with one key, as ``metering customers add`` does."""
+    dynamodb = place.dynamodb()
+    items: list[dict[str, Any]] = []
+    for number in range(first, last):
+        name, key = f"c{number:06d}", f"k{number:06d}"
+        holder = {"since": {"S": str(Hour(0))}, "customer": {"S": name}, "reason": {"S": ""}}
+        stripe_customer = {"S": f"cus_{number:06d}"}
+        items += [
+            {
+                "pk": {"S": f"customer#{name}"},
+                "sk": {"S": "profile"},
+                "name": {"S": name},
+                "stripe_customer": stripe_customer,
+            },
+            {"pk": {"S": f"customer#{name}"}, "sk": {"S": f"key#{key}"}},
+            {
+                "pk": {"S": f"key#{key}"},
+                "sk": {"S": "holders"},
+                "version": {"N": "1"},
+                "holders": {"L": [{"M": holder}]},
+            },
+        ]
+    _write(dynamodb, "Ledger", items)
+    ledger = Ledger(dynamodb, "Ledger")
+    (made,) = ledger.holdings([f"k{first:06d}"]).values()
+    if made != Holding(f"k{first:06d}", (Holder(Hour(0), f"c{first:06d}"),), 1):
+        raise RuntimeError(f"the ledger reads another key than was written: {made}")
+
+
+def _write(dynamodb: Any, table: str, items: list[dict[str, Any]]) -> None:
+    for start in range(0, len(items), 25):
+        asked = {table: [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]}
+        while asked:
+            asked = dynamodb.batch_write_item(RequestItems=asked).get("UnprocessedItems")
+
+
+def _rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def serve(customers: int, pipe: Connection) -> None:
+    """Run the local Stripe with its customers; answer what is asked through the pipe."""
+    with LocalStripe(latency_s=LATENCY_S, events_per_second=LIMIT) as server:
+        for number in range(customers):
+            server.add_customer(f"cus_{number:06d}")
+        pipe.send(server.url)
+        while pipe.recv() != "end":
+            totals = server.hour_totals()
+            sums = {hour: sum(int(v) for (_, _, at), v in totals.items() if at == hour) for hour in map(_epoch, HOURS)}
+            pipe.send({"cpu_s": time.process_time(), "calls": dict(server.calls), "sums": sums})
+
+
+def _epoch(hour: Hour) -> int:
+    return int(hour.start.timestamp())
+
+
+@contextmanager
+def local_stripe(customers: int) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Run the local Stripe in a process of its own; give its address, and a way to ask what it did."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=serve, args=(customers, theirs), daemon=True)
+    process.start()
+    url = ours.recv()
+
+    def ask() -> dict[str, Any]:
+        ours.send("ask")
+        return dict(ours.recv())
+
+    try:
+        meters = StripeMeters(lambda _: API_KEY, "Metering", url)
+        for metric in METRICS:
+            meters.create_meter(metric)
+        yield url, ask
+    finally:
+        ours.send("end")
+        process.join()
+
+
+def cpu_of(process: int) -> float:
+    """Return the seconds of CPU that a process and those it waited for have used (proc(5), fields 14 to 17)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of_group(leader: int) -> float:
+    """Return the seconds of CPU of all processes of a group."""
+    used = 0.0
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == leader:
+                used += cpu_of(int(entry.name))
+    return used
+
+
+@dataclass
+class Bench:
+    """Everything that runs, and what it has used so far."""
+
+    place: Place
+    customers: int
+    ask: Callable[[], dict[str, Any]]
+    java: int
+    pool: ProcessPoolExecutor
+
+    def run(self, hour: Hour) -> dict[str, Any]:
+        """Close what is due a while after an hour, and post it; return what it took."""
+        now = hour.end + timedelta(minutes=15)
+        before, java = self.ask(), cpu_of_group(self.java)
+        began = time.monotonic()
+        close_cpu, close_rss = self.pool.submit(close, self.place, now).result()
+        closed = time.monotonic()
+        workers = [self.pool.submit(post, self.place, shards, now) for shards in shares(WORKERS)]
+        did = [worker.result() for worker in workers]
+        ended = time.monotonic()
+        after = self.ask()
+        calls = {name: count - before["calls"].get(name, 0) for name, count in after["calls"].items()}
+        return {
+            "seconds": round(ended - began, 2),
+            "close_seconds": round(closed - began, 2),
+            "post_seconds": round(ended - closed, 2),
+            "totals_posted": sum(one.posted for one in did),
+            "calls": {name: count for name, count in sorted(calls.items()) if count},
+            "rss_mb": round(max(close_rss, *(one.rss_mb for one in did))),
+            "cpu_seconds": {
+                "close_periods": round(close_cpu, 1),
+                "post_usage": round(sum(one.cpu_s for one in did), 1),
+                "local_stripe": round(after["cpu_s"] - before["cpu_s"], 1),
+                "dynamodb_local": round(cpu_of_group(self.java) - java, 1),
+            },
+        }
+
+    def check(self, hour: Hour) -> None:
+        """Raise RuntimeError unless Stripe holds, over all customers, what the counters hold."""
+        counters = Counters(self.place.dynamodb(), "Counters")
+        counted = sum(sum(amounts.quantities().values()) for amounts in counters.read(hour).values())
+        at_stripe = self.ask()["sums"][_epoch(hour)]
+        if counted != at_stripe:
+            raise RuntimeError(f"{counted} were counted in {hour}, Stripe holds {at_stripe}")
+
+    def fill(self, hour: Hour) -> None:
+        """Write one hour's counters, in several processes."""
+        step = max(1, self.customers // 16)
+        starts = range(0, self.customers, step)
+        for one in [self.pool.submit(fill, self.place, hour, n, min(n + step, self.customers)) for n in starts]:
+            one.result()
+
+
+def measure(customers: int) -> dict[str, Any]:
+    """Measure everything once."""
+    with (
+        DynamoDBLocal() as dynamodb,
+        local_stripe(customers) as (url, ask),
+        ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool,
+    ):
+        place = Place(dynamodb.port, url)
+        bench = Bench(place, customers, ask, dynamodb.group, pool)
+        template = synthesised()
+        for name in TABLES:
+            place.dynamodb().create_table(TableName=name, **table_definition(template, name))
+        client = place.dynamodb()
+        PostingSwitch(client, "Ledger").turn(Switch(on=True, since=str(HOUR)))
+        ledger = Ledger(client, "Ledger")
+        ledger.advance_cursor(HOUR)
+        make_customers(place, 0, customers)
+        bench.fill(HOUR)
+        say(f"{customers} customers are there; closing and posting")
+        first = bench.run(HOUR)
+        bench.check(HOUR)
+        say("again, with nothing changed")
+        second = bench.run(HOUR)
+        late = range(0, customers, LATE)
+        counters = Counters(client, "Counters")
+        for number in late:
+            key = f"k{number:06d}"
+            counters.count(HOUR, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
+            counters.mark_late(HOUR, subject_of_source(key), new_mark())
+        say("again, with 1 % late records")
+        third = bench.run(HOUR)
+        bench.check(HOUR)
+        say("the next hour, over the event stream")
+        bench.fill(STREAMED)
+        streamed = bench.run(STREAMED)
+        bench.check(STREAMED)
+    limit = customers * len(METRICS) / LIMIT
+    rows = customers
+    posting_calls = first["calls"].get("POST /v1/billing/meter_events", 0)
+    return {
+        "customers": customers,
+        "workers": WORKERS,
+        "limit_seconds": limit,
+        "ratio_to_limit": round(first["seconds"] / limit, 2),
+        "stream_ratio_to_limit": round(streamed["seconds"] / limit, 2),
+        "post_ratio_to_limit": round(first["post_seconds"] / limit, 2),
+        "stream_post_ratio_to_limit": round(streamed["post_seconds"] / limit, 2),
+        "rss_mb": max(first["rss_mb"], streamed["rss_mb"]),
+        "calls_per_row": round(posting_calls / rows, 3),
+        "bound": bound(first),
+        "first": first,
+        "unchanged": second,
+        "late": third,
+        "stream": streamed,
+    }
+
+
+def bound(run: dict[str, Any]) -> str:
+    """Say what the run was bound by."""
+    used, there = sum(run["cpu_seconds"].values()), run["seconds"] * (os.cpu_count() or 1)
+    return f"{used:.0f} s of {there:.0f} s of CPU were used, by: " + ", ".join(
+        f"{name} {seconds:.0f} s" for name, seconds in run["cpu_seconds"].items()
+    )
+
+
+def synthesised() -> dict[str, Any]:
+    """Return the metering stack's template, without its zips."""
+    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which the workers have no use for
+
+    from app import build  # noqa: PLC0415 - imports aws_cdk
+
+    flags = json.loads((ROOT / "cdk.json").read_text())["context"] | {"aws:cdk:bundling-stacks": []}
+    with tempfile.TemporaryDirectory() as folder:
+        assembly = build(cdk.App(context=flags, outdir=folder)).synth()
+        return dict(assembly.get_stack_by_name("Metering").template)
+
+
+def say(what: str) -> None:
+    """Tell, on a long way, how far it is."""
+    sys.stderr.write(f"{what}\n")
+
+
+def main() -> None:
+    """Print what was measured."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--customers", type=int, default=100_000, help="how many customers (default: 100000)")
+    wanted = arguments.parse_args()
+    report(measure(wanted.customers), as_json=wanted.json)
+
+
+if __name__ == "__main__":
+    main()
