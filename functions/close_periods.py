@@ -40,12 +40,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     waiting = closer.ledger.pending(first, range(SHARDS)) if first else {}
     unsettled = closed.pending.union(*waiting.values()) if first else set[Any]()
     closer.settle(closed, unsettled=unsettled)
+    _tell(closed)
     workers = 0
     if unsettled and event.get("post", True):
         workers = workers_for(sum(map(len, waiting.values())))
         _start(workers, settings.post_usage_function)
     did = report(closed) | {"posting": first is not None, "workers": workers}
-    _tell(closed)
     logger.info("run finished", **did)
     return did
 
@@ -70,7 +70,7 @@ def report(closed: Closed) -> dict[str, Any]:
 
 
 def _start(workers: int, function: str) -> None:
-    """Start workers; one that cannot be started leaves its shards to the next tick."""
+    """Start workers; if one cannot be started, the run fails, and what is left is posted from the next tick on."""
     for shards in shares(workers):
         event = json.dumps({"shards": shards}).encode()
         aws.functions().invoke(FunctionName=function, InvocationType="Event", Payload=event)

@@ -23,7 +23,6 @@ signals = Metrics()
 
 
 @logger.inject_lambda_context
-@signals.log_metrics
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Answer 200 to a notification that was dealt with, 400 to anything else; an error, so that it comes again."""
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
@@ -31,10 +30,10 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         refused = _receiver().receive(_body(event), headers.get("stripe-signature", ""))
     except RefusedError as error:
         logger.warning("request refused", reason=str(error))
-        signals.add_metric(Signal.NOTIFICATIONS_REFUSED, MetricUnit.Count, 1)
+        _tell(Signal.NOTIFICATIONS_REFUSED, 1)
         return {"statusCode": 400, "body": "refused"}
     if refused:
-        signals.add_metric(Signal.USAGE_REJECTED, MetricUnit.Count, len(refused))
+        _tell(Signal.USAGE_REJECTED, len(refused))
         tell_rejected(refused)
     return {"statusCode": 200, "body": "ok"}
 
@@ -48,6 +47,11 @@ def _body(event: dict[str, Any]) -> bytes:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RefusedError("a body in base64 was announced") from error
+
+
+def _tell(signal: Signal, count: int) -> None:
+    signals.add_metric(signal, MetricUnit.Count, count)
+    signals.flush_metrics()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""From the counters to Stripe and back: the functions that close, post, reconcile and are notified, and their clocks."""
+"""From the counters to Stripe and back: the functions that close, post, reconcile and are notified; their clocks."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam

@@ -12,6 +12,7 @@ from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct, IValidation
 
 from infra.alarms import Alarms
@@ -287,7 +288,7 @@ class MeteringStack(cdk.Stack):
             for statement in (
                 _items("SeeWhoHoldsKeys", self._storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
                 iam.PolicyStatement(
-                    sid="ReadHashKey", actions=["secretsmanager:GetSecretValue"], resources=[secret.secret_arn]
+                    sid="ReadHashKey", actions=["secretsmanager:GetSecretValue"], resources=[_arn(secret)]
                 ),
             ):
                 function.add_to_role_policy(statement)
@@ -374,7 +375,7 @@ class MeteringStack(cdk.Stack):
         return iam.PolicyStatement(
             sid="ReadStripeKey",
             actions=["secretsmanager:GetSecretValue"],
-            resources=[self._storage.stripe_secret.ref],
+            resources=[self._storage.stripe_secret.attr_id],  # its ARN
         )
 
     def _tell_what_was_rejected(self) -> iam.PolicyStatement:
@@ -385,6 +386,11 @@ class MeteringStack(cdk.Stack):
         """Write the outputs that the ``metering`` command reads, under names that no construct can take from them."""
         for name, value in outputs.items():
             cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
+
+
+def _arn(secret: secretsmanager.Secret) -> str:
+    """Return a secret's ARN, as an attribute: to the emulator a reference means its name."""
+    return cast("secretsmanager.CfnSecret", secret.node.default_child).attr_id
 
 
 def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys: str) -> iam.PolicyStatement:

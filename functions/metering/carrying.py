@@ -81,7 +81,7 @@ class Carrier:
         try:
             self._note_invoices(did)
             self._check_marked(did)
-        except OutOfBudgetError as error:
+        except (OutOfBudgetError, RowChangedError) as error:
             logger.warning("the next run goes on", reason=str(error))
         return did
 
@@ -105,8 +105,10 @@ class Carrier:
         billed = Billed(one.invoice, one.stripe_customer, one.metric, str(one.first), str(one.end), one.quantity)
         try:
             self.changes.note(name, billed)
-        except RowChangedError:  # an earlier run has noted it
-            return False
+        except RowChangedError:
+            if all((noted.invoice, noted.metric) != (one.invoice, one.metric) for noted in self.changes.billed(name)):
+                raise
+            return False  # an earlier run has noted it
         return True
 
     # --- what asks to be checked ------------------------------------------------------------------------------------

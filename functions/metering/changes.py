@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a Stripe customer's finalised invoice bills of a metric, for the hours from ``first`` up to ``end``, exclusive.
+    """What a finalised invoice bills a Stripe customer of a metric, from the hour ``first`` up to ``end``, exclusive.
 
     ``carried`` is what has been billed elsewhere since, because the ledger came to differ; ``held`` says why a
     ``difference`` is not carried yet. ``version`` counts the writes; 0 means that it has never been written.
@@ -97,7 +97,10 @@ class Changes:
         return [_read_billed(item) for item in self._items.query(str(customer(name)), beginning="invoice#")]
 
     def note(self, name: str, new: Billed) -> None:
-        """Write what a new invoice bills, and ask for it to be checked; raise RowChangedError if it is there already."""
+        """Write what a new invoice bills, and ask for it to be checked.
+
+        Raises RowChangedError if it is there already, or somebody else is writing the mark just now.
+        """
         mark = self.counters.marking(Mark.CHECK, Hour.parse(new.first), customer(name), new_mark())
         self._items.transact(self._putting(name, new), {"Update": mark})
 

@@ -23,6 +23,9 @@ LARGEST_BODY: Final = 64 * 1024
 ERROR_REPORT: Final = "v1.billing.meter.error_report_triggered"
 NO_METER_FOUND: Final = "v1.billing.meter.no_meter_found"
 
+OLDEST: Final = 300
+"""Seconds after which a signature is too old: who has caught a notification cannot send it again later."""
+
 _ROUNDS: Final = 5
 
 
@@ -49,9 +52,8 @@ class Receiver:
         secret = self.secret()
         if not secret:
             raise RefusedError("no signing secret is known: 'metering stripe webhook' puts it")
-
         try:
-            stripe.WebhookSignature.verify_header(body.decode(), signature, secret)
+            stripe.WebhookSignature.verify_header(body.decode(), signature, secret, tolerance=OLDEST)
         except (stripe.SignatureVerificationError, UnicodeDecodeError) as error:
             raise RefusedError("the signature is not Stripe's, or too old") from error
         event = self.meters.call(lambda client: _fetch(client, body))
@@ -59,8 +61,7 @@ class Receiver:
 
     def _named(self, event: Any) -> Iterator[tuple[str, str]]:
         """Yield the identifiers that an event names, as far as they are of this deployment's meters."""
-        there = {meter.id: name for name, meter in self.meters.meters().items()}
-        about = getattr(event, "related_object", None)
+        concerns = self._concerned(getattr(event, "related_object", None))
         for kind in event.data.reason.error_types:
             for sample in kind.sample_errors:
                 known_as = sample.request.identifier.partition("#")[0]
@@ -68,9 +69,16 @@ class Receiver:
                     _, metric, _ = named_by(known_as)
                 except ValueError:
                     continue
-                ours = self.meters.event_name(metric)
-                if there.get(about.id) == ours if about is not None else ours not in there.values():
+                if concerns(self.meters.event_name(metric)):
                     yield known_as, sample.error_message
+
+    def _concerned(self, about: Any) -> Callable[[str], bool]:
+        """Return whether an event about a meter, or about none that there is, concerns usage of an event name."""
+        if about is None:
+            there = self.meters.meters()
+            return lambda event_name: event_name not in there
+        meter = self.meters.call(lambda client: client.v1.billing.meters.retrieve(about.id))  # archived ones, too
+        return lambda event_name: event_name == meter.event_name
 
     def _mark(self, known_as: str, words: str) -> bool:
         """Mark a total as rejected, unless another one has taken its place."""

@@ -22,15 +22,17 @@ Road = Annotated[
 def demo(
     requests: Annotated[int, typer.Option(help="How many HTTP requests to send.", min=1, max=100_000)] = 600,
     road: Road = "subscription",
+    faults: Annotated[bool, typer.Option("--faults", help="Let DynamoDB and Stripe fail at random meanwhile.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole way on this machine: real requests become a Stripe bill, and every step is compared.
 
-    Needs no AWS account and no Stripe account. Exits with 1 if sent, counted, ledger and Stripe differ.
+    Needs no AWS account and no Stripe account. Exits with 1 if sent, counted, ledger and Stripe differ, or
+    the invoices do not ask what the usage costs by the declared prices.
     """
     from infra.local import demo as local_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
 
-    result = local_demo.run(requests=requests, road=road, say=err if as_json else out)
+    result = local_demo.run(requests=requests, road=road, faults=faults, say=err if as_json else out)
     if as_json:
         print_json(result.as_json())
     if not result.equal:

@@ -1,8 +1,10 @@
 """The demo: real HTTP requests become a Stripe bill on this machine, and every step is compared with the one before."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -13,8 +15,9 @@ from rich.live import Live
 from rich.table import Table
 
 from infra.customers import Customers, Entry
-from infra.deployment import Deployment
+from infra.deployment import Deployment, OperatorError
 from infra.local.cloud import CLOCK_BACK, LocalCloud, phase, start
+from infra.local.storm import Storm, storm
 from infra.posting import turn_on
 from infra.subscribing import Subscriber, Wishes, preview
 from metering.aws import side_by_side
@@ -28,6 +31,9 @@ WORKERS: Final = 8
 
 PLAN: Final = "standard"
 """The plan of ``app.py`` that the demo's customers are subscribed to."""
+
+MOST_RUNS: Final = 20
+"""So many times close_periods and post_usage run at most, while something fails in each."""
 
 SLOWEST_COUNT: Final = 60.0
 """Seconds without a new count after which the demo stops waiting for more."""
@@ -92,6 +98,9 @@ class Result:
     invoices: list[dict[str, Any]]
     """Stripe's previews of the running invoices."""
 
+    faults: dict[str, Any]
+    """What failed on the way, where it was asked to."""
+
     metrics: list[str]
     priced: Mapping[str, int]
     """What the usage that was sent costs, by customer, computed here from the plan's prices; without fees."""
@@ -125,6 +134,7 @@ class Result:
             "elapsed_s": dict(self.elapsed_s),
             "customers": list(customers.values()),
             "invoices": self.invoices,
+            "faults": self.faults,
         }
 
     def table(self) -> Table:
@@ -181,24 +191,28 @@ def _verdict(steps: Mapping[str, int]) -> str:
     return "equal" if len(set(steps.values())) == 1 else "DIFFERENT"
 
 
-def run(*, requests: int, road: str = "subscription", say: Console) -> Result:
+def run(*, requests: int, road: str = "subscription", faults: bool = False, say: Console) -> Result:
     """Run the demo by a road, the value of an :class:`infra.ingest.Road`; ``say`` is told what happens.
 
-    A step that never gets there is shown as different.
+    A step that never gets there is shown as different. With ``faults``, DynamoDB and Stripe fail at random meanwhile.
     """
     began = time.monotonic()
-    with start(road=road, say=say) as cloud:
-        result = play(cloud, requests=requests, say=say)
+    with ExitStack() as running:
+        cloud = running.enter_context(start(road=road, say=say))
+        storming = running.enter_context(storm(cloud, seed=secrets.randbits(32))) if faults else None
+        result = play(cloud, requests=requests, storming=storming, say=say)
         cloud.elapsed_s["total"] = round(time.monotonic() - began, 2)
     say.print(result.table())
     say.print("\nStripe's preview of the running invoices:")
     say.print(result.invoice_table())
+    for where, failed in result.faults.items():
+        say.print(f"{where} failed: " + ", ".join(f"{n} x {what}" for what, n in sorted(failed.items())))
     verdict = "sent = counted = ledger = Stripe" if result.equal else "the steps differ"
     say.print(f"{verdict}, after {cloud.elapsed_s['total']:.1f} s", style="bold green" if result.equal else "bold red")
     return result
 
 
-def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
+def play(cloud: LocalCloud, *, requests: int, storming: Storm | None = None, say: Console) -> Result:
     """Make customers, send their requests, bill them, and return what each step holds."""
     first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
     with phase("subscribing three customers", "subscribe", cloud.elapsed_s, say):
@@ -213,7 +227,8 @@ def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
     sent = _billed(answers)
     counted = _wait_until_counted(cloud, sent, names, span, say)
     with phase("closing the hour and posting it to Stripe", "close", cloud.elapsed_s, say):
-        cloud.deployment.close()
+        _close(cloud.deployment, say, runs=MOST_RUNS if storming else 1)
+    failed = storming.calm() if storming else {}
     return Result(
         road=cloud.deployment.outputs["Road"],
         requests=requests,
@@ -223,9 +238,24 @@ def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
         ledger=ledger_usage(cloud.deployment, names, span),
         stripe=stripe_usage(cloud.deployment, names, span),
         invoices=[preview(cloud.deployment.stripe(), owner) for owner in _owners(cloud.deployment, names)],
+        faults=failed,
         metrics=cloud.deployment.metrics,
         priced=_priced(cloud.deployment, sent.usage),
     )
+
+
+def _close(deployment: Deployment, say: Console, *, runs: int) -> None:
+    """Close and post as the schedule does, so often, or until a run finds nothing to do."""
+    for _ in range(runs):
+        try:
+            did = deployment.close()
+        except OperatorError as error:  # what a run has not done, the next one does
+            say.print(f"a run failed: {error}", highlight=False)
+            continue
+        if not any(did[what] for what in ("written", "closed_again", "posted", "rejected", "pending")):
+            return
+        for reason, count in did["reasons"].items():
+            say.print(f"{count} wait because: {reason}", highlight=False)
 
 
 def _owners(deployment: Deployment, names: list[str]) -> list[Customer]:

@@ -53,8 +53,16 @@ def end_with_the_starter(folder):
 
 folder, descriptor = sys.argv[1:]
 threading.Thread(target=end_with_the_starter, args=(folder,), daemon=True).start()
-from hypercorn.__main__ import main
-sys.exit(main(["ministack.app:app", "--bind", "fd://" + descriptor, "--workers", "0"]))
+import hypercorn.asyncio, hypercorn.config, asyncio
+from ministack.app import app
+
+async def as_if_by_tls(scope, receive, send):
+    # Buckets deny what does not come by TLS; on the loopback nobody listens in.
+    return await app({**scope, "scheme": "https"} if scope["type"] == "http" else scope, receive, send)
+
+config = hypercorn.config.Config()
+config.bind = ["fd://" + descriptor]
+asyncio.run(hypercorn.asyncio.serve(as_if_by_tls, config))
 """
 
 
@@ -272,6 +280,7 @@ def _emulator_environment(port: int, folder: Path) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
     return inherited | {
         "GATEWAY_PORT": str(port),
+        "AUTH": "true",  # functions may do what their roles allow, and nothing else
         "TMPDIR": str(folder),
         "STATE_DIR": str(folder / "state"),
         "S3_DATA_DIR": str(folder / "s3"),

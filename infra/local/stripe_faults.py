@@ -1,7 +1,7 @@
 """What can go wrong between a client and the local Stripe, on demand and repeatably."""
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from enum import StrEnum, unique
 
@@ -39,7 +39,8 @@ class FaultPlan:
     `faults` is either a rate for each fault (drawn from a generator seeded with `seed`; the rates add up to at most 1),
     or a script with one entry for each call, `None` for a call without fault; after its end no call has one. The plan
     concerns calls of `route` (None: of all routes), and where `customer` is given only meter events of that Stripe
-    customer. A call that lands late does so after `late_s` seconds, or on command where that is None.
+    customer. A call that lands late does so after `late_s` seconds, or on command where that is None. `drawn` counts
+    the faults.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class FaultPlan:
         self.customer = customer
         self.route = route
         self.late_s = late_s
+        self.drawn: Counter[Fault] = Counter()
         self._rates: dict[Fault, float] = {}
         self._script: deque[Fault | None] = deque()
         if isinstance(faults, Mapping):
@@ -66,6 +68,12 @@ class FaultPlan:
 
     def draw(self, route: str, customer: str | None) -> Fault | None:
         """Say what happens to one call of `route` that concerns the Stripe customer, if any."""
+        fault = self._draw(route, customer)
+        if fault is not None:
+            self.drawn[fault] += 1
+        return fault
+
+    def _draw(self, route: str, customer: str | None) -> Fault | None:
         if self.route not in (None, route) or self.customer not in (None, customer):
             return None
         if self._script:

@@ -120,6 +120,12 @@ class LocalStripe:
         with self._lock:
             self._wire.plan = plan
 
+    @property
+    def faults(self) -> Counter[Fault]:
+        """How often each fault of the present plan has happened."""
+        with self._lock:
+            return self._wire.plan.drawn.copy()
+
     def clear_faults(self) -> None:
         """Let no call fail from now on. Calls that were to land late still do."""
         self.set_faults(())

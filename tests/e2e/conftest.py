@@ -15,6 +15,7 @@ from rich.console import Console
 from app import METRICS
 from infra.customers import Customers, Entry
 from infra.local.cloud import CLOCK_BACK, LocalCloud, start
+from infra.posting import turn_on
 from metering.access_log import AccessLog
 from metering.metrics import declared
 from metering.periods import Hour
@@ -29,10 +30,10 @@ class Deployed:
     hour: Hour
     lines: int = 0
 
-    def customer(self, name: str, *keys: str, stripe: bool = True) -> None:
-        """Add a customer of this name, with a Stripe customer unless told otherwise."""
+    def customer(self, name: str, *keys: str, stripe: bool = True, known: bool = True) -> None:
+        """Add a customer of this name, with a Stripe customer, which Stripe knows, unless told otherwise."""
         stripe_customer = f"cus_{name}" if stripe else ""
-        if stripe:
+        if stripe and known:
             self.cloud.stripe.add_customer(stripe_customer)
         deployment = self.cloud.deployment
         customers = Customers(deployment.ledger, deployment.counters)
@@ -95,11 +96,19 @@ class Deployed:
 def deployed() -> Iterator[Deployed]:
     """The deployed stacks on the embedded AWS, connected to the local Stripe."""
     with start(say=Console(file=io.StringIO())) as cloud:
-        yield Deployed(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))
+        yield _posting(cloud)
 
 
 @pytest.fixture(scope="session")
 def firehose() -> Iterator[Deployed]:
     """The same on the road over Firehose."""
     with start(road="firehose", say=Console(file=io.StringIO())) as cloud:
-        yield Deployed(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))
+        yield _posting(cloud)
+
+
+def _posting(cloud: LocalCloud) -> Deployed:
+    """Turn posting on, which a deployment does not begin with."""
+    now = datetime.now(UTC)
+    hour = Hour.containing(now - CLOCK_BACK)
+    turn_on(cloud.deployment, hour, who=cloud.deployment.who(), now=now, progress=lambda names, _: names)
+    return Deployed(cloud, hour)

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from rich.console import Console
@@ -152,6 +153,39 @@ def test_stripe_may_fail_in_any_way(deployed: Deployed, fault: Fault) -> None:
     deployed.cloud.stripe.land_late_calls()
     assert deployed.in_ledger(f"customer#{name}") == (2, "POSTED")
     assert deployed.at_stripe(name) == 2
+
+
+def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -> None:
+    """I4, I6: Stripe accepted a total for a customer that it does not know, and says so later."""
+    deployed.customer("unknown", "unknown-key", known=False)
+    deployed.deliver(deployed.payload("unknown-key"))
+    deployed.cloud.deployment.close()
+    assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
+    deployed.cloud.deployment.put_webhook_secret("whsec_of_this_test")
+    address = urlsplit(deployed.cloud.outputs["Metering"]["NotificationsUrl"])
+    endpoint = deployed.cloud.emulator.endpoint_url
+    url = f"{endpoint}/_aws/lambda-url/{str(address.hostname).partition('.')[0]}/"
+    deployed.cloud.stripe.set_webhook(url, "whsec_of_somebody_else")
+    deployed.cloud.stripe.report_errors()
+    assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
+    deployed.customer("unknown-2", "unknown-key-2", known=False)
+    deployed.deliver(deployed.payload("unknown-key-2"))
+    deployed.cloud.deployment.close()
+    deployed.cloud.stripe.set_webhook(url, "whsec_of_this_test")
+    deployed.cloud.stripe.report_errors()
+    assert deployed.in_ledger("customer#unknown-2") == (1, "REJECTED")
+    deployed.cloud.stripe.add_customer("cus_unknown")
+    deployed.cloud.stripe.add_customer("cus_unknown-2")
+
+
+def test_a_deployed_look_at_stripe_finds_nothing_amiss(deployed: Deployed) -> None:
+    """I4: what was posted just now is not judged yet."""
+    deployed.customer("compared", "compared-key")
+    deployed.deliver(deployed.payload("compared-key"))
+    deployed.cloud.deployment.close()
+    report = deployed.cloud.deployment.invoke("ReconcileUsageFunction", {})
+    assert report["customers"] > 0
+    assert (report["posted_again"], report["differing"], report["round_over"]) == (0, 0, True)
 
 
 def test_no_secret_is_in_the_log_or_the_environment(deployed: Deployed) -> None:

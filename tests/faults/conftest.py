@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from infra.local.aws_faults import Proxy
 from tests.conftest import cannot_run
 from tests.dynamodb_local import CannotRunError, DynamoDBLocal, table_definition
-from tests.faults.proxy import Proxy
 from tests.faults.referee import Lanes, Referee
 
 LANES = 3

@@ -105,6 +105,8 @@ class Stage:
         for process in self._living:
             process.ends_at = self.world.now + LIFE_S
             process.wakes_at = 0.0
+        if not tasks:
+            return
         if len(tasks) == 1:
             self.current = self._living[0]
             self._run(*tasks[0])

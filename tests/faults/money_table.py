@@ -60,7 +60,7 @@ class Tables:
         *,
         TableName: str,  # noqa: N803  as DynamoDB names them, here and below
         Key: Item,  # noqa: N803
-        ConsistentRead: bool = False,  # noqa: N803, FBT001, FBT002, ARG002
+        ConsistentRead: bool = False,  # noqa: N803, ARG002
         ProjectionExpression: str = "",  # noqa: N803
         ExpressionAttributeNames: Names | None = None,  # noqa: N803
     ) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Tables:
         KeyConditionExpression: str,  # noqa: N803
         ExpressionAttributeNames: Names,  # noqa: N803
         ExpressionAttributeValues: Item,  # noqa: N803
-        ConsistentRead: bool = False,  # noqa: N803, FBT001, FBT002
+        ConsistentRead: bool = False,  # noqa: N803
         IndexName: str = "",  # noqa: N803
     ) -> dict[str, Any]:
         """Return the items of a partition that meet a condition, in order of `sk`."""
@@ -174,6 +174,11 @@ class Tables:
     def describe_table(self, *, TableName: str) -> dict[str, Any]:  # noqa: N803
         """Say when a table was made."""
         return {"Table": {"TableName": TableName, "CreationDateTime": datetime.fromtimestamp(0, UTC)}}
+
+    def get_paginator(self, name: str) -> "Pages":
+        """Return what reads every page."""
+        assert name == "query"
+        return Pages(self.query)
 
     def scan(self, table: str) -> Iterator[Item]:
         """Yield every item of a table."""
@@ -390,7 +395,10 @@ class TableClient:
         self._process.stage.step()
         if self._draw({Fate.LOST}) is Fate.LOST:
             raise ReadTimeoutError(endpoint_url="dynamodb")
-        return getattr(self._backing, name)(**arguments)
+        answer = getattr(self._backing, name)(**arguments)
+        for items in answer.get("Responses", {}).values():  # in any order; in one here, so that a seed plays the same
+            items.sort(key=_place)
+        return answer
 
     def _write(self, name: str, arguments: dict[str, Any]) -> Any:
         self._process.stage.step()
@@ -403,9 +411,9 @@ class TableClient:
         again = fate in (Fate.REPLAYED, Fate.BELATED) and name != "transact_write_items"  # which has a token for that
         if fate is Fate.LOST:
             raise ReadTimeoutError(endpoint_url="dynamodb")
-        if fate is Fate.CONFLICT and name == "put_item":
+        if fate is Fate.CONFLICT and _may_conflict(name, arguments):
             error: Any = {"Error": {"Code": "TransactionConflictException"}}
-            raise self.exceptions.TransactionConflictException(error, "PutItem")
+            raise self.exceptions.TransactionConflictException(error, name)
         if fate is Fate.CONFLICT and name == "transact_write_items":
             reasons: Any = [{"Code": "TransactionConflict"}, {"Code": "None"}]
             raise self.exceptions.TransactionCanceledException(
@@ -429,6 +437,13 @@ class TableClient:
             if drawn < 0:
                 return fate if fate in possible else None
         return None
+
+
+def _may_conflict(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Say whether a write is of an item that transactions write, too: a usage row, or a late mark."""
+    if name == "put_item":
+        return str(arguments["Item"]["sk"]["S"]).startswith("usage#")
+    return name in ("update_item", "delete_item") and str(arguments["Key"]["pk"]["S"]).startswith("late#")
 
 
 class Pages:

@@ -14,6 +14,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.local.aws_faults import Proxy
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Holding, Ledger
@@ -23,7 +24,6 @@ from metering.recording import Hashing, Recorder
 from metering.set_aside import SetAside, SetAsideBatch
 from tests.dynamodb_local import DynamoDBLocal
 from tests.faults.processes import Bucket, Clock, Freely, KilledError, Life, Mortal, Turns
-from tests.faults.proxy import Proxy
 from tests.faults.schedule import CALM, METRICS, Closing, Delivery, Schedule, Where, draw
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from infra.local.aws_faults import Fate
 from metering.counters import SLOTS
 from metering.metrics import Count, Metric, Sum, Unique
 from metering.payloads import EventBatch, batch_of
 from metering.periods import CLOCK_SKEW, Hour
 from metering.set_aside import Source
-from tests.faults.proxy import Fate
 
 METRICS: Final[tuple[Metric, ...]] = (
     Count(name="requests"),

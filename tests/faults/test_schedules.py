@@ -16,11 +16,11 @@ from typing import Any, Final
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.local.aws_faults import Fate
 from metering.counters import Counters
 from metering.measuring import Amounts
 from metering.periods import CLOCK_SKEW, GRACE, Hour
 from metering.subjects import Subject, key
-from tests.faults.proxy import Fate
 from tests.faults.referee import DIED, FAILED, Lanes, MakeCounters
 
 ENOUGH: Final = 2_000

@@ -22,7 +22,7 @@ def test_two_synths_give_the_same_asset(context: Mapping[str, Any], tmp_path: Pa
     """Each function's asset is named by its content, so that an unchanged commit deploys nothing."""
     first, second = (_synthesise(context, tmp_path / run) for run in ("first", "second"))
     assert _function_assets(first) == _function_assets(second)
-    assert len(_function_assets(first)) == 2
+    assert len(_function_assets(first)) == 6
     assert (first / "Metering.template.json").read_bytes() == (second / "Metering.template.json").read_bytes()
 
 
@@ -37,9 +37,15 @@ def test_the_context_turns_to_the_emulator(context: Mapping[str, Any], tmp_path:
     """`local`, `stripe_api_base` and `road` are all that app.py reads from it."""
     settings = {**context, "local": "true", "stripe_api_base": "http://127.0.0.1:1"}
     assembly = build(cdk.App(context=settings, outdir=str(tmp_path))).synth()
-    functions = of_type(assembly.get_stack_by_name("Metering").template, "AWS::Lambda::Function").values()
-    bases = [function["Properties"]["Environment"]["Variables"].get("STRIPE_API_BASE") for function in functions]
-    assert bases == [None, "http://127.0.0.1:1"]
+    functions = of_type(assembly.get_stack_by_name("Metering").template, "AWS::Lambda::Function").items()
+    bases = {
+        name[:-8]: function["Properties"]["Environment"]["Variables"]["STRIPE_API_BASE"]
+        for name, function in functions
+        if "STRIPE_API_BASE" in function["Properties"]["Environment"]["Variables"]
+    }
+    assert bases == dict.fromkeys(
+        ("BillingPostUsage", "BillingReconcileUsage", "BillingReceiveEvents"), "http://127.0.0.1:1"
+    )
 
 
 def test_a_road_that_there_is_not_is_refused(context: Mapping[str, Any], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,19 +16,19 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 import boto3
+import msgspec
 import pytest
 import stripe as stripe_sdk
 from botocore.exceptions import ClientError
 
-import close_periods
 from infra import cli
 from infra.deployment import METADATA, Deployment, OperatorError
 from infra.local import cloud
 from metering import metrics, payloads, redriving, stripe_meters
-from metering.closing import Closer
-from metering.posting import Poster
+from metering.ledger import shard_of
 from metering.prices import Flat, Package, PerUnit, Plan, encode
-from metering.uniques import Uniques
+from metering.subjects import customer
+from tests.integration.lambdas import Clock, begin
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
 KEY = "sk_test_local"
@@ -191,6 +192,7 @@ def deployed(world: World, cloudformation: CloudFormation, monkeypatch: pytest.M
         "Deployment": "Metering",
         "Metrics": "requests,bytes",
         "ClosePeriodsFunction": "close-periods",
+        "PostUsageFunction": "post-usage",
         "RecordUsageFunction": "record-usage",
         "Bucket": "bucket",
     }
@@ -556,7 +558,7 @@ def test_a_file_with_a_bad_line_is_not_imported_at_all(deployed: World, metering
         "  line 4: 4 columns are wanted\n"
         "  line 5: the key taken belongs to the customer 'umbrella': say with --from HOUR when it changes hands\n",
     )
-    assert deployed.ledger.customer_ids() == ["umbrella"]
+    assert list(deployed.ledger.customer_ids()) == ["umbrella"]
 
 
 @pytest.mark.usefixtures("deployed")
@@ -683,66 +685,110 @@ def test_usage_is_shown_as_a_table(metering: Metering) -> None:
 
 
 @pytest.fixture
-def function(deployed: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What was invoked; close_periods runs in the world instead of Lambda, and its answer is what Lambda's would be."""
+def function(
+    deployed: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[tuple[str, Any]]]:
+    """What was invoked: the handlers themselves, in the world's time, with a key in the secret."""
     invoked: list[tuple[str, Any]] = []
+    with begin(deployed, template, monkeypatch) as functions:
+        monkeypatch.setenv("STRIPE_SECRET", "stripe-secret")
+        put_secret(api_key=KEY)
 
-    def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
-        invoked.append((name, sent))
-        deadline = deployed.now + timedelta(minutes=2)
-        uniques = Uniques(deployed.claims, deployed.ledger)
-        closer = Closer(deployed.counters, uniques, deployed.ledger, deployed.clock, deadline)
-        closed = closer.close_due()
-        poster = Poster(deployed.ledger, deployed.meters(), "1", deployed.clock, deadline)
-        posted = poster.post_pending(closed.pending)
-        closer.settle(closed, unsettled=posted.unsettled)
-        return dict(json.loads(json.dumps(close_periods.report(closed, posted))))
+        def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
+            invoked.append((name, sent))
+            monkeypatch.setattr(Clock, "at", deployed.now)
+            with redirect_stdout(io.StringIO()):  # the function's own
+                if name == "ClosePeriodsFunction":
+                    return dict(json.loads(json.dumps(functions.close(sent))))
+                assert name == "PostUsageFunction"
+                return dict(json.loads(json.dumps(functions.post(*sent.get("shards", ())))))
 
-    monkeypatch.setattr(Deployment, "invoke", invoke)
-    return invoked
+        monkeypatch.setattr(Deployment, "invoke", invoke)
+        yield invoked
+
+
+def put_secret(**values: str) -> None:
+    """Put values in the deployment's secret."""
+    secrets: Any = boto3.client("secretsmanager")
+    secrets.put_secret_value(SecretId="stripe-secret", SecretString=json.dumps(values))
 
 
 def test_close_says_what_it_did(deployed: World, function: list[tuple[str, Any]], metering: Metering) -> None:
-    """I4: as the schedule would."""
+    """I4: it closes as the schedule would, and posts by itself; the next tick notes that nothing is left to post."""
     deployed.customer("acme", "key1", stripe_customer="cus_acme")
     deployed.record(deployed.line(), deployed.line(key="key9"))
     deployed.after_grace()
     assert metering("close") == Result(
         0,
         "       1  hours written into the ledger\n"
-        "       1  hours closed\n"
+        "       0  hours closed\n"
         "       0  late marks dealt with\n"
         "       2  totals that Stripe accepted\n"
         "       0  totals that are still to be posted\n"
         "       0  totals that Stripe rejected\n"
         "       0  totals held, for want of a Stripe customer or as too old\n"
         "       1  rows written for keys that belong to no customer\n"
-        "       0  due hours that are not closed\n",
+        "       1  due hours that are not closed\n",
         "",
     )
-    assert function == [("ClosePeriodsFunction", {})]
+    assert function == [("ClosePeriodsFunction", {"post": False}), ("PostUsageFunction", {})]
+    assert deployed.at_stripe("cus_acme") == 1
+    deployed.now += timedelta(minutes=5)
+    again = metering("close", "--json").json()
+    assert (again["closed"], again["behind"], again["posted"]) == (["2026-11-22T05"], 0, 0)
 
 
 @pytest.mark.usefixtures("function")
 def test_close_says_why_something_waits(deployed: World, metering: Metering) -> None:
-    """I4: with the reason."""
+    """I4: with the reason, and what to do."""
     deployed.customer("acme", "key1", stripe_customer="cus_acme")
     deployed.record(deployed.line())
     deployed.after_grace()
-    deployed.key = None
-    assert metering("close").out.splitlines()[-1] == "       1  wait because: the secret holds no Stripe key"
+    put_secret(api_key="")
+    reason = "the secret holds no Stripe key: run 'metering stripe connect'"
+    assert metering("close").out.splitlines()[-1] == f"       1  wait because: {reason}"
     assert metering("close", "--json").json() == {
         "written": [],
         "closed": [],
         "closed_again": 0,
         "behind": 1,
         "unmapped": 0,
+        "posting": True,
+        "workers": 0,
         "posted": 0,
         "rejected": 0,
         "held": 0,
         "pending": 1,
-        "reasons": {"the secret holds no Stripe key": 1},
+        "reasons": {reason: 1},
+        "leased": [],
     }
+
+
+@pytest.mark.usefixtures("function")
+def test_close_posts_nothing_while_posting_is_off(deployed: World, metering: Metering) -> None:
+    """I4: it closes all the same."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    deployed.switch.turn(msgspec.structs.replace(deployed.switch.read(), on=False))
+    did = metering("close", "--json").json()
+    assert (did["posting"], did["closed"], did["posted"], did["pending"]) == (False, ["2026-11-22T05"], 0, 0)
+    assert deployed.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+
+
+def test_close_waits_for_a_worker_of_the_schedule(
+    deployed: World, function: list[tuple[str, Any]], metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I4: what somebody else posts from is asked for again, until it is free, and added up."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    theirs = shard_of(customer("acme"))
+    deployed.switch.lease([theirs], "other", now=deployed.now, until=deployed.now + timedelta(minutes=4))
+    monkeypatch.setattr("infra.deployment.time.sleep", lambda _: deployed.switch.release([theirs], "other"))
+    did = metering("close", "--json").json()
+    assert (did["posted"], did["pending"], did["leased"]) == (2, 0, [])
+    assert function[1:] == [("PostUsageFunction", {}), ("PostUsageFunction", {"shards": [theirs]})]
 
 
 # --- what was set aside ----------------------------------------------------------------------------------------------
@@ -871,7 +917,7 @@ def test_what_a_function_answers_is_returned() -> None:
     """As it is."""
     fake = FakeLambda({"StatusCode": 200, "Payload": io.BytesIO(b'{"posted": 1}')})
     deployment = Deployment(lambda _name, **_: fake, {"ClosePeriodsFunction": "close-periods"})
-    assert deployment.close() == {"posted": 1}
+    assert deployment.invoke("ClosePeriodsFunction", {}) == {"posted": 1}
 
 
 @pytest.mark.usefixtures("deployed")
@@ -894,7 +940,7 @@ def test_connecting_puts_the_key_and_makes_the_meters_that_are_missing(
     cloudformation.add("Other", StripeSecret="stripe-secret", **tables, **outputs)
     result = metering("stripe", "connect", "--stack", "Other", stdin=f"{KEY}\n")
     assert result == Result(0, "the key is in the secret\nmeter Other_requests made\nmeter Other_bytes made\n", "")
-    assert secret() == KEY
+    assert json.loads(secret() or "") == {"api_key": KEY}
     made = deployed.meters().meters()["Other_requests"]
     assert (made.window, made.formula) == ("hour", "sum")
 
@@ -914,6 +960,20 @@ def test_connecting_again_changes_nothing(deployed: World, metering: Metering) -
         assert result.json() == connected
         assert KEY not in result.out
     assert deployed.meters().meters() == before
+
+
+@pytest.mark.usefixtures("deployed")
+@pytest.mark.parametrize("before", ["rk_test_put_by_hand", json.dumps({"api_key": "rk_test_k3yvalue"})])
+def test_connecting_replaces_the_key_alone(metering: Metering, before: str) -> None:
+    """I8: also one that somebody put by hand; the signing secret beside it stays."""
+    secrets: Any = boto3.client("secretsmanager")
+    secrets.put_secret_value(SecretId="stripe-secret", SecretString=before)
+    assert metering("stripe", "connect", stdin=KEY).code == 0
+    assert json.loads(secret() or "") == {"api_key": KEY}
+    put_secret(api_key="rk_test_k3yvalue", webhook_secret="whsec_k3yvalue")
+    result = metering("stripe", "connect", stdin=KEY)
+    assert "k3yvalue" not in result.out + result.err
+    assert json.loads(secret() or "") == {"api_key": KEY, "webhook_secret": "whsec_k3yvalue"}
 
 
 @pytest.mark.usefixtures("deployed")

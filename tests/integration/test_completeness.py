@@ -18,7 +18,7 @@ from metering.metrics import USAGE_LINES, Count, Sum
 from metering.metrics import encode as encode_metrics
 from metering.periods import Hour
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
-from tests.integration.test_handlers import Clock, context
+from tests.integration.lambdas import Clock, context
 from tests.integration.world import ACCESS_LOG_GROUP, World, envelope
 
 NOW = datetime.fromisoformat("2026-11-22T17:20:00+00:00")

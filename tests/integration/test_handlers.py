@@ -1,69 +1,25 @@
-"""The Lambda functions as AWS calls them: events in, answers, metrics and logs out."""
+"""record_usage as AWS calls it: events in, answers, metrics and logs out."""
 
 import base64
 import gzip
 import io
 import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
-from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from datetime import timedelta
+from typing import Any
 
 import boto3
 import pytest
 from aws_lambda_powertools import Metrics
-from aws_lambda_powertools.utilities.typing import LambdaContext
 
-import close_periods
 import record_usage
 from metering import aws as clients
 from metering.access_log import AccessLog
 from metering.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.payloads import PayloadError
-from metering.settings import ClosePeriodsSettings, RecordUsageSettings, SettingsError
+from metering.settings import RecordUsageSettings, SettingsError
+from tests.integration.lambdas import Clock, context, event, said
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope
-
-EVENTS = Path(__file__).parent.parent / "events"
-SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
-
-
-@dataclass
-class Context:
-    """What Lambda tells a function of itself."""
-
-    milliseconds: int
-    function_name: str = "Metering-Function"
-    function_version: str = "$LATEST"
-    memory_limit_in_mb: int = 512
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:Metering-Function"
-    aws_request_id: str = "52fdfc07-2182-454f-963f-5f0f9a621d72"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return how long the function may still run."""
-        return self.milliseconds
-
-
-def context(milliseconds: int = 240_000) -> LambdaContext:
-    """Return what Lambda hands to a function that may run this long."""
-    return cast("LambdaContext", Context(milliseconds))
-
-
-class Clock(datetime):
-    """The clock that the handlers ask."""
-
-    at: ClassVar[datetime]
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> Self:
-        """Return the moment that the test has set."""
-        return cls.fromtimestamp(cls.at.timestamp(), tz)
-
-
-def event(name: str) -> dict[str, Any]:
-    """Return one of the events as AWS sends them."""
-    return dict(json.loads((EVENTS / f"{name}.json").read_text()))
 
 
 def unpacked(sent: dict[str, Any]) -> Any:
@@ -83,49 +39,27 @@ def message(**changes: Any) -> dict[str, Any]:
 
 def forget() -> None:
     """Forget what a process keeps between two events, as a new one would."""
-    for cached in (record_usage._parts, close_periods._parts, clients.dynamodb, clients.s3, clients.secrets):
+    for cached in (record_usage._parts, clients.dynamodb, clients.s3, clients.secrets):
         cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def log(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """The log of a process that has just begun, with its settings and its clock."""
+    del world
     settings = RecordUsageSettings(
         counters_table="counters", bucket="bucket", metrics=encode(METRICS), access_log_group=ACCESS_LOG_GROUP
     )
-    billing = ClosePeriodsSettings(
-        counters_table="counters",
-        ledger_table="ledger",
-        deployment="Metering",
-        ledger_epoch="1",
-        stripe_secret=SECRET,
-        stripe_api_base=world.stripe.url,
-    )
-    for name, value in (settings.environment() | billing.environment()).items():
+    for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
-    Clock.at = HOUR.start + timedelta(minutes=30)
+    monkeypatch.setattr(Clock, "at", HOUR.start + timedelta(minutes=30), raising=False)
     written = io.StringIO()
-    handler = record_usage.logger.registered_handler  # one for both: it belongs to the service's name
-    monkeypatch.setattr(handler, "stream", written)
-    for module in (record_usage, close_periods):
-        monkeypatch.setattr(module, "datetime", Clock)
-        monkeypatch.setattr(module, "signals", Metrics())
+    monkeypatch.setattr(record_usage.logger.registered_handler, "stream", written)
+    monkeypatch.setattr(record_usage, "datetime", Clock)
+    monkeypatch.setattr(record_usage, "signals", Metrics())
     forget()
     yield written
     forget()
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """Return the metrics that were printed, each with its unit."""
-    found: dict[str, Any] = {}
-    for line in capsys.readouterr().out.splitlines():
-        printed = json.loads(line)
-        (told,) = printed["_aws"]["CloudWatchMetrics"]
-        assert (told["Namespace"], told["Dimensions"], printed["service"]) == ("Metering", [["service"]], "Metering")
-        for metric in told["Metrics"]:
-            (value,) = printed[metric["Name"]]
-            found[metric["Name"]] = (value, metric["Unit"])
-    return found
 
 
 def everything_stored() -> list[Any]:
@@ -457,178 +391,3 @@ def test_a_malformed_redrive_fails_with_a_sentence(wanted: Any) -> None:
         record_usage.handler({"redrive": wanted}, context())
     assert "k3yvalue" not in str(caught.value)
     assert everything_stored() == []
-
-
-# --- close_periods ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def secrets() -> Any:
-    """Secrets Manager, with the deployment's secret, which holds no value yet."""
-    found: Any = boto3.client("secretsmanager")
-    found.create_secret(Name=SECRET)
-    return found
-
-
-@pytest.fixture
-def used(world: World) -> World:
-    """One customer's key, another one's without a Stripe customer, and a key of nobody: one request each."""
-    world.customer("acme", "key1", stripe_customer="cus_acme")
-    world.customer("globex", "key2")
-    world.record(world.line(), world.line(key="key2"), world.line(key="key3"))
-    Clock.at = HOUR.end + timedelta(minutes=10)
-    return world
-
-
-def tick() -> dict[str, Any]:
-    """Let the schedule's event reach close_periods."""
-    return dict(close_periods.handler(event("scheduler_tick"), context()))
-
-
-@pytest.mark.usefixtures("secrets", "used")
-def test_usage_stays_pending_while_the_secret_holds_no_key(used: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """I4: it is in the ledger, the reason says what to do, and the hour is not closed."""
-    report = tick()
-    assert report == {
-        "written": ["2026-11-22T05"],
-        "closed": [],
-        "closed_again": 0,
-        "behind": 1,
-        "unmapped": 1,
-        "posted": 0,
-        "rejected": 0,
-        "held": 0,
-        "pending": 2,
-        "reasons": {"the secret holds no Stripe key: run 'metering stripe connect'": 2},
-    }
-    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
-    assert used.stripe.calls["POST /v1/billing/meter_events"] == 0
-    assert said(capsys) == {
-        "HoursBehind": (1, "Count"),
-        "UsagePending": (2, "Count"),
-        "UsageUnmapped": (1, "Count"),
-    }
-
-
-def test_a_secret_that_does_not_exist_is_like_an_empty_one(used: World) -> None:
-    """I4: somebody deleted it."""
-    assert tick()["reasons"] == {"the secret holds no Stripe key: run 'metering stripe connect'": 2}
-    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
-
-
-def test_a_tick_posts_what_is_due(used: World, secrets: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """I4: with the key from the secret; who has no Stripe customer is held, who has no owner is told."""
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    report = tick()
-    assert report == {
-        "written": ["2026-11-22T05"],
-        "closed": ["2026-11-22T05"],
-        "closed_again": 0,
-        "behind": 0,
-        "unmapped": 1,
-        "posted": 2,
-        "rejected": 0,
-        "held": 2,
-        "pending": 0,
-        "reasons": {},
-    }
-    assert used.at_stripe("cus_acme") == 1
-    assert used.at_stripe("cus_acme", "bytes") == 10
-    metrics = said(capsys)
-    assert metrics["UsagePosted"] == (2, "Count")
-    assert "HoursBehind" not in metrics  # a signal costs money while it is sent, so none is sent that says nothing
-
-
-def test_the_report_is_json(used: World, secrets: Any) -> None:
-    """Lambda returns it, and the command line shows it."""
-    assert used.clock() < Clock.at
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    report = tick()
-    assert json.loads(json.dumps(report)) == report
-
-
-def test_a_tick_that_comes_twice_does_nothing_new(used: World, secrets: Any) -> None:
-    """I2, I4: EventBridge Scheduler may send one twice."""
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    tick()
-    calls = used.stripe.calls["POST /v1/billing/meter_events"]
-    again = tick()
-    assert (again["written"], again["closed"], again["posted"], again["pending"]) == ([], [], 0, 0)
-    assert used.stripe.calls["POST /v1/billing/meter_events"] == calls == 2
-
-
-def test_a_key_that_comes_later_posts_what_was_pending(used: World, secrets: Any) -> None:
-    """I4: the same process goes on when the secret has its value, five minutes after it had none."""
-    assert tick()["pending"] == 2
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    Clock.at += timedelta(minutes=5)
-    report = tick()
-    assert (report["posted"], report["closed"]) == (2, ["2026-11-22T05"])
-    assert used.at_stripe("cus_acme") == 1
-
-
-def test_a_rotated_key_is_read_afresh_when_stripe_does_not_take_the_old_one(used: World, secrets: Any) -> None:
-    """I4: a warm process remembers the key for five minutes; a refusal makes it look again."""
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    close_periods._parts()[4].check_key()
-    used.stripe.rotate_key("rk_test_rotated")
-    secrets.put_secret_value(SecretId=SECRET, SecretString="rk_test_rotated")
-    report = tick()
-    assert (report["posted"], report["pending"]) == (2, 0)
-    assert used.at_stripe("cus_acme") == 1
-
-
-def test_a_key_that_stripe_does_not_take_leaves_usage_pending(used: World, secrets: Any) -> None:
-    """I4: nothing is rejected for good because of a key."""
-    secrets.put_secret_value(SecretId=SECRET, SecretString="rk_test_k3yvalue_of_another_account")
-    report = tick()
-    assert (report["posted"], report["rejected"], report["pending"]) == (0, 0, 2)
-    assert used.in_ledger("customer#acme")["bytes"] == (10, "PENDING")
-
-
-@pytest.mark.parametrize("key", ["sk_test_local", "rk_test_k3yvalue_of_another_account"])
-def test_no_stripe_key_is_logged_or_returned(
-    used: World, secrets: Any, key: str, log: io.StringIO, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """I8: whether Stripe takes it or not."""
-    assert used.stripe.calls == {"POST /v1/billing/meters": 2}
-    secrets.put_secret_value(SecretId=SECRET, SecretString=key)
-    report = tick()
-    printed = capsys.readouterr().out + log.getvalue() + json.dumps(report)
-    assert "run finished" in printed
-    for secret in (key, "k3yvalue", "testing"):
-        assert secret not in printed
-
-
-def test_no_key_is_in_the_environment() -> None:
-    """I8: the environment names the secret; it does not hold it."""
-    assert os.environ["STRIPE_SECRET"] == SECRET
-    assert not [name for name, value in os.environ.items() if value.startswith(("sk_", "rk_"))]
-
-
-def test_a_run_without_time_leaves_everything_to_the_next_one(used: World, secrets: Any) -> None:
-    """I1: nothing is begun that could not be ended."""
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    report = close_periods.handler(event("scheduler_tick"), context(milliseconds=40_000))
-    assert (report["written"], report["posted"], report["behind"]) == ([], 0, 1)
-    assert tick()["posted"] == 2
-    assert used.at_stripe("cus_acme") == 1
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["COUNTERS_TABLE", "LEDGER_TABLE", "DEPLOYMENT", "LEDGER_EPOCH", "STRIPE_SECRET", "STRIPE_API_BASE"],
-)
-def test_a_missing_setting_of_close_periods_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deployment error is read off the log."""
-    monkeypatch.delenv(name)
-    with pytest.raises(SettingsError, match=f"^the environment must set {name}$"):
-        close_periods.handler(event("scheduler_tick"), context())
-
-
-@pytest.mark.parametrize("sent", [{}, None, [], {"source": "operator"}])
-def test_any_event_is_a_tick(sent: Any, used: World, secrets: Any) -> None:
-    """What is due depends on the clock alone; 'metering close' sends an empty object."""
-    secrets.put_secret_value(SecretId=SECRET, SecretString="sk_test_local")
-    assert close_periods.handler(sent, context())["posted"] == 2
-    assert used.at_stripe("cus_acme") == 1

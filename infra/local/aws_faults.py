@@ -1,4 +1,4 @@
-"""A proxy between boto3 and DynamoDB Local that does to requests what a network and a busy service do."""
+"""A proxy between boto3 and DynamoDB, or its emulator, that does to requests what networks and busy services do."""
 
 import re
 import socket

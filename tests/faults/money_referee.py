@@ -1,0 +1,675 @@
+"""The referee of the money side: plays a schedule, then lets calm return, and says where the money is wrong.
+
+What it promises, and checks with code that shares nothing with the closer but the tables' attributes:
+
+- **Converges**: when nothing fails any more, some hourly runs later nothing is asked for, nothing waits, and for every
+  customer, metric and hour the ledger's count is the straight count of the lines, its adjustments are those that were
+  made, and Stripe holds what the ledger says (of hours that Stripe still takes, from ``since`` on; nothing before it).
+- **Billed once**: what finalised invoices bill and what Stripe holds of the hours that none of them covers is together
+  exactly the straight count and the adjustments.
+- **Nobody waits for another**: after the first calm tick nothing is pending of any customer but the one whose account
+  still fails.
+- **Never more**: after no run does Stripe hold, or an invoice bill, more than was delivered until then, for customers
+  without a correction downwards. (One with such a correction may be over until the next run: that is not promised.)
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Final, Protocol, assert_never, cast
+from unittest.mock import patch
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.adjusting import adjust
+from infra.customers import Customers, Entry
+from infra.deployment import OperatorError
+from infra.local.stripe_webhook import Webhook
+from infra.posting import retry, turn_off, turn_on
+from metering import aws, pacing, posting, stripe_meters
+from metering.aws import Item, from_item
+from metering.carrying import Carrier
+from metering.changes import Changes
+from metering.claims import Claims
+from metering.closing import Closer
+from metering.counters import Counters
+from metering.ledger import BEGINNING, SHARDS, Customer, Holder, Holding, Ledger
+from metering.measuring import Amounts
+from metering.metrics import Count, Metric, Sum, declared
+from metering.pacing import Pace
+from metering.payloads import Batch, batch_of
+from metering.periods import Hour, due_before
+from metering.posting import Poster
+from metering.receiving import Receiver
+from metering.reconciling import Reconciler
+from metering.recording import Recorder
+from metering.set_aside import SetAside, Source
+from metering.stripe_invoices import StripeReader
+from metering.stripe_meters import SLOWEST_CALL, StripeUnavailableError
+from metering.subjects import source_of_customer
+from metering.switch import PostingSwitch, Switch, shares
+from metering.table import RowChangedError
+from metering.uniques import Uniques
+from metering.usage_row import FLIGHT_TIME, State
+from tests.faults.money_schedule import (
+    CALM,
+    METRICS,
+    START,
+    Adjust,
+    Close,
+    Connect,
+    Deliver,
+    Episode,
+    HandOver,
+    Mend,
+    Notify,
+    Post,
+    Reconcile,
+    Retry,
+    Run,
+    Schedule,
+    Task,
+    Turn,
+)
+from tests.faults.money_stage import LIFE_S, Death, InTurn, Process, Stage, World
+from tests.faults.money_stripe import DEPLOYMENT, StripeAccount
+from tests.faults.money_table import TableClient
+from tests.faults.processes import Bucket
+
+DECLARED: Final[tuple[Metric, ...]] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
+EPOCH: Final = "1"
+SECRET: Final = "whsec_local"
+ROUNDS: Final = 60
+"""So many hours after calm has returned everything must be right."""
+
+WEEK_S: Final = 6 * 86_400
+
+Cell = tuple[str, str, int]
+"""A customer, a metric, and an hour's number."""
+
+
+class Backing(Protocol):
+    """Two tables, in memory or in DynamoDB Local."""
+
+    client: Any
+    counters: str
+    ledger: str
+
+    def items(self, table: str) -> Iterable[Item]:
+        """Return every item of a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What functions and commands are made of; it stands for a `Deployment` where a command wants one."""
+
+    counters: Counters
+    claims: Claims
+    ledger: Ledger
+    changes: Changes
+    switch: PostingSwitch
+    uniques: Uniques
+
+    @classmethod
+    def of(cls, client: Any, counters_table: str, ledger_table: str) -> "Parts":
+        """Make the parts of a client and its tables' names."""
+        counters, claims = Counters(client, counters_table), Claims(client, counters_table)
+        ledger = Ledger(client, ledger_table)
+        return cls(
+            counters=counters,
+            claims=claims,
+            ledger=ledger,
+            changes=Changes(client, ledger_table, counters),
+            switch=PostingSwitch(client, ledger_table),
+            uniques=Uniques(claims, ledger),
+        )
+
+
+@dataclass
+class Game:
+    """One schedule under way."""
+
+    schedule: Schedule
+    make_backing: Callable[[World, Schedule], Backing]
+    make_poster: Callable[..., Poster] = Poster
+    make_closer: Callable[..., Closer] = Closer
+    wrong: list[str] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    trace: Callable[[str], object] = lambda _: None
+
+    def __post_init__(self) -> None:
+        """Set the stage."""
+        self.world = World(START.start)
+        self.stage = Stage(self.world, self.schedule.seed)
+        schedule = self.schedule
+        self.stripe = StripeAccount(self.stage, schedule.latest, schedule.summary_delay_s, bad=dict(schedule.bad))
+        self.backing = self.make_backing(self.world, schedule)
+        self.direct = Parts.of(self.backing.client, self.backing.counters, self.backing.ledger)
+        self.bucket = Bucket()
+        self.weather = CALM
+        self.begun: set[int] = set()
+        self.recorded: set[int] = set()
+        self.unfinished: list[Task] = []
+        self.doses: Counter[Cell] = Counter()
+
+    @property
+    def met(self) -> Counter[str]:
+        """How often which fault was met."""
+        return self.stripe.met + self.failures + Counter({"deaths": self.stage.deaths})
+
+    def play(self) -> None:
+        """Play it; where the result differs from what it should be, ``wrong`` has a sentence each."""
+        with ExitStack() as stack:
+            time = _StageTime(self.stage)
+            InTurn.chance = random.Random(self.schedule.seed)
+            stack.enter_context(patch.object(aws, "ThreadPoolExecutor", InTurn))
+            stack.enter_context(patch.object(posting, "ThreadPoolExecutor", InTurn))
+            stack.enter_context(patch.object(posting, "time", time))
+            stack.enter_context(patch.object(stripe_meters, "time", time))
+            stack.enter_context(patch.object(stripe_meters, "_client", self.stripe.client))
+            stack.enter_context(patch.object(stripe_meters, "_sessions", {}))
+            stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
+            self._set_up()
+            self.weather = self.schedule.weather
+            for episode in self.schedule.episodes:
+                self._play(episode)
+                self._judge_never_more()
+            self._settle()
+
+    # --- before -----------------------------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        """Make what an operator has made: meters, subscriptions, customers and keys, the switch, a table in use."""
+        schedule, direct = self.schedule, self.direct
+        for metric in METRICS:
+            self.stripe.meters.create_meter(metric)
+        client = self.stripe.client("sk_test_local", "")
+        product = client.v1.products.create({"name": "usage"}).id
+        prices = [
+            client.v1.prices.create(
+                {
+                    "product": product,
+                    "currency": "usd",
+                    "unit_amount": 1,
+                    "recurring": {"interval": schedule.interval, "usage_type": "metered", "meter": meter.id},
+                }
+            ).id
+            for meter in self.stripe.meters.meters().values()
+        ]
+        named = {*schedule.connected.values(), *(f"cus_{name}" for name in schedule.connected)} - {""}
+        named |= {one.task.stripe_customer for one in self._runs() if isinstance(one.task, Connect)}
+        for whom in sorted(named):
+            self.stripe.account.directory.add(whom, self.world.now)
+            client.v1.subscriptions.create(
+                {
+                    "customer": whom,
+                    "items": [{"price": price} for price in prices],
+                    "billing_cycle_anchor": int(schedule.anchor.start.timestamp()),
+                    "collection_method": "send_invoice",
+                    "days_until_due": 30,
+                }
+            )
+        for name, stripe_customer in schedule.connected.items():
+            direct.ledger.save_customer(Customer(name, name, stripe_customer), before=None)
+        for key, name in schedule.mapped.items():
+            direct.ledger.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
+        direct.ledger.advance_cursor(Hour(START.number - 3))
+        direct.ledger.save_invoices_seen(START.start)
+        if schedule.since is not None:
+            direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
+
+    def _runs(self) -> Iterator[Run]:
+        return (run for episode in self.schedule.episodes for run in episode.runs)
+
+    # --- a task each ------------------------------------------------------------------------------------------------
+
+    def _play(self, episode: Episode) -> None:
+        if episode.after > WEEK_S:
+            self._let_weeks_pass(episode.after)
+        else:
+            self.world.advance(episode.after)
+        self.stage.stalls = self.weather.stalls
+        self.stripe.fates = self.weather.stripe
+        self.stage.play([self._cast(run) for run in episode.runs])
+
+    def _let_weeks_pass(self, seconds: float) -> None:
+        """Let weeks pass in which nobody uses anything, and runs have nothing to do but to see invoices."""
+        weather, self.weather = self.weather, CALM
+        for _ in range(3):  # hours that may hold usage are closed as ever; only those after them are passed over
+            self.world.advance(3600)
+            self._calm_tick()
+        for _ in range(int(seconds // WEEK_S)):
+            self.world.advance(WEEK_S)
+            self.direct.ledger.advance_cursor(Hour(due_before(self.world.moment()).number - 1))
+            self._calm_tick()
+            self._calmly(Reconcile(1000))
+        self.weather = weather
+
+    def _cast(self, run: Run) -> tuple[Process, Callable[[], None]]:
+        process = Process(self.stage, run.skew, run.death)
+        return process, lambda: self._act(run.task, process)
+
+    def _act(self, task: Task, process: Process) -> None:
+        """Do a task as a process; what an operator could not finish is done again later."""
+        client = TableClient(self.backing.client, process, self.weather.table)
+        parts = Parts.of(client, self.backing.counters, self.backing.ledger)
+        commanded = isinstance(task, HandOver | Connect | Adjust | Turn | Retry | Deliver)
+        if commanded:
+            self.unfinished.append(task)
+        self.trace(f"{self.world.moment():%dT%H:%M:%S} begins {task} {process.skew.total_seconds():.0f} {process.death}")
+        try:
+            self._do(task, process, parts)
+        except (ClientError, BotoCoreError, RowChangedError, StripeUnavailableError, OperatorError) as error:
+            self.failures[f"{type(task).__name__} {type(error).__name__}"] += 1
+            self.trace(f"{self.world.moment():%dT%H:%M:%S} failed {task}: {error!r}")
+        except Exception as error:  # noqa: BLE001 - whatever else a function raises is a finding
+            self.wrong.append(f"{task} raised {type(error).__name__}: {error}")
+        else:
+            if commanded:
+                self.unfinished.remove(task)
+            self.trace(f"{self.world.moment():%dT%H:%M:%S} ended {task}")
+
+    def _do(self, task: Task, process: Process, parts: Parts) -> None:  # noqa: C901, PLR0912 - a task each
+        match task:
+            case Deliver():
+                self._deliver(task, process, parts)
+            case Close():
+                self._close(process, parts)
+            case Post():
+                self._post(task, process, parts)
+            case Reconcile():
+                self._reconcile(task, process, parts)
+            case HandOver():
+                entry = self._entry(task.customer, parts, keys=(task.key,), since=task.since)
+                Customers(parts.ledger, parts.counters).add(entry, now=process.clock())
+            case Connect():
+                entry = self._entry(task.customer, parts, stripe_customer=task.stripe_customer)
+                Customers(parts.ledger, parts.counters).add(entry, now=process.clock())
+            case Adjust():
+                self._adjust(task, process, parts)
+            case Turn():
+                deployment = cast("Any", parts)
+                if task.on:
+                    since, now = task.since, process.clock()
+                    turn_on(deployment, since, who="operator", now=now, progress=lambda items, _: items)
+                else:
+                    turn_off(deployment, who="operator", now=process.clock())
+            case Retry():
+                retry(cast("Any", parts), self.schedule.connected)
+            case Notify():
+                self._notify(task, parts)
+            case Mend():
+                self.stripe.bad.pop(task.stripe_customer, None)
+            case _:
+                assert_never(task)
+
+    def _entry(self, name: str, parts: Parts, **more: Any) -> Entry:
+        there = parts.ledger.customers([name]).get(name)
+        return Entry(name, name, **({"stripe_customer": there.stripe_customer if there else ""} | more))
+
+    def _deliver(self, task: Deliver, process: Process, parts: Parts) -> None:
+        self.begun.add(task.batch)
+        set_aside = SetAside(cast("Any", self.bucket), "bucket")
+        recorder = Recorder(DECLARED, declared(DECLARED), parts.counters, parts.claims, set_aside, process.clock)
+        recorded = recorder.record(self._batch(task.batch))
+        if recorded.set_aside or recorded.unbilled:
+            self.wrong.append(f"batch {task.batch} was not counted whole: {recorded}")
+        self.recorded.add(task.batch)
+
+    def _batch(self, number: int) -> Batch:
+        lines = [
+            json.dumps(
+                {
+                    "metering": "1",
+                    "request_id": f"{number}-{n}",
+                    "time": str(int(line.hour.start.timestamp() * 1000) + n),
+                    "key": line.key,
+                    "status": "200",
+                    "method": "GET",
+                    "resource": "/",
+                    "response_length": str(line.bytes),
+                    "response_latency": "5",
+                    "integration_latency": "-",
+                }
+            )
+            for n, line in enumerate(self.schedule.batches[number])
+        ]
+        return batch_of([f"{number}-{n}" for n in range(len(lines))], lines, Source.ACCESS_LOG, "group stream")
+
+    def _close(self, process: Process, parts: Parts) -> None:
+        """Do what the handler of ``close_periods`` does."""
+        deadline = process.clock() + timedelta(seconds=LIFE_S * 0.8)
+        closer = self.make_closer(
+            parts.counters, parts.uniques, parts.ledger, parts.changes, clock=process.clock, deadline=deadline
+        )
+        closed = closer.close_due()
+        first = parts.switch.read().first
+        waiting = parts.ledger.pending(first, range(SHARDS)) if first else {}
+        unsettled = closed.pending.union(*waiting.values()) if first else set()
+        closer.settle(closed, unsettled=unsettled)
+
+    def _post(self, task: Post, process: Process, parts: Parts) -> None:
+        """Do what the handler of ``post_usage`` does."""
+        first = parts.switch.read().first
+        if first is None:
+            return
+        now, holder = process.clock(), f"worker-{id(process)}"
+        wanted = shares(task.shares)[task.share]
+        until = now + timedelta(seconds=LIFE_S)
+        shards = parts.switch.lease(wanted, holder, now=now, until=until) if task.leased else wanted
+        if not shards:
+            return
+        poster = self.make_poster(
+            parts.ledger,
+            parts.counters,
+            self.stripe.meters,
+            epoch=EPOCH,
+            clock=process.clock,
+            deadline=until - timedelta(seconds=SLOWEST_CALL + 5),
+            pace=Pace(self.schedule.rate * len(shards) / SHARDS, now=lambda: self.world.now, sleep=self.stage.sleep),
+            streamed_from=self.schedule.streamed_from,
+        )
+        try:
+            poster.post_pending(first, shards)
+        finally:
+            if task.leased:
+                parts.switch.release(shards, holder)
+
+    def _reconcile(self, task: Reconcile, process: Process, parts: Parts) -> None:
+        """Do what the handler of ``reconcile_usage`` does."""
+        first = parts.switch.read().first
+        if first is None:
+            return
+        start, time = process.clock(), timedelta(seconds=LIFE_S - 30)
+        reader = StripeReader(self.stripe.meters, task.calls)
+        Carrier(parts.ledger, parts.changes, reader, first, process.clock, start + time / 2).run()
+        Reconciler(parts.ledger, reader, first, process.clock, start + time).run()
+
+    def _adjust(self, task: Adjust, process: Process, parts: Parts) -> None:
+        reason = f"number {task.number}"
+        try:
+            adjust(
+                cast("Any", parts),
+                task.customer,
+                task.metric,
+                task.hour,
+                reason=reason,
+                who="operator",
+                now=process.clock(),
+                by=task.amount,
+            )
+        except OperatorError:
+            # A first attempt that died may have been made; or another transaction was at work, and it was not.
+            if not any(change.reason == reason for change in self.direct.changes.of(task.customer, task.hour)):
+                raise
+
+    def _notify(self, task: Notify, parts: Parts) -> None:
+        for notification in self.stripe.account.reports.report(self.world.now):
+            body = json.dumps(notification)
+            receiver = Receiver(parts.ledger, self.stripe.meters, lambda: SECRET)
+            if not task.lost:
+                receiver.receive(body.encode(), Webhook("", SECRET).sign(body))
+
+    # --- after ------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Let calm return, and judge."""
+        self.weather = CALM
+        self.world.advance(FLIGHT_TIME.total_seconds() + 120)
+        self.stripe.bad = {whom: how for whom, how in self.stripe.bad.items() if whom == self.schedule.failing}
+        self.stripe.account.customers = self.stripe.account.directory.customers
+        self._finish()
+        self._to_next_hour()
+        self._calm_tick()
+        self._judge_nobody_waits()
+        self.stripe.bad = {}
+        found: list[str] = []
+        for number in range(ROUNDS):
+            self._to_next_hour()
+            self._dose(number)
+            self._calmly(Retry())
+            self._calm_tick()
+            self._calmly(Reconcile(1000))
+            self._calm_tick()
+            self._judge_never_more()
+            found = [*self._under_way(), *self._judge()]
+            if not found:
+                return
+        self.wrong += [f"not right after {ROUNDS} calm hours: {sentence}" for sentence in found]
+
+    def _finish(self) -> None:
+        """Do again what operators and CloudWatch Logs could not finish."""
+        for number in range(len(self.schedule.batches)):
+            if number not in self.recorded:
+                self._calmly(Deliver(number))
+        asked, self.unfinished = self.unfinished, []
+        for task in asked:
+            if not isinstance(task, Deliver):
+                self._calmly(task)
+        done = {change.reason for name in self.schedule.connected for change in self._changes(name)}
+        for task in self.schedule.adjustments():
+            if f"number {task.number}" not in done:
+                self._calmly(task)
+        for name, whom in self.schedule.connected.items():
+            if not whom and not self.direct.ledger.customers([name])[name].stripe_customer:
+                self._calmly(Connect(name, f"cus_{name}"))
+        if self.direct.switch.read().first is None:
+            self._calmly(Turn(on=True))
+
+    def _changes(self, name: str) -> Iterator[Any]:
+        return (change for _, change in self.direct.changes.between(name, Hour(0), Hour(10**6)))
+
+    def _calmly(self, task: Task) -> None:
+        self._play(Episode(0.0, (Run(task, death=Death()),)))
+
+    def _calm_tick(self) -> None:
+        weather, self.weather = self.weather, CALM
+        self._calmly(Close())
+        self.world.advance(60)  # the index shows what was written
+        self._calmly(Post(0, 1, leased=False))
+        self.weather = weather
+
+    def _to_next_hour(self) -> None:
+        """Move to a quarter past the next hour."""
+        self.world.advance(3600 - self.world.now % 3600 + 900)
+
+    def _dose(self, number: int) -> None:
+        """Let every customer use something, so that what is less than nothing has something to be taken from."""
+        hour = Hour.containing(self.world.moment())
+        for name in self.schedule.connected:
+            amounts = Amounts(sums={"requests": 1000, "bytes": 10**13})
+            self.direct.counters.count(hour, source_of_customer(name), amounts, number.to_bytes(12))
+            for metric, amount in amounts.sums.items():
+                self.doses[name, metric, hour.number] += amount
+
+    # --- the judgement ----------------------------------------------------------------------------------------------
+
+    def _holder(self, holders: dict[str, list[tuple[int, str]]], key: str, hour: int) -> str:
+        held = [name for since, name in holders.get(key, []) if since <= hour]
+        return held[-1] if held else ""
+
+    def _holders(self) -> dict[str, list[tuple[int, str]]]:
+        """Return who holds each key since which hour, as operators have said."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for item in self.backing.items(self.backing.ledger):
+            if item["sk"]["S"] == "holders":
+                values = from_item(item)
+                found[values["pk"].removeprefix("key#")] = [
+                    (Hour.parse(one["since"]).number, one["customer"]) for one in values["holders"]
+                ]
+        return found
+
+    def _straight(self, batches: Iterable[int]) -> Counter[Cell]:
+        """Return what each customer used of each metric in each hour: every line once, added up."""
+        used, holders = self.doses.copy(), self._holders()
+        for number in batches:
+            for line in self.schedule.batches[number]:
+                name = self._holder(holders, line.key, line.hour.number)
+                if name:
+                    used[name, "requests", line.hour.number] += 1
+                    used[name, "bytes", line.hour.number] += line.bytes
+        return used
+
+    def _adjusted(self) -> Counter[Cell]:
+        adjusted: Counter[Cell] = Counter()
+        for one in self.schedule.adjustments():
+            adjusted[one.customer, one.metric, one.hour.number] += one.amount
+        return adjusted
+
+    def _under_way(self) -> list[str]:
+        """Say what is still asked for."""
+        return [
+            f"a mark {item['pk']['S']} {item['sk']['S']} is left"
+            for item in self.backing.items(self.backing.counters)
+            if item["pk"]["S"].startswith(("late#", "check#"))
+        ]
+
+    def _judge_nobody_waits(self) -> None:
+        first, due = self.direct.switch.read().first, due_before(self.world.moment())
+        for cell, total in self._ledger().items():
+            owner = self.direct.ledger.customers([cell[0]])[cell[0]]
+            fails = self.schedule.failing in self._owned(cell[0]) or owner.stripe_customer in self.stripe.bad
+            if total["state"] == State.PENDING and first and first.number <= cell[2] < due.number and not fails:
+                self.wrong.append(f"I6: {_named(cell)} waits after a calm tick: {total}")
+
+    def _judge_never_more(self) -> None:
+        """Compare what Stripe holds with what was delivered until now, of customers without a correction downwards."""
+        corrected = {one.customer for one in self.schedule.adjustments() if one.amount < 0} | self._losers()
+        most = self._straight(self.begun | self.recorded) + +self._adjusted()
+        carried = {
+            (name, change.metric, hour.number)
+            for name in self.schedule.connected
+            for hour, change in self.direct.changes.between(name, Hour(0), Hour(10**6))
+            if change.carry
+        }
+        for (name, metric, hour), held in self._at_stripe().items():
+            cell = (name, metric, hour)
+            if name not in corrected and cell not in carried and held > most[cell]:
+                self.wrong.append(f"I4: Stripe holds {held} of {_named(cell)}, and {most[cell]} were delivered")
+        delivered: Counter[tuple[str, str]] = Counter()
+        for (name, metric, _), amount in most.items():
+            delivered[name, metric] += amount
+        for (name, metric), billed in self._billed(Hour.containing(self.world.moment()).number + 2).items():
+            if name not in corrected and billed > delivered[name, metric]:
+                self.wrong.append(f"I4: {name} is billed {billed} {metric}, and {delivered[name, metric]} were delivered")
+
+    def _losers(self) -> set[str]:
+        holders = dict(self.schedule.mapped)
+        losers = set()
+        for one in self.schedule.hand_overs():
+            losers |= {holders[one.key]} if one.key in holders else set()
+            holders[one.key] = one.customer
+        return losers
+
+    def _judge(self) -> list[str]:
+        """Say what is wrong now, of the hours that are due."""
+        due = due_before(self.world.moment()).number
+        since = Hour.parse(self.direct.switch.read().since).number
+        used = {cell: n for cell, n in self._straight(self.recorded).items() if cell[2] < due}
+        adjusted = {cell: n for cell, n in self._adjusted().items() if cell[2] < due}
+        ledger, stripe = self._ledger(), self._at_stripe()
+        carried: Counter[Cell] = Counter()
+        for name in self.schedule.connected:
+            for hour, change in self.direct.changes.between(name, Hour(0), Hour(10**6)):
+                if change.carry:
+                    carried[name, change.metric, hour.number] += change.amount
+        wrong = []
+        for cell in sorted({*used, *adjusted, *carried, *ledger, *stripe}):
+            if cell[2] >= due:
+                continue
+            total = ledger.get(cell, {})
+            wanted = (used.get(cell, 0), adjusted.get(cell, 0), carried[cell])
+            there = tuple(total.get(name, 0) for name in ("counted", "adjusted", "carried"))
+            if there != wanted:
+                wrong.append(f"I5: the ledger has {there} of {_named(cell)}, and counted and changed were {wanted}")
+            quantity, held = max(0, sum(there)), stripe.get(cell, 0)
+            if cell[2] < since:
+                if held:
+                    wrong.append(f"Stripe holds {held} of {_named(cell)}, before posting began")
+                continue
+            if quantity != held and not Hour(cell[2]).is_past_stripe(self.world.moment()):
+                wrong.append(f"I4: Stripe holds {held} of {_named(cell)}, and the ledger {quantity}: {total}")
+            if total and total["state"] != State.POSTED:
+                wrong.append(f"I4: {_named(cell)} is not posted: {total}")
+        return wrong + self._judge_billed(used, adjusted, since, due)
+
+    def _judge_billed(self, used: dict[Cell, int], adjusted: dict[Cell, int], since: int, due: int) -> list[str]:
+        wanted: Counter[tuple[str, str]] = Counter()
+        for (name, metric, hour), amount in [*used.items(), *adjusted.items()]:
+            if since <= hour < due:
+                wanted[name, metric] += amount
+        billed = self._billed(due)
+        return [
+            f"I4: {name} is billed for {billed[name, metric]} {metric}, and used {wanted[name, metric]}"
+            for name, metric in sorted({*wanted, *billed})
+            if billed[name, metric] != wanted[name, metric]
+        ]
+
+    def _billed(self, due: int) -> Counter[tuple[str, str]]:
+        """Return what is billed: by finalised invoices, and by what Stripe holds of all other hours that are due."""
+        billed: Counter[tuple[str, str]] = Counter()
+        covered: set[tuple[str, int]] = set()
+        meters = {meter.id: meter.event_name.removeprefix(f"{DEPLOYMENT}_") for meter in self._meters()}
+        owners = self._owners()
+        for invoice in self.stripe.account.billing.invoices.values():
+            if invoice.finalized_at is None:
+                continue
+            whom = str(invoice.customer["id"])
+            prices = {part.price.id: meters[part.price.recurring.meter or ""] for part in invoice.parts}
+            for part in invoice.parts:
+                covered |= {(whom, hour) for hour in range(part.start // 3600, part.end // 3600)}
+            for line in invoice.lines:
+                metric = prices[line["pricing"]["price_details"]["price"]]
+                if whom in owners:
+                    billed[owners[whom], metric] += int(line["quantity"])
+        for (whom, metric, hour), held in self.stripe.totals().items():
+            if whom in owners and (whom, hour) not in covered and hour < due:
+                billed[owners[whom], metric] += held
+        return billed
+
+    def _meters(self) -> Iterable[Any]:
+        return self.stripe.account.meters.values()
+
+    def _owners(self) -> dict[str, str]:
+        """Return the customer of each Stripe customer."""
+        return {
+            item["pk"]["S"].removeprefix("stripe#"): item["customer"]["S"]
+            for item in self.backing.items(self.backing.ledger)
+            if item["sk"]["S"] == "owner"
+        }
+
+    def _owned(self, name: str) -> set[str]:
+        return {whom for whom, owner in self._owners().items() if owner == name}
+
+    def _at_stripe(self) -> Counter[Cell]:
+        """Return what Stripe holds, by customer."""
+        owners, found = self._owners(), Counter[Cell]()
+        for (whom, metric, hour), held in self.stripe.totals().items():
+            found[owners.get(whom, whom), metric, hour] += held
+        return found
+
+    def _ledger(self) -> dict[Cell, dict[str, Any]]:
+        found = {}
+        for item in self.backing.items(self.backing.ledger):
+            kind, _, name = item["pk"]["S"].partition("#")
+            if kind == "customer" and item["sk"]["S"].startswith("usage#"):
+                hour = Hour.parse(item["sk"]["S"].removeprefix("usage#")).number
+                for metric, total in from_item(item)["totals"].items():
+                    found[name, metric, hour] = total
+        return found
+
+
+class _StageTime:
+    """Stands for the module `time`: the stage's time passes."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.sleep = stage.sleep
+        self.monotonic = lambda: stage.world.now
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell[0]}'s {cell[1]} in {Hour(cell[2])}"

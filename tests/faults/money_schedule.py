@@ -1,0 +1,376 @@
+"""Schedules of the money side: what runs when, at once with what, and what fails, all drawn from a seed."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, Literal
+
+from infra.local.stripe_faults import Fault
+from metering.periods import CLOCK_SKEW, Hour
+from tests.faults.money_stage import Death
+from tests.faults.money_stripe import Behaviour, Trouble
+from tests.faults.money_table import Fate
+
+START: Final = Hour.parse("2026-11-22T05")
+METRICS: Final = ("requests", "bytes")
+MOST_WORKERS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A log line: a request of a key in an hour, with so many bytes in its answer."""
+
+    hour: Hour
+    key: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """A batch is delivered to ``record_usage``."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A tick: ``close_periods`` runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker posts its share of the shards; without ``leased`` it does so although another one may hold them."""
+
+    share: int
+    shares: int
+    leased: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """``reconcile_usage`` runs, with so many calls."""
+
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """An operator gives a key to a customer from an hour on (None: from the beginning)."""
+
+    key: str
+    customer: str
+    since: Hour | None
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """An operator gives a customer a Stripe customer, its first one or another."""
+
+    customer: str
+    stripe_customer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """An operator adds to what is billed of a metric in an hour, or takes away; ``number`` tells alike ones apart."""
+
+    number: int
+    customer: str
+    metric: str
+    hour: Hour
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An operator turns posting on, with an hour, or off."""
+
+    on: bool
+    since: Hour | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An operator has everything posted again that was rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Stripe reports what it could not use; the notification may be ``lost``."""
+
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """A customer's account works again."""
+
+    stripe_customer: str
+
+
+Task = Deliver | Close | Post | Reconcile | HandOver | Connect | Adjust | Turn | Retry | Notify | Mend
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A task as a process does it: by a clock that is off, perhaps to its death."""
+
+    task: Task
+    skew: timedelta = timedelta()
+    death: Death = Death()
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What happens at once, ``after`` so many seconds since the episode before has ended."""
+
+    after: float
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How likely each fate of a call is, and that a process pauses at a step."""
+
+    name: str
+    stripe: Mapping[Fault | Trouble, float]
+    table: Mapping[Fate, float]
+    stalls: float = 0.0
+
+
+CALM: Final = Weather("calm", {}, {})
+_NET: Final = {
+    Fault.ERROR_BEFORE: 0.06,
+    Fault.ERROR_AFTER: 0.06,
+    Fault.TIMEOUT_BEFORE: 0.04,
+    Fault.TIMEOUT_AFTER: 0.06,
+    Fault.RESET_BEFORE: 0.03,
+    Fault.RESET_AFTER: 0.05,
+    Fault.LANDS_LATE: 0.08,
+}
+_LIMITS: Final = {Fault.RATE_LIMITED: 0.1, Fault.RATE_LIMITED_RETRY: 0.1, Trouble.SLOWED: 0.1, Trouble.BUSY: 0.1}
+_TABLE: Final = {
+    Fate.LOST: 0.002,
+    Fate.UNANSWERED: 0.008,
+    Fate.REPLAYED: 0.03,
+    Fate.BELATED: 0.03,
+    Fate.CONFLICT: 0.02,
+}
+WEATHERS: Final = (
+    (3, CALM),
+    (3, Weather("slow", {}, {}, stalls=0.02)),
+    (4, Weather("net", _NET, {}, stalls=0.005)),
+    (2, Weather("limits", _LIMITS, {})),
+    (2, Weather("table", {}, _TABLE, stalls=0.005)),
+    (2, Weather("late", {Fault.LANDS_LATE: 0.35}, {})),
+    (2, Weather("late and refused", {Fault.LANDS_LATE: 0.2, Trouble.REFUSED: 0.15}, {})),
+    (3, Weather("everything", {**_NET, Trouble.REFUSED: 0.05, Trouble.BUSY: 0.03}, _TABLE, stalls=0.01)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is drawn from a seed.
+
+    ``mapped`` says who holds each key at first, ``connected`` each customer's Stripe customer, ``bad`` which Stripe
+    customers behave how until they are mended; ``failing`` is one that fails until everything else has been judged.
+    """
+
+    seed: int
+    mapped: Mapping[str, str]
+    connected: Mapping[str, str]
+    bad: Mapping[str, Behaviour]
+    failing: str
+    batches: tuple[tuple[Line, ...], ...]
+    episodes: tuple[Episode, ...]
+    weather: Weather
+    latest: Literal["arrival", "timestamp"]
+    streamed_from: Hour | None
+    since: Hour | None
+    """From when on usage is posted; None: posting is off at first."""
+
+    rate: float
+    lag_s: float
+    summary_delay_s: float
+    interval: Literal["day", "month"]
+    anchor: Hour
+    """When the first invoice's period ends."""
+
+    old: bool
+    """Whether weeks pass after the first episodes, so that their hours become too old for Stripe."""
+
+    def adjustments(self) -> list[Adjust]:
+        """Return every adjustment."""
+        return [run.task for one in self.episodes for run in one.runs if isinstance(run.task, Adjust)]
+
+    def hand_overs(self) -> list[HandOver]:
+        """Return every hand-over, in order."""
+        return [run.task for one in self.episodes for run in one.runs if isinstance(run.task, HandOver)]
+
+
+CUSTOMERS: Final = ("ann", "bob", "cyd")
+
+
+def draw(seed: int) -> Schedule:
+    """Draw a schedule; the same one for the same seed."""
+    chance = random.Random(seed)
+    names = CUSTOMERS[: chance.choice((1, 2, 2, 3))]
+    mapped = {f"key-{name}": name for name in names}
+    if chance.random() < 0.3:
+        mapped["key-two"] = names[0]
+    keys = [*mapped, *(["key-loose"] if chance.random() < 0.3 else [])]
+    connected = {name: f"cus_{name}" if chance.random() < 0.9 else "" for name in names}
+    bad = {
+        f"cus_{name}": chance.choice((*Behaviour, Behaviour.UNKNOWN, Behaviour.REFUSED))
+        for name in names
+        if chance.random() < 0.15
+    }
+    failing = f"cus_{names[0]}" if len(names) > 1 and chance.random() < 0.25 else ""
+    if failing:
+        bad[failing] = chance.choice((Behaviour.SILENT, Behaviour.BUSY, Behaviour.REFUSED))
+    shadow = chance.random() < 0.15
+    since = None if shadow else Hour(START.number + chance.choice((0, 0, 0, 1)))
+    old = chance.random() < 0.08
+    batches, episodes = _episodes(chance, names, keys, mapped, connected, bad, failing, shadow=shadow, old=old)
+    weights, weathers = zip(*WEATHERS, strict=True)
+    return Schedule(
+        seed=seed,
+        mapped=mapped,
+        connected=connected,
+        bad=bad,
+        failing=failing,
+        batches=tuple(batches),
+        episodes=tuple(episodes),
+        weather=chance.choices(weathers, weights)[0],
+        latest=chance.choice(("arrival", "timestamp")),
+        streamed_from=Hour(START.number + chance.randint(-1, 3)) if chance.random() < 0.25 else None,
+        since=since,
+        rate=chance.choice((1000.0, 1000.0, 2.0)),
+        lag_s=chance.choice((0.0, 1.0, 30.0)),
+        summary_delay_s=chance.choice((0.0, 60.0, 1800.0)),
+        interval="month" if old else chance.choice(("day", "month")),
+        anchor=Hour(START.number + chance.randint(1, 12)),
+        old=old,
+    )
+
+
+def _episodes(  # noqa: PLR0913 - what they are drawn from
+    chance: random.Random,
+    names: tuple[str, ...],
+    keys: list[str],
+    mapped: Mapping[str, str],
+    connected: Mapping[str, str],
+    bad: Mapping[str, Behaviour],
+    failing: str,
+    *,
+    shadow: bool,
+    old: bool,
+) -> tuple[list[tuple[Line, ...]], list[Episode]]:
+    batches: list[tuple[Line, ...]] = []
+    episodes: list[Episode] = []
+    at = 0.0  # seconds since START
+    holders = dict(mapped)
+    operators: list[Task] = _operators(chance, names, connected, bad, failing, shadow=shadow)
+    jump_at = chance.randint(2, 4) if old else -1
+    for number in range(chance.randint(4, 8)):
+        if number == jump_at:
+            after = 36 * 86_400.0
+        elif not number:
+            after = float(chance.randint(1, 7000))
+        else:
+            after = chance.choice((1.0, 60.0, 300.0, 300.0, 1500.0, 3600.0, 7200.0) + ((90_000.0,) if not old else ()))
+        at += after
+        current = START.number + int(at // 3600)
+        hours = [Hour(current), Hour(current - 1), Hour(current - chance.randint(0, 6)), START]
+        if chance.random() < 0.1:
+            hours.append(Hour(START.number - 2))  # before anything is billed
+        tasks: list[Task] = []
+        for _ in range(chance.choice((0, 1, 1, 2))):
+            wanted = [hour for hour in hours if hour.number <= current]
+            lines = [
+                Line(chance.choice(wanted), chance.choice(keys), chance.choice((0, 1, 1000, 10**12)))
+                for _ in range(chance.randint(1, 4))
+            ]
+            batches.append(tuple(lines))
+            tasks.append(Deliver(len(batches) - 1))
+        if chance.random() < 0.85:
+            tasks += [Close()] * chance.choice((1, 1, 1, 2, 3))
+        tasks += _posts(chance)
+        if chance.random() < 0.35:
+            tasks += [Reconcile(chance.choice((5, 30, 1000)))] * chance.choice((1, 1, 2))
+        if operators and chance.random() < 0.7:
+            tasks.append(operators.pop(0))
+        if chance.random() < 0.12:
+            key, taker = chance.choice(keys), chance.choice(names)
+            since = None if key not in holders else Hour(current - chance.randint(0, 2))
+            if holders.get(key) != taker and not any(isinstance(one, HandOver) for one in tasks):
+                tasks.append(HandOver(key, taker, since))
+                holders[key] = taker
+        if chance.random() < 0.2:
+            hour = Hour(min(chance.choice(hours).number, current - 1))
+            metric = chance.choice(METRICS)
+            amount = chance.choice((7, 100, -1, -5) if metric == "requests" else (7, 10**9, -1, -(10**6)))
+            tasks.append(Adjust(len(episodes), chance.choice(names), metric, hour, amount))
+        if chance.random() < 0.1:
+            tasks.append(Retry())
+        if bad and chance.random() < 0.4:
+            tasks.append(Notify(lost=chance.random() < 0.5))
+        chance.shuffle(tasks)
+        episodes += _grouped(chance, tasks, after)
+    return batches, episodes
+
+
+def _posts(chance: random.Random) -> list[Task]:
+    """Return no worker, one, or some at once."""
+    kind = chance.random()
+    if kind < 0.1:
+        return []
+    if kind < 0.6:
+        return [Post(0, 1, leased=True)]
+    if kind < 0.8:
+        return [Post(0, 2, leased=True), Post(1, 2, leased=True)]
+    return [Post(0, 1, leased=False)] * chance.choice((2, 3))
+
+
+def _operators(  # noqa: PLR0913 - what they are drawn from
+    chance: random.Random,
+    names: tuple[str, ...],
+    connected: Mapping[str, str],
+    bad: Mapping[str, Behaviour],
+    failing: str,
+    *,
+    shadow: bool,
+) -> list[Task]:
+    """Return what operators do, in an order by chance, but for what depends on another."""
+    tasks: list[Task] = [Mend(whom) for whom in bad if whom != failing]
+    tasks += [Connect(name, f"cus_{name}") for name in names if not connected[name]]
+    tasks += [Connect(name, f"cus_{name}2") for name in names if connected[name] and chance.random() < 0.08]
+    chance.shuffle(tasks)
+    if shadow:
+        tasks.insert(chance.randint(0, len(tasks)), Turn(on=True, since=Hour(START.number + chance.randint(0, 1))))
+    elif chance.random() < 0.1:
+        tasks += [Turn(on=False), Turn(on=True)]
+    return tasks
+
+
+def _grouped(chance: random.Random, tasks: list[Task], after: float) -> list[Episode]:
+    """Play tasks at once, or one after the other."""
+    runs = [Run(task, CLOCK_SKEW * (chance.random() - 0.5) * 0.99, _death(chance, task)) for task in tasks]
+    if not runs:
+        return [Episode(after, ())]
+    if chance.random() < 0.4:
+        return [Episode(after, tuple(runs))]
+    episodes = []
+    while runs:
+        size = chance.choice((1, 1, 2, 3))
+        episodes.append(Episode(after, tuple(runs[:size])))
+        runs, after = runs[size:], chance.choice((0.0, 1.0, 30.0))
+    return episodes
+
+
+def _death(chance: random.Random, task: Task) -> Death:
+    likely = 0.25 if isinstance(task, Close | Post | Reconcile) else 0.1
+    if isinstance(task, Notify | Mend) or chance.random() >= likely:
+        return Death()
+    return Death(chance.choice((1, 2, 3, 4, 5, 6, 8, 11, 16, 24)), accepted=chance.random() < 0.5)

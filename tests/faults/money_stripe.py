@@ -1,0 +1,202 @@
+"""The local Stripe without HTTP: the SDK hands its requests to the same `Api`, through a transport that fails as told."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import stripe
+
+from infra.local.stripe_account import Account
+from infra.local.stripe_api import Answer, Api, Call, lock_timeout, refuse
+from infra.local.stripe_faults import METER_EVENT_STREAM, METER_EVENTS, Fault
+from infra.local.stripe_meter import Latest
+from infra.local.stripe_params import StripeError, decode_form
+from infra.local.stripe_routes import route_of
+from metering.stripe_meters import SLOWEST_CALL, StripeMeters
+from tests.faults.money_stage import Stage
+
+API_KEY: Final = "sk_test_local"
+DEPLOYMENT: Final = "Metering"
+
+LANDS_WITHIN_S: Final = 540
+"""A call that is held up lands at most so long after it was sent. With a life of 300 s and clocks that differ by two
+minutes, that is within the FLIGHT_TIME that the code allows for."""
+
+
+class Trouble(Enum):
+    """What becomes of a call, beside the faults of the local Stripe."""
+
+    BUSY = "429, another call is at work for this customer and meter"
+    REFUSED = "400: Stripe says no"
+    SLOWED = "429 with Retry-After"
+
+
+Fates = Mapping[Fault | Trouble, float]
+
+
+class Behaviour(Enum):
+    """How an account behaves for one Stripe customer until it is mended."""
+
+    SILENT = "500 to every call that posts"
+    BUSY = "429 for this customer alone to every call that posts"
+    REFUSED = "400 to every call that posts"
+    UNKNOWN = "posts are accepted, and reported later: there is no such customer"
+
+
+@dataclass
+class StripeAccount:
+    """An account, with the stage's time. ``fates`` says how likely each fate of a call is, ``bad`` who behaves how."""
+
+    stage: Stage
+    latest: Latest
+    summary_delay_s: float
+    fates: Fates = field(default_factory=dict)
+    bad: dict[str, Behaviour] = field(default_factory=dict)
+    met: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Open the account."""
+        self.account = Account(self.latest, self.summary_delay_s)
+        # The events of a customer that is unknown for a while are accepted and counted for nobody. Its subscription
+        # runs on meanwhile, which is why the account's own directory keeps it.
+        self.account.customers = _Known(self.account.directory.customers, self.bad)
+        now: Callable[[], float] = lambda: self.stage.world.now  # noqa: E731
+        self.api = Api(
+            self.account, keys=frozenset({API_KEY}), restricted_keys={}, events_per_second=10**6, now=now, ticks=now
+        )
+        self.meters = StripeMeters(lambda _: API_KEY, DEPLOYMENT, "https://stripe.invalid")
+
+    def client(self, token: str, _base: str) -> stripe.StripeClient:
+        """Make a client of the SDK; it stands for the one of `metering.stripe_meters`."""
+        return stripe.StripeClient(token, max_network_retries=2, http_client=_Transport(self))
+
+    def totals(self) -> dict[tuple[str, str, int], int]:
+        """Return what Stripe holds, by Stripe customer, metric and hour's number."""
+        held = self.account.hour_totals().items()
+        prefix = f"{DEPLOYMENT}_"
+        return {(whom, name.removeprefix(prefix), at // 3600): int(value) for (whom, name, at), value in held}
+
+    def perform(self, call: Call) -> Answer:
+        """Meet a call's fate; raise APIConnectionError where no answer comes."""
+        self.stage.step()
+        process = self.stage.current
+        if process is None:
+            return self.api.perform(call)
+        if call.method == "GET":
+            return self._suffer(call)
+        answer: Answer = process.write(lambda: self._suffer(call))
+        return answer
+
+    def _suffer(self, call: Call) -> Answer:  # noqa: PLR0911  a fate each
+        fate = self._draw(call)
+        if fate is not None:
+            self.met[fate.name] += 1
+        match fate:
+            case Trouble.BUSY:
+                return refuse(lock_timeout())
+            case Trouble.REFUSED:
+                return refuse(StripeError("This customer cannot be billed now."))
+            case Trouble.SLOWED:
+                answer = self.api.perform(call, Fault.RATE_LIMITED)
+                return Answer(answer.status, answer.body, {**answer.headers, "Retry-After": "7"})
+            case Fault.TIMEOUT_BEFORE | Fault.RESET_BEFORE:
+                return self._no_answer(SLOWEST_CALL if fate is Fault.TIMEOUT_BEFORE else 0)
+            case Fault.TIMEOUT_AFTER | Fault.RESET_AFTER:
+                self.api.perform(call)
+                return self._no_answer(SLOWEST_CALL if fate is Fault.TIMEOUT_AFTER else 0)
+            case Fault.LANDS_LATE:
+                late = self.stage.chance.random() * LANDS_WITHIN_S
+                self.stage.world.later(late, lambda: self.api.perform(call))
+                return self._no_answer(SLOWEST_CALL)
+            case _:
+                return self.api.perform(call, fate)
+
+    def _no_answer(self, seconds: float) -> Answer:
+        self.stage.sleep(seconds)
+        raise stripe.APIConnectionError("Unexpected error communicating with Stripe.", should_retry=True)
+
+    def _draw(self, call: Call) -> Fault | Trouble | None:
+        posts = call.route in (METER_EVENTS, METER_EVENT_STREAM)
+        if posts and (found := self._of_customer(call)):
+            return found
+        drawn = self.stage.chance.random() * (1 if posts else 3)  # a third as often where nothing is posted
+        for fate, rate in self.fates.items():
+            drawn -= rate
+            if drawn < 0:
+                return fate if posts or fate not in (Trouble.REFUSED, Trouble.BUSY) else None
+        return None
+
+    def _of_customer(self, call: Call) -> Fault | Trouble | None:
+        behaviours = {self.bad[whom] for whom in _customers(call) if whom in self.bad}
+        if Behaviour.REFUSED in behaviours:
+            return Trouble.REFUSED
+        if call.route == METER_EVENT_STREAM:  # which is taken whole: a customer's own trouble does not show
+            return None
+        if Behaviour.SILENT in behaviours:
+            return Fault.ERROR_BEFORE
+        return Trouble.BUSY if Behaviour.BUSY in behaviours else None
+
+
+class _Known(Mapping[str, Any]):
+    """The customers that are not unknown for now."""
+
+    def __init__(self, everybody: Mapping[str, Any], bad: Mapping[str, Behaviour]) -> None:
+        self._everybody, self._bad = everybody, bad
+
+    def __getitem__(self, whom: str) -> Any:
+        if self._bad.get(whom) is Behaviour.UNKNOWN:
+            raise KeyError(whom)
+        return self._everybody[whom]
+
+    def __iter__(self) -> Iterator[str]:
+        return (whom for whom in self._everybody if self._bad.get(whom) is not Behaviour.UNKNOWN)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Transport(stripe.HTTPClient):
+    """Hands the SDK's requests over."""
+
+    name = "in process"
+
+    def __init__(self, account: StripeAccount) -> None:
+        super().__init__()
+        self._account = account
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        post_data: Any = None,
+        **_: Any,
+    ) -> tuple[str, int, Mapping[str, str]]:
+        """Answer a request."""
+        address, verb, body = urlsplit(url), method.upper(), post_data or ""
+        route, found = route_of(verb, address.path)
+        if verb == "POST" and address.path.startswith("/v2/"):
+            params = json.loads(body or "{}")
+        else:
+            params = decode_form(body if verb == "POST" else address.query)
+        answer = self._account.perform(Call(route, verb, address.path, found, params, body, headers or {}))
+        return answer.body.decode(), answer.status, answer.headers
+
+    def _sleep_time_seconds(self, *_: Any, **__: Any) -> float:
+        """Let the stage's time pass instead."""
+        self._account.stage.sleep(random.Random(0).random())
+        return 0.0
+
+    def close(self) -> None:
+        """Keep nothing open."""
+
+
+def _customers(call: Call) -> list[str]:
+    """Return the Stripe customers that a call posts for."""
+    events = call.params.get("events", []) if call.route == METER_EVENT_STREAM else [call.params]
+    return [str(event["payload"]["stripe_customer_id"]) for event in events]

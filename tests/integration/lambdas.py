@@ -1,0 +1,215 @@
+"""Lambda around a handler: what it tells a function, the function's clock, what it says, and what its role allows."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self, cast
+
+import pytest
+from aws_lambda_powertools import Metrics
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+import close_periods
+import post_usage
+import receive_events
+import reconcile_usage
+from metering import aws as clients
+from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
+from tests.infra.resources import grants
+from tests.integration.world import World
+
+EVENTS = Path(__file__).parent.parent / "events"
+SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
+POST_USAGE = "Metering-PostUsage"
+
+
+@dataclass
+class Context:
+    """What Lambda tells a function of itself."""
+
+    milliseconds: int
+    function_name: str = "Metering-Function"
+    function_version: str = "$LATEST"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:Metering-Function"
+    aws_request_id: str = "52fdfc07-2182-454f-963f-5f0f9a621d72"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return how long the function may still run."""
+        return self.milliseconds
+
+
+def context(milliseconds: int = 240_000) -> LambdaContext:
+    """Return what Lambda hands to a function that may run this long."""
+    return cast("LambdaContext", Context(milliseconds))
+
+
+class Clock(datetime):
+    """The clock that the handlers ask."""
+
+    at: ClassVar[datetime]
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        """Return the moment that the test has set."""
+        return cls.fromtimestamp(cls.at.timestamp(), tz)
+
+
+def event(name: str) -> dict[str, Any]:
+    """Return one of the events as AWS sends them."""
+    return dict(json.loads((EVENTS / f"{name}.json").read_text()))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the metrics that were printed, each with its unit."""
+    found: dict[str, Any] = {}
+    for line in capsys.readouterr().out.splitlines():
+        printed = json.loads(line)
+        (told,) = printed["_aws"]["CloudWatchMetrics"]
+        assert (told["Namespace"], told["Dimensions"], printed["service"]) == ("Metering", [["service"]], "Metering")
+        for metric in told["Metrics"]:
+            (value,) = printed[metric["Name"]]
+            found[metric["Name"]] = (value, metric["Unit"])
+    return found
+
+
+def told_to_eventbridge() -> list[list[dict[str, Any]]]:
+    """Return what this process will tell EventBridge from now on: the details of each call's events.
+
+    moto could route them to a queue only with a package more.
+    """
+    calls: list[list[dict[str, Any]]] = []
+
+    def take(params: Any, **_: Any) -> tuple[Any, dict[str, Any]]:
+        entries = json.loads(params["body"])["Entries"]
+        assert {(one["Source"], one["DetailType"]) for one in entries} == {("metering", "Usage rejected")}
+        assert {one.get("EventBusName", "default") for one in entries} == {"default"}
+        calls.append([json.loads(one["Detail"]) for one in entries])
+        return SimpleNamespace(status_code=200), {"FailedEntryCount": 0, "Entries": []}
+
+    clients.events().meta.events.register("before-call.events.PutEvents", take)
+    return calls
+
+
+def forget() -> None:
+    """Forget what the billing functions' processes keep between two events, as new ones would."""
+    for cached in (
+        post_usage._parts,
+        reconcile_usage._parts,
+        receive_events._receiver,
+        clients.dynamodb,
+        clients.events,
+        clients.functions,
+        clients.secrets,
+    ):
+        cached.cache_clear()
+
+
+@dataclass
+class Functions:
+    """The billing functions in processes that have just begun, each under its own role. ``log`` is what they logged."""
+
+    world: World
+    template: Mapping[str, Any]
+    log: io.StringIO
+
+    def close(self, sent: Any = None, *, milliseconds: int = 240_000) -> dict[str, Any]:
+        """Let a tick reach close_periods."""
+        with self._acting_as("ClosePeriods"):
+            sent = event("scheduler_tick") if sent is None else sent
+            return dict(close_periods.handler(sent, context(milliseconds)))
+
+    def post(self, *shards: int, milliseconds: int = 240_000) -> dict[str, Any]:
+        """Let a worker begin that has these shards, or all."""
+        with self._acting_as("PostUsage"):
+            sent = {"shards": list(shards)} if shards else {}
+            return dict(post_usage.handler(sent, context(milliseconds)))
+
+    def reconcile(self, *, milliseconds: int = 240_000) -> dict[str, Any]:
+        """Let the hourly tick reach reconcile_usage."""
+        with self._acting_as("ReconcileUsage"):
+            return dict(reconcile_usage.handler(event("scheduler_tick"), context(milliseconds)))
+
+    def receive(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """Let a request reach receive_events by its address."""
+        with self._acting_as("ReceiveEvents"):
+            return dict(receive_events.handler(sent, context()))
+
+    @contextmanager
+    def _acting_as(self, name: str) -> Iterator[None]:
+        """Hold each call to DynamoDB against the role that the template gives a function.
+
+        The emulator cannot: it never fills in which partition keys a call names.
+        """
+        allowed = grants(dict(self.template), f"Billing{name}Role")
+
+        def check(params: Mapping[str, Any], model: Any, **_: Any) -> None:
+            for action, resource, pk in _needs(model.name, params):
+                assert any(
+                    (f"dynamodb:{action}", resource) == granted[:2]
+                    and (not granted[2] or any(fnmatchcase(pk, pattern) for pattern in granted[2]))
+                    for granted in allowed
+                ), f"{name} may not {action} {pk} of {resource}"
+
+        calls = clients.dynamodb().meta.events
+        calls.register("before-parameter-build.dynamodb", check)
+        try:
+            yield
+        finally:
+            calls.unregister("before-parameter-build.dynamodb", check)
+
+
+_TABLES = {"counters": "Counters", "ledger": "Ledger"}
+
+
+def _needs(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what a call to DynamoDB needs: actions, each with its resource and the partition key that it names."""
+    match operation:
+        case "TransactWriteItems":
+            actions = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem"}
+            for one in params["TransactItems"]:
+                ((kind, inner),) = one.items()
+                yield from _needs(actions.get(kind, "ConditionCheckItem"), inner)
+        case "BatchGetItem":
+            for table, asked in params["RequestItems"].items():
+                for key in asked["Keys"]:
+                    yield operation, _TABLES[table], key["pk"]["S"]
+        case "Query":
+            index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
+            yield operation, _TABLES[params["TableName"]] + index, params["ExpressionAttributeValues"][":pk"]["S"]
+        case "DescribeTable":
+            yield operation, _TABLES[params["TableName"]], ""
+        case _:
+            key = params.get("Item") or params["Key"]
+            yield operation, _TABLES[params["TableName"]], key["pk"]["S"]
+
+
+@contextmanager
+def begin(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
+    """Begin the billing functions' processes, with their settings and their clock."""
+    stripe = {"deployment": "Metering", "stripe_secret": SECRET, "stripe_api_base": world.stripe.url}
+    for settings in (
+        ClosePeriodsSettings("counters", "ledger", POST_USAGE),
+        PostUsageSettings("counters", "ledger", ledger_epoch="1", stripe_rate="1000", **stripe),
+        ReconcileUsageSettings("counters", "ledger", stripe_calls="1000", **stripe),
+        ReceiveEventsSettings("ledger", **stripe),
+    ):
+        for name, value in settings.environment().items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Clock, "at", world.now, raising=False)
+    for module in (close_periods, post_usage, reconcile_usage):
+        monkeypatch.setattr(module, "datetime", Clock)
+    for module in (close_periods, post_usage, reconcile_usage, receive_events):
+        monkeypatch.setattr(module, "signals", Metrics())
+    written = io.StringIO()
+    handler = close_periods.logger.registered_handler  # one for all: it belongs to the service's name
+    monkeypatch.setattr(handler, "stream", written)
+    forget()
+    yield Functions(world, template, written)
+    forget()

@@ -1,0 +1,81 @@
+"""The operator's commands on a world: arguments in; stdout, stderr and an exit code out."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import boto3
+import pytest
+
+import post_usage
+from infra import cli
+from infra.deployment import Deployment
+from metering.closing import Closed
+from tests.integration.world import World
+
+WHO = "arn:aws:sts::123456789012:user/moto"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a user sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on stdout."""
+        return json.loads(self.out)
+
+
+@dataclass
+class Operator:
+    """Whoever acts on a world, by commands whose functions run in it."""
+
+    world: World
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __post_init__(self) -> None:
+        """Connect Stripe, and let commands find the world."""
+        secrets: Any = boto3.client("secretsmanager")
+        secrets.create_secret(Name="stripe-secret", SecretString="sk_test_local")
+        self.monkeypatch.setattr(Deployment, "find", lambda *_, **__: self.deployment)
+        self.monkeypatch.setattr("infra.commands.posting.now", self.world.clock)
+
+    @property
+    def deployment(self) -> Deployment:
+        """The world as the command line reaches it."""
+        outputs = {
+            "CountersTable": "counters",
+            "LedgerTable": "ledger",
+            "StripeSecret": "stripe-secret",
+            "StripeApiBase": self.world.stripe.url,
+            "Deployment": "Metering",
+            "Metrics": "requests,bytes",
+            "ClosePeriodsFunction": "close-periods",
+            "PostUsageFunction": "post-usage",
+        }
+        found = Deployment(lambda name, **_: boto3.client(name), outputs)
+        object.__setattr__(found, "invoke", self._invoke)
+        return found
+
+    def _invoke(self, function: str, _event: Mapping[str, Any]) -> dict[str, Any]:
+        if function == "PostUsageFunction":
+            return post_usage.report(self.world.post(), leased=[])
+        closed: Closed = self.world.close()
+        return {name: value for name, value in asdict(closed).items() if isinstance(value, int)}
+
+    def run(self, *arguments: str) -> Said:
+        """Run a command line."""
+        self.monkeypatch.setattr(sys, "argv", ["metering", *arguments])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = self.capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return Said(int(ended.value.code or 0), said.out, said.err)

@@ -1,0 +1,209 @@
+"""Adjustments by an operator: beside what was counted, with who and why, made once, and billed once."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from infra.adjusting import adjust
+from infra.deployment import OperatorError
+from infra.local.stripe_server import LocalStripe
+from metering.periods import Hour
+from tests.integration.billing import FINALISED, Billing, due
+from tests.integration.operator_commands import WHO, Operator
+from tests.integration.world import HOUR, World
+
+pytestmark = pytest.mark.usefixtures("few_partitions")
+ADJUST = ("adjust", "acme", "requests", str(HOUR))
+
+
+@pytest.fixture
+def stripe() -> Iterator[LocalStripe]:
+    """The local Stripe, at the beginning of the world's hour."""
+    with LocalStripe(api_keys=["sk_test_local"], now=HOUR.start.timestamp) as server:
+        yield server
+
+
+@pytest.fixture
+def billing(world: World) -> Billing:
+    """Acme with 5 requests in the world's hour, which is posted."""
+    made = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    made.subscribe()
+    made.use(5)
+    made.at(due(HOUR))
+    world.run()
+    return made
+
+
+@pytest.fixture
+def operator(billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """Whoever adjusts."""
+    return Operator(billing.world, monkeypatch, capsys)
+
+
+def total(billing: Billing, hour: Hour = HOUR) -> tuple[int, int, int]:
+    """Return what is counted, adjusted and billed."""
+    found = billing.row(hour).totals["requests"]
+    return found.counted, found.adjusted, found.quantity
+
+
+@pytest.mark.parametrize(("how", "after"), [(("--to", "2"), 2), (("--by", "-3"), 2), (("--by", "10"), 15)])
+def test_an_hour_is_adjusted_to_or_by_a_number(
+    billing: Billing, operator: Operator, how: tuple[str, ...], after: int
+) -> None:
+    """I5: what was counted stays as it is; Stripe ends at the sum."""
+    said = operator.run(*ADJUST, *how, "--reason", "a test by our own staff")
+    assert said.code == 0
+    assert f"5 -> {after} ({after - 5:+})" in said.out
+    billing.world.run()
+    assert total(billing) == (5, after - 5, after)
+    assert billing.world.at_stripe("cus_acme") == after
+
+
+def test_the_ledger_says_who_and_why(billing: Billing, operator: Operator) -> None:
+    """I5: the caller's ARN, the reason, and when."""
+    document = operator.run(*ADJUST, "--to", "2", "--reason", "agreed by phone", "--json").document
+    assert document == {
+        "customer": "acme",
+        "metric": "requests",
+        "hour": str(HOUR),
+        "before": 5,
+        "after": 2,
+        "amount": -3,
+        "reason": "agreed by phone",
+        "who": WHO,
+        "made": True,
+    }
+    [change] = billing.world.changes.of("acme", HOUR)
+    assert (change.amount, change.reason, change.who) == (-3, "agreed by phone", WHO)
+    assert change.at == int(billing.world.now.timestamp())
+
+
+def test_a_dry_run_changes_nothing(billing: Billing, operator: Operator) -> None:
+    """It says what would be done."""
+    assert "5 -> 2 (-3): this would be done" in operator.run(*ADJUST, "--to", "2", "--reason", "x", "--dry-run").out
+    assert billing.world.changes.of("acme", HOUR) == []
+    assert billing.world.counters.late_marks() == []
+
+
+def test_the_same_adjustment_is_made_once(billing: Billing, operator: Operator) -> None:
+    """I4: a command that is run again after a lost answer."""
+    assert operator.run(*ADJUST, "--by", "3", "--reason", "x").code == 0
+    again = operator.run(*ADJUST, "--by", "3", "--reason", "x")
+    assert again.code == 1
+    assert "was adjusted in this way and for this reason already" in again.err
+    assert operator.run(*ADJUST, "--to", "8", "--reason", "x").out.endswith("nothing to change\n")
+    assert operator.run(*ADJUST, "--by", "3", "--reason", "x, a second time").code == 0
+    billing.world.run()
+    assert total(billing) == (5, 6, 11)
+
+
+def test_two_adjustments_before_the_next_tick_add_up(billing: Billing, operator: Operator) -> None:
+    """I5: the second one sees the first."""
+    operator.run(*ADJUST, "--to", "8", "--reason", "x")
+    assert "8 -> 10 (+2)" in operator.run(*ADJUST, "--to", "10", "--reason", "y").out
+    billing.world.run()
+    assert total(billing) == (5, 5, 10)
+
+
+def test_a_late_record_leaves_an_adjustment(billing: Billing, operator: Operator) -> None:
+    """I5: it changes what is counted alone."""
+    operator.run(*ADJUST, "--to", "8", "--reason", "x")
+    billing.use(2)
+    billing.world.run()
+    assert total(billing) == (7, 3, 10)
+    assert billing.world.at_stripe("cus_acme") == 10
+
+
+def test_an_adjustment_bound_to_a_count_is_void_once_another_is_counted(billing: Billing, operator: Operator) -> None:
+    """I5: it was made against 5; it is valid again if 5 are counted again."""
+    common: Any = {"reason": "recount", "who": WHO, "now": billing.world.now}
+    adjust(operator.deployment, "acme", "requests", HOUR, to=9, if_counted=5, **common)
+    billing.world.run()
+    assert total(billing) == (5, 4, 9)
+    billing.use(2)
+    billing.world.run()
+    assert total(billing) == (7, 0, 7)
+    assert billing.world.at_stripe("cus_acme") == 7
+    assert adjust(operator.deployment, "acme", "requests", HOUR, to=7, **common).amount == 0
+
+
+def test_an_hour_whose_counters_are_gone_is_adjusted(billing: Billing, operator: Operator) -> None:
+    """I5: what the row counted stays, and the rest is carried, since Stripe takes no more."""
+    billing.jump(HOUR.end + timedelta(days=63))
+    for item in billing.world.counters.client.scan(TableName="counters")["Items"]:
+        if item["pk"]["S"].startswith("hour#"):
+            key: Any = {"pk": item["pk"], "sk": item["sk"]}
+            billing.world.counters.client.delete_item(TableName="counters", Key=key)
+    assert "5 -> 7 (+2)" in operator.run(*ADJUST, "--to", "7", "--reason", "x").out
+    billing.settle(rounds=12)
+    now = Hour.containing(billing.world.now)
+    billing.at(due(now))
+    billing.settle()
+    assert total(billing)[0] == 5
+    assert (billing.row(HOUR).totals["requests"].quantity, billing.row(now).totals["requests"].quantity) == (5, 2)
+
+
+def test_an_hour_of_which_nothing_was_counted_is_adjusted(billing: Billing, operator: Operator) -> None:
+    """I5: it gets a row."""
+    hour = HOUR.next()
+    billing.at(due(hour))
+    billing.world.run()
+    operator.run("adjust", "acme", "requests", str(hour), "--by", "4", "--reason", "x")
+    billing.world.run()
+    assert total(billing, hour) == (0, 4, 4)
+    assert billing.world.at_stripe("cus_acme", hour=hour) == 4
+
+
+def test_more_than_was_used_is_taken_from_what_is_used_later(billing: Billing, operator: Operator) -> None:
+    """I4: Stripe is never told less than nothing."""
+    operator.run(*ADJUST, "--by", "-7", "--reason", "x")
+    billing.settle()
+    assert billing.world.at_stripe("cus_acme") == 0
+    now = Hour.containing(billing.world.now)
+    billing.use(6, now)
+    billing.at(due(now))
+    billing.settle()
+    assert billing.world.at_stripe("cus_acme", hour=now) == 4
+
+
+def test_after_the_invoice_the_adjustment_is_carried(billing: Billing, operator: Operator) -> None:
+    """I4: once, into the current hour."""
+    billing.jump(FINALISED)
+    billing.settle()
+    operator.run(*ADJUST, "--to", "9", "--reason", "x")
+    billing.settle()
+    billing.at(due(Hour.containing(FINALISED)))
+    billing.settle()
+    assert (billing.invoiced(), billing.still_open()) == ([5], 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("adjust", "nobody", "requests", str(HOUR), "--to", "1"), "there is no customer 'nobody'"),
+        (("adjust", "acme", "calls", str(HOUR), "--to", "1"), "there is no metric 'calls'"),
+        (("adjust", "acme", "requests", "2026-11-22T06", "--to", "1"), "is not over yet"),
+        ((*ADJUST, "--to", "-1"), "between 0 and 10^12"),
+        ((*ADJUST, "--by", str(10**12 + 1)), "between 0 and 10^12"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    billing: Billing, operator: Operator, arguments: tuple[str, ...], words: str
+) -> None:
+    """And nothing is written."""
+    said = operator.run(*arguments, "--reason", "x")
+    assert (said.code, said.out) == (1, "")
+    assert words in said.err
+    assert billing.world.changes.of("acme", HOUR) == []
+
+
+def test_an_adjustment_needs_a_reason_and_one_number(operator: Operator) -> None:
+    """The customer may ask for it."""
+    common: Any = {"who": WHO, "now": operator.world.now}
+    with pytest.raises(OperatorError, match="needs a reason"):
+        adjust(operator.deployment, "acme", "requests", HOUR, to=1, reason=" ", **common)
+    for numbers in ((), ("--to", "1", "--by", "1")):
+        assert operator.run(*ADJUST, *numbers, "--reason", "x").code == 2

@@ -1,0 +1,732 @@
+"""The functions that close, post and reconcile, as AWS calls them: answers, signals, logs, and under their roles."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+import stripe as stripe_sdk
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+import close_periods
+from infra.local.stripe_server import LocalStripe
+from metering import aws as clients
+from metering import stripe_meters
+from metering.ledger import SHARDS, shard_of
+from metering.measuring import Amounts
+from metering.periods import Hour, due_before
+from metering.settings import SettingsError
+from metering.subjects import customer
+from metering.switch import Switch
+from tests.integration.billing import FINALISED, Billing, due
+from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
+from tests.integration.world import HOUR, World
+
+KEY = "sk_test_local"
+EVERY_SHARD = list(range(SHARDS))
+NO_KEY = "the secret holds no Stripe key: run 'metering stripe connect'"
+POST = "POST /v1/billing/meter_events"
+
+
+@pytest.fixture
+def stripe(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStripe]:
+    """The local Stripe, which has the functions' clock."""
+    monkeypatch.setattr(Clock, "at", HOUR.start, raising=False)
+    with LocalStripe(api_keys=[KEY], now=_now) as server:
+        yield server
+
+
+def _now() -> float:
+    return Clock.at.timestamp()
+
+
+@pytest.fixture
+def functions(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
+    """The functions' processes, which have just begun."""
+    with begin(world, template, monkeypatch) as begun:
+        yield begun
+
+
+@pytest.fixture
+def started(functions: Functions) -> list[tuple[str, str, list[int]]]:
+    """The workers that were started: the function, how it was invoked, and its shards. Lambda is not in moto."""
+    del functions
+    found: list[tuple[str, str, list[int]]] = []
+
+    def take(params: Any, **_: Any) -> tuple[Any, dict[str, Any]]:
+        kind = params["headers"]["X-Amz-Invocation-Type"]
+        found.append((params["url_path"].split("/")[3], kind, json.loads(params["body"])["shards"]))
+        return SimpleNamespace(status_code=202), {"StatusCode": 202}
+
+    clients.functions().meta.events.register("before-call.lambda.Invoke", take)
+    return found
+
+
+@pytest.fixture
+def secrets(aws: None) -> Any:
+    """Secrets Manager, with the deployment's secret, which holds no value yet."""
+    del aws
+    found: Any = boto3.client("secretsmanager")
+    found.create_secret(Name=SECRET)
+    return found
+
+
+@pytest.fixture
+def connected(secrets: Any) -> None:
+    """A key that Stripe takes, in the secret."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString=json.dumps({"api_key": KEY}))
+
+
+@pytest.fixture
+def used(world: World, started: list[Any]) -> World:
+    """One customer's key, another one's without a Stripe customer, and a key of nobody: one request each."""
+    del started
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.customer("globex", "key2")
+    world.record(world.line(), world.line(key="key2"), world.line(key="key3"))
+    Clock.at = HOUR.end + timedelta(minutes=10)
+    return world
+
+
+def rejectable(world: World, *names: str) -> None:
+    """Make customers who used more than Stripe can take of one metric."""
+    for n, name in enumerate(names):
+        world.customer(name, f"big{n}", stripe_customer=f"cus_{name}")
+        world.counters.count(HOUR, f"big{n}", Amounts({"requests": 10**20}), b"123456789012")
+    Clock.at = HOUR.end + timedelta(minutes=10)
+
+
+def turn(world: World, *, on: bool) -> None:
+    """Turn posting on or off."""
+    world.switch.turn(msgspec.structs.replace(world.switch.read(), on=on))
+
+
+# --- close_periods ---------------------------------------------------------------------------------------------------
+
+
+def test_a_tick_closes_and_starts_a_worker(
+    functions: Functions, used: World, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: it posts nothing itself; the hour is settled when the worker has posted."""
+    assert functions.close() == {
+        "written": ["2026-11-22T05"],
+        "closed": [],
+        "closed_again": 0,
+        "behind": 1,
+        "unmapped": 1,
+        "posting": True,
+        "workers": 1,
+    }
+    assert started == [(POST_USAGE, "Event", EVERY_SHARD)]
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+    assert used.stripe.calls[POST] == 0
+    assert said(capsys) == {"HoursBehind": (1, "Count"), "UsageUnmapped": (1, "Count")}
+
+
+@pytest.mark.usefixtures("connected")
+def test_an_hour_is_closed_at_the_first_tick_after_its_worker(
+    functions: Functions, used: World, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: and no worker is started for nothing."""
+    functions.close()
+    assert functions.post()["posted"] == 2
+    said(capsys)
+    Clock.at += timedelta(minutes=5)
+    report = functions.close()
+    assert (report["closed"], report["behind"], report["workers"]) == (["2026-11-22T05"], 0, 0)
+    assert len(started) == 1
+    assert used.at_stripe("cus_acme") == 1
+    assert said(capsys) == {}  # a signal costs money while it is sent, so none is sent that says nothing
+
+
+@pytest.mark.parametrize(
+    ("rows", "workers"), [(0, 1), (1, 1), (10_000, 1), (10_001, 2), (20_001, 4), (80_001, 16), (10**9, 16)]
+)
+def test_a_backlog_gets_the_workers_that_it_needs(rows: int, workers: int) -> None:
+    """As many as the shards can be dealt out to evenly, and never more than shards."""
+    assert close_periods.workers_for(rows) == workers
+
+
+def test_several_workers_share_the_shards(
+    functions: Functions, world: World, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: each shard has one worker, so that no customer is posted by two and none by nobody."""
+    monkeypatch.setattr(close_periods, "ROWS_PER_WORKER", 2)
+    for n in range(7):
+        world.customer(f"customer{n}", f"key{n}", stripe_customer=f"cus_{n}")
+    world.record(*(world.line(key=f"key{n}") for n in range(7)))
+    Clock.at = HOUR.end + timedelta(minutes=10)
+    functions.close()
+    Clock.at += timedelta(minutes=5)
+    started.clear()
+    assert functions.close()["workers"] == 4
+    assert [len(shards) for _, _, shards in started] == [4, 4, 4, 4]
+    assert sorted(shard for _, _, shards in started for shard in shards) == EVERY_SHARD
+
+
+def test_no_worker_is_started_for_nothing(functions: Functions, world: World, started: list[Any]) -> None:
+    """An idle deployment costs next to nothing."""
+    Clock.at = HOUR.end + timedelta(minutes=10)
+    report = functions.close()
+    assert (report["closed"], report["workers"], started) == (["2026-11-22T05"], 0, [])
+    assert world.ledger.cursor() == HOUR.next()
+
+
+def test_whoever_posts_by_itself_asks_for_no_worker(functions: Functions, used: World, started: list[Any]) -> None:
+    """As 'metering close' does."""
+    report = functions.close({"post": False})
+    assert (report["written"], report["workers"], started) == (["2026-11-22T05"], 0, [])
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+
+
+@pytest.mark.parametrize("sent", [{}, {"source": "operator"}, {"post": True}])
+def test_any_other_event_is_a_tick(functions: Functions, used: World, started: list[Any], sent: Any) -> None:
+    """What is due depends on the clock alone."""
+    assert used.clock() < Clock.at
+    assert functions.close(sent)["workers"] == 1
+    assert len(started) == 1
+
+
+@pytest.mark.usefixtures("connected")
+def test_nothing_is_posted_while_posting_is_off(
+    functions: Functions, used: World, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: hours are closed all the same, nothing is behind, and what waits is posted once it is turned on."""
+    turn(used, on=False)
+    report = functions.close()
+    assert (report["posting"], report["workers"], report["closed"], report["behind"]) == (
+        False, 0, ["2026-11-22T05"], 0
+    )  # fmt: skip
+    assert functions.post() == {
+        "posted": 0,
+        "rejected": 0,
+        "held": 0,
+        "pending": 0,
+        "reasons": {},
+        "leased": [],
+        "posting": False,
+    }
+    assert (started, used.stripe.calls[POST]) == ([], 0)
+    assert said(capsys) == {"UsageUnmapped": (1, "Count")}
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+    turn(used, on=True)
+    Clock.at += timedelta(minutes=5)
+    assert functions.close()["workers"] == 1
+    functions.post()
+    assert used.at_stripe("cus_acme") == 1
+
+
+def test_a_deployment_that_was_never_turned_on_bills_nothing(
+    functions: Functions, used: World, started: list[Any]
+) -> None:
+    """The ledger fills, for the operator to look at."""
+    boto3.client("dynamodb").delete_item(TableName="ledger", Key={"pk": {"S": "posting"}, "sk": {"S": "switch"}})
+    assert used.switch.read() == Switch()
+    report = functions.close()
+    assert (report["posting"], report["closed"], started) == (False, ["2026-11-22T05"], [])
+    assert functions.post()["posting"] is False
+
+
+def test_usage_from_before_posting_began_is_left(functions: Functions, used: World) -> None:
+    """Only the hours that the operator chose are billed."""
+    used.switch.turn(msgspec.structs.replace(used.switch.read(), since=str(HOUR.next())))
+    functions.close()
+    assert functions.post()["pending"] == 0
+    Clock.at += timedelta(minutes=5)
+    assert functions.close()["closed"] == ["2026-11-22T05"]
+    assert used.stripe.calls[POST] == 0
+
+
+@pytest.mark.usefixtures("started")
+def test_a_worker_that_cannot_be_started_fails_the_run_after_its_signals(
+    functions: Functions, used: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: the alarm on errors tells; what is closed stays closed, and the next tick starts the worker."""
+
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "TooManyRequestsException", "Message": "Rate exceeded"}}, "Invoke")
+
+    calls = clients.functions().meta.events
+    calls.register_first("before-call.lambda.Invoke", refuse)
+    with pytest.raises(ClientError, match="Rate exceeded"):
+        functions.close()
+    assert said(capsys)["HoursBehind"] == (1, "Count")
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+    calls.unregister("before-call.lambda.Invoke", refuse)
+    Clock.at += timedelta(minutes=5)
+    assert functions.close()["workers"] == 1
+
+
+@pytest.mark.usefixtures("used")
+def test_a_closing_run_without_time_leaves_everything_to_the_next_one(functions: Functions) -> None:
+    """I1: nothing is begun that could not be ended."""
+    report = functions.close(milliseconds=0)
+    assert (report["written"], report["behind"], report["workers"]) == ([], 1, 0)
+    assert functions.close()["written"] == ["2026-11-22T05"]
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_late_record_is_closed_again_and_posted(functions: Functions, used: World) -> None:
+    """I3, I4: under the deployed roles."""
+    functions.close()
+    functions.post()
+    used.now = Clock.at
+    used.record(used.line())
+    Clock.at += timedelta(minutes=5)
+    report = functions.close()
+    assert (report["closed_again"], report["workers"]) == (1, 1)
+    assert functions.post()["posted"] == 2
+    assert used.at_stripe("cus_acme") == 2
+
+
+@pytest.mark.usefixtures("used", "connected")
+def test_every_report_is_json(functions: Functions) -> None:
+    """Lambda returns it, and the command line shows it."""
+    for report in (functions.close(), functions.post(), functions.reconcile()):
+        assert json.loads(json.dumps(report)) == report
+
+
+# --- post_usage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_worker_posts_what_is_pending(functions: Functions, used: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """I4: with the key from the secret; who has no Stripe customer is held."""
+    functions.close({"post": False})
+    said(capsys)
+    assert functions.post() == {
+        "posted": 2,
+        "rejected": 0,
+        "held": 2,
+        "pending": 0,
+        "reasons": {},
+        "leased": [],
+        "posting": True,
+    }
+    assert used.at_stripe("cus_acme") == 1
+    assert used.at_stripe("cus_acme", "bytes") == 10
+    assert used.in_ledger("customer#globex")["requests"] == (1, "HELD")
+    assert said(capsys) == {"UsagePosted": (2, "Count")}
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_tick_and_a_worker_that_come_twice_do_nothing_new(functions: Functions, used: World) -> None:
+    """I2, I4: Scheduler may send a tick twice, Lambda may invoke a function twice for one event."""
+    functions.close()
+    functions.post()
+    again = functions.post()
+    assert (again["posted"], again["pending"], again["held"]) == (0, 0, 0)
+    assert functions.close()["written"] == []
+    assert used.stripe.calls[POST] == 2
+
+
+@pytest.mark.usefixtures("secrets")
+def test_usage_stays_pending_while_the_secret_holds_no_key(
+    functions: Functions, used: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: it is in the ledger, the reason says what to do, and the hour is not closed."""
+    functions.close()
+    said(capsys)
+    report = functions.post()
+    assert (report["posted"], report["pending"], report["reasons"]) == (0, 2, {NO_KEY: 2})
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+    assert used.stripe.calls[POST] == 0
+    assert said(capsys) == {"UsagePending": (2, "Count")}
+    Clock.at += timedelta(minutes=5)
+    assert functions.close()["behind"] == 1
+
+
+def test_a_secret_that_does_not_exist_is_like_an_empty_one(functions: Functions, used: World) -> None:
+    """I4: somebody deleted it."""
+    functions.close()
+    assert functions.post()["reasons"] == {NO_KEY: 2}
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+
+
+@pytest.mark.parametrize("text", [KEY, json.dumps({"api_key": KEY, "webhook_secret": "whsec_a"})])
+def test_a_key_that_comes_later_posts_what_was_pending(
+    functions: Functions, used: World, secrets: Any, text: str
+) -> None:
+    """I4: the same process goes on when the secret has its value, also one that was put by hand."""
+    functions.close()
+    assert functions.post()["pending"] == 2
+    secrets.put_secret_value(SecretId=SECRET, SecretString=text)
+    Clock.at += timedelta(minutes=5)
+    assert functions.post()["posted"] == 2
+    assert used.at_stripe("cus_acme") == 1
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_rotated_key_is_read_afresh_when_stripe_does_not_take_the_old_one(
+    functions: Functions, used: World, secrets: Any
+) -> None:
+    """I4: a warm process remembers the key for five minutes; a refusal makes it look again."""
+    functions.close()
+    functions.post()
+    used.now = Clock.at
+    used.record(used.line())
+    used.stripe.rotate_key("rk_test_rotated")
+    secrets.put_secret_value(SecretId=SECRET, SecretString=json.dumps({"api_key": "rk_test_rotated"}))
+    functions.close()
+    report = functions.post()
+    assert (report["posted"], report["pending"]) == (2, 0)
+    assert used.at_stripe("cus_acme") == 2
+
+
+def test_a_key_that_stripe_does_not_take_leaves_usage_pending(functions: Functions, used: World, secrets: Any) -> None:
+    """I4: nothing is rejected for good because of a key."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString="rk_test_k3yvalue_of_another_account")
+    functions.close()
+    report = functions.post()
+    assert (report["posted"], report["rejected"], report["pending"]) == (0, 0, 2)
+    assert used.in_ledger("customer#acme")["bytes"] == (10, "PENDING")
+
+
+@pytest.mark.parametrize("key", [KEY, "rk_test_k3yvalue_of_another_account"])
+def test_no_stripe_key_is_logged_or_returned(
+    functions: Functions, used: World, secrets: Any, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I8: whether Stripe takes it or not."""
+    assert used.stripe.calls[POST] == 0
+    values = json.dumps({"api_key": key, "webhook_secret": "whsec_k3yvalue"})
+    secrets.put_secret_value(SecretId=SECRET, SecretString=values)
+    reports = [functions.close(), functions.post(), functions.reconcile()]
+    printed = capsys.readouterr().out + functions.log.getvalue() + json.dumps(reports)
+    assert printed.count("run finished") == 3
+    for secret in (key, "k3yvalue", "testing"):
+        assert secret not in printed
+
+
+@pytest.mark.usefixtures("functions")
+def test_no_key_is_in_the_environment() -> None:
+    """I8: the environment names the secret; it does not hold it."""
+    assert os.environ["STRIPE_SECRET"] == SECRET
+    assert not [name for name, value in os.environ.items() if value.startswith(("sk_", "rk_", "whsec_"))]
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_worker_without_time_leaves_everything_to_the_next_one(functions: Functions, used: World) -> None:
+    """I4: no posting is begun that could not be answered in time."""
+    functions.close()
+    report = functions.post(milliseconds=14_000)
+    assert (report["posted"], report["pending"], report["reasons"]) == (0, 2, {"out of time": 2})
+    assert used.stripe.calls[POST] == 0
+    assert functions.post()["posted"] == 2
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_worker_takes_only_free_shards(functions: Functions, used: World) -> None:
+    """I4: what another worker posts from is left to it, and named."""
+    functions.close()
+    theirs = shard_of(customer("acme"))
+    taken = used.switch.lease([theirs], "other", now=Clock.at, until=Clock.at + timedelta(minutes=4))
+    report = functions.post()
+    assert (report["leased"], report["posted"], report["held"]) == (taken, 0, 2)
+    assert functions.post(theirs)["leased"] == [theirs]
+    assert used.stripe.calls[POST] == 0
+    Clock.at += timedelta(minutes=4)  # the other one has died; a lease ends by itself
+    report = functions.post(theirs)
+    assert (report["leased"], report["posted"]) == ([], 2)
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_worker_posts_from_its_own_shards_alone(functions: Functions, used: World) -> None:
+    """I4: the others are other workers'."""
+    functions.close()
+    others = [shard for shard in EVERY_SHARD if shard != shard_of(customer("acme"))]
+    assert functions.post(*others)["posted"] == 0
+    assert functions.post(shard_of(customer("acme")))["posted"] == 2
+    assert used.at_stripe("cus_acme") == 1
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_worker_gives_its_leases_back(functions: Functions, used: World) -> None:
+    """So that 'metering close' right after a tick need not wait."""
+    functions.close()
+    functions.post()
+    assert _leases() == []
+    until = Clock.at + timedelta(minutes=4)
+    assert used.switch.lease(EVERY_SHARD, "other", now=Clock.at, until=until) == EVERY_SHARD
+
+
+@pytest.mark.usefixtures("connected", "used")
+def test_a_worker_that_fails_gives_its_leases_back(functions: Functions) -> None:
+    """I4: the next one need not wait until they end."""
+    functions.close()
+
+    def fail(**_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="https://dynamodb.us-east-1.amazonaws.com")
+
+    calls = clients.dynamodb().meta.events
+    calls.register("before-call.dynamodb.BatchGetItem", fail)
+    with pytest.raises(EndpointConnectionError):
+        functions.post()
+    assert _leases() == []
+    calls.unregister("before-call.dynamodb.BatchGetItem", fail)
+    assert functions.post()["posted"] == 2
+
+
+def _leases() -> list[Any]:
+    found = boto3.client("dynamodb").query(
+        TableName="ledger",
+        KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
+        ExpressionAttributeValues={":pk": {"S": "posting"}, ":sk": {"S": "lease#"}},
+    )
+    return list(found["Items"])
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_worker_keeps_its_share_of_the_rate(
+    functions: Functions, used: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard of sixteen has a sixteenth: all workers together keep what the account allows."""
+    monkeypatch.setenv("STRIPE_RATE", str(2 * SHARDS))
+    functions.close()
+    began = time.monotonic()
+    assert functions.post(shard_of(customer("acme")))["posted"] == 2
+    assert time.monotonic() - began >= 0.5  # the second posting begins half a second after the first one
+    assert used.at_stripe("cus_acme") == 1
+
+
+@pytest.mark.usefixtures("connected")
+def test_hours_go_by_the_event_stream_from_the_one_that_is_set(
+    functions: Functions, used: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I4: the setting moves posting at an hour's boundary."""
+    monkeypatch.setenv("STREAMED_FROM", str(HOUR))
+    functions.close()
+    assert functions.post()["posted"] == 2
+    assert used.stripe.calls[POST] == 0
+    assert used.at_stripe("cus_acme") == 1
+
+
+@pytest.mark.usefixtures("connected", "started")
+def test_a_rejection_is_told_to_eventbridge(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I6: with what an operator's program needs, and once; others are posted all the same."""
+    told = told_to_eventbridge()
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.record(world.line())
+    rejectable(world, "globex")
+    functions.close()
+    said(capsys)
+    report = functions.post()
+    assert (report["posted"], report["rejected"]) == (2, 1)
+    assert said(capsys) == {"UsagePosted": (2, "Count"), "UsageRejected": (1, "Count")}
+    assert functions.post()["rejected"] == 0
+    ((event,),) = told
+    assert "15" in event.pop("reason")
+    assert event == {
+        "customer": "globex",
+        "metric": "requests",
+        "hour": "2026-11-22T05",
+        "identifier": "1.globex.requests.2026-11-22T05.r1",
+    }
+
+
+@pytest.mark.usefixtures("connected", "started")
+def test_many_rejections_are_all_told(functions: Functions, world: World) -> None:
+    """PutEvents takes ten at once (EventBridge API Reference)."""
+    told = told_to_eventbridge()
+    names = [f"customer{n:02}" for n in range(11)]
+    rejectable(world, *names)
+    functions.close()
+    assert functions.post()["rejected"] == 11
+    assert [len(call) for call in told] == [10, 1]
+    assert sorted(event["customer"] for call in told for event in call) == names
+
+
+@pytest.mark.usefixtures("connected", "started")
+def test_a_bus_that_cannot_be_reached_loses_no_rejection(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: the row and the alarm tell of it as well."""
+    rejectable(world, "acme")
+    functions.close()
+    said(capsys)
+
+    def fail(**_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="https://events.us-east-1.amazonaws.com")
+
+    clients.events().meta.events.register("before-call.events.PutEvents", fail)
+    assert functions.post()["rejected"] == 1
+    assert said(capsys) == {"UsageRejected": (1, "Count")}
+    assert world.in_ledger("customer#acme")["requests"] == (10**20, "REJECTED")
+    assert "no event could be put" in functions.log.getvalue()
+
+
+# --- reconcile_usage -------------------------------------------------------------------------------------------------
+
+NOTHING = {
+    "invoices": 0,
+    "carried": 0,
+    "held": 0,
+    "customers": 0,
+    "posted_again": 0,
+    "differing": 0,
+    "round_over": False,
+}
+
+
+@pytest.fixture
+def posted(functions: Functions, used: World, connected: None, capsys: pytest.CaptureFixture[str]) -> World:
+    """The hour is closed and posted, and Stripe has had the time to show it."""
+    del connected
+    functions.close()
+    functions.post()
+    said(capsys)
+    Clock.at += timedelta(hours=2)
+    return used
+
+
+def test_a_look_that_finds_nothing_says_nothing(
+    functions: Functions, posted: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stripe shows what the ledger holds."""
+    calls = posted.stripe.calls[POST]
+    assert functions.reconcile() == NOTHING | {"customers": 2, "round_over": True}
+    assert posted.stripe.calls[POST] == calls
+    assert said(capsys) == {}
+
+
+def test_what_stripe_does_not_show_is_posted_again(
+    functions: Functions, posted: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: Stripe has lost a total; the next worker posts it under the next revision."""
+    _overwrite_at_stripe("cus_acme", 7, posted)
+    assert posted.at_stripe("cus_acme") == 7
+    assert functions.reconcile() == NOTHING | {"customers": 2, "posted_again": 1, "round_over": True}
+    assert said(capsys) == {"UsagePostedAgain": (1, "Count")}
+    assert functions.close()["workers"] == 1
+    assert functions.post()["posted"] == 1
+    assert posted.at_stripe("cus_acme") == 1
+
+
+def test_a_difference_that_stays_wakes_a_person(
+    functions: Functions, posted: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: somebody else posts to our meter each time."""
+    for n in range(5):
+        _overwrite_at_stripe("cus_acme", 7, posted)
+        report = functions.reconcile()
+        told = said(capsys)
+        assert (report["posted_again"], report["differing"]) == ((1, 0) if n == 0 else (0, 1))
+        assert told == ({"UsagePostedAgain": (1, "Count")} if n == 0 else {"UsageDiffering": (1, "Count")})
+        functions.post()
+        capsys.readouterr()
+        Clock.at += timedelta(hours=2)
+
+
+@pytest.mark.usefixtures("posted")
+def test_nothing_is_compared_while_posting_was_never_on(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is billed, so nothing can differ; Stripe is not asked."""
+    boto3.client("dynamodb").delete_item(TableName="ledger", Key={"pk": {"S": "posting"}, "sk": {"S": "switch"}})
+    calls = world.stripe.calls
+    assert functions.reconcile() == NOTHING
+    assert world.stripe.calls == calls
+    assert said(capsys) == {}
+
+
+def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
+    functions: Functions, posted: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: no failure of ours, and no difference either."""
+    monkeypatch.setattr(stripe_meters, "RETRIES", 0)
+    with monkeypatch.context() as away:
+        away.setenv("STRIPE_API_BASE", "http://127.0.0.1:1")
+        assert functions.reconcile() == NOTHING
+    assert "Stripe cannot be asked" in functions.log.getvalue()
+    assert said(capsys) == {}
+    forget()
+    assert functions.reconcile() == NOTHING | {"customers": 2, "round_over": True}
+    assert posted.in_ledger("customer#acme")["requests"] == (1, "POSTED")
+
+
+@pytest.mark.usefixtures("started", "connected")
+def test_what_an_invoice_has_not_billed_is_carried(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4, I5: a record comes after its invoice is final; all under the deployed roles."""
+    bill = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    Clock.at = HOUR.start
+    bill.subscribe()
+    bill.use(5)
+    Clock.at = due(HOUR)
+    functions.close()
+    functions.post()
+    Clock.at = world.now = FINALISED
+    world.ledger.advance_cursor(due_before(FINALISED))
+    assert functions.reconcile()["invoices"] == 1
+    bill.use(2)
+    functions.close()
+    functions.post()
+    said(capsys)
+    report = functions.reconcile()
+    assert (report["invoices"], report["carried"], report["held"]) == (0, 1, 0)
+    assert said(capsys)["UsageCarried"] == (1, "Count")
+    assert bill.carries() == [(Hour.containing(FINALISED), 2)]
+    Clock.at = due(Hour.containing(FINALISED))
+    functions.close()
+    functions.post()
+    assert world.at_stripe("cus_acme", hour=Hour.containing(FINALISED)) == 2
+    assert functions.reconcile()["carried"] == 0
+
+
+def _overwrite_at_stripe(stripe_customer: str, value: int, world: World) -> None:
+    """Post another total of the hour's requests past the ledger."""
+    client = stripe_sdk.StripeClient(KEY, base_addresses={"api": world.stripe.url})
+    client.v1.billing.meter_events.create(
+        {
+            "event_name": "Metering_requests",
+            "timestamp": int(HOUR.end.timestamp()) - 1,
+            "payload": {"stripe_customer_id": stripe_customer, "value": str(value)},
+        }
+    )
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["COUNTERS_TABLE", "LEDGER_TABLE", "POST_USAGE_FUNCTION"])
+def test_a_missing_setting_of_close_periods_is_named(
+    functions: Functions, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment error is read off the log."""
+    monkeypatch.delenv(name)
+    with pytest.raises(SettingsError, match=f"^the environment must set {name}$"):
+        functions.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["COUNTERS_TABLE", "LEDGER_TABLE", "DEPLOYMENT", "LEDGER_EPOCH", "STRIPE_SECRET", "STRIPE_API_BASE", "STRIPE_RATE"],
+)
+def test_a_missing_setting_of_post_usage_is_named(
+    functions: Functions, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment error is read off the log."""
+    monkeypatch.delenv(name)
+    with pytest.raises(SettingsError, match=f"^the environment must set {name}$"):
+        functions.post()
+
+
+@pytest.mark.parametrize(
+    "name", ["COUNTERS_TABLE", "LEDGER_TABLE", "DEPLOYMENT", "STRIPE_SECRET", "STRIPE_API_BASE", "STRIPE_CALLS"]
+)
+def test_a_missing_setting_of_reconcile_usage_is_named(
+    functions: Functions, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment error is read off the log."""
+    monkeypatch.delenv(name)
+    with pytest.raises(SettingsError, match=f"^the environment must set {name}$"):
+        functions.reconcile()

@@ -1,0 +1,364 @@
+"""Posting by workers: leases, pace, fair turns, the event stream; however it ends, Stripe holds the ledger's totals."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from infra.local.stripe_faults import METER_EVENT_STREAM, Fault
+from metering import ledger, posting, stripe_meters
+from metering.ledger import SHARDS, shard_of
+from metering.measuring import Amounts
+from metering.pacing import Pace
+from metering.periods import Hour
+from metering.stripe_meters import StripeBusyError, StripeMeters, StripeUnavailableError
+from metering.subjects import customer
+from metering.switch import shares
+from metering.usage_row import Posting
+from tests.integration.world import HOUR, World
+
+NEXT = HOUR.next()
+STREAM = "POST /v2/billing/meter_event_stream"
+SESSION = "POST /v2/billing/meter_event_session"
+CALL = "POST /v1/billing/meter_events"
+
+
+@pytest.fixture(autouse=True)
+def no_session() -> None:
+    """Each test's Stripe is another one."""
+    stripe_meters._sessions.clear()
+
+
+def use(world: World, name: str, key: str, amounts: dict[str, int], hour: Hour = HOUR) -> None:
+    """Let a customer of its own Stripe customer use something in an hour."""
+    world.customer(name, key, stripe_customer=f"cus_{name}")
+    world.counters.count(hour, key, Amounts(amounts), b"123456789012")
+
+
+def many(world: World, number: int) -> list[str]:
+    """Let so many customers have one total each that is pending; return their names."""
+    names = [f"c{n}" for n in range(number)]
+    for n, name in enumerate(names):
+        use(world, name, f"k{n}", {"requests": n + 1})
+    world.after_grace()
+    world.close()
+    return names
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_share_no_shard(world: World) -> None:
+    """One call at a time per customer and meter."""
+    now, until = world.now, world.now + timedelta(minutes=5)
+    assert world.switch.lease([0, 1, 2], "one", now=now, until=until) == [0, 1, 2]
+    assert world.switch.lease([1, 2, 3], "two", now=now, until=until) == [3]
+
+
+def test_workers_that_ask_at_once_share_no_shard(world: World) -> None:
+    """Each shard has one holder."""
+    until = world.now + timedelta(minutes=5)
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(
+            pool.map(lambda who: world.switch.lease(range(4), who, now=world.now, until=until), ["a", "b", "c", "d"])
+        )
+    assert sorted(shard for shards in taken for shard in shards) == [0, 1, 2, 3]
+
+
+def test_a_dead_workers_lease_ends(world: World) -> None:
+    """Then another one takes it, and the dead one's word no longer counts."""
+    until = world.now + timedelta(minutes=5)
+    world.switch.lease([0], "dead", now=world.now, until=until)
+    assert world.switch.lease([0], "next", now=until - timedelta(seconds=1), until=until) == []
+    later = until + timedelta(minutes=5)
+    assert world.switch.lease([0], "next", now=until, until=later) == [0]
+    world.switch.release([0], "dead")
+    assert world.switch.lease([0], "third", now=until, until=later) == []
+
+
+def test_a_lease_is_given_back_and_can_be_taken_again(world: World) -> None:
+    """Also by the same holder, whose answer was lost."""
+    until = world.now + timedelta(minutes=5)
+    assert world.switch.lease([0], "one", now=world.now, until=until) == [0]
+    assert world.switch.lease([0], "one", now=world.now, until=until) == [0]
+    world.switch.release([0, 1], "one")
+    assert world.switch.lease([0], "two", now=world.now, until=until) == [0]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8, 16])
+def test_workers_share_all_shards_out(workers: int) -> None:
+    """Each has as many as any other."""
+    dealt = shares(workers)
+    assert sorted(shard for share in dealt for shard in share) == list(range(SHARDS))
+    assert {len(share) for share in dealt} == {SHARDS // workers}
+
+
+def test_a_worker_posts_the_customers_of_its_shards_alone(world: World) -> None:
+    """And all workers together post all."""
+    names = many(world, 6)
+    mine = {shard_of(customer(name)) for name in names[:2]}
+    world.poster().post_pending(HOUR, mine)
+    posted = {name for name in names if world.at_stripe(f"cus_{name}")}
+    assert posted == {name for name in names if shard_of(customer(name)) in mine}
+    world.poster().post_pending(HOUR, set(range(ledger.SHARDS)) - mine)
+    assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 2, 3, 4, 5, 6]
+
+
+# --- pace ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Clock:
+    """A clock for a pace, in which waiting takes no time."""
+
+    now: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    def pace(self, per_second: float = 1000) -> Pace:
+        """Return a pace on this clock."""
+        return Pace(per_second, now=lambda: self.now, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Busy(StripeMeters):
+    """Stripe, which first refuses a call for each of the customers in ``_refusals``."""
+
+    def post(self, metric: str, posting: Posting) -> None:
+        """Post, or be refused."""
+        refusal = _refusals.pop(posting.stripe_customer, None)
+        if refusal is not None:
+            raise refusal
+        super().post(metric, posting)
+
+
+_refusals: dict[str, StripeUnavailableError] = {}
+
+
+def busy(world: World) -> Busy:
+    """Return this Stripe."""
+    meters = world.meters()
+    return Busy(meters.api_key, meters.deployment, meters.api_base)
+
+
+def test_retry_after_is_honoured(world: World) -> None:
+    """Nothing is sent before; then everything is."""
+    names = many(world, 3)
+    _refusals["cus_c0"] = StripeBusyError("RateLimitError 429", 9.0, alone=False)
+    clock = Clock()
+    posted = replace(world.poster(), stripe=busy(world), pace=clock.pace()).post_pending(HOUR, range(SHARDS))
+    assert posted.posted == 3
+    assert max(clock.slept) == pytest.approx(9, abs=0.1)
+    assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 2, 3]
+
+
+def test_without_retry_after_the_pace_falls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All wait a little, and nobody is left behind."""
+    monkeypatch.setattr("metering.pacing.LONGEST_PAUSE", 30)
+    many(world, 3)
+    world.stripe.set_faults([Fault.RATE_LIMITED])
+    clock = Clock()
+    posted = replace(world.poster(), pace=clock.pace(10)).post_pending(HOUR, range(SHARDS))
+    assert posted.posted == 3
+    assert any(seconds > 0.15 for seconds in clock.slept)  # a tenth of a second is the whole rate
+
+
+def test_a_lock_timeout_slows_its_customer_alone(world: World) -> None:
+    """I6: Stripe is at work for this customer and meter; the account's rate is not concerned."""
+    many(world, 3)
+    _refusals["cus_c0"] = StripeBusyError("RateLimitError 429", 9.0, alone=True)
+    clock = Clock()
+    posted = replace(world.poster(), stripe=busy(world), pace=clock.pace()).post_pending(HOUR, range(SHARDS))
+    assert posted.posted == 3
+    assert max(clock.slept, default=0) < 0.1
+
+
+def test_two_workers_together_keep_the_accounts_rate(world: World) -> None:
+    """Each has the share that belongs to its shards."""
+    many(world, 12)
+    rate = 20.0
+
+    def work(shards: list[int]) -> int:
+        pace = Pace(rate * len(shards) / SHARDS)
+        return replace(world.poster(), pace=pace).post_pending(HOUR, shards).posted
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        posted = list(pool.map(work, shares(2)))
+    assert sum(posted) == 12
+    assert time.monotonic() - begin >= (max(posted) - 1) / (rate / 2) - 0.05
+
+
+def test_a_customer_that_takes_all_the_time_does_not_starve_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: each run begins with another customer."""
+    names = many(world, 4)
+    monkeypatch.setattr(posting, "CUSTOMERS_AT_ONCE", 1)
+    monkeypatch.setattr(posting, "ATTEMPTS", 1)
+
+    class Stuck(StripeMeters):
+        def post(self, metric: str, posting: Posting) -> None:
+            if posting.stripe_customer == "cus_c0":
+                world.now += timedelta(minutes=5)
+                raise StripeUnavailableError("no answer")
+            super().post(metric, posting)
+
+    meters = world.meters()
+    for _ in range(12):
+        stuck = Stuck(meters.api_key, meters.deployment, meters.api_base)
+        replace(world.poster(), stripe=stuck).post_pending(HOUR, range(SHARDS))
+        world.now += timedelta(minutes=5)
+    assert [world.at_stripe(f"cus_{name}") for name in names] == [0, 2, 3, 4]
+
+
+# --- the event stream ------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_totals_go_in_one_call(world: World) -> None:
+    """Whoever they are of."""
+    use(world, "acme", "k1", {"requests": 3} | {f"m{n}": 1 for n in range(149)})
+    use(world, "globex", "k2", {"requests": 4, "bytes": 5})
+    world.streamed_from = HOUR
+    world.after_grace()
+    _, posted = world.run()
+    assert (posted.posted, posted.pending) == (152, 0)
+    assert (world.stripe.calls[STREAM], world.stripe.calls[CALL]) == (2, 0)
+    assert (world.at_stripe("cus_acme"), world.at_stripe("cus_globex", "bytes")) == (3, 5)
+    world.run()
+    assert world.stripe.calls[STREAM] == 2
+
+
+def test_one_bad_total_is_found_by_halves_and_rejects_no_other(world: World) -> None:
+    """I6: a malformed event makes Stripe refuse the whole call."""
+    use(world, "acme", "k1", {"m" * 95: 1})
+    for n in range(9):
+        use(world, f"c{n}", f"key{n}", {"requests": n + 1})
+    world.streamed_from = HOUR
+    world.after_grace()
+    _, posted = world.run()
+    assert (posted.posted, posted.rejected, len(posted.refused)) == (9, 1, 1)
+    assert [world.at_stripe(f"cus_c{n}") for n in range(9)] == list(range(1, 10))
+    assert world.in_ledger("customer#acme") == {"m" * 95: (1, "REJECTED")}
+    assert world.stripe.calls[STREAM] <= 9
+
+
+@pytest.mark.parametrize("fault", [Fault.RATE_LIMITED, Fault.ERROR_BEFORE, Fault.ERROR_AFTER, Fault.RESET_AFTER])
+def test_a_failing_stream_delays_totals_and_doubles_none(world: World, fault: Fault) -> None:
+    """I4: they depart again with the same identifiers."""
+    use(world, "acme", "k1", {"requests": 3})
+    world.streamed_from = HOUR
+    world.after_grace()
+    world.stripe.set_faults([fault] * posting.ATTEMPTS, route=METER_EVENT_STREAM)
+    _, posted = world.run()
+    assert posted.pending == 1
+    world.stripe.clear_faults()
+    world.counters.count(HOUR, "k1", Amounts({"requests": 2}), b"another12345")
+    world.counters.mark_late(HOUR, customer("acme"), "mark")
+    world.run()
+    world.run()
+    assert world.at_stripe("cus_acme") == 5
+    assert world.in_ledger("customer#acme") == {"requests": (5, "POSTED")}
+
+
+def test_a_session_that_has_ended_is_made_anew(world: World) -> None:
+    """After 15 minutes at Stripe's clock, whatever ours says."""
+    use(world, "acme", "k1", {"requests": 3})
+    use(world, "globex", "k2", {"requests": 4}, NEXT)
+    world.streamed_from = HOUR
+    world.after_grace()
+    world.run()
+    sessions = world.stripe.calls[SESSION]
+    world.stripe.advance(15 * 60)
+    world.now = NEXT.end + timedelta(minutes=10)
+    world.run()
+    assert world.at_stripe("cus_globex", hour=NEXT) == 4
+    assert world.stripe.calls[SESSION] == sessions + 1
+
+
+class Interrupted(StripeMeters):
+    """Stripe, where something happens here while it takes events."""
+
+    def stream(self, postings: Sequence[tuple[str, Posting]]) -> None:
+        """Take events, after it has happened."""
+        if _meanwhile:
+            _meanwhile.pop()()
+        super().stream(postings)
+
+
+_meanwhile: list[Callable[[], Any]] = []
+
+
+def test_a_row_that_changes_while_it_is_streamed_is_settled_by_the_next_run(world: World) -> None:
+    """I4: what was sent is on its way until it is answered; the newer total follows."""
+    use(world, "acme", "k1", {"requests": 3})
+    use(world, "globex", "k2", {"requests": 4})
+    world.streamed_from = HOUR
+    world.after_grace()
+    world.close()
+
+    def late() -> None:
+        world.counters.count(HOUR, "k1", Amounts({"requests": 2}), b"another12345")
+        world.counters.mark_late(HOUR, customer("acme"), "mark")
+        world.close()
+
+    _meanwhile.append(late)
+    meters = world.meters()
+    stripe = Interrupted(meters.api_key, meters.deployment, meters.api_base)
+    posted = replace(world.poster(), stripe=stripe).post_pending(HOUR, range(SHARDS))
+    assert posted.reasons == {"the row changed while it was posted": 1}
+    assert world.at_stripe("cus_globex") == 4
+    world.run()
+    world.run()
+    assert world.at_stripe("cus_acme") == 5
+    assert world.in_ledger("customer#acme") == {"requests": (5, "POSTED")}
+
+
+def test_posting_moves_to_the_stream_and_back_at_an_hours_boundary(world: World) -> None:
+    """I4: an hour keeps its way, also for what comes late."""
+    world.stripe.advance(7200)
+    use(world, "acme", "k1", {"requests": 1})
+    world.counters.count(NEXT, "k1", Amounts({"requests": 2}), b"123456789012")
+    world.streamed_from = NEXT
+    world.now = NEXT.end + timedelta(minutes=10)
+    world.run()
+    assert (world.stripe.calls[CALL], world.stripe.calls[STREAM]) == (1, 1)
+    world.streamed_from = None
+    third = NEXT.next()
+    for hour, amount in ((HOUR, 10), (NEXT, 20), (third, 30)):
+        world.counters.count(hour, "k1", Amounts({"requests": amount}), b"another12345")
+        world.counters.mark_late(hour, customer("acme"), "mark")
+    world.now = third.end + timedelta(minutes=10)
+    world.run()
+    assert [world.at_stripe("cus_acme", hour=hour) for hour in (HOUR, NEXT, third)] == [11, 22, 30]
+    assert (world.stripe.calls[CALL], world.stripe.calls[STREAM]) == (3, 2)
+
+
+def test_streaming_stops_in_time_and_goes_on_at_the_next_tick(world: World) -> None:
+    """I4: nothing is sent after the deadline, and nothing is lost."""
+    use(world, "acme", "k1", {"requests": 3})
+    world.streamed_from = HOUR
+    world.after_grace()
+    world.close()
+    posted = world.poster(minutes=0).post_pending(HOUR, range(SHARDS))
+    assert (posted.pending, posted.reasons, world.stripe.calls[STREAM]) == (1, {"out of time": 1}, 0)
+    world.run()
+    assert world.at_stripe("cus_acme") == 3
+
+
+def test_without_a_stripe_customer_or_too_old_a_streamed_hour_is_held(world: World) -> None:
+    """I1: as by a call."""
+    world.customer("acme", "k1")
+    world.counters.count(HOUR, "k1", Amounts({"requests": 3}), b"123456789012")
+    world.streamed_from = HOUR
+    world.after_grace()
+    _, posted = world.run()
+    assert (posted.held, world.stripe.calls[STREAM]) == (1, 0)
+    assert world.in_ledger("customer#acme") == {"requests": (3, "HELD")}

@@ -1,0 +1,383 @@
+"""Reconciling: what Stripe shows and the ledger holds are compared, mended, and told where it cannot be mended."""
+
+import zlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from infra.local.stripe_server import LocalStripe
+from metering.measuring import Amounts
+from metering.periods import Hour
+from metering.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
+from metering.stripe_invoices import StripeReader
+from metering.usage_row import State
+from tests.integration.billing import Billing, due
+from tests.integration.operator_commands import Operator
+from tests.integration.world import HOUR, World
+
+pytestmark = pytest.mark.usefixtures("few_partitions")
+LATER = due(HOUR) + timedelta(hours=2)
+"""Stripe shows by now what it took when the world's hour was closed."""
+
+
+@pytest.fixture
+def stripe() -> Iterator[LocalStripe]:
+    """The local Stripe, at the beginning of the world's hour."""
+    with LocalStripe(api_keys=["sk_test_local"], now=HOUR.start.timestamp) as server:
+        yield server
+
+
+@pytest.fixture
+def billing(world: World) -> Billing:
+    """Acme with 5 requests in the world's hour, which is posted."""
+    made = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    made.use(5)
+    made.at(due(HOUR))
+    world.run()
+    assert world.at_stripe("cus_acme") == 5
+    return made
+
+
+def put(billing: Billing, value: int, hour: Hour = HOUR, metric: str = "requests") -> None:
+    """Put another total into Stripe by hand, as the dashboard or another program could."""
+    event: Any = {
+        "event_name": f"Metering_{metric}",
+        "timestamp": int(hour.end.timestamp()) - 1,
+        "payload": {"stripe_customer_id": "cus_acme", "value": str(value)},
+    }
+    billing.client().v1.billing.meter_events.create(event)
+
+
+def lose(billing: Billing, stripe_customer: str = "cus_acme") -> None:
+    """Let Stripe lose every event that it has accepted of a customer."""
+    for meter in billing.world.stripe._account.meters.values():
+        meter.counted.pop(stripe_customer, None)
+
+
+def look(billing: Billing, calls: int = 1000) -> Reconciled:
+    """Compare."""
+    world = billing.world
+    since, deadline = Hour.parse(world.switch.read().since), world.now + timedelta(minutes=5)
+    return Reconciler(world.ledger, StripeReader(world.meters(), calls), since, world.clock, deadline).run()
+
+
+def done(found: Reconciled) -> list[tuple[str, int, int, str]]:
+    """Return what differs: metric, at the ledger, at Stripe, and what was done."""
+    return [(one.metric, one.ledger, one.stripe, one.what) for one in found.differing]
+
+
+def day_of(name: str, moment: datetime) -> datetime:
+    """Return the moment's next hour in which a customer's days are compared."""
+    return moment + timedelta(hours=(zlib.crc32(name.encode()) % 24 - moment.hour) % 24)
+
+
+def test_where_all_is_equal_nothing_is_done(billing: Billing) -> None:
+    """I4: and nothing is posted."""
+    billing.at(LATER)
+    found = look(billing)
+    assert (found.customers, found.differing, found.round_over) == (1, [], True)
+    assert billing.world.post().posted == 0
+
+
+def test_a_difference_that_was_put_in_by_hand_is_found_and_mended(billing: Billing) -> None:
+    """I4: the same absolute total, under the next revision."""
+    put(billing, 99)
+    billing.at(LATER)
+    assert done(look(billing)) == [("requests", 5, 99, POSTED_AGAIN)]
+    billing.world.run()
+    assert billing.world.at_stripe("cus_acme") == 5
+    billing.at(LATER + timedelta(hours=2))
+    assert look(billing).differing == []
+
+
+def test_what_stripe_lost_is_posted_again(billing: Billing) -> None:
+    """I1, I4: under a new identifier, since it remembers the old one."""
+    lose(billing)
+    billing.at(LATER)
+    assert done(look(billing)) == [("requests", 5, 0, POSTED_AGAIN)]
+    billing.world.run()
+    assert billing.world.at_stripe("cus_acme") == 5
+
+
+def test_what_nobody_here_has_counted_is_overwritten_with_zero(billing: Billing) -> None:
+    """I4: an hour, and a metric, of which the ledger has nothing."""
+    put(billing, 7, metric="bytes")
+    billing.at(LATER + timedelta(hours=1))
+    put(billing, 8, HOUR.next())
+    assert sorted(done(look(billing))) == [("bytes", 0, 7, POSTED_AGAIN), ("requests", 0, 8, POSTED_AGAIN)]
+    billing.world.run()
+    assert billing.world.at_stripe("cus_acme", "bytes") == 0
+    assert billing.world.at_stripe("cus_acme", hour=HOUR.next()) == 0
+    assert billing.world.at_stripe("cus_acme") == 5
+
+
+def test_a_day_three_weeks_back_is_compared_once_a_day(billing: Billing) -> None:
+    """The hours of a day that differs are compared, and the one that differs is mended."""
+    put(billing, 99)
+    moment = day_of("acme", HOUR.start + timedelta(days=21))
+    for hours in range(1, 24):
+        billing.jump(moment - timedelta(hours=hours))
+        assert look(billing).differing == []
+    billing.jump(moment)
+    assert done(look(billing)) == [("requests", 5, 99, POSTED_AGAIN)]
+    billing.world.run()
+    assert billing.world.at_stripe("cus_acme") == 5
+
+
+def test_two_differences_of_one_day_that_cancel_out_are_found_while_they_are_new(billing: Billing) -> None:
+    """Hour by hour for the last two days; later a day's sum hides them."""
+    put(billing, 3)
+    billing.jump(HOUR.start + timedelta(hours=40))
+    put(billing, 2, HOUR.next())
+    assert len(look(billing).differing) == 2
+
+
+def test_stripe_has_its_time_to_show_what_it_took(billing: Billing) -> None:
+    """I4: a total that was posted just now is not judged."""
+    lose(billing)
+    billing.at(due(HOUR) + timedelta(minutes=59))
+    assert done(look(billing)) == [("requests", 5, 0, NOT_YET)]
+    assert billing.world.in_ledger("customer#acme")["requests"] == (5, "POSTED")
+    billing.at(due(HOUR) + timedelta(minutes=61))
+    assert done(look(billing)) == [("requests", 5, 0, POSTED_AGAIN)]
+    billing.world.run()
+    lose(billing)
+    billing.at(due(HOUR) + timedelta(minutes=90))
+    assert done(look(billing)) == [("requests", 5, 0, NOT_YET)]
+
+
+def test_what_stripe_shows_late_is_not_posted_again(world: World) -> None:
+    """I4: it takes half an hour to add up what it took."""
+    world.stripe._account.summary_delay_s = 1800
+    billing = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    billing.use(5)
+    billing.at(due(HOUR))
+    world.run()
+    calls = len(world.stripe.events)
+    for minutes in (5, 35, 65, 95):
+        billing.at(due(HOUR) + timedelta(minutes=minutes))
+        look(billing)
+        world.run()
+    assert len(world.stripe.events) == calls
+
+
+def test_a_difference_that_stays_is_told_and_posted_three_times_at_most(billing: Billing) -> None:
+    """A person must look."""
+    told = []
+    for n in range(1, 7):
+        lose(billing)
+        billing.at(due(HOUR) + timedelta(hours=2 * n))
+        told += [what for metric, *_, what in done(look(billing)) if metric == "requests"]
+        billing.world.run()
+    assert told == [POSTED_AGAIN, STAYS, STAYS, STAYS, STAYS, STAYS]
+    assert [event.value for event in billing.world.stripe.events] == [5] * 4
+    billing.use(1)
+    billing.world.run()
+    assert billing.world.at_stripe("cus_acme") == 6
+
+
+def test_what_stripe_accepted_for_an_unknown_customer_is_found_without_its_notification(billing: Billing) -> None:
+    """I1: the webhook was lost; once the customer is there it is mended."""
+    world = billing.world
+    world.customer("globex", "key2", stripe_customer="cus_globex")
+    del world.stripe._account.customers["cus_globex"]
+    now = Hour.containing(world.now)
+    billing.use(3, now, "key2")
+    billing.at(due(now))
+    world.run()
+    assert world.in_ledger("customer#globex", now)["requests"] == (3, "POSTED")
+    billing.at(due(now) + timedelta(hours=2))
+    assert done(look(billing)) == [("requests", 3, 0, POSTED_AGAIN)]
+    world.stripe.add_customer("cus_globex")
+    world.run()
+    assert world.at_stripe("cus_globex", hour=now) == 3
+
+
+@pytest.mark.parametrize("state", [State.REJECTED, State.HELD])
+def test_what_waits_for_a_person_is_shown_and_not_posted(billing: Billing, state: State) -> None:
+    """Whoever mends the cause has it posted."""
+    lose(billing)
+    row = billing.row(HOUR)
+    total = msgspec.structs.replace(row.totals["requests"], state=state)
+    billing.world.ledger.save(row.with_totals({"requests": total}))
+    billing.at(LATER)
+    assert done(look(billing)) == [("requests", 5, 0, NOT_POSTED)]
+    assert billing.world.post().posted == 0
+
+
+def test_hours_before_posting_began_are_not_compared(billing: Billing) -> None:
+    """Nothing of them is billed."""
+    world = billing.world
+    put(billing, 99)
+    world.switch.turn(msgspec.structs.replace(world.switch.read(), since=str(HOUR.next())))
+    moment = day_of("acme", HOUR.start + timedelta(days=3))
+    for at in (LATER, moment):
+        billing.jump(at)
+        assert look(billing).differing == []
+
+
+def test_what_stripe_takes_no_more_is_told_and_left(billing: Billing) -> None:
+    """It would refuse it."""
+    put(billing, 99)
+    moment = day_of("acme", HOUR.start + timedelta(days=33, hours=22))
+    billing.jump(moment)
+    found = done(look(billing))
+    past = HOUR.is_past_stripe(moment)
+    assert found in ([("requests", 5, 99, STAYS if past else POSTED_AGAIN)], [])
+
+
+def test_a_total_stays_with_the_stripe_customer_that_took_it(billing: Billing) -> None:
+    """I4: both are asked, and their sum is compared."""
+    world = billing.world
+    world.customer("acme", stripe_customer="cus_new")
+    now = Hour.containing(world.now)
+    billing.use(3, now)
+    billing.at(due(now))
+    world.run()
+    billing.at(due(now) + timedelta(hours=2))
+    assert look(billing).differing == []
+    lose(billing)
+    assert done(look(billing)) == [("requests", 5, 0, POSTED_AGAIN)]
+    world.run()
+    assert (world.at_stripe("cus_acme"), world.at_stripe("cus_new")) == (5, 0)
+
+
+def test_a_round_goes_on_where_the_budget_ended(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each customer is compared once in a round, and no run makes more calls than it may."""
+    monkeypatch.setattr("metering.reconciling._CUSTOMERS_AT_ONCE", 1)
+    world = billing.world
+    for n in range(4):
+        world.customer(f"c{n}", f"k{n}", stripe_customer=f"cus_c{n}")
+        world.counters.count(HOUR, f"k{n}", Amounts({"requests": 1}), b"123456789012")
+    billing.jump(LATER)
+    compared, runs, over = 0, 0, False
+    while not over:
+        before = world.stripe.calls.total()
+        found = look(billing, calls=6)
+        assert world.stripe.calls.total() - before <= 6
+        compared, runs, over = compared + found.customers, runs + 1, found.round_over
+        assert found.customers
+    assert compared == 5
+    assert runs > 1
+    assert world.ledger.reconciled_up_to() == ""
+
+
+def test_a_run_that_dies_is_followed_by_one_that_goes_on(billing: Billing) -> None:
+    """What it had repaired is pending; comparing it again changes nothing."""
+    lose(billing)
+    billing.at(LATER)
+    found = look(billing)
+    assert done(found) == [("requests", 5, 0, POSTED_AGAIN)]
+    assert done(look(billing)) == [("requests", 5, 0, NOT_POSTED)]
+    billing.world.run()
+    assert [event.value for event in billing.world.stripe.events] == [5, 5]
+
+
+# --- the operator's command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operator(billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """Whoever asks, two hours after the world's hour."""
+    billing.at(LATER)
+    return Operator(billing.world, monkeypatch, capsys)
+
+
+def test_the_command_shows_a_customers_three_columns(operator: Operator) -> None:
+    """Counted, ledger, Stripe; exit 0 where nothing differs."""
+    said = operator.run("reconcile", "acme")
+    assert (said.code, said.err) == (0, "1 totals compared, 0 differ\n")
+    header, row = said.out.splitlines()
+    assert header.split() == ["customer", "metric", "hour", "counted", "ledger", "Stripe", "difference", "state"]
+    assert row.split() == ["acme", "requests", str(HOUR), "5", "5", "5", "POSTED"]
+
+
+def test_the_command_mends_what_differs_at_once(billing: Billing, operator: Operator) -> None:
+    """And says what it did."""
+    put(billing, 99)
+    said = operator.run("reconcile", "acme")
+    assert said.code == 0
+    assert said.out.splitlines()[1].split()[3:] == ["5", "5", "5", "POSTED", "posted", "again"]
+    assert billing.world.at_stripe("cus_acme") == 5
+
+
+def test_the_command_exits_with_1_where_a_difference_stays(billing: Billing, operator: Operator) -> None:
+    """Stripe shows nothing of what it accepts."""
+    lose(billing)
+    billing.world.stripe._account.summary_delay_s = 86_400
+    said = operator.run("reconcile", "--json")
+    assert said.code == 1
+    document = said.document
+    assert (document["posting"], document["compared"], document["differing"]) == (True, 1, 1)
+    assert document["rows"] == [
+        {
+            "customer": "acme",
+            "metric": "requests",
+            "hour": str(HOUR),
+            "counted": 5,
+            "ledger": 5,
+            "stripe": 0,
+            "state": "POSTED",
+            "what": POSTED_AGAIN,
+            "difference": -5,
+        }
+    ]
+
+
+def test_while_posting_is_off_the_command_shows_what_would_be_posted(billing: Billing, operator: Operator) -> None:
+    """And posts nothing."""
+    operator.run("posting", "off")
+    now = Hour.containing(billing.world.now)
+    billing.use(3, now)
+    billing.at(due(now))
+    billing.world.run()
+    said = operator.run("reconcile")
+    assert (said.code, said.err) == (0, "2 totals compared, 0 differ; posting is off\n")
+    assert said.out.splitlines()[1].split()[3:] == ["3", "3", "0", "-3", "PENDING", "not", "posted"]
+    assert billing.world.at_stripe("cus_acme", hour=now) == 0
+
+
+def test_the_command_knows_no_other_customer(operator: Operator) -> None:
+    """It says so."""
+    assert operator.run("reconcile", "nobody").err.startswith("error: there is no customer 'nobody'")
+
+
+def test_rejected_totals_are_listed_and_retried(billing: Billing, operator: Operator) -> None:
+    """With Stripe's words; a retry is a new revision, when no copy of the rejected one can land any more."""
+    world = billing.world
+    now = Hour.containing(world.now)
+    billing.use(3, now)
+    world.now = due(now)  # and an hour earlier at Stripe
+    world.run()
+    [one] = operator.run("rejected", "list", "--json").document
+    assert (one["customer"], one["metric"], one["hour"], one["quantity"]) == ("acme", "requests", str(now), 3)
+    assert "5 minutes in the future" in one["reason"]
+    assert "5 minutes in the future" in operator.run("rejected", "list").out
+    billing.at(world.now)
+    assert operator.run("rejected", "retry", "acme", "--json").document == {"hours": 1}
+    world.run()
+    assert world.in_ledger("customer#acme", now)["requests"] == (3, "PENDING")
+    billing.at(world.now + timedelta(minutes=20))
+    world.run()
+    assert world.at_stripe("cus_acme", hour=now) == 3
+    assert operator.run("rejected", "list", "--json").document == []
+    assert operator.run("rejected", "retry", "--all", "--json").document == {"hours": 0}
+
+
+@pytest.mark.parametrize("arguments", [(), ("acme", "--all")])
+def test_a_retry_names_whose_totals(operator: Operator, arguments: tuple[str, ...]) -> None:
+    """Or all, and not both."""
+    assert operator.run("rejected", "retry", *arguments).code == 2
+
+
+def test_what_is_compared_is_due(billing: Billing) -> None:
+    """I3: an hour that is not closed yet is not compared."""
+    hour = HOUR.next()
+    billing.at(hour.end + timedelta(minutes=5))
+    put(billing, 9, hour)
+    assert look(billing).differing == []
