@@ -144,7 +144,7 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
         return [one for owner in progress(owners, len(owners)) for one in looking.compare(owner, daily=True)]
 
     found = compare()
-    if any(one.what not in ("", NOT_POSTED) for one in found):
+    if switch.on and any(one.what not in ("", NOT_POSTED) for one in found):
         deployment.post()
         again = {(one.customer, one.metric, one.hour): one for one in compare()}
         found = [

@@ -133,6 +133,7 @@ class Carrier:
         """
         profile = self.ledger.customers([name]).get(name)
         stripe_customer = profile.stripe_customer if profile else ""
+        looked_at: dict[Billed, bool] = {}
         invoices = self.changes.billed(name)
         for mark in marks:
             done = True
@@ -141,8 +142,10 @@ class Carrier:
                 done &= self._check_row(row, stripe_customer, did)
                 for one in invoices:
                     if one.covers(mark.hour):
-                        whole = Hour.parse(one.end) <= written_before
-                        done &= whole and self._check_invoice(name, one, stripe_customer, did)
+                        if one not in looked_at:  # once for all its hours: each was written before its mark was read
+                            whole = Hour.parse(one.end) <= written_before
+                            looked_at[one] = whole and self._check_invoice(name, one, stripe_customer, did)
+                        done &= looked_at[one]
             except RowChangedError:
                 done = False  # somebody else is at it
             if done:

@@ -58,6 +58,7 @@ POSTED_AGAIN: Final = "posted again"
 STAYS: Final = "stays, although it was posted again"
 NOT_YET: Final = "Stripe may not show it yet"
 NOT_POSTED: Final = "not posted"
+NOT_MENDED: Final = "was posted, and is not posted again while posting is off"
 
 
 @dataclass(slots=True)
@@ -172,7 +173,9 @@ class Reconciler:
         ours, state = (total.quantity, total.state) if total else (0, State.POSTED)
         what = ""
         if ours != at_stripe:
-            what = self._mend(row, metric) if state is State.POSTED and self.mend else NOT_POSTED
+            what = NOT_POSTED
+            if state is State.POSTED:
+                what = self._mend(row, metric) if self.mend else NOT_MENDED
             logger.warning(
                 "Stripe shows another total than the ledger",
                 customer=row.subject.id,

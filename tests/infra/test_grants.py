@@ -116,6 +116,7 @@ def test_reconcile_usage_reads_the_ledger_and_asks_for_hours_to_be_closed_again(
         ("logs:CreateLogStream", "BillingReconcileUsageLog", ()),
         ("logs:PutLogEvents", "BillingReconcileUsageLog", ()),
         ("dynamodb:Query", "Counters", ("check#*",)),
+        ("dynamodb:UpdateItem", "Counters", ("check#*",)),
         ("dynamodb:DeleteItem", "Counters", ("check#*",)),
         ("dynamodb:UpdateItem", "Counters", ("late#*",)),
         ("dynamodb:GetItem", "Ledger", read),

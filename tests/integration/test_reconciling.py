@@ -342,6 +342,16 @@ def test_while_posting_is_off_the_command_shows_what_would_be_posted(billing: Bi
     assert billing.world.at_stripe("cus_acme", hour=now) == 0
 
 
+def test_while_posting_is_off_what_was_posted_and_differs_is_told(billing: Billing, operator: Operator) -> None:
+    """And left as it is: exit 1."""
+    put(billing, 99)
+    operator.run("posting", "off")
+    said = operator.run("reconcile")
+    assert said.code == 1
+    assert "was posted, and is not posted again while posting is off" in said.out
+    assert billing.world.at_stripe("cus_acme") == 99
+
+
 def test_the_command_knows_no_other_customer(operator: Operator) -> None:
     """It says so."""
     assert operator.run("reconcile", "nobody").err.startswith("error: there is no customer 'nobody'")
