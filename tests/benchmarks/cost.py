@@ -38,8 +38,14 @@ from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum
 from metering.periods import Hour, due_before
 from metering.posting import CUSTOMERS_AT_ONCE
-from metering.settings import ClosePeriodsSettings, RecordUsageSettings
+from metering.settings import (
+    ClosePeriodsSettings,
+    PostUsageSettings,
+    ReconcileUsageSettings,
+    RecordUsageSettings,
+)
 from metering.stripe_meters import StripeMeters
+from metering.switch import PostingSwitch, Switch
 from tests.benchmarks import prices
 from tests.benchmarks.common import parser, report
 from tests.benchmarks.units import Units
@@ -59,7 +65,7 @@ BUFFER_SECONDS: Final = 300
 BUFFER_BYTES: Final = 128 << 20
 """Firehose ends an object at whichever comes first (the delivery stream's buffering hints), before compression."""
 
-MEMORY_GB: Final = {"record_usage": 0.5, "close_periods": 1.0}
+MEMORY_GB: Final = {"record_usage": 0.5, "close_periods": 1.0, "post_usage": 1769 / 1024, "reconcile_usage": 1.0}
 CORE_MB: Final = 1769
 """Memory with which a function has one whole processor; it has less in proportion (Lambda Developer Guide, "Configure
 Lambda function memory"). A core here is taken to be as fast as one there."""
@@ -71,7 +77,12 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 """An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
-ALARMS: Final = {"subscription": 5, "firehose": 7}
+ALARMS: Final = {"subscription": 12, "firehose": 14}
+FREE_ALARMS: Final = 10
+RATIOS: Final = frozenset({"CompletenessOfLines", "CompletenessOfRequests"})
+COMPARED_METRICS: Final = 3
+"""So many metrics ``check_completeness`` asks for in each hour: lines counted, lines written, requests of one stage."""
+
 LOG_MONTHS: Final = 3
 STANDARD_MONTHS: Final = 3
 COLD_MONTHS: Final = 310 / 30
@@ -81,7 +92,7 @@ TICKS_A_MONTH: Final = 12 * 24 * 30
 
 HOURS_A_MONTH: Final = 24 * 30
 
-FREE_TIER: Final = frozenset({"lambda", "alarms", "custom_metrics", "own_logs", "sqs_polling", "scheduler"})
+FREE_TIER: Final = frozenset({"lambda", "custom_metrics", "own_logs", "sqs_polling", "scheduler"})
 """What the always free allowances cover of an idle deployment, if nothing else in the account uses them: a million
 requests and 400,000 GB-s of Lambda, 10 alarms, 10 metrics and 5 GB of logs of CloudWatch, a million requests of SQS,
 14 million of EventBridge Scheduler. DynamoDB's covers no on-demand requests."""
@@ -177,7 +188,15 @@ class Bench:
 
     def tick(self) -> Run:
         """Measure a run of ``close_periods``."""
-        return self._run("close_periods", {}, 0)
+        return self._run("close_periods", {"post": False}, 0)
+
+    def post(self) -> Run:
+        """Measure a run of ``post_usage`` that has all shards."""
+        return self._run("post_usage", {}, 0)
+
+    def look(self) -> Run:
+        """Measure a run of ``reconcile_usage``."""
+        return self._run("reconcile_usage", {}, 0)
 
     def _run(self, name: str, event: Mapping[str, Any], lines: int) -> Run:
         function = importlib.import_module(name)  # now that its environment is set
@@ -251,9 +270,12 @@ def bench() -> Iterator[Bench]:
 
 def _settings(stripe_url: str) -> dict[str, str]:
     recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), "access-log")
-    closing = ClosePeriodsSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url)
+    closing = ClosePeriodsSettings("counters", "ledger", "post-usage")
+    posting = PostUsageSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url, "1000")
+    reconciling = ReconcileUsageSettings("counters", "ledger", "Metering", "stripe", stripe_url, "5000")
     powertools = {"POWERTOOLS_SERVICE_NAME": "Metering-us-east-1", "POWERTOOLS_METRICS_NAMESPACE": "Metering"}
-    return recording.environment() | closing.environment() | powertools
+    ours = recording.environment() | closing.environment() | posting.environment() | reconciling.environment()
+    return ours | powertools
 
 
 def _make_resources(emulator: Emulator, stripe_key: str) -> None:
@@ -287,11 +309,16 @@ def _make_resources(emulator: Emulator, stripe_key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What runs of ``close_periods`` take: with nothing to do, with an empty hour to close, with ``KEYS`` customers."""
+    """What runs of ``close_periods`` take: with nothing to do, with an empty hour to close, with ``KEYS`` customers.
+
+    ``posting`` is what it then takes to post them, ``looking`` the hourly look at Stripe with nobody to look at.
+    """
 
     idle: Run
     empty: Run
     full: Run
+    posting: Run
+    looking: Run
 
     @classmethod
     def measure(cls, bench: Bench) -> Self:
@@ -299,7 +326,9 @@ class Closing:
         counters, ledger = Counters(aws.dynamodb(), "counters"), Ledger(aws.dynamodb(), "ledger")
         hour = Hour(due_before(datetime.now(UTC)).number - 1)
         ledger.advance_cursor(hour)
+        PostingSwitch(aws.dynamodb(), "ledger").turn(Switch(on=True, since=str(hour)))
         empty, idle = bench.tick(), bench.tick()
+        looking = bench.look()
         for pk in (f"period#{hour}", "period#cursor"):  # so that it can be closed once more
             aws.dynamodb().delete_item(TableName="ledger", Key={"pk": {"S": pk}, "sk": {"S": "close"}})
         ledger.advance_cursor(hour)
@@ -309,19 +338,26 @@ class Closing:
             name = _key(number)
             customers.add(Entry(f"customer{number}", "Customer", f"cus_{number}", (name,)), now=datetime.now(UTC))
             counters.count(hour, name, amounts, bytes(TOKEN_BYTES))
-        full = bench.tick()
+        full, posting = bench.tick(), bench.post()
         if idle.writes >= empty.writes or full.writes < KEYS:
             raise RuntimeError(f"nothing, an empty and a full hour were to be closed, got {idle}, {empty} and {full}")
-        return cls(idle, empty, full)
+        return cls(idle, empty, full, posting, looking)
 
     def month_usd(self, hour: Run) -> dict[str, float]:
-        """Return a month's cost of closing every hour as in this run."""
+        """Return a month's cost of closing every hour as in this run, and of posting it where there is something."""
         items: dict[str, float] = defaultdict(float)
-        for run, times in ((hour, HOURS_A_MONTH), (self.idle, TICKS_A_MONTH - HOURS_A_MONTH)):
-            items["lambda"] += sum(run.lambda_usd("close_periods").values()) * times
+        runs = [
+            ("close_periods", hour, HOURS_A_MONTH),
+            ("close_periods", self.idle, TICKS_A_MONTH - HOURS_A_MONTH),
+            ("reconcile_usage", self.looking, HOURS_A_MONTH),
+            ("post_usage", self.posting, HOURS_A_MONTH if hour is self.full else 0),
+        ]
+        for function, run, times in runs:
+            items["lambda"] += sum(run.lambda_usd(function).values()) * times
             items["dynamodb"] += (run.writes * prices.DYNAMODB_WRITE + run.reads * prices.DYNAMODB_READ) * times
             items["own_logs"] += run.log_usd() * times
-        items["scheduler"] = prices.SCHEDULER_INVOCATION * TICKS_A_MONTH
+        items["scheduler"] = prices.SCHEDULER_INVOCATION * (TICKS_A_MONTH + 2 * HOURS_A_MONTH)
+        items["metrics_asked_for"] = prices.METRIC_ASKED_FOR * COMPARED_METRICS * HOURS_A_MONTH
         return dict(items)
 
     def idle_usd(self, road: str) -> dict[str, dict[str, float]]:
@@ -334,6 +370,7 @@ class Closing:
         if road == "firehose":
             items["sqs_polling"] = prices.SQS_REQUEST * POLLS_A_MONTH
         free = {name: usd for name, usd in items.items() if name not in FREE_TIER}
+        free["alarms"] = prices.ALARM_MONTH * max(0, ALARMS[road] - FREE_ALARMS)
         return {"without_free_tier": _summed(items), "with_free_tier": _summed(free)}
 
 
@@ -370,7 +407,8 @@ def row(road: str, rate: int, run: Run, closing: Closing, transport: float) -> d
     items = recording(run, rate)
     monthly = {
         "closing": sum(closing.month_usd(closing.full).values()) + prices.SECRET_CALL * HOURS_A_MONTH,
-        "custom_metrics": prices.METRIC_MONTH * len(run.signals | closing.full.signals),
+        "custom_metrics": prices.METRIC_MONTH
+        * len(run.signals | closing.full.signals | closing.posting.signals | RATIOS),
     }
     if road == "firehose":
         items["sqs_requests"] = 3 * prices.SQS_REQUEST * 1e6 / run.lines  # sent, received, deleted
@@ -439,6 +477,11 @@ def measured() -> dict[str, Any]:
         "close_periods": {
             name: {"cpu_ms": round(1000 * run.cpu_s), "write_units": run.writes, "read_units": run.reads}
             for name, run in (("idle", closing.idle), ("empty_hour", closing.empty), ("full_hour", closing.full))
+        },
+        "post_usage": {
+            "cpu_ms": round(1000 * closing.posting.cpu_s),
+            "write_units": closing.posting.writes,
+            "read_units": closing.posting.reads,
         },
     }
 

@@ -23,6 +23,7 @@ LOGS_EVENT: Final = 26
 """Bytes of metadata that are kept with each line."""
 
 METRIC_MONTH: Final = 0.30  # by the hour in which it is sent
+METRIC_ASKED_FOR: Final = 0.01 / 1e3  # GetMetricData
 ALARM_MONTH: Final = 0.10
 SECRET_MONTH: Final = 0.40
 SECRET_CALL: Final = 0.05 / 1e4

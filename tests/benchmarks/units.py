@@ -49,6 +49,8 @@ class Units:
                     self.writes += 1
                 case "PutItem":
                     self.writes += math.ceil(_size(params["Item"]) / 1024) + self._index_writes(params["Item"])
+                case "DeleteItem":
+                    self.writes += 1
                 case "GetItem" | "Query":
                     found = sum(map(_size, parsed.get("Items", [])))
                     self.reads += max(1, math.ceil(found / 4096)) * (1 if params.get("ConsistentRead") else 0.5)
@@ -74,6 +76,8 @@ def _value_size(attribute: Mapping[str, Any]) -> int:
             return len(value.encode())
         case "N":
             return len(value) // 2 + 2
+        case "BOOL":
+            return 1
         case "M":
             return 3 + _size(value) + len(value)
         case "L":
