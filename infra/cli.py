@@ -1,5 +1,6 @@
 """The operator's command line: ``metering``."""
 
+import logging
 from typing import Final, NoReturn
 
 import typer
@@ -58,6 +59,7 @@ def _fail(sentence: str) -> NoReturn:
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
+    logging.lastResort = None  # what the functions' code logs is for their logs
     try:
         app()
     except (OperatorError, StripeUnavailableError, StripeRejectedError) as error:

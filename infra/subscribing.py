@@ -8,7 +8,8 @@ subscription begins with the hour in which it is made: that hour is billed from 
 import calendar
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -18,10 +19,11 @@ from stripe import StripeClient, Subscription
 from infra.catalog import DEPLOYMENT, PLAN, PRICE, Catalog, metadata_of
 from infra.customers import Customers, Entry
 from infra.deployment import Deployment, OperatorError
-from metering.ledger import Customer
+from metering.ledger import Customer, Ledger
 from metering.periods import Hour
-from metering.prices import Plan, name_of
+from metering.prices import Flat, Plan, explain, name_of, terms, title_of, written
 from metering.stripe_meters import StripeMeters, StripeUnavailableError
+from metering.subjects import customer as subject_of
 
 CUSTOMER: Final = "metering_customer"
 DAYS_UNTIL_DUE: Final = 30
@@ -344,6 +346,37 @@ def preview(stripe: StripeMeters, customer: Customer) -> dict[str, Any]:
         "lines": [_line(line, names) for line in lines],
         "total": invoice.total,
     }
+
+
+def as_it_would_be(
+    ledger: Ledger, plans: Sequence[Plan], customer: Customer, shown: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a preview with what the ledger holds of its period, at the declared prices, not with what was posted."""
+    first, end = (Hour.containing(datetime.fromisoformat(shown["period"][name])) for name in ("from", "to"))
+    used: Counter[str] = Counter()
+    for row in ledger.rows_of(subject_of(customer.id), first, end):
+        used.update({metric: total.quantity for metric, total in row.totals.items()})
+    metered = {
+        name: price
+        for plan in plans
+        if plan.name in shown["plans"]
+        for name, price in terms(plan).items()
+        if not isinstance(price, Flat)
+    }
+    lines = [line for line in shown["lines"] if line["price"] not in metered]
+    for name, price in metered.items():
+        lines += [
+            {
+                "price": name,
+                "description": title_of(price),
+                "quantity": line.quantity,
+                "unit_amount": written(line.unit_amount),
+                "amount": line.amount,
+                "period": shown["period"],
+            }
+            for line in explain(price, used[name])
+        ]
+    return {**shown, "lines": lines, "total": sum(line["amount"] for line in lines)}
 
 
 def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:

@@ -14,15 +14,16 @@ has done so, and with the late mark of the hour that it enters: so a crash, or a
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import msgspec
 from aws_lambda_powertools import Logger
 
+from metering.aws import side_by_side
 from metering.changes import Billed, Changes
 from metering.counters import Mark, Marked
-from metering.ledger import Ledger
+from metering.ledger import Ledger, Seen
 from metering.periods import Hour
 from metering.reconciling import DELAY
 from metering.stripe_invoices import InvoicedMetric, OutOfBudgetError, StripeReader
@@ -35,14 +36,15 @@ logger = Logger(child=True)
 WHO: Final = "reconcile_usage"
 NOT_SUBSCRIBED: Final = "no subscription bills this metric now"
 
-_WINDOW: Final = timedelta(hours=6)
-"""Invoices are looked for in pieces of time, oldest first, so that a run which ends early has not looked in vain."""
+_WINDOW: Final = 6 * 3600
+"""Seconds. Invoices are looked for in pieces of time, oldest first, so that a run which ends early has not
+looked in vain."""
 
-_OVERLAP: Final = timedelta(minutes=10)
-"""An event can show up in Stripe's list later than it is dated."""
+_OVERLAP: Final = 10 * 60
+"""Seconds. An event can show up in Stripe's list later than it is dated."""
 
-_KEPT: Final = timedelta(days=29)
-"""How long Stripe keeps events, less a day."""
+_KEPT: Final = 29 * 24 * 3600
+"""Seconds. How long Stripe keeps events, less a day."""
 
 
 @dataclass(slots=True)
@@ -89,14 +91,26 @@ class Carrier:
 
     def _note_invoices(self, did: Carried) -> None:
         """Write down what new invoices bill, and ask for each to be checked."""
-        now = self.clock()
-        start = max(self.ledger.invoices_seen() or now - _KEPT, now - _KEPT)
-        while start < now and self.clock() < self.deadline:
-            end = min(start + _WINDOW, now)
-            for one in self.stripe.finalised(start, end):
-                did.invoices += self._note(one)
-            start = end
-            self.ledger.save_invoices_seen(end - _OVERLAP if end == now else end)
+        now = int(self.clock().timestamp())
+        seen = self.ledger.invoices_seen()
+        if seen is None or seen.at < now - _KEPT:
+            seen = Seen(now - _KEPT)
+        while seen.at + _OVERLAP < now:
+            end = seen.until or min(seen.at + _WINDOW, now)
+            for last, found in self.stripe.finalised(seen.at, end, seen.after):
+                if self.clock() >= self.deadline:
+                    return
+                did.invoices += self._note_all(found)
+                self.ledger.save_invoices_seen(Seen(seen.at, end, last))
+            seen = Seen(end - _OVERLAP)
+            self.ledger.save_invoices_seen(seen)
+
+    def _note_all(self, found: Iterable[InvoicedMetric]) -> int:
+        """Note invoices' metrics, side by side, but those of one Stripe customer, who has one mark, in turn."""
+        by_name: dict[str, list[InvoicedMetric]] = {}
+        for one in found:
+            by_name.setdefault(one.stripe_customer, []).append(one)
+        return sum(side_by_side(lambda some: sum(map(self._note, some)), by_name.values()))
 
     def _note(self, one: InvoicedMetric) -> bool:
         name = self.ledger.owner(one.stripe_customer)

@@ -103,6 +103,18 @@ class Holding:
         return type(self)(self.key, (*self.holders, holder), self.version)
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """Up to where Stripe's events have been read: all that are dated before ``at`` (seconds since 1970).
+
+    Stripe lists the newest event first. Of a piece of time that a run did not get through, ``until`` is the end and
+    ``after`` the last event that was read; otherwise they are 0 and empty.
+    """
+
+    at: int
+    until: int = 0
+    after: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """The table's verbs. Errors of DynamoDB are raised as they are; reads are consistent."""
@@ -303,14 +315,14 @@ class Ledger:
         written = self.periods(hours(first, due))
         return next((hour for hour in hours(first, due) if hour not in written), due)
 
-    def invoices_seen(self) -> datetime | None:
-        """Return the moment up to which finalised invoices have been noted, or None if none ever were."""
+    def invoices_seen(self) -> Seen | None:
+        """Return up to where finalised invoices have been noted, or None if none ever were."""
         found = self._items.get("period#invoices", "seen")
-        return datetime.fromtimestamp(int(found["at"]["N"]), UTC) if found else None
+        return msgspec.convert(from_item(found), Seen) if found else None
 
-    def save_invoices_seen(self, moment: datetime) -> None:
+    def save_invoices_seen(self, seen: Seen) -> None:
         """Write up to where invoices have been noted; noting one again changes nothing, so that the last run wins."""
-        self._items.put({**item_key("period#invoices", "seen"), **to_item({"at": int(moment.timestamp())})})
+        self._items.put({**item_key("period#invoices", "seen"), **to_item(msgspec.structs.asdict(seen))})
 
     def reconciled_up_to(self) -> str:
         """Return the last customer that was compared with Stripe; empty at the beginning of a round."""

@@ -7,7 +7,6 @@ missed by a webhook that was lost, or by an outage that was shorter than that.
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
 import stripe
@@ -16,6 +15,9 @@ from metering.periods import Hour
 from metering.stripe_meters import Meter, StripeMeters, StripeRejectedError
 
 FINALISED: Final = "invoice.finalized"
+
+_MOST: Final = 100
+"""Objects in one answer (Stripe API reference, "Pagination")."""
 
 _BILLING: Final = {"active", "past_due", "trialing", "unpaid"}
 """States of a subscription whose usage gets onto an invoice."""
@@ -81,11 +83,19 @@ class StripeReader:
                 raise
             return {}
 
-    def finalised(self, since: datetime, until: datetime) -> list[InvoicedMetric]:
-        """Return what the invoices bill that were finalised from ``since`` up to ``until``, exclusive."""
-        between = {"gte": int(since.timestamp()), "lt": int(until.timestamp())}
-        found = self._all(lambda client, page: client.v1.events.list(_params(type=FINALISED, created=between, **page)))
-        return [one for event in found for one in self._metered(event.data.object)]
+    def finalised(self, since: int, until: int, after: str = "") -> Iterator[tuple[str, list[InvoicedMetric]]]:
+        """Yield what the invoices bill that were finalised from ``since`` up to ``until``, exclusive, newest first.
+
+        That is a hundred events at a time, with the last one's id; ``after`` an event the rest. Moments are in seconds
+        since 1970.
+        """
+        between = {"gte": since, "lt": until}
+        pages = self._pages(
+            lambda client, page: client.v1.events.list(_params(type=FINALISED, created=between, **page)), after
+        )
+        for found in pages:
+            if found:
+                yield found[-1].id, [one for event in found for one in self._metered(event.data.object)]
 
     def is_billed(self, stripe_customer: str, metric: str) -> bool:
         """Say whether a customer has a subscription that bills this metric now."""
@@ -142,13 +152,18 @@ class StripeReader:
 
     def _all(self, call: Callable[[stripe.StripeClient, dict[str, str]], Any]) -> list[Any]:
         """Return every object of a list, newest first, with a call for each hundred."""
-        found: list[Any] = []
-        page: dict[str, str] = {}
+        return [one for page in self._pages(call) for one in page]
+
+    def _pages(
+        self, call: Callable[[stripe.StripeClient, dict[str, str]], Any], after: str = ""
+    ) -> Iterator[list[Any]]:
+        """Yield a list's objects, newest first, a hundred at a time; ``after`` one of them the rest."""
+        page = {"starting_after": after} if after else {}
         while True:
             answer = self._one(lambda client, page=page: call(client, page))  # type: ignore[misc]
-            found += answer.data
+            yield answer.data
             if not answer.has_more:
-                return found
+                return
             page = {"starting_after": answer.data[-1].id}
 
     def _spend(self) -> None:
@@ -160,4 +175,4 @@ class StripeReader:
 
 def _params(**given: Any) -> Any:
     """Return a list's parameters, for pages as long as Stripe has them."""
-    return {"limit": 100, **given}
+    return {"limit": _MOST, **given}

@@ -1,5 +1,8 @@
 """Who may post: the switch that turns posting on, and the leases of the shards of what is pending.
 
+While posting is off, rows are pending as ever and nobody posts them. To hold them instead would need a sweep over all
+rows when it is turned on, beside runs that had read the switch before: so there is no sweep, and no such race.
+
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | switch | ``posting`` | ``switch`` | ``version``, ``on``, ``since``, ``who``, ``at`` |

@@ -4,8 +4,8 @@ from typing import Annotated, Final
 
 import typer
 
-from infra.commands.shared import Connect, Json, known_customer, on_deployment, out, print_json, table
-from infra.subscribing import preview
+from infra.commands.shared import Connect, Json, err, known_customer, on_deployment, out, print_json, table
+from infra.subscribing import as_it_would_be, preview
 from metering.prices import in_money
 
 app: Final = typer.Typer()
@@ -20,14 +20,21 @@ def invoice(
     """Show Stripe's own preview of a customer's running invoice.
 
     It holds what was posted so far, some minutes late; fees are those of the next period, which are paid in advance.
-    With --json, amounts are in the currency's smallest unit.
+    While posting is off, usage is taken from the ledger instead, at the declared prices. With --json, amounts are in
+    the currency's smallest unit.
     """
     deployment = connect()
-    found = preview(deployment.stripe(), known_customer(deployment.ledger, customer_id))
+    owner = known_customer(deployment.ledger, customer_id)
+    posting = deployment.switch.read().on
+    found = preview(deployment.stripe(), owner) | {"posting": posting}
+    if not posting:
+        found = as_it_would_be(deployment.ledger, deployment.declared_plans, owner, found)
     if as_json:
         print_json(found)
         return
     currency = found["currency"]
+    if not posting:
+        err.print("posting is off: this is what the ledger holds, at the declared prices")
     out.print(
         f"{found['customer']}, {', '.join(found['plans'])}, {found['period']['from']} to {found['period']['to']} (UTC)"
     )

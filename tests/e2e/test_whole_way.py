@@ -168,14 +168,14 @@ def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -
     deployed.cloud.stripe.set_webhook(url, "whsec_of_somebody_else")
     deployed.cloud.stripe.report_errors()
     assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
-    deployed.customer("unknown-2", "unknown-key-2", known=False)
-    deployed.deliver(deployed.payload("unknown-key-2"))
+    deployed.customer("stranger", "stranger-key", known=False)
+    deployed.deliver(deployed.payload("stranger-key"))
     deployed.cloud.deployment.close()
     deployed.cloud.stripe.set_webhook(url, "whsec_of_this_test")
     deployed.cloud.stripe.report_errors()
-    assert deployed.in_ledger("customer#unknown-2") == (1, "REJECTED")
+    assert deployed.in_ledger("customer#stranger") == (1, "REJECTED")
     deployed.cloud.stripe.add_customer("cus_unknown")
-    deployed.cloud.stripe.add_customer("cus_unknown-2")
+    deployed.cloud.stripe.add_customer("cus_stranger")
 
 
 def test_a_deployed_look_at_stripe_finds_nothing_amiss(deployed: Deployed) -> None:

@@ -26,7 +26,7 @@ from unittest.mock import patch
 import boto3
 import msgspec
 
-from metering import closing, counters, ledger, posting, usage_row
+from metering import closing, counters, posting, usage_row
 from metering.aws import Item
 from metering.table import Table
 from tests.faults.money_referee import Backing, Game
@@ -106,6 +106,16 @@ def _clear_anyway(self: counters.Counters, marked: counters.Marked) -> None:
     self.client.delete_item(TableName=self.table, Key=counters._mark_key(kind, hour, subject))
 
 
+def _one_by_one(self: Table, *writes: Mapping[str, Any]) -> None:
+    """Do a transaction's writes one after the other, whatever is there."""
+    for write in writes:
+        ((kind, what),) = write.items()
+        if kind == "Put":
+            self.put(what["Item"])
+        elif kind == "Update":
+            self.client.update_item(**what)
+
+
 BREAKS: Final[Mapping[str, Callable[[], AbstractContextManager[Any]]]] = {
     "a newer total does not wait for the older one": lambda: patch.object(posting, "departing", _without_waiting),
     "a rejected total is posted again at once": lambda: patch.object(posting, "rejected", _at_once),
@@ -115,20 +125,9 @@ BREAKS: Final[Mapping[str, Callable[[], AbstractContextManager[Any]]]] = {
     "nobody asks for invoices to be checked": lambda: patch.object(
         closing.Closer, "_ask_to_check", lambda _self, _hour, _subjects: None
     ),
-    "carries are made without condition": lambda: patch.object(
-        ledger.Table, "transact", lambda self, *writes: [_do(self, write) for write in writes]
-    ),
+    "carries are made without condition": lambda: patch.object(Table, "transact", _one_by_one),
 }
 """Each would bill wrongly; the referee has to notice."""
-
-
-def _do(table: Table, write: Mapping[str, Any]) -> None:
-    """Do a transaction's write by itself, whatever is there."""
-    ((kind, what),) = write.items()
-    if kind == "Put":
-        table.put(what["Item"])
-    elif kind == "Update":
-        table.client.update_item(**what)
 
 
 def play(schedule: Schedule, make_backing: Callable[[World, Schedule], Backing], *, trace: bool = False) -> Game:

@@ -13,12 +13,13 @@ What it promises, and checks with code that shares nothing with the closer but t
   without a correction downwards. (One with such a correction may be over until the next run: that is not promised.)
 """
 
+import itertools
 import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Protocol, assert_never, cast
 from unittest.mock import patch
@@ -37,12 +38,12 @@ from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closer
 from metering.counters import Counters
-from metering.ledger import BEGINNING, SHARDS, Customer, Holder, Holding, Ledger
+from metering.ledger import BEGINNING, SHARDS, Customer, Holder, Holding, Ledger, Seen
 from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum, declared
 from metering.pacing import Pace
 from metering.payloads import Batch, batch_of
-from metering.periods import Hour, due_before
+from metering.periods import CLOCK_SKEW, Hour, due_before
 from metering.posting import Poster
 from metering.receiving import Receiver
 from metering.reconciling import Reconciler
@@ -155,6 +156,7 @@ class Game:
         self.recorded: set[int] = set()
         self.unfinished: list[Task] = []
         self.doses: Counter[Cell] = Counter()
+        self.numbers = itertools.count()
 
     @property
     def met(self) -> Counter[str]:
@@ -218,7 +220,7 @@ class Game:
         for key, name in schedule.mapped.items():
             direct.ledger.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
         direct.ledger.advance_cursor(Hour(START.number - 3))
-        direct.ledger.save_invoices_seen(START.start)
+        direct.ledger.save_invoices_seen(Seen(int(self.world.now)))
         if schedule.since is not None:
             direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
 
@@ -260,7 +262,9 @@ class Game:
         commanded = isinstance(task, HandOver | Connect | Adjust | Turn | Retry | Deliver)
         if commanded:
             self.unfinished.append(task)
-        self.trace(f"{self.world.moment():%dT%H:%M:%S} begins {task} {process.skew.total_seconds():.0f} {process.death}")
+        self.trace(
+            f"{self.world.moment():%dT%H:%M:%S} begins {task} {process.skew.total_seconds():.0f} {process.death}"
+        )
         try:
             self._do(task, process, parts)
         except (ClientError, BotoCoreError, RowChangedError, StripeUnavailableError, OperatorError) as error:
@@ -357,7 +361,7 @@ class Game:
         first = parts.switch.read().first
         if first is None:
             return
-        now, holder = process.clock(), f"worker-{id(process)}"
+        now, holder = process.clock(), f"worker-{next(self.numbers)}"
         wanted = shares(task.shares)[task.share]
         until = now + timedelta(seconds=LIFE_S)
         shards = parts.switch.lease(wanted, holder, now=now, until=until) if task.leased else wanted
@@ -550,12 +554,15 @@ class Game:
             cell = (name, metric, hour)
             if name not in corrected and cell not in carried and held > most[cell]:
                 self.wrong.append(f"I4: Stripe holds {held} of {_named(cell)}, and {most[cell]} were delivered")
+        due = due_before(self.world.moment() + CLOCK_SKEW).number
         delivered: Counter[tuple[str, str]] = Counter()
-        for (name, metric, _), amount in most.items():
-            delivered[name, metric] += amount
-        for (name, metric), billed in self._billed(Hour.containing(self.world.moment()).number + 2).items():
+        for (name, metric, hour), amount in most.items():
+            delivered[name, metric] += amount if hour < due else 0
+        for (name, metric), billed in self._billed(due).items():
             if name not in corrected and billed > delivered[name, metric]:
-                self.wrong.append(f"I4: {name} is billed {billed} {metric}, and {delivered[name, metric]} were delivered")
+                self.wrong.append(
+                    f"I4: {name} is billed {billed} {metric}, and {delivered[name, metric]} were delivered"
+                )
 
     def _losers(self) -> set[str]:
         holders = dict(self.schedule.mapped)

@@ -14,7 +14,7 @@ from tests.faults.money_table import Fate
 
 START: Final = Hour.parse("2026-11-22T05")
 METRICS: Final = ("requests", "bytes")
-MOST_WORKERS: Final = 2
+UNHURT: Final = Death()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Run:
 
     task: Task
     skew: timedelta = timedelta()
-    death: Death = Death()
+    death: Death = UNHURT
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Weather:
 
 
 CALM: Final = Weather("calm", {}, {})
-_NET: Final = {
+_NET: Final[Mapping[Fault | Trouble, float]] = {
     Fault.ERROR_BEFORE: 0.06,
     Fault.ERROR_AFTER: 0.06,
     Fault.TIMEOUT_BEFORE: 0.04,
@@ -149,7 +149,12 @@ _NET: Final = {
     Fault.RESET_AFTER: 0.05,
     Fault.LANDS_LATE: 0.08,
 }
-_LIMITS: Final = {Fault.RATE_LIMITED: 0.1, Fault.RATE_LIMITED_RETRY: 0.1, Trouble.SLOWED: 0.1, Trouble.BUSY: 0.1}
+_LIMITS: Final[Mapping[Fault | Trouble, float]] = {
+    Fault.RATE_LIMITED: 0.1,
+    Fault.RATE_LIMITED_RETRY: 0.1,
+    Trouble.SLOWED: 0.1,
+    Trouble.BUSY: 0.1,
+}
 _TABLE: Final = {
     Fate.LOST: 0.002,
     Fate.UNANSWERED: 0.008,
@@ -372,5 +377,5 @@ def _grouped(chance: random.Random, tasks: list[Task], after: float) -> list[Epi
 def _death(chance: random.Random, task: Task) -> Death:
     likely = 0.25 if isinstance(task, Close | Post | Reconcile) else 0.1
     if isinstance(task, Notify | Mend) or chance.random() >= likely:
-        return Death()
+        return UNHURT
     return Death(chance.choice((1, 2, 3, 4, 5, 6, 8, 11, 16, 24)), accepted=chance.random() < 0.5)

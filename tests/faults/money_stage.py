@@ -109,7 +109,7 @@ class Stage:
             return
         if len(tasks) == 1:
             self.current = self._living[0]
-            self._run(*tasks[0])
+            self._run(tasks[0][1])
             self._living = []
             return
         errors: list[BaseException] = []
@@ -117,7 +117,7 @@ class Stage:
         def act(process: Process, do: Callable[[], None]) -> None:
             process.lock.acquire()
             try:
-                self._run(process, do)
+                self._run(do)
             except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
                 errors.append(error)
             self._leave(process)
@@ -137,7 +137,7 @@ class Stage:
         if errors:
             raise errors[0]
 
-    def _run(self, process: Process, do: Callable[[], None]) -> None:
+    def _run(self, do: Callable[[], None]) -> None:
         try:
             do()
         except KilledError:

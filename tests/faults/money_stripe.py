@@ -1,4 +1,4 @@
-"""The local Stripe without HTTP: the SDK hands its requests to the same `Api`, through a transport that fails as told."""
+"""The local Stripe without HTTP: the SDK hands its requests to the same `Api`, by a transport that fails as told."""
 
 import json
 import random
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import stripe
@@ -64,7 +64,7 @@ class StripeAccount:
         self.account = Account(self.latest, self.summary_delay_s)
         # The events of a customer that is unknown for a while are accepted and counted for nobody. Its subscription
         # runs on meanwhile, which is why the account's own directory keeps it.
-        self.account.customers = _Known(self.account.directory.customers, self.bad)
+        self.account.customers = cast("Any", _Known(self.account.directory.customers, self.bad))
         now: Callable[[], float] = lambda: self.stage.world.now  # noqa: E731
         self.api = Api(
             self.account, keys=frozenset({API_KEY}), restricted_keys={}, events_per_second=10**6, now=now, ticks=now
@@ -118,7 +118,7 @@ class StripeAccount:
 
     def _no_answer(self, seconds: float) -> Answer:
         self.stage.sleep(seconds)
-        raise stripe.APIConnectionError("Unexpected error communicating with Stripe.", should_retry=True)
+        raise stripe.APIConnectionError("no answer", should_retry=True)  # type: ignore[no-untyped-call]
 
     def _draw(self, call: Call) -> Fault | Trouble | None:
         posts = call.route in (METER_EVENTS, METER_EVENT_STREAM)

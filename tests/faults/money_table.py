@@ -82,7 +82,7 @@ class Tables:
             responses[table] = [dict(item) for item in found if item is not None]
         return {"Responses": responses, "UnprocessedKeys": {}}
 
-    def query(
+    def query(  # noqa: PLR0913
         self,
         *,
         TableName: str,  # noqa: N803
@@ -228,7 +228,7 @@ class Tables:
         item = dict(self._get(table, key) or key)
         _, *sections = _SECTION.split(expression)
         if _:
-            raise AssertionError(f"an update begins with SET or ADD, got {expression}")
+            raise AssertionError(f"SET or ADD come first, got {expression}")
         for verb, body in zip(sections[::2], sections[1::2], strict=True):
             for clause in body.split(","):
                 name, value = clause.replace("=", " ").split() if verb == "SET" else clause.split()
@@ -330,7 +330,9 @@ class _Reader:
             raise AssertionError(f"{token!r} was expected before {self.tokens}")
 
 
-def _compare(first: str, operator: str, second: str, about: tuple[Item, Names, Item]) -> bool:
+def _compare(  # noqa: PLR0911  a comparison each
+    first: str, operator: str, second: str, about: tuple[Item, Names, Item]
+) -> bool:
     """Compare an attribute with a value; one that is not there, or of another kind, is only unequal."""
     item, names, values = about
     ((kind, wanted),) = values[second].items()

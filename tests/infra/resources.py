@@ -51,10 +51,8 @@ def policies(template: Template, role: str) -> list[dict[str, Any]]:
 def flat(resource: Any) -> str:
     """Write a resource's ARN as the logical id it comes from, less the hash, and what is joined to it."""
     match resource:
-        case {"Fn::GetAtt": [name, "Arn" | "QueueName"]}:
-            return str(name)[:-8]
-        case {"Ref": name}:
-            return str(name)[:-8] if re.search(r"[0-9A-F]{8}$", name) else str(name)
+        case {"Fn::GetAtt": [name, "Arn" | "QueueName" | "Id"]} | {"Ref": name}:  # a secret's Id is its ARN
+            return re.sub(r"[0-9A-F]{8}$", "", name)
         case {"Fn::Join": ["", parts]}:
             return "".join(map(flat, parts))
         case _:

@@ -93,7 +93,8 @@ def told_to_eventbridge() -> list[list[dict[str, Any]]]:
         calls.append([json.loads(one["Detail"]) for one in entries])
         return SimpleNamespace(status_code=200), {"FailedEntryCount": 0, "Entries": []}
 
-    clients.events().meta.events.register("before-call.events.PutEvents", take)
+    hooks: Any = clients.events().meta.events
+    hooks.register("before-call.events.PutEvents", take)
     return calls
 
 
@@ -157,12 +158,12 @@ class Functions:
                     for granted in allowed
                 ), f"{name} may not {action} {pk} of {resource}"
 
-        calls = clients.dynamodb().meta.events
-        calls.register("before-parameter-build.dynamodb", check)
+        hooks = clients.dynamodb().meta.events
+        hooks.register("before-parameter-build.dynamodb", check)
         try:
             yield
         finally:
-            calls.unregister("before-parameter-build.dynamodb", check)
+            hooks.unregister("before-parameter-build.dynamodb", check)
 
 
 _TABLES = {"counters": "Counters", "ledger": "Ledger"}

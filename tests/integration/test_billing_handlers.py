@@ -15,6 +15,7 @@ import stripe as stripe_sdk
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 import close_periods
+from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
 from metering import aws as clients
 from metering import stripe_meters
@@ -64,7 +65,8 @@ def started(functions: Functions) -> list[tuple[str, str, list[int]]]:
         found.append((params["url_path"].split("/")[3], kind, json.loads(params["body"])["shards"]))
         return SimpleNamespace(status_code=202), {"StatusCode": 202}
 
-    clients.functions().meta.events.register("before-call.lambda.Invoke", take)
+    hooks: Any = clients.functions().meta.events
+    hooks.register("before-call.lambda.Invoke", take)
     return found
 
 
@@ -252,13 +254,13 @@ def test_a_worker_that_cannot_be_started_fails_the_run_after_its_signals(
     def refuse(**_: Any) -> None:
         raise ClientError({"Error": {"Code": "TooManyRequestsException", "Message": "Rate exceeded"}}, "Invoke")
 
-    calls = clients.functions().meta.events
-    calls.register_first("before-call.lambda.Invoke", refuse)
+    hooks = clients.functions().meta.events
+    hooks.register_first("before-call.lambda.Invoke", refuse)
     with pytest.raises(ClientError, match="Rate exceeded"):
         functions.close()
     assert said(capsys)["HoursBehind"] == (1, "Count")
     assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
-    calls.unregister("before-call.lambda.Invoke", refuse)
+    hooks.unregister("before-call.lambda.Invoke", refuse)
     Clock.at += timedelta(minutes=5)
     assert functions.close()["workers"] == 1
 
@@ -463,12 +465,12 @@ def test_a_worker_that_fails_gives_its_leases_back(functions: Functions) -> None
     def fail(**_: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://dynamodb.us-east-1.amazonaws.com")
 
-    calls = clients.dynamodb().meta.events
-    calls.register("before-call.dynamodb.BatchGetItem", fail)
+    hooks = clients.dynamodb().meta.events
+    hooks.register("before-call.dynamodb.BatchGetItem", fail)
     with pytest.raises(EndpointConnectionError):
         functions.post()
     assert _leases() == []
-    calls.unregister("before-call.dynamodb.BatchGetItem", fail)
+    hooks.unregister("before-call.dynamodb.BatchGetItem", fail)
     assert functions.post()["posted"] == 2
 
 
@@ -649,6 +651,17 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     forget()
     assert functions.reconcile() == NOTHING | {"customers": 2, "round_over": True}
     assert posted.in_ledger("customer#acme")["requests"] == (1, "POSTED")
+
+
+def test_a_customer_that_stripe_does_not_know_keeps_no_other_from_being_compared(
+    functions: Functions, posted: World
+) -> None:
+    """I6: somebody deleted it at Stripe, or mistyped its id."""
+    entry = Entry("aaa", "Aaa", "cus_nobody", ("key0",), None)
+    Customers(posted.ledger, posted.counters).add(entry, now=posted.now)
+    _overwrite_at_stripe("cus_acme", 7, posted)
+    report = functions.reconcile()
+    assert (report["posted_again"], report["round_over"]) == (1, True)
 
 
 @pytest.mark.usefixtures("started", "connected")

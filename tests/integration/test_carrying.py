@@ -374,6 +374,22 @@ def test_a_run_makes_no_more_calls_than_it_may(billing: Billing) -> None:
     assert [amount for _, amount in billing.carries()] == [2]
 
 
+def test_a_run_that_ends_amid_many_invoices_is_gone_on_with(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1: more invoices than one run can note are finalised at the same moment."""
+    monkeypatch.setattr("metering.stripe_invoices._MOST", 2)
+    world = billing.world
+    for n in range(6):
+        world.customer(f"c{n}", stripe_customer=f"cus_{n}")
+        billing.subscribe(f"cus_{n}")
+    billing.jump(FINALISED + timedelta(hours=4))
+    runs = 0
+    while len([name for n in range(6) for name in world.changes.billed(f"c{n}")]) < 6:
+        _carrier(world, calls=4).run()  # three pages of two, and prices
+        runs += 1
+        assert runs < 12
+    assert runs > 1
+
+
 def test_an_outage_of_days_misses_no_invoice(billing: Billing) -> None:
     """I4: invoices are found by Stripe's events, which it keeps for 30 days."""
     billing.jump(FINALISED)

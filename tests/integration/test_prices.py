@@ -1,11 +1,12 @@
 """From a declared plan to an invoice: subscribing, Stripe's preview, and that both sides price alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import stripe as stripe_sdk
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from infra.deployment import OperatorError
 from infra.local.stripe_faults import Fault
 from infra.local.stripe_server import LocalStripe
 from infra.stripe_prices import Offer, offer_of
-from infra.subscribing import Subscribed, Subscriber, Wishes, later, preview
+from infra.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
 from metering.periods import Hour
 from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
 from metering.stripe_invoices import StripeReader
@@ -324,6 +325,34 @@ def test_an_invoice_without_a_subscription_says_what_to_do(shop: Shop) -> None:
         shop.preview()
 
 
+def test_while_posting_is_off_the_invoice_shows_what_would_be(shop: Shop) -> None:
+    """What the ledger holds, at the declared prices: to the cent what Stripe asks for once it is posted."""
+    world = shop.world
+    world.customer("acme", "key1")
+    shop.apply()
+    shop.subscribe()
+    world.record(*[world.line(response_length="700") for _ in range(7)])
+    on = world.switch.read()
+    world.switch.turn(msgspec.structs.replace(on, on=False))
+    shop.at(HOUR.end + timedelta(minutes=10))
+    world.run()
+    owner = world.ledger.customers(["acme"])["acme"]
+    before = shop.preview()
+    would_be = as_it_would_be(world.ledger, shop.plans, owner, before)
+    assert would_be["total"] > before["total"]
+    world.switch.turn(msgspec.structs.replace(on, version=world.switch.read().version))
+    world.run()
+    assert asked(would_be) == asked(shop.preview())
+
+
+def asked(shown: Mapping[str, Any]) -> dict[str, int]:
+    """Return what an invoice asks for, by price."""
+    found: dict[str, int] = {}
+    for line in shown["lines"]:
+        found[line["price"]] = found.get(line["price"], 0) + line["amount"]
+    return found
+
+
 @pytest.mark.parametrize(
     ("begin", "interval", "end"),
     [
@@ -363,7 +392,7 @@ def everything(shop: Shop, key: str) -> None:
     assert meters.totals(made, done.stripe_customer, HOUR, HOUR.next()) == {HOUR: 3}
     assert preview(meters, shop.world.ledger.customers([key])[key])["total"] == 4902
     reader = StripeReader(meters, calls=10)
-    reader.finalised(HOUR.start - timedelta(days=1), HOUR.end)
+    list(reader.finalised(int((HOUR.start - timedelta(days=1)).timestamp()), int(HOUR.end.timestamp())))
     assert reader.is_billed(done.stripe_customer, "requests")
     renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))
     Catalog(meters, ("requests", "bytes"), (renamed,)).apply(lambda _: None)

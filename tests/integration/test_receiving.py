@@ -77,7 +77,8 @@ def request(body: str, signature: str | None = None, *, encoded: bool = False) -
 
 def sign(body: str, *, secret: str = SIGNS, seconds_ago: int = 0) -> str:
     """Sign a body as Stripe does."""
-    return stripe_sdk.WebhookSignature.generate_signature_header(body, secret, int(time.time()) - seconds_ago)
+    at = int(time.time()) - seconds_ago
+    return str(stripe_sdk.WebhookSignature.generate_signature_header(body, secret, at))
 
 
 def notification(event: str, kind: str = REPORT) -> str:
@@ -285,7 +286,7 @@ def test_a_notification_that_cannot_be_dealt_with_now_comes_again(
     functions: Functions, unknown: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """I1: an error is no refusal; Stripe delivers it again until it is answered 200."""
-    failed = []
+    failed: list[int] = []
 
     def fail_once(**_: Any) -> None:
         if not failed:
