@@ -20,6 +20,7 @@ from metering.settings import PostUsageSettings
 from metering.signals import Signal
 from metering.stripe_meters import SLOWEST_CALL, StripeMeters, key_from
 from metering.switch import PostingSwitch
+from metering.usage_row import epoch_of
 
 logger = Logger()
 signals = Metrics()
@@ -43,7 +44,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             ledger,
             counters,
             stripe,
-            epoch=settings.ledger_epoch,
+            epoch=epoch_of(settings.ledger_epoch, settings.deployment),
             clock=_clock,
             deadline=now + time - timedelta(seconds=SLOWEST_CALL + 5),
             pace=Pace(float(settings.stripe_rate) * len(shards) / SHARDS),

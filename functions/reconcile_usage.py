@@ -37,9 +37,11 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     first = switch.read().first
     carried, compared = Carried(), Reconciled()
     if first is not None:
-        reader = StripeReader(meters, int(settings.stripe_calls))
+        calls = int(settings.stripe_calls)
         try:
+            reader = StripeReader(meters, calls // 2)  # and what is left of it is for comparing, too
             carried = Carrier(ledger, changes, reader, first, _clock, start + time / 2).run()
+            reader = StripeReader(meters, calls - reader.made)
             compared = Reconciler(ledger, reader, first, _clock, start + time).run()
         except StripeUnavailableError as error:
             logger.warning("Stripe cannot be asked", reason=str(error))

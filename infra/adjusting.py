@@ -62,8 +62,8 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
         raise OperatorError(f"{hour} is not over yet: adjust it when it is")
     before = billed(deployment, name, metric, hour, now)
     amount = by if by is not None else (to or 0) - before
-    if (to is not None and not 0 <= to <= LARGEST) or abs(amount) > LARGEST:
-        raise OperatorError(f"an adjustment is between 0 and 10^12, got {to if by is None else by}")
+    if (to is not None and not 0 <= to <= LARGEST) or abs(by or 0) > LARGEST:
+        raise OperatorError(f"an adjustment is by or to at most 10^12, got {to if by is None else by}")
     wish = f"{name} {metric} {hour} {by} {to} {if_counted} {reason}"
     change = Change(
         id=hashlib.sha256(wish.encode()).hexdigest()[:16],

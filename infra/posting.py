@@ -126,10 +126,13 @@ class Row:
         return self.stripe - self.ledger
 
 
-def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, progress: Progress) -> list[Row]:
-    """Compare one customer, or all, with Stripe; post again what differs, and return how it stands then.
+def reconcile(
+    deployment: Deployment, only: Customer | None, *, now: datetime, progress: Progress
+) -> tuple[int, list[Row]]:
+    """Compare one customer, or all, with Stripe, and post again what differs.
 
-    While posting is off nothing is posted: what Stripe lacks is what it would be told.
+    Returns how many totals were compared, and how those stand then that differed; of one customer, all. While posting
+    is off nothing is posted: what Stripe lacks is what it would be told.
     """
     switch = deployment.switch.read()
     since = Hour.parse(switch.since) if switch.since else Hour(0)
@@ -151,7 +154,8 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
             replace(again.get((one.customer, one.metric, one.hour), one), what=one.what) if one.what else one
             for one in found
         ]
-    return [
+    shown = [one for one in found if only or one.what]
+    return len(found), [
         Row(
             one.customer,
             one.metric,
@@ -162,7 +166,7 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
             one.state,
             one.what,
         )
-        for one in found
+        for one in shown
     ]
 
 

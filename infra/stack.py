@@ -38,7 +38,10 @@ from metering.settings import (
 
 STRIPE: Final = "https://api.stripe.com"
 REST_API_KEYS: Final = AccessLog()
-LAST_EPOCH: Final = 999
+LAST_EPOCH: Final = 99
+LEAST_CALLS: Final = 1000
+"""With fewer calls an hourly run might not get through the few customers that it compares together."""
+
 SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
 """As long as counters live they may have to be recounted."""
 
@@ -344,7 +347,7 @@ class MeteringStack(cdk.Stack):
     def _grant_reconcile_usage(self) -> None:
         counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.reconcile_usage
         for statement in (
-            _items("ReadWhatToCheck", counters.table_arn, ["Query", "DeleteItem"], "check#*"),
+            _items("ReadWhatToCheck", counters.table_arn, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
             _items("CloseAgain", counters.table_arn, ["UpdateItem"], "late#*"),
             _items(
                 "ReadLedger",
@@ -431,9 +434,9 @@ def _check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
 
 
 def _check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> None:
-    for name, value in {"stripe_rate": stripe_rate, "stripe_calls": stripe_calls}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+    for name, value, least in (("stripe_rate", stripe_rate, 1), ("stripe_calls", stripe_calls, LEAST_CALLS)):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
     if streamed_from:
         try:
             Hour.parse(streamed_from)
@@ -442,8 +445,8 @@ def _check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> N
 
 
 def _check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:
-    if not (cdk.Token.is_unresolved(deployment) or re.fullmatch(r"[A-Za-z0-9_-]{1,40}", deployment)):
-        raise ValueError(f"deployment must be 1 to 40 letters, digits, '_' or '-', got {deployment!r}")
+    if not (cdk.Token.is_unresolved(deployment) or re.fullmatch(r"[A-Za-z0-9-]{1,40}", deployment)):
+        raise ValueError(f"deployment must be 1 to 40 letters, digits or '-', got {deployment!r}")
     if not 1 <= ledger_epoch <= LAST_EPOCH:
         raise ValueError(f"ledger_epoch must be from 1 to {LAST_EPOCH}, got {ledger_epoch}")
     if not (stripe_api_base.startswith("https://") or local):

@@ -10,7 +10,7 @@
 | period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
 | cursor | ``period#cursor`` | ``close`` | ``hour``: every hour before it is closed |
 | invoices | ``period#invoices`` | ``seen`` | ``at``: up to when finalised invoices are noted |
-| round | ``period#reconciled`` | ``customer`` | ``name``: the last customer that was compared with Stripe |
+| round | ``period#reconciled`` | ``round`` | the fields of :class:`Round` |
 | directory | ``list#customers``, ``list#keys`` | id | (none) |
 
 The sparse index ``pending`` lists the rows that have a pending total under ``pending#<shard>``, and the other ones that
@@ -113,6 +113,18 @@ class Seen(msgspec.Struct, frozen=True):
     at: int
     until: int = 0
     after: str = ""
+
+
+class Round(msgspec.Struct, frozen=True):
+    """How far the round of comparing all customers with Stripe has got: ``name`` is the last one; empty at its start.
+
+    In a ``daily`` round earlier days are compared, too; ``daily_at`` is when the last such round began (seconds since
+    1970).
+    """
+
+    name: str = ""
+    daily: bool = False
+    daily_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,14 +336,14 @@ class Ledger:
         """Write up to where invoices have been noted; noting one again changes nothing, so that the last run wins."""
         self._items.put({**item_key("period#invoices", "seen"), **to_item(msgspec.structs.asdict(seen))})
 
-    def reconciled_up_to(self) -> str:
-        """Return the last customer that was compared with Stripe; empty at the beginning of a round."""
-        found = self._items.get("period#reconciled", "customer")
-        return found["name"]["S"] if found else ""
+    def round(self) -> Round:
+        """Return how far the round of comparing all customers with Stripe has got."""
+        found = self._items.get("period#reconciled", "round")
+        return msgspec.convert(from_item(found), Round) if found else Round()
 
-    def save_reconciled_up_to(self, name: str) -> None:
-        """Write which customer was compared last; empty when a round is over."""
-        self._items.put({**item_key("period#reconciled", "customer"), **to_item({"name": name})})
+    def save_round(self, after: Round) -> None:
+        """Write how far the round has got; comparing a customer once more does no harm, so that the last run wins."""
+        self._items.put({**item_key("period#reconciled", "round"), **to_item(msgspec.to_builtins(after))})
 
     def periods(self, wanted: Iterable[Hour]) -> dict[Hour, Period]:
         """Return those of the hours whose rows are written."""

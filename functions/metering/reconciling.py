@@ -5,16 +5,16 @@ hour that differs further back is found by its day. Stripe adds up usage some mi
 was posted just now is not judged yet.
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
 from aws_lambda_powertools import Logger
 
 from metering.aws import side_by_side
-from metering.ledger import Customer, Ledger
+from metering.ledger import Customer, Ledger, Round
 from metering.periods import Hour, due_before, hours
 from metering.stripe_invoices import OutOfBudgetError, StripeReader
 from metering.subjects import customer
@@ -34,6 +34,7 @@ MOST_REPOSTS: Final = 3
 """After so many postings of one total a person must look."""
 
 _CUSTOMERS_AT_ONCE: Final = 8
+_DAY_S: Final = 23 * 3600  # less an hour, so that a run that comes early is not a day late
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,29 +89,41 @@ class Reconciler:
     """Whether what differs is posted again; not while posting is off."""
 
     def run(self) -> Reconciled:
-        """Go on with the round through all customers where the last run stopped, as far as time and budget allow."""
+        """Go on with the round through all customers where the last run stopped, as far as time and budget allow.
+
+        A round that begins a day or more after the last daily one is a daily one, however long a round takes.
+        """
         did = Reconciled()
-        names = self.ledger.customer_ids(self.ledger.reconciled_up_to())
-        for some in _in_groups(names, _CUSTOMERS_AT_ONCE):
+        at = self._begun(self.ledger.round())
+
+        def compare(owner: Customer, daily: bool = at.daily) -> list[Compared]:  # noqa: FBT001 - of the whole round
+            return [*self.compare(owner, daily=daily)]
+
+        for some in _in_groups(self.ledger.customer_ids(at.name), _CUSTOMERS_AT_ONCE):
             if self.clock() >= self.deadline:
                 return did
             owners = self.ledger.customers(some)
             billed = [owner for owner in owners.values() if owner.stripe_customer]
             try:
-                found = side_by_side(lambda owner: [*self.compare(owner, daily=self._is_day_of(owner.id))], billed)
+                found = side_by_side(compare, billed)
             except OutOfBudgetError as error:
                 logger.info("the next run goes on", reason=str(error), customers=did.customers)
                 return did
             did.customers += len(some)
             did.differing += [one for compared in found for one in compared if one.difference]
-            self.ledger.save_reconciled_up_to(some[-1])
-        self.ledger.save_reconciled_up_to("")
+            at = msgspec.structs.replace(at, name=some[-1])
+            self.ledger.save_round(at)
+        self.ledger.save_round(msgspec.structs.replace(at, name=""))
         did.round_over = True
         return did
 
-    def _is_day_of(self, name: str) -> bool:
-        """Say whether a customer's days are compared in this hour: each customer has its own hour of the day."""
-        return zlib.crc32(name.encode()) % 24 == self.clock().hour
+    def _begun(self, at: Round) -> Round:
+        """Return the round that goes on, or the one that begins now."""
+        now = int(self.clock().timestamp())
+        if at.name:
+            return at
+        daily = at.daily_at + _DAY_S <= now
+        return Round(daily=daily, daily_at=now if daily else at.daily_at)
 
     def compare(self, owner: Customer, *, daily: bool) -> Iterator[Compared]:
         """Yield a customer's hours that the ledger or Stripe holds something of, and post again what differs.
@@ -190,7 +203,8 @@ class Reconciler:
     def _mend(self, row: UsageRow, metric: str) -> str:
         """Have a total posted again that differs at Stripe, under the next revision."""
         now, total = self.clock(), row.totals.get(metric)
-        if total and total.posted_at > (now - self.delay).timestamp():
+        delay = DELAY if total and total.reposts else self.delay  # whoever asks often uses up no tries
+        if total and total.posted_at > (now - delay).timestamp():
             return NOT_YET
         if row.hour.is_past_stripe(now) or (total and total.reposts >= MOST_REPOSTS):
             return STAYS

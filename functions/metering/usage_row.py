@@ -16,6 +16,7 @@ run lives that long. Only a posting that was *rejected* leaves no identifier beh
 sent before the time in which a copy could still land is over.
 """
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -34,7 +35,7 @@ FLIGHT_TIME: Final = timedelta(minutes=16)
 NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
 TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
 
-_IDENTIFIER: Final = re.compile(r"\d{1,3}\.([A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
+_IDENTIFIER: Final = re.compile(r"[0-9a-f]{1,6}\.([A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
 
 _TIMESTAMPS: Final = 600
 """Events are dated in the hour's last ten minutes, so that an hour in which a subscription begins is billed."""
@@ -308,6 +309,14 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
         if total.identifier == known_as and total.state is State.POSTED:
             return row.with_totals({metric: msgspec.structs.replace(total, state=State.REJECTED, reason=reason)})
     return row
+
+
+def epoch_of(ledger_epoch: str, deployment: str) -> str:
+    """Return what a deployment's identifiers begin with: its ledger's epoch, and four digits that stand for its name.
+
+    Stripe keeps identifiers unique in the whole account, which two deployments may share.
+    """
+    return f"{ledger_epoch}{hashlib.sha256(deployment.encode()).hexdigest()[:4]}"
 
 
 def identifier(epoch: str, subject: Subject, metric: str, hour: Hour, revision: int) -> str:

@@ -188,21 +188,20 @@ def reconcile(
     on = deployment.switch.read().on
     if on:
         posting.carry(deployment, now=now())
-    rows = posting.reconcile(deployment, only, now=now(), progress=progress("asking Stripe", as_json))
-    shown = rows if only else [row for row in rows if row.difference]
+    compared, rows = posting.reconcile(deployment, only, now=now(), progress=progress("asking Stripe", as_json))
     staying = [row for row in rows if row.difference and (on or row.what != NOT_POSTED)]
     if as_json:
         print_json(
             {
                 "posting": on,
-                "compared": len(rows),
+                "compared": compared,
                 "differing": len(staying),
-                "rows": [asdict(row) | {"difference": row.difference} for row in shown],
+                "rows": [asdict(row) | {"difference": row.difference} for row in rows],
             }
         )
     else:
-        _show_rows(shown)
-        err.print(f"{len(rows):,} totals compared, {len(staying):,} differ" + ("" if on else "; posting is off"))
+        _show_rows(rows)
+        err.print(f"{compared:,} totals compared, {len(staying):,} differ" + ("" if on else "; posting is off"))
     if staying:
         raise typer.Exit(1)
 

@@ -106,9 +106,11 @@ def close(connect: Connect, as_json: Json = False) -> None:
         "rejected": "totals that Stripe rejected",
         "held": "totals held, for want of a Stripe customer or as too old",
         "unmapped": "rows written for keys that belong to no customer",
-        "behind": "due hours that are not closed",
+        "behind": "due hours that the next run closes, if nothing of them is pending then",
     }.items():
         value = did[what]
         out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}")
+    if not did["posting"]:
+        out.print("posting is off: 'metering posting on' turns it on")
     for reason, count in did["reasons"].items():
         out.print(f"{count:>8}  wait because: {reason}")

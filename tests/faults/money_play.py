@@ -29,7 +29,8 @@ import msgspec
 from metering import closing, counters, posting, usage_row
 from metering.aws import Item
 from metering.table import Table
-from tests.faults.money_referee import Backing, Game
+from tests.faults.money_judge import Backing
+from tests.faults.money_referee import Game
 from tests.faults.money_schedule import Schedule, draw
 from tests.faults.money_stage import World
 from tests.faults.money_table import Tables
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--break", dest="breaks", choices=BREAKS)
     parser.add_argument("--until-wrong", action="store_true")
+    parser.add_argument("--narrow", action="store_true", help="late batches for one hour, and nothing else")
     parser.add_argument("--no-lag", action="store_true")
     parser.add_argument("--dynamodb", type=int, help="the port of DynamoDB Local")
     parser.add_argument("--definitions", type=Path, help="a file with the tables' definitions")
@@ -175,7 +177,7 @@ def main() -> None:
     met: Counter[str] = Counter()
     begun = time.monotonic()
     for number, seed in enumerate(range(wanted.seed, wanted.seed + wanted.schedules), 1):
-        schedule = draw(seed)
+        schedule = draw(seed, narrow=wanted.narrow)
         make_backing: Callable[[World, Schedule], Backing] = InMemory
         if wanted.no_lag or wanted.dynamodb:
             schedule = replace(schedule, lag_s=0.0)

@@ -1,27 +1,14 @@
-"""The referee of the money side: plays a schedule, then lets calm return, and says where the money is wrong.
-
-What it promises, and checks with code that shares nothing with the closer but the tables' attributes:
-
-- **Converges**: when nothing fails any more, some hourly runs later nothing is asked for, nothing waits, and for every
-  customer, metric and hour the ledger's count is the straight count of the lines, its adjustments are those that were
-  made, and Stripe holds what the ledger says (of hours that Stripe still takes, from ``since`` on; nothing before it).
-- **Billed once**: what finalised invoices bill and what Stripe holds of the hours that none of them covers is together
-  exactly the straight count and the adjustments.
-- **Nobody waits for another**: after the first calm tick nothing is pending of any customer but the one whose account
-  still fails.
-- **Never more**: after no run does Stripe hold, or an invoice bill, more than was delivered until then, for customers
-  without a correction downwards. (One with such a correction may be over until the next run: that is not promised.)
-"""
+"""The referee of the money side: plays a schedule, then lets calm return, and has a judge say where it is wrong."""
 
 import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Protocol, assert_never, cast
+from typing import Any, Final, assert_never, cast
 from unittest.mock import patch
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,18 +19,14 @@ from infra.deployment import OperatorError
 from infra.local.stripe_webhook import Webhook
 from infra.posting import retry, turn_off, turn_on
 from metering import aws, pacing, posting, stripe_meters
-from metering.aws import Item, from_item
 from metering.carrying import Carrier
-from metering.changes import Changes
-from metering.claims import Claims
 from metering.closing import Closer
-from metering.counters import Counters
-from metering.ledger import BEGINNING, SHARDS, Customer, Holder, Holding, Ledger, Seen
+from metering.ledger import BEGINNING, SHARDS, Customer, Holder, Holding, Seen
 from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum, declared
 from metering.pacing import Pace
 from metering.payloads import Batch, batch_of
-from metering.periods import CLOCK_SKEW, Hour, due_before
+from metering.periods import Hour, due_before
 from metering.posting import Poster
 from metering.receiving import Receiver
 from metering.reconciling import Reconciler
@@ -52,10 +35,10 @@ from metering.set_aside import SetAside, Source
 from metering.stripe_invoices import StripeReader
 from metering.stripe_meters import SLOWEST_CALL, StripeUnavailableError
 from metering.subjects import source_of_customer
-from metering.switch import PostingSwitch, Switch, shares
+from metering.switch import Switch, shares
 from metering.table import RowChangedError
-from metering.uniques import Uniques
-from metering.usage_row import FLIGHT_TIME, State
+from metering.usage_row import FLIGHT_TIME
+from tests.faults.money_judge import Backing, Judge, Parts
 from tests.faults.money_schedule import (
     CALM,
     METRICS,
@@ -77,7 +60,7 @@ from tests.faults.money_schedule import (
     Turn,
 )
 from tests.faults.money_stage import LIFE_S, Death, InTurn, Process, Stage, World
-from tests.faults.money_stripe import DEPLOYMENT, StripeAccount
+from tests.faults.money_stripe import StripeAccount
 from tests.faults.money_table import TableClient
 from tests.faults.processes import Bucket
 
@@ -89,46 +72,6 @@ ROUNDS: Final = 60
 
 WEEK_S: Final = 6 * 86_400
 
-Cell = tuple[str, str, int]
-"""A customer, a metric, and an hour's number."""
-
-
-class Backing(Protocol):
-    """Two tables, in memory or in DynamoDB Local."""
-
-    client: Any
-    counters: str
-    ledger: str
-
-    def items(self, table: str) -> Iterable[Item]:
-        """Return every item of a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What functions and commands are made of; it stands for a `Deployment` where a command wants one."""
-
-    counters: Counters
-    claims: Claims
-    ledger: Ledger
-    changes: Changes
-    switch: PostingSwitch
-    uniques: Uniques
-
-    @classmethod
-    def of(cls, client: Any, counters_table: str, ledger_table: str) -> "Parts":
-        """Make the parts of a client and its tables' names."""
-        counters, claims = Counters(client, counters_table), Claims(client, counters_table)
-        ledger = Ledger(client, ledger_table)
-        return cls(
-            counters=counters,
-            claims=claims,
-            ledger=ledger,
-            changes=Changes(client, ledger_table, counters),
-            switch=PostingSwitch(client, ledger_table),
-            uniques=Uniques(claims, ledger),
-        )
-
 
 @dataclass
 class Game:
@@ -136,8 +79,6 @@ class Game:
 
     schedule: Schedule
     make_backing: Callable[[World, Schedule], Backing]
-    make_poster: Callable[..., Poster] = Poster
-    make_closer: Callable[..., Closer] = Closer
     wrong: list[str] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     trace: Callable[[str], object] = lambda _: None
@@ -155,7 +96,7 @@ class Game:
         self.begun: set[int] = set()
         self.recorded: set[int] = set()
         self.unfinished: list[Task] = []
-        self.doses: Counter[Cell] = Counter()
+        self.judge = Judge(schedule, self.world, self.stripe, self.backing, self.direct)
         self.numbers = itertools.count()
 
     @property
@@ -179,7 +120,7 @@ class Game:
             self.weather = self.schedule.weather
             for episode in self.schedule.episodes:
                 self._play(episode)
-                self._judge_never_more()
+                self.wrong += self.judge.never_more(self.begun)
             self._settle()
 
     # --- before -----------------------------------------------------------------------------------------------------
@@ -347,7 +288,7 @@ class Game:
     def _close(self, process: Process, parts: Parts) -> None:
         """Do what the handler of ``close_periods`` does."""
         deadline = process.clock() + timedelta(seconds=LIFE_S * 0.8)
-        closer = self.make_closer(
+        closer = Closer(
             parts.counters, parts.uniques, parts.ledger, parts.changes, clock=process.clock, deadline=deadline
         )
         closed = closer.close_due()
@@ -367,7 +308,7 @@ class Game:
         shards = parts.switch.lease(wanted, holder, now=now, until=until) if task.leased else wanted
         if not shards:
             return
-        poster = self.make_poster(
+        poster = Poster(
             parts.ledger,
             parts.counters,
             self.stripe.meters,
@@ -426,10 +367,11 @@ class Game:
         self.world.advance(FLIGHT_TIME.total_seconds() + 120)
         self.stripe.bad = {whom: how for whom, how in self.stripe.bad.items() if whom == self.schedule.failing}
         self.stripe.account.customers = self.stripe.account.directory.customers
-        self._finish()
         self._to_next_hour()
-        self._calm_tick()
-        self._judge_nobody_waits()
+        self._finish()
+        for _ in range(1 if self.schedule.streamed_from is None else 2):
+            self._calm_tick()
+        self.wrong += self.judge.nobody_waits()
         self.stripe.bad = {}
         found: list[str] = []
         for number in range(ROUNDS):
@@ -439,8 +381,8 @@ class Game:
             self._calm_tick()
             self._calmly(Reconcile(1000))
             self._calm_tick()
-            self._judge_never_more()
-            found = [*self._under_way(), *self._judge()]
+            self.wrong += self.judge.never_more(self.begun)
+            found = [*self.judge.under_way(), *self.judge.final(self.recorded)]
             if not found:
                 return
         self.wrong += [f"not right after {ROUNDS} calm hours: {sentence}" for sentence in found]
@@ -454,7 +396,7 @@ class Game:
         for task in asked:
             if not isinstance(task, Deliver):
                 self._calmly(task)
-        done = {change.reason for name in self.schedule.connected for change in self._changes(name)}
+        done = {change.reason for _, _, change in self.judge.changes()}
         for task in self.schedule.adjustments():
             if f"number {task.number}" not in done:
                 self._calmly(task)
@@ -463,9 +405,6 @@ class Game:
                 self._calmly(Connect(name, f"cus_{name}"))
         if self.direct.switch.read().first is None:
             self._calmly(Turn(on=True))
-
-    def _changes(self, name: str) -> Iterator[Any]:
-        return (change for _, change in self.direct.changes.between(name, Hour(0), Hour(10**6)))
 
     def _calmly(self, task: Task) -> None:
         self._play(Episode(0.0, (Run(task, death=Death()),)))
@@ -488,186 +427,7 @@ class Game:
             amounts = Amounts(sums={"requests": 1000, "bytes": 10**13})
             self.direct.counters.count(hour, source_of_customer(name), amounts, number.to_bytes(12))
             for metric, amount in amounts.sums.items():
-                self.doses[name, metric, hour.number] += amount
-
-    # --- the judgement ----------------------------------------------------------------------------------------------
-
-    def _holder(self, holders: dict[str, list[tuple[int, str]]], key: str, hour: int) -> str:
-        held = [name for since, name in holders.get(key, []) if since <= hour]
-        return held[-1] if held else ""
-
-    def _holders(self) -> dict[str, list[tuple[int, str]]]:
-        """Return who holds each key since which hour, as operators have said."""
-        found: dict[str, list[tuple[int, str]]] = {}
-        for item in self.backing.items(self.backing.ledger):
-            if item["sk"]["S"] == "holders":
-                values = from_item(item)
-                found[values["pk"].removeprefix("key#")] = [
-                    (Hour.parse(one["since"]).number, one["customer"]) for one in values["holders"]
-                ]
-        return found
-
-    def _straight(self, batches: Iterable[int]) -> Counter[Cell]:
-        """Return what each customer used of each metric in each hour: every line once, added up."""
-        used, holders = self.doses.copy(), self._holders()
-        for number in batches:
-            for line in self.schedule.batches[number]:
-                name = self._holder(holders, line.key, line.hour.number)
-                if name:
-                    used[name, "requests", line.hour.number] += 1
-                    used[name, "bytes", line.hour.number] += line.bytes
-        return used
-
-    def _adjusted(self) -> Counter[Cell]:
-        adjusted: Counter[Cell] = Counter()
-        for one in self.schedule.adjustments():
-            adjusted[one.customer, one.metric, one.hour.number] += one.amount
-        return adjusted
-
-    def _under_way(self) -> list[str]:
-        """Say what is still asked for."""
-        return [
-            f"a mark {item['pk']['S']} {item['sk']['S']} is left"
-            for item in self.backing.items(self.backing.counters)
-            if item["pk"]["S"].startswith(("late#", "check#"))
-        ]
-
-    def _judge_nobody_waits(self) -> None:
-        first, due = self.direct.switch.read().first, due_before(self.world.moment())
-        for cell, total in self._ledger().items():
-            owner = self.direct.ledger.customers([cell[0]])[cell[0]]
-            fails = self.schedule.failing in self._owned(cell[0]) or owner.stripe_customer in self.stripe.bad
-            if total["state"] == State.PENDING and first and first.number <= cell[2] < due.number and not fails:
-                self.wrong.append(f"I6: {_named(cell)} waits after a calm tick: {total}")
-
-    def _judge_never_more(self) -> None:
-        """Compare what Stripe holds with what was delivered until now, of customers without a correction downwards."""
-        corrected = {one.customer for one in self.schedule.adjustments() if one.amount < 0} | self._losers()
-        most = self._straight(self.begun | self.recorded) + +self._adjusted()
-        carried = {
-            (name, change.metric, hour.number)
-            for name in self.schedule.connected
-            for hour, change in self.direct.changes.between(name, Hour(0), Hour(10**6))
-            if change.carry
-        }
-        for (name, metric, hour), held in self._at_stripe().items():
-            cell = (name, metric, hour)
-            if name not in corrected and cell not in carried and held > most[cell]:
-                self.wrong.append(f"I4: Stripe holds {held} of {_named(cell)}, and {most[cell]} were delivered")
-        due = due_before(self.world.moment() + CLOCK_SKEW).number
-        delivered: Counter[tuple[str, str]] = Counter()
-        for (name, metric, hour), amount in most.items():
-            delivered[name, metric] += amount if hour < due else 0
-        for (name, metric), billed in self._billed(due).items():
-            if name not in corrected and billed > delivered[name, metric]:
-                self.wrong.append(
-                    f"I4: {name} is billed {billed} {metric}, and {delivered[name, metric]} were delivered"
-                )
-
-    def _losers(self) -> set[str]:
-        holders = dict(self.schedule.mapped)
-        losers = set()
-        for one in self.schedule.hand_overs():
-            losers |= {holders[one.key]} if one.key in holders else set()
-            holders[one.key] = one.customer
-        return losers
-
-    def _judge(self) -> list[str]:
-        """Say what is wrong now, of the hours that are due."""
-        due = due_before(self.world.moment()).number
-        since = Hour.parse(self.direct.switch.read().since).number
-        used = {cell: n for cell, n in self._straight(self.recorded).items() if cell[2] < due}
-        adjusted = {cell: n for cell, n in self._adjusted().items() if cell[2] < due}
-        ledger, stripe = self._ledger(), self._at_stripe()
-        carried: Counter[Cell] = Counter()
-        for name in self.schedule.connected:
-            for hour, change in self.direct.changes.between(name, Hour(0), Hour(10**6)):
-                if change.carry:
-                    carried[name, change.metric, hour.number] += change.amount
-        wrong = []
-        for cell in sorted({*used, *adjusted, *carried, *ledger, *stripe}):
-            if cell[2] >= due:
-                continue
-            total = ledger.get(cell, {})
-            wanted = (used.get(cell, 0), adjusted.get(cell, 0), carried[cell])
-            there = tuple(total.get(name, 0) for name in ("counted", "adjusted", "carried"))
-            if there != wanted:
-                wrong.append(f"I5: the ledger has {there} of {_named(cell)}, and counted and changed were {wanted}")
-            quantity, held = max(0, sum(there)), stripe.get(cell, 0)
-            if cell[2] < since:
-                if held:
-                    wrong.append(f"Stripe holds {held} of {_named(cell)}, before posting began")
-                continue
-            if quantity != held and not Hour(cell[2]).is_past_stripe(self.world.moment()):
-                wrong.append(f"I4: Stripe holds {held} of {_named(cell)}, and the ledger {quantity}: {total}")
-            if total and total["state"] != State.POSTED:
-                wrong.append(f"I4: {_named(cell)} is not posted: {total}")
-        return wrong + self._judge_billed(used, adjusted, since, due)
-
-    def _judge_billed(self, used: dict[Cell, int], adjusted: dict[Cell, int], since: int, due: int) -> list[str]:
-        wanted: Counter[tuple[str, str]] = Counter()
-        for (name, metric, hour), amount in [*used.items(), *adjusted.items()]:
-            if since <= hour < due:
-                wanted[name, metric] += amount
-        billed = self._billed(due)
-        return [
-            f"I4: {name} is billed for {billed[name, metric]} {metric}, and used {wanted[name, metric]}"
-            for name, metric in sorted({*wanted, *billed})
-            if billed[name, metric] != wanted[name, metric]
-        ]
-
-    def _billed(self, due: int) -> Counter[tuple[str, str]]:
-        """Return what is billed: by finalised invoices, and by what Stripe holds of all other hours that are due."""
-        billed: Counter[tuple[str, str]] = Counter()
-        covered: set[tuple[str, int]] = set()
-        meters = {meter.id: meter.event_name.removeprefix(f"{DEPLOYMENT}_") for meter in self._meters()}
-        owners = self._owners()
-        for invoice in self.stripe.account.billing.invoices.values():
-            if invoice.finalized_at is None:
-                continue
-            whom = str(invoice.customer["id"])
-            prices = {part.price.id: meters[part.price.recurring.meter or ""] for part in invoice.parts}
-            for part in invoice.parts:
-                covered |= {(whom, hour) for hour in range(part.start // 3600, part.end // 3600)}
-            for line in invoice.lines:
-                metric = prices[line["pricing"]["price_details"]["price"]]
-                if whom in owners:
-                    billed[owners[whom], metric] += int(line["quantity"])
-        for (whom, metric, hour), held in self.stripe.totals().items():
-            if whom in owners and (whom, hour) not in covered and hour < due:
-                billed[owners[whom], metric] += held
-        return billed
-
-    def _meters(self) -> Iterable[Any]:
-        return self.stripe.account.meters.values()
-
-    def _owners(self) -> dict[str, str]:
-        """Return the customer of each Stripe customer."""
-        return {
-            item["pk"]["S"].removeprefix("stripe#"): item["customer"]["S"]
-            for item in self.backing.items(self.backing.ledger)
-            if item["sk"]["S"] == "owner"
-        }
-
-    def _owned(self, name: str) -> set[str]:
-        return {whom for whom, owner in self._owners().items() if owner == name}
-
-    def _at_stripe(self) -> Counter[Cell]:
-        """Return what Stripe holds, by customer."""
-        owners, found = self._owners(), Counter[Cell]()
-        for (whom, metric, hour), held in self.stripe.totals().items():
-            found[owners.get(whom, whom), metric, hour] += held
-        return found
-
-    def _ledger(self) -> dict[Cell, dict[str, Any]]:
-        found = {}
-        for item in self.backing.items(self.backing.ledger):
-            kind, _, name = item["pk"]["S"].partition("#")
-            if kind == "customer" and item["sk"]["S"].startswith("usage#"):
-                hour = Hour.parse(item["sk"]["S"].removeprefix("usage#")).number
-                for metric, total in from_item(item)["totals"].items():
-                    found[name, metric, hour] = total
-        return found
+                self.judge.doses[name, metric, hour.number] += amount
 
 
 class _StageTime:
@@ -676,7 +436,3 @@ class _StageTime:
     def __init__(self, stage: Stage) -> None:
         self.sleep = stage.sleep
         self.monotonic = lambda: stage.world.now
-
-
-def _named(cell: Cell) -> str:
-    return f"{cell[0]}'s {cell[1]} in {Hour(cell[2])}"

@@ -172,6 +172,12 @@ WEATHERS: Final = (
     (2, Weather("late and refused", {Fault.LANDS_LATE: 0.2, Trouble.REFUSED: 0.15}, {})),
     (3, Weather("everything", {**_NET, Trouble.REFUSED: 0.05, Trouble.BUSY: 0.03}, _TABLE, stalls=0.01)),
 )
+NARROW_WEATHERS: Final = (
+    Weather("slow", {}, {}, stalls=0.05),
+    Weather("late", {Fault.LANDS_LATE: 0.75}, {}),
+    Weather("late and refused", {Fault.LANDS_LATE: 0.25, Trouble.REFUSED: 0.35}, {}),
+    Weather("net", _NET, _TABLE, stalls=0.01),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +223,54 @@ class Schedule:
 CUSTOMERS: Final = ("ann", "bob", "cyd")
 
 
-def draw(seed: int) -> Schedule:
-    """Draw a schedule; the same one for the same seed."""
+def draw(seed: int, *, narrow: bool = False) -> Schedule:
+    """Draw a schedule; the same one for the same seed.
+
+    One in three is narrow, or each if asked for: late batches for one hour of one customer, while it is closed and
+    posted again and again.
+    """
     chance = random.Random(seed)
+    return _narrow(chance, seed) if chance.random() < 1 / 3 or narrow else _wide(chance, seed)
+
+
+def _narrow(chance: random.Random, seed: int) -> Schedule:
+    batches: list[tuple[Line, ...]] = []
+    episodes: list[Episode] = []
+    for number in range(chance.randint(3, 7)):
+        tasks: list[Task] = [Close()] * chance.choice((1, 1, 2))
+        for _ in range(chance.choice((1, 1, 2))):
+            batches.append((Line(START, "key-ann", chance.choice((1, 1000))),))
+            tasks.append(Deliver(len(batches) - 1))
+        tasks += [Post(0, 1, leased=False)] * chance.choice((1, 1, 2))
+        tasks += [Retry()] * chance.choice((0, 1))
+        chance.shuffle(tasks)
+        episodes += _grouped(chance, tasks, chance.choice((1.0, 60.0, 200.0)) if number else 4300.0)
+    # At last a batch that was late is closed just while another one comes, after which nobody marks the hour again.
+    batches += [(Line(START, "key-ann", 1),)] * 2
+    late, last = Run(Deliver(len(batches) - 2)), Run(Deliver(len(batches) - 1))
+    episodes += [Episode(1.0, (late,)), Episode(1.0, (Run(Close()), last))]
+    return Schedule(
+        seed=seed,
+        mapped={"key-ann": "ann"},
+        connected={"ann": "cus_ann"},
+        bad={},
+        failing="",
+        batches=tuple(batches),
+        episodes=tuple(episodes),
+        weather=chance.choice(NARROW_WEATHERS),
+        latest="arrival",
+        streamed_from=START if chance.random() < 0.2 else None,
+        since=START,
+        rate=1000.0,
+        lag_s=0.0,
+        summary_delay_s=0.0,
+        interval="month",
+        anchor=Hour(START.number + 12),
+        old=False,
+    )
+
+
+def _wide(chance: random.Random, seed: int) -> Schedule:
     names = CUSTOMERS[: chance.choice((1, 2, 2, 3))]
     mapped = {f"key-{name}": name for name in names}
     if chance.random() < 0.3:
@@ -237,7 +288,8 @@ def draw(seed: int) -> Schedule:
     shadow = chance.random() < 0.15
     since = None if shadow else Hour(START.number + chance.choice((0, 0, 0, 1)))
     old = chance.random() < 0.08
-    batches, episodes = _episodes(chance, names, keys, mapped, connected, bad, failing, shadow=shadow, old=old)
+    operators = _operators(chance, names, connected, bad, failing, shadow=shadow)
+    batches, episodes = _episodes(chance, names, keys, mapped, operators, bad=bool(bad), old=old)
     weights, weathers = zip(*WEATHERS, strict=True)
     return Schedule(
         seed=seed,
@@ -260,23 +312,20 @@ def draw(seed: int) -> Schedule:
     )
 
 
-def _episodes(  # noqa: PLR0913 - what they are drawn from
+def _episodes(  # noqa: C901, PLR0912, PLR0913 - a choice after the other, and what they are drawn from
     chance: random.Random,
     names: tuple[str, ...],
     keys: list[str],
     mapped: Mapping[str, str],
-    connected: Mapping[str, str],
-    bad: Mapping[str, Behaviour],
-    failing: str,
+    operators: list[Task],
     *,
-    shadow: bool,
+    bad: bool,
     old: bool,
 ) -> tuple[list[tuple[Line, ...]], list[Episode]]:
     batches: list[tuple[Line, ...]] = []
     episodes: list[Episode] = []
     at = 0.0  # seconds since START
     holders = dict(mapped)
-    operators: list[Task] = _operators(chance, names, connected, bad, failing, shadow=shadow)
     jump_at = chance.randint(2, 4) if old else -1
     for number in range(chance.randint(4, 8)):
         if number == jump_at:

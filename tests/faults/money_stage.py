@@ -104,7 +104,7 @@ class Stage:
         self._living = [process for process, _ in tasks]
         for process in self._living:
             process.ends_at = self.world.now + LIFE_S
-            process.wakes_at = 0.0
+            process.wakes_at = 0.0 if len(tasks) == 1 else self.world.now + self.chance.choice((0, 0, 1, 3, 6))
         if not tasks:
             return
         if len(tasks) == 1:
@@ -112,6 +112,9 @@ class Stage:
             self._run(tasks[0][1])
             self._living = []
             return
+        self._play_in_turns(tasks)
+
+    def _play_in_turns(self, tasks: Sequence[tuple[Process, Callable[[], None]]]) -> None:
         errors: list[BaseException] = []
 
         def act(process: Process, do: Callable[[], None]) -> None:

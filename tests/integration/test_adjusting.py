@@ -186,8 +186,8 @@ def test_after_the_invoice_the_adjustment_is_carried(billing: Billing, operator:
         (("adjust", "nobody", "requests", str(HOUR), "--to", "1"), "there is no customer 'nobody'"),
         (("adjust", "acme", "calls", str(HOUR), "--to", "1"), "there is no metric 'calls'"),
         (("adjust", "acme", "requests", "2026-11-22T06", "--to", "1"), "is not over yet"),
-        ((*ADJUST, "--to", "-1"), "between 0 and 10^12"),
-        ((*ADJUST, "--by", str(10**12 + 1)), "between 0 and 10^12"),
+        ((*ADJUST, "--to", "-1"), "by or to at most 10^12"),
+        ((*ADJUST, "--by", str(10**12 + 1)), "by or to at most 10^12"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(

@@ -25,6 +25,7 @@ from metering.periods import Hour, due_before
 from metering.settings import SettingsError
 from metering.subjects import customer
 from metering.switch import Switch
+from metering.usage_row import epoch_of
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
 from tests.integration.world import HOUR, World
@@ -529,7 +530,7 @@ def test_a_rejection_is_told_to_eventbridge(
         "customer": "globex",
         "metric": "requests",
         "hour": "2026-11-22T05",
-        "identifier": "1.globex.requests.2026-11-22T05.r1",
+        "identifier": f"{epoch_of('1', 'Metering')}.globex.requests.2026-11-22T05.r1",
     }
 
 

@@ -20,6 +20,7 @@ from metering.usage_row import (
     UsageRow,
     accepted,
     departing,
+    epoch_of,
     held,
     identifier,
     named_by,
@@ -86,6 +87,13 @@ def test_an_identifier_is_derived_and_fits_stripes_limit() -> None:
     """The longest ids, the last epoch and a huge revision make 100 characters at most."""
     assert identifier("1", customer("acme"), "requests", HOUR, 3) == "1.acme.requests.2026-11-22T05.r3"
     assert len(identifier("999", customer("c" * 40), "m" * 32, HOUR, 9_999_999)) == 100
+
+
+def test_two_deployments_in_one_account_never_use_the_same_identifier() -> None:
+    """I4: to Stripe the second one's usage would be known already; and what is written can be read."""
+    known_as = {identifier(epoch_of("1", name), ACME.subject, "requests", HOUR, 1) for name in ("eu", "us")}
+    assert len(known_as) == 2
+    assert {named_by(name) for name in known_as} == {(ACME.subject, "requests", HOUR)}
 
 
 def test_the_usage_of_a_key_without_a_customer_has_no_identifier() -> None:

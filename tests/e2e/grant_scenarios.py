@@ -1,0 +1,363 @@
+"""What each function does, once for every way that needs a grant: run under its role, and run again.
+
+A function's own code runs in this process, with the settings that it was deployed with and its role's credentials.
+"""
+
+import base64
+import gzip
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+from aws_lambda_powertools import Metrics
+
+import check_completeness
+import close_periods
+import post_usage
+import receive_events
+import reconcile_usage
+import record_usage
+from app import METRICS
+from infra.local import demo
+from infra.local.stripe_webhook import Webhook
+from metering import aws
+from metering.changes import Billed, Changes
+from metering.counters import Counters, Mark, new_mark, partition
+from metering.ledger import Customer, Ledger, Round
+from metering.measuring import Amounts
+from metering.metrics import USAGE_LINES, Sum, encode
+from metering.periods import Hour
+from metering.subjects import Subject, customer, key
+from metering.usage_row import Posting, State, Total, UsageRow
+from tests.e2e.conftest import Deployed
+from tests.e2e.roles import Role, acting
+from tests.integration.lambdas import context
+
+SIGNING_SECRET: Final = "whsec_of_this_test"
+"""The same in all tests that share a cloud: a function that runs keeps what it has read for five minutes."""
+
+AMONG_THE_LAST: Final = "zz"
+"""Customers of these tests have names after this one, so that a round through all others is no part of them."""
+
+Again = Callable[[], None]
+"""Has a function do all that it does, and asserts that it is done; a failure makes no later time fail."""
+
+Scenario = Callable[[Deployed, "Told"], AbstractContextManager[Again]]
+
+
+class Told:
+    """What the account's event bus is told, by way of a queue."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self._sqs = deployed.cloud.emulator.client("sqs")
+        self._events = deployed.cloud.emulator.client("events")
+        self._queue = self._sqs.create_queue(QueueName="told-by-grants")["QueueUrl"]
+        arn = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])["Attributes"]
+        self._events.put_rule(Name="told-by-grants", EventPattern=json.dumps({"source": ["metering"]}))
+        self._events.put_targets(Rule="told-by-grants", Targets=[{"Id": "queue", "Arn": arn["QueueArn"]}])
+
+    def customers(self) -> set[str]:
+        """Return whose usage was told to be rejected since the last time."""
+        found: set[str] = set()
+        while got := self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages"):
+            for one in got:
+                found.add(json.loads(one["Body"])["detail"]["customer"])
+                self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=one["ReceiptHandle"])
+        return found
+
+    def end(self) -> None:
+        """Take the rule and the queue away."""
+        self._events.remove_targets(Rule="told-by-grants", Ids=["queue"])
+        self._events.delete_rule(Name="told-by-grants")
+        self._sqs.delete_queue(QueueUrl=self._queue)
+        self._sqs.close()
+        self._events.close()
+
+
+@contextmanager
+def process(deployed: Deployed, function: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Role]:
+    """Begin a process of a function, under its role."""
+    for module in (check_completeness, close_periods, post_usage, receive_events, reconcile_usage, record_usage):
+        monkeypatch.setattr(module, "signals", Metrics(namespace="Grants"))
+    with acting(deployed.cloud, function, monkeypatch) as role:
+        _begin()
+        yield role
+    _begin()
+
+
+def _begin() -> None:
+    """Forget what a process keeps between two events, clients and all."""
+    for cached in (aws.dynamodb, aws.s3, aws.functions, aws.events, aws.secrets, check_completeness._cloudwatch):
+        cached.cache_clear()
+    check_completeness._sources.cache_clear()
+    _forget()
+
+
+def _forget() -> None:
+    """Forget the secrets that a process has read."""
+    for cached in (record_usage._parts, post_usage._parts, reconcile_usage._parts, receive_events._receiver):
+        cached.cache_clear()
+
+
+@contextmanager
+def record(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Count a line with a user beside one that is set aside, and a usage line; on the other road, also an object."""
+    os.environ["METRICS"] = encode([*METRICS, Sum(name="tokens", of=USAGE_LINES, deduplicate=True)])
+    outputs = deployed.cloud.outputs["Metering"]
+    archived = _archive(deployed) if "DeliveryStream" in outputs else None
+
+    def again() -> None:
+        _forget()
+        line = json.loads(deployed.access_line("granted")) | {"authorizer.user": "granted-user"}
+        sent = _delivery(outputs["AccessLogGroup"], json.dumps(line, separators=(",", ":")), "not JSON")
+        answer = record_usage.handler(sent, context())
+        assert answer == {"read": 2, "billed": 1, "set_aside": 1}
+        usage = {"id": uuid.uuid4().hex, "time": int(line["time"]), "key": "granted", "tokens": 3}
+        answer = record_usage.handler(_delivery("/our/own/code", json.dumps({"usage": usage})), context())
+        assert answer["billed"] == 1
+        if archived:
+            seen = _objects(deployed)
+            notified = archived()
+            record_usage.handler(notified, context(10_000))  # too little time for a chunk
+            assert _objects(deployed) == seen + 1
+            assert record_usage.handler(notified, context()) == {"batchItemFailures": []}
+
+    yield again
+
+
+@contextmanager
+def close(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Close an hour again for a customer of two keys, and for a key of nobody; look at the whole month; start a worker.
+
+    Without the cursor, as in a new deployment.
+    """
+    deployment, hour = deployed.cloud.deployment, deployed.hour
+    counters, ledger = deployment.counters, deployment.ledger
+    name, calls = new_name(), 0
+    held, nobodys = f"{name}-held", f"{name}-nobodys"
+    deployed.customer(name, held, f"{name}-second")
+    whose = customer(name)
+    other = hour.next() if hour.next().month == hour.month else Hour(hour.number - 1)
+    cursor = {"pk": {"S": "period#cursor"}, "sk": {"S": "close"}}
+
+    def again() -> None:
+        nonlocal calls
+        calls += 1
+        for source in (held, nobodys):
+            amounts = Amounts(sums={"requests": 1}, uniques={"users": 1} if source == held else {})
+            counters.count(hour, source, amounts, os.urandom(12))
+            counters.mark_late(hour, key(source), new_mark())
+        (row,) = ledger.rows(other, [whose]).values()
+        unlike = Total(7, row.version + 1, State.HELD, reason="unlike the claims")
+        ledger.save(UsageRow(whose, other, row.version, {"users": unlike}))
+        counters.client.delete_item(TableName=counters.table, Key=_mark(Mark.LATE, other, whose))
+        ledger.client.delete_item(TableName=ledger.table, Key=cursor)
+        answer = close_periods.handler({}, context())
+        assert answer["workers"] == 1
+        assert (deployed.in_ledger(str(whose))[0], deployed.in_ledger(f"key#{nobodys}")) == (calls, (calls, "HELD"))
+        assert nobodys in ledger.key_ids()
+        assert ledger.cursor()
+        assert _is_marked(deployed, Mark.LATE, other, whose)
+        assert _is_marked(deployed, Mark.CHECK, hour, whose)
+
+    yield again
+
+
+@contextmanager
+def post(deployed: Deployed, told: Told) -> Iterator[Again]:
+    """Post a total, hold one without a Stripe customer and one that is too old, and have one rejected."""
+    ledger, switch = deployed.cloud.deployment.ledger, {"pk": {"S": "posting"}, "sk": {"S": "switch"}}
+    too_old = Hour.containing(datetime.now(UTC) - timedelta(days=35))
+    before = ledger.client.get_item(TableName=ledger.table, Key=switch)["Item"]
+    ledger.client.put_item(TableName=ledger.table, Item={**before, "since": {"S": str(too_old)}})
+    made: list[str] = []
+    try:
+
+        def again() -> None:
+            _forget()
+            good, poor, late, wrong = names = [_customer(deployed, made) for _ in range(4)]
+            ledger.save_customer(Customer(poor, poor), before=ledger.customers([poor])[poor])
+            for name in names:
+                amount = 10**16 if name == wrong else 1  # more digits than Stripe takes
+                hour = too_old if name == late else deployed.hour
+                ledger.save(UsageRow(customer(name), hour, totals={"requests": Total(amount, 1, State.PENDING)}))
+            answer = post_usage.handler({}, context())
+            while answer["leased"]:  # by a worker of the cloud's own clock
+                time.sleep(0.5)
+                answer = post_usage.handler({"shards": answer["leased"]}, context())
+            states = [deployed.in_ledger(f"customer#{name}")[1] for name in (good, poor, wrong)]
+            assert states == ["POSTED", "HELD", "REJECTED"]
+            (row,) = ledger.rows(too_old, [customer(late)]).values()
+            assert row.totals["requests"].state is State.HELD
+            assert _is_marked(deployed, Mark.CHECK, too_old, customer(late))
+            assert wrong in told.customers()
+
+        yield again
+    finally:
+        ledger.client.put_item(TableName=ledger.table, Item=before)
+        _remove(deployed, made)
+
+
+@contextmanager
+def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Have a total posted again that Stripe lacks, carry what is less than nothing, and note an invoice.
+
+    The local Stripe finalises invoices as its clock goes on, which all tests share: so what notes one is called here.
+    """
+    deployment, hour = deployed.cloud.deployment, deployed.hour
+    ledger, counters, made = deployment.ledger, deployment.counters, list[str]()
+    try:
+
+        def again() -> None:
+            _forget()
+            name = _customer(deployed, made)
+            totals = {"requests": Total(2, 1, State.POSTED), "messages": Total(0, 1, State.POSTED, adjusted=-3)}
+            ledger.save(UsageRow(customer(name), hour, totals=totals))
+            counters.mark_to_check(hour, customer(name))
+            ledger.save_round(Round(name=AMONG_THE_LAST))
+            current = Hour.containing(datetime.now(UTC))
+            answer = reconcile_usage.handler({}, context())
+            assert answer["round_over"]
+            (row,) = ledger.rows(hour, [customer(name)]).values()
+            assert row.totals["requests"].state is State.PENDING
+            assert [change.amount for change in deployment.changes.of(name, hour)] == [3]
+            assert _is_marked(deployed, Mark.LATE, current, customer(name))
+            assert not _is_marked(deployed, Mark.CHECK, hour, customer(name))
+            client = aws.dynamodb()
+            owner = Ledger(client, ledger.table).owner(f"cus_{name}")
+            invoice = Billed("in_granted", f"cus_{name}", "requests", str(hour), str(hour.next()), 2)
+            Changes(client, ledger.table, Counters(client, counters.table)).note(owner, invoice)
+            assert [one.invoice for one in deployment.changes.billed(name)] == ["in_granted"]
+            assert _is_marked(deployed, Mark.CHECK, hour, customer(name))
+
+        yield again
+    finally:
+        _remove(deployed, made)
+
+
+@contextmanager
+def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
+    """Mark a total that Stripe reports."""
+    deployment, stripe, hour, secret = deployed.cloud.deployment, deployed.cloud.stripe, deployed.hour, SIGNING_SECRET
+    stripe.report_errors()  # what others have left
+    name = new_name()
+    known_as = f"1.{name}.requests.{hour}.r1"
+    at = int(hour.start.timestamp())
+    deployment.stripe().post("requests", Posting(known_as, f"cus_{name}", 1, at, at))
+    (event,) = stripe.report_errors()
+    deployment.put_webhook_secret(secret)
+    body = str(deployment.stripe().call(lambda client: client.v2.core.events.retrieve(event)))  # JSON
+    posted = Total(1, 1, State.POSTED, identifier=known_as, posted_to=f"cus_{name}")
+    try:
+
+        def again() -> None:
+            _forget()
+            (row,) = deployment.ledger.rows(hour, [customer(name)]).values()
+            deployment.ledger.save(UsageRow(customer(name), hour, row.version, {"requests": posted}))
+            headers = {"stripe-signature": Webhook("", secret).sign(body)}
+            answer = receive_events.handler({"headers": headers, "body": body}, context())
+            assert answer["statusCode"] == 200
+            assert deployed.in_ledger(f"customer#{name}") == (1, "REJECTED")
+            assert name in told.customers()
+
+        yield again
+    finally:
+        _remove(deployed, [name])
+
+
+@contextmanager
+def check(_deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Ask CloudWatch for the day's numbers."""
+
+    def again() -> None:
+        answer = check_completeness.handler({}, context())
+        assert "of_lines" in answer
+
+    yield again
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "RecordUsage": record,
+    "PostUsage": post,
+    "ClosePeriods": close,
+    "ReconcileUsage": reconcile,
+    "ReceiveEvents": receive,
+    "CheckCompleteness": check,
+}
+
+
+def _mark(kind: Mark, hour: Hour, subject: Subject) -> dict[str, Any]:
+    return {"pk": {"S": f"{kind}#{partition(str(subject))}"}, "sk": {"S": f"{hour}#{subject}"}}
+
+
+def _is_marked(deployed: Deployed, kind: Mark, hour: Hour, subject: Subject) -> bool:
+    counters = deployed.cloud.deployment.counters
+    return "Item" in counters.client.get_item(TableName=counters.table, Key=_mark(kind, hour, subject))
+
+
+def new_name() -> str:
+    """Return a name that nobody has."""
+    return f"{AMONG_THE_LAST}{uuid.uuid4().hex[:12]}"
+
+
+def _customer(deployed: Deployed, made: list[str]) -> str:
+    """Make a customer, whom Stripe knows, and note its name."""
+    name = new_name()
+    made.append(name)
+    deployed.cloud.stripe.add_customer(f"cus_{name}")
+    deployed.cloud.deployment.ledger.save_customer(Customer(name, name, f"cus_{name}"), before=None)
+    return name
+
+
+def _remove(deployed: Deployed, names: list[str]) -> None:
+    """Remove customers and all that is known of them, so that no other test finds their differences."""
+    ledger = deployed.cloud.deployment.ledger
+    for name in names:
+        pages = ledger.client.query(
+            TableName=ledger.table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": f"customer#{name}"}},
+        )
+        items = [(item["pk"]["S"], item["sk"]["S"]) for item in pages["Items"]]
+        for pk, sk in [*items, ("list#customers", name), (f"stripe#cus_{name}", "owner")]:
+            ledger.client.delete_item(TableName=ledger.table, Key={"pk": {"S": pk}, "sk": {"S": sk}})
+
+
+def _delivery(group: str, *messages: str) -> dict[str, Any]:
+    """Return what CloudWatch Logs would deliver of these lines of a log group."""
+    events = [{"id": uuid.uuid4().hex, "timestamp": 0, "message": message} for message in messages]
+    body = {"messageType": "DATA_MESSAGE", "logGroup": group, "logStream": "s", "logEvents": events}
+    return {"awslogs": {"data": base64.b64encode(gzip.compress(json.dumps(body).encode())).decode()}}
+
+
+def _archive(deployed: Deployed) -> Callable[[], dict[str, Any]]:
+    """Put an object where Firehose does, wait until it is counted, and return what notifies it, each time anew."""
+    s3 = deployed.cloud.emulator.client("s3")
+    bucket, name = deployed.cloud.outputs["Metering"]["Bucket"], "access-log/2026/11/22/05/granted"
+    s3.put_object(Bucket=bucket, Key=name, Body=f"{deployed.access_line('archived')}\n".encode())
+    s3.close()
+    demo.wait_until(lambda: deployed.counted("archived") == 1)
+
+    def notified() -> dict[str, Any]:
+        found = {"bucket": {"name": bucket}, "object": {"key": name, "eTag": uuid.uuid4().hex}}
+        body = json.dumps({"Records": [{"s3": found}]})
+        return {"Records": [{"messageId": "m1", "body": body, "eventSource": "aws:sqs"}]}
+
+    return notified
+
+
+def _objects(deployed: Deployed) -> int:
+    """Return of how many objects it is remembered how far they are recorded."""
+    counters = deployed.cloud.deployment.counters
+    found = counters.client.scan(
+        TableName=counters.table,
+        FilterExpression="begins_with(pk, :object)",
+        ExpressionAttributeValues={":object": {"S": "object#"}},
+    )
+    return found["Count"]
