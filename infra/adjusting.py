@@ -80,6 +80,8 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
     try:
         deployment.changes.add(name, hour, change)
     except RowChangedError as error:
+        if all(one.id != change.id for one in deployment.changes.of(name, hour)):
+            raise OperatorError("something else was written for this hour at the same moment: try again") from error
         raise OperatorError(
             f"{name}'s {metric} of {hour} was adjusted in this way and for this reason already: "
             "if it is meant a second time, say so in its reason"

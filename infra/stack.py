@@ -270,7 +270,11 @@ class MeteringStack(cdk.Stack):
             _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
             _items("MarkLateHours", counters.table_arn, ["UpdateItem"], "late#*"),
             _items("ClaimValues", counters.table_arn, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
-            _items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*"),
+            *(
+                [_items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*")]
+                if self._ingest.delivery
+                else []
+            ),
             iam.PolicyStatement(
                 sid="ReadLines",
                 actions=["s3:GetObject"],
@@ -359,7 +363,7 @@ class MeteringStack(cdk.Stack):
                 "posting",
                 "list#customers",
             ),
-            _items("WriteLedger", ledger.table_arn, ["PutItem"], "customer#*", "period#*"),
+            _items("WriteLedger", ledger.table_arn, ["PutItem"], "customer#*", "period#*", "stripe#*"),
             self._read_stripe_key(),
         ):
             function.add_to_role_policy(statement)

@@ -12,7 +12,7 @@ What is carried is written together with what says that it was (:mod:`metering.c
 has done so, and with the late mark of the hour that it enters: so a crash, or a second run, carries nothing twice.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -113,17 +113,32 @@ class Carrier:
         return sum(side_by_side(lambda some: sum(map(self._note, some)), by_name.values()))
 
     def _note(self, one: InvoicedMetric) -> bool:
-        name = self.ledger.owner(one.stripe_customer)
-        if not name:
-            return False
         billed = Billed(one.invoice, one.stripe_customer, one.metric, str(one.first), str(one.end), one.quantity)
+        if not self.ledger.owner(one.stripe_customer):
+            self.changes.keep(billed)
+        # Whoever got the Stripe customer before it was kept is seen here, and whoever does so later finds it.
+        name = self.ledger.owner(one.stripe_customer)
+        return bool(name) and self._note_for(name, billed)
+
+    def _note_for(self, name: str, billed: Billed) -> bool:
         try:
             self.changes.note(name, billed)
         except RowChangedError:
-            if all((noted.invoice, noted.metric) != (one.invoice, one.metric) for noted in self.changes.billed(name)):
+            known = {(noted.invoice, noted.metric) for noted in self.changes.billed(name)}
+            if (billed.invoice, billed.metric) not in known:
                 raise
             return False  # an earlier run has noted it
         return True
+
+    def _adopt(self, name: str, stripe_customer: str) -> list[Billed]:
+        """Return a customer's invoices, with those from before it got its Stripe customer."""
+        invoices = self.changes.billed(name)
+        known = {(one.invoice, one.metric) for one in invoices}
+        kept = self.changes.kept(stripe_customer) if stripe_customer else []
+        new = [one for one in kept if (one.invoice, one.metric) not in known]
+        for one in new:
+            self._note_for(name, one)
+        return self.changes.billed(name) if new else invoices
 
     # --- what asks to be checked ------------------------------------------------------------------------------------
 
@@ -148,25 +163,38 @@ class Carrier:
         profile = self.ledger.customers([name]).get(name)
         stripe_customer = profile.stripe_customer if profile else ""
         looked_at: dict[Billed, bool] = {}
-        invoices = self.changes.billed(name)
-        for mark in marks:
-            done = True
-            try:
-                (row,) = self.ledger.rows(mark.hour, [mark.subject]).values()
-                done &= self._check_row(row, stripe_customer, did)
-                for one in invoices:
-                    if one.covers(mark.hour):
-                        if one not in looked_at:  # once for all its hours: each was written before its mark was read
-                            whole = Hour.parse(one.end) <= written_before
-                            looked_at[one] = whole and self._check_invoice(name, one, stripe_customer, did)
-                        done &= looked_at[one]
-            except RowChangedError:
-                done = False  # somebody else is at it
-            if done:
+        invoices = self._adopt(name, stripe_customer)
+        rows_done = {mark: self._is_row_done(mark, stripe_customer, invoices, did) for mark in marks}
+        for mark, done in rows_done.items():
+            waits = not done
+            for one in invoices:
+                if one.covers(mark.hour):
+                    if one not in looked_at:  # once for all its hours: each was written before its mark was read
+                        looked_at[one] = self._is_invoice_done(name, one, stripe_customer, written_before, did)
+                    waits |= not looked_at[one]
+            if not waits:
                 self.changes.counters.clear(mark)
 
-    def _check_row(self, row: UsageRow, stripe_customer: str, did: Carried) -> bool:
-        """Move what is less than nothing, or too old, out of a row; return False if it has to wait."""
+    def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
+        (row,) = self.ledger.rows(mark.hour, [mark.subject]).values()
+        try:
+            return self._check_row(row, stripe_customer, invoices, did)
+        except RowChangedError:  # somebody else is at it
+            return False
+
+    def _is_invoice_done(
+        self, name: str, one: Billed, stripe_customer: str, written_before: Hour, did: Carried
+    ) -> bool:
+        try:
+            return Hour.parse(one.end) <= written_before and self._check_invoice(name, one, stripe_customer, did)
+        except RowChangedError:
+            return False
+
+    def _check_row(self, row: UsageRow, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
+        """Move what is less than nothing, or too old, out of a row; return False if it has to wait.
+
+        What is too old and has an invoice is left to that: it may have carried the difference before.
+        """
         if row.hour < self.since:
             return True
         done = True
@@ -178,10 +206,16 @@ class Carrier:
             elif total.state is State.PENDING or self._may_show_later(total):
                 done = False  # post_usage holds it first; and what it sent before has to be seen
             elif total.state is State.HELD and total.reason == TOO_OLD:
-                held = self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
-                if total.quantity == held:
-                    self.ledger.save(settled_by_carry(row, metric))
-                    return False  # the row is another one now: look again at the next run
+                invoiced = any(
+                    one.metric == metric
+                    and one.covers(row.hour)
+                    and one.stripe_customer == _billed_to(total, stripe_customer)
+                    for one in invoices
+                )
+                held = 0 if invoiced else self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
+                if invoiced or total.quantity == held:
+                    row = self.ledger.save(settled_by_carry(row, metric))
+                    continue
                 if self._is_billed(stripe_customer, metric, did):
                     self._move(row, metric, total.quantity - held, "too old for Stripe", did)
                 done = False

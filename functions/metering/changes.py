@@ -4,6 +4,7 @@
 | --- | --- | --- | --- |
 | change | ``customer#<id>`` | ``change#<hour>#<metric>#<id>`` | the fields of :class:`metering.usage_row.Change` |
 | invoice's metric | ``customer#<id>`` | ``invoice#<id>#<metric>`` | the fields of :class:`Billed`, ``version`` |
+| one of nobody's | ``stripe#<cus_...>`` | ``invoice#<id>#<metric>`` | the same, for whoever gets the Stripe customer |
 
 A change is written together with the late mark of its hour, so that no closer can have missed it without a mark being
 there; what is carried leaves one place and enters another in one transaction. So a crash loses and doubles nothing.
@@ -104,18 +105,32 @@ class Changes:
         mark = self.counters.marking(Mark.CHECK, Hour.parse(new.first), customer(name), new_mark())
         self._items.transact(self._putting(name, new), {"Update": mark})
 
+    def keep(self, new: Billed) -> None:
+        """Write what an invoice bills of a Stripe customer that belongs to nobody yet; harmless to repeat."""
+        item = {**item_key(f"stripe#{new.stripe_customer}", _billed_name(new)), **to_item(msgspec.to_builtins(new))}
+        self._items.put(item)
+
+    def kept(self, stripe_customer: str) -> list[Billed]:
+        """Return what was kept for whoever gets a Stripe customer."""
+        found = self._items.query(f"stripe#{stripe_customer}", beginning="invoice#")
+        return [_read_billed(item) for item in found]
+
     def save_billed(self, name: str, after: Billed) -> None:
         """Write what an invoice bills; raise RowChangedError if it is not as it was read."""
         self._items.transact(self._putting(name, after))
 
     def _putting(self, name: str, after: Billed) -> dict[str, Any]:
         values = msgspec.to_builtins(after) | {"version": after.version + 1}
-        item = {**item_key(str(customer(name)), f"invoice#{after.invoice}#{after.metric}"), **to_item(values)}
+        item = {**item_key(str(customer(name)), _billed_name(after)), **to_item(values)}
         return self._items.putting(item, version=after.version)
 
 
 def _change_key(subject: Subject, hour: Hour, change: Change) -> Item:
     return item_key(str(subject), f"change#{hour}#{change.metric}#{change.id}")
+
+
+def _billed_name(billed: Billed) -> str:
+    return f"invoice#{billed.invoice}#{billed.metric}"
 
 
 def _read_change(item: Item) -> tuple[Hour, Change]:

@@ -146,6 +146,8 @@ class Reconciler:
 
     def _compare(self, owner: Customer, rows: Mapping[Hour, UsageRow], first: Hour, end: Hour) -> Iterator[Compared]:
         """Compare hour by hour. The rows were read before Stripe is asked: what is posted meanwhile is too new."""
+        if first >= end:  # posting has just been turned on
+            return
         for metric in self._metrics(rows):
             at_stripe: dict[Hour, int] = {}
             for whom in self._posted_to(owner, rows, metric):

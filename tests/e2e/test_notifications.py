@@ -8,12 +8,12 @@ import pytest
 
 from infra.posting import retry
 from tests.e2e.conftest import Deployed
-from tests.e2e.grant_scenarios import SIGNING_SECRET
+from tests.e2e.grant_scenarios import SIGNING_SECRET, new_name
 
 
 def test_a_rejected_total_is_posted_when_it_is_tried_again(deployed: Deployed) -> None:
     """I4, I7: Stripe's signed word reaches the deployed address, the cause is mended, and the total is there once."""
-    cloud, name = deployed.cloud, "mended"
+    cloud, name = deployed.cloud, new_name()
     deployed.customer(name, f"{name}-key", known=False)
     deployed.deliver(deployed.payload(f"{name}-key", f"{name}-key"))
     cloud.deployment.close()

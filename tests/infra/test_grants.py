@@ -17,8 +17,6 @@ RECORD_USAGE = {
     ("dynamodb:UpdateItem", "Counters", ("late#*",)),
     ("dynamodb:BatchGetItem", "Counters", ("unique#*", "once#*")),
     ("dynamodb:PutItem", "Counters", ("unique#*", "once#*")),
-    ("dynamodb:GetItem", "Counters", ("object#*",)),
-    ("dynamodb:PutItem", "Counters", ("object#*",)),
     ("s3:GetObject", "Bucket/set-aside/*", ()),
     ("s3:PutObject", "Bucket/*", ()),
     ("s3:ListBucket", "Bucket", ()),
@@ -44,6 +42,8 @@ def test_record_usage_reads_no_ledger_where_no_values_are_counted(stack: Callabl
 def test_record_usage_takes_objects_on_the_road_over_firehose(firehose_template: Template) -> None:
     """And all that it may do on the other."""
     assert grants(firehose_template, "IngestRecordUsageRole") == RECORD_USAGE | HASHES | {
+        ("dynamodb:GetItem", "Counters", ("object#*",)),
+        ("dynamodb:PutItem", "Counters", ("object#*",)),
         ("s3:GetObject", "Bucket/access-log/*", ()),
         ("sqs:ReceiveMessage", "IngestDeliveryObjects", ()),
         ("sqs:DeleteMessage", "IngestDeliveryObjects", ()),
@@ -122,7 +122,7 @@ def test_reconcile_usage_reads_the_ledger_and_asks_for_hours_to_be_closed_again(
         ("dynamodb:GetItem", "Ledger", read),
         ("dynamodb:BatchGetItem", "Ledger", read),
         ("dynamodb:Query", "Ledger", read),
-        ("dynamodb:PutItem", "Ledger", ("customer#*", "period#*")),
+        ("dynamodb:PutItem", "Ledger", ("customer#*", "period#*", "stripe#*")),
         *STRIPE,
     }
 

@@ -37,9 +37,9 @@ def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
     boto3.client("dynamodb").create_table(TableName=name, **table_definition(template, logical_id))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests in which nothing depends on how many partitions there are, and each is a call to moto."""
+    """Nothing in these tests depends on how many partitions there are, and each is a call to moto."""
     for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
         monkeypatch.setattr(f"metering.{name}", 2)
 

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from threading import Lock
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
 from metering.carrying import Carrier
 from metering.changes import Changes
@@ -121,6 +123,23 @@ def test_an_invoice_is_compared_again_whenever_one_of_its_hours_changes(billing:
     assert sum(billing.invoiced()) + billing.still_open() == 5 + 4
 
 
+def test_an_invoice_from_before_its_customer_was_linked_is_compared(billing: Billing) -> None:
+    """I4: it is kept until somebody has its Stripe customer."""
+    world = billing.world
+    world.stripe.add_customer("cus_late")
+    billing.subscribe("cus_late")
+    world.customer("late", "key9")
+    billing.use(4, HOUR.next(), "key9")
+    billing.at(due(HOUR.next()))
+    world.run()
+    billing.jump(FINALISED + timedelta(hours=1))
+    world.check()
+    assert world.changes.kept("cus_late")
+    Customers(world.ledger, world.counters).add(Entry("late", "Late", "cus_late"), now=world.now)
+    billing.settle()
+    assert [amount for _, amount in billing.carries("late")] == [4]
+
+
 def test_several_invoices_are_each_compared_with_their_own_hours(billing: Billing) -> None:
     """I3, I4: a carry is part of the invoice that it entered."""
     for day, late in enumerate((2, 1)):
@@ -148,11 +167,19 @@ def test_looking_twice_carries_nothing_twice(billing: Billing) -> None:
     assert [amount for _, amount in billing.carries()] == [2]
 
 
-def test_two_looks_at_once_carry_once(billing: Billing) -> None:
+def test_two_looks_at_once_carry_once(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     """I4: a tick can come twice, and an operator can look at the same time."""
     billing.jump(FINALISED)
     billing.use(2)
     billing.world.run()
+    client, one_at_a_time = cast("Any", billing.world.ledger.client), Lock()
+    call = client._make_api_call
+
+    def whole(*arguments: Any) -> Any:  # moto shows items that are half written
+        with one_at_a_time:
+            return call(*arguments)
+
+    monkeypatch.setattr(client, "_make_api_call", whole)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: billing.world.check(), range(3)))
     billing.settle()
@@ -269,12 +296,7 @@ def test_what_stripe_takes_no_more_is_carried(billing: Billing) -> None:
     billing.use(3)
     billing.use(2, Hour.parse("2026-11-22T06"))
     billing.settle(rounds=12)
-    assert billing.carries() == [
-        (HOUR, -3),
-        (Hour.parse("2026-11-22T06"), -2),
-        (Hour.containing(now), 3),
-        (Hour.containing(now), 2),
-    ] or sorted(amount for _, amount in billing.carries()) == [-3, -2, 2, 3]
+    assert billing.carries() == [(Hour.containing(now), 5)]  # by their invoice, which knows both hours
     assert billing.row(HOUR).totals["requests"].reason == "the rest of it was carried"
     billing.at(due(Hour.containing(now)))
     billing.settle()

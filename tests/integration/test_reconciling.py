@@ -13,6 +13,7 @@ from metering.measuring import Amounts
 from metering.periods import Hour
 from metering.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.stripe_invoices import StripeReader
+from metering.switch import Switch
 from metering.usage_row import State
 from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
@@ -113,6 +114,14 @@ def test_what_nobody_here_has_counted_is_overwritten_with_zero(billing: Billing)
     assert billing.world.at_stripe("cus_acme", "bytes") == 0
     assert billing.world.at_stripe("cus_acme", hour=HOUR.next()) == 0
     assert billing.world.at_stripe("cus_acme") == 5
+
+
+def test_posting_that_was_turned_on_just_now_has_nothing_to_compare(billing: Billing) -> None:
+    """Stripe refuses to sum up a period that ends before it begins."""
+    world = billing.world
+    switch = world.switch.read()
+    world.switch.turn(Switch(on=True, since=str(Hour.containing(world.now)), version=switch.version))
+    assert look(billing).differing == []
 
 
 def test_a_day_three_weeks_back_is_compared_once_a_day(billing: Billing) -> None:
