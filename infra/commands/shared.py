@@ -59,7 +59,7 @@ def on_deployment(commands: typer.Typer, name: str) -> Callable[[Callable[..., N
         )
         hints = get_type_hints(command, include_extras=True) | get_type_hints(_options, include_extras=True)
         vars(run).update(__signature__=signature, __annotations__={name: hints[name] for name in signature.parameters})
-        del run.__wrapped__  # type: ignore[attr-defined]  # so that the signature above is the one that is looked at
+        del run.__wrapped__  # so that the signature above is the one that is looked at
         commands.command(name)(run)
         return command
 

@@ -34,7 +34,7 @@ class Item:
 
     def as_json(self, subscription: str) -> dict[str, Any]:
         """Give the subscription item object; a metered one has no quantity."""
-        shown = {
+        shown: dict[str, Any] = {
             "id": self.id,
             "object": "subscription_item",
             "billing_thresholds": None,

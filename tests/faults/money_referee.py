@@ -68,9 +68,9 @@ DECLARED: Final[tuple[Metric, ...]] = (Count(name="requests"), Sum(name="bytes",
 EPOCH: Final = "1"
 SECRET: Final = "whsec_local"
 CALM_TICKS: Final = 8
-"""So many ticks after calm has returned nobody waits. One would do, but for the event stream's second round, and for the
-customers of a process, who are played one after the other here: one whose account fails may use up a whole run, and who
-comes first is drawn in each."""
+"""So many ticks after calm has returned nobody waits. One would do, but for the event stream's second round, and for
+the customers of a process, who are played one after the other here: one whose account fails may use up a whole run, and
+who comes first is drawn in each."""
 
 ROUNDS: Final = 60
 """So many hours after calm has returned everything must be right."""
