@@ -754,7 +754,7 @@ def test_close_says_what_it_did(deployed: World, function: list[tuple[str, Any]]
         "       0  totals that Stripe rejected\n"
         "       0  totals held, for want of a Stripe customer or as too old\n"
         "       1  rows written for keys that belong to no customer\n"
-        "       1  due hours that are not closed\n",
+        "       1  due hours that the next run closes, if nothing of them is pending then\n",
         "",
     )
     assert function == [("ClosePeriodsFunction", {"post": False}), ("PostUsageFunction", {})]
