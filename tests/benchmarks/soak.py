@@ -265,10 +265,14 @@ def _subscriber_that_does_nothing(emulator: Emulator) -> Iterator[str]:
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("nothing.py", NOTHING)
     functions, logs = emulator.client("lambda"), emulator.client("logs")
+    iam = emulator.client("iam")
+    trust = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": "*"}}
+    role = iam.create_role(RoleName="nothing", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    iam.close()
     made = functions.create_function(
         FunctionName="nothing",
         Runtime="python3.13",
-        Role=f"arn:aws:iam::{emulator.account_id}:role/nothing",
+        Role=role,
         Handler="nothing.handler",
         Code={"ZipFile": zipped.getvalue()},
     )

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,24 @@ def make_function(emulator: Emulator, name: str = "backend", code: str = FUNCTIO
     arn: str = functions.create_function(
         FunctionName=name,
         Runtime=f"python3.{sys.version_info.minor}",
-        Role=f"arn:aws:iam::{emulator.account_id}:role/any",
+        Role=any_role(emulator),
         Handler="index.handler",
         Code={"ZipFile": archive.getvalue()},
     )["FunctionArn"]
     functions.close()
     return arn
+
+
+def any_role(emulator: Emulator) -> str:
+    """Return a role that may do everything: nothing here is about rights."""
+    iam = emulator.client("iam")
+    trust = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": "*"}}
+    everything = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}}
+    with suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName="any", AssumeRolePolicyDocument=json.dumps(trust))
+    iam.put_role_policy(RoleName="any", PolicyName="everything", PolicyDocument=json.dumps(everything))
+    iam.close()
+    return f"arn:aws:iam::{emulator.account_id}:role/any"
 
 
 def make_api(emulator: Emulator) -> Deployed:
@@ -320,7 +333,7 @@ def test_lines_for_firehose_become_objects(deployed: Deployed) -> None:
     stream = firehose.create_delivery_stream(
         DeliveryStreamName="amazon-apigateway-test",
         ExtendedS3DestinationConfiguration={
-            "RoleARN": f"arn:aws:iam::{deployed.emulator.account_id}:role/any",
+            "RoleARN": any_role(deployed.emulator),
             "BucketARN": "arn:aws:s3:::archive",
             "Prefix": "access-log/!{timestamp:yyyy/MM/dd/HH}/",
             "ErrorOutputPrefix": "errors/!{firehose:error-output-type}/",

@@ -28,11 +28,14 @@ ENOUGH: Final = 2_000
 TO_BE_CAUGHT_IN: Final = 400
 ON_DYNAMODB_LOCAL: Final = 4
 
-NARROW: Final = {
+LEFT_TO_THE_MODEL: Final = {
     "a newer total does not wait for the older one",
     "a rejected total is posted again at once",
-    "a renewed mark is cleared",
 }
+"""Breaks that these schedules meet too seldom to be relied upon; the model of a row in tests/unit/test_usage_row.py
+catches them."""
+
+NARROW: Final = {"a renewed mark is cleared"}
 """Which breaks show in few schedules but those that are narrow."""
 
 EACH_FAULT: Final = {
@@ -84,7 +87,7 @@ def test_after_every_schedule_the_money_is_right(
         assert {fault for fault in EACH_FAULT if not met[fault]} == set()
 
 
-@pytest.mark.parametrize("broken", BREAKS)
+@pytest.mark.parametrize("broken", sorted(BREAKS.keys() - LEFT_TO_THE_MODEL))
 def test_code_that_would_bill_wrongly_is_caught(broken: str) -> None:
     """The referee can fail: each of these would bill wrongly, and does not get past it."""
     narrow = ["--narrow"] if broken in NARROW else []
