@@ -1,13 +1,11 @@
 """From the counters to Stripe and back: the functions that close, post, reconcile and are notified; their clocks."""
 
 import aws_cdk as cdk
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_scheduler as scheduler
-from aws_cdk import aws_scheduler_targets as targets
 from constructs import Construct
 
 from infra import bundle
+from infra.clock import tick
 from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
 
 
@@ -75,43 +73,6 @@ class Billing(Construct):
         # comes at all, and the alarm on ClosePeriodsErrors tells of that.
         for one in (self.close_periods, self.post_usage, self.reconcile_usage):
             one.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
-        # Cron, not a rate, so that a tick comes at ten past, when the grace of an hour has just passed; UTC, since a
-        # local time that daylight saving skips would never fire.
-        self._schedule("EveryFiveMinutes", "*/5", self.close_periods, self._clock("Clock", self.close_periods))
-        self._schedule("EveryHour", "40", self.reconcile_usage, self._clock("ReconcileClock", self.reconcile_usage))
-
-    def _schedule(self, name: str, minute: str, function: lambda_.Function, role: iam.Role) -> None:
-        scheduler.Schedule(
-            self,
-            name,
-            description=f"Ticks for {function.node.id}.",
-            schedule=scheduler.ScheduleExpression.cron(minute=minute, time_zone=cdk.TimeZone.ETC_UTC),
-            target=targets.LambdaInvoke(
-                function,
-                role=role.without_policy_updates(),
-                retry_attempts=0,
-                max_event_age=cdk.Duration.minutes(5),
-            ),
-        )
-
-    def _clock(self, name: str, function: lambda_.Function) -> iam.Role:
-        """Return the schedule's role; the one that CDK makes could invoke every version of the function, too."""
-        return iam.Role(
-            self,
-            name,
-            assumed_by=iam.ServicePrincipal(
-                "scheduler.amazonaws.com",
-                conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}},
-            ),
-            inline_policies={
-                "Tick": iam.PolicyDocument(
-                    statements=[
-                        iam.PolicyStatement(
-                            sid="Tick",
-                            actions=["lambda:InvokeFunction"],
-                            resources=[function.function_arn],
-                        )
-                    ]
-                )
-            },
-        )
+        # At ten past, too, when the grace of an hour has just passed.
+        tick(self, "EveryFiveMinutes", minute="*/5", function=self.close_periods, role="Clock")
+        tick(self, "EveryHour", minute="40", function=self.reconcile_usage, role="ReconcileClock")

@@ -5,11 +5,10 @@ from typing import cast
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_scheduler as scheduler
-from aws_cdk import aws_scheduler_targets as targets
 from constructs import Construct
 
 from infra import bundle
+from infra.clock import tick
 from metering.access_log import Api
 from metering.completeness import Stage, encode
 from metering.settings import CheckCompletenessSettings
@@ -51,18 +50,7 @@ class Checking(Construct):
         )
         # A lost or failed run is made good by the next one, which looks at nearly the same day.
         self.check_completeness.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
-        scheduler.Schedule(
-            self,
-            "EveryHour",
-            description="Ticks for check_completeness.",
-            schedule=scheduler.ScheduleExpression.cron(minute="20", time_zone=cdk.TimeZone.ETC_UTC),
-            target=targets.LambdaInvoke(
-                self.check_completeness,
-                role=self._clock().without_policy_updates(),
-                retry_attempts=0,
-                max_event_age=cdk.Duration.minutes(5),
-            ),
-        )
+        tick(self, "EveryHour", minute="20", function=self.check_completeness, role="Clock")
 
     def compare_with(self, kind: Api, api: str, stage: str) -> None:
         """Compare with the requests of one more stage."""
@@ -70,25 +58,3 @@ class Checking(Construct):
         with_stages = dataclasses.replace(self._settings, stages=encode(self._stages))
         for name, value in with_stages.environment().items():
             self.check_completeness.add_environment(name, value)
-
-    def _clock(self) -> iam.Role:
-        """Return the schedule's role; the one that CDK makes could invoke every version of the function, too."""
-        return iam.Role(
-            self,
-            "Clock",
-            assumed_by=iam.ServicePrincipal(
-                "scheduler.amazonaws.com",
-                conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}},
-            ),
-            inline_policies={
-                "Tick": iam.PolicyDocument(
-                    statements=[
-                        iam.PolicyStatement(
-                            sid="Tick",
-                            actions=["lambda:InvokeFunction"],
-                            resources=[self.check_completeness.function_arn],
-                        )
-                    ]
-                )
-            },
-        )

@@ -246,19 +246,30 @@ class Poster:
 
     def _send(self, row: UsageRow, postings: Mapping[str, Posting], did: Posted) -> tuple[UsageRow, Counter[str]]:
         """Send postings that are written in the row; return the row with Stripe's answers, and why some have none."""
+        answers: dict[str, Exception | None] = {}
+        for one in postings.items():
+            answers |= self._send_group([one])
+        return self._answered(row, postings, answers, did)
+
+    def _answered(
+        self,
+        row: UsageRow,
+        postings: Mapping[str, Posting],
+        answers: Mapping[str, Exception | None],
+        did: Posted,
+    ) -> tuple[UsageRow, Counter[str]]:
+        """Return a row with Stripe's answers to its postings, by identifier, and why some have none."""
         silence: Counter[str] = Counter()
         for metric, posting in postings.items():
-            try:
-                self._try([(metric, posting)])
-            except StripeUnavailableError as error:
-                if isinstance(error, MeterMissingError):
+            match answers[posting.identifier]:
+                case None:
+                    row = accepted(row, metric, epoch=self.epoch, now=self.clock())
+                case MeterMissingError() as error:
                     self._without_meter[metric] = str(error)
-                else:
+                case StripeRejectedError() as error:
+                    row = self._reject(row, metric, posting, str(error), did)
+                case error:
                     silence[str(error)] += 1
-            except StripeRejectedError as error:
-                row = self._reject(row, metric, posting, str(error), did)
-            else:
-                row = accepted(row, metric, epoch=self.epoch, now=self.clock())
         return row, silence
 
     def _reject(self, row: UsageRow, metric: str, posting: Posting, words: str, did: Posted) -> UsageRow:
@@ -355,20 +366,10 @@ class Poster:
     def _save_answers(
         self, row: UsageRow, postings: Mapping[str, Posting], answers: Mapping[str, Exception | None]
     ) -> Posted:
-        did, silence, before = Posted(), Counter[str](), row
-        waiting = row.in_state(State.PENDING)
-        for metric, posting in postings.items():
-            match answers[posting.identifier]:
-                case None:
-                    row = accepted(row, metric, epoch=self.epoch, now=self.clock())
-                case MeterMissingError() as error:
-                    self._without_meter[metric] = str(error)
-                case StripeRejectedError() as error:
-                    row = self._reject(row, metric, posting, str(error), did)
-                case error:
-                    silence[str(error)] += 1
+        did, waiting = Posted(), row.in_state(State.PENDING)
+        after, silence = self._answered(row, postings, answers, did)
         try:
-            row = self.ledger.save(row) if row is not before else row
+            row = self.ledger.save(after) if after is not row else row
         except RowChangedError:
             did.leave([row.hour], _CHANGED)
         else:

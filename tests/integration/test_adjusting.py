@@ -14,7 +14,6 @@ from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World
 
-pytestmark = pytest.mark.usefixtures("few_partitions")
 ADJUST = ("adjust", "acme", "requests", str(HOUR))
 
 

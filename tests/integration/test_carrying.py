@@ -23,7 +23,6 @@ from metering.usage_row import State
 from tests.integration.billing import FINALISED, PERIOD_END, Billing, due
 from tests.integration.world import HOUR, CrashError, Watched, World
 
-pytestmark = pytest.mark.usefixtures("few_partitions")
 LAST = Hour.parse("2026-11-23T04")
 """The last hour of the first invoice."""
 

@@ -114,9 +114,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(few_partitions: None, world: World, clock: Clock) -> Shop:
+def shop(world: World, clock: Clock) -> Shop:
     """A deployment with a customer that Stripe does not know, and its catalog at Stripe."""
-    del few_partitions
     made = Shop(world, clock)
     made.at(clock.now)
     world.customer("acme", "key1")

@@ -19,7 +19,6 @@ from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
 
-pytestmark = pytest.mark.usefixtures("few_partitions")
 LATER = due(HOUR) + timedelta(hours=2)
 """Stripe shows by now what it took when the world's hour was closed."""
 

@@ -28,7 +28,6 @@ from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, moment
 JOBS_LOG = "jobs"
 NEXT = HOUR.next()
 WHO = "arn:aws:iam::123456789012:user/operator"
-pytestmark = pytest.mark.usefixtures("few_partitions")
 
 
 class Lambda:

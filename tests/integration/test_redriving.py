@@ -23,8 +23,6 @@ from tests.integration.world import HOUR, CrashError, Watched, World, event_ids,
 NEXT = HOUR.next()
 TOKENS = Sum(name="tokens", of=USAGE_LINES)
 
-pytestmark = pytest.mark.usefixtures("few_partitions")
-
 
 def ahead(world: World, **changes: str) -> str:
     """Return a line from the next hour, which cannot be read before its time has come."""

@@ -10,7 +10,6 @@ from metering.switch import Switch
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World, moment
 
-pytestmark = pytest.mark.usefixtures("few_partitions")
 NEXT = HOUR.next()
 
 

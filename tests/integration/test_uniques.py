@@ -23,7 +23,6 @@ from tests.integration.world import HOUR, CrashError, Watched, World, moment
 
 USERS = Unique(name="users", of="authorizer.user", opaque_id=True)
 NEXT, AFTER, LAST = (Hour(HOUR.number + n) for n in (1, 2, 3))
-pytestmark = pytest.mark.usefixtures("few_partitions")
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ PLAN = "authorizer.plan"
 TOKENS = Sum(name="tokens", of=USAGE_LINES)
 JOBS = Sum(name="jobs", of=USAGE_LINES, deduplicate=True)
 NEXT = HOUR.next()
-pytestmark = pytest.mark.usefixtures("few_partitions")
 
 
 @pytest.fixture
