@@ -113,6 +113,17 @@ class Billing:
         self.world.changes.add(name, hour, Change(f"a{self.batches}", "requests", amount, "a mistake", "operator", 0))
 
 
+def subscribed(world: World) -> Billing:
+    """Return acme, subscribed since the world's hour, with 5 requests in it that are posted."""
+    made = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    made.subscribe()
+    made.use(5)
+    made.at(due(HOUR))
+    world.run()
+    return made
+
+
 def _quantity(invoice: Any) -> int:
     return sum(line.quantity for line in invoice.lines.data)
 

@@ -10,7 +10,7 @@ from infra.adjusting import adjust
 from infra.deployment import OperatorError
 from infra.local.stripe_server import LocalStripe
 from metering.periods import Hour
-from tests.integration.billing import FINALISED, Billing, due
+from tests.integration.billing import FINALISED, Billing, due, subscribed
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World
 
@@ -27,13 +27,7 @@ def stripe() -> Iterator[LocalStripe]:
 @pytest.fixture
 def billing(world: World) -> Billing:
     """Acme with 5 requests in the world's hour, which is posted."""
-    made = Billing(world)
-    world.customer("acme", "key1", stripe_customer="cus_acme")
-    made.subscribe()
-    made.use(5)
-    made.at(due(HOUR))
-    world.run()
-    return made
+    return subscribed(world)
 
 
 @pytest.fixture

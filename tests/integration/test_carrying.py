@@ -20,7 +20,7 @@ from metering.periods import Hour
 from metering.stripe_invoices import StripeReader
 from metering.subjects import customer
 from metering.usage_row import State
-from tests.integration.billing import FINALISED, PERIOD_END, Billing, due
+from tests.integration.billing import FINALISED, PERIOD_END, Billing, due, subscribed
 from tests.integration.world import HOUR, CrashError, Watched, World
 
 LAST = Hour.parse("2026-11-23T04")
@@ -37,13 +37,7 @@ def stripe() -> Iterator[LocalStripe]:
 @pytest.fixture
 def billing(world: World) -> Billing:
     """Acme, subscribed since the world's hour, with 5 requests in it."""
-    made = Billing(world)
-    world.customer("acme", "key1", stripe_customer="cus_acme")
-    made.subscribe()
-    made.use(5)
-    made.at(due(HOUR))
-    world.run()
-    return made
+    return subscribed(world)
 
 
 def test_a_late_record_after_the_invoice_is_carried_once(billing: Billing) -> None:
@@ -199,7 +193,7 @@ def test_a_crash_at_any_transaction_of_a_look_ends_right(
     billing.world.run()
     billing.adjust(-9)
     world = billing.world
-    watched = cast("Any", Dying(world.ledger.client, ("transact_write_items", write), after=after))
+    watched = cast("Any", Watched(world.ledger.client, ("transact_write_items", write), after=after))
     dying = replace(world, ledger=Ledger(watched, "ledger"))
     try:
         for _ in range(3):
@@ -215,28 +209,6 @@ def test_a_crash_at_any_transaction_of_a_look_ends_right(
     billing.at(due(Hour.containing(FINALISED).next()))
     billing.settle()
     assert sum(billing.invoiced()) + billing.still_open() == 5 + 2 + 1 - 9 + 7
-
-
-class Dying(Watched):
-    """A client that may die at a transaction."""
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.client, name)
-        if name != "transact_write_items":
-            return found
-
-        def call(**arguments: Any) -> Any:
-            with self.lock:
-                self.calls[name] += 1
-                dies = self.dies_at == (name, self.calls[name])
-            if dies and not self.after:
-                raise CrashError
-            answer = found(**arguments)
-            if dies:
-                raise CrashError
-            return answer
-
-        return call
 
 
 def test_an_invoice_that_another_run_looks_at_while_it_is_noted_is_compared(billing: Billing) -> None:

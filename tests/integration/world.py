@@ -224,7 +224,7 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.client, name)
-        if name not in ("put_item", "update_item", "batch_get_item", "get_item", "query"):
+        if name not in ("put_item", "update_item", "batch_get_item", "get_item", "query", "transact_write_items"):
             return found
 
         def call(**arguments: Any) -> Any:
