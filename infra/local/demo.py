@@ -287,8 +287,10 @@ def _make_customers(cloud: LocalCloud, first: Hour) -> list[Caller]:
         (owner,) = _owners(cloud.deployment, [name])
         subscriber.subscribe(owner, PLAN, Wishes(), now=first.start)
         callers += [Caller(name, *key) for key in keys]
+    known = cloud.deployment.switch.read().since
+    since = None if known and first > Hour.parse(known) else first  # an environment that was played in an hour before
     who = cloud.deployment.who()
-    turn_on(cloud.deployment, first, who=who, now=datetime.now(UTC), progress=lambda names, _: names)
+    turn_on(cloud.deployment, since, who=who, now=datetime.now(UTC), progress=lambda names, _: names)
     return callers
 
 
