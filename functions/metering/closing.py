@@ -20,10 +20,10 @@ from aws_lambda_powertools import Logger
 from metering.aws import in_pieces, side_by_side
 from metering.changes import Changes
 from metering.counters import Counted, Counters, Marked, new_mark
-from metering.ledger import Holding, Ledger, Period, PeriodState, by_kind, mapped_to
+from metering.ledger import ByKey, Holding, Ledger, Period, PeriodState, by_kind, mapped_to
 from metering.measuring import Amounts
 from metering.periods import Hour, due_before, hours
-from metering.subjects import Kind, Subject, customer, key, source_of_customer, subject_of_source
+from metering.subjects import Kind, Subject, customer, customer_of_source, key, source_of_customer, subject_of_source
 from metering.table import RowChangedError
 from metering.uniques import Uniques
 from metering.usage_row import Change, State, UsageRow, recounted
@@ -154,7 +154,8 @@ class Closer:
         ]
         there = [row for row in rows.values() if row.version]
         _note_pending(there, did)
-        again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, did)
+        by_key = _by_key(hour, counted, holdings)
+        again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, by_key, did)
         self.close_again(hour, again | self._moved(hour, holdings), did)
         customers = len(by_kind(totals, Kind.CUSTOMER))
         unmapped = sum(holdings[name].at(hour) is None for name in by_kind(totals, Kind.KEY))
@@ -198,7 +199,7 @@ class Closer:
                 for before in rows.values()
                 if (after := self._recounted(before, totals, holdings, changes)) is not before and after.totals
             ]
-            refused = self._write(changed, did)
+            refused = self._write(changed, _by_key(hour, counted, holdings), did)
             self._ask_to_check(hour, rows)
             # A named key may have got its holder just now, and any key may have changed hands meanwhile.
             owners = {owner for name in named if (owner := mapped_to(holdings[name], hour))}
@@ -215,7 +216,7 @@ class Closer:
             for before in rows.values()
             if (after := recounted(before, None, changes[before.subject])) is not before and after.totals
         ]
-        if self._write(changed, did):
+        if self._write(changed, None, did):
             raise RowChangedError(f"rows of {hour} changed while they were closed again")
         self._ask_to_check(hour, rows)
 
@@ -279,21 +280,26 @@ class Closer:
         why_held = _why_held(row, holdings) if row.subject.kind is Kind.KEY else ""
         return recounted(row, counted, changes.get(row.subject), held=why_held)
 
-    def _write(self, rows: Sequence[UsageRow], did: Closed) -> set[Subject]:
-        """Write rows; return the subjects for which another run was faster."""
+    def _write(self, rows: Sequence[UsageRow], by_key: Mapping[Subject, ByKey] | None, did: Closed) -> set[Subject]:
+        """Write rows, and how they split ``by_key`` if they were counted just now.
+
+        Returns the subjects for which another run was faster.
+        """
         refused = set()
         for piece in in_pieces(rows, _PIECE):
             self._check_time()
-            written = side_by_side(self._write_row, piece)
+            written = side_by_side(
+                lambda row: self._write_row(row, None if by_key is None else by_key.get(row.subject, {})), piece
+            )
             _note_pending([row for row in written if row is not None], did)
             refused |= {row.subject for row, done in zip(piece, written, strict=True) if done is None}
         return refused
 
-    def _write_row(self, row: UsageRow) -> UsageRow | None:
+    def _write_row(self, row: UsageRow, by_key: ByKey | None) -> UsageRow | None:
         if row.subject.kind is Kind.KEY:
             self.ledger.list_key(row.subject.id)  # first, so that no usage is where nobody looks
         try:
-            return self.ledger.save(row)
+            return self.ledger.save(row, by_key)
         except RowChangedError:
             return None
 
@@ -324,6 +330,16 @@ def _by_subject(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -
     for amounts in totals.values():
         amounts.cap_splits()
     return totals
+
+
+def _by_key(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Mapping[Subject, ByKey]:
+    """Return what customers' keys were counted for, each by itself; distinct values as each key brought them."""
+    split: dict[Subject, dict[str, Mapping[str, int]]] = {}
+    for name, amounts in counted.items():
+        if owner := mapped_to(holdings[name], hour):
+            key_or_none = "" if customer_of_source(name) else name
+            split.setdefault(owner, {})[key_or_none] = amounts.quantities()
+    return split
 
 
 def _by_hour(marks: Iterable[Marked]) -> dict[Hour, list[Marked]]:

@@ -4,7 +4,8 @@
 | --- | --- | --- | --- |
 | customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
 | key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
-| usage | ``customer#<id>`` or ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``pending`` (below) |
+| usage | ``customer#<id>``, ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``only_key``, ``pending`` |
+| usage by key | ``customer#<id>`` | ``keys#<hour>`` | ``counted``: JSON, quantities by key and metric |
 | key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
 | owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
 | period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
@@ -21,7 +22,8 @@ Usage rows are never deleted: a row that is not there has never been written.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +43,14 @@ if TYPE_CHECKING:
 
 SHARDS: Final = 16
 """How many partitions the index of pending rows is spread over."""
+
+ByKey = Mapping[str, Mapping[str, int]]
+"""What was counted, by key and metric; what came without a key stands under an empty one."""
+
+MOST_KEYS: Final = 100
+"""How many keys of a customer are told apart in an hour; the rest stands under :data:`OTHER_KEYS`."""
+
+OTHER_KEYS: Final = "other"
 
 BEGINNING: Final = Hour(0)
 """From when a key's first holder holds it: usage that was counted before anyone was named is theirs."""
@@ -158,15 +168,35 @@ class Ledger:
         for item in self._items.query(str(subject), between=(f"usage#{first}", f"usage#{last}")):
             yield _read_row(item)
 
-    def save(self, row: UsageRow) -> UsageRow:
+    def save(self, row: UsageRow, by_key: ByKey | None = None) -> UsageRow:
         """Write a row and return it as it now stands; raise RowChangedError if it is not as it was read.
+
+        ``by_key`` is how what is counted splits by key, where it was counted just now. Of several keys it is an item of
+        its own, in one transaction with the row (I5): a row stays small, whoever has a hundred keys.
 
         A replay by boto3 after a read timeout meets its own write and is refused: the caller reads again, and nothing
         is written twice (I4).
         """
         written = msgspec.structs.replace(row, version=row.version + 1)
-        self._items.put_as_read(_row_item(written), version=row.version)
+        if by_key is not None:
+            written = msgspec.structs.replace(written, only_key=next(iter(by_key)) if len(by_key) == 1 else "")
+        if by_key is not None and len(by_key) > 1:
+            split = {**item_key(*_keys_key(row.subject, row.hour)), "counted": to_attribute(_written(by_key))}
+            self._items.transact(
+                self._items.putting(_row_item(written), version=row.version), self._items.putting(split)
+            )
+        else:
+            self._items.put_as_read(_row_item(written), version=row.version)
         return written
+
+    def by_key(self, subject: Subject, first: Hour, end: Hour) -> Iterator[tuple[Hour, ByKey]]:
+        """Yield how the hours' counts split by key in which a customer used several, in order of time."""
+        if first >= end:
+            return
+        last = Hour(end.number - 1)
+        for item in self._items.query(str(subject), between=(f"keys#{first}", f"keys#{last}")):
+            hour = Hour.parse(item["sk"]["S"].removeprefix("keys#"))
+            yield hour, msgspec.json.decode(item["counted"]["S"], type=dict[str, dict[str, int]])
 
     def hold_without_stripe_customer(self, row: UsageRow) -> UsageRow:
         """Hold a row's pending totals, provided that its customer still has no Stripe customer; return it so.
@@ -377,6 +407,8 @@ def _row_key(subject: Subject, hour: Hour) -> tuple[str, str]:
 def _row_item(row: UsageRow) -> Item:
     totals = {metric: msgspec.to_builtins(total) for metric, total in row.totals.items()}
     item = {**item_key(*_row_key(row.subject, row.hour)), **to_item({"version": row.version, "totals": totals})}
+    if row.only_key:
+        item["only_key"] = to_attribute(row.only_key)
     for state in (State.PENDING, State.REJECTED):
         if row.in_state(state):
             item["pending"] = to_attribute(_shard_name(state, shard_of(row.subject)))
@@ -400,7 +432,21 @@ def _hour_of(item: Item) -> Hour:
 def _read_row(item: Item) -> UsageRow:
     values = from_item(item)
     totals = msgspec.convert(values["totals"], dict[str, Total])
-    return UsageRow(Subject.parse(values["pk"]), _hour_of(item), values["version"], totals)
+    only_key = values.get("only_key", "")
+    return UsageRow(Subject.parse(values["pk"]), _hour_of(item), values["version"], totals, only_key)
+
+
+def _keys_key(subject: Subject, hour: Hour) -> tuple[str, str]:
+    return str(subject), f"keys#{hour}"
+
+
+def _written(by_key: ByKey) -> str:
+    """Return quantities by key as JSON, of the largest keys alone."""
+    ranked = sorted(by_key, key=lambda key: (-sum(by_key[key].values()), key))
+    told = {key: dict(by_key[key]) for key in ranked[:MOST_KEYS]}
+    if rest := ranked[MOST_KEYS:]:
+        told[OTHER_KEYS] = dict(sum((Counter(by_key[key]) for key in rest), Counter()))
+    return msgspec.json.encode(told).decode()
 
 
 def _read_holding(item: Item) -> Holding:

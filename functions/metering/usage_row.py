@@ -139,12 +139,16 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """A row as it was read. ``version`` counts its writes; 0 means that it has never been written."""
+    """A row as it was read. ``version`` counts its writes; 0 means that it has never been written.
+
+    ``only_key`` is the one key that everything was counted for, empty where there are several or none.
+    """
 
     subject: Subject
     hour: Hour
     version: int = 0
     totals: dict[str, Total] = {}
+    only_key: str = ""
 
     def in_state(self, state: State) -> dict[str, Total]:
         """Return the totals that are in a state, by metric."""

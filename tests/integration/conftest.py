@@ -1,5 +1,6 @@
 """Tables and bucket as the template defines them, in moto, and the local Stripe."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, cast
@@ -7,6 +8,7 @@ from typing import Any, cast
 import boto3
 import pytest
 from moto import mock_aws
+from moto.dynamodb.responses import DynamoHandler
 
 from infra.local.stripe_server import LocalStripe
 from metering.counters import Counters
@@ -30,6 +32,18 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     with mock_aws():
         yield
+
+
+@pytest.fixture(autouse=True)
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moto copies its tables for a transaction, which fails while another thread writes; DynamoDB does not."""
+    answer, turn = DynamoHandler.call_action, threading.RLock()
+
+    def call_action(self: Any) -> Any:
+        with turn:
+            return answer(self)
+
+    monkeypatch.setattr(DynamoHandler, "call_action", call_action)
 
 
 def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:

@@ -84,6 +84,53 @@ def test_a_late_record_corrects_the_hour_at_stripe(world: World) -> None:
     assert world.at_stripe("cus_acme") == 2
 
 
+def test_an_hour_of_several_keys_says_what_each_was_counted_for(world: World) -> None:
+    """I5: beside the row, and with it; of one key the row itself says which."""
+    world.customer("acme", "key1", "key2", stripe_customer="cus_acme")
+    world.customer("globex", "key3", stripe_customer="cus_globex")
+    world.record(world.line(), world.line(key="key2", response_length="5"), world.line(key="key3"))
+    world.after_grace()
+    world.run()
+    world.record(world.line(key="key2"))
+    world.run()
+    acme, globex = world.ledger.rows(HOUR, [customer("acme"), customer("globex")]).values()
+    assert (acme.only_key, globex.only_key) == ("", "key3")
+    assert dict(world.ledger.by_key(acme.subject, HOUR, HOUR.next())) == {
+        HOUR: {"key1": {"requests": 1, "bytes": 10}, "key2": {"requests": 2, "bytes": 15}}
+    }
+    assert dict(world.ledger.by_key(globex.subject, HOUR, HOUR.next())) == {}
+    assert world.in_ledger("customer#acme")["requests"] == (3, "POSTED")
+
+
+def test_the_smallest_of_very_many_keys_stand_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An item has its bounds; nothing is left out of its sum."""
+    monkeypatch.setattr("metering.ledger.MOST_KEYS", 2)
+    keys = [f"key{n}" for n in range(1, 5)]
+    world.customer("acme", *keys, stripe_customer="cus_acme")
+    world.record(*(world.line(key=name) for n, name in enumerate(keys, 1) for _ in range(n)))
+    world.after_grace()
+    world.run()
+    ((_, by_key),) = world.ledger.by_key(customer("acme"), HOUR, HOUR.next())
+    assert {name: counted["requests"] for name, counted in by_key.items()} == {"key4": 4, "key3": 3, "other": 3}
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_a_row_with_several_keys_leaves_both_or_none(world: World, after: bool) -> None:  # noqa: FBT001
+    """I4, I5: the row and its split by key are one transaction, and the next run finds what the first has left."""
+    world.customer("acme", "key1", "key2", stripe_customer="cus_acme")
+    world.record(world.line(), world.line(key="key2"))
+    world.after_grace()
+    dying = cast("Any", Watched(world.ledger.client, ("transact_write_items", 1), after=after))
+    with pytest.raises(CrashError):
+        replace(world, ledger=Ledger(dying, "ledger")).run()
+    assert bool(world.in_ledger("customer#acme")) is after
+    assert len(dict(world.ledger.by_key(customer("acme"), HOUR, HOUR.next()))) == after
+    world.run()
+    assert world.in_ledger("customer#acme")["requests"] == (2, "POSTED")
+    assert world.at_stripe("cus_acme") == 2
+    assert len(dict(world.ledger.by_key(customer("acme"), HOUR, HOUR.next()))[HOUR]) == 2
+
+
 def test_a_late_record_of_an_hour_that_was_never_closed_closes_it(world: World) -> None:
     """I1: a record from before the deployment's first run is billed, too."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
@@ -197,9 +244,9 @@ def test_a_hand_over_beside_a_run_that_dies_bills_one_customer(world: World, bef
     world.after_grace()
 
     class HandedOver(Ledger):
-        def save(self, row: Any) -> Any:
+        def save(self, row: Any, by_key: Any = None) -> Any:
             world.customer("globex", "key1", stripe_customer="cus_globex", since=HOUR if before else None)
-            super().save(row)
+            super().save(row, by_key)
             raise CrashError
 
     with pytest.raises(CrashError):
@@ -235,7 +282,7 @@ def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
     world.now = HOUR.next().end + timedelta(minutes=10)
 
     class Contended(Ledger):
-        def save(self, row: Any) -> Any:
+        def save(self, row: Any, _by_key: Any = None) -> Any:
             raise RowChangedError(str(row.subject))
 
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
@@ -508,7 +555,7 @@ def test_rows_that_keep_changing_leave_the_mark_for_the_next_run(world: World) -
     world.record(world.line())
 
     class Contended(Ledger):
-        def save(self, row: Any) -> Any:
+        def save(self, row: Any, _by_key: Any = None) -> Any:
             raise RowChangedError(str(row.subject))
 
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
