@@ -14,6 +14,7 @@ from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
 from metering.ledger import SHARDS, Ledger
+from metering.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
 from metering.switch import PostingSwitch, shares
@@ -24,6 +25,9 @@ signals = Metrics()
 
 ROWS_PER_WORKER: Final = 10_000
 """One worker posts about so many rows in its time; more rows get more workers, up to one for each shard."""
+
+UNPOSTED_AFTER: Final = timedelta(hours=1)
+"""An hour's usage is at Stripe a quarter of an hour after its end."""
 
 
 @logger.inject_lambda_context
@@ -38,9 +42,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     closed = closer.close_due()
     first = switch.read().first
     waiting = closer.ledger.pending(first, range(SHARDS)) if first else {}
-    unsettled = closed.pending.union(*waiting.values()) if first else set[Any]()
+    unsettled = closed.pending.union(*waiting.values()) if first else set[Hour]()
     closer.settle(closed, unsettled=unsettled)
-    _tell(closed)
+    _tell(closed, sum(hour.end + UNPOSTED_AFTER <= start for hour in unsettled))
     workers = 0
     if unsettled and event.get("post", True):
         workers = workers_for(sum(map(len, waiting.values())))
@@ -95,9 +99,13 @@ def _parts(deadline: datetime) -> tuple[ClosePeriodsSettings, Closer, PostingSwi
     return settings, closer, PostingSwitch(dynamodb, settings.ledger_table)
 
 
-def _tell(closed: Closed) -> None:
+def _tell(closed: Closed, unposted: int) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
-    for signal, count in {Signal.HOURS_BEHIND: closed.behind, Signal.USAGE_UNMAPPED: closed.unmapped}.items():
+    for signal, count in {
+        Signal.HOURS_BEHIND: closed.behind,
+        Signal.HOURS_UNPOSTED: unposted,
+        Signal.USAGE_UNMAPPED: closed.unmapped,
+    }.items():
         if count:
             signals.add_metric(signal, MetricUnit.Count, count)
     if signals.metric_set:

@@ -42,6 +42,7 @@ class Alarms(Construct):
         delivery: Delivery | None,
     ) -> None:
         super().__init__(scope, construct_id)
+        self.all: list[cloudwatch.Alarm] = []
         self._dimensions = {"service": deployment}
         self.topic = sns.Topic(self, "Topic", enforce_ssl=True)
         # A topic policy of one's own replaces the default one, which lets the account's alarms publish.
@@ -58,14 +59,40 @@ class Alarms(Construct):
             "RecordUsageErrors",
             record_usage.metric_errors(period=FIVE_MINUTES),
             "Batches of lines failed to be counted; each is tried again. Read the log of record_usage and mend the "
-            "cause. A batch that failed for good is under aws/lambda/async/ in the bucket: redrive it. A failed batch "
-            "that is not there has to be recounted from the log.",
+            "cause.",
         )
         self._alarm(
             "RecordsSetAside",
             self._signal(Signal.RECORDS_SET_ASIDE, "Sum"),
             "Lines could not be counted as they stand: `metering set-aside list` shows them with their reasons. Mend "
             "the cause, then redrive them.",
+        )
+        self._alarm(
+            "CountingBehind",
+            self._signal(Signal.OLDEST_RECORD_AGE, "Maximum"),
+            "For a quarter of an hour lines have been counted more than half an hour after their requests. Look for "
+            "errors and throttles of record_usage, and at the account's limit of concurrent functions.",
+            above=1800,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "RecordUsageThrottles",
+            record_usage.metric_throttles(period=FIVE_MINUTES),
+            "Lambda has run no more of record_usage for a quarter of an hour. Raise the account's limit of concurrent "
+            "functions, or find the function that uses it up; deliveries are tried again for six hours.",
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "BatchesFailed",
+            record_usage.metric("AsyncEventsDropped", statistic="Sum", period=FIVE_MINUTES),
+            "Batches of lines failed in all tries and are kept under aws/lambda/async/ in the bucket: mend the cause, "
+            "then `metering set-aside redrive --all`.",
+        )
+        self._alarm(
+            "UsageUnmapped",
+            self._signal(Signal.USAGE_UNMAPPED, "Sum"),
+            "A key that belongs to no customer was used, and nobody is billed for it until it does: `metering usage` "
+            "shows it; `metering customers add --key` gives it to its customer, `metering keys exclude` to nobody.",
         )
         self._alarm(
             "ClosePeriodsErrors",
@@ -81,6 +108,13 @@ class Alarms(Construct):
             self._signal(Signal.HOURS_BEHIND, "Maximum"),
             "Hours that are due have stayed open for an hour, although close_periods runs: `metering close` says what "
             "waits and why.",
+            periods=AN_HOUR_OF_FIVE_MINUTES,
+        )
+        self._alarm(
+            "HoursUnposted",
+            self._signal(Signal.HOURS_UNPOSTED, "Maximum"),
+            "For an hour, usage of an hour that ended before has waited for Stripe: `metering close` says why. Look "
+            "for errors of post_usage, at Stripe's status, and whether the Stripe key still has its rights.",
             periods=AN_HOUR_OF_FIVE_MINUTES,
         )
         self._alarm(
@@ -195,13 +229,20 @@ class Alarms(Construct):
     ) -> None:
         operators = cloudwatch.ComparisonOperator
         compare = operators.GREATER_THAN_THRESHOLD if below is None else operators.LESS_THAN_THRESHOLD
-        cloudwatch.Alarm(
+        alarm = cloudwatch.Alarm(
             self,
             name,
             metric=metric,
-            alarm_description=what_to_do,
+            alarm_description=f"{what_to_do} Runbook: {runbook(name)}",
             threshold=above if below is None else below,
             comparison_operator=compare,
             evaluation_periods=periods,
             treat_missing_data=silence,
-        ).add_alarm_action(actions.SnsAction(self.topic))
+        )
+        alarm.add_alarm_action(actions.SnsAction(self.topic))
+        self.all.append(alarm)
+
+
+def runbook(alarm: str) -> str:
+    """Return where the runbook tells of an alarm: its heading in the README."""
+    return f"README.md#{alarm.lower()}"

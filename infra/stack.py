@@ -18,6 +18,7 @@ from constructs import Construct, IValidation
 from infra.alarms import Alarms
 from infra.billing import Billing
 from infra.checking import Checking
+from infra.dashboard import Dashboard
 from infra.deployment import METADATA
 from infra.ingest import Ingest, Road
 from infra.storage import ARCHIVE, Storage
@@ -159,6 +160,22 @@ class MeteringStack(cdk.Stack):
             check_completeness=self._checking.check_completeness,
             delivery=self._ingest.delivery,
         )
+        dashboard = Dashboard(
+            self,
+            "Dashboard",
+            deployment=deployment,
+            alarms=alarms.all,
+            functions={
+                "record_usage": self._ingest.record_usage,
+                "close_periods": self._billing.close_periods,
+                "post_usage": self._billing.post_usage,
+                "reconcile_usage": self._billing.reconcile_usage,
+                "receive_events": self._billing.receive_events,
+                "check_completeness": self._checking.check_completeness,
+            },
+            record_usage=self._ingest.record_usage,
+            delivery=self._ingest.delivery,
+        )
         self._grant_record_usage()
         self._grant_close_periods()
         self._grant_post_usage()
@@ -180,6 +197,7 @@ class MeteringStack(cdk.Stack):
             Deployment=deployment,
             Metrics=",".join(meters(metrics)),
             AlarmTopic=alarms.topic.topic_arn,
+            Dashboard=dashboard.name,
         )
         if delivery := self._ingest.delivery:
             self._tell(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)

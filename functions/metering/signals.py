@@ -31,6 +31,9 @@ class Signal(StrEnum):
     HOURS_BEHIND = "HoursBehind"
     """Due hours that are not closed; more than one for long means that something keeps them open."""
 
+    HOURS_UNPOSTED = "HoursUnposted"
+    """Hours that ended over an hour ago and have a total that waits for Stripe; while posting is on."""
+
     USAGE_POSTED = "UsagePosted"
     """Totals that Stripe accepted."""
 

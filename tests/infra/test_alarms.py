@@ -1,9 +1,15 @@
 """The alarms watch what the functions tell, and reach someone."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 from metering.signals import NAMESPACE, Signal
 from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+HEADINGS = {heading.lower() for heading in re.findall(r"^#+ (\w+)$", README, re.MULTILINE)}
 
 
 def _alarm(template: Template, name: str) -> dict[str, Any]:
@@ -25,6 +31,11 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "CheckCompletenessErrors",
         "UsageDiffering",
         "ReconcileUsageErrors",
+        "CountingBehind",
+        "RecordUsageThrottles",
+        "BatchesFailed",
+        "UsageUnmapped",
+        "HoursUnposted",
     }
     assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
     assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {
@@ -34,11 +45,14 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
 
 
 def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> None:
-    """A sentence that names a place to look at."""
+    """A sentence that names a place to look at, and the runbook's heading, which is there."""
     (topic,) = of_type(template, "AWS::SNS::Topic")
-    for alarm in of_type(template, "AWS::CloudWatch::Alarm").values():
-        assert alarm["Properties"]["AlarmDescription"].endswith(".")
-        assert len(alarm["Properties"]["AlarmDescription"]) > 60
+    for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
+        what_to_do, _, where = alarm["Properties"]["AlarmDescription"].partition(" Runbook: README.md#")
+        assert what_to_do.endswith(".")
+        assert len(what_to_do) > 60
+        assert where == name[6:-8].lower()
+        assert where in HEADINGS
         assert alarm["Properties"]["AlarmActions"] == [{"Ref": topic}]
         # A threshold that is not to be undercut is one of a part of a whole.
         below = alarm["Properties"]["ComparisonOperator"] == "LessThanThreshold"
@@ -110,6 +124,41 @@ def test_one_object_that_could_not_be_counted_raises_the_alarm(firehose_template
     assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Maximum")
     assert flat(alarm["Dimensions"][0]["Value"]) == "IngestDeliveryFailed"
+
+
+def test_lag_throttles_and_dead_letters_raise_alarms(template: Template) -> None:
+    """I1: each before anything is lost."""
+    watched = {
+        name: (
+            alarm["Namespace"],
+            alarm["MetricName"],
+            alarm["Statistic"],
+            alarm["Threshold"],
+            alarm["EvaluationPeriods"],
+        )
+        for name in ("CountingBehind", "RecordUsageThrottles", "BatchesFailed", "UsageUnmapped", "HoursUnposted")
+        if (alarm := _alarm(template, name))
+    }
+    assert watched == {
+        "CountingBehind": (NAMESPACE, "OldestRecordAge", "Maximum", 1800, 3),
+        "RecordUsageThrottles": ("AWS/Lambda", "Throttles", "Sum", 0, 3),
+        "BatchesFailed": ("AWS/Lambda", "AsyncEventsDropped", "Sum", 0, 1),
+        "UsageUnmapped": (NAMESPACE, "UsageUnmapped", "Sum", 0, 1),
+        "HoursUnposted": (NAMESPACE, "HoursUnposted", "Maximum", 0, 12),
+    }
+    assert {_alarm(template, name)["TreatMissingData"] for name in watched} == {"notBreaching"}
+
+
+def test_the_dashboard_shows_every_signal_and_alarm(template: Template) -> None:
+    """Of each function, too, its errors and throttles."""
+    (board,) = of_type(template, "AWS::CloudWatch::Dashboard").values()
+    shown = json.dumps(board["Properties"]["DashboardBody"])
+    unseen = {Signal.LINES_COUNTED}  # is what the two ratios are made of
+    assert {signal for signal in Signal if f'\\"{signal}\\"' not in shown} == unseen
+    assert all(name in shown for name in of_type(template, "AWS::CloudWatch::Alarm"))
+    functions = of_type(template, "AWS::Lambda::Function")
+    assert len(functions) > 5
+    assert all(shown.count(f'"{name}"') >= 2 for name in functions)
 
 
 def test_both_ratios_of_completeness_are_watched_on_both_sides(template: Template) -> None:

@@ -12,26 +12,46 @@ import boto3
 import msgspec
 import pytest
 import stripe as stripe_sdk
+from aws_lambda_powertools import Metrics
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+import check_completeness
 import close_periods
+import record_usage
 from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
 from metering import aws as clients
 from metering import stripe_meters
+from metering.access_log import Api
+from metering.completeness import Stage
+from metering.completeness import encode as encode_stages
 from metering.ledger import SHARDS, shard_of
 from metering.measuring import Amounts
+from metering.metrics import encode
 from metering.periods import Hour, due_before
-from metering.settings import SettingsError
+from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
+from metering.signals import NAMESPACE
 from metering.subjects import customer
 from metering.switch import Switch
 from metering.usage_row import epoch_of
+from tests.infra.resources import of_type
 from tests.integration.billing import FINALISED, Billing, due
-from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
-from tests.integration.world import HOUR, World
+from tests.integration.lambdas import (
+    POST_USAGE,
+    SECRET,
+    Clock,
+    Functions,
+    begin,
+    context,
+    forget,
+    said,
+    told_to_eventbridge,
+)
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
 KEY = "sk_test_local"
 EVERY_SHARD = list(range(SHARDS))
+STAGE = Stage(Api.REST, "SampleApi", "v1")
 NO_KEY = "the secret holds no Stripe key: run 'metering stripe connect'"
 POST = "POST /v1/billing/meter_events"
 
@@ -706,6 +726,70 @@ def _overwrite_at_stripe(stripe_customer: str, value: int, world: World) -> None
             "payload": {"stripe_customer_id": stripe_customer, "value": str(value)},
         }
     )
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The processes of record_usage and check_completeness, which have just begun."""
+    for settings in (
+        RecordUsageSettings("counters", "bucket", encode(world.metrics), ACCESS_LOG_GROUP),
+        CheckCompletenessSettings(
+            "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
+        ),
+    ):
+        for name, value in settings.environment().items():
+            monkeypatch.setenv(name, value)
+    for module in (record_usage, check_completeness):
+        monkeypatch.setattr(module, "datetime", Clock)
+        monkeypatch.setattr(module, "signals", Metrics())
+    caches = (record_usage._parts, check_completeness._sources, check_completeness._cloudwatch, clients.s3)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    for cached in caches:
+        cached.cache_clear()
+
+
+def _put(namespace: str, metric: str, **dimensions: str) -> None:
+    """Put a number into CloudWatch, as of three hours ago."""
+    found: Any = [{"Name": name, "Value": value} for name, value in dimensions.items()]
+    data: Any = [{"MetricName": metric, "Dimensions": found, "Timestamp": Clock.at - timedelta(hours=3), "Value": 9}]
+    boto3.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=data)
+
+
+@pytest.mark.usefixtures("connected", "started", "counting")
+def test_every_signal_that_an_alarm_reads_is_told_by_a_function(
+    functions: Functions, world: World, template: Mapping[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An alarm on a metric that nobody sends would be silent for ever."""
+    told_to_eventbridge()
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    Clock.at = HOUR.start + timedelta(minutes=30)
+    record_usage.handler(envelope(world.line(), world.line(key="stray"), "GET / 200"), context())
+    rejectable(world, "globex")
+    functions.close()
+    Clock.at = HOUR.end + timedelta(hours=1)
+    functions.close()
+    functions.post()
+    for _ in range(2):
+        Clock.at += timedelta(hours=2)
+        _overwrite_at_stripe("cus_acme", 7, world)
+        functions.reconcile()
+        functions.post()
+    _put("Metering", "LinesCounted", service="Metering")
+    _put("AWS/Logs", "IncomingLogEvents", LogGroupName=ACCESS_LOG_GROUP)
+    _put("AWS/ApiGateway", "Count", ApiName="SampleApi", Stage="v1")
+    check_completeness.handler({}, context())
+    alarms = [one["Properties"] for one in of_type(dict(template), "AWS::CloudWatch::Alarm").values()]
+    ours = [one for one in alarms if one["Namespace"] == NAMESPACE]
+    assert {one["MetricName"] for one in ours} - said(capsys).keys() == set()
+    assert {dimension["Name"] for one in ours for dimension in one["Dimensions"]} == {"service"}
+    # AWS sends these of every function by itself (Lambda Developer Guide, "Types of metrics for Lambda functions").
+    theirs = {(one["Namespace"], one["MetricName"]) for one in alarms if one["Namespace"] != NAMESPACE}
+    assert theirs == {("AWS/Lambda", name) for name in ("Errors", "Throttles", "AsyncEventsDropped")}
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
