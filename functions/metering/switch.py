@@ -25,7 +25,8 @@ from metering.table import Table, item_key
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-_POSTING: Final = "posting"
+POSTING: Final = "posting"
+"""The partition of all that is kept here."""
 
 
 class Switch(msgspec.Struct, frozen=True):
@@ -59,13 +60,13 @@ class PostingSwitch:
 
     def read(self) -> Switch:
         """Return how the switch stands; a consistent read."""
-        found = self._items.get(_POSTING, "switch")
+        found = self._items.get(POSTING, "switch")
         return msgspec.convert(from_item(found), Switch) if found else Switch()
 
     def turn(self, after: Switch) -> None:
         """Turn the switch; raise RowChangedError if it is not as it was read."""
         values = {"on": after.on, "since": after.since, "who": after.who, "at": after.at}
-        item = {**item_key(_POSTING, "switch"), **to_item(values | {"version": after.version + 1})}
+        item = {**item_key(POSTING, "switch"), **to_item(values | {"version": after.version + 1})}
         self._items.put_as_read(item, version=after.version)
 
     def lease(self, shards: Iterable[int], holder: str, *, now: datetime, until: datetime) -> list[int]:
@@ -82,7 +83,7 @@ class PostingSwitch:
             self.client.put_item(
                 TableName=self.table,
                 Item={
-                    **item_key(_POSTING, f"lease#{shard}"),
+                    **item_key(POSTING, f"lease#{shard}"),
                     **to_item({"holder": holder, "until": int(until.timestamp())}),
                 },
                 ConditionExpression="attribute_not_exists(#until) OR #until <= :now OR #holder = :holder",
@@ -101,7 +102,7 @@ class PostingSwitch:
         with suppress(self.client.exceptions.ConditionalCheckFailedException):
             self.client.delete_item(
                 TableName=self.table,
-                Key=item_key(_POSTING, f"lease#{shard}"),
+                Key=item_key(POSTING, f"lease#{shard}"),
                 ConditionExpression="#holder = :holder",
                 ExpressionAttributeNames={"#holder": "holder"},
                 ExpressionAttributeValues=to_item({":holder": holder}),
