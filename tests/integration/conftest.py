@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import boto3
 import pytest
@@ -16,6 +16,8 @@ from metering.ledger import Ledger
 from metering.set_aside import SetAside
 from metering.switch import Switch
 from tests.dynamodb_local import table_definition
+from tests.faults.processes import Bucket
+from tests.integration.memory import Memory
 from tests.integration.world import HOUR, World
 
 
@@ -71,23 +73,38 @@ def stripe() -> Iterator[LocalStripe]:
         yield server
 
 
+def _in_memory(request: pytest.FixtureRequest) -> bool:
+    """Say whether a test is marked so; the operator's commands make clients of their own, which find moto alone."""
+    return request.node.get_closest_marker("in_memory") is not None and "operator" not in request.fixturenames
+
+
 @pytest.fixture
-def world(
-    aws: None,  # noqa: ARG001 - asked for what it does
-    template: dict[str, Any],
-    stripe: LocalStripe,
-) -> World:
-    """A deployment with meters and nothing else."""
+def dynamodb(request: pytest.FixtureRequest) -> Any:
+    """A client of the tables, which are empty: in moto, or in memory for tests that are marked so."""
+    if _in_memory(request):
+        return Memory()
+    request.getfixturevalue("aws")
+    template = request.getfixturevalue("template")
     make_table(template, "Counters", "counters")
     make_table(template, "Ledger", "ledger")
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    dynamodb = cast("Any", boto3.client("dynamodb"))
-    made = World(
-        stripe,
-        Counters(dynamodb, "counters"),
-        Ledger(dynamodb, "ledger"),
-        SetAside(cast("Any", boto3.client("s3")), "bucket"),
-    )
+    return boto3.client("dynamodb")
+
+
+@pytest.fixture
+def s3(request: pytest.FixtureRequest) -> Any:
+    """A client of the bucket, which is empty: in moto, or in memory for tests that are marked so."""
+    if _in_memory(request):
+        return Bucket()
+    request.getfixturevalue("aws")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    return client
+
+
+@pytest.fixture
+def world(dynamodb: Any, s3: Any, stripe: LocalStripe) -> World:
+    """A deployment with meters and nothing else."""
+    made = World(stripe, Counters(dynamodb, "counters"), Ledger(dynamodb, "ledger"), SetAside(s3, "bucket"))
     for metric in ("requests", "bytes"):
         made.meters().create_meter(metric)
     made.ledger.advance_cursor(HOUR)

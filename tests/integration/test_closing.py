@@ -18,6 +18,8 @@ from metering.subjects import customer, key
 from metering.table import RowChangedError
 from tests.integration.world import HOUR, CrashError, Watched, World
 
+pytestmark = pytest.mark.in_memory
+
 
 def test_an_hour_becomes_a_bill(world: World) -> None:
     """I4, I5: two customers, one with two keys; everything counted is in the ledger and at Stripe."""

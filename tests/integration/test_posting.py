@@ -21,6 +21,8 @@ from metering.switch import shares
 from metering.usage_row import Posting
 from tests.integration.world import HOUR, World
 
+pytestmark = pytest.mark.in_memory
+
 NEXT = HOUR.next()
 STREAM = "POST /v2/billing/meter_event_stream"
 SESSION = "POST /v2/billing/meter_event_session"

@@ -8,7 +8,6 @@ from datetime import timedelta
 from random import Random
 from typing import Any, cast
 
-import boto3
 import pytest
 
 from infra.local.stripe_server import LocalStripe
@@ -20,6 +19,8 @@ from metering.periods import Hour, hours
 from metering.recording import Hashing, Recorder
 from metering.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, moment
+
+pytestmark = pytest.mark.in_memory
 
 USERS = Unique(name="users", of="authorizer.user", opaque_id=True)
 NEXT, AFTER, LAST = (Hour(HOUR.number + n) for n in (1, 2, 3))
@@ -58,9 +59,9 @@ def close_all(world: World) -> None:
     raise AssertionError(f"closing does not come to an end: {world.counters.late_marks()}")
 
 
-def claims_stored() -> list[dict[str, Any]]:
+def claims_stored(world: World) -> list[dict[str, Any]]:
     """Return the items that are claims."""
-    items = boto3.client("dynamodb").scan(TableName="counters")["Items"]
+    items = world.counters.client.scan(TableName="counters")["Items"]
     return [item for item in items if item["pk"]["S"].startswith("unique#")]
 
 
@@ -81,7 +82,7 @@ def test_a_request_without_a_user_is_a_request_and_nobody(users: World) -> None:
     """I1: a missing value is not a value."""
     users.record(seen(users, "-"), users.line(), seen(users, ""))
     assert users.counted() == {"key1": {"requests": 3}}
-    assert claims_stored() == []
+    assert claims_stored(users) == []
 
 
 def test_a_batch_of_two_hours_claims_a_value_in_the_earlier_one(users: World) -> None:
@@ -174,18 +175,18 @@ def test_values_are_stored_only_as_a_keyed_hash(users: World) -> None:
     """I8: the value is nowhere in the table, and another secret gives other hashes."""
     line = seen(users, "ann-of-globex")
     users.record(line)
-    everything = str(boto3.client("dynamodb").scan(TableName="counters")["Items"])
+    everything = str(users.counters.client.scan(TableName="counters")["Items"])
     assert "ann-of-globex" not in everything
-    (claim,) = claims_stored()
+    (claim,) = claims_stored(users)
     assert len(claim["sk"]["S"].partition("#")[0]) == 32
     recorder(users, users.counters.client, b"another secret").record(users.batch(seen(users, "ann-of-globex")))
-    assert len({item["sk"]["S"] for item in claims_stored()}) == 2
+    assert len({item["sk"]["S"] for item in claims_stored(users)}) == 2
 
 
 def test_a_claim_outlives_its_month_by_62_days(users: World) -> None:
     """A late record must find who has counted its value."""
     users.record(seen(users, "ann"))
-    (claim,) = claims_stored()
+    (claim,) = claims_stored(users)
     assert int(claim["ttl"]["N"]) == int((Hour.parse("2026-12-01T00").start + timedelta(days=62)).timestamp())
     assert claim["hour"]["S"] == "2026-11-22T05"
 
