@@ -5,6 +5,7 @@ silence is good news. That a function runs at all is seen by AWS's own metrics, 
 """
 
 import aws_cdk as cdk
+from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
@@ -39,6 +40,7 @@ class Alarms(Construct):
         close_periods: lambda_.Function,
         reconcile_usage: lambda_.Function,
         check_completeness: lambda_.Function,
+        customers_api: apigatewayv2.HttpApi,
         delivery: Delivery | None,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -134,6 +136,13 @@ class Alarms(Construct):
             "ReconcileUsageErrors",
             reconcile_usage.metric_errors(period=FIVE_MINUTES),
             "The hourly look at Stripe failed: read the log of reconcile_usage. The next good run does its work.",
+        )
+        self._alarm(
+            "PortalErrors",
+            customers_api.metric_server_error(statistic="Sum", period=FIVE_MINUTES),
+            "For a quarter of an hour customers who looked at their usage have got errors. Read the log of show_usage; "
+            "503 is what it answers while Stripe does not.",
+            periods=THREE_RUNS,
         )
         if delivery:
             self._alarm(

@@ -6,6 +6,7 @@ with bytecode, 0.81 s without. 512 MB get 0.29 of a core, which makes the differ
 functions keep to what the runtime's older boto3 knows, too.
 """
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -29,38 +30,44 @@ ROOT: Final = Path(__file__).parent.parent
 RUNTIME: Final = lambda_.Runtime.PYTHON_3_13
 
 
-def function_code(name: str, *, local: bool) -> lambda_.Code:
-    """Return a function's zip, for Lambda's arm64, or for this machine when ``local``.
+def function_code(name: str, *, local: bool, more: Mapping[str, bytes]) -> lambda_.Code:
+    """Return a function's zip, for Lambda's arm64, or for this machine when ``local``; with ``more`` files, by path.
 
     Each function has a zip of its own, since Stripe's SDK is three quarters of what they need together, and
     ``record_usage`` never imports it.
     """
+    fingerprint = hashlib.sha256(repr(sorted(more.items())).encode()).hexdigest()
     return lambda_.Code.from_asset(
         str(ROOT / "functions"),
         exclude=["**/__pycache__"],
         asset_hash_type=cdk.AssetHashType.OUTPUT,
         bundling=cdk.BundlingOptions(
             image=cdk.DockerImage.from_registry("never-pulled"),
-            command=[name],  # no command is run; it keeps CDK from taking one function's zip for the other's
-            local=_Bundler(name, local),  # type: ignore[arg-type]  # the protocol's signature is not what jsii calls
+            # No command is run; it keeps CDK from taking one function's zip, or one stack's, for the other's.
+            command=[name, fingerprint],
+            local=_Bundler(name, local, more),  # type: ignore[arg-type]  # the protocol's signature is not what jsii calls
         ),
     )
 
 
 @jsii.implements(cdk.ILocalBundling)
 class _Bundler:
-    def __init__(self, name: str, local: bool) -> None:  # noqa: FBT001 - its one caller is above
+    def __init__(self, name: str, local: bool, more: Mapping[str, bytes]) -> None:  # noqa: FBT001 - its one caller is above
         self._name = name
         self._local = local
+        self._more = more
 
     def try_bundle(self, output_dir: str, _options: cdk.BundlingOptions) -> bool:
         """Bundle here, without Docker."""
-        build(Path(output_dir), name=self._name, local=self._local)
+        build(Path(output_dir), name=self._name, local=self._local, more=self._more)
         return True
 
 
-def build(target: Path, *, name: str, local: bool) -> None:
-    """Fill ``target`` with a function and its locked dependencies; the same commit gives the same bytes."""
+def build(target: Path, *, name: str, local: bool, more: Mapping[str, bytes] | None = None) -> None:
+    """Fill ``target`` with a function, its locked dependencies and ``more`` files; one commit gives the same bytes."""
+    for path, content in (more or {}).items():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_bytes(content)
     for source in (ROOT / "functions" / f"{name}.py", *(ROOT / "functions" / "metering").glob("*.py")):
         copy = target / source.relative_to(ROOT / "functions")
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +122,10 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     deployment: str,
     memory_size: int,
     description: str,
+    timeout_s: int = LAMBDA_TIMEOUT,
+    more: Mapping[str, bytes] | None = None,
 ) -> lambda_.Function:
-    """Return a function that may write its own log and nothing else.
+    """Return a function that may write its own log and nothing else; ``more`` files are in its zip, by their path.
 
     Raises ValueError if its environment would not fit into Lambda's.
     """
@@ -134,13 +143,13 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     made = lambda_.Function(
         scope,
         name,
-        code=function_code(module, local=local),
+        code=function_code(module, local=local, more=more or {}),
         handler=f"{module}.handler",
         description=description,
         runtime=RUNTIME,
         architecture=lambda_.Architecture.ARM_64,
         memory_size=memory_size,
-        timeout=cdk.Duration.seconds(LAMBDA_TIMEOUT),
+        timeout=cdk.Duration.seconds(timeout_s),
         role=role,
         log_group=log,
         logging_format=lambda_.LoggingFormat.JSON,

@@ -17,17 +17,11 @@ from stripe import Price as StripePrice
 from stripe import Product, StripeClient
 
 from infra.deployment import Deployment, OperatorError, meters_in_the_way
-from infra.stripe_prices import Offer, offer_of
 from metering.aws import in_pieces, side_by_side
 from metering.metrics import meters
 from metering.prices import Flat, Plan, Price, name_of, terms, title_of
 from metering.stripe_meters import Meter, StripeMeters, StripeRejectedError
-
-DEPLOYMENT: Final = "metering_deployment"
-PLAN: Final = "metering_plan"
-PRICE: Final = "metering_price"
-FINGERPRINT: Final = "metering_fingerprint"
-"""The metadata by which products and prices are known to be ours."""
+from metering.stripe_prices import DEPLOYMENT, FINGERPRINT, PLAN, PRICE, Offer, metadata_of, offer_of
 
 RIGHTS: Final = {
     "billing_meter_event": "write",
@@ -341,8 +335,3 @@ class Catalog:
         note: str = "",
     ) -> Step:
         return Step(action, kind, name, lambda: self.stripe.call(do), says, said, note)
-
-
-def metadata_of(thing: Any) -> dict[str, str]:
-    """Return the metadata of a thing at Stripe."""
-    return thing.metadata.to_dict() if thing.metadata else {}

@@ -14,14 +14,19 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
+import infra.commands.access  # noqa: F401 - its commands are among the customers'
 from infra.commands.customers import customers_app, keys_app
+from infra.commands.doctor import app as doctor_app
 from infra.commands.invoice import app as invoice_app
+from infra.commands.link import portal_app
 from infra.commands.local import app as local_app
 from infra.commands.posting import app as posting_app
 from infra.commands.recount import app as recount_app
+from infra.commands.restore import app as restore_app
 from infra.commands.set_aside import set_aside_app
 from infra.commands.shared import err
 from infra.commands.stripe import stripe_app
+from infra.commands.top import app as top_app
 from infra.commands.usage import app as usage_app
 from infra.deployment import OperatorError
 from metering.stripe_meters import StripeRejectedError, StripeUnavailableError
@@ -36,10 +41,14 @@ app = typer.Typer(
 app.add_typer(local_app)
 app.add_typer(customers_app, name="customers")
 app.add_typer(keys_app, name="keys")
+app.add_typer(portal_app, name="portal")
 app.add_typer(usage_app)
+app.add_typer(top_app)
+app.add_typer(doctor_app)
 app.add_typer(recount_app)
 app.add_typer(invoice_app)
 app.add_typer(posting_app)
+app.add_typer(restore_app)
 app.add_typer(set_aside_app, name="set-aside")
 app.add_typer(stripe_app, name="stripe")
 

@@ -21,6 +21,7 @@ from infra.checking import Checking
 from infra.dashboard import Dashboard
 from infra.deployment import METADATA
 from infra.ingest import Ingest, Road
+from infra.portal import Portal
 from infra.storage import ARCHIVE, Storage
 from metering.access_log import AccessLog, Api
 from metering.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
@@ -56,8 +57,9 @@ class MeteringStack(cdk.Stack):
     and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored
     from a backup.
     Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
-    Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. ``local`` bundles
-    for this machine, for the emulator.
+    Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
+    ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers. ``local`` bundles for
+    this machine, for the emulator.
 
     Raises MetricError for a metric that cannot be counted, PriceError for a plan that cannot be billed, and ValueError
     for any other setting out of bounds.
@@ -80,6 +82,7 @@ class MeteringStack(cdk.Stack):
         stripe_rate: int = 1000,
         stripe_calls: int = 5000,
         streamed_from: str = "",
+        portal_origins: Sequence[str] = (),
         local: bool = False,
         **stack_props: Any,
     ) -> None:
@@ -150,6 +153,19 @@ class MeteringStack(cdk.Stack):
             deployment=deployment,
             local=local,
         )
+        self._portal = Portal(
+            self,
+            "Portal",
+            counters_table=self._storage.counters.table_name,
+            ledger_table=self._storage.ledger.table_name,
+            stripe_secret=self._storage.stripe_secret.ref,
+            stripe_api_base=stripe_api_base,
+            metrics=metrics,
+            plans=plans,
+            origins=portal_origins,
+            deployment=deployment,
+            local=local,
+        )
         alarms = Alarms(
             self,
             "Alarms",
@@ -158,6 +174,7 @@ class MeteringStack(cdk.Stack):
             close_periods=self._billing.close_periods,
             reconcile_usage=self._billing.reconcile_usage,
             check_completeness=self._checking.check_completeness,
+            customers_api=self._portal.api,
             delivery=self._ingest.delivery,
         )
         dashboard = Dashboard(
@@ -172,6 +189,7 @@ class MeteringStack(cdk.Stack):
                 "reconcile_usage": self._billing.reconcile_usage,
                 "receive_events": self._billing.receive_events,
                 "check_completeness": self._checking.check_completeness,
+                "show_usage": self._portal.show_usage,
             },
             record_usage=self._ingest.record_usage,
             delivery=self._ingest.delivery,
@@ -181,6 +199,7 @@ class MeteringStack(cdk.Stack):
         self._grant_post_usage()
         self._grant_reconcile_usage()
         self._grant_receive_events()
+        self._grant_show_usage()
         self._tell(
             CountersTable=self._storage.counters.table_name,
             LedgerTable=self._storage.ledger.table_name,
@@ -192,6 +211,9 @@ class MeteringStack(cdk.Stack):
             PostUsageFunction=self._billing.post_usage.function_name,
             ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
             NotificationsUrl=self._billing.notifications.url,
+            ShowUsageFunction=self._portal.show_usage.function_name,
+            PortalUrl=self._portal.url,
+            PortalSecret=self._portal.secret.secret_arn,
             StripeSecret=self._storage.stripe_secret.ref,
             StripeApiBase=stripe_api_base,
             Deployment=deployment,
@@ -261,6 +283,7 @@ class MeteringStack(cdk.Stack):
             self._billing.post_usage.log_group,
             self._billing.reconcile_usage.log_group,
             self._billing.receive_events.log_group,
+            self._portal.show_usage.log_group,
             *([delivery.error_log] if delivery else []),
         ]
         given = (self.get_logical_id(cast("cdk.CfnElement", one.node.default_child)) for one in ours)
@@ -393,6 +416,22 @@ class MeteringStack(cdk.Stack):
             _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
             self._read_stripe_key(),
             self._tell_what_was_rejected(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_show_usage(self) -> None:
+        counters, ledger, function = self._storage.counters, self._storage.ledger, self._portal.show_usage
+        for statement in (
+            _items("CountOpenHours", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
+            _items("SeeWhatIsClosed", ledger.table_arn, ["GetItem"], "period#cursor"),
+            _items("ReadRows", ledger.table_arn, ["Query"], "customer#*"),
+            _items("ReadCustomersAndKeys", ledger.table_arn, ["BatchGetItem"], "customer#*", "key#*"),
+            iam.PolicyStatement(
+                sid="ReadPortalKey",
+                actions=["secretsmanager:GetSecretValue"],
+                resources=[_arn(self._portal.secret)],
+            ),
+            self._read_stripe_key(),
         ):
             function.add_to_role_policy(statement)
 

@@ -16,13 +16,15 @@ from typing import Any, Final
 
 from stripe import StripeClient, Subscription
 
-from infra.catalog import DEPLOYMENT, PLAN, PRICE, Catalog, metadata_of
+from infra.catalog import Catalog
 from infra.customers import Customers, Entry
 from infra.deployment import Deployment, OperatorError
+from metering.charges import plans_of, preview_of, running
 from metering.ledger import Customer, Ledger
 from metering.periods import Hour
 from metering.prices import Flat, Plan, explain, name_of, terms, title_of, written
 from metering.stripe_meters import StripeMeters, StripeUnavailableError
+from metering.stripe_prices import DEPLOYMENT, PLAN, PRICE, metadata_of
 from metering.subjects import customer as subject_of
 
 CUSTOMER: Final = "metering_customer"
@@ -275,16 +277,16 @@ class Subscriber:
             due = wishes.days_until_due or DAYS_UNTIL_DUE
             parameters |= {"collection_method": "send_invoice", "days_until_due": due}
 
-        def running() -> list[Subscription]:
+        def there() -> list[Subscription]:
             return [one for one in self._subscriptions(done.stripe_customer) if is_running(one)]
 
         made: Subscription = self._once(
             f"subscription.{done.stripe_customer}.{before}",  # after one was cancelled, another is made
             parameters,
             lambda given, options: lambda client: client.v1.subscriptions.create(given, options),
-            lambda: next(iter(running()), None),
+            lambda: next(iter(there()), None),
         )
-        if len(names := [one.id for one in running()]) > 1:
+        if len(names := [one.id for one in there()]) > 1:
             raise OperatorError(
                 f"somebody else subscribed {customer.id} just now, too: cancel one of {', '.join(names)} at Stripe, or "
                 "both bill the same usage"
@@ -306,12 +308,6 @@ def is_running(subscription: Subscription) -> bool:
     return subscription.status not in ("canceled", "incomplete_expired")
 
 
-def plans_of(subscription: Subscription, deployment: str) -> set[str]:
-    """Return the plans of a deployment that a subscription has prices of."""
-    found = [metadata_of(item.price) for item in subscription["items"].data]
-    return {metadata[PLAN] for metadata in found if metadata.get(DEPLOYMENT) == deployment}
-
-
 def preview(stripe: StripeMeters, customer: Customer) -> dict[str, Any]:
     """Return Stripe's preview of a customer's running invoice, amounts in the currency's smallest unit.
 
@@ -320,31 +316,13 @@ def preview(stripe: StripeMeters, customer: Customer) -> dict[str, Any]:
     subscribe = f"subscribe it with 'metering customers subscribe {customer.id} PLAN'"
     if not customer.stripe_customer:
         raise OperatorError(f"{customer.id} has no Stripe customer yet, so that nothing is invoiced: {subscribe}")
-
-    def fetch(client: StripeClient) -> list[Subscription]:
-        listed = client.v1.subscriptions.list({"customer": customer.stripe_customer, "limit": 100})
-        return list(listed.auto_paging_iter())
-
-    ours = [one for one in stripe.call(fetch) if plans_of(one, stripe.deployment)]
-    if not ours:
+    subscription = running(stripe, customer.stripe_customer)
+    if subscription is None:
         raise OperatorError(f"{customer.id} has no subscription to a plan, so that nothing is invoiced: {subscribe}")
-    subscription = ours[0]
-    names = {item.price.id: metadata_of(item.price).get(PRICE, "") for item in subscription["items"].data}
-
-    def look(client: StripeClient) -> tuple[Any, list[Any]]:
-        invoice = client.v1.invoices.create_preview({"subscription": subscription.id})
-        return invoice, list(invoice.lines.auto_paging_iter())
-
-    invoice, lines = stripe.call(look)
     return {
         "customer": customer.id,
         "stripe_customer": customer.stripe_customer,
-        "subscription": subscription.id,
-        "plans": sorted(plans_of(subscription, stripe.deployment)),
-        "currency": invoice.currency,
-        "period": _period(invoice.period_start, invoice.period_end),
-        "lines": [_line(line, names) for line in lines],
-        "total": invoice.total,
+        **preview_of(stripe, subscription),
     }
 
 
@@ -377,22 +355,3 @@ def as_it_would_be(
             for line in explain(price, used[name])
         ]
     return {**shown, "lines": lines, "total": sum(line["amount"] for line in lines)}
-
-
-def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    details = line.pricing.price_details if line.pricing else None
-    unit = line.pricing.unit_amount_decimal if line.pricing else None
-    return {
-        "price": names.get(str(details.price), "") if details else "",
-        "description": line.description or "",
-        "quantity": line.quantity,
-        "unit_amount": None if unit is None else f"{unit:f}",
-        "amount": line.amount,
-        "period": _period(line.period.start, line.period.end),
-    }
-
-
-def _period(start: int, end: int) -> dict[str, str]:
-    return {
-        name: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ") for name, at in (("from", start), ("to", end))
-    }

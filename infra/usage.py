@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Final
 
 from metering.counters import Counters
 from metering.ledger import Ledger, by_kind, mapped_to
 from metering.measuring import Amounts
 from metering.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
+from metering.reading import By
 from metering.subjects import (
     Kind,
     Subject,
@@ -26,18 +26,6 @@ OPEN: Final = "OPEN"
 """Counted, but not in the ledger yet: the hour is not closed, or not closed again since a late record."""
 
 _LEAST_SETTLED_FIRST: Final = ("REJECTED", "HELD", "PENDING", OPEN, "POSTED")
-
-
-class By(Enum):
-    """The period that usage is added up by; the value is how much of a written hour names it."""
-
-    HOUR = "hour"
-    DAY = "day"
-    MONTH = "month"
-
-    def period(self, hour: Hour) -> str:
-        """Return the period in which an hour lies, as it is written."""
-        return str(hour)[: {By.HOUR: 13, By.DAY: 10, By.MONTH: 7}[self]]
 
 
 @dataclass(frozen=True, slots=True, order=True)

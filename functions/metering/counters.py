@@ -50,6 +50,9 @@ _SPLIT: Final = "g:"
 _FEW_KEYS: Final = 64
 """Up to so many keys are read by a query each; more are read by reading the hour."""
 
+_LOOK: Final = 16
+"""Items that are read for each key where several are looked for at once."""
+
 Counted = dict[str, Amounts]
 """What was counted, by key; or by ``@<customer>``, where no key was named."""
 
@@ -177,6 +180,33 @@ class Counters:
         found = side_by_side(lambda n: list(self._query(f"{kind}#{n}")), range(PARTITIONS))
         return sorted(_read_mark(kind, item) for items in found for item in items)
 
+    def late_hours(self, subjects: Iterable[Subject], first: Hour, end: Hour) -> list[Hour]:
+        """Return the hours from ``first`` up to ``end``, exclusive, that are to be closed again for these subjects.
+
+        Of each partition one page is read, oldest hour first: what lies beyond waits until others' marks are cleared.
+        """
+        if first >= end:
+            return []
+        wanted = {str(subject) for subject in subjects}
+
+        def look(number: int) -> list[Item]:
+            return self.client.query(
+                TableName=self.table,
+                KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :end",
+                ProjectionExpression="#sk",
+                ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
+                ExpressionAttributeValues={
+                    ":pk": {"S": f"{Mark.LATE}#{number}"},
+                    ":first": {"S": f"{first}#"},
+                    ":end": {"S": f"{end}"},  # comes before every mark of that hour
+                },
+                ConsistentRead=True,
+            )["Items"]
+
+        pages = side_by_side(look, sorted({partition(subject) for subject in wanted}))
+        names = (item["sk"]["S"].partition("#") for items in pages for item in items)
+        return sorted({Hour.parse(hour) for hour, _, subject in names if subject in wanted})
+
     def clear(self, marked: Marked) -> None:
         """Delete a mark that was dealt with, unless it has been renewed since it was read."""
         not_renewed = "#mark = :mark AND #times = :times"
@@ -203,12 +233,58 @@ class Counters:
         counted: Counted = {}
         for items in side_by_side(lambda query: list(self._query(*query)), queries):
             for item in items:
-                key = item["sk"]["S"].partition("#")[0]
-                if keys is None or key in keys:
-                    counted.setdefault(key, Amounts()).include(_read_amounts(item))
+                if keys is None or item["sk"]["S"].partition("#")[0] in keys:
+                    _include(counted, item)
         for amounts in counted.values():
             amounts.cap_splits()
         return counted
+
+    def read_keys(self, hour: Hour, keys: Collection[str]) -> Counted:
+        """Return what has been counted in an hour for these keys; as :meth:`read`, for a hundred keys of one customer.
+
+        Keys of one partition are first looked for by one query, which reads so many items for each at most; those that
+        it did not get to, for others' keys lie between, by a query each. So it takes 16 queries where one customer
+        stands for most of the usage, and no more than one for each key and partition where it does not.
+        """
+        of_partition: dict[int, list[str]] = {}
+        for key in keys:
+            of_partition.setdefault(partition(key), []).append(key)
+        counted: Counted = {}
+        left: list[str] = []
+        for found, missed in side_by_side(lambda some: self._look(hour, *some), of_partition.items()):
+            left += missed
+            for item in found:
+                _include(counted, item)
+        for items in side_by_side(lambda key: list(self._query(_hour_key(hour, partition(key)), f"{key}#")), left):
+            for item in items:
+                _include(counted, item)
+        for amounts in counted.values():
+            amounts.cap_splits()
+        return counted
+
+    def _look(self, hour: Hour, number: int, keys: list[str]) -> tuple[list[Item], list[str]]:
+        """Return the items of these keys of one partition, as far as one query gets, and the keys it did not get to."""
+        if len(keys) == 1:
+            return [], keys
+        first, *_, last = sorted(keys)
+        found = self.client.query(
+            TableName=self.table,
+            KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :last",
+            ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
+            ExpressionAttributeValues={
+                ":pk": {"S": _hour_key(hour, number)},
+                ":first": {"S": f"{first}#"},
+                ":last": {"S": f"{last}#~"},
+            },
+            Limit=_LOOK * len(keys),
+            ConsistentRead=True,
+        )
+        missed: set[str] = set()
+        if "LastEvaluatedKey" in found:
+            reached = found["LastEvaluatedKey"]["sk"]["S"]
+            missed = {key for key in keys if f"{key}#~" > reached}
+        whole = set(keys) - missed
+        return [item for item in found["Items"] if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
 
     def recorded_chunks(self, name: str) -> int:
         """Return how many chunks of a big object an earlier run has recorded before its time was over."""
@@ -299,6 +375,11 @@ def _attributes(amounts: Amounts) -> dict[str, int]:
             for value, number in split.items()
         },
     }
+
+
+def _include(counted: Counted, item: Item) -> None:
+    """Add an item to what its key has been counted for."""
+    counted.setdefault(item["sk"]["S"].partition("#")[0], Amounts()).include(_read_amounts(item))
 
 
 def _read_amounts(item: Item) -> Amounts:

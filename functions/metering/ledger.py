@@ -1,5 +1,7 @@
 """The Ledger table, known to this file, ``changes.py`` and ``switch.py`` alone: what is billed, to whom, and how far.
 
+What only an operator's commands keep there is in ``infra/access_notes.py``; ``reading.py`` reads many rows at once.
+
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |

@@ -111,7 +111,7 @@ class Flat(_Declared, frozen=True, kw_only=True, tag="flat"):
 
 
 Price = PerUnit | Package | Graduated | Volume | Flat
-"""Every kind of price. A new kind is a class above, cases below, and its spelling in ``infra/stripe_prices.py``."""
+"""Every kind of price. A new kind is a class above, cases below, and its spelling in ``stripe_prices.py``."""
 
 
 class Plan(_Declared, frozen=True, kw_only=True):
@@ -433,9 +433,14 @@ _DECIMALS: Final = dict.fromkeys(
 """Currencies whose smallest unit is no hundredth (Stripe's documentation, "Supported currencies")."""
 
 
+def decimals_of(currency: str) -> int:
+    """Return how many decimals stand behind the point where an amount of the smallest unit is written as people do."""
+    return _DECIMALS.get(currency, 2)
+
+
 def in_money(amount: Amount, currency: str) -> str:
     """Write an amount of the smallest unit as people do, ``49.00 USD``; decimals beyond are kept."""
-    decimals = _DECIMALS.get(currency, 2)
+    decimals = decimals_of(currency)
     exact = Decimal(amount).scaleb(-decimals)
     whole, _, fraction = written(abs(exact)).partition(".")
     point = "." if decimals or fraction else ""

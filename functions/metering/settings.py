@@ -114,5 +114,21 @@ class ReceiveEventsSettings(_Settings):
     stripe_api_base: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShowUsageSettings(_Settings):
+    """What ``show_usage`` needs; ``portal_secret`` names the secret whose value signs tokens.
+
+    Pages of ``portal_origins``, with spaces between them, may call it from browsers; none if it is empty.
+    """
+
+    counters_table: str
+    ledger_table: str
+    deployment: str
+    portal_secret: str
+    stripe_secret: str
+    stripe_api_base: str
+    portal_origins: str = ""
+
+
 def _variable(name: str) -> str:
     return name.upper()

@@ -21,6 +21,7 @@ from infra.commands.shared import (
     table,
 )
 from metering.periods import Hour
+from metering.reading import By
 
 app: Final = typer.Typer()
 
@@ -39,7 +40,7 @@ def usage_command(
         Hour | None,
         typer.Option("--to", parser=hour, metavar="HOUR", help="The hour to stop before; now if left out."),
     ] = None,
-    by: Annotated[usage.By, typer.Option(help="Add up by this period (UTC).")] = usage.By.HOUR,
+    by: Annotated[By, typer.Option(help="Add up by this period (UTC).")] = By.HOUR,
     by_dimension: Annotated[
         bool, typer.Option("--by-dimension", help="Split the metrics that have a dimension by its values.")
     ] = False,

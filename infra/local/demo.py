@@ -191,32 +191,54 @@ def _verdict(steps: Mapping[str, int]) -> str:
     return "equal" if len(set(steps.values())) == 1 else "DIFFERENT"
 
 
-def run(*, requests: int, road: str = "subscription", faults: bool = False, say: Console) -> Result:
+def run(
+    *,
+    requests: int,
+    road: str = "subscription",
+    faults: bool = False,
+    say: Console,
+    then: Callable[[LocalCloud, list[Caller]], None] | None = None,
+) -> Result:
     """Run the demo by a road, the value of an :class:`infra.ingest.Road`; ``say`` is told what happens.
 
     A step that never gets there is shown as different. With ``faults``, DynamoDB and Stripe fail at random meanwhile.
+    If every step is equal, ``then`` is what comes then, with everything still running and announced.
     """
     began = time.monotonic()
     with ExitStack() as running:
         cloud = running.enter_context(start(road=road, say=say))
+        if then:
+            running.enter_context(cloud.announced())
         storming = running.enter_context(storm(cloud, seed=secrets.randbits(32))) if faults else None
-        result = play(cloud, requests=requests, storming=storming, say=say)
+        callers = make_customers(cloud, say)
+        result = bill(cloud, callers, requests=requests, storming=storming, say=say)
         cloud.elapsed_s["total"] = round(time.monotonic() - began, 2)
+        _show(result, cloud.elapsed_s["total"], say)
+        if then and result.equal:
+            then(cloud, callers)
+    return result
+
+
+def _show(result: Result, elapsed_s: float, say: Console) -> None:
     say.print(result.table())
     say.print("\nStripe's preview of the running invoices:")
     say.print(result.invoice_table())
     for where, failed in result.faults.items():
         say.print(f"{where} failed: " + ", ".join(f"{n} x {what}" for what, n in sorted(failed.items())))
     verdict = "sent = counted = ledger = Stripe" if result.equal else "the steps differ"
-    say.print(f"{verdict}, after {cloud.elapsed_s['total']:.1f} s", style="bold green" if result.equal else "bold red")
-    return result
+    say.print(f"{verdict}, after {elapsed_s:.1f} s", style="bold green" if result.equal else "bold red")
 
 
-def play(cloud: LocalCloud, *, requests: int, storming: Storm | None = None, say: Console) -> Result:
+def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
     """Make customers, send their requests, bill them, and return what each step holds."""
+    return bill(cloud, make_customers(cloud, say), requests=requests, say=say)
+
+
+def bill(
+    cloud: LocalCloud, callers: list[Caller], *, requests: int, storming: Storm | None = None, say: Console
+) -> Result:
+    """Send requests, bill them, and return what each step holds."""
     first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
-    with phase("subscribing three customers", "subscribe", cloud.elapsed_s, say):
-        callers = _make_customers(cloud, first)
     names = sorted({caller.customer for caller in callers})
     say.print(f"The gateway's clock is {CLOCK_BACK} back, so that the hour of the requests is over.")
     with phase(f"sending {requests} requests", "requests", cloud.elapsed_s, say):
@@ -227,7 +249,7 @@ def play(cloud: LocalCloud, *, requests: int, storming: Storm | None = None, say
     sent = _billed(answers)
     counted = _wait_until_counted(cloud, sent, names, span, say)
     with phase("closing the hour and posting it to Stripe", "close", cloud.elapsed_s, say):
-        _close(cloud.deployment, say, runs=MOST_RUNS if storming else 1)
+        close(cloud.deployment, say, runs=MOST_RUNS if storming else 1)
     failed = storming.calm() if storming else {}
     return Result(
         road=cloud.deployment.outputs["Road"],
@@ -244,7 +266,7 @@ def play(cloud: LocalCloud, *, requests: int, storming: Storm | None = None, say
     )
 
 
-def _close(deployment: Deployment, say: Console, *, runs: int) -> None:
+def close(deployment: Deployment, say: Console, *, runs: int) -> None:
     """Close and post as the schedule does, so often, or until a run finds nothing to do."""
     for _ in range(runs):
         try:
@@ -275,6 +297,12 @@ def _priced(deployment: Deployment, usage: Usage) -> dict[str, int]:
     return priced
 
 
+def make_customers(cloud: LocalCloud, say: Console) -> list[Caller]:
+    """Make the customers, subscribed from the gateway's running hour on, and turn posting on."""
+    with phase("subscribing three customers", "subscribe", cloud.elapsed_s, say):
+        return _make_customers(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))
+
+
 def _make_customers(cloud: LocalCloud, first: Hour) -> list[Caller]:
     """Make three customers with API keys: one with two keys, one with one, one on the plan that is soon throttled."""
     customers = Customers(cloud.deployment.ledger, cloud.deployment.counters)
@@ -303,17 +331,21 @@ async def _send(url: str, callers: list[Caller], requests: int) -> list[Answer]:
     answers: list[Answer] = []
 
     async def work(session: aiohttp.ClientSession) -> None:
-        for n in waiting:
-            caller = callers[n % len(callers)] if n % 10 else Caller("", "", "")
-            request = _request(n)
-            async with session.request(
-                request.method, f"{url}{request.path}", headers=_headers(caller, request), json=_body(request)
-            ) as answer:
-                answers.append(Answer(caller.customer, request, answer.status, len(await answer.read())))
+        answers.extend([await ask(session, url, callers, n) for n in waiting])
 
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         await asyncio.gather(*(work(session) for _ in range(WORKERS)))
     return answers
+
+
+async def ask(session: aiohttp.ClientSession, url: str, callers: list[Caller], n: int) -> Answer:
+    """Send the n-th request."""
+    caller = callers[n % len(callers)] if n % 10 else Caller("", "", "")
+    request = _request(n)
+    async with session.request(
+        request.method, f"{url}{request.path}", headers=_headers(caller, request), json=_body(request)
+    ) as answer:
+        return Answer(caller.customer, request, answer.status, len(await answer.read()))
 
 
 def _request(n: int) -> Request:

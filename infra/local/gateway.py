@@ -11,28 +11,26 @@ docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-variables-for-a
 
 import asyncio
 import base64
-import concurrent.futures
 import contextlib
 import json
 import re
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
+from multidict import CIMultiDict
 
 from infra.local.authorizers import Answers, Route
 from infra.local.emulator import Emulator
+from infra.local.forwarding import Forwarder, emulator_session, forward, forwarded
 from infra.local.log_writer import AccessLog
 from infra.local.stage import Resource, Stage, match
 
@@ -42,17 +40,6 @@ MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", 
 # An authorizer chooses its properties' names and a mapping template those of headers; all other names are words.
 VARIABLE: Final = re.compile(r"\$context\.((?:authorizer(?:\.claims)?|responseOverride\.header)\.[\w-]+|\w+(?:\.\w+)*)")
 
-# docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-execution-service-limits-table.html
-INTEGRATION_TIMEOUT_S: Final = 29
-PAYLOAD_LIMIT: Final = 10 * 1024 * 1024
-
-# RFC 9110, section 7.6.1: these belong to one connection. The lengths and hosts of both sides are their own as well.
-NOT_FORWARDED: Final = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "content-length", "host"),
-    }
-)
 REQUEST_ID: Final = "x-amzn-RequestId"
 EXTENDED_REQUEST_ID: Final = "x-amz-apigw-id"
 ERROR_TYPE: Final = "x-amzn-ErrorType"  # API Gateway sends it with its own errors, not with a backend's
@@ -87,7 +74,7 @@ def extended_request_id() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(11)).decode()
 
 
-class Gateway:
+class Gateway(Forwarder):
     """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
 
     - `emulator`, `api_id`, `stage`: the deployed REST API. Its format and resources are read on entering: enter a new
@@ -103,73 +90,32 @@ class Gateway:
     url: str
 
     def __init__(self, emulator: Emulator, *, api_id: str, stage: str, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
         self._emulator = emulator
         self._api_id = api_id
         self._stage_name = stage
         self._clock = clock
-        self._started: concurrent.futures.Future[str] = concurrent.futures.Future()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="gateway")
-
-    def __enter__(self) -> Self:
-        self._ended = self._thread.submit(lambda: asyncio.run(self._serve()))
-        self._thread.shutdown(wait=False)
-        both: list[concurrent.futures.Future[Any]] = [self._started, self._ended]
-        concurrent.futures.wait(both, return_when=concurrent.futures.FIRST_COMPLETED)
-        if self._ended.done():
-            self._ended.result()
-        self.url = self._started.result()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        failure = self._ended.exception()
-        if failure is not None and error is None:
-            raise failure
 
     def flush(self) -> None:
         """Return when the lines of every request answered so far are where they go; else `AccessLogFailed`."""
-        asyncio.run_coroutine_threadsafe(self._lines.flush(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._lines.flush(), self.loop).result()
 
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
+    async def serve(self) -> None:
+        """Read the stage, open its log, and forward."""
         apigateway, functions = self._emulator.client("apigateway"), self._emulator.client("lambda")
         try:
             stage = await asyncio.to_thread(Stage.read, apigateway, api_id=self._api_id, name=self._stage_name)
             destination = await asyncio.to_thread(stage.open_log, self._emulator)
             self._lines = AccessLog(destination)
-            # The emulator closes a connection after 5 s without a request; ours must not be about to use it then.
-            connections = aiohttp.TCPConnector(limit=100, keepalive_timeout=2)
             with contextlib.closing(destination):
-                async with aiohttp.ClientSession(
-                    connector=connections,
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    timeout=aiohttp.ClientTimeout(total=INTEGRATION_TIMEOUT_S),
-                    auto_decompress=False,
-                ) as session:
+                async with emulator_session() as session:
                     keys, answers = ApiKeys(apigateway), Answers(functions)
                     door = _Door(self._emulator, stage, keys, answers, session, self._clock, self._lines.add)
                     async with self._lines:
-                        await self._listen(door.answer)
+                        await self.listen(door.answer)
         finally:
             apigateway.close()
             functions.close()
-
-    async def _listen(self, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
-        application = web.Application(client_max_size=PAYLOAD_LIMIT)
-        application.router.add_route("*", "/{path:.*}", answer)
-        runner = web.AppRunner(application, access_log=None, auto_decompress=False)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            port = runner.addresses[0][1]
-            self._started.set_result(f"http://127.0.0.1:{port}")
-            await self._stop.wait()
-        finally:
-            await runner.cleanup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,24 +218,13 @@ class _Door:
 
     async def _forward(self, request: web.Request, body: bytes) -> _Answer:
         try:
-            async with self._session.request(
-                request.method,
-                URL(f"{self._base}{request.rel_url.raw_path_qs}", encoded=True),
-                headers=_forwarded(request.headers),
-                data=body or None,
-                allow_redirects=False,
-                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            ) as response:
+            async with forward(self._session, request, f"{self._base}{request.rel_url.raw_path_qs}", body) as response:
                 content = await response.read()
-                return _Answer(response.status, _forwarded(response.headers), content, _message(response, content))
+                return _Answer(response.status, forwarded(response.headers), content, _message(response, content))
         except TimeoutError:
             return _Answer.of_gateway(HTTPStatus.GATEWAY_TIMEOUT, "Endpoint request timed out")
         except aiohttp.ClientError:
             return _Answer.of_gateway(HTTPStatus.BAD_GATEWAY, "Internal server error")
-
-
-def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in NOT_FORWARDED)
 
 
 def _message(response: aiohttp.ClientResponse, content: bytes) -> str | None:

@@ -4,22 +4,39 @@ import base64
 import gzip
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
 from rich.console import Console
 
 from app import METRICS
 from infra.customers import Customers, Entry
 from infra.local.cloud import CLOCK_BACK, LocalCloud, start
+from infra.local.front import Front
+from infra.portal_access import portal_url
 from infra.posting import turn_on
 from metering.access_log import AccessLog
 from metering.metrics import declared
 from metering.periods import Hour
 from metering.subjects import Subject
+from tests.conftest import cannot_run
+from tests.e2e import axe
+
+CHROMIUM = (
+    "--no-sandbox",  # in a container it may make no namespaces of its own, and it visits nothing but this machine
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-first-run",
+)
+"""What keeps Debian's Chromium from asking anything of anybody but the page."""
 
 
 @dataclass
@@ -59,7 +76,10 @@ class Deployed:
 
     def payload(self, *keys: str) -> dict[str, Any]:
         """Return what CloudWatch Logs would deliver of one good request of each key."""
-        lines = [self.access_line(key) for key in keys]
+        return self.payload_of([self.access_line(key) for key in keys])
+
+    def payload_of(self, lines: list[str]) -> dict[str, Any]:
+        """Return what CloudWatch Logs would deliver of the latest lines."""
         body = {
             "messageType": "DATA_MESSAGE",
             "logGroup": self.cloud.outputs["Metering"]["AccessLogGroup"],
@@ -112,3 +132,32 @@ def posting(cloud: LocalCloud) -> Deployed:
     hour = Hour.containing(now - CLOCK_BACK)
     turn_on(cloud.deployment, hour, who=cloud.deployment.who(), now=now, progress=lambda names, _: names)
     return Deployed(cloud, hour)
+
+
+@pytest.fixture(scope="session")
+def front(deployed: Deployed) -> Iterator[Front]:
+    """The usage page at an address of its own."""
+    with Front(portal_url(deployed.cloud.deployment)) as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        cannot_run("there is no Chromium on PATH: apt-get install chromium", needs="chromium")
+    expect.set_options(timeout=30_000)  # a busy machine is no failure
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def axe_script() -> str:
+    """axe-core's script."""
+    try:
+        return axe.source()
+    except axe.CannotRunError as error:
+        cannot_run(str(error), needs="chromium")

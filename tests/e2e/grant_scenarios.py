@@ -7,11 +7,13 @@ import base64
 import gzip
 import json
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +26,8 @@ import post_usage
 import receive_events
 import reconcile_usage
 import record_usage
-from app import METRICS
+import show_usage
+from app import METRICS, PLANS
 from infra.local import demo
 from infra.local.stripe_webhook import Webhook
 from metering import aws
@@ -34,11 +37,14 @@ from metering.ledger import Customer, Ledger, Round
 from metering.measuring import Amounts
 from metering.metrics import USAGE_LINES, Sum, encode
 from metering.periods import Hour
+from metering.portal_tokens import issue
+from metering.prices import encode as encode_plans
 from metering.subjects import Subject, customer, key
 from metering.usage_row import Posting, State, Total, UsageRow
 from tests.e2e.conftest import Deployed
 from tests.e2e.roles import Role, acting
 from tests.integration.lambdas import context
+from tests.integration.portal import event
 
 SIGNING_SECRET: Final = "whsec_of_this_test"
 """The same in all tests that share a cloud: a function that runs keeps what it has read for five minutes."""
@@ -104,6 +110,8 @@ def _forget() -> None:
     """Forget the secrets that a process has read."""
     for cached in (record_usage._parts, post_usage._parts, reconcile_usage._parts, receive_events._receiver):
         cached.cache_clear()
+    for kept in (show_usage._parts, show_usage._app, show_usage._cors):
+        kept.cache_clear()
 
 
 @contextmanager
@@ -285,6 +293,41 @@ def check(_deployed: Deployed, _: Told) -> Iterator[Again]:
     yield again
 
 
+@contextmanager
+def show(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Show a customer of two keys, which have a user in common, what it used, and look for its invoice."""
+    deployment, now = deployed.cloud.deployment, datetime.now(UTC)
+    name, hour = new_name(), Hour.containing(now)
+    keys = [f"{name}-one", f"{name}-two"]
+    deployed.customer(name, *keys)
+    for source in keys:
+        amounts = Amounts(sums={"requests": 1}, uniques={"users": 1})
+        deployment.counters.count(hour, source, amounts, os.urandom(12))
+    secret = deployment.client("secretsmanager").get_secret_value(SecretId=deployment.outputs["PortalSecret"])
+    deployed_as = deployment.outputs["Deployment"]
+    token, _ends = issue(
+        secret["SecretString"], deployment=deployed_as, customer=name, now=now, life=timedelta(hours=1)
+    )
+
+    def ask(path: str, **query: str) -> dict[str, Any]:
+        asked = event("GET", path, query, {"authorization": f"Bearer {token}"}, None)
+        return dict(show_usage.handler(asked, context()))
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as changed:
+        declared = Path(folder) / "declared.json"
+        declared.write_text(f'{{"metrics": {encode(METRICS)}, "plans": {encode_plans(PLANS)}}}')
+        changed.setattr(show_usage, "DECLARED", declared)
+
+        def again() -> None:
+            _forget()
+            answer = ask("/v1/usage", **{"from": str(Hour(hour.number - 96)), "metric": "requests"})
+            assert answer["statusCode"] == 200
+            assert [line["quantity"] for line in json.loads(answer["body"])["usage"]] == [2]
+            assert ask("/v1/invoice")["statusCode"] == 404  # Stripe was asked, and knows no subscription
+
+        yield again
+
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "RecordUsage": record,
     "PostUsage": post,
@@ -292,6 +335,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "ReconcileUsage": reconcile,
     "ReceiveEvents": receive,
     "CheckCompleteness": check,
+    "ShowUsage": show,
 }
 
 

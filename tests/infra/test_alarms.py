@@ -36,6 +36,7 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "BatchesFailed",
         "UsageUnmapped",
         "HoursUnposted",
+        "PortalErrors",
     }
     assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
     assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {
@@ -147,6 +148,14 @@ def test_lag_throttles_and_dead_letters_raise_alarms(template: Template) -> None
         "HoursUnposted": (NAMESPACE, "HoursUnposted", "Maximum", 0, 12),
     }
     assert {_alarm(template, name)["TreatMissingData"] for name in watched} == {"notBreaching"}
+
+
+def test_errors_that_customers_see_raise_an_alarm(template: Template) -> None:
+    """The function answers 500 and does not fail, so that Lambda counts no error."""
+    alarm = _alarm(template, "PortalErrors")
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/ApiGateway", "5xx", "Sum")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"]) == (0, 3)
+    assert [one["Name"] for one in alarm["Dimensions"]] == ["ApiId"]
 
 
 def test_the_dashboard_shows_every_signal_and_alarm(template: Template) -> None:

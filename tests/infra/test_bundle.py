@@ -10,6 +10,7 @@ import pytest
 from infra.bundle import ROOT, build
 
 BOTH = {"metering", "aws_lambda_powertools", "jmespath", "msgspec", "typing_extensions.py"}
+CHECKS = {"jwt", "pydantic", "pydantic_core", "annotated_types", "typing_inspection"}
 STRIPE = {"stripe", "requests", "certifi", "charset_normalizer", "idna", "urllib3"}
 
 
@@ -42,6 +43,15 @@ def test_what_never_talks_to_stripe_holds_no_stripe(tmp_path: Path, name: str) -
     """Three quarters of the bytes are Stripe's SDK."""
     build(tmp_path, name=name, local=False)
     assert _names(tmp_path) == BOTH | {f"{name}.py"}
+
+
+def test_show_usage_holds_what_it_is_given_and_what_checks_requests(tmp_path: Path) -> None:
+    """The page and what app.py declares are in this zip alone."""
+    build(
+        tmp_path, name="show_usage", local=False, more={"declared.json": b"{}", "page/index.html": b"<!doctype html>"}
+    )
+    assert _names(tmp_path) == BOTH | STRIPE | CHECKS | {"show_usage.py", "declared.json", "page"}
+    assert (tmp_path / "page" / "index.html").read_bytes() == b"<!doctype html>"
 
 
 def test_it_holds_no_boto3(bundle: Path) -> None:

@@ -16,6 +16,7 @@ FUNCTIONS = [
     "BillingReconcileUsage",
     "BillingReceiveEvents",
     "CheckingCheckCompleteness",
+    "PortalShowUsage",
 ]
 
 

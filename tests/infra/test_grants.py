@@ -162,6 +162,20 @@ def test_check_completeness_reads_metrics_and_nothing_else(template: Template) -
     }
 
 
+def test_show_usage_reads_and_changes_nothing(template: Template) -> None:
+    """I7: customers' requests reach it, so that it has no right to write anything anywhere."""
+    assert grants(template, "PortalShowUsageRole") == {
+        ("logs:CreateLogStream", "PortalShowUsageLog", ()),
+        ("logs:PutLogEvents", "PortalShowUsageLog", ()),
+        ("dynamodb:Query", "Counters", ("hour#*", "late#*", "unique#*")),
+        ("dynamodb:GetItem", "Ledger", ("period#cursor",)),
+        ("dynamodb:Query", "Ledger", ("customer#*",)),
+        ("dynamodb:BatchGetItem", "Ledger", ("customer#*", "key#*")),
+        ("secretsmanager:GetSecretValue", "PortalKey", ()),
+        *STRIPE,
+    }
+
+
 ROLES = {
     "IngestRecordUsageRole",
     "BillingClosePeriodsRole",
@@ -172,6 +186,7 @@ ROLES = {
     "BillingReconcileClock",
     "CheckingCheckCompletenessRole",
     "CheckingClock",
+    "PortalShowUsageRole",
 }
 KNOWS_NO_RESOURCES = ["cloudwatch:GetMetricData"]
 

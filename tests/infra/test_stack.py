@@ -37,6 +37,10 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
         "Deployment",
         "Metrics",
         "AlarmTopic",
+        *(["Dashboard"] if "Dashboard" in template["Outputs"] else []),
+        "PortalUrl",
+        "PortalSecret",
+        "ShowUsageFunction",
     }
     assert _outputs(template) == outputs
     assert _outputs(firehose_template) == outputs | {"DeliveryStream", "FailedObjects"}
@@ -211,6 +215,7 @@ def test_the_usage_lines_of_a_log_that_exists_already_are_metered(stack: MakeSta
         "BillingReconcileUsageLog",
         "BillingReceiveEventsLog",
         "CheckingCheckCompletenessLog",
+        "PortalShowUsageLog",
         "IngestDeliveryErrorLog",
         "AccessLog",
     ],

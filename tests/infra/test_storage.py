@@ -18,7 +18,14 @@ def test_the_logical_ids_of_stateful_resources_never_change(template: Template) 
         "AWS::SecretsManager::Secret",
     }
     kept = {name for kind in stateful for name in of_type(template, kind)}
-    assert kept == {"CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "StripeSecret", "HashSecret3D9FFBC2"}
+    assert kept == {
+        "CountersFDB211E7",
+        "LedgerB7379752",
+        "Bucket83908E77",
+        "StripeSecret",
+        "HashSecret3D9FFBC2",
+        "PortalKey4F23AF2A",
+    }
     assert "AccessLogD598EBE9" in of_type(template, "AWS::Logs::LogGroup")
 
 

@@ -789,7 +789,8 @@ def test_every_signal_that_an_alarm_reads_is_told_by_a_function(
     assert {dimension["Name"] for one in ours for dimension in one["Dimensions"]} == {"service"}
     # AWS sends these of every function by itself (Lambda Developer Guide, "Types of metrics for Lambda functions").
     theirs = {(one["Namespace"], one["MetricName"]) for one in alarms if one["Namespace"] != NAMESPACE}
-    assert theirs == {("AWS/Lambda", name) for name in ("Errors", "Throttles", "AsyncEventsDropped")}
+    of_functions = {("AWS/Lambda", name) for name in ("Errors", "Throttles", "AsyncEventsDropped")}
+    assert theirs == of_functions | {("AWS/ApiGateway", "5xx")}  # "Monitor CloudWatch metrics for HTTP APIs"
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

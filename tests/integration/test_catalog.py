@@ -11,9 +11,9 @@ from infra.catalog import Catalog, Step
 from infra.deployment import OperatorError
 from infra.local.stripe_faults import Fault
 from infra.local.stripe_server import LocalStripe
-from infra.stripe_prices import Offer
 from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, terms
 from metering.stripe_meters import StripeMeters, StripeUnavailableError
+from metering.stripe_prices import Offer
 
 KEY = "sk_test_local"
 METERS = ("requests", "messages", "response_bytes", "users")

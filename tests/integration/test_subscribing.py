@@ -17,12 +17,12 @@ from infra.customers import Customers
 from infra.deployment import OperatorError
 from infra.local.stripe_faults import Fault
 from infra.local.stripe_server import LocalStripe
-from infra.stripe_prices import Offer, offer_of
 from infra.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
 from metering.periods import Hour
 from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
 from metering.stripe_invoices import StripeReader
 from metering.stripe_meters import StripeMeters, StripeNotConnectedError, StripeUnavailableError
+from metering.stripe_prices import Offer, offer_of
 from tests.integration.world import HOUR, World, moment
 
 KEY = "sk_test_local"

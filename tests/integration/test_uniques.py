@@ -11,11 +11,12 @@ from typing import Any, cast
 import pytest
 
 from infra.local.stripe_server import LocalStripe
-from infra.usage import By, Line, Report
+from infra.usage import Line, Report
 from metering.claims import Claims
 from metering.metrics import Count, Unique
 from metering.payloads import Batch
 from metering.periods import Hour, hours
+from metering.reading import By
 from metering.recording import Hashing, Recorder
 from metering.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, moment

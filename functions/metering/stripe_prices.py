@@ -12,6 +12,12 @@ from typing import Any, Final, assert_never
 
 from metering.prices import Flat, Graduated, Package, PerUnit, Price, Tier, Volume, in_words, written
 
+DEPLOYMENT: Final = "metering_deployment"
+PLAN: Final = "metering_plan"
+PRICE: Final = "metering_price"
+FINGERPRINT: Final = "metering_fingerprint"
+"""The metadata by which products and prices are known to be ours."""
+
 OPEN: Final = "inf"
 
 
@@ -104,3 +110,8 @@ def _metered(shown: Any, name: str) -> Price | None:
 
 def _written(amount: Decimal | str | None) -> str:
     return written(Decimal(amount or 0))
+
+
+def metadata_of(thing: Any) -> dict[str, str]:
+    """Return the metadata of a thing at Stripe."""
+    return thing.metadata.to_dict() if thing.metadata else {}

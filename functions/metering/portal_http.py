@@ -1,0 +1,85 @@
+"""How the customers' API speaks HTTP: problems, headers that every answer has, revalidation, compression."""
+
+import base64
+import gzip
+import hashlib
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aws_lambda_powertools.event_handler import CORSConfig, Response
+
+PRIVATE: Final = "private, no-cache"
+"""One customer's data: kept by nobody but its browser, and shown again only once it was found unchanged."""
+
+SECURITY: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=63072000",
+    "Vary": "Accept, Accept-Encoding, Authorization, Origin",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every answer says, whatever it is."""
+
+_SMALLEST_GZIP: Final = 1024
+
+
+class ProblemError(Exception):
+    """What is wrong with a request, as it is answered (RFC 9457)."""
+
+    def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response[str]:
+        """Return the answer."""
+        body = {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+        }
+        headers: dict[str, Any] = {"Cache-Control": "no-store", **self.headers}
+        return Response(int(self.status), "application/problem+json", msgspec.json.encode(body).decode(), headers)
+
+
+def good(body: str, media: str = "application/json", headers: Mapping[str, str] | None = None) -> Response[str]:
+    """Return a good answer; one customer's, unless its headers say otherwise."""
+    return Response(
+        int(HTTPStatus.OK), media, body, {"Cache-Control": PRIVATE, "ETag": etag_of(body.encode()), **(headers or {})}
+    )
+
+
+def etag_of(content: bytes) -> str:
+    """Return what tells one content from another; weak, since it may travel compressed or not."""
+    return f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+def header(event: Mapping[str, Any], name: str) -> str:
+    """Return a request's header, or an empty string; API Gateway writes their names in lower case."""
+    return str((event.get("headers") or {}).get(name, ""))
+
+
+def finished(answer: dict[str, Any], event: Mapping[str, Any], cors: CORSConfig | None) -> dict[str, Any]:
+    """Return an answer with the headers that every one has, without a body where the caller has it, and compressed."""
+    headers = answer.setdefault("headers", {})
+    headers |= SECURITY
+    origin = header(event, "origin")
+    if cors is not None and cors.allowed_origin(origin):
+        headers |= cors.to_dict(origin)
+    asked = {tag.strip() for tag in header(event, "if-none-match").split(",")}
+    if answer["statusCode"] == HTTPStatus.OK and headers.get("ETag") in asked:
+        headers.pop("Content-Type", None)
+        return answer | {"statusCode": int(HTTPStatus.NOT_MODIFIED), "body": ""}
+    body = answer["body"]
+    if body and len(body) >= _SMALLEST_GZIP and "gzip" in header(event, "accept-encoding"):
+        headers["Content-Encoding"] = "gzip"
+        packed = base64.b64encode(gzip.compress(body.encode(), 6, mtime=0)).decode()
+        return answer | {"body": packed, "isBase64Encoded": True}
+    return answer

@@ -1,0 +1,266 @@
+"""What it takes to show a customer a month by day: read units and our own compute, on DynamoDB Local.
+
+One customer has one key, the other has a hundred; both used four metrics in each hour of 31 days, and one hour is
+open. ``compute_ms`` is the processor time of the whole function for one request, lowest of a few, in a process that has
+answered before; ``ratio_to_floor`` compares it with the same calls to DynamoDB whose answers nobody looks at.
+``closed_ms`` is the same of a request for closed hours alone. ``plain_rows_ms`` is what botocore's own parser takes for
+the rows, which :mod:`metering.decoding` spares. ``first`` is a request that finds no distinct values kept.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from botocore.config import Config
+
+import show_usage
+from metering.aws import side_by_side
+from metering.charges import Charges
+from metering.claims import Claims, of_value
+from metering.counters import TOKEN_BYTES, Counters
+from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger
+from metering.measuring import Amounts
+from metering.metrics import Count, Sum, Unique
+from metering.periods import Hour, hours
+from metering.portal_tokens import PortalKeys, issue
+from metering.reading import UsageReader
+from metering.settings import ShowUsageSettings
+from metering.stripe_meters import StripeMeters
+from metering.subjects import customer
+from metering.usage_row import State, Total, UsageRow
+from tests.benchmarks.common import parser, report
+from tests.dynamodb_local import DynamoDBLocal
+from tests.integration.portal import event
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+NOW: Final = datetime(2026, 11, 30, 22, 30, tzinfo=UTC)
+DAYS: Final = 31
+OPEN_HOURS: Final = 1
+BATCHES: Final = 8
+"""Batches of a key in an open hour: so many items at most."""
+
+KEYS: Final = {"one": 1, "hundred": 100}
+USERS: Final = 200
+RUNS: Final = 15
+KEY: Final = "k" * 64
+METRICS: Final = (
+    Count(name="requests", by="resource"),
+    Sum(name="response_bytes", of="response_length"),
+    Sum(name="messages", of="authorizer.messages"),
+    Unique(name="users", of="authorizer.user", opaque_id=True),
+)
+READS: Final = ("Query", "GetItem", "BatchGetItem")
+ROUTES: Final = ("/items", "/items/{id}", "/messages", "/users/{id}", "/reports/{id}")
+FIRST: Final = Hour.containing(NOW - timedelta(days=DAYS))
+OPEN: Final = Hour(Hour.containing(NOW).number - OPEN_HOURS + 1)
+LIMIT_MS: Final = 50
+
+
+@dataclass
+class Watch:
+    """What a client sent, and what DynamoDB says that it consumed."""
+
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    units: Counter[str] = field(default_factory=Counter)
+    """By the kind of items: what their partition keys begin with."""
+
+    @contextmanager
+    def on(self, client: "DynamoDBClient") -> Iterator[None]:
+        """Watch a client, before anything else takes the answers; what was seen before is forgotten."""
+        self.calls.clear()
+        self.units.clear()
+        client.meta.events.register("provide-client-params.dynamodb", self._ask)
+        for name in READS:
+            client.meta.events.register_first(f"before-parse.dynamodb.{name}", self._note)
+        try:
+            yield
+        finally:
+            client.meta.events.unregister("provide-client-params.dynamodb", self._ask)
+            for name in READS:
+                client.meta.events.unregister(f"before-parse.dynamodb.{name}", self._note)
+
+    def _ask(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        if model.name in READS:
+            self.calls.append((model.name, dict(params)))
+            params["ReturnConsumedCapacity"] = "TOTAL"
+
+    def _note(self, operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
+        found = json.loads(response_dict["body"]).get("ConsumedCapacity", [])
+        for one in found if isinstance(found, list) else [found]:
+            self.units[f"{operation_model.name} of {one['TableName']}"] += one["CapacityUnits"]
+
+
+def measure() -> dict[str, Any]:
+    """Fill the tables, ask, and return what came out."""
+    with DynamoDBLocal() as dynamodb:
+        client = dynamodb.client(Config(max_pool_connections=80, retries={"total_max_attempts": 2}))
+        for table in ("counters", "ledger"):
+            client.create_table(
+                TableName=table,
+                KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+                BillingMode="PAY_PER_REQUEST",
+            )
+        ledger, counters = Ledger(client, "ledger"), Counters(client, "counters")
+        ledger.advance_cursor(OPEN)
+        for name, keys in KEYS.items():
+            fill(ledger, counters, name, [f"{name}{number:03d}" for number in range(keys)])
+        begin(client)
+        plain = Ledger(dynamodb.client(), "ledger")
+        found = {name: of_customer(name, ledger, plain) for name in KEYS}
+    closed = DAYS * 24 - OPEN_HOURS
+    units = {name: one["closed_units"] / closed for name, one in found.items()}
+    return {
+        "compute_ms": max(one["compute_ms"] for one in found.values()),
+        "limit_ms": LIMIT_MS,
+        "ratio_to_floor": max(one["ratio_to_floor"] for one in found.values()),
+        "units_per_closed_hour": {name: round(value, 3) for name, value in units.items()},
+        "closed_units_ratio": round(units["hundred"] / units["one"], 3),
+        **found,
+    }
+
+
+def fill(ledger: Ledger, counters: Counters, name: str, keys: list[str]) -> None:
+    """Write a customer's month: closed hours as they are when Stripe has them, open ones as counters."""
+    ledger.save_customer(Customer(name, name), before=None)
+    for key in keys:
+        ledger.hand_over(Holding(key, (Holder(BEGINNING, name),)))
+    by_key = {key: {metric.name: 100 for metric in METRICS} for key in keys}
+
+    def write(hour: Hour) -> None:
+        posted = {
+            "revision": 1,
+            "state": State.POSTED,
+            "posted_to": "cus_QwErTyUiOpAsDf",
+            "posted_at": int(hour.end.timestamp()) + 700,
+        }
+        totals = {
+            metric.name: Total(
+                100 * len(keys),
+                identifier=f"1a2b3.{name}.{metric.name}.{hour}.r1",
+                split=dict.fromkeys(ROUTES, 20 * len(keys)) if metric.name == "requests" else {},
+                **posted,  # type: ignore[arg-type]
+            )
+            for metric in METRICS
+        }
+        ledger.save(UsageRow(customer(name), hour, totals=totals), by_key)
+
+    side_by_side(write, hours(FIRST, OPEN))
+
+    def count(key: str) -> None:
+        for hour in hours(OPEN, Hour(OPEN.number + OPEN_HOURS)):
+            for number in range(BATCHES):
+                users = {"users": 1} if number == 0 else {}
+                sums = {"requests": 50, "response_bytes": 90_000, "messages": 70}
+                amounts = Amounts(sums, users, splits={"requests": dict.fromkeys(ROUTES, 10)})
+                counters.count(hour, key, amounts, bytes([number]) + os.urandom(TOKEN_BYTES - 2) + bytes([number]))
+
+    side_by_side(count, keys)
+    claims = Claims(counters.client, counters.table)
+    for number in range(USERS):
+        key = keys[number % len(keys)]
+        claims.claim({of_value("users", key, OPEN, f"{number:032x}", None): OPEN}, os.urandom(TOKEN_BYTES), NOW)
+
+
+def begin(client: "DynamoDBClient") -> None:
+    """Begin the function's process upon these tables; its secrets are made up."""
+    secrets = SimpleNamespace(
+        get_secret_value=lambda **_: {"SecretString": KEY},
+        exceptions=SimpleNamespace(ResourceNotFoundException=KeyError),
+    )
+    settings = ShowUsageSettings("counters", "ledger", "Metering", "portal", "stripe", "http://127.0.0.1:1")
+    reader = UsageReader.of(client, "counters", "ledger")
+    charges = Charges(reader, StripeMeters(lambda _: "", "Metering", ""), METRICS, (), time.monotonic)
+    parts = show_usage.Parts(
+        settings, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
+    )
+    os.environ.update(
+        settings.environment() | {"POWERTOOLS_SERVICE_NAME": "Metering", "POWERTOOLS_LOG_LEVEL": "WARNING"}
+    )
+    vars(show_usage).update(_parts=lambda: parts, _clock=lambda: NOW)
+
+
+def of_customer(name: str, ledger: Ledger, plain: Ledger) -> dict[str, Any]:
+    """Ask for a customer's month by day; the client of ``plain`` leaves its answers to botocore's parser."""
+    first, watch, closed = Watch(), Watch(), Watch()
+    with first.on(ledger.client):
+        ask(name)
+    with watch.on(ledger.client):
+        ask(name)
+    with closed.on(ledger.client):
+        ask(name, {"to": str(OPEN)})
+    compute, floor = lowest(lambda: ask(name)), lowest(lambda: unread(ledger.client, watch.calls))
+    return {
+        "compute_ms": compute,
+        "floor_ms": floor,
+        "ratio_to_floor": round(compute / floor, 2),
+        "closed_ms": lowest(lambda: ask(name, {"to": str(OPEN)})),
+        "plain_rows_ms": lowest(lambda: list(plain.rows_of(customer(name), FIRST, OPEN))),
+        "calls": len(watch.calls),
+        "units": {what: round(number, 1) for what, number in sorted(watch.units.items())},
+        "closed_units": closed.units["Query of ledger"],
+        "first": {"calls": len(first.calls), "units": round(first.units.total(), 1)},
+    }
+
+
+def ask(name: str, query: Mapping[str, str] | None = None) -> None:
+    """Ask the function for a month by day."""
+    token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1))
+    sent = event("GET", "/v1/usage", {"from": str(FIRST), **(query or {})}, {"authorization": f"Bearer {token}"}, None)
+    answer = show_usage.handler(sent, cast("Any", CONTEXT))
+    days = {line["period"] for line in json.loads(answer["body"])["usage"]}
+    assert answer["statusCode"] == 200
+    assert len(days) >= DAYS
+
+
+CONTEXT: Final = SimpleNamespace(
+    function_name="f", memory_limit_in_mb=1769, invoked_function_arn="arn:aws:lambda:::f", aws_request_id="r"
+)
+
+
+def unread(client: "DynamoDBClient", calls: list[tuple[str, dict[str, Any]]]) -> None:
+    """Make the same calls, and look at no answer."""
+
+    def drop(response_dict: dict[str, Any], **_: Any) -> None:
+        response_dict["body"] = b"{}"
+
+    methods = {"Query": client.query, "GetItem": client.get_item, "BatchGetItem": client.batch_get_item}
+    for name in READS:
+        client.meta.events.register_first(f"before-parse.dynamodb.{name}", drop)
+    try:
+        side_by_side(lambda call: cast("Any", methods[call[0]])(**call[1]), calls)
+    finally:
+        for name in READS:
+            client.meta.events.unregister(f"before-parse.dynamodb.{name}", drop)
+
+
+def lowest(do: Callable[[], object]) -> float:
+    """Return the lowest processor time of a few runs, in milliseconds: whatever else runs only adds to it."""
+    do()
+    return min(processor_ms(do) for _ in range(RUNS))
+
+
+def processor_ms(do: Callable[[], object]) -> float:
+    """Return the processor time of all threads of this process, in milliseconds."""
+    before = time.process_time()
+    do()
+    return round((time.process_time() - before) * 1000, 1)
+
+
+def main() -> None:
+    """Measure, and print what came out."""
+    arguments = parser(__doc__).parse_args()
+    report(measure(), as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,440 @@
+"""The usage page in a real Chromium, on the embedded AWS: what a customer sees of the requests that it makes."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+from rich.console import Console
+
+from infra import usage
+from infra.customers import Customers, Entry
+from infra.local import demo
+from infra.local.cloud import CLOCK_BACK
+from infra.local.front import Front
+from infra.local.live import links
+from infra.portal_access import make_link
+from infra.subscribing import Subscriber, Wishes
+from metering.charges import preview_of, running
+from metering.periods import Hour
+from metering.reading import By
+from tests.conftest import ROOT
+from tests.e2e.conftest import Deployed
+
+SCREENSHOTS = ROOT / ".metering" / "screenshots"
+NAME = "Reader & <b>Sons</b>"
+ColorScheme = Literal["light", "dark"]
+PATIENCE_S = 30  # a busy machine is no failure
+
+
+@dataclass
+class Reader:
+    """A customer that is subscribed and has two keys, and what its browser asks for."""
+
+    there: Deployed
+    front: Front
+    id: str
+    keys: list[tuple[str, str]]
+    sent: int = 0
+    asked: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+
+    @property
+    def link(self) -> str:
+        """A link to the page."""
+        return links(self.there.cloud.deployment, self.front.url, {self.id})[self.id]
+
+    @property
+    def token(self) -> str:
+        """What a link carries."""
+        return self.link.partition("#")[2]
+
+    def send(self, requests: int) -> None:
+        """Send good requests with each key in turn, of two resources."""
+        for _ in range(requests):
+            path = "items?n=3" if self.sent % 3 else "items/7"
+            _, value = self.keys[self.sent % len(self.keys)]
+            self.sent += 1
+            headers = {"x-api-key": value, "x-user": f"user-{self.sent % 4}"}
+            request = urllib.request.Request(f"{self.there.cloud.gateway.url}/{path}", headers=headers)  # noqa: S310
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - this machine's gateway
+                assert answer.status == 200
+        self.there.cloud.gateway.flush()
+
+    def ask(self, path: str, accept: str = "application/json") -> str:
+        """Return what the API answers."""
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
+        request = urllib.request.Request(f"{self.front.url}/{path}", headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - this machine's front
+            return str(answer.read().decode())
+
+    @contextmanager
+    def page(
+        self, browser: Browser, *, size: tuple[int, int] = (1280, 900), scheme: ColorScheme = "light", link: str = ""
+    ) -> Iterator[Page]:
+        """Open the page in a browser of its own; what it asks for, and what goes wrong in it, is noted."""
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, locale="en-US", accept_downloads=True
+        )
+        opened = context.new_page()
+        opened.set_default_timeout(PATIENCE_S * 1000)
+        context.on("request", lambda request: self.asked.append(request.url))
+        opened.on("pageerror", lambda error: self.troubles.append(str(error)))
+        opened.on("console", lambda said: self.troubles.append(said.text) if "Content Security" in said.text else None)
+        opened.goto(link or self.link)
+        yield opened
+        context.close()
+
+
+def subscribed(there: Deployed, front: Front, name: str, title: str, *, since: datetime) -> Reader:
+    """Make a customer with two keys that is subscribed to the declared plan."""
+    deployment = there.cloud.deployment
+    keys = [there.cloud.add_api_key(f"{name}-{n}", plan="Standard") for n in range(2)]
+    entry = Entry(name, title, keys=tuple(key for key, _ in keys))
+    Customers(deployment.ledger, deployment.counters).add(entry, now=datetime.now(UTC))
+    owner = deployment.ledger.customers([name])[name]
+    Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(), now=since)
+    return Reader(there, front, name, keys)
+
+
+@pytest.fixture(scope="module")
+def reader(deployed: Deployed, front: Front) -> Reader:
+    """A customer whose name would be markup, if anybody took it for that."""
+    return subscribed(deployed, front, "page-reader", NAME, since=deployed.hour.start)
+
+
+def figure(page: Page, metric: str) -> int:
+    """Return what the page says was used of a metric."""
+    return int(page.locator(f'[data-metric="{metric}"] data').get_attribute("value") or "-1")
+
+
+def until(page: Page, is_so: Callable[[], bool], *, seconds: float) -> float:
+    """Wait until something is so on the page; return after how many seconds it was."""
+    began = time.monotonic()
+    while not is_so():
+        assert time.monotonic() - began < seconds, f"it was not so within {seconds} s"
+        page.wait_for_timeout(100)
+    return time.monotonic() - began
+
+
+def test_the_number_on_the_page_follows_the_traffic_within_ten_seconds(reader: Reader, browser: Browser) -> None:
+    """Requests that are sent while the page is open show by themselves once they are counted, and so does their price.
+
+    How long counting takes is the machine's and the emulator's affair: on AWS it is seconds as well.
+    """
+    reader.send(5)
+    with reader.page(browser) as page:
+        expect(page.locator("#so-far data")).to_be_visible()
+        until(page, lambda: figure(page, "requests") == 5, seconds=PATIENCE_S)
+        reader.send(7)
+        demo.wait_until(lambda: sum(reader.there.counted(key) for key, _ in reader.keys) == 12)
+        until(page, lambda: figure(page, "requests") == 12, seconds=10)
+        assert page.locator('[data-metric="requests"] .figure').inner_text() == "12"
+        # Four users at 25 cents, on top of the fee.
+        until(page, lambda: page.locator("#so-far data").inner_text() == "$50.02", seconds=PATIENCE_S)
+
+
+def test_what_the_page_shows_is_what_the_api_the_report_the_ledger_and_stripe_hold(
+    reader: Reader, browser: Browser
+) -> None:
+    """After the close every figure is the same everywhere, and every hour is posted."""
+    reader.send(6)
+    deployment = reader.there.cloud.deployment
+    first, end = reader.there.hour, Hour.containing(datetime.now(UTC)).next()
+    report = usage.Report(deployment.counters, deployment.uniques, deployment.ledger, reader.id, split=False)
+
+    def reported() -> dict[str, int]:
+        found: dict[str, int] = {}
+        lines = report.lines(first, end, by=By.MONTH, now=datetime.now(UTC), progress=lambda hours, _: hours)
+        for line in lines:
+            found[line.metric] = found.get(line.metric, 0) + line.quantity
+        return found
+
+    demo.wait_until(lambda: reported().get("requests") == reader.sent)
+    demo.close(deployment, Console(file=io.StringIO()), runs=5)
+    wanted = reported()
+    span = (first, end)
+    stepped = demo.ledger_usage(deployment, [reader.id], span).usage
+    assert {metric: number for (_, metric), number in stepped.items()} == wanted
+    assert {m: n for (_, m), n in demo.stripe_usage(deployment, [reader.id], span).items()} == wanted
+    said = json.loads(reader.ask(f"v1/usage?from={first}&by=month"))["usage"]
+    added: dict[str, int] = {}
+    for row in said:
+        added[row["metric"]] = added.get(row["metric"], 0) + row["quantity"]
+    assert added == wanted
+    owner = deployment.ledger.customers([reader.id])[reader.id]
+    subscription = running(deployment.stripe(), owner.stripe_customer)
+    assert subscription is not None
+    asked = preview_of(deployment.stripe(), subscription)
+    with reader.page(browser) as page:
+        until(page, lambda: figure(page, "requests") == reader.sent, seconds=PATIENCE_S)
+        expect(page.locator("#hours td .state").first).to_have_text("Posted")
+        assert {metric: figure(page, metric) for metric in wanted} == wanted
+        assert int(page.locator("#so-far data").get_attribute("value") or "") == asked["total"]
+        assert {
+            str(body.get_attribute("data-price")): int(body.locator("data").first.get_attribute("value") or "")
+            for body in page.locator("#price-lines tbody").all()
+        } == {price: amount(asked, price) for price in {line["price"] for line in asked["lines"]}}
+        assert page.locator("#hours td .state").all_inner_texts() == ["Posted"] * page.locator("#hours .state").count()
+        expect(page.locator("#by-key tbody tr")).to_have_count(2)
+        by_key = table(page, "#by-key")
+        assert sum(by_key.values()) == reader.sent
+        assert set(by_key) == {key for key, _ in reader.keys}
+        by_resource = table(page, "#by-dimension")
+        assert sum(by_resource.values()) == reader.sent
+        assert set(by_resource) == {"/items", "/items/{id}"}
+
+
+def amount(invoice: dict[str, Any], price: str) -> int:
+    """Return what Stripe asks for a price, over all its lines."""
+    return sum(int(line["amount"]) for line in invoice["lines"] if line["price"] == price)
+
+
+def table(page: Page, where: str) -> dict[str, int]:
+    """Return what a table says, by what its rows are about."""
+    return {
+        row.locator("th").inner_text().strip(): int(row.locator("data").get_attribute("value") or "")
+        for row in page.locator(f"{where} tbody tr").all()
+    }
+
+
+def test_a_person_can_redo_the_sum(reader: Reader, browser: Browser) -> None:
+    """Quantity times unit price is the exact amount in each line, and the lines add up to the total."""
+    with reader.page(browser) as page:
+        total, added = page.locator("#price-lines tfoot td").first.inner_text(), 0
+        for row in page.locator("#price-lines tbody tr:not(.line)").all():
+            quantity, unit, exact, asked, _ = row.locator("td").all_inner_texts()
+            assert number(quantity) * number(unit) == number(exact)
+            added += round(number(asked))
+        assert added == round(number(total))
+
+
+def number(text: str) -> int:
+    """Return what is written, in millionths."""
+    whole, _, fraction = re.sub(r"[^0-9.]", "", text).partition(".")
+    return int(whole + fraction.ljust(6, "0")[:6]) if "$" in text else int(whole)
+
+
+def test_the_token_and_the_customer_stay_with_the_page(reader: Reader, browser: Browser) -> None:
+    """I8: no request leaves for anywhere else, none carries the token in its address, and the bar does not show it."""
+    reader.asked.clear()
+    with reader.page(browser) as page:
+        expect(page.locator("h1")).to_have_text(NAME)
+        assert page.locator("h1 *").count() == 0
+        assert page.url == f"{reader.front.url}/"
+        page.reload()
+        expect(page.locator("#so-far data")).to_be_visible()
+        page.wait_for_timeout(6000)
+        assert page.evaluate("performance.getEntriesByType('navigation').map((one) => one.name)") == [page.url]
+        assert page.evaluate("document.cookie") == ""
+        assert page.evaluate("localStorage.length") == 0
+    assert len(reader.asked) > 10
+    assert [url for url in reader.asked if not url.startswith((f"{reader.front.url}/", "data:"))] == []
+    assert [url for url in reader.asked if "eyJ" in url.partition("#")[0]] == []
+    assert reader.troubles == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(reader: Reader, browser: Browser, axe_script: str, scheme: ColorScheme) -> None:
+    """Nothing stands in the way of a screen reader, a keyboard or weak eyes, on the page and at its door."""
+    with reader.page(browser, scheme=scheme) as page:
+        expect(page.locator("#so-far data")).to_be_visible()
+        page.locator("summary").click()
+        assert violations(page, axe_script) == []
+    with reader.page(browser, scheme=scheme, link=f"{reader.front.url}/#no.such.token") as page:
+        expect(page.locator("#door")).to_be_visible()
+        assert violations(page, axe_script) == []
+
+
+def violations(page: Page, script: str) -> list[str]:
+    """Return what axe-core finds, by rule and element."""
+    page.evaluate(script)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [f"{one['id']}: {node['html'][:120]}" for one in found["violations"] for node in one["nodes"]]
+
+
+def test_everything_is_reached_and_worked_by_keyboard(reader: Reader, browser: Browser) -> None:
+    """Tab goes through every control in order; Enter chooses a metric, and the chart follows."""
+    with reader.page(browser) as page:
+        expect(page.locator("#so-far data")).to_be_visible()
+        reached: list[str] = []
+        for _ in range(15):
+            page.keyboard.press("Tab")
+            focused = "document.activeElement"
+            reached.append(
+                page.evaluate(f"{focused}.id || {focused}.dataset.metric || {focused}.className || {focused}.tagName")
+            )
+        first = ["skip", "pause", "csv-by", "csv", "requests", "response_bytes", "messages", "users", "span"]
+        assert reached[:9] == first
+        assert {"SUMMARY", "price-lines", "hours"} <= set(reached)
+        page.locator('[data-metric="users"]').focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#chart-title")).to_have_text("Users by hour")
+        expect(page.locator('[data-metric="users"]')).to_be_focused()
+        page.locator("#pause").focus()
+        page.keyboard.press("Space")
+        expect(page.locator("#live-text")).to_contain_text("Paused")
+
+
+def test_the_csv_file_is_what_the_api_says(reader: Reader, browser: Browser) -> None:
+    """The file comes by the token in a header, never in an address."""
+    with reader.page(browser) as page:
+        expect(page.locator("#so-far data")).to_be_visible()
+        page.select_option("#csv-by", "hour")
+        with page.expect_download() as downloading:
+            page.locator("#csv").click()
+        file = downloading.value
+        assert re.fullmatch(r"usage-page-reader-.*\.csv", file.suggested_filename)
+        assert file.url.startswith("blob:")
+        rows = list(csv.DictReader(io.StringIO(Path(file.path()).read_text())))
+        expect(page.locator("#said")).to_have_text(f"{file.suggested_filename} was downloaded.")
+    assert sum(int(row["quantity"]) for row in rows if row["metric"] == "requests") == reader.sent
+    assert {row["state"] for row in rows} <= {"counting", "closed", "posted"}
+
+
+def test_a_link_that_has_ended_says_so_and_what_to_do(reader: Reader, browser: Browser) -> None:
+    """Without a good token nothing is shown, and nothing goes on asking."""
+    deployment = reader.there.cloud.deployment
+    yesterday = datetime.now(UTC) - timedelta(hours=25)
+    over = make_link(deployment, reader.id, hours=24, now=yesterday).url.partition("#")[2]
+    with reader.page(browser, link=f"{reader.front.url}/#{over}") as page:
+        expect(page.locator("#door-title")).to_have_text("This link has ended")
+        expect(page.locator("#door-text")).to_contain_text("Ask whoever bills you for a new link")
+        expect(page.locator("#figures")).to_be_hidden()
+        assert page.url == f"{reader.front.url}/"
+        asked = [url for url in reader.asked if "/v1/" in url]
+        page.wait_for_timeout(6000)
+        assert [url for url in reader.asked if "/v1/" in url] == asked
+        page.goto(reader.link)  # the new link, in the same tab
+        expect(page.locator("#so-far data")).to_be_visible()
+    with reader.page(browser, link=f"{reader.front.url}/") as page:
+        expect(page.locator("#door-title")).to_have_text("Open this page with your link")
+
+
+def test_trouble_on_the_way_leaves_the_last_figures_and_mends_itself(reader: Reader, browser: Browser) -> None:
+    """Offline, the figures stay and are said to be old; when Stripe does not answer, usage is shown all the same."""
+    with reader.page(browser) as page:
+        until(page, lambda: figure(page, "requests") == reader.sent, seconds=PATIENCE_S)
+        page.context.set_offline(True)
+        expect(page.locator("#trouble")).to_contain_text("This device is offline.")
+        expect(page.locator("#live-text")).to_have_text("Not up to date")
+        assert figure(page, "requests") == reader.sent
+        page.context.set_offline(False)
+        expect(page.locator("#trouble")).to_be_hidden()
+        expect(page.locator("#live-text")).to_contain_text("Live")
+
+    for status, words in ((503, "Price not known now"), (404, "No subscription")):
+        context = browser.new_context()
+        page = context.new_page()
+        page.route("**/v1/invoice?*", refusal(status))
+        page.goto(reader.link)
+        expect(page.locator("#cost")).to_contain_text(words)
+        assert figure(page, "requests") == reader.sent
+        context.close()
+
+
+def refusal(status: int) -> Callable[[Route], None]:
+    """Return what answers a request with a problem."""
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=status, content_type="application/problem+json", body="{}")
+
+    return refuse
+
+
+def test_a_customer_without_usage_is_told_so(deployed: Deployed, front: Front, browser: Browser) -> None:
+    """Nothing yet is no error."""
+    quiet = subscribed(deployed, front, "page-quiet", "Quiet", since=deployed.hour.start)
+    with quiet.page(browser) as page:
+        expect(page.locator("#nothing")).to_contain_text("No usage yet in this period.")
+        expect(page.locator("#so-far .big")).to_have_text("$49.00")
+
+
+@pytest.fixture(scope="module")
+def regular(deployed: Deployed, front: Front) -> Reader:
+    """A customer with two weeks of usage, and some of the month before."""
+    began = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=14)
+    made = subscribed(deployed, front, "page-regular", "Northwind Traders", since=began)
+    lines = []
+    for day in range(-14, 15):
+        for at in (9, 15):
+            moment = began + timedelta(days=day, hours=at)
+            if moment > datetime.now(UTC) - CLOCK_BACK:
+                continue
+            busy = (3 if moment.weekday() > 4 else 9) + (day * 5 + at) % 7 + (day > 0) * 3
+            for n in range(busy):
+                line = json.loads(deployed.access_line(made.keys[n % 3 // 2][0]))
+                line["time"] = str(int(moment.timestamp() * 1000) + n)
+                line["resource"] = ("/items", "/items/{id}", "/items/{id}", "/messages")[n % 4]
+                line["authorizer.user"] = f"user-{n % 6}"
+                line["response_length"] = str(20_000 + n * 997)
+                lines.append(json.dumps(line, separators=(",", ":")))
+    deployed.deliver(deployed.payload_of(lines))
+    demo.close(deployed.cloud.deployment, Console(file=io.StringIO()), runs=5)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "scheme"),
+    [
+        ("light", (1280, 900), "light"),
+        ("dark", (1280, 900), "dark"),
+        ("phone", (360, 740), "light"),
+        ("phone-dark", (360, 740), "dark"),
+        ("4k", (3840, 2160), "light"),
+    ],
+)
+def test_it_fits_from_a_phone_to_4k(
+    regular: Reader, browser: Browser, name: str, size: tuple[int, int], scheme: ColorScheme
+) -> None:
+    """Nothing has to be scrolled sideways; pictures for people to look at are in .metering/screenshots."""
+    with regular.page(browser, size=size, scheme=scheme) as page:
+        expect(page.locator("#so-far data")).to_be_visible()
+        expect(page.locator("#by-dimension tbody tr")).to_have_count(3)
+        assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+        seen = "[...document.querySelectorAll('button, h1, h2, h3, .big')]"
+        cut = f"{seen}.filter((one) => one.scrollWidth > one.clientWidth + 1 && !one.matches('.unseen'))"
+        assert page.evaluate(f"{cut}.map((one) => one.outerHTML)") == []
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        if name == "light":
+            page.select_option("#span", "latest")
+            expect(page.locator("#chart-title")).to_have_text("Requests by hour")
+
+
+def test_the_demo_goes_on_and_gives_a_link_for_each_of_its_customers() -> None:
+    """`metering demo --page --json` says where the pages are in one line, and SIGTERM ends all that it started."""
+    command = [sys.executable, "-m", "infra.cli", "demo", "--page", "--json", "--requests", "30"]
+    with subprocess.Popen(  # noqa: S603 - our own command
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running_demo:
+        try:
+            assert running_demo.stdout is not None
+            found = json.loads(running_demo.stdout.readline())["links"]
+            assert sorted(found) == ["acme", "globex", "initech"]
+            address, _, token = found["acme"].partition("#")
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+            request = urllib.request.Request(  # noqa: S310 - this machine's front
+                f"{address}v1/usage?by=month", headers={"Authorization": f"Bearer {token}"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - this machine's front
+                assert json.loads(answer.read())["customer"] == "acme"
+        finally:
+            running_demo.terminate()
+        assert running_demo.wait(30) == 0
+        assert running_demo.stdout.read() == ""
+    with pytest.raises(URLError):
+        urllib.request.urlopen(address, timeout=5)  # noqa: S310 - this machine's front

@@ -1,0 +1,75 @@
+"""The customers' API: who may call what, and how much."""
+
+from collections.abc import Callable
+
+import pytest
+from aws_cdk.assertions import Template as Synthesised
+
+from infra.portal import OPEN_ROUTES, SIGNED_ROUTE
+from infra.stack import MeteringStack
+from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
+
+
+def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None:
+    """What is open, the function looks at by itself; nothing else is reached."""
+    routes = [one["Properties"] for one in of_type(template, "AWS::ApiGatewayV2::Route").values()]
+    assert {one["RouteKey"]: one["AuthorizationType"] for one in routes} == {
+        **dict.fromkeys(OPEN_ROUTES, "NONE"),
+        SIGNED_ROUTE: "AWS_IAM",
+    }
+
+
+def test_the_stage_is_throttled_and_logs_no_caller(template: Template) -> None:
+    """I8: an access log would hold addresses; and what strangers can make it cost is bounded."""
+    stage = properties(template, "PortalStage")
+    assert stage["DefaultRouteSettings"] == {"ThrottlingBurstLimit": 100, "ThrottlingRateLimit": 50}
+    assert "AccessLogSettings" not in stage
+
+
+def test_show_usage_knows_tables_stripe_and_its_secret(template: Template) -> None:
+    """Its environment is what ShowUsageSettings reads; secrets are named there, never their values (I8)."""
+    environment = properties(template, "PortalShowUsage")["Environment"]["Variables"]
+    assert environment == {
+        "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
+        "LEDGER_TABLE": {"Ref": "LedgerB7379752"},
+        "DEPLOYMENT": DEPLOYMENT,
+        "PORTAL_SECRET": {"Ref": "PortalKey4F23AF2A"},
+        "STRIPE_SECRET": {"Ref": "StripeSecret"},
+        "STRIPE_API_BASE": "https://api.stripe.com",
+        "POWERTOOLS_SERVICE_NAME": DEPLOYMENT,
+        "POWERTOOLS_METRICS_NAMESPACE": "Metering",
+    }
+
+
+def test_the_key_is_made_at_deployment(template: Template) -> None:
+    """I7, I8: 64 letters and digits that stand nowhere else."""
+    made = properties(template, "PortalKey")
+    assert made["GenerateSecretString"] == {"ExcludePunctuation": True, "PasswordLength": 64}
+    assert "SecretString" not in made
+
+
+def test_nobody_waits_longer_than_api_gateway_does(template: Template) -> None:
+    """Its limit is 30 seconds."""
+    assert properties(template, "PortalShowUsage")["Timeout"] == 29
+
+
+def test_the_address_ends_with_a_slash(template: Template) -> None:
+    """A link is put together from it."""
+    assert flat(template["Outputs"]["PortalUrl"]["Value"]).endswith("AWS::URLSuffix/")
+
+
+def test_declared_origins_reach_the_function(stack: Callable[..., MeteringStack]) -> None:
+    """As the browser will name them."""
+    made = stack(portal_origins=["https://app.example.com", "https://app.example.com:8443"])
+    environment = properties(dict(Synthesised.from_stack(made).to_json()), "PortalShowUsage")["Environment"]
+    assert environment["Variables"]["PORTAL_ORIGINS"] == "https://app.example.com https://app.example.com:8443"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "https://*.example.com", "http://app.example.com", "https://app.example.com/", "app.example.com", "null", ""],
+)
+def test_an_origin_that_lets_others_in_is_refused(stack: Callable[..., MeteringStack], origin: str) -> None:
+    """No pattern, nothing in the clear, nothing that no browser sends."""
+    with pytest.raises(ValueError, match=r"portal_origins: an origin is written 'https://app\.example\.com'"):
+        stack(portal_origins=[origin])

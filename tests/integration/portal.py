@@ -1,0 +1,214 @@
+"""The customers' API as API Gateway calls it, under the role that the template gives it."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import boto3
+import pytest
+
+import show_usage
+from metering import aws as clients
+from metering.metrics import Metric
+from metering.metrics import encode as encode_metrics
+from metering.periods import Hour
+from metering.portal_tokens import issue
+from metering.prices import Plan
+from metering.prices import encode as encode_plans
+from metering.settings import ShowUsageSettings
+from tests.infra.resources import grants
+from tests.integration.lambdas import _needs, context
+from tests.integration.world import World
+
+PORTAL_KEY = "k" * 64
+HOST = "a1b2c3.execute-api.us-east-1.amazonaws.com"
+IAM = {"iam": {"userArn": "arn:aws:iam::123456789012:role/backend", "accountId": "123456789012"}}
+ORIGIN = "https://app.example.com"
+
+
+@dataclass
+class Answer:
+    """An answer as a client sees it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Portal:
+    """The function in a process that has just begun."""
+
+    world: World
+    secret: str
+    template: Mapping[str, Any]
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    """What it did with DynamoDB: action, table and partition key."""
+
+    def token(self, customer: str = "acme", *, key: str = PORTAL_KEY, **wanted: Any) -> str:
+        """Return a token of this moment for a day."""
+        said: dict[str, Any] = {"deployment": "Metering", "now": self.world.now, "life": timedelta(days=1), **wanted}
+        return issue(key, customer=customer, **said)[0]
+
+    def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, token: str | None = None, **headers: str
+    ) -> Answer:
+        """Ask as acme, unless another token is given; an empty one is none."""
+        return self.call("GET", path, query, token=token, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    def usage(self, customer: str = "acme", **query: str) -> list[tuple[Any, ...]]:
+        """Return the lines of an answer: period, metric, value, quantity and state."""
+        wanted = {name.rstrip("_"): value for name, value in query.items()}
+        answer = self.get("/v1/usage", wanted, token=self.token(customer))
+        assert answer.status == 200, answer.body
+        shown = ("period", "metric", "value", "quantity", "state")
+        return [tuple(line[name] for name in shown) for line in answer.json()["usage"]]
+
+    def call(  # noqa: PLR0913 - what a request may say
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: str | None = None,
+        authorizer: Any = None,
+        base: str = "",
+        route: str = "",
+    ) -> Answer:
+        """Send a request as API Gateway writes it (payload version 2.0)."""
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        token = self.token() if token is None else token
+        sent = event(method, path, query, given | ({"authorization": f"Bearer {token}"} if token else {}), body)
+        sent |= {"routeKey": route or f"{method} {path}", "rawPath": base + path}
+        sent["requestContext"]["http"]["path"] = base + path
+        if authorizer:
+            sent["requestContext"]["authorizer"] = authorizer
+        return self.send(sent)
+
+    def send(self, sent: dict[str, Any]) -> Answer:
+        """Give the function an event."""
+        with self._under_its_role():
+            got = show_usage.handler(sent, context())
+        raw = got["body"] or ""
+        content = base64.b64decode(raw) if got["isBase64Encoded"] else raw.encode()
+        if got["headers"].get("Content-Encoding") == "gzip":
+            content = gzip.decompress(content)
+        return Answer(got["statusCode"], got["headers"], content)
+
+    @contextmanager
+    def _under_its_role(self) -> Iterator[None]:
+        """Hold each call to DynamoDB against the template."""
+        allowed = grants(dict(self.template), "PortalShowUsageRole")
+
+        def check(params: Mapping[str, Any], model: Any, **_: Any) -> None:
+            for action, resource, pk in _needs(model.name, params):
+                self.calls.append((action, resource, pk))
+                assert any(
+                    (f"dynamodb:{action}", resource) == granted[:2]
+                    and (not granted[2] or any(fnmatchcase(pk, pattern) for pattern in granted[2]))
+                    for granted in allowed
+                ), f"show_usage may not {action} {pk} of {resource}"
+
+        hooks = clients.dynamodb().meta.events
+        hooks.register("before-parameter-build.dynamodb", check)
+        try:
+            yield
+        finally:
+            hooks.unregister("before-parameter-build.dynamodb", check)
+
+
+def event(
+    method: str, path: str, query: Mapping[str, str] | None, headers: Mapping[str, str], body: str | None
+) -> dict[str, Any]:
+    """Return an HTTP API's event (API Gateway Developer Guide, "Payload format version 2.0")."""
+    made: dict[str, Any] = {
+        "version": "2.0",
+        "routeKey": f"{method} {path}",
+        "rawPath": path,
+        "rawQueryString": urlencode(query or {}),
+        "headers": dict(headers),
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "a1b2c3",
+            "domainName": HOST,
+            "domainPrefix": "a1b2c3",
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "203.0.113.1",
+                "userAgent": "test",
+            },
+            "requestId": "JKJaXmPLvHcESHA=",
+            "routeKey": f"{method} {path}",
+            "stage": "$default",
+            "time": "22/Nov/2026:05:30:00 +0000",
+            "timeEpoch": 1795325400000,
+        },
+        "isBase64Encoded": False,
+    }
+    if query:
+        made["queryStringParameters"] = dict(query)
+    if body is not None:
+        made["body"] = body
+    return made
+
+
+@contextmanager
+def opened(  # noqa: PLR0913 - what a deployment declares
+    world: World,
+    template: Mapping[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *,
+    metrics: tuple[Metric, ...],
+    plans: tuple[Plan, ...] = (),
+    origins: str = "",
+) -> Iterator[Portal]:
+    """Begin the function's process, with its settings, its clock and its files."""
+    secrets = boto3.client("secretsmanager")
+    secret = secrets.create_secret(Name="portal", SecretString=PORTAL_KEY)["ARN"]
+    stripe = secrets.create_secret(Name="stripe", SecretString="sk_test_local")["ARN"]
+    settings = ShowUsageSettings("counters", "ledger", "Metering", secret, stripe, world.stripe.url, origins)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    declared = folder / "declared.json"
+    declared.write_text(f'{{"metrics": {encode_metrics(metrics)}, "plans": {encode_plans(plans)}}}')
+    monkeypatch.setattr(show_usage, "DECLARED", declared)
+    monkeypatch.setattr(show_usage, "_clock", lambda: world.now)
+    forget()
+    yield Portal(world, secret, template)
+    forget()
+
+
+def forget() -> None:
+    """Forget what the function's process keeps, as a new one would."""
+    for cached in (
+        show_usage._parts,
+        show_usage._app,
+        show_usage._cors,
+        show_usage._document,
+        show_usage._declared_prices,
+        clients.dynamodb,
+        clients.secrets,
+    ):
+        cached.cache_clear()
+
+
+def hour_after(hour: Hour, number: int) -> Hour:
+    """Return the hour that begins so many hours later."""
+    return Hour(hour.number + number)

@@ -1,0 +1,326 @@
+"""Keys that are rotated, customers that are suspended and resumed: on moto's API Gateway."""
+
+import stat
+import sys
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import boto3
+import pytest
+
+from infra.access import Access, UsagePlans
+from infra.access_notes import AccessNotes
+from infra.customers import Customers
+from infra.deployment import Deployment
+from tests.integration.operator_commands import Operator, Said
+from tests.integration.world import HOUR, CrashError, World
+
+CALLS = (
+    "create_api_key",
+    "create_usage_plan_key",
+    "delete_usage_plan_key",
+    "put_item",
+    "delete_item",
+    "transact_write_items",
+)
+"""What writes."""
+
+
+@dataclass
+class Dying:
+    """A client of AWS that dies after its n-th write, which it shares with others."""
+
+    client: Any
+    left: list[int]
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.client, name)
+        if name not in CALLS:
+            return found
+
+        def call(**arguments: Any) -> Any:
+            answer = found(**arguments)
+            self.left[0] -= 1
+            if not self.left[0]:
+                raise CrashError
+            return answer
+
+        return call
+
+
+@dataclass
+class Gate:
+    """acme with two keys in a plan, globex with one, and an API Gateway to ask."""
+
+    world: World
+    operator: Operator
+    client: Any
+    plan: str
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for customer, names in {"acme": ("first", "second"), "globex": ("other",)}.items():
+            for name in names:
+                self.keys[name] = self.add_key(name)
+            self.world.customer(customer, *(self.keys[name] for name in names))
+
+    def add_key(self, name: str) -> str:
+        """Make a key in the plan."""
+        made: str = self.client.create_api_key(name=name, enabled=True)["id"]
+        self.client.create_usage_plan_key(usagePlanId=self.plan, keyId=made, keyType="API_KEY")
+        return made
+
+    def admitted(self, plan: str = "") -> set[str]:
+        """Return the keys of a plan, as API Gateway knows them."""
+        return {key["id"] for key in self.client.get_usage_plan_keys(usagePlanId=plan or self.plan)["items"]}
+
+    def all_keys(self) -> set[str]:
+        """Return every key there is."""
+        return {key["id"] for key in self.client.get_api_keys()["items"]}
+
+    def run(self, *arguments: str) -> Said:
+        """Run a command of the customers' that succeeds."""
+        said = self.operator.run("customers", *arguments)
+        assert said.code == 0, said.err
+        return said
+
+    def rotate(self, *arguments: str) -> Any:
+        """Rotate acme's first key."""
+        return self.run("rotate-key", "acme", "--key", self.keys["first"], *arguments, "--json").document
+
+    def dying(self, after: int) -> Access:
+        """Return the verbs of a process that dies after so many writes."""
+        left = [after]
+        dynamodb: Any = Dying(self.world.ledger.client, left)
+        ledger = type(self.world.ledger)(dynamodb, "ledger")
+        notes = AccessNotes(dynamodb, "ledger")
+        plans = UsagePlans(Dying(self.client, left))
+        return Access(plans, notes, ledger, Customers(ledger, self.world.counters), "Metering")
+
+
+@pytest.fixture
+def gate(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gate:
+    """The world's customers and their keys; commands see the world's time."""
+    # moto's API Gateway imports a validator of OpenAPI documents, which only an import of one would use.
+    for name in ("", ".validation", ".validation.exceptions"):
+        validator: Any = ModuleType(f"openapi_spec_validator{name}")
+        validator.validate, validator.OpenAPIValidationError = None, ValueError
+        monkeypatch.setitem(sys.modules, validator.__name__, validator)
+    operator = Operator(world, monkeypatch, capsys)
+    monkeypatch.setattr("infra.commands.access.now", world.clock)
+    client: Any = boto3.client("apigateway")
+    return Gate(world, operator, client, client.create_usage_plan(name="Standard")["id"])
+
+
+# --- rotating --------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_key_takes_the_place_of_the_old_one_which_stays_valid_for_the_overlap(gate: Gate) -> None:
+    """Both are in the plan, and both are the customer's."""
+    done = gate.rotate()
+    assert gate.admitted() == {*gate.keys.values(), done["new"]}
+    assert (done["old"], done["plans"]) == (gate.keys["first"], [gate.plan])
+    assert done["old_valid_until"] == "2026-11-23T05:30Z"
+    held = gate.world.ledger.holdings([done["new"]])[done["new"]]
+    assert [holder.customer for holder in held.holders] == ["acme"]
+    assert gate.client.get_api_key(apiKey=done["new"], includeValue=True)["value"] == done["value"]
+
+
+def test_the_old_key_leaves_its_plan_when_its_time_is_over_and_not_before(gate: Gate) -> None:
+    """By --finish, for all customers or for one."""
+    new = gate.rotate("--overlap", "90m")["new"]
+    gate.world.now += timedelta(minutes=89)
+    assert gate.run("rotate-key", "--finish").out == "nothing to change\n"
+    assert gate.keys["first"] in gate.admitted()
+    gate.world.now += timedelta(minutes=1)
+    assert gate.run("rotate-key", "globex", "--finish").out == "nothing to change\n"
+    assert gate.run("rotate-key", "--finish").out == (
+        f"key {gate.keys['first']} of acme opens nothing any more: {new} took over\n"
+    )
+    assert gate.admitted() == {gate.keys["second"], gate.keys["other"], new}
+    assert gate.run("rotate-key", "--finish").out == "nothing to change\n"
+
+
+def test_without_an_overlap_the_old_key_is_out_at_once(gate: Gate) -> None:
+    """Also while an earlier overlap runs, since a key may turn out to be stolen."""
+    first = gate.rotate()
+    done = gate.rotate("--overlap", "0")
+    assert (done["new"], done["old_valid_until"]) == (first["new"], None)
+    assert gate.keys["first"] not in gate.admitted()
+    assert gate.operator.run("customers", "rotate-key", "acme", "--key", gate.keys["first"]).err == (
+        f"error: the key {gate.keys['first']} is in no usage plan, so that a new one could not take its place there\n"
+    )
+
+
+def test_rotating_again_while_the_old_key_is_valid_changes_nothing(gate: Gate) -> None:
+    """The same new key, the same end: also without naming the key, and never a later end."""
+    first, there = gate.rotate("--overlap", "1h"), gate.all_keys()
+    gate.world.now += timedelta(minutes=10)
+    assert gate.rotate("--overlap", "7d") == first
+    assert gate.run("rotate-key", "acme", "--json").document == first
+    assert gate.all_keys() == there
+
+
+@pytest.mark.parametrize("writes", range(1, 10))
+def test_a_rotation_that_dies_anywhere_leaves_one_new_key_and_is_made_good(gate: Gate, writes: int) -> None:
+    """I2. And at no moment is there a key in a plan that belongs to nobody."""
+    before = gate.all_keys()
+    customer = gate.world.ledger.customers(["acme"])["acme"]
+    try:
+        gate.dying(writes).rotate(customer, gate.keys["first"], timedelta(hours=1), now=gate.world.now)
+    except CrashError:
+        died = True
+    else:
+        died = False
+    holdings = gate.world.ledger.holdings(gate.admitted())
+    assert all(holding.holders for holding in holdings.values())
+    done = gate.rotate("--overlap", "0")
+    assert gate.all_keys() - before == {done["new"]}
+    assert gate.admitted() == {gate.keys["second"], gate.keys["other"], done["new"]}
+    assert died == (writes < 9), "the last one is beyond what a rotation writes"
+
+
+def test_a_customer_with_several_keys_says_which_one(gate: Gate) -> None:
+    """The sentence names them; a customer with one need not."""
+    said = gate.operator.run("customers", "rotate-key", "acme")
+    assert (said.code, said.out) == (1, "")
+    assert "acme has 2 keys that could be rotated; say which with --key: " in said.err
+    assert gate.run("rotate-key", "globex", "--json").document["old"] == gate.keys["other"]
+
+
+def test_only_a_key_of_the_customers_own_is_rotated(gate: Gate) -> None:
+    """Not one of another customer's, and not one that was handed over."""
+    gate.world.customer("initech", gate.keys["second"], since=HOUR)
+    for key in (gate.keys["other"], gate.keys["second"]):
+        assert f"acme holds no key {key!r}" in gate.operator.run("customers", "rotate-key", "acme", "--key", key).err
+
+
+def test_the_value_goes_to_the_operator_alone(gate: Gate, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """I8. On stdout once, or into a new file that nobody else can read; never into a log."""
+    caplog.set_level("DEBUG", logger="infra")
+    file = tmp_path / "key"
+    there = gate.rotate("--to", str(file))
+    value = file.read_text().strip()
+    assert value == gate.client.get_api_key(apiKey=there["new"], includeValue=True)["value"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (there["value_in"], "value" in there) == (str(file), False)
+    shown = gate.run("rotate-key", "acme", "--key", gate.keys["first"])
+    assert (shown.out.count(value), shown.err) == (1, "")
+    assert value not in caplog.text
+    again = gate.operator.run("customers", "rotate-key", "acme", "--key", gate.keys["first"], "--to", str(file))
+    assert again.err.startswith(f"error: {file} cannot be made: name a new file")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--finish", "--key", "k"), ("--finish", "--overlap", "1h"), ("acme", "--overlap", "a day")],
+    ids=" ".join,
+)
+def test_wrong_use_exits_with_2(gate: Gate, arguments: tuple[str, ...]) -> None:
+    """Before anything is asked."""
+    assert gate.operator.run("customers", "rotate-key", *arguments).code == 2
+
+
+# --- suspending and resuming -----------------------------------------------------------------------------------------
+
+
+def test_a_suspended_customers_keys_open_nothing_and_come_back_into_the_same_plans(gate: Gate) -> None:
+    """Each into its own; nobody else's are touched, and doing it twice is harmless."""
+    trial = gate.client.create_usage_plan(name="Trial")["id"]
+    gate.client.create_usage_plan_key(usagePlanId=trial, keyId=gate.keys["second"], keyType="API_KEY")
+    out = gate.run("suspend", "acme").out
+    assert f"key {gate.keys['first']} is out of the usage plan {gate.plan}\n" in out
+    assert (gate.admitted(), gate.admitted(trial)) == ({gate.keys["other"]}, set())
+    assert gate.run("suspend", "acme").out == "nothing to change\n"
+    assert f"key {gate.keys['first']} is in the usage plan {gate.plan} again\n" in gate.run("resume", "acme").out
+    assert (gate.admitted(), gate.admitted(trial)) == ({*gate.keys.values()}, {gate.keys["second"]})
+    assert gate.run("resume", "acme").out == "nothing to change\n"
+
+
+@pytest.mark.parametrize("writes", range(1, 6))
+def test_a_suspension_that_dies_anywhere_is_made_good(gate: Gate, writes: int) -> None:
+    """By suspending again; and by resuming at once nothing is lost either."""
+    customer = gate.world.ledger.customers(["acme"])["acme"]
+    for then in ("suspend", "resume"):
+        try:
+            gate.dying(writes).suspend(customer, now=gate.world.now)
+        except CrashError:
+            assert writes < 5
+        gate.run(then, "acme")
+        assert gate.admitted() == ({gate.keys["other"]} if then == "suspend" else {*gate.keys.values()})
+        gate.run("resume", "acme")
+
+
+@pytest.mark.parametrize("writes", range(1, 6))
+def test_a_resumption_that_dies_anywhere_is_made_good(gate: Gate, writes: int) -> None:
+    """By resuming again."""
+    gate.run("suspend", "acme")
+    try:
+        gate.dying(writes).resume(gate.world.ledger.customers(["acme"])["acme"], now=gate.world.now)
+    except CrashError:
+        assert writes < 5
+    gate.run("resume", "acme")
+    assert gate.admitted() == {*gate.keys.values()}
+    assert gate.world.ledger.keys_of("acme") == {gate.keys["first"], gate.keys["second"]}
+
+
+def test_late_records_of_a_suspended_customer_count(gate: Gate) -> None:
+    """Its usage follows through to the ledger."""
+    gate.run("suspend", "acme")
+    gate.world.record(gate.world.line(key=gate.keys["first"]))
+    gate.world.after_grace()
+    gate.world.close()
+    assert gate.world.in_ledger("customer#acme")["requests"][0] == 1
+
+
+def test_a_key_that_changed_hands_meanwhile_stays_as_it_is(gate: Gate) -> None:
+    """The new holder decides about it."""
+    gate.run("suspend", "acme")
+    gate.world.customer("initech", gate.keys["second"], since=HOUR)
+    assert f"key {gate.keys['second']} belongs to acme no longer and stays out\n" in gate.run("resume", "acme").out
+    assert gate.admitted() == {gate.keys["first"], gate.keys["other"]}
+
+
+def test_a_key_that_was_deleted_meanwhile_is_said(gate: Gate) -> None:
+    """The other keys come back."""
+    gate.run("suspend", "acme")
+    gate.client.delete_api_key(apiKey=gate.keys["second"])
+    said = gate.run("resume", "acme").out
+    assert f"key {gate.keys['second']} could not be put into the usage plan {gate.plan}: one of them is gone" in said
+    assert gate.admitted() == {gate.keys["first"], gate.keys["other"]}
+
+
+def test_suspending_and_rotating_do_not_undo_each_other(gate: Gate) -> None:
+    """A suspended customer gets no new key, and an old key that is over does not come back."""
+    new = gate.rotate("--overlap", "1h")["new"]
+    gate.run("suspend", "acme")
+    said = gate.operator.run("customers", "rotate-key", "acme", "--key", gate.keys["second"])
+    assert said.err == "error: acme is suspended: resume it first with 'metering customers resume acme'\n"
+    gate.world.now += timedelta(hours=1)
+    gate.run("rotate-key", "--finish")
+    gate.run("resume", "acme")
+    assert gate.admitted() == {gate.keys["second"], gate.keys["other"], new}
+
+
+def test_a_customer_without_a_key_in_a_plan_cannot_be_suspended_here(gate: Gate) -> None:
+    """As where an authorizer says who calls."""
+    gate.world.customer("initech", "caller-17")
+    said = gate.operator.run("customers", "suspend", "initech")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("error: no key of initech is in a usage plan")
+
+
+def test_a_customer_that_there_is_not_is_said(gate: Gate) -> None:
+    """Nothing is asked of API Gateway."""
+    for command in ("suspend", "resume", "rotate-key"):
+        assert "there is no customer 'nobody'" in gate.operator.run("customers", command, "nobody").err
+
+
+def test_a_deployments_access_is_that_of_its_tables_and_its_name(gate: Gate) -> None:
+    """The derived name begins with the deployment's, since accounts have many keys."""
+    deployment: Deployment = gate.operator.deployment
+    assert Access.of(deployment).deployment == "Metering"
+    assert gate.rotate()["name"] == f"Metering-acme-after-{gate.keys['first']}"

@@ -1,0 +1,735 @@
+"""``metering doctor``: a healthy deployment in moto, and what each check says once something is wrong."""
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+
+from infra import doctor, health_account, health_stripe
+from infra.access_notes import AccessNotes, Rotation
+from infra.catalog import RIGHTS
+from infra.deployment import FAILED_BATCHES, Deployment
+from infra.doctor import CHECKS, Line
+from infra.local.stripe_server import LocalStripe
+from metering.access_log import AccessLog, Api
+from metering.metrics import declared
+from tests.integration.operator_commands import Operator
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World
+
+FUNCTIONS = {
+    "RecordUsageFunction": "record-usage",
+    "ClosePeriodsFunction": "close-periods",
+    "PostUsageFunction": "post-usage",
+    "ReconcileUsageFunction": "reconcile-usage",
+}
+SCHEDULES = {
+    "five-minutes": ("cron(*/5 * * * ? *)", "close-periods"),
+    "hour": ("cron(40 * * * ? *)", "reconcile-usage"),
+}
+STREAM = "amazon-apigateway-metering-access-log"
+HEALTHY = [
+    "credentials", "clock", "stack", "version", "log format", "subscription", *["functions"] * 4, "schedules",
+    "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "keys", "alarms",
+    "API keys", "concurrency",
+]  # fmt: skip
+
+
+@dataclass
+class Pages:
+    """An operation of AWS's that moto lacks, as one page."""
+
+    page: dict[str, Any]
+
+    def paginate(self, **_: Any) -> list[dict[str, Any]]:
+        """Return the only one."""
+        return [self.page]
+
+
+@dataclass
+class Answering:
+    """A client of AWS that gives some answers of its own, or refuses: an error is raised."""
+
+    client: Any
+    answers: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.answers:
+            return getattr(self.client, name)
+        answer = self.answers[name]
+
+        def call(**_: Any) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    def get_paginator(self, name: str) -> Any:
+        """Return one that gives the answer as its only page."""
+        if name not in self.answers:
+            return self.client.get_paginator(name)
+        return Pages(getattr(self, name)())
+
+
+@dataclass
+class Ward:
+    """A deployment where all is well, and who looks at it; ``answers`` are AWS's where moto has none."""
+
+    world: World
+    operator: Operator
+    outputs: dict[str, str]
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    api: str = ""
+    clients: dict[str, Any] = field(default_factory=dict)
+
+    def client(self, name: str, **_: Any) -> Any:
+        """Return a client as a deployment does."""
+        if name not in self.clients:
+            self.clients[name] = boto3.client(name)  # type: ignore[call-overload]
+        return Answering(self.clients[name], self.answers.get(name, {}))
+
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment as it stands."""
+        found = Deployment(self.client, self.outputs)
+        vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": []}
+        return found
+
+    def clock(self) -> datetime:
+        """Return the world's time."""
+        return self.world.now
+
+    def examine(self) -> list[Line]:
+        """Make every check; the clock's, by the real time, since AWS's answers are dated by it."""
+        return [*doctor.examine(self.deployment, self.clock)]
+
+    def of(self, check: str, **only: Any) -> list[tuple[str, str, str]]:
+        """Make one check and return what it finds."""
+        monkeypatch: pytest.MonkeyPatch = self.operator.monkeypatch
+        with monkeypatch.context() as patch:
+            patch.setattr(doctor, "CHECKS", {check: CHECKS[check]})
+            clock: Callable[[], datetime] = only.get("clock", self.clock)
+            return [(str(line.state), line.said, line.do) for line in doctor.examine(self.deployment, clock)]
+
+    def measure(self, namespace: str, name: str, value: float, **dimensions: str) -> None:
+        """Let CloudWatch have measured something a minute ago."""
+        boto3.client("cloudwatch").put_metric_data(
+            Namespace=namespace,
+            MetricData=[
+                {
+                    "MetricName": name,
+                    "Dimensions": [{"Name": key, "Value": of} for key, of in dimensions.items()],
+                    "Timestamp": self.world.now - timedelta(minutes=1),
+                    "Value": value,
+                }
+            ],
+        )
+
+    def set_log(self, **settings: str) -> None:
+        """Change the stage's access log."""
+        changes: Any = [
+            {"op": "replace", "path": f"/accessLogSettings/{name}", "value": value} for name, value in settings.items()
+        ]
+        boto3.client("apigateway").update_stage(restApiId=self.api, stageName="v1", patchOperations=changes)
+
+
+def function(name: str) -> str:
+    """Make a Lambda function; return its ARN."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as file:
+        file.writestr("index.py", "")
+    made: Any = boto3.client("lambda").create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Role="arn:aws:iam::123456789012:role/functions",
+        Handler="index.handler",
+        Code={"ZipFile": held.getvalue()},
+    )
+    return str(made["FunctionArn"])
+
+
+def subscribe(arn: str) -> None:
+    """Bring the access log to a function."""
+    boto3.client("logs").put_subscription_filter(
+        logGroupName=ACCESS_LOG_GROUP, filterName="filter", filterPattern="", destinationArn=arn
+    )
+
+
+@pytest.fixture
+def stripe() -> Iterator[LocalStripe]:
+    """The local Stripe, with a key for each right that another lacks."""
+    lesser = {f"rk_test_no_{name}": {one: has for one, has in RIGHTS.items() if one != name} for name in RIGHTS}
+    with LocalStripe(
+        api_keys=["sk_test_local", "sk_live_local"], restricted_keys={"rk_test_all": RIGHTS, **lesser}
+    ) as it:
+        yield it
+
+
+@pytest.fixture
+def ward(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ward:
+    """A deployment where all is well."""
+    # moto's API Gateway imports a validator of OpenAPI documents, which only an import of one would use.
+    for name in ("", ".validation", ".validation.exceptions"):
+        validator: Any = ModuleType(f"openapi_spec_validator{name}")
+        validator.validate, validator.OpenAPIValidationError = None, ValueError
+        monkeypatch.setitem(sys.modules, validator.__name__, validator)
+    operator = Operator(world, monkeypatch, capsys)
+    outputs = {
+        **operator.deployment.outputs,
+        **FUNCTIONS,
+        "Bucket": "bucket",
+        "Road": "subscription",
+        "AccessLogGroup": ACCESS_LOG_GROUP,
+        "NotificationsUrl": "https://example.com",
+    }
+    topic: Any = boto3.client("sns").create_topic(Name="alarms")
+    outputs["AlarmTopic"] = topic["TopicArn"]
+    boto3.client("sns").subscribe(
+        TopicArn=topic["TopicArn"], Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:q"
+    )
+    found = Ward(world, operator, outputs)
+    _deploy(found)
+    world.ledger.advance_cursor(HOUR)
+    world.now = HOUR.start + timedelta(minutes=30)
+    monkeypatch.setattr(Deployment, "find", lambda *_, **__: found.deployment)
+    monkeypatch.setattr("infra.commands.doctor.now", world.clock)
+    monkeypatch.setattr(health_account, "parsedate_to_datetime", lambda _text: world.now)
+    return found
+
+
+def _deploy(ward: Ward) -> None:
+    boto3.client("iam").create_role(RoleName="functions", AssumeRolePolicyDocument="{}")
+    arns = {name: function(name) for name in FUNCTIONS.values()}
+    boto3.client("lambda").add_permission(
+        FunctionName="record-usage", StatementId="s", Action="lambda:InvokeFunction", Principal="logs.amazonaws.com"
+    )
+    boto3.client("logs").create_log_group(logGroupName=ACCESS_LOG_GROUP)
+    subscribe(arns["record-usage"])
+    for name, (expression, target) in SCHEDULES.items():
+        boto3.client("scheduler").create_schedule(
+            Name=name,
+            ScheduleExpression=expression,
+            FlexibleTimeWindow={"Mode": "OFF"},
+            Target={"Arn": arns[target], "RoleArn": "arn:aws:iam::123456789012:role/functions"},
+        )
+    for name in FUNCTIONS.values():
+        ward.measure("AWS/Lambda", "Invocations", 6, FunctionName=name)
+    rest: Any = boto3.client("apigateway")
+    ward.api = rest.create_rest_api(name="items")["id"]
+    (root,) = rest.get_resources(restApiId=ward.api)["items"]
+    rest.put_method(restApiId=ward.api, resourceId=root["id"], httpMethod="GET", authorizationType="NONE")
+    rest.put_integration(restApiId=ward.api, resourceId=root["id"], httpMethod="GET", type="MOCK")
+    deployed = rest.create_deployment(restApiId=ward.api)["id"]
+    rest.create_stage(restApiId=ward.api, stageName="v1", deploymentId=deployed)
+    ward.set_log(
+        destinationArn=f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}",
+        format=AccessLog().format(declared(METRICS)),
+    )
+    since = ward.world.now - timedelta(days=3)
+    stack = {"StackStatus": "UPDATE_COMPLETE", "CreationTime": since, "LastUpdatedTime": since}
+    resources = [
+        {"ResourceType": "AWS::Scheduler::Schedule", "PhysicalResourceId": name, "LastUpdatedTimestamp": since}
+        for name in SCHEDULES
+    ]
+    ward.answers = {
+        "cloudformation": {
+            "describe_stacks": {"Stacks": [stack]},
+            "list_stack_resources": {"StackResourceSummaries": resources},
+        },
+        "lambda": {"get_account_settings": {"AccountLimit": {"ConcurrentExecutions": 1000}}},
+    }
+
+
+def test_where_all_is_well_every_line_is_ok(ward: Ward) -> None:
+    """Each check says something; nothing is to be done."""
+    found = ward.examine()
+    assert [(line.check, line.state, line.do) for line in found] == [(name, "ok", "") for name in HEALTHY]
+
+
+def test_the_command_says_so_and_exits_with_0(ward: Ward) -> None:
+    """One line a check; or one document."""
+    said = ward.operator.run("doctor")
+    assert (said.code, said.err) == (0, "")
+    assert (
+        "ok       schedules: the schedule five-minutes fires: 6 runs of close-periods in the last 30 minutes"
+        in said.out
+    )
+    document = ward.operator.run("doctor", "--json").document
+    assert (document["broken"], [one["check"] for one in document["checks"]]) == (False, HEALTHY)
+
+
+def test_the_command_exits_with_1_only_if_something_is_broken(ward: Ward) -> None:
+    """And says what to do under the line."""
+    ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=False))
+    said = ward.operator.run("doctor")
+    assert said.code == 0
+    assert "warning  posting: posting is off, so that nothing is billed\n         -> metering posting on" in said.out
+    boto3.client("logs").delete_subscription_filter(logGroupName=ACCESS_LOG_GROUP, filterName="filter")
+    said = ward.operator.run("doctor", "--json")
+    assert said.code == 1
+    assert said.document["broken"]
+
+
+def test_nothing_is_changed(ward: Ward) -> None:
+    """Neither here nor at Stripe, whose objects a probe names that are not there."""
+    before = ward.world.stripe.state()
+    events = len(ward.world.stripe.events)
+    ward.examine()
+    after = ward.world.stripe.state()
+    assert (after["hour_totals"], after["events"]) == (before["hour_totals"], before["events"])
+    assert len(ward.world.stripe.events) == events
+    written = [route for route in after["calls"] if route.startswith("POST") and not route.endswith(":id")]
+    assert set(written) - set(before["calls"]) == {"POST /v1/billing/meter_events"}
+
+
+# --- what cannot be checked ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (
+            "User: x is not authorized to perform: logs:DescribeSubscriptionFilters on resource: y",
+            "logs:DescribeSubscriptionFilters",
+        ),
+        ("no", "DescribeSubscriptionFilters"),
+    ],
+)
+def test_what_may_not_be_looked_at_is_a_warning_that_names_the_permission(ward: Ward, words: str, named: str) -> None:
+    """And every other check is made."""
+    refused = ClientError({"Error": {"Code": "AccessDeniedException", "Message": words}}, "DescribeSubscriptionFilters")
+    ward.answers["logs"] = {"describe_subscription_filters": refused}
+    found = ward.examine()
+    assert [line.check for line in found] == HEALTHY
+    (odd,) = [line for line in found if line.state != "ok"]
+    assert (odd.check, odd.state) == ("subscription", "warning")
+    assert (odd.said, odd.do) == (
+        f"could not be checked: you have no permission for {named}",
+        f"let your own role {named}",
+    )
+
+
+def test_what_fails_in_another_way_is_a_warning_with_the_words(ward: Ward) -> None:
+    """AWS's own, or the program's."""
+    broken = ClientError({"Error": {"Code": "InternalFailure", "Message": "sorry"}}, "DescribeStacks")
+    ward.answers["cloudformation"]["describe_stacks"] = broken
+    ((state, said, _),) = ward.of("stack")
+    assert (state, said) == ("warning", "could not be checked: AWS answered InternalFailure to DescribeStacks: sorry")
+    ward.answers["cloudformation"]["describe_stacks"] = {}
+    assert ward.of("stack")[0][:2] == ("warning", "could not be checked: 'Stacks'")
+
+
+# --- each check ------------------------------------------------------------------------------------------------------
+
+
+def test_credentials_are_said(ward: Ward) -> None:
+    """Whose, and where."""
+    ((_, said, _),) = ward.of("credentials")
+    assert "123456789012" in said
+    assert "us-east-1" in said
+    ward.answers["sts"] = {"get_caller_identity": ClientError({"Error": {"Code": "ExpiredToken"}}, "GetCallerIdentity")}
+    assert ward.of("credentials")[0][0] == "warning"
+
+
+@pytest.mark.parametrize(("off", "state"), [(119, "ok"), (121, "warning"), (301, "broken")])
+def test_a_clock_that_is_wrong_is_told(ward: Ward, off: int, state: str) -> None:
+    """From two minutes on, which is what late marks allow for; AWS refuses five."""
+    for sign in (1, -1):
+        ((found, said, _),) = ward.of("clock", clock=lambda s=sign: ward.world.now + timedelta(seconds=s * off))
+        assert (found, said) == (state, f"this machine's clock and AWS's are {off} s apart")
+
+
+def test_the_clock_is_compared_with_the_date_of_awss_answer(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HTTP writes it."""
+    monkeypatch.undo()
+    answer = {"ResponseMetadata": {"HTTPHeaders": {"date": "Sun, 22 Nov 2026 05:30:10 GMT"}}}
+    deployment = Deployment(lambda *_, **__: Answering(None, {"get_caller_identity": answer}), {})
+    (found,) = CHECKS["clock"](deployment, datetime(2026, 11, 22, 5, 30, tzinfo=UTC))
+    assert found.said == "this machine's clock and AWS's are 10 s apart"
+    assert ward.outputs
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("CREATE_COMPLETE", "ok"),
+        ("UPDATE_IN_PROGRESS", "warning"),
+        ("UPDATE_ROLLBACK_COMPLETE", "warning"),
+        ("UPDATE_ROLLBACK_FAILED", "broken"),
+        ("ROLLBACK_COMPLETE", "broken"),
+    ],
+)
+def test_a_stack_whose_deployment_failed_is_told(ward: Ward, status: str, state: str) -> None:
+    """Rolled back, it works as before."""
+    ward.answers["cloudformation"]["describe_stacks"]["Stacks"][0]["StackStatus"] = status
+    assert ward.of("stack")[0][0] == state
+
+
+def test_a_stack_of_another_version_is_told(ward: Ward) -> None:
+    """By what it lacks."""
+    del ward.outputs["NotificationsUrl"]
+    assert ward.of("version") == [
+        ("broken", "the stack has no NotificationsUrl: an older version deployed it", "deploy the stack again")
+    ]
+
+
+def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> None:
+    """Field by field; in another order it would be read all the same, but not at once."""
+    good = json.loads(AccessLog().format(declared(METRICS)))
+    other = {name: value for name, value in good.items() if name != "status"} | {"path": "$context.path", "time": "1"}
+    for text, said in {
+        json.dumps(other): "it lacks status; it has also path; it has otherwise time",
+        json.dumps(good, indent=1): "its fields are in another order",
+        "$context.requestId": "caller must be ",
+        '{"key":"$context.identity.apiKeyId"}': "it lacks ",
+    }.items():
+        ward.set_log(format=text)
+        ((state, found, _),) = ward.of("log format")
+        assert state == "broken"
+        assert f"the stage v1 of items writes another format than ours: {said}" in found
+
+
+def test_any_caller_that_the_stack_may_choose_is_our_format(ward: Ward) -> None:
+    """It is said whom the stage bills."""
+    ward.set_log(format=AccessLog(caller="authorizer.tenant").format(declared(METRICS)))
+    assert ward.of("log format") == [("ok", "the stage v1 of items writes our format, and bills authorizer.tenant", "")]
+
+
+def test_an_http_apis_stage_is_compared_too(ward: Ward) -> None:
+    """With the format of its kind."""
+    http: Any = boto3.client("apigatewayv2")
+    destination = f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}:*"
+    ours = AccessLog(Api.HTTP, "authorizer.claims.sub").format(declared(METRICS))
+    for name, written in {"orders": ours, "returns": AccessLog().format(declared(METRICS))}.items():
+        api = http.create_api(Name=name, ProtocolType="HTTP")["ApiId"]
+        log = {"DestinationArn": destination, "Format": written}
+        http.create_stage(ApiId=api, StageName="$default", AccessLogSettings=log)
+    _, orders, returns = ward.of("log format")
+    assert orders[:2] == ("ok", "the stage $default of orders writes our format, and bills authorizer.claims.sub")
+    assert returns[0] == "broken"
+
+
+def test_a_log_that_no_stage_writes_is_told(ward: Ward) -> None:
+    """A stage that writes elsewhere is none of ours, whatever its format."""
+    ward.set_log(destinationArn=f"arn:aws:logs:us-east-1:123456789012:log-group:not-{ACCESS_LOG_GROUP}", format="x")
+    assert ward.of("log format")[0][:2] == ("warning", "no stage writes into the access log")
+
+
+def test_a_subscription_that_is_not_there_is_told(ward: Ward) -> None:
+    """Also where it leads elsewhere."""
+    subscribe(function("elsewhere"))
+    ((state, said, do),) = ward.of("subscription")
+    assert (state, said) == ("broken", f"no subscription brings the log group {ACCESS_LOG_GROUP} to record-usage")
+    assert do.endswith("metering recount --all --from HOUR --fix")
+
+
+def test_a_subscription_that_may_not_invoke_is_told(ward: Ward) -> None:
+    """Its lines are skipped for good."""
+    boto3.client("lambda").remove_permission(FunctionName="record-usage", StatementId="s")
+    ((state, said, _),) = ward.of("subscription")
+    assert (state, said) == ("broken", "CloudWatch Logs may not invoke record-usage, so that it skips lines for good")
+    boto3.client("lambda").add_permission(
+        FunctionName="record-usage", StatementId="t", Action="lambda:InvokeFunction", Principal="s3.amazonaws.com"
+    )
+    assert ward.of("subscription")[0][0] == "broken"
+
+
+def test_a_subscription_with_a_pattern_is_told(ward: Ward) -> None:
+    """It keeps lines away that nobody would ever see."""
+    boto3.client("logs").put_subscription_filter(
+        logGroupName=ACCESS_LOG_GROUP,
+        filterName="filter",
+        filterPattern="200",
+        destinationArn="arn:aws:lambda:us-east-1:123456789012:function:record-usage",
+    )
+    assert ward.of("subscription")[0][:2] == ("broken", "the subscription has a pattern, which keeps lines away unseen")
+
+
+def test_errors_of_the_subscription_are_told(ward: Ward) -> None:
+    """Of the last day."""
+    ward.measure(
+        "AWS/Logs", "DeliveryErrors", 3, LogGroupName=ACCESS_LOG_GROUP, DestinationType="Lambda", FilterName="filter"
+    )
+    assert ward.of("subscription")[0][:2] == (
+        "warning",
+        "3 deliveries of the subscription failed in the last day",
+    )
+
+
+def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
+    """It is active, its objects are taken, and it holds nothing for long."""
+    assert ward.of("stream") == []
+    boto3.client("firehose").create_delivery_stream(
+        DeliveryStreamName=STREAM,
+        S3DestinationConfiguration={
+            "RoleARN": "arn:aws:iam::123456789012:role/functions",
+            "BucketARN": "arn:aws:s3:::bucket",
+        },
+    )
+    ward.outputs["DeliveryStream"] = STREAM
+    assert ward.of("stream")[0][:2] == ("broken", "the queue of its objects is not there")
+    queue: Any = boto3.client("sqs").create_queue(QueueName="objects")
+    arn = "arn:aws:sqs:us-east-1:123456789012:objects"
+    boto3.client("lambda").create_event_source_mapping(FunctionName="record-usage", EventSourceArn=arn)
+    assert queue
+    assert ward.of("stream") == [("ok", f"the delivery stream {STREAM} delivers, and its objects are taken", "")]
+    ward.measure("AWS/Firehose", "DeliveryToS3.DataFreshness", 7200, DeliveryStreamName=STREAM)
+    assert ward.of("stream")[0][:2] == (
+        "broken",
+        f"the delivery stream {STREAM} holds lines for 120 minutes; after 24 hours it drops them",
+    )
+
+
+def test_a_stage_that_writes_to_the_stream_is_compared(ward: Ward) -> None:
+    """By its ARN."""
+    ward.outputs["DeliveryStream"] = STREAM
+    ward.set_log(destinationArn=f"arn:aws:firehose:us-east-1:123456789012:deliverystream/{STREAM}")
+    assert ward.of("log format")[0][0] == "ok"
+
+
+def test_a_function_that_fails_is_told(ward: Ward) -> None:
+    """Some failures are a warning; where every other run fails, it is broken."""
+    ward.measure("AWS/Lambda", "Errors", 2, FunctionName="post-usage")
+    ward.measure("AWS/Lambda", "Throttles", 1, FunctionName="post-usage")
+    (odd,) = [found for found in ward.of("functions") if found[0] != "ok"]
+    assert odd[:2] == ("warning", "post-usage: 6 runs in the last day, 2 failed, 1 throttled")
+    ward.measure("AWS/Lambda", "Errors", 1, FunctionName="post-usage")
+    assert [found[0] for found in ward.of("functions")].count("broken") == 1
+
+
+def test_a_function_that_cannot_run_is_told(ward: Ward) -> None:
+    """As after a failed update."""
+    answer = {"State": "Failed", "LastUpdateStatus": "Failed", "StateReason": "no image"}
+    ward.answers["lambda"]["get_function_configuration"] = answer
+    assert ward.of("functions")[0][:2] == ("broken", "close-periods is Failed, its last update Failed: no image")
+
+
+def test_a_schedule_that_is_disabled_is_told(ward: Ward) -> None:
+    """Somebody may have forgotten it."""
+    scheduler: Any = boto3.client("scheduler")
+    was = scheduler.get_schedule(Name="hour")
+    wanted = {name: was[name] for name in ("Name", "ScheduleExpression", "FlexibleTimeWindow", "Target")}
+    scheduler.update_schedule(**wanted, State="DISABLED")
+    assert [found[:2] for found in ward.of("schedules")][1:] == [("broken", "the schedule hour is DISABLED")]
+
+
+def test_a_schedule_that_does_not_fire_is_told(ward: Ward) -> None:
+    """Three of its ticks have passed; just after a deployment there was no time for one."""
+    ward.world.now += timedelta(hours=1)
+    fast, slow = ward.of("schedules")
+    assert fast[:2] == (
+        "broken",
+        "the schedule five-minutes is enabled, but close-periods did not run in the last 30 minutes",
+    )
+    assert slow[0] == "ok"
+    resources = ward.answers["cloudformation"]["list_stack_resources"]["StackResourceSummaries"]
+    resources[0]["LastUpdatedTimestamp"] = ward.world.now - timedelta(minutes=3)
+    assert ward.of("schedules")[0][:2] == ("warning", "close-periods has not run yet since it was deployed")
+
+
+def test_a_schedule_whose_every_run_fails_is_told(ward: Ward) -> None:
+    """It fires, and nothing is done."""
+    ward.measure("AWS/Lambda", "Errors", 6, FunctionName="close-periods")
+    assert ward.of("schedules")[0][:2] == (
+        "broken",
+        "each of 6 runs of close-periods in the last 30 minutes failed",
+    )
+
+
+def test_a_stack_without_schedules_is_told(ward: Ward) -> None:
+    """Nothing would be closed."""
+    ward.answers["cloudformation"]["list_stack_resources"]["StackResourceSummaries"] = []
+    assert ward.of("schedules")[0][0] == "broken"
+
+
+def test_hours_that_stay_open_are_told(ward: Ward) -> None:
+    """One or two are under way."""
+    ward.world.now += timedelta(hours=2)
+    assert ward.of("closing")[0][0] == "ok"
+    ward.world.now += timedelta(hours=1)
+    assert ward.of("closing")[0][:2] == (
+        "broken",
+        "3 hours are due and not closed, from 2026-11-22T05 on",
+    )
+
+
+def test_a_ledger_in_which_nothing_is_closed_is_told(ward: Ward) -> None:
+    """A new one."""
+    boto3.client("dynamodb").delete_item(TableName="ledger", Key={"pk": {"S": "period#cursor"}, "sk": {"S": "close"}})
+    assert ward.of("closing")[0][:2] == ("warning", "no hour is closed yet")
+
+
+def test_posting_that_is_off_is_told(ward: Ward) -> None:
+    """Everything else may be well, and nobody pays."""
+    ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=False))
+    assert ward.of("posting")[0][:2] == ("warning", "posting is off, so that nothing is billed")
+
+
+def test_lines_that_were_set_aside_are_told(ward: Ward) -> None:
+    """With a reason."""
+    ward.world.record("nonsense", ward.world.line())
+    assert ward.of("set aside")[0][:2] == (
+        "warning",
+        "1 lines of 1 batches are set aside and not billed: not JSON",
+    )
+
+
+def test_a_batch_that_failed_for_good_is_told(ward: Ward) -> None:
+    """It is no line that was set aside."""
+    boto3.client("s3").put_object(Bucket="bucket", Key=f"{FAILED_BATCHES}record-usage/2026/11/22/x", Body=b"{}")
+    assert ward.of("dead letters")[0][:2] == ("broken", "1 batches failed for good and are not counted")
+    assert ward.of("set aside")[0][0] == "ok"
+
+
+def test_an_object_that_failed_for_good_is_told(ward: Ward) -> None:
+    """On the road over Firehose."""
+    sqs: Any = boto3.client("sqs")
+    ward.outputs["FailedObjects"] = url = sqs.create_queue(QueueName="failed")["QueueUrl"]
+    assert ward.of("dead letters")[0][0] == "ok"
+    sqs.send_message(QueueUrl=url, MessageBody="x")
+    assert ward.of("dead letters")[0][:2] == (
+        "broken",
+        "about 1 objects of the access log could not be counted in ten tries",
+    )
+
+
+def put_key(key: str) -> None:
+    """Put a key in Stripe's secret."""
+    boto3.client("secretsmanager").put_secret_value(SecretId="stripe-secret", SecretString=key)
+
+
+def test_a_deployment_without_a_stripe_key_is_told(ward: Ward) -> None:
+    """Or with one that Stripe does not take, of which nothing is said (I8)."""
+    put_key("{}")
+    assert ward.of("Stripe key")[0][:2] == (
+        "broken",
+        "the secret holds no Stripe key: run 'metering stripe connect'",
+    )
+    put_key("sk_test_unknown")
+    ((state, said, _),) = ward.of("Stripe key")
+    assert (state, "unknown" in said) == ("broken", False)
+
+
+def test_a_stripe_key_that_lacks_a_right_is_told_which(ward: Ward) -> None:
+    """Each of them."""
+    for right, level in RIGHTS.items():
+        put_key(f"rk_test_no_{right}")
+        assert ward.of("Stripe key")[0][:2] == ("broken", f"the Stripe key lacks the right to {right} ({level})")
+
+
+def test_a_restricted_key_is_enough_and_an_unrestricted_one_too_much(ward: Ward) -> None:
+    """In test mode it does no harm."""
+    put_key("rk_test_all")
+    assert ward.of("Stripe key") == [("ok", "Stripe takes the key, which has all 8 rights", "")]
+    put_key("sk_live_local")
+    assert ward.of("Stripe key")[0][:2] == ("warning", "the Stripe key may do everything")
+
+
+def test_every_right_has_a_probe() -> None:
+    """So that none is forgotten."""
+    assert health_stripe.PROBES.keys() == RIGHTS.keys()
+
+
+def test_while_stripe_does_not_answer_it_is_a_warning(ward: Ward) -> None:
+    """Nothing is said of the key."""
+    ward.outputs["StripeApiBase"] = "http://127.0.0.1:1"
+    assert ward.of("Stripe key")[0][:2] == (
+        "warning",
+        "could not be checked: APIConnectionError without an answer",
+    )
+
+
+def test_meters_that_are_missing_or_wrong_are_told(ward: Ward) -> None:
+    """Their usage would wait, or be billed wrongly."""
+    ward.outputs["Metrics"] = "requests,bytes,users"
+    assert ward.of("meters")[0][:2] == (
+        "broken",
+        "Stripe has no meter Metering_users, so that its usage waits",
+    )
+    wanted: Any = {
+        "display_name": "users",
+        "event_name": "Metering_users",
+        "default_aggregation": {"formula": "sum"},
+        "event_time_window": "day",
+    }
+    ward.world.meters().call(lambda client: client.v1.billing.meters.create(wanted))
+    ((state, said, _),) = ward.of("meters")
+    assert (state, "the meter Metering_users exists with the window 'day'" in said) == ("broken", True)
+
+
+def test_keys_that_were_to_leave_are_told(ward: Ward) -> None:
+    """A replaced key that is still valid in its time is as it should be."""
+    notes = AccessNotes(ward.world.ledger.client, "ledger")
+    until = int((ward.world.now + timedelta(minutes=1)).timestamp())
+    notes.write(Rotation("acme", "old1", ("plan",), "new1", until))
+    assert ward.of("keys") == [("ok", "1 replaced keys are still valid, as they should be", "")]
+    ward.world.now += timedelta(minutes=1)
+    notes.write(Rotation("globex", "old2", ("plan",)))
+    assert ward.of("keys") == [
+        (
+            "broken",
+            "replaced keys still open what they should not: old1 of acme",
+            "metering customers rotate-key --finish",
+        ),
+        (
+            "warning",
+            "the rotation of the key old2 of globex was interrupted",
+            "metering customers rotate-key globex --key old2",
+        ),
+    ]
+
+
+def test_alarms_that_ring_or_that_nobody_hears_are_told(ward: Ward) -> None:
+    """Those of this stack alone."""
+    cloudwatch: Any = boto3.client("cloudwatch")
+    for name in ("Metering-HoursBehind", "Elsewhere-HoursBehind"):
+        cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            MetricName="m",
+            Namespace="n",
+            Statistic="Sum",
+            Period=60,
+            EvaluationPeriods=1,
+            Threshold=0,
+            ComparisonOperator="GreaterThanThreshold",
+        )
+        cloudwatch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="test")
+    assert [found[:2] for found in ward.of("alarms")] == [("warning", "alarms ring: Metering-HoursBehind")]
+    sns: Any = boto3.client("sns")
+    for one in sns.list_subscriptions_by_topic(TopicArn=ward.outputs["AlarmTopic"])["Subscriptions"]:
+        sns.unsubscribe(SubscriptionArn=one["SubscriptionArn"])
+    assert ward.of("alarms")[0][:2] == ("warning", "nobody is told of an alarm")
+
+
+def test_api_keys_near_their_quota_are_told(ward: Ward) -> None:
+    """The quota of a Region cannot be raised."""
+    for count, state in {7_999: "ok", 8_000: "warning", 10_000: "broken"}.items():
+        ward.answers["apigateway"] = {"get_api_keys": {"items": [{}] * count}}
+        assert ward.of("API keys")[0][:2] == (state, f"{count:,} of 10,000 API keys of the Region are used")
+
+
+def test_functions_near_their_quota_are_told(ward: Ward) -> None:
+    """And the small quota of a new account."""
+    ward.measure("AWS/Lambda", "ConcurrentExecutions", 799)
+    assert ward.of("concurrency")[0][0] == "ok"
+    ward.measure("AWS/Lambda", "ConcurrentExecutions", 800)
+    assert ward.of("concurrency")[0][:2] == (
+        "warning",
+        "at most 800 of 1,000 functions ran at once in the last day",
+    )
+    ward.answers["lambda"]["get_account_settings"]["AccountLimit"]["ConcurrentExecutions"] = 10
+    ward.world.now += timedelta(days=2)
+    assert ward.of("concurrency")[0][:2] == (
+        "warning",
+        "at most 0 of 10 functions ran at once in the last day, which is what a new account may",
+    )

@@ -1,0 +1,253 @@
+"""What a customer is shown of its running invoice: the prices that it really pays, fresh usage, a forecast."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import show_usage
+from infra.catalog import Catalog
+from infra.customers import Customers
+from infra.local.stripe_faults import Fault
+from infra.local.stripe_server import LocalStripe
+from infra.subscribing import Subscriber, Wishes
+from metering.charges import BASIS, KEPT_S
+from metering.metrics import Count, Sum
+from metering.prices import Flat, Package, PerUnit, Plan, Tier, Volume
+from tests.integration.portal import Portal, opened
+from tests.integration.world import HOUR, World
+
+METRICS = (Count(name="requests"), Sum(name="bytes", of="response_length"), Sum(name="units", of="response_length"))
+PLAN = Plan(
+    name="standard",
+    title="Standard",
+    currency="usd",
+    prices=(
+        Flat(amount=4900, included={"requests": 2}),
+        PerUnit(metric="requests", amount="1.5"),
+        Package(metric="bytes", size=100, amount=3),
+        Volume(metric="units", tiers=(Tier(up_to=10, amount=2, flat=7), Tier(amount=1))),
+    ),
+)
+DEARER = Plan(
+    name="standard",
+    title="Standard",
+    currency="usd",
+    prices=(PerUnit(metric="requests", amount=1000), *PLAN.prices[2:]),
+)
+
+
+@dataclass
+class Clock:
+    """Stripe's clock."""
+
+    now: datetime = HOUR.start + timedelta(minutes=40)
+
+    def __call__(self) -> float:
+        """Return it in seconds since the epoch."""
+        return self.now.timestamp()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock in the world's hour."""
+    return Clock()
+
+
+@pytest.fixture
+def stripe(clock: Clock) -> Iterator[LocalStripe]:
+    """The local Stripe, whose clock can be set."""
+    with LocalStripe(api_keys=["sk_test_local"], now=clock) as server:
+        yield server
+
+
+@dataclass
+class Seller:
+    """A deployment that sells to acme, and what acme is shown. ``passed`` is what the function's process counts."""
+
+    world: World
+    clock: Clock
+    portal: Portal
+    passed: float = 0
+
+    def at(self, moment: datetime) -> None:
+        """Let it be this moment, for all."""
+        self.passed += (moment - self.world.now).total_seconds()
+        self.clock.now = self.world.now = moment
+
+    def use(self, times: int) -> None:
+        """Let requests of ten bytes be counted now."""
+        at = str(int(self.world.now.timestamp() * 1000))
+        self.world.record(*(self.world.line(time=at) for _ in range(times)))
+
+    def catalog(self, plan: Plan = PLAN) -> Catalog:
+        """Return the catalog of a plan."""
+        return Catalog(self.world.meters(), ("requests", "bytes", "units"), (plan,))
+
+    def subscribe(self) -> None:
+        """Subscribe acme."""
+        subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
+        wishes = Wishes(email="billing@acme.example")
+        subscriber.subscribe(self.world.ledger.customers(["acme"])["acme"], "standard", wishes, now=self.clock.now)
+
+    def invoice(self) -> dict[str, Any]:
+        """Return what acme is shown."""
+        answer = self.portal.get("/v1/invoice")
+        assert answer.status == 200, answer.body
+        return dict(answer.json())
+
+    def calls(self) -> int:
+        """Return how many calls were made to Stripe so far."""
+        return sum(self.world.stripe.calls.values())
+
+
+@pytest.fixture
+def seller(
+    world: World, template: dict[str, Any], clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Seller]:
+    """A customer that is subscribed."""
+    world.now = clock.now
+    world.bill(*METRICS)
+    world.customer("acme", "key1")
+    with opened(world, template, monkeypatch, tmp_path, metrics=METRICS, plans=(PLAN,)) as portal:
+        made = Seller(world, clock, portal)
+        show_usage._parts().charges.clock = lambda: made.passed
+        made.catalog().apply(lambda _: None)
+        made.subscribe()
+        yield made
+
+
+def _by_price(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    return {line["price"]: (line["quantity"], line["amount"]) for line in lines}
+
+
+def test_the_price_comes_about_step_by_step(seller: Seller) -> None:
+    """By usage that is not at Stripe yet, and each step so that a person can redo the sum."""
+    seller.use(5)
+    shown = seller.invoice()
+    assert (shown["customer"], shown["name"], shown["plans"]) == ("acme", "Acme", ["standard"])
+    assert (shown["currency"], shown["decimals"]) == ("usd", 2)
+    assert shown["period"] == {"from": "2026-11-22T05", "to": "2026-12-22T05"}
+    assert _by_price(shown["so_far"]["lines"]) == {
+        "base_fee": (1, 4900),
+        "requests": (5, 5),
+        "bytes": (50, 3),
+        "units": (50, 50),
+    }
+    assert shown["so_far"]["total"] == 4958
+    requests = next(line for line in shown["so_far"]["lines"] if line["price"] == "requests")
+    assert requests == {
+        "price": "requests",
+        "title": "Standard: Requests",
+        "metric": "requests",
+        "kind": "graduated",  # what is included became a first tier
+        "quantity": 5,
+        "scale": 0,
+        "amount": 5,
+        "in_words": "graduated: up to 2 0, beyond 1.5",
+        "steps": [
+            {"first": 1, "last": 2, "quantity": 2, "unit_amount": "0", "exact": "0", "amount": 0},
+            {"first": 3, "last": 5, "quantity": 3, "unit_amount": "1.5", "exact": "4.5", "amount": 5},
+        ],
+    }
+    fee = next(line for line in shown["so_far"]["lines"] if line["price"] == "base_fee")
+    assert (fee["metric"], fee["kind"], fee["steps"][0]["first"]) == (None, "flat", None)
+    assert shown["preview"]["total"] == 4907  # the fee, and the volume price's fixed amount
+    assert shown["preview"]["as_of"] == "2026-11-22T05:40:00Z"
+
+
+def test_stripes_preview_ends_where_ours_is(seller: Seller) -> None:
+    """I4: once everything is closed and posted, both ask the same."""
+    seller.use(5)
+    seller.at(HOUR.end + timedelta(minutes=10))
+    seller.world.run()
+    shown = seller.invoice()
+    assert shown["preview"]["total"] == shown["so_far"]["total"] == 4958
+
+
+def test_an_old_price_goes_on_to_be_paid(seller: Seller) -> None:
+    """What is declared now is for those who subscribe now."""
+    seller.catalog(DEARER).apply(lambda _: None)
+    seller.use(5)
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"] == (5, 5)
+
+
+def test_the_amount_moves_with_each_call_and_stripe_is_asked_once_a_minute(seller: Seller) -> None:
+    """The ledger's closed hours are not read again either."""
+    seller.use(5)
+    seller.invoice()
+    before = seller.calls()
+    seller.use(10)
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"] == (15, 20)
+    assert seller.calls() == before
+    seller.passed += KEPT_S
+    seller.invoice()
+    assert seller.calls() == before + 2  # the subscription and its preview; the prices are known for ever
+
+
+def test_an_hour_that_gets_closed_meanwhile_stays_in_the_sum(seller: Seller) -> None:
+    """From one second to the next it comes out of the ledger instead of the counters; and late ones are added."""
+    seller.use(5)
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 5
+    seller.at(HOUR.end + timedelta(minutes=10))
+    seller.passed = 30
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 5
+    seller.world.close()
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 5
+    seller.world.record(seller.world.line())  # of the closed hour
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 6
+    seller.world.close()
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 6
+
+
+def test_the_forecast_goes_on_as_the_last_day_went(seller: Seller) -> None:
+    """Five requests in the first ten hours of 720 are 360 in all; a fee does not grow."""
+    seller.use(5)
+    seller.at(HOUR.start + timedelta(hours=10))
+    forecast = seller.invoice()["forecast"]
+    assert forecast["basis"] == BASIS
+    assert _by_price(forecast["lines"])["requests"] == (360, 537)
+    assert _by_price(forecast["lines"])["base_fee"] == (1, 4900)
+    assert forecast["total"] == sum(line["amount"] for line in forecast["lines"])
+
+
+def test_the_forecast_of_a_period_that_has_just_begun_goes_by_an_hour(seller: Seller) -> None:
+    """Not by a minute that was busy."""
+    seller.at(HOUR.start + timedelta(minutes=40))
+    seller.use(5)
+    shown = seller.invoice()
+    assert _by_price(shown["forecast"]["lines"])["requests"][0] == 5 + 5 * (720 * 60 - 40) // 60
+
+
+def test_who_is_not_subscribed_has_no_invoice(seller: Seller) -> None:
+    """Whether Stripe knows the customer or not."""
+    seller.world.customer("poor", "key2")
+    seller.world.customer("free", "key3", stripe_customer="cus_free")
+    for name in ("poor", "free", "nobody"):
+        answer = seller.portal.get("/v1/invoice", token=seller.portal.token(name))
+        assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_while_stripe_does_not_answer_the_client_is_to_try_again(seller: Seller) -> None:
+    """Nothing of what Stripe said is passed on."""
+    seller.world.stripe.set_faults([Fault.ERROR_BEFORE] * 3, route="GET /v1/subscriptions")
+    answer = seller.portal.get("/v1/invoice")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+    assert seller.portal.get("/v1/invoice").status == 200
+
+
+def test_prices_are_shown_as_declared(seller: Seller) -> None:
+    """With the currency's decimals and the interval written out."""
+    (plan,) = seller.portal.get("/v1/prices").json()["plans"]
+    assert {name: plan[name] for name in plan if name != "prices"} == {
+        "name": "standard",
+        "title": "Standard",
+        "currency": "usd",
+        "decimals": 2,
+        "interval": "month",
+    }
+    assert plan["prices"][1] == {"type": "per_unit", "metric": "requests", "amount": "1.5"}
+    assert [price["type"] for price in plan["prices"]] == ["flat", "per_unit", "package", "volume"]

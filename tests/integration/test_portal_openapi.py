@@ -1,0 +1,101 @@
+"""The API against its own OpenAPI document, by schemathesis: generated requests, in this process."""
+
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from metering.metrics import Count, Sum
+from tests.integration.portal import IAM, Portal, opened
+from tests.integration.world import World
+
+METRICS = (Count(name="requests", by="resource"), Sum(name="bytes", of="response_length"))
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+OPERATIONS = ("GET /v1/usage", "GET /v1/invoice", "GET /v1/prices", "POST /v1/links")
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+@pytest.fixture
+def portal(world: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Portal]:
+    """The API of a deployment with some usage."""
+    world.customer("acme", "key1")
+    world.record(world.line(), world.line())
+    with opened(world, template, monkeypatch, tmp_path, metrics=METRICS) as made:
+        yield made
+
+
+def served(portal: Portal) -> Wsgi:
+    """Return the API as a WSGI application, which is what schemathesis calls; every caller has a right to call."""
+
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        headers = {name[5:].replace("_", "-"): text for name, text in environ.items() if name.startswith("HTTP_")}
+        if environ.get("CONTENT_TYPE"):
+            headers["content-type"] = environ["CONTENT_TYPE"]
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode(errors="replace")
+        query: dict[str, str] = {}
+        for name, text in parse_qsl(environ["QUERY_STRING"], keep_blank_values=True):
+            query[name] = f"{query[name]},{text}" if name in query else text  # as API Gateway joins them
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        got = portal.call(method, path, query, token="", headers=headers, body=body or None, authorizer=IAM)
+        start(f"{got.status} {HTTPStatus(got.status).phrase}", list(got.headers.items()))
+        return [got.body]
+
+    return answer
+
+
+def test_the_document_describes_every_path(portal: Portal) -> None:
+    """In OpenAPI 3.1, with how a caller is known."""
+    found = portal.get("/v1/openapi.json", token="").json()
+    assert found["openapi"] == "3.1.0"
+    assert found["servers"] == [{"url": "https://a1b2c3.execute-api.us-east-1.amazonaws.com"}]
+    operations = {
+        f"{method.upper()} {path}": one for path, methods in found["paths"].items() for method, one in methods.items()
+    }
+    assert sorted(operations) == sorted((*OPERATIONS, "GET /v1/openapi.json"))
+    assert operations["GET /v1/usage"]["security"] == [{"portalToken": []}]
+    assert operations["POST /v1/links"]["security"] == [{"aws": []}]
+    names = [one["name"] for one in operations["GET /v1/usage"]["parameters"]]
+    assert names == ["from", "to", "by", "metric", "dimension", "format"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_whatever_is_asked_is_answered_as_the_document_says(
+    portal: Portal, operation: str, mode: GenerationMode
+) -> None:
+    """No request makes it fail, no answer is of another form, and what the document rules out is refused."""
+    schema = schemathesis.openapi.from_wsgi("/v1/openapi.json", served(portal))
+    operations = [one.ok() for one in schema.get_all_operations() if isinstance(one, Ok)]
+    found = next(one for one in operations if one.label == operation)
+    if mode is GenerationMode.NEGATIVE and not (found.query or found.body):
+        return  # nothing that could be wrong
+
+    @given(case=found.as_strategy(generation_mode=mode))
+    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def ask(case: Any) -> None:
+        case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {portal.token()}"})
+
+    ask()
