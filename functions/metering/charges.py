@@ -6,7 +6,7 @@ amount moves with each call and not with Stripe's preview, which is some minutes
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, assert_never
@@ -14,7 +14,7 @@ from typing import Any, Final, assert_never
 from stripe import StripeClient, Subscription
 
 from metering.ledger import Customer
-from metering.metrics import Max, Metric, Sum, meters_of
+from metering.metrics import Max, Metric, Sum, Unique, meters_of
 from metering.periods import HOUR, Hour
 from metering.prices import (
     Flat,
@@ -42,7 +42,7 @@ KEPT_S: Final = 60
 MOST_KEPT: Final = 50
 """Customers whose month is kept at once: each takes up to a megabyte."""
 
-BASIS: Final = "the usage of the last 24 hours goes on until the period ends"
+BASIS: Final = "the usage of the last 24 hours goes on until the period ends, with no more distinct values"
 _BASIS: Final = timedelta(hours=24)
 
 
@@ -112,7 +112,8 @@ class Charges:
         used: Counter[str] = Counter()
         for of_hour in kept.used.values():
             used.update(of_hour)
-        forecast = self._lines(terms, _goes_on(kept.used, used, terms, now))
+        distinct = {metric.name for metric in self.metrics if isinstance(metric, Unique)}
+        forecast = self._lines(terms, goes_on(kept.used, terms, now, distinct=distinct))
         so_far = self._lines(terms, used)
         return {
             "customer": name,
@@ -220,18 +221,21 @@ class Charges:
         return lines
 
 
-def _goes_on(
-    by_hour: Mapping[Hour, Mapping[str, int]], used: Mapping[str, int], terms: Terms, now: datetime
+def goes_on(
+    by_hour: Mapping[Hour, Mapping[str, int]], terms: Terms, now: datetime, *, distinct: Collection[str]
 ) -> dict[str, int]:
     """Return what will have been used when the period ends, if the last 24 hours' usage goes on.
 
+    ``distinct`` values stay as many as they are: most of tomorrow's users have been seen today.
     Of a period that has just begun there is less than that to go by, but never less than an hour.
     """
     begin = max(terms.first, Hour.containing(now - _BASIS).next())
+    used: Counter[str] = Counter()
     lately: Counter[str] = Counter()
     for hour, of_hour in by_hour.items():
+        used.update(of_hour)
         if hour >= begin:
-            lately.update(of_hour)
+            lately.update({metric: number for metric, number in of_hour.items() if metric not in distinct})
     passed = max(now - begin.start, HOUR)
     left = max(terms.end.start - now, timedelta(0))
     return {metric: quantity + lately[metric] * left // passed for metric, quantity in used.items()}

@@ -77,7 +77,10 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 """An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
-ALARMS: Final = {"subscription": 12, "firehose": 14}
+ALARMS: Final = {"subscription": 18, "firehose": 20}
+SECRETS: Final = 2
+"""The Stripe key, and the one that signs links."""
+
 FREE_ALARMS: Final = 10
 RATIOS: Final = frozenset({"CompletenessOfLines", "CompletenessOfRequests"})
 COMPARED_METRICS: Final = 3
@@ -363,7 +366,7 @@ class Closing:
     def idle_usd(self, road: str) -> dict[str, dict[str, float]]:
         """Return a month's cost of a deployment through which no request goes, without and with the free tier."""
         items = self.month_usd(self.empty) | {
-            "secrets": prices.SECRET_MONTH,
+            "secrets": prices.SECRET_MONTH * SECRETS,
             "alarms": prices.ALARM_MONTH * ALARMS[road],
             "custom_metrics": prices.METRIC_MONTH * len(self.empty.signals),
         }
