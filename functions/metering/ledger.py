@@ -448,7 +448,7 @@ def _written(by_key: ByKey) -> str:
     told = {key: dict(by_key[key]) for key in ranked[:MOST_KEYS]}
     if rest := ranked[MOST_KEYS:]:
         told[OTHER_KEYS] = dict(sum((Counter(by_key[key]) for key in rest), Counter()))
-    return msgspec.json.encode(told).decode()
+    return msgspec.json.encode(told, order="sorted").decode()  # the same, in whichever order it was read
 
 
 def _read_holding(item: Item) -> Holding:

@@ -116,17 +116,17 @@ class Deployed:
 def deployed() -> Iterator[Deployed]:
     """The deployed stacks on the embedded AWS, connected to the local Stripe."""
     with start(say=Console(file=io.StringIO())) as cloud:
-        yield posting(cloud)
+        yield _posting(cloud)
 
 
 @pytest.fixture(scope="session")
 def firehose() -> Iterator[Deployed]:
     """The same on the road over Firehose."""
     with start(road="firehose", say=Console(file=io.StringIO())) as cloud:
-        yield posting(cloud)
+        yield _posting(cloud)
 
 
-def posting(cloud: LocalCloud) -> Deployed:
+def _posting(cloud: LocalCloud) -> Deployed:
     """Turn posting on, which a deployment does not begin with."""
     now = datetime.now(UTC)
     hour = Hour.containing(now - CLOCK_BACK)

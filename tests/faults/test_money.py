@@ -26,7 +26,7 @@ ENOUGH: Final = 2_000
 """In so many schedules even the rarest fault occurs."""
 
 TO_BE_CAUGHT_IN: Final = 400
-ON_DYNAMODB_LOCAL: Final = 4
+ON_DYNAMODB_LOCAL: Final = 2
 
 LEFT_TO_THE_MODEL: Final = {
     "a newer total does not wait for the older one",
