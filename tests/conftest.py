@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from aws_cdk.cx_api import CloudAssembly
@@ -29,13 +30,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a deployment or a table, where tests run in several processes."""
-    for item in items:
-        folder, *_, file = item.path.relative_to(Path(__file__).parent).parts
-        shared = folder if folder in ("e2e", "faults", "infra") and file != "test_emulator_gateway.py" else file
-        item.add_marker(pytest.mark.xdist_group(shared))
+class ByGroup(LoadScopeScheduling):
+    """Keeps together, in one process, the tests that share a deployment, an engine or a table."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        _, folder, *_, file = nodeid.partition("::")[0].split("/")
+        together = folder in ("e2e", "faults", "infra") and file != "test_emulator_gateway.py"
+        return folder if together else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    """Deal the tests out by group, in the order of the folders: those that take longest begin first."""
+    return ByGroup(config, log)
 
 
 def cannot_run(reason: str, *, needs: str) -> NoReturn:

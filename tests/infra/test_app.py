@@ -22,7 +22,7 @@ def test_two_synths_give_the_same_asset(context: Mapping[str, Any], tmp_path: Pa
     """Each function's asset is named by its content, so that an unchanged commit deploys nothing."""
     first, second = (_synthesise(context, tmp_path / run) for run in ("first", "second"))
     assert _function_assets(first) == _function_assets(second)
-    assert len(_function_assets(first)) == 6
+    assert len(_function_assets(first)) == 7
     assert (first / "Metering.template.json").read_bytes() == (second / "Metering.template.json").read_bytes()
 
 
@@ -44,7 +44,7 @@ def test_the_context_turns_to_the_emulator(context: Mapping[str, Any], tmp_path:
         if "STRIPE_API_BASE" in function["Properties"]["Environment"]["Variables"]
     }
     assert bases == dict.fromkeys(
-        ("BillingPostUsage", "BillingReconcileUsage", "BillingReceiveEvents"), "http://127.0.0.1:1"
+        ("BillingPostUsage", "BillingReconcileUsage", "BillingReceiveEvents", "PortalShowUsage"), "http://127.0.0.1:1"
     )
 
 
