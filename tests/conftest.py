@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
 
 
-class ByGroup(LoadScopeScheduling):
+class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Keeps together, in one process, the tests that share a deployment, an engine or a table."""
 
     def _split_scope(self, nodeid: str) -> str:
