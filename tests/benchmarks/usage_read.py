@@ -50,7 +50,7 @@ BATCHES: Final = 8
 
 KEYS: Final = {"one": 1, "hundred": 100}
 USERS: Final = 200
-RUNS: Final = 15
+RUNS: Final = 9
 KEY: Final = "k" * 64
 METRICS: Final = (
     Count(name="requests", by="resource"),
