@@ -236,8 +236,9 @@ def goes_on(
         used.update(of_hour)
         if hour >= begin:
             lately.update({metric: number for metric, number in of_hour.items() if metric not in distinct})
-    passed = max(now - begin.start, HOUR)
-    left = max(terms.end.start - now, timedelta(0))
+    second = timedelta(seconds=1)  # whole ones: an int times a timedelta overflows at a thousand million days
+    passed = max(now - begin.start, HOUR) // second
+    left = max(terms.end.start - now, timedelta(0)) // second
     return {metric: quantity + lately[metric] * left // passed for metric, quantity in used.items()}
 
 

@@ -182,14 +182,14 @@ async function turn() {
   if (!page.paused && !document.hidden) page.timer = setTimeout(turn, wait);
 }
 
-/** Without an invoice the usage is shown all the same; what else goes wrong, goes wrong for both. */
+/** Without an invoice, whatever went wrong with it, the usage is shown all the same; a link that ended ends both. */
 async function readInvoice() {
   try {
     model.invoice = await ask("v1/invoice");
     model.noInvoice = null;
   } catch (error) {
-    if (!(error instanceof Problem) || (error.status !== 404 && error.status !== 503)) throw error;
-    if (error.status === 404) model.invoice = null; // at 503 the last one stays, and says of when it is
+    if (!(error instanceof Problem) || error.status === 401) throw error;
+    if (error.status === 404) model.invoice = null; // otherwise the last one stays, and says of when it is
     model.noInvoice = error;
   }
 }
@@ -498,13 +498,18 @@ function showHead() {
   write(at("ends"), end ? `This link works until ${MOMENT_WORDS.format(end)}.` : "");
 }
 
+/** @param {Problem | null} noInvoice */
+function reason(noInvoice) {
+  return noInvoice?.status === 503 ? "The payment provider does not answer now." : "It cannot be worked out now.";
+}
+
 function showCost() {
   const { invoice, noInvoice } = model;
   if (!invoice) {
     const words =
       noInvoice?.status === 404
         ? ["No subscription", "Nothing is invoiced: you are subscribed to no plan. What you use is counted and shown below."]
-        : ["Price not known now", "The payment provider does not answer. Usage is shown below; the price follows by itself."];
+        : ["Price not known now", `${reason(noInvoice)} Usage is shown below; the price follows by itself.`];
     at("cost").replaceChildren(h("div", { class: "card" }, h("h3", {}, words[0]), h("p", { class: "quiet" }, words[1])));
     return;
   }
@@ -512,7 +517,7 @@ function showCost() {
   const passed = Math.min(1, (now().getTime() - begin) / (end - begin));
   const left = Math.max(0, Math.ceil((end - now().getTime()) / DAY_MS));
   const asOf = CLOCK_WORDS.format(new Date(invoice.preview.as_of));
-  const stale = noInvoice ? "The payment provider does not answer now: this is the last price that was known. " : "";
+  const stale = noInvoice ? `${reason(noInvoice)} This is the last price that was known. ` : "";
   at("cost").replaceChildren(
     card("so-far", "So far", invoice.so_far.total, [
       share(passed, "past"),

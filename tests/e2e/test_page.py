@@ -336,7 +336,7 @@ def test_trouble_on_the_way_leaves_the_last_figures_and_mends_itself(reader: Rea
         expect(page.locator("#trouble")).to_be_hidden()
         expect(page.locator("#live-text")).to_contain_text("Live")
 
-    for status, words in ((503, "Price not known now"), (404, "No subscription")):
+    for status, words in ((503, "payment provider"), (500, "cannot be worked out"), (404, "No subscription")):
         context = browser.new_context()
         page = context.new_page()
         page.route("**/v1/invoice?*", refusal(status))

@@ -16,6 +16,12 @@ def test_calls_go_on_as_in_the_last_day() -> None:
     assert goes_on({FIRST: {"requests": 7}, **last_day}, TERMS, NOW, distinct=()) == {"requests": 7 + 23 + 240}
 
 
+def test_a_busy_customers_usage_goes_on_as_anyones() -> None:
+    """10^12 bytes in each of the last 23 hours, which no span of time can be multiplied by."""
+    last_day = {Hour(FIRST.number + 20 * 24 - n): {"bytes": 10**12} for n in range(1, 24)}
+    assert goes_on(last_day, TERMS, NOW, distinct=()) == {"bytes": 263 * 10**12}
+
+
 def test_distinct_values_stay_as_many_as_they_are() -> None:
     """Most of tomorrow's users have been seen today."""
     just_now = {Hour(FIRST.number + 20 * 24 - 1): {"users": 7}}
