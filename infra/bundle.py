@@ -23,7 +23,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from infra.deployment import LAMBDA_TIMEOUT
+from infra.outputs import LAMBDA_TIMEOUT
 from metering.signals import NAMESPACE
 
 ROOT: Final = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.deployment import LAMBDA_TIMEOUT
+from infra.outputs import LAMBDA_TIMEOUT
 from infra.storage import ARCHIVE
 
 UNDELIVERED: Final = "access-log-errors/"

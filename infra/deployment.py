@@ -13,6 +13,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
+from infra.outputs import LAMBDA_TIMEOUT, METADATA
 from metering.changes import Changes
 from metering.claims import Claims
 from metering.counters import Counters
@@ -34,16 +35,6 @@ from metering.stripe_meters import (
 )
 from metering.switch import PostingSwitch
 from metering.uniques import Uniques
-
-LAMBDA_TIMEOUT: Final = 300
-"""Seconds that a function may run; a command that invokes one waits a little longer."""
-
-METADATA: Final = "Metering"
-"""Where the template's metadata hold what ``app.py`` declares, for which an output would be too small."""
-
-FAILED_BATCHES: Final = "aws/lambda/async/"
-"""Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
-asynchronous invocations"): ``aws/lambda/async/<function>/YYYY/MM/DD/…``."""
 
 _CONFIG: Final = Config(
     connect_timeout=5,

@@ -19,8 +19,8 @@ from infra.alarms import Alarms
 from infra.billing import Billing
 from infra.checking import Checking
 from infra.dashboard import Dashboard
-from infra.deployment import METADATA
 from infra.ingest import Ingest, Road
+from infra.outputs import METADATA
 from infra.portal import Portal
 from infra.storage import ARCHIVE, Storage
 from metering.access_log import AccessLog, Api

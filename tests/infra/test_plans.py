@@ -7,7 +7,7 @@ import pytest
 from aws_cdk.assertions import Template as Synthesised
 
 from app import PLANS
-from infra.deployment import METADATA
+from infra.outputs import METADATA
 from infra.stack import MeteringStack
 from metering.metrics import Count
 from metering.prices import PerUnit, Plan, PriceError, decode

@@ -22,8 +22,9 @@ import stripe as stripe_sdk
 from botocore.exceptions import ClientError
 
 from infra import cli
-from infra.deployment import METADATA, Deployment, OperatorError
+from infra.deployment import Deployment, OperatorError
 from infra.local import cloud
+from infra.outputs import METADATA
 from metering import metrics, payloads, redriving, stripe_meters
 from metering.ledger import shard_of
 from metering.prices import Flat, Package, PerUnit, Plan, encode

@@ -13,7 +13,8 @@ import boto3
 import pytest
 
 from infra import cli, raw_log
-from infra.deployment import METADATA, Deployment, OperatorError
+from infra.deployment import Deployment, OperatorError
+from infra.outputs import METADATA
 from infra.raw_log import Archive
 from infra.recount import NO_CUSTOMER, Compared, Recount
 from metering.completeness import Completeness
