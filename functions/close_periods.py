@@ -13,7 +13,8 @@ from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
-from metering.ledger import SHARDS, Ledger
+from metering.layout import SHARDS
+from metering.ledger import Ledger
 from metering.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal

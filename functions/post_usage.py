@@ -11,7 +11,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering import aws
 from metering.counters import Counters
-from metering.ledger import SHARDS, Ledger
+from metering.layout import SHARDS
+from metering.ledger import Ledger
 from metering.pacing import Pace
 from metering.periods import Hour
 from metering.posting import Posted, Poster

@@ -13,7 +13,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.outputs import LAMBDA_TIMEOUT
-from infra.storage import ARCHIVE
+from metering.layout import ARCHIVE
 
 UNDELIVERED: Final = "access-log-errors/"
 """Where Firehose puts records that it could not process."""

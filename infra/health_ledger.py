@@ -7,8 +7,9 @@ from typing import Final
 
 from infra import redrive
 from infra.access_notes import AccessNotes
-from infra.deployment import FAILED_BATCHES, Deployment
+from infra.deployment import Deployment
 from infra.health import Finding, broken, ok, warning
+from metering.layout import FAILED_BATCHES
 from metering.periods import due_before
 
 HOURS_BEHIND: Final = 2

@@ -11,7 +11,8 @@ from infra.adjusting import counted
 from infra.deployment import Deployment, OperatorError
 from metering.carrying import Carried, Carrier
 from metering.counters import new_mark
-from metering.ledger import SHARDS, Customer
+from metering.layout import SHARDS
+from metering.ledger import Customer
 from metering.periods import Hour
 from metering.reconciling import NOT_POSTED, Compared, Reconciler
 from metering.stripe_invoices import StripeReader

@@ -14,12 +14,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from infra.raw_lines import Record, UnreadableError, read_access_line, read_usage_line
+from metering.layout import ARCHIVE
 from metering.metrics import Max, Metric
 from metering.periods import Hour
-
-ARCHIVE: Final = "access-log/"
-"""Where Firehose puts its objects, by the hour in which the oldest of their lines arrived. ``infra/storage.py`` says
-the same; it is not imported, since CDK would come with it."""
 
 MOST_EVENTS: Final = 10_000
 """What one answer of FilterLogEvents holds at most (API reference). An answer as full as this that names no next page

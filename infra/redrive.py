@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infra.deployment import FAILED_BATCHES, Deployment, OperatorError
+from infra.deployment import Deployment, OperatorError
+from metering.layout import FAILED_BATCHES
 from metering.set_aside import BATCH_PATTERN, Kept, SetAsideLine
 
 

@@ -22,14 +22,14 @@ from infra.dashboard import Dashboard
 from infra.ingest import Ingest, Road
 from infra.outputs import METADATA
 from infra.portal import Portal
-from infra.storage import ARCHIVE, Storage
+from infra.storage import Storage
 from metering.access_log import AccessLog, Api
+from metering.layout import ARCHIVE, SET_ASIDE
 from metering.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.periods import COUNTER_LIFE, Hour
 from metering.prices import Plan
 from metering.prices import check as check_plans
 from metering.prices import encode as encode_plans
-from metering.set_aside import PREFIX as SET_ASIDE
 from metering.settings import (
     CheckCompletenessSettings,
     PostUsageSettings,

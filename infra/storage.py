@@ -8,8 +8,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
 
-ARCHIVE: Final = "access-log/"
-"""Where Firehose puts the objects that are counted, and that stay as the archive, by the hour of their arrival."""
+from metering.layout import ARCHIVE
 
 COLD_AFTER: Final = cdk.Duration.days(90)
 SHORTEST_COLD: Final = 90

@@ -21,10 +21,11 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
-from infra.deployment import FAILED_BATCHES, Deployment
+from infra.deployment import Deployment
 from metering.aws import side_by_side
 from metering.charges import plans_of, running
 from metering.counters import Counted
+from metering.layout import FAILED_BATCHES
 from metering.ledger import Customer, Holding, mapped_to
 from metering.metrics import Count, Metric, meters_of
 from metering.periods import HOUR, Hour, hours

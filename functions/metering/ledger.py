@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 
 from metering.aws import Item, from_item, side_by_side, to_attribute, to_item
+from metering.layout import SHARDS
 from metering.periods import Hour, due_before, hours
 from metering.subjects import Kind, Subject, customer, customer_of_source
 from metering.table import Table, item_key
@@ -42,9 +43,6 @@ from metering.usage_row import NO_STRIPE_CUSTOMER, State, Total, UsageRow, held
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
-
-SHARDS: Final = 16
-"""How many partitions the index of pending rows is spread over."""
 
 ByKey = Mapping[str, Mapping[str, int]]
 """What was counted, by key and metric; what came without a key stands under an empty one."""

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from metering.layout import SET_ASIDE
+
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-PREFIX: Final = "set-aside/"
 BATCH_PATTERN: Final = r"[0-9a-f]{24}"
 """What names a batch: its token in hex."""
 
@@ -123,9 +124,9 @@ class SetAside:
     def batches(self) -> Iterator[str]:
         """Yield the batches of which something is kept."""
         seen = set()
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=PREFIX):
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=SET_ASIDE):
             for found in page.get("Contents", []):
-                batch = found["Key"].removeprefix(PREFIX).partition(".")[0]
+                batch = found["Key"].removeprefix(SET_ASIDE).partition(".")[0]
                 if batch not in seen:
                     seen.add(batch)
                     yield batch
@@ -133,7 +134,7 @@ class SetAside:
     def _read(self, batch: str, kind: str) -> tuple[bytes | None, str]:
         """Return an object and its version, or None and nothing."""
         try:
-            found = self.client.get_object(Bucket=self.bucket, Key=f"{PREFIX}{batch}{kind}")
+            found = self.client.get_object(Bucket=self.bucket, Key=f"{SET_ASIDE}{batch}{kind}")
         except self.client.exceptions.NoSuchKey:
             return None, ""
         return found["Body"].read(), found["ETag"]
@@ -141,7 +142,7 @@ class SetAside:
     def _put(self, batch: str, kind: str, body: bytes, **condition: str) -> None:
         self.client.put_object(
             Bucket=self.bucket,
-            Key=f"{PREFIX}{batch}{kind}",
+            Key=f"{SET_ASIDE}{batch}{kind}",
             Body=body,
             ContentType="application/json",
             **condition,  # type: ignore[arg-type]

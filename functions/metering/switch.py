@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from metering.aws import from_item, side_by_side, to_item
-from metering.ledger import SHARDS
+from metering.layout import SHARDS
 from metering.periods import Hour
 from metering.table import Table, item_key
 

@@ -32,7 +32,8 @@ from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closer
 from metering.counters import TOKEN_BYTES, Counters, counter_key, new_mark
-from metering.ledger import SHARDS, Holder, Holding, Ledger
+from metering.layout import SHARDS
+from metering.ledger import Holder, Holding, Ledger
 from metering.measuring import Amounts
 from metering.pacing import Pace
 from metering.periods import Hour

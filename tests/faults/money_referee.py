@@ -21,7 +21,8 @@ from infra.posting import retry, turn_off, turn_on
 from metering import aws, pacing, posting, stripe_meters
 from metering.carrying import Carrier
 from metering.closing import Closer
-from metering.ledger import BEGINNING, SHARDS, Customer, Holder, Holding, Seen
+from metering.layout import SHARDS
+from metering.ledger import BEGINNING, Customer, Holder, Holding, Seen
 from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum, declared
 from metering.pacing import Pace

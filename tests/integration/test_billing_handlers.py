@@ -25,7 +25,8 @@ from metering import stripe_meters
 from metering.access_log import Api
 from metering.completeness import Stage
 from metering.completeness import encode as encode_stages
-from metering.ledger import SHARDS, shard_of
+from metering.layout import SHARDS
+from metering.ledger import shard_of
 from metering.measuring import Amounts
 from metering.metrics import encode
 from metering.periods import Hour, due_before

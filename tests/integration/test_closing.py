@@ -11,7 +11,8 @@ from infra.customers import Customers
 from infra.local.stripe_faults import Fault
 from metering import posting, stripe_meters
 from metering.counters import Counters
-from metering.ledger import SHARDS, Ledger, PeriodState
+from metering.layout import SHARDS
+from metering.ledger import Ledger, PeriodState
 from metering.measuring import Amounts
 from metering.periods import Hour
 from metering.subjects import customer, key

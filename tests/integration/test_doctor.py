@@ -18,10 +18,11 @@ from botocore.exceptions import ClientError
 from infra import doctor, health_account, health_stripe
 from infra.access_notes import AccessNotes, Rotation
 from infra.catalog import RIGHTS
-from infra.deployment import FAILED_BATCHES, Deployment
+from infra.deployment import Deployment
 from infra.doctor import CHECKS, Line
 from infra.local.stripe_server import LocalStripe
 from metering.access_log import AccessLog, Api
+from metering.layout import FAILED_BATCHES
 from metering.metrics import declared
 from tests.integration.operator_commands import Operator
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World

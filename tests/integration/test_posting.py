@@ -11,7 +11,8 @@ import pytest
 
 from infra.local.stripe_faults import METER_EVENT_STREAM, Fault
 from metering import ledger, posting, stripe_meters
-from metering.ledger import SHARDS, shard_of
+from metering.layout import SHARDS
+from metering.ledger import shard_of
 from metering.measuring import Amounts
 from metering.pacing import Pace
 from metering.periods import Hour

@@ -506,13 +506,6 @@ def test_wrong_use_of_the_command_is_refused(command: Any, arguments: tuple[str,
     assert command(*arguments)[0] == 2
 
 
-def test_the_archives_place_is_spelled_as_the_stack_spells_it() -> None:
-    """raw_log.py does not import CDK."""
-    from infra.storage import ARCHIVE  # noqa: PLC0415 - imports aws_cdk
-
-    assert raw_log.ARCHIVE == ARCHIVE
-
-
 def test_objects_are_read_gzipped_or_not() -> None:
     """Firehose's are; the emulator's are not. A line that is no UTF-8 spoils no other."""
     plain = b'{"a": 1}\n\n\xff\n{"b": 2}'
