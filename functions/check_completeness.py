@@ -10,9 +10,10 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering import aws
-from metering.completeness import Sources, decode
+from metering.completeness import Sources
 from metering.settings import CheckCompletenessSettings
 from metering.signals import Signal
+from metering.stages import decode
 
 logger = Logger()
 signals = Metrics()

@@ -10,8 +10,8 @@ from constructs import Construct
 from infra import bundle
 from infra.clock import tick
 from metering.access_log import Api
-from metering.completeness import Stage, encode
 from metering.settings import CheckCompletenessSettings
+from metering.stages import Stage, encode
 
 
 class Checking(Construct):

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from infra.deployment import OperatorError
-from metering.access_log import ID_PATTERN
 from metering.aws import side_by_side
 from metering.counters import Counters, new_mark
 from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger
 from metering.periods import OLDEST_RECORD, Hour
-from metering.subjects import CUSTOMER_ID_PATTERN, Subject, customer, key
+from metering.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, Subject, customer, key
 from metering.table import RowChangedError
 from metering.usage_row import State
 

@@ -20,15 +20,13 @@ from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
 import msgspec
 
 from metering.periods import LATEST_RECORD, OLDEST_RECORD, aware
+from metering.subjects import ID_PATTERN
 
 MISSING: Final = "-"
 """How API Gateway logs a variable that has no value."""
 
 LARGEST: Final = 10**12
 """The largest number a record may hold; a larger one could not be added up within a counter's 38 digits for ever."""
-
-ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
-"""What the id of an API key looks like here: it becomes part of the keys of tables."""
 
 FORMAT_VERSION: Final = "1"
 

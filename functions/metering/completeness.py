@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import msgspec
-
-from metering.access_log import Api
 from metering.periods import Hour
 from metering.signals import NAMESPACE, Signal
+from metering.stages import Stage
 
 WINDOW: Final = timedelta(hours=24)
 SETTLING: Final = timedelta(hours=1)
@@ -32,29 +30,6 @@ MOST: Final = 2.0
 """No ratio is greater, so that a comparison with nothing has one, too."""
 
 _PERIOD: Final = 3600
-
-
-class Stage(msgspec.Struct, frozen=True):
-    """A stage that writes the access log: its API's name, or its id if it is an HTTP API (as CloudWatch's metrics)."""
-
-    kind: Api
-    api: str
-    name: str
-
-    @property
-    def dimensions(self) -> dict[str, str]:
-        """The dimensions of its metrics (API Gateway Developer Guide, "Amazon API Gateway dimensions and metrics")."""
-        return {"ApiName" if self.kind is Api.REST else "ApiId": self.api, "Stage": self.name}
-
-
-def encode(stages: Sequence[Stage]) -> str:
-    """Return stages as they stand in the function's environment."""
-    return msgspec.json.encode(stages).decode()
-
-
-def decode(text: str) -> tuple[Stage, ...]:
-    """Read what :func:`encode` wrote; nothing means that there is none."""
-    return msgspec.json.decode(text, type=tuple[Stage, ...]) if text else ()
 
 
 @dataclass(frozen=True, slots=True)

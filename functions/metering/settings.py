@@ -95,7 +95,7 @@ class ReconcileUsageSettings(_Settings):
 class CheckCompletenessSettings(_Settings):
     """What ``check_completeness`` needs: where the access log is written, and by which stages.
 
-    ``delivery_stream`` is set on the road over Firehose; ``stages`` is what :func:`completeness.encode` writes.
+    ``delivery_stream`` is set on the road over Firehose; ``stages`` is what :func:`stages.encode` writes.
     """
 
     deployment: str

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
-from metering.access_log import ID_PATTERN
+ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
+"""What the id of an API key looks like here: it becomes part of the keys of tables."""
 
 CUSTOMER_ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,40}"
 """Bounded, so that an identifier at Stripe keeps within its 100 characters."""

@@ -9,8 +9,8 @@ from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack import MeteringStack
 from metering.access_log import AccessLog, Api
-from metering.completeness import Stage, decode, encode
 from metering.metrics import Count
+from metering.stages import Stage, decode, encode
 from tests.infra.resources import DEPLOYMENT, Template, grants, properties
 
 

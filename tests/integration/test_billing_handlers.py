@@ -23,8 +23,6 @@ from infra.local.stripe_server import LocalStripe
 from metering import aws as clients
 from metering import stripe_meters
 from metering.access_log import Api
-from metering.completeness import Stage
-from metering.completeness import encode as encode_stages
 from metering.layout import SHARDS
 from metering.ledger import shard_of
 from metering.measuring import Amounts
@@ -32,6 +30,8 @@ from metering.metrics import encode
 from metering.periods import Hour, due_before
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
+from metering.stages import Stage
+from metering.stages import encode as encode_stages
 from metering.subjects import customer
 from metering.switch import Switch
 from metering.usage_row import epoch_of

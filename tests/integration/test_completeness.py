@@ -13,11 +13,12 @@ import check_completeness
 import record_usage
 from metering import aws as clients
 from metering.access_log import Api
-from metering.completeness import Stage, encode, ratio
+from metering.completeness import ratio
 from metering.metrics import USAGE_LINES, Count, Sum
 from metering.metrics import encode as encode_metrics
 from metering.periods import Hour
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
+from metering.stages import Stage, encode
 from tests.integration.lambdas import Clock, context
 from tests.integration.world import ACCESS_LOG_GROUP, World, envelope
 
