@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from infra.deployment import Deployment, OperatorError
-from metering.measuring import Amounts
+from metering.amounts import Amounts
 from metering.periods import LAST_CHANGE, Hour
 from metering.subjects import customer, source_of_customer
 from metering.table import RowChangedError

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from metering.amounts import Amounts
 from metering.counters import Counters
 from metering.ledger import Ledger, by_kind, mapped_to
-from metering.measuring import Amounts
 from metering.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
 from metering.reading import By
 from metering.subjects import (

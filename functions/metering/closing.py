@@ -17,11 +17,11 @@ from typing import Final
 
 from aws_lambda_powertools import Logger
 
+from metering.amounts import Amounts
 from metering.aws import in_pieces, side_by_side
 from metering.changes import Changes
 from metering.counters import Counted, Counters, Marked, new_mark
 from metering.ledger import ByKey, Holding, Ledger, Period, PeriodState, by_kind, mapped_to
-from metering.measuring import Amounts
 from metering.periods import Hour, due_before, hours
 from metering.subjects import Kind, Subject, customer, customer_of_source, key, source_of_customer, subject_of_source
 from metering.table import RowChangedError

@@ -27,8 +27,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from metering.amounts import Amounts
 from metering.aws import Item, side_by_side
-from metering.measuring import Amounts
 from metering.periods import COUNTER_LIFE, Hour
 from metering.subjects import Subject
 

@@ -5,56 +5,19 @@ are asked once for each such group, not for each record.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, assert_never
 
 from metering.access_log import MISSING, NOTHING_DECLARED, AccessRecord, Declared, amount
+from metering.amounts import Amounts
 from metering.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, bills, meters_of
 from metering.periods import Hour
-
-MOST_VALUES: Final = 50
-"""How many values of a split are kept per key and hour; what is beyond them stands under ``other``."""
 
 LONGEST_VALUE: Final = 64
 
 _HOUR_MS: Final = 3_600_000
-
-
-@dataclass(slots=True)
-class Amounts:
-    """What one key, or one customer, used in one hour, by metric.
-
-    ``uniques`` are values that had not been seen in the month before; ``peaks`` the highest value of the hour;
-    ``splits`` say by value how a sum came about, and are not billed.
-    """
-
-    sums: dict[str, int] = field(default_factory=dict)
-    uniques: dict[str, int] = field(default_factory=dict)
-    peaks: dict[str, int] = field(default_factory=dict)
-    splits: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def quantities(self) -> dict[str, int]:
-        """Return what is billed, by metric."""
-        return {**self.sums, **self.uniques, **self.peaks}
-
-    def include(self, other: "Amounts") -> None:
-        """Take in what another key, slot or batch holds of the same hour."""
-        _add(self.sums, other.sums)
-        _add(self.uniques, other.uniques)
-        for metric, peak in other.peaks.items():
-            self.peaks[metric] = max(peak, self.peaks.get(metric, 0))
-        for metric, split in other.splits.items():
-            _add(self.splits.setdefault(metric, {}), split)
-
-    def cap_splits(self) -> None:
-        """Keep each split's largest values, and put the rest under ``other``."""
-        for metric, split in self.splits.items():
-            self.splits[metric] = _capped(split)
-
-    def __bool__(self) -> bool:
-        return any(self.quantities().values())
 
 
 @dataclass(slots=True)
@@ -241,17 +204,3 @@ def _by_hour(records: Sequence[AccessRecord], times: Sequence[int]) -> dict[int,
     for record, time in zip(records, times, strict=True):
         parts.setdefault(time // _HOUR_MS, []).append(record)
     return dict(parts)
-
-
-def _add(sums: dict[str, int], more: Mapping[str, int]) -> None:
-    for name, number in more.items():
-        sums[name] = sums.get(name, 0) + number
-
-
-def _capped(split: dict[str, int]) -> dict[str, int]:
-    values = split.keys() - {OTHER}
-    if len(values) <= MOST_VALUES:
-        return split
-    largest = sorted(values, key=lambda value: (-split[value], value))[:MOST_VALUES]
-    kept = {value: split[value] for value in largest}
-    return kept | {OTHER: sum(split.values()) - sum(kept.values())}

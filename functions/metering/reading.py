@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from metering.amounts import Amounts
 from metering.aws import in_pieces, side_by_side
 from metering.claims import Claims
 from metering.counters import Counted, Counters
 from metering.decoding import as_items, decode_fast, page_of
 from metering.ledger import ByKey, Holding, Ledger, mapped_to
-from metering.measuring import Amounts
 from metering.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
 from metering.subjects import Subject, customer, customer_of_source, key, source_of_customer, subject_of_source
 from metering.table import Table

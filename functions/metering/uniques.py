@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metering.amounts import Amounts
 from metering.claims import Claim, Claims
 from metering.ledger import Holding, Ledger
-from metering.measuring import Amounts
 from metering.periods import Hour
 
 

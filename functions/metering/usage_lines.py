@@ -19,7 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from metering.access_log import Rejected, amount, explain_time, short
-from metering.measuring import Amounts, Usage
+from metering.amounts import Amounts
+from metering.measuring import Usage
 from metering.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.periods import LATEST_RECORD, OLDEST_RECORD, Hour, aware
 from metering.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, source_of_customer

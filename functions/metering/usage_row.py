@@ -25,7 +25,7 @@ from typing import Final
 
 import msgspec
 
-from metering.measuring import Amounts
+from metering.amounts import Amounts
 from metering.periods import Hour
 from metering.subjects import Kind, Subject, customer
 

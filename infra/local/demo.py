@@ -20,9 +20,9 @@ from infra.local.cloud import CLOCK_BACK, LocalCloud, phase, start
 from infra.local.storm import Storm, storm
 from infra.posting import turn_on
 from infra.subscribing import Subscriber, Wishes, preview
+from metering.amounts import Amounts
 from metering.aws import side_by_side
 from metering.ledger import Customer, mapped_to
-from metering.measuring import Amounts
 from metering.periods import Hour, hours
 from metering.prices import explain, in_money, terms
 from metering.subjects import customer

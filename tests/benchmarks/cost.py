@@ -32,9 +32,9 @@ from infra.customers import Customers, Entry
 from infra.local.emulator import Emulator
 from metering import aws, metrics
 from metering.access_log import AccessLog
+from metering.amounts import Amounts
 from metering.counters import SLOTS, TOKEN_BYTES, Counters
 from metering.ledger import Ledger
-from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum
 from metering.periods import Hour, due_before
 from metering.posting import CUSTOMERS_AT_ONCE

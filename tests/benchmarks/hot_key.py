@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from metering.amounts import Amounts
 from metering.counters import TOKEN_BYTES, Counters, counter_key
-from metering.measuring import Amounts
 from metering.periods import Hour
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report

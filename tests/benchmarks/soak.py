@@ -33,9 +33,9 @@ from infra.local.cloud import LocalCloud, start
 from infra.local.emulator import Emulator
 from metering import metrics, payloads
 from metering.access_log import AccessLog
+from metering.amounts import Amounts
 from metering.claims import Claims
 from metering.counters import Counters
-from metering.measuring import Amounts
 from metering.metrics import Metric
 from metering.periods import Hour
 from metering.recording import Hashing, Recorder

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from botocore.config import Config
 
 import show_usage
+from metering.amounts import Amounts
 from metering.aws import side_by_side
 from metering.charges import Charges
 from metering.claims import Claims, of_value
 from metering.counters import TOKEN_BYTES, Counters
 from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger
-from metering.measuring import Amounts
 from metering.metrics import Count, Sum, Unique
 from metering.periods import Hour, hours
 from metering.portal_tokens import PortalKeys, issue

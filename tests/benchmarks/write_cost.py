@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from metering import metrics
 from metering.access_log import AccessLog
+from metering.amounts import Amounts
 from metering.aws import side_by_side
 from metering.claims import Claims
 from metering.counters import TOKEN_BYTES, Counters
 from metering.ledger import Holding, Ledger
-from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum, Unique
 from metering.payloads import batch_of
 from metering.periods import Hour

@@ -31,10 +31,10 @@ from app import METRICS, PLANS
 from infra.local import demo
 from infra.local.stripe_webhook import Webhook
 from metering import aws
+from metering.amounts import Amounts
 from metering.changes import Billed, Changes
 from metering.counters import Counters, Mark, new_mark, partition
 from metering.ledger import Customer, Ledger, Round
-from metering.measuring import Amounts
 from metering.metrics import USAGE_LINES, Sum, encode
 from metering.periods import Hour
 from metering.portal_tokens import issue

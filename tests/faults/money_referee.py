@@ -19,11 +19,11 @@ from infra.deployment import OperatorError
 from infra.local.stripe_webhook import Webhook
 from infra.posting import retry, turn_off, turn_on
 from metering import aws, pacing, posting, stripe_meters
+from metering.amounts import Amounts
 from metering.carrying import Carrier
 from metering.closing import Closer
 from metering.layout import SHARDS
 from metering.ledger import BEGINNING, Customer, Holder, Holding, Seen
-from metering.measuring import Amounts
 from metering.metrics import Count, Metric, Sum, declared
 from metering.pacing import Pace
 from metering.payloads import Batch, batch_of

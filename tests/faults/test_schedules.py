@@ -17,8 +17,8 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local.aws_faults import Fate
+from metering.amounts import Amounts
 from metering.counters import Counters
-from metering.measuring import Amounts
 from metering.periods import CLOCK_SKEW, GRACE, Hour
 from metering.subjects import Subject, key
 from tests.faults.referee import DIED, FAILED, Lanes, MakeCounters

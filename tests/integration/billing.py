@@ -7,8 +7,8 @@ from typing import Any
 
 import stripe as stripe_sdk
 
+from metering.amounts import Amounts
 from metering.counters import Mark, new_mark
-from metering.measuring import Amounts
 from metering.periods import GRACE, Hour, due_before
 from metering.subjects import customer, key
 from metering.usage_row import Change, UsageRow

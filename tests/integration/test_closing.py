@@ -10,10 +10,10 @@ import pytest
 from infra.customers import Customers
 from infra.local.stripe_faults import Fault
 from metering import posting, stripe_meters
+from metering.amounts import Amounts
 from metering.counters import Counters
 from metering.layout import SHARDS
 from metering.ledger import Ledger, PeriodState
-from metering.measuring import Amounts
 from metering.periods import Hour
 from metering.subjects import customer, key
 from metering.table import RowChangedError

@@ -11,9 +11,9 @@ import pytest
 
 from infra.local.stripe_faults import METER_EVENT_STREAM, Fault
 from metering import ledger, posting, stripe_meters
+from metering.amounts import Amounts
 from metering.layout import SHARDS
 from metering.ledger import shard_of
-from metering.measuring import Amounts
 from metering.pacing import Pace
 from metering.periods import Hour
 from metering.stripe_meters import StripeBusyError, StripeMeters, StripeUnavailableError

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from metering.amounts import Amounts
 from metering.counters import Counters, new_mark
-from metering.measuring import Amounts
 from metering.reading import UsageReader
 from metering.subjects import customer, key
 from metering.usage_row import State, Total, UsageRow

@@ -16,7 +16,7 @@ import stripe as stripe_sdk
 
 from infra.customers import Customers, Entry
 from metering import aws as clients
-from metering.measuring import Amounts
+from metering.amounts import Amounts
 from metering.receiving import LARGEST_BODY
 from metering.settings import SettingsError
 from metering.subjects import customer

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from infra.local.stripe_server import LocalStripe
-from metering.measuring import Amounts
+from metering.amounts import Amounts
 from metering.periods import Hour
 from metering.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.stripe_invoices import StripeReader

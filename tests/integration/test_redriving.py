@@ -9,8 +9,8 @@ from typing import Any, cast
 import boto3
 import pytest
 
+from metering.amounts import Amounts
 from metering.counters import Counters
-from metering.measuring import Amounts
 from metering.metrics import USAGE_LINES, Count, Sum, Unique
 from metering.payloads import Batch, PayloadError, batch_of, batches
 from metering.periods import Hour

@@ -13,8 +13,8 @@ import pytest
 
 import show_usage
 from infra.usage import Report
+from metering.amounts import Amounts
 from metering.counters import new_mark
-from metering.measuring import Amounts
 from metering.metrics import Count, Sum, Unique
 from metering.periods import Hour
 from metering.reading import By

@@ -18,7 +18,7 @@ from infra.deployment import Deployment
 from infra.local.stripe_server import LocalStripe
 from infra.subscribing import Subscriber, Wishes
 from infra.top import Look, Top
-from metering.measuring import Amounts
+from metering.amounts import Amounts
 from metering.metrics import Count, Sum
 from metering.periods import Hour
 from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Tier

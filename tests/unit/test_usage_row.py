@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.measuring import Amounts
+from metering.amounts import Amounts
 from metering.periods import Hour
 from metering.subjects import customer, key
 from metering.usage_row import (
