@@ -25,8 +25,8 @@ from metering.changes import Billed, Changes
 from metering.counters import Mark, Marked
 from metering.ledger import Ledger, Seen
 from metering.periods import Hour
-from metering.reconciling import DELAY
 from metering.stripe_invoices import InvoicedMetric, OutOfBudgetError, StripeReader
+from metering.stripe_meters import SHOWN_AFTER
 from metering.subjects import Kind, customer
 from metering.table import RowChangedError
 from metering.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
@@ -224,7 +224,7 @@ class Carrier:
     def _may_show_later(self, total: Total) -> bool:
         """Say whether a posting was sent so lately that Stripe may not show it yet."""
         sent_until = max(total.posted_at, total.posting.until if total.posting else 0)
-        return sent_until > (self.clock() - DELAY).timestamp()
+        return sent_until > (self.clock() - SHOWN_AFTER).timestamp()
 
     def _at_stripe(self, metric: str, stripe_customer: str, hour: Hour) -> int:
         return self.stripe.totals(metric, stripe_customer, hour, hour.next(), "hour").get(hour, 0)

@@ -17,14 +17,12 @@ from metering.aws import side_by_side
 from metering.ledger import Customer, Ledger, Round
 from metering.periods import Hour, due_before, hours
 from metering.stripe_invoices import OutOfBudgetError, StripeReader
+from metering.stripe_meters import SHOWN_AFTER
 from metering.subjects import customer
 from metering.table import RowChangedError
 from metering.usage_row import State, UsageRow, reposted
 
 logger = Logger(child=True)
-
-DELAY: Final = timedelta(hours=1)
-"""How long Stripe may take to show what it has taken; the documents say "eventually", and name no time."""
 
 HOURLY: Final = timedelta(hours=48)
 DAILY: Final = timedelta(days=34)
@@ -84,7 +82,7 @@ class Reconciler:
     since: Hour
     clock: Callable[[], datetime]
     deadline: datetime
-    delay: timedelta = DELAY
+    delay: timedelta = SHOWN_AFTER
     mend: bool = True
     """Whether what differs is posted again; not while posting is off."""
 
@@ -205,7 +203,7 @@ class Reconciler:
     def _mend(self, row: UsageRow, metric: str) -> str:
         """Have a total posted again that differs at Stripe, under the next revision."""
         now, total = self.clock(), row.totals.get(metric)
-        delay = DELAY if total and total.reposts else self.delay  # whoever asks often uses up no tries
+        delay = SHOWN_AFTER if total and total.reposts else self.delay  # whoever asks often uses up no tries
         if total and total.posted_at > (now - delay).timestamp():
             return NOT_YET
         if row.hour.is_past_stripe(now) or (total and total.reposts >= MOST_REPOSTS):

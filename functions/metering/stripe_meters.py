@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -33,6 +33,9 @@ TIMEOUT: Final = (3, 7)
 
 RETRIES: Final = 2
 """Attempts after the first that the SDK makes by itself, but not of a posting, which has a pace to keep."""
+
+SHOWN_AFTER: Final = timedelta(hours=1)
+"""How long Stripe may take to show what it has taken; the documents say "eventually", and name no time."""
 
 SLOWEST_CALL: Final = sum(TIMEOUT)
 """Seconds after which a posting has ended in any case."""
