@@ -12,11 +12,12 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering import archive, aws, metrics, payloads, redriving
+from metering.batches import Source
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.recording import Hashing, Recorded, Recorder
-from metering.set_aside import SetAside, Source
+from metering.set_aside import SetAside
 from metering.settings import RecordUsageSettings
 from metering.signals import Signal
 

@@ -20,11 +20,12 @@ from infra.adjusting import adjust
 from infra.deployment import Deployment, OperatorError
 from infra.raw_lines import UnreadableError, read_access_line
 from infra.raw_log import Archive, HourTally, RawLog, usage_record_id
+from metering.batches import Source
 from metering.counters import new_mark
 from metering.ledger import mapped_to
 from metering.metrics import Max, Unique, meters_of, reads_usage_lines
 from metering.periods import Hour, due_before, hours
-from metering.set_aside import SetAsideBatch, Source
+from metering.set_aside import SetAsideBatch
 from metering.subjects import Kind, Subject, customer, source_of_customer, subject_of_source
 from metering.usage_row import Change, UsageRow
 

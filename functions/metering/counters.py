@@ -41,8 +41,6 @@ PARTITIONS: Final = 16
 SLOTS: Final = 256
 """How many items one key's hour is spread over, so that each stays under 1 KB, one write unit, with its tokens."""
 
-TOKEN_BYTES: Final = 12
-
 _SUM: Final = "n:"
 _UNIQUE: Final = "u:"
 _PEAK: Final = "m:"

@@ -4,12 +4,10 @@ Both roads end in a batch: lines, and a token that is a hash of their content al
 another envelope or under another name are the same batch (I2).
 """
 
-import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from operator import eq
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -17,94 +15,17 @@ import msgspec
 from aws_lambda_powertools.utilities.data_classes import CloudWatchLogsEvent
 
 from metering.access_log import short
-from metering.counters import TOKEN_BYTES
-from metering.set_aside import Source
+from metering.batches import PIECE, Chunk, EventBatch, Source, batch_of, token_of
 
 CHUNK: Final = 8 << 20
 """An object is recorded in chunks of this many bytes, gunzipped, and up to the end of the line. It must never change:
 an object that comes again would be cut otherwise, and count twice."""
 
-_PIECE: Final = 1 << 18
-_PIECE_LINES: Final = 1000
 _GZIP: Final = b"\x1f\x8b"
 
 
 class PayloadError(ValueError):
     """A payload that is not what AWS sends; the message says what was got and wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some lines of a batch: joined by line ends, which is how they can be read at once, and one by one.
-
-    ``text`` is empty if a line end stands within a line. ``ids`` and ``events`` are those of a log group's lines; the
-    lines of an object have no id but their place, counted from ``first``.
-    """
-
-    text: bytes
-    first: int
-    ids: Sequence[str] = ()
-    events: Sequence[str] = ()
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """Yield each line behind its id."""
-        if self.events:
-            yield from zip(self.ids, self.events, strict=True)
-            return
-        # A line that is no UTF-8 is kept with its bytes spelled out: it will be set aside.
-        lines = self.text.decode(errors="backslashreplace").split("\n")
-        yield from ((str(number), line) for number, line in enumerate(lines, self.first) if line.strip())
-
-
-@dataclass(frozen=True, slots=True)
-class EventBatch:
-    """Lines of a log group that are recorded together, with ids that are unique in the batch."""
-
-    token: bytes
-    source: Source
-    origin: str
-    ids: Sequence[str]
-    events: Sequence[str]
-
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the lines in pieces that fit into a processor's cache."""
-        for first in range(0, len(self.events), _PIECE_LINES):
-            events = self.events[first : first + _PIECE_LINES]
-            text = "\n".join(events).encode(errors="surrogatepass")
-            whole = text.count(b"\n") == len(events) - 1
-            yield Piece(text if whole else b"", first, self.ids[first : first + _PIECE_LINES], events)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Lines of an object that are recorded together, joined by line ends."""
-
-    token: bytes
-    source: Source
-    origin: str
-    text: bytes
-
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the lines in pieces that fit into a processor's cache."""
-        start = first = 0
-        while start < len(self.text):
-            end = self.text.find(b"\n", start + _PIECE)
-            text = self.text[start : end if end >= 0 else len(self.text)]
-            yield Piece(text, first)
-            start, first = start + len(text) + 1, first + text.count(b"\n") + 1
-
-
-Batch = EventBatch | Chunk
-"""Lines that are recorded together, and where they came from; ``token`` is a hash of their content."""
-
-
-def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: str) -> EventBatch:
-    """Return a batch of lines with their ids; its token is a hash of the ids, in whatever order they came."""
-    ordered = sorted(ids)  # they mostly are
-    if any(map(eq, ordered, ordered[1:])):  # one event twice in one delivery
-        once = dict(zip(ids, events, strict=True))
-        ids, events, ordered = list(once), list(once.values()), sorted(once)
-    return EventBatch(_token("\n".join(ordered).encode()), source, origin, ids, events)
 
 
 class LogEvent(msgspec.Struct, frozen=True, gc=False):
@@ -196,7 +117,7 @@ def batches(pieces: Iterable[bytes], origin: str) -> Iterator[Chunk]:
     for chunk in _chunks(_gunzipped(pieces)):
         # Blank lines, which Firehose leaves where a record brought its own line end, would only slow the reader down.
         text = re.sub(rb"\n{2,}", b"\n", chunk) if b"\n\n" in chunk else chunk
-        yield Chunk(_token(chunk), Source.ACCESS_LOG, origin, text.strip(b"\n"))
+        yield Chunk(token_of(chunk), Source.ACCESS_LOG, origin, text.strip(b"\n"))
 
 
 def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -241,7 +162,7 @@ def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
             if member.eof:
                 member = zlib.decompressobj(wbits=31)
             try:
-                yield member.decompress(rest, _PIECE)
+                yield member.decompress(rest, PIECE)
             except zlib.error as error:
                 raise PayloadError(f"the object is not gzip all through: {error}") from error
             rest = member.unused_data if member.eof else member.unconsumed_tail
@@ -252,10 +173,6 @@ def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _after(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from others
-
-
-def _token(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()[:TOKEN_BYTES]
 
 
 def _outline(event: Any) -> str:

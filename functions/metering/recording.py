@@ -20,14 +20,14 @@ from typing import Self, TypeVar, assert_never
 from metering import claims
 from metering.access_log import Declared, Reader, Rejected
 from metering.aws import side_by_side
+from metering.batches import TOKEN_BYTES, Batch, Piece, Source, batch_of
 from metering.claims import Claims
-from metering.counters import TOKEN_BYTES, Counters, new_mark
+from metering.counters import Counters, new_mark
 from metering.ledger import Ledger
 from metering.measuring import Tally, Usage
 from metering.metrics import Metric
-from metering.payloads import Batch, Piece, batch_of
 from metering.periods import CLOCK_SKEW, GRACE, Hour
-from metering.set_aside import SetAside, SetAsideBatch, SetAsideLine, Source
+from metering.set_aside import SetAside, SetAsideBatch, SetAsideLine
 from metering.subjects import subject_of_source
 from metering.uniques import tenure
 from metering.usage_lines import Report, UsageLineReader, measure_reports

@@ -13,11 +13,11 @@ delivery finds bad (other code, another clock) is kept apart, as doubtful, and i
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from metering.batches import Source
 from metering.layout import SET_ASIDE
 
 if TYPE_CHECKING:
@@ -29,13 +29,6 @@ BATCH_PATTERN: Final = r"[0-9a-f]{24}"
 _LINES: Final = ".json"
 _DOUBTFUL: Final = ".doubtful.json"
 _REDRIVEN: Final = ".redriven.json"
-
-
-class Source(StrEnum):
-    """What kind of lines a batch holds, and so how they are read."""
-
-    ACCESS_LOG = "access log"
-    USAGE_LINES = "usage lines"
 
 
 class SetAsideLine(msgspec.Struct, frozen=True):

@@ -29,10 +29,11 @@ from botocore.config import Config
 
 from infra.local.stripe_server import API_KEY, LocalStripe
 from metering.amounts import Amounts
+from metering.batches import TOKEN_BYTES
 from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closer
-from metering.counters import TOKEN_BYTES, Counters, counter_key, new_mark
+from metering.counters import Counters, counter_key, new_mark
 from metering.layout import SHARDS
 from metering.ledger import Holder, Holding, Ledger
 from metering.pacing import Pace

@@ -33,7 +33,8 @@ from infra.local.emulator import Emulator
 from metering import aws, metrics
 from metering.access_log import AccessLog
 from metering.amounts import Amounts
-from metering.counters import SLOTS, TOKEN_BYTES, Counters
+from metering.batches import TOKEN_BYTES
+from metering.counters import SLOTS, Counters
 from metering.ledger import Ledger
 from metering.metrics import Count, Metric, Sum
 from metering.periods import Hour, due_before

@@ -15,7 +15,8 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from metering.amounts import Amounts
-from metering.counters import TOKEN_BYTES, Counters, counter_key
+from metering.batches import TOKEN_BYTES
+from metering.counters import Counters, counter_key
 from metering.periods import Hour
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report

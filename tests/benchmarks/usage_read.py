@@ -23,9 +23,10 @@ from botocore.config import Config
 import show_usage
 from metering.amounts import Amounts
 from metering.aws import side_by_side
+from metering.batches import TOKEN_BYTES
 from metering.charges import Charges
 from metering.claims import Claims, of_value
-from metering.counters import TOKEN_BYTES, Counters
+from metering.counters import Counters
 from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger
 from metering.metrics import Count, Sum, Unique
 from metering.periods import Hour, hours

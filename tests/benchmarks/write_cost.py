@@ -18,14 +18,14 @@ from metering import metrics
 from metering.access_log import AccessLog
 from metering.amounts import Amounts
 from metering.aws import side_by_side
+from metering.batches import TOKEN_BYTES, Source, batch_of
 from metering.claims import Claims
-from metering.counters import TOKEN_BYTES, Counters
+from metering.counters import Counters
 from metering.ledger import Holding, Ledger
 from metering.metrics import Count, Metric, Sum, Unique
-from metering.payloads import batch_of
 from metering.periods import Hour
 from metering.recording import Hashing, Recorder
-from metering.set_aside import Kept, SetAside, Source
+from metering.set_aside import Kept, SetAside
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal

@@ -20,19 +20,19 @@ from infra.local.stripe_webhook import Webhook
 from infra.posting import retry, turn_off, turn_on
 from metering import aws, pacing, posting, stripe_meters
 from metering.amounts import Amounts
+from metering.batches import Batch, Source, batch_of
 from metering.carrying import Carrier
 from metering.closing import Closer
 from metering.layout import SHARDS
 from metering.ledger import BEGINNING, Customer, Holder, Holding, Seen
 from metering.metrics import Count, Metric, Sum, declared
 from metering.pacing import Pace
-from metering.payloads import Batch, batch_of
 from metering.periods import Hour, due_before
 from metering.posting import Poster
 from metering.receiving import Receiver
 from metering.reconciling import Reconciler
 from metering.recording import Recorder
-from metering.set_aside import SetAside, Source
+from metering.set_aside import SetAside
 from metering.stripe_invoices import StripeReader
 from metering.stripe_meters import SLOWEST_CALL, StripeUnavailableError
 from metering.subjects import source_of_customer

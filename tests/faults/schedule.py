@@ -13,11 +13,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from infra.local.aws_faults import Fate
+from metering.batches import EventBatch, Source, batch_of
 from metering.counters import SLOTS
 from metering.metrics import Count, Metric, Sum, Unique
-from metering.payloads import EventBatch, batch_of
 from metering.periods import CLOCK_SKEW, Hour
-from metering.set_aside import Source
 
 METRICS: Final[tuple[Metric, ...]] = (
     Count(name="requests"),

@@ -20,11 +20,12 @@ import pytest
 
 from metering import payloads, redriving
 from metering.access_log import AccessLog
+from metering.batches import Batch
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, check, declared
-from metering.payloads import Batch, PayloadError
+from metering.payloads import PayloadError
 from metering.recording import Hashing, Recorded, Recorder
 from metering.set_aside import SetAside
 from tests.fuzz.fakes import S3, DynamoDB

@@ -11,8 +11,9 @@ import pytest
 
 from metering import payloads
 from metering.archive import Archive, OutOfTimeError
+from metering.batches import Batch
 from metering.counters import Counters
-from metering.payloads import ArchiveObject, Batch, PayloadError
+from metering.payloads import ArchiveObject, PayloadError
 from metering.recording import Recorded
 from metering.redriving import redrive
 from tests.integration.world import HOUR, World

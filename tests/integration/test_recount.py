@@ -17,12 +17,11 @@ from infra.deployment import Deployment, OperatorError
 from infra.outputs import METADATA
 from infra.raw_log import Archive
 from infra.recount import NO_CUSTOMER, Compared, Recount
+from metering.batches import Source, batch_of
 from metering.completeness import Completeness
 from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, encode
-from metering.payloads import batch_of
 from metering.periods import Hour
 from metering.redriving import redrive
-from metering.set_aside import Source
 from metering.subjects import customer, key
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, moment
 

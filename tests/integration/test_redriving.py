@@ -10,13 +10,14 @@ import boto3
 import pytest
 
 from metering.amounts import Amounts
+from metering.batches import Batch, Source, batch_of
 from metering.counters import Counters
 from metering.metrics import USAGE_LINES, Count, Sum, Unique
-from metering.payloads import Batch, PayloadError, batch_of, batches
+from metering.payloads import PayloadError, batches
 from metering.periods import Hour
 from metering.recording import Recorder
 from metering.redriving import redrive
-from metering.set_aside import SetAside, Source
+from metering.set_aside import SetAside
 from metering.subjects import key
 from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment
 

@@ -12,9 +12,9 @@ import pytest
 
 from infra.local.stripe_server import LocalStripe
 from infra.usage import Line, Report
+from metering.batches import Batch
 from metering.claims import Claims
 from metering.metrics import Count, Unique
-from metering.payloads import Batch
 from metering.periods import Hour, hours
 from metering.reading import By
 from metering.recording import Hashing, Recorder

@@ -12,14 +12,13 @@ import pytest
 from infra.commands.usage import _usage_json
 from infra.local.stripe_server import LocalStripe
 from infra.usage import Report
+from metering.batches import Source, batch_of
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.metrics import USAGE_LINES, Count, Max, Sum
-from metering.payloads import batch_of
 from metering.periods import Hour
 from metering.reading import By
 from metering.recording import Recorder
-from metering.set_aside import Source
 from metering.subjects import Subject, customer
 from metering.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment

@@ -13,6 +13,7 @@ from typing import Any
 from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
 from metering import ledger
+from metering.batches import Batch, Source, batch_of
 from metering.carrying import Carried, Carrier
 from metering.changes import Changes
 from metering.claims import Claims
@@ -21,12 +22,11 @@ from metering.counters import Counters
 from metering.ledger import Ledger
 from metering.metrics import Count, Metric, Sum, declared, meters, needs_hash
 from metering.pacing import Pace
-from metering.payloads import Batch, batch_of
 from metering.periods import Hour
 from metering.posting import Posted, Poster
 from metering.reconciling import Reconciled, Reconciler
 from metering.recording import Hashing, Recorded, Recorder
-from metering.set_aside import SetAside, Source
+from metering.set_aside import SetAside
 from metering.stripe_invoices import StripeReader
 from metering.stripe_meters import StripeMeters, StripeNotConnectedError
 from metering.subjects import Subject

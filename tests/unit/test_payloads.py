@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from metering import payloads
 from metering.access_log import Reader, Rejected
-from metering.payloads import ArchiveObject, Chunk, PayloadError, batch_of, batches, notified_objects
-from metering.set_aside import Source
+from metering.batches import Chunk, Source, batch_of
+from metering.payloads import ArchiveObject, PayloadError, batches, notified_objects
 
 LINE = b'{"metering":"1:11","request_id":"r-%04d="}'
 

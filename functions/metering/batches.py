@@ -1,0 +1,105 @@
+"""Batches: lines that are recorded together, whichever road they came by. Pure.
+
+A batch's token is a hash of its content alone, so that the same lines in another envelope or under another name are
+the same batch (I2).
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import eq
+from typing import Final
+
+TOKEN_BYTES: Final = 12
+
+PIECE: Final = 1 << 18
+"""Bytes of an object that fit into a processor's cache."""
+
+_PIECE_LINES: Final = 1000
+
+
+class Source(StrEnum):
+    """What kind of lines a batch holds, and so how they are read."""
+
+    ACCESS_LOG = "access log"
+    USAGE_LINES = "usage lines"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some lines of a batch: joined by line ends, which is how they can be read at once, and one by one.
+
+    ``text`` is empty if a line end stands within a line. ``ids`` and ``events`` are those of a log group's lines; the
+    lines of an object have no id but their place, counted from ``first``.
+    """
+
+    text: bytes
+    first: int
+    ids: Sequence[str] = ()
+    events: Sequence[str] = ()
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield each line behind its id."""
+        if self.events:
+            yield from zip(self.ids, self.events, strict=True)
+            return
+        # A line that is no UTF-8 is kept with its bytes spelled out: it will be set aside.
+        lines = self.text.decode(errors="backslashreplace").split("\n")
+        yield from ((str(number), line) for number, line in enumerate(lines, self.first) if line.strip())
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Lines of a log group that are recorded together, with ids that are unique in the batch."""
+
+    token: bytes
+    source: Source
+    origin: str
+    ids: Sequence[str]
+    events: Sequence[str]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the lines in pieces that fit into a processor's cache."""
+        for first in range(0, len(self.events), _PIECE_LINES):
+            events = self.events[first : first + _PIECE_LINES]
+            text = "\n".join(events).encode(errors="surrogatepass")
+            whole = text.count(b"\n") == len(events) - 1
+            yield Piece(text if whole else b"", first, self.ids[first : first + _PIECE_LINES], events)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Lines of an object that are recorded together, joined by line ends."""
+
+    token: bytes
+    source: Source
+    origin: str
+    text: bytes
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the lines in pieces that fit into a processor's cache."""
+        start = first = 0
+        while start < len(self.text):
+            end = self.text.find(b"\n", start + PIECE)
+            text = self.text[start : end if end >= 0 else len(self.text)]
+            yield Piece(text, first)
+            start, first = start + len(text) + 1, first + text.count(b"\n") + 1
+
+
+Batch = EventBatch | Chunk
+"""Lines that are recorded together, and where they came from; ``token`` is a hash of their content."""
+
+
+def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: str) -> EventBatch:
+    """Return a batch of lines with their ids; its token is a hash of the ids, in whatever order they came."""
+    ordered = sorted(ids)  # they mostly are
+    if any(map(eq, ordered, ordered[1:])):  # one event twice in one delivery
+        once = dict(zip(ids, events, strict=True))
+        ids, events, ordered = list(once), list(once.values()), sorted(once)
+    return EventBatch(token_of("\n".join(ordered).encode()), source, origin, ids, events)
+
+
+def token_of(content: bytes) -> bytes:
+    """Return what names lines of this content, whatever they are delivered in (I2)."""
+    return hashlib.sha256(content).digest()[:TOKEN_BYTES]
