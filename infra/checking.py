@@ -9,7 +9,7 @@ from constructs import Construct
 
 from infra import bundle
 from infra.clock import tick
-from metering.access_log import Api
+from metering.log_format import Api
 from metering.settings import CheckCompletenessSettings
 from metering.stages import Stage, encode
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from infra.deployment import Deployment
 from infra.health import DAY, DEPLOY, Finding, Measured, broken, items, measured, ok, warning
-from metering.access_log import AccessLog, Api
+from metering.log_format import AccessLog, Api
 from metering.metrics import declared
 
 _FUNCTION: Final = "Function"

@@ -21,7 +21,7 @@ from constructs import Construct
 
 from infra import bundle
 from infra.delivery import Delivery
-from metering.access_log import AccessLog, Api
+from metering.log_format import AccessLog, Api
 from metering.settings import RecordUsageSettings
 
 USAGE_LINES: Final = "usage"

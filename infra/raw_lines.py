@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, assert_never
 
-from metering.access_log import FORMAT_VERSION, LARGEST, LONGEST_VALUE, MEASURED_FIELDS, MISSING
+from metering.log_format import FORMAT_VERSION, LARGEST, LONGEST_VALUE, MEASURED_FIELDS, MISSING
 from metering.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared, meters_of
 from metering.periods import Hour
 from metering.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, source_of_customer

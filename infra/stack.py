@@ -23,8 +23,8 @@ from infra.ingest import Ingest, Road
 from infra.outputs import METADATA
 from infra.portal import Portal
 from infra.storage import Storage
-from metering.access_log import AccessLog, Api
 from metering.layout import ARCHIVE, SET_ASIDE
+from metering.log_format import AccessLog, Api
 from metering.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.periods import COUNTER_LIFE, Hour
 from metering.prices import Plan

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, assert_never
 
-from metering.access_log import MISSING, NOTHING_DECLARED, AccessRecord, Declared, amount
+from metering.access_log import amount
 from metering.amounts import Amounts
+from metering.log_format import MISSING, NOTHING_DECLARED, AccessRecord, Declared
 from metering.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, bills, meters_of
 from metering.periods import Hour
 

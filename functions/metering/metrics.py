@@ -10,15 +10,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from metering.access_log import (
-    FIELDS,
-    LARGEST_SCALE,
-    MEASURED_FIELDS,
-    VARIABLE_PATTERN,
-    AccessLog,
-    Api,
-    Declared,
-)
+from metering.log_format import FIELDS, LARGEST_SCALE, MEASURED_FIELDS, VARIABLE_PATTERN, AccessLog, Api, Declared
 
 BILLED_STATUSES: Final = ("2xx", "3xx")
 """What is billed unless a metric says otherwise: a caller does not pay for its own mistakes (4xx), for being

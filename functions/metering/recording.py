@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from typing import Self, TypeVar, assert_never
 
 from metering import claims
-from metering.access_log import Declared, Reader, Rejected
+from metering.access_log import Reader, Rejected
 from metering.aws import side_by_side
 from metering.batches import TOKEN_BYTES, Batch, Piece, Source, batch_of
 from metering.claims import Claims
 from metering.counters import Counters, new_mark
 from metering.ledger import Ledger
+from metering.log_format import Declared
 from metering.measuring import Tally, Usage
 from metering.metrics import Metric
 from metering.periods import CLOCK_SKEW, GRACE, Hour

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from metering.access_log import Api
+from metering.log_format import Api
 
 
 class Stage(msgspec.Struct, frozen=True):

@@ -31,11 +31,11 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from infra.customers import Customers, Entry
 from infra.local.emulator import Emulator
 from metering import aws, metrics
-from metering.access_log import AccessLog
 from metering.amounts import Amounts
 from metering.batches import TOKEN_BYTES
 from metering.counters import SLOTS, Counters
 from metering.ledger import Ledger
+from metering.log_format import AccessLog
 from metering.metrics import Count, Metric, Sum
 from metering.periods import Hour, due_before
 from metering.posting import CUSTOMERS_AT_ONCE

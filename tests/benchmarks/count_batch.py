@@ -18,7 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from metering import metrics, payloads
-from metering.access_log import AccessLog, AccessRecord, Reader
+from metering.access_log import Reader
+from metering.log_format import AccessLog, AccessRecord
 from metering.measuring import Tally
 from metering.metrics import Count, Metric, Sum
 from tests.benchmarks.common import parser, report

@@ -32,10 +32,10 @@ from rich.console import Console
 from infra.local.cloud import LocalCloud, start
 from infra.local.emulator import Emulator
 from metering import metrics, payloads
-from metering.access_log import AccessLog
 from metering.amounts import Amounts
 from metering.claims import Claims
 from metering.counters import Counters
+from metering.log_format import AccessLog
 from metering.metrics import Metric
 from metering.periods import Hour
 from metering.recording import Hashing, Recorder

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from metering import metrics
-from metering.access_log import AccessLog
 from metering.amounts import Amounts
 from metering.aws import side_by_side
 from metering.batches import TOKEN_BYTES, Source, batch_of
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Holding, Ledger
+from metering.log_format import AccessLog
 from metering.metrics import Count, Metric, Sum, Unique
 from metering.periods import Hour
 from metering.recording import Hashing, Recorder

@@ -20,7 +20,7 @@ from infra.local.cloud import CLOCK_BACK, LocalCloud, start
 from infra.local.front import Front
 from infra.portal_access import portal_url
 from infra.posting import turn_on
-from metering.access_log import AccessLog
+from metering.log_format import AccessLog
 from metering.metrics import declared
 from metering.periods import Hour
 from metering.subjects import Subject

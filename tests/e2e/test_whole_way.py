@@ -13,8 +13,8 @@ from rich.console import Console
 from app import METRICS
 from infra.local import demo
 from infra.local.stripe_faults import Fault
-from metering.access_log import AccessLog
 from metering.counters import Counters
+from metering.log_format import AccessLog
 from metering.metrics import declared
 from metering.payloads import subscription
 from metering.recording import Hashing, Recorder

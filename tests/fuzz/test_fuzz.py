@@ -19,11 +19,11 @@ from typing import Any, Final, cast
 import pytest
 
 from metering import payloads, redriving
-from metering.access_log import AccessLog
 from metering.batches import Batch
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
+from metering.log_format import AccessLog
 from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, check, declared
 from metering.payloads import PayloadError
 from metering.recording import Hashing, Recorded, Recorder

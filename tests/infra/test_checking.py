@@ -8,7 +8,7 @@ from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack import MeteringStack
-from metering.access_log import AccessLog, Api
+from metering.log_format import AccessLog, Api
 from metering.metrics import Count
 from metering.stages import Stage, decode, encode
 from tests.infra.resources import DEPLOYMENT, Template, grants, properties

@@ -12,7 +12,7 @@ from aws_cdk.cx_api import CloudAssembly
 from infra.commands import local as commands
 from infra.ingest import Road
 from infra.stack import MeteringStack
-from metering.access_log import AccessLog, Api
+from metering.log_format import AccessLog, Api
 from metering.metrics import Count
 from tests.infra.resources import Template, flat, of_type, properties
 

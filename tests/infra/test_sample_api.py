@@ -7,7 +7,7 @@ import pytest
 
 from app import METRICS
 from infra.sample_api import AUTHORIZER, BACKEND
-from metering.access_log import AccessLog
+from metering.log_format import AccessLog
 from metering.metrics import declared
 from tests.infra.resources import Template, of_type
 

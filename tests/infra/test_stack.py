@@ -12,7 +12,7 @@ from aws_cdk.assertions import Template as Synthesised
 
 from infra.ingest import Road
 from infra.stack import MeteringStack
-from metering.access_log import AccessLog, Api
+from metering.log_format import AccessLog, Api
 from metering.metrics import USAGE_LINES, Count, MetricError, Sum
 from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
 

@@ -22,10 +22,10 @@ from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
 from metering import aws as clients
 from metering import stripe_meters
-from metering.access_log import Api
 from metering.amounts import Amounts
 from metering.layout import SHARDS
 from metering.ledger import shard_of
+from metering.log_format import Api
 from metering.metrics import encode
 from metering.periods import Hour, due_before
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError

@@ -12,8 +12,8 @@ from aws_lambda_powertools import Metrics
 import check_completeness
 import record_usage
 from metering import aws as clients
-from metering.access_log import Api
 from metering.completeness import ratio
+from metering.log_format import Api
 from metering.metrics import USAGE_LINES, Count, Sum
 from metering.metrics import encode as encode_metrics
 from metering.periods import Hour

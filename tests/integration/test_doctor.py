@@ -21,8 +21,8 @@ from infra.catalog import RIGHTS
 from infra.deployment import Deployment
 from infra.doctor import CHECKS, Line
 from infra.local.stripe_server import LocalStripe
-from metering.access_log import AccessLog, Api
 from metering.layout import FAILED_BATCHES
+from metering.log_format import AccessLog, Api
 from metering.metrics import declared
 from tests.integration.operator_commands import Operator
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World

@@ -14,7 +14,7 @@ from aws_lambda_powertools import Metrics
 
 import record_usage
 from metering import aws as clients
-from metering.access_log import AccessLog
+from metering.log_format import AccessLog
 from metering.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.payloads import PayloadError
 from metering.settings import RecordUsageSettings, SettingsError

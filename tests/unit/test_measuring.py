@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.access_log import AccessRecord, Declared
 from metering.amounts import MOST_VALUES, Amounts
+from metering.log_format import AccessRecord, Declared
 from metering.measuring import Tally, Usage, measure
 from metering.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared
 from metering.periods import Hour

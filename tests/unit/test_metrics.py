@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.access_log import AccessLog, AccessRecord, Api
+from metering.log_format import AccessLog, AccessRecord, Api
 from metering.measuring import Usage, measure
 from metering.metrics import (
     USAGE_LINES,

@@ -13,7 +13,7 @@ from infra.alarms import Alarms
 from infra.cli import app
 from infra.stack import MeteringStack
 from metering import metrics
-from metering.access_log import MEASURED_FIELDS, AccessLog
+from metering.log_format import MEASURED_FIELDS, AccessLog
 from metering.signals import Signal
 from metering.usage_lines import Report, UsageLineReader
 from metering.usage_row import State
