@@ -12,7 +12,7 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering import archive, aws, metrics, payloads, redriving
-from metering.batches import Source
+from metering.batches import Batch, Source
 from metering.claims import Claims
 from metering.counters import Counters
 from metering.ledger import Ledger
@@ -56,7 +56,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 class _TellingRecorder(Recorder):
     """Tells of each batch once it is recorded: also of those of a big object that another run goes on with."""
 
-    def record(self, batch: payloads.Batch) -> Recorded:
+    def record(self, batch: Batch) -> Recorded:
         recorded = super().record(batch)
         _tell(recorded, batch.source)
         return recorded

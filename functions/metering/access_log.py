@@ -16,6 +16,7 @@ from metering.log_format import (
     NOTHING_DECLARED,
     AccessRecord,
     Declared,
+    version_of,
 )
 from metering.periods import LATEST_RECORD, OLDEST_RECORD, aware
 from metering.subjects import ID_PATTERN
@@ -172,7 +173,7 @@ def _exact_decoder(variables: tuple[str, ...]) -> "msgspec.json.Decoder[AccessRe
     exact: Any = msgspec.defstruct(
         "ExactRecord",
         [
-            ("metering", Literal[_version(declared)]),
+            ("metering", Literal[version_of(declared)]),
             ("request_id", Annotated[str, msgspec.Meta(min_length=len(MISSING) + 1)]),
             ("method", Literal[_METHODS]),
         ],

@@ -1,8 +1,9 @@
 """The access log's format: what API Gateway writes of a request. Pure.
 
 One class, :class:`AccessRecord`, defines the fields that every log has: name, ``$context`` variable and type. The
-stage's format and the reader (:mod:`metering.access_log`) both come from it, so that they cannot drift apart. A metric may name further variables:
-an authorizer's properties, and headers that an integration sets. Each is a field under the variable's own name.
+stage's format and the reader (:mod:`metering.access_log`) both come from it, so that they cannot drift apart. A metric
+may name further variables: an authorizer's properties, and headers that an integration sets. Each is a field under the
+variable's own name.
 
 Every value is quoted in the format and arrives as a string; a missing one is written ``-`` (API Gateway Developer
 Guide, "Variables for access logging"). No field is one that a caller can write freely (no raw path, query or user
@@ -165,10 +166,11 @@ class AccessLog:
         variables = {name: variable for name, context in FIELDS.items() if (variable := context.on(self.api))}
         variables["key"] = self.caller or "identity.apiKeyId"
         variables |= {variable: variable for variable in declared.variables}
-        line = {"metering": _version(declared)} | dict.fromkeys(AccessRecord.__struct_fields__[1:], MISSING)
+        line = {"metering": version_of(declared)} | dict.fromkeys(AccessRecord.__struct_fields__[1:], MISSING)
         line |= {name: f"$context.{variable}" for name, variable in variables.items()}
         return msgspec.json.encode(line).decode()
 
 
-def _version(declared: Declared) -> str:
+def version_of(declared: Declared) -> str:
+    """Return what stands first in a line: the format's version, and how many fields its lines have."""
     return f"{FORMAT_VERSION}:{len(AccessRecord.__struct_fields__) + len(declared.variables)}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.local.stripe_faults import METER_EVENT_STREAM, Fault
-from metering import ledger, posting, stripe_meters
+from metering import posting, stripe_meters
 from metering.amounts import Amounts
 from metering.layout import SHARDS
 from metering.ledger import shard_of
@@ -107,7 +107,7 @@ def test_a_worker_posts_the_customers_of_its_shards_alone(world: World) -> None:
     world.poster().post_pending(HOUR, mine)
     posted = {name for name in names if world.at_stripe(f"cus_{name}")}
     assert posted == {name for name in names if shard_of(customer(name)) in mine}
-    world.poster().post_pending(HOUR, set(range(ledger.SHARDS)) - mine)
+    world.poster().post_pending(HOUR, set(range(SHARDS)) - mine)
     assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 2, 3, 4, 5, 6]
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from infra.customers import Customers, Entry
 from infra.local.stripe_server import LocalStripe
-from metering import ledger
 from metering.batches import Batch, Source, batch_of
 from metering.carrying import Carried, Carrier
 from metering.changes import Changes
 from metering.claims import Claims
 from metering.closing import Closed, Closer
 from metering.counters import Counters
+from metering.layout import SHARDS
 from metering.ledger import Ledger
 from metering.metrics import Count, Metric, Sum, declared, meters, needs_hash
 from metering.pacing import Pace
@@ -158,7 +158,7 @@ class World:
     def post(self) -> Posted:
         """Do what workers do that have all shards."""
         first = self.switch.read().first
-        return self.poster().post_pending(first, range(ledger.SHARDS)) if first else Posted()
+        return self.poster().post_pending(first, range(SHARDS)) if first else Posted()
 
     def run(self) -> tuple[Closed, Posted]:
         """Do what a tick of close_periods does, what its workers do, and what the next tick makes of it."""
