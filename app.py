@@ -3,11 +3,21 @@
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
-from infra.ingest import Road
-from infra.sample_api import SampleApi
-from infra.stack import STRIPE, MeteringStack
-from metering.metrics import Count, Sum, Unique
-from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
+from infra.stack import (
+    STRIPE,
+    Count,
+    Flat,
+    Graduated,
+    MeteringStack,
+    Package,
+    PerUnit,
+    Plan,
+    Road,
+    SampleApi,
+    Sum,
+    Tier,
+    Unique,
+)
 
 METRICS = (
     Count(name="requests", by="resource"),

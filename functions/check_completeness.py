@@ -9,11 +9,11 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import aws
-from metering.completeness import Sources
+from metering.counting.completeness import Sources
+from metering.model.stages import decode
 from metering.settings import CheckCompletenessSettings
 from metering.signals import Signal
-from metering.stages import decode
+from metering.stores import aws
 
 logger = Logger()
 signals = Metrics()

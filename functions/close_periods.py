@@ -8,18 +8,18 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import aws
-from metering.changes import Changes
-from metering.claims import Claims
-from metering.closing import Closed, Closer
-from metering.counters import Counters
+from metering.billing.closing import Closed, Closer
 from metering.layout import SHARDS
-from metering.ledger import Ledger
-from metering.periods import Hour
+from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
-from metering.switch import PostingSwitch, shares
-from metering.uniques import Uniques
+from metering.stores import aws
+from metering.stores.changes import Changes
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.switch import PostingSwitch, shares
+from metering.stores.uniques import Uniques
 
 logger = Logger()
 signals = Metrics()

@@ -9,19 +9,19 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import aws
-from metering.counters import Counters
+from metering.billing.pacing import Pace
+from metering.billing.posting import Posted, Poster
+from metering.billing.rejections import tell_rejected
 from metering.layout import SHARDS
-from metering.ledger import Ledger
-from metering.pacing import Pace
-from metering.periods import Hour
-from metering.posting import Posted, Poster
-from metering.rejections import tell_rejected
+from metering.model.periods import Hour
+from metering.model.usage_row import epoch_of
 from metering.settings import PostUsageSettings
 from metering.signals import Signal
-from metering.stripe_meters import SLOWEST_CALL, StripeMeters, key_from
-from metering.switch import PostingSwitch
-from metering.usage_row import epoch_of
+from metering.stores import aws
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.switch import PostingSwitch
+from metering.stripe.meters import SLOWEST_CALL, StripeMeters, key_from
 
 logger = Logger()
 signals = Metrics()

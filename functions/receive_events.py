@@ -10,13 +10,13 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import aws
-from metering.ledger import Ledger
-from metering.receiving import Receiver, RefusedError
-from metering.rejections import tell_rejected
+from metering.billing.receiving import Receiver, RefusedError
+from metering.billing.rejections import tell_rejected
 from metering.settings import ReceiveEventsSettings
 from metering.signals import Signal
-from metering.stripe_meters import StripeMeters, key_from, webhook_secret_from
+from metering.stores import aws
+from metering.stores.ledger import Ledger
+from metering.stripe.meters import StripeMeters, key_from, webhook_secret_from
 
 logger = Logger()
 signals = Metrics()

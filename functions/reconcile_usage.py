@@ -9,17 +9,17 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import aws
-from metering.carrying import Carried, Carrier
-from metering.changes import Changes
-from metering.counters import Counters
-from metering.ledger import Ledger
-from metering.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
+from metering.billing.carrying import Carried, Carrier
+from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.settings import ReconcileUsageSettings
 from metering.signals import Signal
-from metering.stripe_invoices import StripeReader
-from metering.stripe_meters import StripeMeters, StripeUnavailableError, key_from
-from metering.switch import PostingSwitch
+from metering.stores import aws
+from metering.stores.changes import Changes
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.switch import PostingSwitch
+from metering.stripe.invoices import StripeReader
+from metering.stripe.meters import StripeMeters, StripeUnavailableError, key_from
 
 logger = Logger()
 signals = Metrics()

@@ -11,15 +11,17 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering import archive, aws, metrics, payloads, redriving
-from metering.batches import Batch, Source
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.ledger import Ledger
-from metering.recording import Hashing, Recorded, Recorder
-from metering.set_aside import SetAside
+from metering.counting import archive, payloads, redriving
+from metering.counting.recording import Hashing, Recorded, Recorder
+from metering.model import metrics
+from metering.model.batches import Batch, Source
 from metering.settings import RecordUsageSettings
 from metering.signals import Signal
+from metering.stores import aws
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.set_aside import SetAside
 
 logger = Logger()
 signals = Metrics()

@@ -27,18 +27,18 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
 
-from metering import aws
-from metering.charges import Charges, NotSubscribedError, scales_of
-from metering.metrics import Count, Max, Metric, Sum, meters_of
-from metering.periods import Hour
-from metering.portal_answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
-from metering.portal_http import ProblemError, etag_of, finished, good, header
-from metering.portal_tokens import PortalKeys, TokenRefusedError, issue, verify
-from metering.prices import Plan, decimals_of
-from metering.reading import BY_KEY, By, Line, UsageReader, lines
+from metering.model.metrics import Count, Max, Metric, Sum, meters_of
+from metering.model.periods import Hour
+from metering.model.prices import Plan, decimals_of
+from metering.model.subjects import CUSTOMER_ID_PATTERN
+from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
+from metering.portal.charges import Charges, NotSubscribedError, scales_of
+from metering.portal.http import ProblemError, etag_of, finished, good, header
+from metering.portal.reading import BY_KEY, By, Line, UsageReader, lines
+from metering.portal.tokens import PortalKeys, TokenRefusedError, issue, verify
 from metering.settings import ShowUsageSettings
-from metering.stripe_meters import StripeMeters, StripeRejectedError, StripeUnavailableError, key_from
-from metering.subjects import CUSTOMER_ID_PATTERN
+from metering.stores import aws
+from metering.stripe.meters import StripeMeters, StripeRejectedError, StripeUnavailableError, key_from
 
 HERE: Final = Path(__file__).parent
 DECLARED: Final = HERE / "declared.json"

@@ -1,1 +1,4 @@
-"""The infrastructure, and the tools of those who operate it."""
+"""The infrastructure, and the tools of those who operate it: ``cli → local → operate | stack → outputs``.
+
+The functions never import it.
+"""

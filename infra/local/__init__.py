@@ -1,1 +1,4 @@
-"""The embedded AWS and Stripe: the whole deployment on one machine."""
+"""The embedded AWS and Stripe: the whole deployment on one machine.
+
+For the command line and the tests.
+"""

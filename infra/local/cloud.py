@@ -15,11 +15,11 @@ from typing import Any, Final
 import boto3
 from rich.console import Console
 
-from infra.catalog import Catalog
-from infra.deployment import Deployment, OperatorError, connect
-from infra.local.emulator import REPOSITORY, Emulator
-from infra.local.gateway import Gateway
-from infra.local.stripe_server import LocalStripe
+from infra.local.aws.emulator import REPOSITORY, Emulator
+from infra.local.aws.gateway import Gateway
+from infra.local.stripe.server import LocalStripe
+from infra.operate.catalog import Catalog
+from infra.operate.deployment import Deployment, OperatorError, connect
 
 CLOCK_BACK: Final = timedelta(hours=2)
 """How far the gateway's clock is set back, so that the hour of each request is over and can be closed at once."""
@@ -119,7 +119,7 @@ class LocalCloud:
 def start(*, road: str = "subscription", say: Console) -> Iterator[LocalCloud]:
     """Start everything, deploy the app's stacks, and connect them to the local Stripe; stop it all at the end.
 
-    ``road`` is the value of an :class:`infra.ingest.Road`. ``say`` is told each phase and how long it took.
+    ``road`` is the value of an :class:`infra.stack.ingest.Road`. ``say`` is told each phase and how long it took.
     """
     elapsed: dict[str, float] = {}
     with ExitStack() as running:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.config import Config
 
-from metering.counters import Counters
+from metering.stores.counters import Counters
 from tests.dynamodb_local import DynamoDBLocal
 
 if TYPE_CHECKING:

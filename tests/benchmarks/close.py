@@ -27,22 +27,22 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from infra.local.stripe_server import API_KEY, LocalStripe
-from metering.amounts import Amounts
-from metering.batches import TOKEN_BYTES
-from metering.changes import Changes
-from metering.claims import Claims
-from metering.closing import Closer
-from metering.counters import Counters, counter_key, new_mark
+from infra.local.stripe.server import API_KEY, LocalStripe
+from metering.billing.closing import Closer
+from metering.billing.pacing import Pace
+from metering.billing.posting import Poster
 from metering.layout import SHARDS
-from metering.ledger import Holder, Holding, Ledger
-from metering.pacing import Pace
-from metering.periods import Hour
-from metering.posting import Poster
-from metering.stripe_meters import StripeMeters
-from metering.subjects import subject_of_source
-from metering.switch import PostingSwitch, Switch, shares
-from metering.uniques import Uniques
+from metering.model.amounts import Amounts
+from metering.model.batches import TOKEN_BYTES
+from metering.model.periods import Hour
+from metering.model.subjects import subject_of_source
+from metering.stores.changes import Changes
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters, counter_key, new_mark
+from metering.stores.ledger import Holder, Holding, Ledger
+from metering.stores.switch import PostingSwitch, Switch, shares
+from metering.stores.uniques import Uniques
+from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal, table_definition
 

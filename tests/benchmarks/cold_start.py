@@ -86,7 +86,7 @@ print(json.dumps([cpu, took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
 
 BUNDLE: Final = """
 import pathlib, sys
-from infra.bundle import build
+from infra.stack.bundle import build
 build(pathlib.Path(sys.argv[2]), name=sys.argv[1], local=True)
 """
 

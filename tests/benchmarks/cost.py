@@ -28,25 +28,26 @@ from typing import IO, Any, Final, Self, cast
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from infra.customers import Customers, Entry
-from infra.local.emulator import Emulator
-from metering import aws, metrics
-from metering.amounts import Amounts
-from metering.batches import TOKEN_BYTES
-from metering.counters import SLOTS, Counters
-from metering.ledger import Ledger
-from metering.log_format import AccessLog
-from metering.metrics import Count, Metric, Sum
-from metering.periods import Hour, due_before
-from metering.posting import CUSTOMERS_AT_ONCE
+from infra.local.aws.emulator import Emulator
+from infra.operate.customers import Customers, Entry
+from metering.billing.posting import CUSTOMERS_AT_ONCE
+from metering.model import metrics
+from metering.model.amounts import Amounts
+from metering.model.batches import TOKEN_BYTES
+from metering.model.log_format import AccessLog
+from metering.model.metrics import Count, Metric, Sum
+from metering.model.periods import Hour, due_before
 from metering.settings import (
     ClosePeriodsSettings,
     PostUsageSettings,
     ReconcileUsageSettings,
     RecordUsageSettings,
 )
-from metering.stripe_meters import StripeMeters
-from metering.switch import PostingSwitch, Switch
+from metering.stores import aws
+from metering.stores.counters import SLOTS, Counters
+from metering.stores.ledger import Ledger
+from metering.stores.switch import PostingSwitch, Switch
+from metering.stripe.meters import StripeMeters
 from tests.benchmarks import prices
 from tests.benchmarks.common import parser, report
 from tests.benchmarks.units import Units
@@ -258,7 +259,7 @@ def _signals(said: str) -> frozenset[str]:
 @contextmanager
 def bench() -> Iterator[Bench]:
     """Start the embedded AWS and the local Stripe with what the functions need, and set their environment."""
-    serve = [sys.executable, "-m", "infra.local.stripe_server"]
+    serve = [sys.executable, "-m", "infra.local.stripe.server"]
     with Emulator() as emulator, subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as stripe:  # noqa: S603 - ours
         try:
             told = json.loads(cast("IO[str]", stripe.stdout).readline())

@@ -17,11 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
-from metering import metrics, payloads
-from metering.access_log import Reader
-from metering.log_format import AccessLog, AccessRecord
-from metering.measuring import Tally
-from metering.metrics import Count, Metric, Sum
+from metering.counting import payloads
+from metering.model import metrics
+from metering.model.access_log import Reader
+from metering.model.log_format import AccessLog, AccessRecord
+from metering.model.measuring import Tally
+from metering.model.metrics import Count, Metric, Sum
 from tests.benchmarks.common import parser, report
 
 RECORDS: Final = 100_000

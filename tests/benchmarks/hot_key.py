@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from metering.amounts import Amounts
-from metering.batches import TOKEN_BYTES
-from metering.counters import Counters, counter_key
-from metering.periods import Hour
+from metering.model.amounts import Amounts
+from metering.model.batches import TOKEN_BYTES
+from metering.model.periods import Hour
+from metering.stores.counters import Counters, counter_key
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal

@@ -29,16 +29,17 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from infra.local.aws.emulator import Emulator
 from infra.local.cloud import LocalCloud, start
-from infra.local.emulator import Emulator
-from metering import metrics, payloads
-from metering.amounts import Amounts
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.log_format import AccessLog
-from metering.metrics import Metric
-from metering.periods import Hour
-from metering.recording import Hashing, Recorder
+from metering.counting import payloads
+from metering.counting.recording import Hashing, Recorder
+from metering.model import metrics
+from metering.model.amounts import Amounts
+from metering.model.log_format import AccessLog
+from metering.model.metrics import Metric
+from metering.model.periods import Hour
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
 from tests.benchmarks.common import parser, report
 
 LINES_PER_CALL: Final = 2_000

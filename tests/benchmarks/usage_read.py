@@ -4,7 +4,7 @@ One customer has one key, the other has a hundred; both used four metrics in eac
 open. ``compute_ms`` is the processor time of the whole function for one request, lowest of a few, in a process that has
 answered before; ``floor_ms`` is the same calls to DynamoDB whose answers nobody looks at, ``own_ms`` what is beyond it.
 ``closed_ms`` is the same of a request for closed hours alone. ``plain_rows_ms`` is what botocore's own parser takes for
-the rows, which :mod:`metering.decoding` spares. ``first`` is a request that finds no distinct values kept.
+the rows, which :mod:`metering.stores.decoding` spares. ``first`` is a request that finds no distinct values kept.
 """
 
 import json
@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from botocore.config import Config
 
 import show_usage
-from metering.amounts import Amounts
-from metering.aws import side_by_side
-from metering.batches import TOKEN_BYTES
-from metering.charges import Charges
-from metering.claims import Claims, of_value
-from metering.counters import Counters
-from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger
-from metering.metrics import Count, Sum, Unique
-from metering.periods import Hour, hours
-from metering.portal_tokens import PortalKeys, issue
-from metering.reading import UsageReader
+from metering.model.amounts import Amounts
+from metering.model.batches import TOKEN_BYTES
+from metering.model.metrics import Count, Sum, Unique
+from metering.model.periods import Hour, hours
+from metering.model.subjects import customer
+from metering.model.usage_row import State, Total, UsageRow
+from metering.portal.charges import Charges
+from metering.portal.reading import UsageReader
+from metering.portal.tokens import PortalKeys, issue
 from metering.settings import ShowUsageSettings
-from metering.stripe_meters import StripeMeters
-from metering.subjects import customer
-from metering.usage_row import State, Total, UsageRow
+from metering.stores.aws import side_by_side
+from metering.stores.claims import Claims, of_value
+from metering.stores.counters import Counters
+from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Ledger
+from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal
 from tests.integration.portal import event

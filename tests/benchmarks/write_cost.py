@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from metering import metrics
-from metering.amounts import Amounts
-from metering.aws import side_by_side
-from metering.batches import TOKEN_BYTES, Source, batch_of
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.ledger import Holding, Ledger
-from metering.log_format import AccessLog
-from metering.metrics import Count, Metric, Sum, Unique
-from metering.periods import Hour
-from metering.recording import Hashing, Recorder
-from metering.set_aside import Kept, SetAside
+from metering.counting.recording import Hashing, Recorder
+from metering.model import metrics
+from metering.model.amounts import Amounts
+from metering.model.batches import TOKEN_BYTES, Source, batch_of
+from metering.model.log_format import AccessLog
+from metering.model.metrics import Count, Metric, Sum, Unique
+from metering.model.periods import Hour
+from metering.stores.aws import side_by_side
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Holding, Ledger
+from metering.stores.set_aside import Kept, SetAside
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal

@@ -15,15 +15,15 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from rich.console import Console
 
 from app import METRICS
-from infra.customers import Customers, Entry
 from infra.local.cloud import CLOCK_BACK, LocalCloud, start
-from infra.local.front import Front
-from infra.portal_access import portal_url
-from infra.posting import turn_on
-from metering.log_format import AccessLog
-from metering.metrics import declared
-from metering.periods import Hour
-from metering.subjects import Subject
+from infra.local.demo.front import Front
+from infra.operate.customers import Customers, Entry
+from infra.operate.portal_access import portal_url
+from infra.operate.posting import turn_on
+from metering.model.log_format import AccessLog
+from metering.model.metrics import declared
+from metering.model.periods import Hour
+from metering.model.subjects import Subject
 from tests.conftest import cannot_run
 from tests.e2e import axe
 

@@ -28,19 +28,19 @@ import reconcile_usage
 import record_usage
 import show_usage
 from app import METRICS, PLANS
-from infra.local import demo
-from infra.local.stripe_webhook import Webhook
-from metering import aws
-from metering.amounts import Amounts
-from metering.changes import Billed, Changes
-from metering.counters import Counters, Mark, new_mark, partition
-from metering.ledger import Customer, Ledger, Round
-from metering.metrics import USAGE_LINES, Sum, encode
-from metering.periods import Hour
-from metering.portal_tokens import issue
-from metering.prices import encode as encode_plans
-from metering.subjects import Subject, customer, key
-from metering.usage_row import Posting, State, Total, UsageRow
+from infra.local.demo import steps as demo
+from infra.local.stripe.webhook import Webhook
+from metering.model.amounts import Amounts
+from metering.model.metrics import USAGE_LINES, Sum, encode
+from metering.model.periods import Hour
+from metering.model.prices import encode as encode_plans
+from metering.model.subjects import Subject, customer, key
+from metering.model.usage_row import Posting, State, Total, UsageRow
+from metering.portal.tokens import issue
+from metering.stores import aws
+from metering.stores.changes import Billed, Changes
+from metering.stores.counters import Counters, Mark, new_mark, partition
+from metering.stores.ledger import Customer, Ledger, Round
 from tests.e2e.conftest import Deployed
 from tests.e2e.roles import Role, acting
 from tests.integration.lambdas import context

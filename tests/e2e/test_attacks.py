@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from infra.local import demo
-from infra.local.gateway import render
+from infra.local.aws.gateway import render
+from infra.local.demo import steps as demo
 from tests.e2e.conftest import Deployed
 
 HOSTILE = (

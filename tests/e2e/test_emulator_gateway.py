@@ -21,9 +21,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from infra.local import emulator as emulator_module
-from infra.local.emulator import REPOSITORY, Emulator, EmulatorFailed
-from infra.local.gateway import Gateway
+from infra.local.aws import emulator as emulator_module
+from infra.local.aws.emulator import REPOSITORY, Emulator, EmulatorFailed
+from infra.local.aws.gateway import Gateway
 
 LOG_GROUP = "access"
 FIELDS = {
@@ -451,7 +451,7 @@ def test_an_error_in_the_block_keeps_the_log_and_says_where() -> None:
 
 STARTER = """
 import time
-from infra.local.emulator import Emulator
+from infra.local.aws.emulator import Emulator
 from tests.e2e.test_emulator_gateway import invoke_and_leave_running
 
 with Emulator() as emulator:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.local import demo
+from infra.local.demo import steps as demo
 from tests.e2e.conftest import Deployed
 
 

@@ -16,11 +16,11 @@ import pytest
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
 from botocore.exceptions import ClientError
 
-from infra.deployment import OperatorError
-from infra.local import demo
-from metering import aws
-from metering.ledger import Ledger
-from metering.stripe_meters import StripeUnavailableError
+from infra.local.demo import steps as demo
+from infra.operate.deployment import OperatorError
+from metering.stores import aws
+from metering.stores.ledger import Ledger
+from metering.stripe.meters import StripeUnavailableError
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import SCENARIOS, Again, Told, new_name, process, record
 from tests.e2e.roles import Grant, Role

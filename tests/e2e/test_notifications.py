@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from infra.posting import retry
+from infra.operate.posting import retry
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import SIGNING_SECRET, new_name
 

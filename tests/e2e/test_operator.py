@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from infra.access import Access
-from infra.doctor import examine
+from infra.operate.access import Access
+from infra.operate.doctor.examine import examine
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import new_name
 

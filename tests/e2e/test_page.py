@@ -20,17 +20,17 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 from rich.console import Console
 
-from infra import usage
-from infra.customers import Customers, Entry
-from infra.local import demo
 from infra.local.cloud import CLOCK_BACK
-from infra.local.front import Front
-from infra.local.live import links
-from infra.portal_access import make_link
-from infra.subscribing import Subscriber, Wishes
-from metering.charges import preview_of, running
-from metering.periods import Hour
-from metering.reading import By
+from infra.local.demo import steps as demo
+from infra.local.demo.front import Front
+from infra.local.demo.live import links
+from infra.operate import usage
+from infra.operate.customers import Customers, Entry
+from infra.operate.portal_access import make_link
+from infra.operate.subscribing import Subscriber, Wishes
+from metering.model.periods import Hour
+from metering.portal.charges import preview_of, running
+from metering.portal.reading import By
 from tests.conftest import ROOT
 from tests.e2e.conftest import Deployed
 
@@ -417,7 +417,7 @@ def test_it_fits_from_a_phone_to_4k(
 
 def test_the_demo_goes_on_and_gives_a_link_for_each_of_its_customers() -> None:
     """`metering demo --page --json` says where the pages are in one line, and SIGTERM ends all that it started."""
-    command = [sys.executable, "-m", "infra.cli", "demo", "--page", "--json", "--requests", "30"]
+    command = [sys.executable, "-m", "infra.cli.main", "demo", "--page", "--json", "--requests", "30"]
     with subprocess.Popen(  # noqa: S603 - our own command
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running_demo:

@@ -10,9 +10,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from infra.portal_access import make_link, portal_url, rotate_key
-from infra.usage import Report
-from metering.reading import By
+from infra.operate.portal_access import make_link, portal_url, rotate_key
+from infra.operate.usage import Report
+from metering.portal.reading import By
 from tests.e2e.conftest import Deployed
 
 

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from infra.deployment import OperatorError
-from infra.local.demo import wait_until
-from infra.posting import turn_off, turn_on
-from infra.recount import Recount
-from infra.restore import restore
-from metering.periods import due_before
+from infra.local.demo.steps import wait_until
+from infra.operate.deployment import OperatorError
+from infra.operate.posting import turn_off, turn_on
+from infra.operate.recount.recount import Recount
+from infra.operate.restore import restore
+from metering.model.periods import due_before
 from tests.e2e.conftest import Deployed
 
 

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from app import METRICS
-from infra.local import demo
-from infra.local.stripe_faults import Fault
-from metering.counters import Counters
-from metering.log_format import AccessLog
-from metering.metrics import declared
-from metering.payloads import subscription
-from metering.recording import Hashing, Recorder
+from infra.local.demo import steps as demo
+from infra.local.stripe.faults import Fault
+from metering.counting.payloads import subscription
+from metering.counting.recording import Hashing, Recorder
+from metering.model.log_format import AccessLog
+from metering.model.metrics import declared
+from metering.stores.counters import Counters
 from tests.e2e.conftest import Deployed
 
 ROOT = Path(__file__).parents[2]
@@ -218,7 +218,7 @@ def test_no_secret_is_in_the_log_or_the_environment(deployed: Deployed) -> None:
 
 def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(tmp_path: Path) -> None:
     """Another command reaches it with --local."""
-    command = [sys.executable, "-m", "infra.cli"]
+    command = [sys.executable, "-m", "infra.cli.main"]
     with (tmp_path / "stderr").open("w") as stderr:
         running = subprocess.Popen(  # noqa: S603 - our own command
             [*command, "local", "--json"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT

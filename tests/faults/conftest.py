@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.aws_faults import Proxy
+from infra.local.aws.faults import Proxy
 from tests.conftest import cannot_run
 from tests.dynamodb_local import CannotRunError, DynamoDBLocal, table_definition
 from tests.faults.referee import Lanes, Referee

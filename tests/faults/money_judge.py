@@ -19,15 +19,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from metering.aws import Item, from_item
-from metering.changes import Changes
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.ledger import Ledger
-from metering.periods import CLOCK_SKEW, Hour, due_before
-from metering.switch import PostingSwitch
-from metering.uniques import Uniques
-from metering.usage_row import Change, State
+from metering.model.periods import CLOCK_SKEW, Hour, due_before
+from metering.model.usage_row import Change, State
+from metering.stores.aws import Item, from_item
+from metering.stores.changes import Changes
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.switch import PostingSwitch
+from metering.stores.uniques import Uniques
 from tests.faults.money_schedule import Schedule
 from tests.faults.money_stage import World
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount

@@ -26,9 +26,11 @@ from unittest.mock import patch
 import boto3
 import msgspec
 
-from metering import closing, counters, posting, usage_row
-from metering.aws import Item
-from metering.table import Table
+from metering.billing import closing, posting
+from metering.model import usage_row
+from metering.stores import counters
+from metering.stores.aws import Item
+from metering.stores.table import Table
 from tests.faults.money_judge import Backing
 from tests.faults.money_referee import Game
 from tests.faults.money_schedule import Schedule, draw

@@ -13,32 +13,34 @@ from unittest.mock import patch
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.adjusting import adjust
-from infra.customers import Customers, Entry
-from infra.deployment import OperatorError
-from infra.local.stripe_webhook import Webhook
-from infra.posting import retry, turn_off, turn_on
-from metering import aws, pacing, posting, stripe_meters
-from metering.amounts import Amounts
-from metering.batches import Batch, Source, batch_of
-from metering.carrying import Carrier
-from metering.closing import Closer
+from infra.local.stripe.webhook import Webhook
+from infra.operate.adjusting import adjust
+from infra.operate.customers import Customers, Entry
+from infra.operate.deployment import OperatorError
+from infra.operate.posting import retry, turn_off, turn_on
+from metering.billing import pacing, posting
+from metering.billing.carrying import Carrier
+from metering.billing.closing import Closer
+from metering.billing.pacing import Pace
+from metering.billing.posting import Poster
+from metering.billing.receiving import Receiver
+from metering.billing.reconciling import Reconciler
+from metering.counting.recording import Recorder
 from metering.layout import SHARDS
-from metering.ledger import BEGINNING, Customer, Holder, Holding, Seen
-from metering.metrics import Count, Metric, Sum, declared
-from metering.pacing import Pace
-from metering.periods import Hour, due_before
-from metering.posting import Poster
-from metering.receiving import Receiver
-from metering.reconciling import Reconciler
-from metering.recording import Recorder
-from metering.set_aside import SetAside
-from metering.stripe_invoices import StripeReader
-from metering.stripe_meters import SLOWEST_CALL, StripeUnavailableError
-from metering.subjects import source_of_customer
-from metering.switch import Switch, shares
-from metering.table import RowChangedError
-from metering.usage_row import FLIGHT_TIME
+from metering.model.amounts import Amounts
+from metering.model.batches import Batch, Source, batch_of
+from metering.model.metrics import Count, Metric, Sum, declared
+from metering.model.periods import Hour, due_before
+from metering.model.subjects import source_of_customer
+from metering.model.usage_row import FLIGHT_TIME
+from metering.stores import aws
+from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Seen
+from metering.stores.set_aside import SetAside
+from metering.stores.switch import Switch, shares
+from metering.stores.table import RowChangedError
+from metering.stripe import meters as stripe_meters
+from metering.stripe.invoices import StripeReader
+from metering.stripe.meters import SLOWEST_CALL, StripeUnavailableError
 from tests.faults.money_judge import Backing, Judge, Parts
 from tests.faults.money_schedule import (
     CALM,

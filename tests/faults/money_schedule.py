@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
 
-from infra.local.stripe_faults import Fault
-from metering.periods import CLOCK_SKEW, Hour
+from infra.local.stripe.faults import Fault
+from metering.model.periods import CLOCK_SKEW, Hour
 from tests.faults.money_stage import Death
 from tests.faults.money_stripe import Behaviour, Trouble
 from tests.faults.money_table import Fate

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 import stripe
 
-from infra.local.stripe_account import Account
-from infra.local.stripe_api import Answer, Api, Call, lock_timeout, refuse
-from infra.local.stripe_faults import METER_EVENT_STREAM, METER_EVENTS, Fault
-from infra.local.stripe_meter import Latest
-from infra.local.stripe_params import StripeError, decode_form
-from infra.local.stripe_routes import route_of
-from metering.stripe_meters import SLOWEST_CALL, StripeMeters
+from infra.local.stripe.account import Account
+from infra.local.stripe.api import Answer, Api, Call, lock_timeout, refuse
+from infra.local.stripe.faults import METER_EVENT_STREAM, METER_EVENTS, Fault
+from infra.local.stripe.meter import Latest
+from infra.local.stripe.params import StripeError, decode_form
+from infra.local.stripe.routes import route_of
+from metering.stripe.meters import SLOWEST_CALL, StripeMeters
 from tests.faults.money_stage import Stage
 
 API_KEY: Final = "sk_test_local"
@@ -72,7 +72,7 @@ class StripeAccount:
         self.meters = StripeMeters(lambda _: API_KEY, DEPLOYMENT, "https://stripe.invalid")
 
     def client(self, token: str, _base: str) -> stripe.StripeClient:
-        """Make a client of the SDK; it stands for the one of `metering.stripe_meters`."""
+        """Make a client of the SDK; it stands for the one of `metering.stripe.meters`."""
         return stripe.StripeClient(token, max_network_retries=2, http_client=_Transport(self))
 
     def totals(self) -> dict[tuple[str, str, int], int]:

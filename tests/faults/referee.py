@@ -14,14 +14,14 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.local.aws_faults import Proxy
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.ledger import Holding, Ledger
-from metering.metrics import declared
-from metering.periods import Hour
-from metering.recording import Hashing, Recorder
-from metering.set_aside import SetAside, SetAsideBatch
+from infra.local.aws.faults import Proxy
+from metering.counting.recording import Hashing, Recorder
+from metering.model.metrics import declared
+from metering.model.periods import Hour
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Holding, Ledger
+from metering.stores.set_aside import SetAside, SetAsideBatch
 from tests.dynamodb_local import DynamoDBLocal
 from tests.faults.processes import Bucket, Clock, Freely, KilledError, Life, Mortal, Turns
 from tests.faults.schedule import CALM, METRICS, Closing, Delivery, Schedule, Where, draw

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from infra.local.aws_faults import Fate
-from metering.batches import EventBatch, Source, batch_of
-from metering.counters import SLOTS
-from metering.metrics import Count, Metric, Sum, Unique
-from metering.periods import CLOCK_SKEW, Hour
+from infra.local.aws.faults import Fate
+from metering.model.batches import EventBatch, Source, batch_of
+from metering.model.metrics import Count, Metric, Sum, Unique
+from metering.model.periods import CLOCK_SKEW, Hour
+from metering.stores.counters import SLOTS
 
 METRICS: Final[tuple[Metric, ...]] = (
     Count(name="requests"),

@@ -16,11 +16,11 @@ from typing import Any, Final
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.local.aws_faults import Fate
-from metering.amounts import Amounts
-from metering.counters import Counters
-from metering.periods import CLOCK_SKEW, GRACE, Hour
-from metering.subjects import Subject, key
+from infra.local.aws.faults import Fate
+from metering.model.amounts import Amounts
+from metering.model.periods import CLOCK_SKEW, GRACE, Hour
+from metering.model.subjects import Subject, key
+from metering.stores.counters import Counters
 from tests.faults.referee import DIED, FAILED, Lanes, MakeCounters
 
 ENOUGH: Final = 2_000

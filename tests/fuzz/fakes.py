@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from metering.aws import Item
+from metering.stores.aws import Item
 
 
 class ConditionalCheckFailedException(ClientError):  # noqa: N818 - as boto3 names it

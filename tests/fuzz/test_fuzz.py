@@ -18,16 +18,16 @@ from typing import Any, Final, cast
 
 import pytest
 
-from metering import payloads, redriving
-from metering.batches import Batch
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.ledger import Ledger
-from metering.log_format import AccessLog
-from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, check, declared
-from metering.payloads import PayloadError
-from metering.recording import Hashing, Recorded, Recorder
-from metering.set_aside import SetAside
+from metering.counting import payloads, redriving
+from metering.counting.payloads import PayloadError
+from metering.counting.recording import Hashing, Recorded, Recorder
+from metering.model.batches import Batch
+from metering.model.log_format import AccessLog
+from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, check, declared
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.set_aside import SetAside
 from tests.fuzz.fakes import S3, DynamoDB
 from tests.fuzz.mutations import mutated, mutated_bytes
 

@@ -8,9 +8,9 @@ import pytest
 from aws_cdk.cx_api import CloudAssembly
 
 from app import build
-from infra.ingest import Road
-from infra.stack import MeteringStack
-from metering.metrics import Count
+from infra.stack.ingest import Road
+from infra.stack.metering import MeteringStack
+from metering.model.metrics import Count
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.bundle import ROOT, build
+from infra.stack.bundle import ROOT, build
 
 BOTH = {"metering", "aws_lambda_powertools", "jmespath", "msgspec", "typing_extensions.py"}
 CHECKS = {"jwt", "pydantic", "pydantic_core", "annotated_types", "typing_inspection"}
@@ -94,7 +94,7 @@ def test_two_builds_are_the_same(bundle: Path, tmp_path: Path) -> None:
 def test_a_local_build_runs_on_this_machine(tmp_path: Path) -> None:
     """The emulator's functions are processes of this machine."""
     build(tmp_path, name="record_usage", local=True)
-    where = "import msgspec._core, metering.access_log; print(msgspec._core.__file__)"
+    where = "import msgspec._core, metering.model.access_log; print(msgspec._core.__file__)"
     found = subprocess.run(  # noqa: S603 - our own arguments
         [sys.executable, "-B", "-S", "-c", where],
         env={"PYTHONPATH": str(tmp_path)},

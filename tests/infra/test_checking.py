@@ -7,10 +7,10 @@ import pytest
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk.assertions import Template as Synthesised
 
-from infra.stack import MeteringStack
-from metering.log_format import AccessLog, Api
-from metering.metrics import Count
-from metering.stages import Stage, decode, encode
+from infra.stack.metering import MeteringStack
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import Count
+from metering.model.stages import Stage, decode, encode
 from tests.infra.resources import DEPLOYMENT, Template, grants, properties
 
 

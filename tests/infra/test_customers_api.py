@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from aws_cdk.assertions import Template as Synthesised
 
-from infra.portal import OPEN_ROUTES, SIGNED_ROUTE
-from infra.stack import MeteringStack
+from infra.stack.metering import MeteringStack
+from infra.stack.portal import OPEN_ROUTES, SIGNED_ROUTE
 from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
 
 

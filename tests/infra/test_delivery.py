@@ -9,11 +9,11 @@ from aws_cdk import aws_apigateway as apigateway
 from aws_cdk.assertions import Template as Synthesised
 from aws_cdk.cx_api import CloudAssembly
 
-from infra.commands import local as commands
-from infra.ingest import Road
-from infra.stack import MeteringStack
-from metering.log_format import AccessLog, Api
-from metering.metrics import Count
+from infra.cli import local as commands
+from infra.stack.ingest import Road
+from infra.stack.metering import MeteringStack
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import Count
 from tests.infra.resources import Template, flat, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]

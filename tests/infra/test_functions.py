@@ -6,7 +6,7 @@ import pytest
 from aws_cdk.cx_api import CloudAssembly
 
 from app import METRICS
-from metering.metrics import decode, encode
+from metering.model.metrics import decode, encode
 from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
 
 FUNCTIONS = [

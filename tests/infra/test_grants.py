@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 from aws_cdk.assertions import Template as Synthesised
 
-from infra.stack import MeteringStack
-from metering.metrics import Count
+from infra.stack.metering import MeteringStack
+from metering.model.metrics import Count
 from tests.infra.resources import LEADING, Template, flat, grants, listed, of_type, policies, properties
 
 RECORD_USAGE = {

@@ -8,9 +8,9 @@ from aws_cdk.assertions import Template as Synthesised
 
 from app import PLANS
 from infra.outputs import METADATA
-from infra.stack import MeteringStack
-from metering.metrics import Count
-from metering.prices import PerUnit, Plan, PriceError, decode
+from infra.stack.metering import MeteringStack
+from metering.model.metrics import Count
+from metering.model.prices import PerUnit, Plan, PriceError, decode
 from tests.infra.resources import Template
 
 MakeStack = Callable[..., MeteringStack]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from app import METRICS
-from infra.sample_api import AUTHORIZER, BACKEND
-from metering.log_format import AccessLog
-from metering.metrics import declared
+from infra.stack.sample_api import AUTHORIZER, BACKEND
+from metering.model.log_format import AccessLog
+from metering.model.metrics import declared
 from tests.infra.resources import Template, of_type
 
 

@@ -10,10 +10,10 @@ from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_logs as logs
 from aws_cdk.assertions import Template as Synthesised
 
-from infra.ingest import Road
-from infra.stack import MeteringStack
-from metering.log_format import AccessLog, Api
-from metering.metrics import USAGE_LINES, Count, MetricError, Sum
+from infra.stack.ingest import Road
+from infra.stack.metering import MeteringStack
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import USAGE_LINES, Count, MetricError, Sum
 from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]

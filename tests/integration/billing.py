@@ -7,11 +7,11 @@ from typing import Any
 
 import stripe as stripe_sdk
 
-from metering.amounts import Amounts
-from metering.counters import Mark, new_mark
-from metering.periods import GRACE, Hour, due_before
-from metering.subjects import customer, key
-from metering.usage_row import Change, UsageRow
+from metering.model.amounts import Amounts
+from metering.model.periods import GRACE, Hour, due_before
+from metering.model.subjects import customer, key
+from metering.model.usage_row import Change, UsageRow
+from metering.stores.counters import Mark, new_mark
 from tests.integration.world import HOUR, World
 
 PERIOD_END = HOUR.end - timedelta(hours=1) + timedelta(days=1)

@@ -10,11 +10,11 @@ import pytest
 from moto import mock_aws
 from moto.dynamodb.responses import DynamoHandler
 
-from infra.local.stripe_server import LocalStripe
-from metering.counters import Counters
-from metering.ledger import Ledger
-from metering.set_aside import SetAside
-from metering.switch import Switch
+from infra.local.stripe.server import LocalStripe
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.set_aside import SetAside
+from metering.stores.switch import Switch
 from tests.dynamodb_local import table_definition
 from tests.faults.processes import Bucket
 from tests.integration.memory import Memory
@@ -57,13 +57,13 @@ def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
 def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in these tests depends on how many partitions there are, and each is a call to moto."""
     for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
-        monkeypatch.setattr(f"metering.{name}", 2)
+        monkeypatch.setattr(f"metering.stores.{name}", 2)
 
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what waits before it tries again wait hardly at all."""
-    monkeypatch.setattr("metering.pacing.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("metering.billing.pacing.LONGEST_PAUSE", 0.01)
 
 
 @pytest.fixture

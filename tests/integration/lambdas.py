@@ -19,8 +19,8 @@ import close_periods
 import post_usage
 import receive_events
 import reconcile_usage
-from metering import aws as clients
 from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
+from metering.stores import aws as clients
 from tests.infra.resources import grants
 from tests.integration.world import World
 

@@ -10,9 +10,9 @@ import boto3
 import pytest
 
 import post_usage
-from infra import cli
-from infra.deployment import Deployment
-from metering.closing import Closed
+from infra.cli import main as cli
+from infra.operate.deployment import Deployment
+from metering.billing.closing import Closed
 from tests.integration.world import World
 
 WHO = "arn:aws:sts::123456789012:user/moto"
@@ -45,7 +45,7 @@ class Operator:
         secrets: Any = boto3.client("secretsmanager")
         secrets.create_secret(Name="stripe-secret", SecretString="sk_test_local")
         self.monkeypatch.setattr(Deployment, "find", lambda *_, **__: self.deployment)
-        self.monkeypatch.setattr("infra.commands.posting.now", self.world.clock)
+        self.monkeypatch.setattr("infra.cli.posting.now", self.world.clock)
 
     @property
     def deployment(self) -> Deployment:

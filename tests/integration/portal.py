@@ -16,14 +16,14 @@ import boto3
 import pytest
 
 import show_usage
-from metering import aws as clients
-from metering.metrics import Metric
-from metering.metrics import encode as encode_metrics
-from metering.periods import Hour
-from metering.portal_tokens import issue
-from metering.prices import Plan
-from metering.prices import encode as encode_plans
+from metering.model.metrics import Metric
+from metering.model.metrics import encode as encode_metrics
+from metering.model.periods import Hour
+from metering.model.prices import Plan
+from metering.model.prices import encode as encode_plans
+from metering.portal.tokens import issue
 from metering.settings import ShowUsageSettings
+from metering.stores import aws as clients
 from tests.infra.resources import grants
 from tests.integration.lambdas import _needs, context
 from tests.integration.world import World

@@ -11,10 +11,10 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.access import Access, UsagePlans
-from infra.access_notes import AccessNotes
-from infra.customers import Customers
-from infra.deployment import Deployment
+from infra.operate.access import Access, UsagePlans
+from infra.operate.access_notes import AccessNotes
+from infra.operate.customers import Customers
+from infra.operate.deployment import Deployment
 from tests.integration.operator_commands import Operator, Said
 from tests.integration.world import HOUR, CrashError, World
 
@@ -110,7 +110,7 @@ def gate(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         validator.validate, validator.OpenAPIValidationError = None, ValueError
         monkeypatch.setitem(sys.modules, validator.__name__, validator)
     operator = Operator(world, monkeypatch, capsys)
-    monkeypatch.setattr("infra.commands.access.now", world.clock)
+    monkeypatch.setattr("infra.cli.access.now", world.clock)
     client: Any = boto3.client("apigateway")
     return Gate(world, operator, client, client.create_usage_plan(name="Standard")["id"])
 

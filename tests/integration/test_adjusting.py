@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from infra.adjusting import adjust
-from infra.deployment import OperatorError
-from infra.local.stripe_server import LocalStripe
-from metering.periods import Hour
+from infra.local.stripe.server import LocalStripe
+from infra.operate.adjusting import adjust
+from infra.operate.deployment import OperatorError
+from metering.model.periods import Hour
 from tests.integration.billing import FINALISED, Billing, due, subscribed
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World

@@ -9,13 +9,13 @@ from typing import Any, cast
 import boto3
 import pytest
 
-from metering import payloads
-from metering.archive import Archive, OutOfTimeError
-from metering.batches import Batch
-from metering.counters import Counters
-from metering.payloads import ArchiveObject, PayloadError
-from metering.recording import Recorded
-from metering.redriving import redrive
+from metering.counting import payloads
+from metering.counting.archive import Archive, OutOfTimeError
+from metering.counting.payloads import ArchiveObject, PayloadError
+from metering.counting.recording import Recorded
+from metering.counting.redriving import redrive
+from metering.model.batches import Batch
+from metering.stores.counters import Counters
 from tests.integration.world import HOUR, World
 
 
@@ -24,7 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1000 bytes, which are five lines, and few partitions, each of which is a call to moto."""
     monkeypatch.setattr(payloads, "CHUNK", 1000)
     for name in ("counters.PARTITIONS", "ledger.SHARDS"):
-        monkeypatch.setattr(f"metering.{name}", 2)
+        monkeypatch.setattr(f"metering.stores.{name}", 2)
 
 
 @dataclass

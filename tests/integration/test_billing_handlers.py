@@ -18,23 +18,23 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 import check_completeness
 import close_periods
 import record_usage
-from infra.customers import Customers, Entry
-from infra.local.stripe_server import LocalStripe
-from metering import aws as clients
-from metering import stripe_meters
-from metering.amounts import Amounts
+from infra.local.stripe.server import LocalStripe
+from infra.operate.customers import Customers, Entry
 from metering.layout import SHARDS
-from metering.ledger import shard_of
-from metering.log_format import Api
-from metering.metrics import encode
-from metering.periods import Hour, due_before
+from metering.model.amounts import Amounts
+from metering.model.log_format import Api
+from metering.model.metrics import encode
+from metering.model.periods import Hour, due_before
+from metering.model.stages import Stage
+from metering.model.stages import encode as encode_stages
+from metering.model.subjects import customer
+from metering.model.usage_row import epoch_of
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
-from metering.stages import Stage
-from metering.stages import encode as encode_stages
-from metering.subjects import customer
-from metering.switch import Switch
-from metering.usage_row import epoch_of
+from metering.stores import aws as clients
+from metering.stores.ledger import shard_of
+from metering.stores.switch import Switch
+from metering.stripe import meters as stripe_meters
 from tests.infra.resources import of_type
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.lambdas import (

@@ -9,16 +9,16 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from infra.customers import Customers, Entry
-from infra.local.stripe_server import LocalStripe
-from metering.carrying import Carrier
-from metering.changes import Changes
-from metering.counters import Mark, new_mark
-from metering.ledger import Ledger, Seen
-from metering.periods import Hour
-from metering.stripe_invoices import StripeReader
-from metering.subjects import customer
-from metering.usage_row import State
+from infra.local.stripe.server import LocalStripe
+from infra.operate.customers import Customers, Entry
+from metering.billing.carrying import Carrier
+from metering.model.periods import Hour
+from metering.model.subjects import customer
+from metering.model.usage_row import State
+from metering.stores.changes import Changes
+from metering.stores.counters import Mark, new_mark
+from metering.stores.ledger import Ledger, Seen
+from metering.stripe.invoices import StripeReader
 from tests.integration.billing import FINALISED, PERIOD_END, Billing, due, subscribed
 from tests.integration.world import HOUR, CrashError, Watched, World
 
@@ -362,7 +362,7 @@ def test_a_run_makes_no_more_calls_than_it_may(billing: Billing) -> None:
 
 def test_a_run_that_ends_amid_many_invoices_is_gone_on_with(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     """I1: more invoices than one run can note are finalised at the same moment."""
-    monkeypatch.setattr("metering.stripe_invoices._MOST", 2)
+    monkeypatch.setattr("metering.stripe.invoices._MOST", 2)
     world = billing.world
     for n in range(6):
         world.customer(f"c{n}", stripe_customer=f"cus_{n}")

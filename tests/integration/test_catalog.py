@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import stripe as stripe_sdk
 
-from infra.catalog import Catalog, Step
-from infra.deployment import OperatorError
-from infra.local.stripe_faults import Fault
-from infra.local.stripe_server import LocalStripe
-from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, terms
-from metering.stripe_meters import StripeMeters, StripeUnavailableError
-from metering.stripe_prices import Offer
+from infra.local.stripe.faults import Fault
+from infra.local.stripe.server import LocalStripe
+from infra.operate.catalog import Catalog, Step
+from infra.operate.deployment import OperatorError
+from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, terms
+from metering.stripe.meters import StripeMeters, StripeUnavailableError
+from metering.stripe.prices import Offer
 
 KEY = "sk_test_local"
 METERS = ("requests", "messages", "response_bytes", "users")
@@ -263,7 +263,7 @@ def test_interrupted_anywhere_and_run_again_it_ends_the_same(
     stripe: LocalStripe, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call that changes something fails in turn, and the run with it."""
-    monkeypatch.setattr("metering.stripe_meters.RETRIES", 0)
+    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
     steps = [
         *("POST /v1/billing/meters", "POST /v1/products", "POST /v1/prices"),
         *("POST /v1/products/:id", "POST /v1/prices/:id"),

@@ -21,14 +21,16 @@ import pytest
 import stripe as stripe_sdk
 from botocore.exceptions import ClientError
 
-from infra import cli
-from infra.deployment import Deployment, OperatorError
+from infra.cli import main as cli
 from infra.local import cloud
+from infra.operate.deployment import Deployment, OperatorError
 from infra.outputs import METADATA
-from metering import metrics, payloads, redriving, stripe_meters
-from metering.ledger import shard_of
-from metering.prices import Flat, Package, PerUnit, Plan, encode
-from metering.subjects import customer
+from metering.counting import payloads, redriving
+from metering.model import metrics
+from metering.model.prices import Flat, Package, PerUnit, Plan, encode
+from metering.model.subjects import customer
+from metering.stores.ledger import shard_of
+from metering.stripe import meters as stripe_meters
 from tests.integration.lambdas import Clock, begin
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
@@ -234,7 +236,7 @@ def deployed(world: World, cloudformation: CloudFormation, monkeypatch: pytest.M
     }
     cloudformation.add("Metering", **outputs)
     boto3.client("secretsmanager").create_secret(Name="stripe-secret")
-    monkeypatch.setattr("infra.commands.usage.now", world.clock)
+    monkeypatch.setattr("infra.cli.usage.now", world.clock)
     return world
 
 
@@ -829,7 +831,7 @@ def test_close_waits_for_a_worker_of_the_schedule(
     deployed.after_grace()
     theirs = shard_of(customer("acme"))
     deployed.switch.lease([theirs], "other", now=deployed.now, until=deployed.now + timedelta(minutes=4))
-    monkeypatch.setattr("infra.deployment.time.sleep", lambda _: deployed.switch.release([theirs], "other"))
+    monkeypatch.setattr("infra.operate.deployment.time.sleep", lambda _: deployed.switch.release([theirs], "other"))
     did = metering("close", "--json").json()
     assert (did["posted"], did["pending"], did["leased"]) == (2, 0, [])
     assert function[1:] == [("PostUsageFunction", {}), ("PostUsageFunction", {"shards": [theirs]})]
@@ -1124,7 +1126,7 @@ def selling(
     declared = {"metrics": json.loads(metrics.encode(deployed.metrics)), "plans": json.loads(encode([plan]))}
     cloudformation.templates["Metering"] = {"Metadata": {METADATA: declared}}
     assert metering("stripe", "connect", stdin=KEY).code == 0
-    monkeypatch.setattr("infra.commands.customers.now", deployed.clock)
+    monkeypatch.setattr("infra.cli.customers.now", deployed.clock)
     deployed.customer("acme", "key1")
     return deployed
 

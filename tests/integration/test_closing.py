@@ -7,16 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from infra.customers import Customers
-from infra.local.stripe_faults import Fault
-from metering import posting, stripe_meters
-from metering.amounts import Amounts
-from metering.counters import Counters
+from infra.local.stripe.faults import Fault
+from infra.operate.customers import Customers
+from metering.billing import posting
 from metering.layout import SHARDS
-from metering.ledger import Ledger, PeriodState
-from metering.periods import Hour
-from metering.subjects import customer, key
-from metering.table import RowChangedError
+from metering.model.amounts import Amounts
+from metering.model.periods import Hour
+from metering.model.subjects import customer, key
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger, PeriodState
+from metering.stores.table import RowChangedError
+from metering.stripe import meters as stripe_meters
 from tests.integration.world import HOUR, CrashError, Watched, World
 
 pytestmark = pytest.mark.in_memory
@@ -107,7 +108,7 @@ def test_an_hour_of_several_keys_says_what_each_was_counted_for(world: World) ->
 
 def test_the_smallest_of_very_many_keys_stand_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item has its bounds; nothing is left out of its sum."""
-    monkeypatch.setattr("metering.ledger.MOST_KEYS", 2)
+    monkeypatch.setattr("metering.stores.ledger.MOST_KEYS", 2)
     keys = [f"key{n}" for n in range(1, 5)]
     world.customer("acme", *keys, stripe_customer="cus_acme")
     world.record(*(world.line(key=name) for n, name in enumerate(keys, 1) for _ in range(n)))
@@ -383,8 +384,8 @@ def test_a_failing_stripe_delays_a_total_and_never_doubles_it(world: World, faul
 
 def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """I4: the answer to the first total was lost, a later one follows, and then a copy of the first arrives."""
-    monkeypatch.setattr("metering.stripe_meters.TIMEOUT", (1, 0.3))
-    monkeypatch.setattr("metering.stripe_meters.RETRIES", 0)
+    monkeypatch.setattr("metering.stripe.meters.TIMEOUT", (1, 0.3))
+    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
     stripe_meters._client.cache_clear()
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())

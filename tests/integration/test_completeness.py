@@ -11,14 +11,14 @@ from aws_lambda_powertools import Metrics
 
 import check_completeness
 import record_usage
-from metering import aws as clients
-from metering.completeness import ratio
-from metering.log_format import Api
-from metering.metrics import USAGE_LINES, Count, Sum
-from metering.metrics import encode as encode_metrics
-from metering.periods import Hour
+from metering.counting.completeness import ratio
+from metering.model.log_format import Api
+from metering.model.metrics import USAGE_LINES, Count, Sum
+from metering.model.metrics import encode as encode_metrics
+from metering.model.periods import Hour
+from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
-from metering.stages import Stage, encode
+from metering.stores import aws as clients
 from tests.integration.lambdas import Clock, context
 from tests.integration.world import ACCESS_LOG_GROUP, World, envelope
 

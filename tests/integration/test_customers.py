@@ -7,12 +7,12 @@ from typing import Any, cast
 import boto3
 import pytest
 
-from infra.customers import Change, Customers, Entry, read_csv
-from infra.deployment import OperatorError
-from metering.counters import Counters
-from metering.ledger import BEGINNING, Customer, Holder, Holding, Ledger
-from metering.periods import Hour
-from metering.subjects import Subject
+from infra.operate.customers import Change, Customers, Entry, read_csv
+from infra.operate.deployment import OperatorError
+from metering.model.periods import Hour
+from metering.model.subjects import Subject
+from metering.stores.counters import Counters
+from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Ledger
 from tests.integration.world import HOUR, World
 
 

@@ -15,15 +15,17 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
-from infra import doctor, health_account, health_stripe
-from infra.access_notes import AccessNotes, Rotation
-from infra.catalog import RIGHTS
-from infra.deployment import Deployment
-from infra.doctor import CHECKS, Line
-from infra.local.stripe_server import LocalStripe
+from infra.local.stripe.server import LocalStripe
+from infra.operate.access_notes import AccessNotes, Rotation
+from infra.operate.catalog import RIGHTS
+from infra.operate.deployment import Deployment
+from infra.operate.doctor import account as health_account
+from infra.operate.doctor import examine as doctor
+from infra.operate.doctor import stripe as health_stripe
+from infra.operate.doctor.examine import CHECKS, Line
 from metering.layout import FAILED_BATCHES
-from metering.log_format import AccessLog, Api
-from metering.metrics import declared
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import declared
 from tests.integration.operator_commands import Operator
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World
 
@@ -203,7 +205,7 @@ def ward(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     world.ledger.advance_cursor(HOUR)
     world.now = HOUR.start + timedelta(minutes=30)
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found.deployment)
-    monkeypatch.setattr("infra.commands.doctor.now", world.clock)
+    monkeypatch.setattr("infra.cli.doctor.now", world.clock)
     monkeypatch.setattr(health_account, "parsedate_to_datetime", lambda _text: world.now)
     return found
 

@@ -13,11 +13,11 @@ import pytest
 from aws_lambda_powertools import Metrics
 
 import record_usage
-from metering import aws as clients
-from metering.log_format import AccessLog
-from metering.metrics import USAGE_LINES, Sum, Unique, encode
-from metering.payloads import PayloadError
+from metering.counting.payloads import PayloadError
+from metering.model.log_format import AccessLog
+from metering.model.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.settings import RecordUsageSettings, SettingsError
+from metering.stores import aws as clients
 from tests.integration.lambdas import Clock, context, event, said
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import show_usage
-from infra.catalog import Catalog
-from infra.customers import Customers
-from infra.local.stripe_faults import Fault
-from infra.local.stripe_server import LocalStripe
-from infra.subscribing import Subscriber, Wishes
-from metering.charges import BASIS, KEPT_S
-from metering.metrics import Count, Sum
-from metering.prices import Flat, Package, PerUnit, Plan, Tier, Volume
+from infra.local.stripe.faults import Fault
+from infra.local.stripe.server import LocalStripe
+from infra.operate.catalog import Catalog
+from infra.operate.customers import Customers
+from infra.operate.subscribing import Subscriber, Wishes
+from metering.model.metrics import Count, Sum
+from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
+from metering.portal.charges import BASIS, KEPT_S
 from tests.integration.portal import Portal, opened
 from tests.integration.world import HOUR, World
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import boto3
 import pytest
 
-from metering.portal_tokens import MAX_AGE_S, PATIENCE_S, PortalKeys, key_id
+from metering.portal.tokens import MAX_AGE_S, PATIENCE_S, PortalKeys, key_id
 
 FIRST, SECOND, THIRD = ("1" * 64, "2" * 64, "3" * 64)
 

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from metering.metrics import Count, Sum
+from metering.model.metrics import Count, Sum
 from tests.integration.portal import IAM, Portal, opened
 from tests.integration.world import World
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from infra.local.stripe_faults import METER_EVENT_STREAM, Fault
-from metering import posting, stripe_meters
-from metering.amounts import Amounts
+from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
+from metering.billing import posting
+from metering.billing.pacing import Pace
 from metering.layout import SHARDS
-from metering.ledger import shard_of
-from metering.pacing import Pace
-from metering.periods import Hour
-from metering.stripe_meters import StripeBusyError, StripeMeters, StripeUnavailableError
-from metering.subjects import customer
-from metering.switch import shares
-from metering.usage_row import Posting
+from metering.model.amounts import Amounts
+from metering.model.periods import Hour
+from metering.model.subjects import customer
+from metering.model.usage_row import Posting
+from metering.stores.ledger import shard_of
+from metering.stores.switch import shares
+from metering.stripe import meters as stripe_meters
+from metering.stripe.meters import StripeBusyError, StripeMeters, StripeUnavailableError
 from tests.integration.world import HOUR, World
 
 pytestmark = pytest.mark.in_memory
@@ -164,7 +165,7 @@ def test_retry_after_is_honoured(world: World) -> None:
 
 def test_without_retry_after_the_pace_falls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All wait a little, and nobody is left behind."""
-    monkeypatch.setattr("metering.pacing.LONGEST_PAUSE", 30)
+    monkeypatch.setattr("metering.billing.pacing.LONGEST_PAUSE", 30)
     many(world, 3)
     world.stripe.set_faults([Fault.RATE_LIMITED])
     clock = Clock()

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from metering.amounts import Amounts
-from metering.counters import Counters, new_mark
-from metering.reading import UsageReader
-from metering.subjects import customer, key
-from metering.usage_row import State, Total, UsageRow
+from metering.model.amounts import Amounts
+from metering.model.subjects import customer, key
+from metering.model.usage_row import State, Total, UsageRow
+from metering.portal.reading import UsageReader
+from metering.stores.counters import Counters, new_mark
 from tests.integration.portal import hour_after
 from tests.integration.world import HOUR, Watched, World
 

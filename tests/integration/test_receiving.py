@@ -14,12 +14,12 @@ import boto3
 import pytest
 import stripe as stripe_sdk
 
-from infra.customers import Customers, Entry
-from metering import aws as clients
-from metering.amounts import Amounts
-from metering.receiving import LARGEST_BODY
+from infra.operate.customers import Customers, Entry
+from metering.billing.receiving import LARGEST_BODY
+from metering.model.amounts import Amounts
+from metering.model.subjects import customer
 from metering.settings import SettingsError
-from metering.subjects import customer
+from metering.stores import aws as clients
 from tests.integration.lambdas import SECRET, Functions, begin, said, told_to_eventbridge
 from tests.integration.world import HOUR, World
 

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from infra.local.stripe_server import LocalStripe
-from metering.amounts import Amounts
-from metering.periods import Hour
-from metering.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
-from metering.stripe_invoices import StripeReader
-from metering.switch import Switch
-from metering.usage_row import State
+from infra.local.stripe.server import LocalStripe
+from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
+from metering.model.amounts import Amounts
+from metering.model.periods import Hour
+from metering.model.usage_row import State
+from metering.stores.switch import Switch
+from metering.stripe.invoices import StripeReader
 from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
@@ -261,7 +261,7 @@ def test_a_total_stays_with_the_stripe_customer_that_took_it(billing: Billing) -
 
 def test_a_round_goes_on_where_the_budget_ended(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each customer is compared once in a round, and no run makes more calls than it may."""
-    monkeypatch.setattr("metering.reconciling._CUSTOMERS_AT_ONCE", 1)
+    monkeypatch.setattr("metering.billing.reconciling._CUSTOMERS_AT_ONCE", 1)
     world = billing.world
     for n in range(4):
         world.customer(f"c{n}", f"k{n}", stripe_customer=f"cus_c{n}")

@@ -16,11 +16,11 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.counters import PARTITIONS, Counters, partition
-from metering.payloads import subscription
-from metering.periods import Hour
-from metering.set_aside import SetAside
-from metering.subjects import key
+from metering.counting.payloads import subscription
+from metering.model.periods import Hour
+from metering.model.subjects import key
+from metering.stores.counters import PARTITIONS, Counters, partition
+from metering.stores.set_aside import SetAside
 from tests.integration.world import HOUR, World
 
 

@@ -12,17 +12,18 @@ from typing import Any
 import boto3
 import pytest
 
-from infra import cli, raw_log
-from infra.deployment import Deployment, OperatorError
+from infra.cli import main as cli
+from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.recount import raw_log
+from infra.operate.recount.raw_log import Archive
+from infra.operate.recount.recount import NO_CUSTOMER, Compared, Recount
 from infra.outputs import METADATA
-from infra.raw_log import Archive
-from infra.recount import NO_CUSTOMER, Compared, Recount
-from metering.batches import Source, batch_of
-from metering.completeness import Completeness
-from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, encode
-from metering.periods import Hour
-from metering.redriving import redrive
-from metering.subjects import customer, key
+from metering.counting.completeness import Completeness
+from metering.counting.redriving import redrive
+from metering.model.batches import Source, batch_of
+from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, encode
+from metering.model.periods import Hour
+from metering.model.subjects import customer, key
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, moment
 
 JOBS_LOG = "jobs"
@@ -247,7 +248,7 @@ def test_what_was_set_aside_explains_a_difference(raw: Raw) -> None:
 
 def test_what_an_operator_adjusted_is_no_difference(raw: Raw) -> None:
     """I5: goodwill is not counted, and no recount takes it back."""
-    from infra.adjusting import adjust  # noqa: PLC0415
+    from infra.operate.adjusting import adjust  # noqa: PLC0415
 
     raw.deliver(*(raw.world.line() for _ in range(3)))
     close(raw)
@@ -433,8 +434,8 @@ def test_pages_are_followed(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def command(raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run 'metering recount' on the deployment; return its exit code, stdout and stderr."""
-    monkeypatch.setattr("infra.commands.shared._connect", lambda *_: raw.deployment)
-    monkeypatch.setattr("infra.commands.recount.now", raw.world.clock)
+    monkeypatch.setattr("infra.cli.shared._connect", lambda *_: raw.deployment)
+    monkeypatch.setattr("infra.cli.recount.now", raw.world.clock)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -9,16 +9,16 @@ from typing import Any, cast
 import boto3
 import pytest
 
-from metering.amounts import Amounts
-from metering.batches import Batch, Source, batch_of
-from metering.counters import Counters
-from metering.metrics import USAGE_LINES, Count, Sum, Unique
-from metering.payloads import PayloadError, batches
-from metering.periods import Hour
-from metering.recording import Recorder
-from metering.redriving import redrive
-from metering.set_aside import SetAside
-from metering.subjects import key
+from metering.counting.payloads import PayloadError, batches
+from metering.counting.recording import Recorder
+from metering.counting.redriving import redrive
+from metering.model.amounts import Amounts
+from metering.model.batches import Batch, Source, batch_of
+from metering.model.metrics import USAGE_LINES, Count, Sum, Unique
+from metering.model.periods import Hour
+from metering.model.subjects import key
+from metering.stores.counters import Counters
+from metering.stores.set_aside import SetAside
 from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment
 
 NEXT = HOUR.next()

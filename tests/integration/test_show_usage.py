@@ -12,14 +12,14 @@ import boto3
 import pytest
 
 import show_usage
-from infra.usage import Report
-from metering.amounts import Amounts
-from metering.counters import new_mark
-from metering.metrics import Count, Sum, Unique
-from metering.periods import Hour
-from metering.reading import By
-from metering.subjects import key
-from metering.usage_row import Change
+from infra.operate.usage import Report
+from metering.model.amounts import Amounts
+from metering.model.metrics import Count, Sum, Unique
+from metering.model.periods import Hour
+from metering.model.subjects import key
+from metering.model.usage_row import Change
+from metering.portal.reading import By
+from metering.stores.counters import new_mark
 from tests.integration.portal import HOST, IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from stripe import RequestsClient, StripeClient
 
-from infra.local.stripe_server import LocalStripe
+from infra.local.stripe.server import LocalStripe
 from tests.conftest import cannot_run
 
 HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z

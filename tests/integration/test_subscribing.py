@@ -12,17 +12,17 @@ import stripe as stripe_sdk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.catalog import RIGHTS, Catalog, Step
-from infra.customers import Customers
-from infra.deployment import OperatorError
-from infra.local.stripe_faults import Fault
-from infra.local.stripe_server import LocalStripe
-from infra.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
-from metering.periods import Hour
-from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
-from metering.stripe_invoices import StripeReader
-from metering.stripe_meters import StripeMeters, StripeNotConnectedError, StripeUnavailableError
-from metering.stripe_prices import Offer, offer_of
+from infra.local.stripe.faults import Fault
+from infra.local.stripe.server import LocalStripe
+from infra.operate.catalog import RIGHTS, Catalog, Step
+from infra.operate.customers import Customers
+from infra.operate.deployment import OperatorError
+from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
+from metering.model.periods import Hour
+from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
+from metering.stripe.invoices import StripeReader
+from metering.stripe.meters import StripeMeters, StripeNotConnectedError, StripeUnavailableError
+from metering.stripe.prices import Offer, offer_of
 from tests.integration.world import HOUR, World, moment
 
 KEY = "sk_test_local"
@@ -192,7 +192,7 @@ def test_a_failure_of_stripe_makes_no_second_one(
     shop: Shop, route: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor blocks the next run for as long as Stripe remembers an idempotency key."""
-    monkeypatch.setattr("metering.stripe_meters.RETRIES", 0)
+    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
     shop.world.stripe.set_faults([fault] * 2, route=route)
     for _ in range(2):
         try:

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from metering.ledger import PeriodState
-from metering.periods import Hour
-from metering.switch import Switch
+from metering.model.periods import Hour
+from metering.stores.ledger import PeriodState
+from metering.stores.switch import Switch
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World, moment
 
@@ -136,7 +136,7 @@ def test_somebody_who_turns_it_at_the_same_time_is_told(operator: Operator) -> N
     switch = operator.world.switch
     read = switch.read()
     switch.turn(Switch(on=True, since=str(HOUR), who="other"))
-    operator.monkeypatch.setattr("metering.switch.PostingSwitch.read", lambda _switch: read)
+    operator.monkeypatch.setattr("metering.stores.switch.PostingSwitch.read", lambda _switch: read)
     said = operator.run("posting", "on")
     assert (said.code, said.err) == (
         1,

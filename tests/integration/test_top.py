@@ -11,19 +11,19 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from infra.catalog import Catalog
-from infra.commands.top import shown
-from infra.customers import Customers
-from infra.deployment import Deployment
-from infra.local.stripe_server import LocalStripe
-from infra.subscribing import Subscriber, Wishes
-from infra.top import Look, Top
-from metering.amounts import Amounts
-from metering.metrics import Count, Sum
-from metering.periods import Hour
-from metering.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
-from metering.subjects import customer
-from metering.usage_row import State
+from infra.cli.top import shown
+from infra.local.stripe.server import LocalStripe
+from infra.operate.catalog import Catalog
+from infra.operate.customers import Customers
+from infra.operate.deployment import Deployment
+from infra.operate.subscribing import Subscriber, Wishes
+from infra.operate.top import Look, Top
+from metering.model.amounts import Amounts
+from metering.model.metrics import Count, Sum
+from metering.model.periods import Hour
+from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
+from metering.model.subjects import customer
+from metering.model.usage_row import State
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
 
@@ -112,7 +112,7 @@ def scene(world: World, clocked: Clocked, monkeypatch: pytest.MonkeyPatch, capsy
     found = Deployment(lambda name, **_: boto3.client(name), outputs)
     vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": msgspec.to_builtins((PLAN, BASIC))}
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found)
-    monkeypatch.setattr("infra.commands.top.now", world.clock)
+    monkeypatch.setattr("infra.cli.top.now", world.clock)
     world.customer("acme", "key1", "key2")
     world.customer("globex", "key3")
     Catalog(world.meters(), ("requests", "bytes"), (PLAN, BASIC)).apply(lambda _: None)
@@ -343,7 +343,7 @@ def test_where_nobody_looks_the_command_looks_once(scene: Scene) -> None:
 def test_on_a_terminal_it_looks_again_and_again_until_ctrl_c(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look in the place of the one before, with its own rate; ending it is no error."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100, height=20, color_system=None)
-    monkeypatch.setattr("infra.commands.top.out", terminal)
+    monkeypatch.setattr("infra.cli.top.out", terminal)
     waited: list[int] = []
 
     def wait(seconds: int) -> None:
@@ -353,7 +353,7 @@ def test_on_a_terminal_it_looks_again_and_again_until_ctrl_c(scene: Scene, monke
         scene.world.now += timedelta(seconds=seconds)
         scene.use("key3", 30)
 
-    monkeypatch.setattr("infra.commands.top.time.sleep", wait)
+    monkeypatch.setattr("infra.cli.top.time.sleep", wait)
     scene.use("key1", 900)
     assert scene.operator.run("top", "--seconds", "3").code == 0
     shown_there = terminal.file.getvalue()  # type: ignore[attr-defined]

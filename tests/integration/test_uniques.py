@@ -10,15 +10,15 @@ from typing import Any, cast
 
 import pytest
 
-from infra.local.stripe_server import LocalStripe
-from infra.usage import Line, Report
-from metering.batches import Batch
-from metering.claims import Claims
-from metering.metrics import Count, Unique
-from metering.periods import Hour, hours
-from metering.reading import By
-from metering.recording import Hashing, Recorder
-from metering.uniques import Uniques
+from infra.local.stripe.server import LocalStripe
+from infra.operate.usage import Line, Report
+from metering.counting.recording import Hashing, Recorder
+from metering.model.batches import Batch
+from metering.model.metrics import Count, Unique
+from metering.model.periods import Hour, hours
+from metering.portal.reading import By
+from metering.stores.claims import Claims
+from metering.stores.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, moment
 
 pytestmark = pytest.mark.in_memory

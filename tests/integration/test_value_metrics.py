@@ -9,18 +9,18 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.commands.usage import _usage_json
-from infra.local.stripe_server import LocalStripe
-from infra.usage import Report
-from metering.batches import Source, batch_of
-from metering.claims import Claims
-from metering.counters import Counters
-from metering.metrics import USAGE_LINES, Count, Max, Sum
-from metering.periods import Hour
-from metering.reading import By
-from metering.recording import Recorder
-from metering.subjects import Subject, customer
-from metering.uniques import Uniques
+from infra.cli.usage import _usage_json
+from infra.local.stripe.server import LocalStripe
+from infra.operate.usage import Report
+from metering.counting.recording import Recorder
+from metering.model.batches import Source, batch_of
+from metering.model.metrics import USAGE_LINES, Count, Max, Sum
+from metering.model.periods import Hour
+from metering.model.subjects import Subject, customer
+from metering.portal.reading import By
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment
 
 MESSAGES = "authorizer.messages"

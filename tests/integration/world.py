@@ -10,28 +10,28 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import Any
 
-from infra.customers import Customers, Entry
-from infra.local.stripe_server import LocalStripe
-from metering.batches import Batch, Source, batch_of
-from metering.carrying import Carried, Carrier
-from metering.changes import Changes
-from metering.claims import Claims
-from metering.closing import Closed, Closer
-from metering.counters import Counters
+from infra.local.stripe.server import LocalStripe
+from infra.operate.customers import Customers, Entry
+from metering.billing.carrying import Carried, Carrier
+from metering.billing.closing import Closed, Closer
+from metering.billing.pacing import Pace
+from metering.billing.posting import Posted, Poster
+from metering.billing.reconciling import Reconciled, Reconciler
+from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.layout import SHARDS
-from metering.ledger import Ledger
-from metering.metrics import Count, Metric, Sum, declared, meters, needs_hash
-from metering.pacing import Pace
-from metering.periods import Hour
-from metering.posting import Posted, Poster
-from metering.reconciling import Reconciled, Reconciler
-from metering.recording import Hashing, Recorded, Recorder
-from metering.set_aside import SetAside
-from metering.stripe_invoices import StripeReader
-from metering.stripe_meters import StripeMeters, StripeNotConnectedError
-from metering.subjects import Subject
-from metering.switch import PostingSwitch
-from metering.uniques import Uniques
+from metering.model.batches import Batch, Source, batch_of
+from metering.model.metrics import Count, Metric, Sum, declared, meters, needs_hash
+from metering.model.periods import Hour
+from metering.model.subjects import Subject
+from metering.stores.changes import Changes
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.set_aside import SetAside
+from metering.stores.switch import PostingSwitch
+from metering.stores.uniques import Uniques
+from metering.stripe.invoices import StripeReader
+from metering.stripe.meters import StripeMeters, StripeNotConnectedError
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 HOUR = Hour.parse("2026-11-22T05")

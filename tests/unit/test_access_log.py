@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.access_log import Reader, Rejected, amount
-from metering.log_format import AccessLog, AccessRecord, Api, Declared
+from metering.model.access_log import Reader, Rejected, amount
+from metering.model.log_format import AccessLog, AccessRecord, Api, Declared
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 NOW_MS = 1795325400000

@@ -12,7 +12,7 @@ from aiohttp.test_utils import make_mocked_request
 from botocore.exceptions import EndpointConnectionError
 from multidict import CIMultiDict
 
-from infra.local.authorizers import Answers, Authorizer, Route
+from infra.local.aws.authorizers import Answers, Authorizer, Route
 
 ROUTE = Route("us-east-1", "123456789012", "a1b2", "v1", "/files/{owner}/{path+}")
 POLICY = {"Version": "2012-10-17", "Statement": []}

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from metering.charges import Terms, goes_on
-from metering.periods import Hour
+from metering.model.periods import Hour
+from metering.portal.charges import Terms, goes_on
 
 FIRST = Hour.parse("2026-11-01T00")
 TERMS = Terms(("standard",), "usd", FIRST, Hour.parse("2026-12-01T00"), ())

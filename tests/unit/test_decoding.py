@@ -10,7 +10,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
-from metering.decoding import as_items, decode_fast, page_of
+from metering.stores.decoding import as_items, decode_fast, page_of
 
 PAGE = {
     "Count": 2,

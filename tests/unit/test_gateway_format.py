@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from infra.local.gateway import extended_request_id, render, request_id, request_time
-from infra.local.log_writer import AccessLog, AccessLogFailed, DeliveryStream, Destination, LogStream
-from infra.local.stage import Method, Resource, match
+from infra.local.aws.gateway import extended_request_id, render, request_id, request_time
+from infra.local.aws.log_writer import AccessLog, AccessLogFailed, DeliveryStream, Destination, LogStream
+from infra.local.aws.stage import Method, Resource, match
 
 RESOURCES = [
     Resource("/", {"GET": Method()}),

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.amounts import MOST_VALUES, Amounts
-from metering.log_format import AccessRecord, Declared
-from metering.measuring import Tally, Usage, measure
-from metering.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared
-from metering.periods import Hour
+from metering.model.amounts import MOST_VALUES, Amounts
+from metering.model.log_format import AccessRecord, Declared
+from metering.model.measuring import Tally, Usage, measure
+from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared
+from metering.model.periods import Hour
 
 HOUR = Hour.parse("2026-11-22T05")
 MESSAGES = "authorizer.messages"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.log_format import AccessLog, AccessRecord, Api
-from metering.measuring import Usage, measure
-from metering.metrics import (
+from metering.model.log_format import AccessLog, AccessRecord, Api
+from metering.model.measuring import Usage, measure
+from metering.model.metrics import (
     USAGE_LINES,
     Count,
     Max,
@@ -25,7 +25,7 @@ from metering.metrics import (
     needs_hash,
     reads_usage_lines,
 )
-from metering.periods import Hour
+from metering.model.periods import Hour
 
 HOUR = Hour.parse("2026-11-22T05")
 METRICS: tuple[Metric, ...] = (

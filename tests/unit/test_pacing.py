@@ -5,8 +5,8 @@ from threading import Lock
 
 import pytest
 
-from metering import pacing
-from metering.pacing import Pace, pause
+from metering.billing import pacing
+from metering.billing.pacing import Pace, pause
 
 
 class Clock:

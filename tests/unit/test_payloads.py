@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering import payloads
-from metering.access_log import Reader, Rejected
-from metering.batches import Chunk, Source, batch_of
-from metering.payloads import ArchiveObject, PayloadError, batches, notified_objects
+from metering.counting import payloads
+from metering.counting.payloads import ArchiveObject, PayloadError, batches, notified_objects
+from metering.model import batches as model
+from metering.model.access_log import Reader, Rejected
+from metering.model.batches import Chunk, Source, batch_of
 
 LINE = b'{"metering":"1:11","request_id":"r-%04d="}'
 
@@ -34,7 +35,8 @@ def cut(content: bytes, size: int) -> Iterator[bytes]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 64 bytes and pieces of 16, so that a test needs no megabytes."""
     monkeypatch.setattr(payloads, "CHUNK", 64)
-    monkeypatch.setattr(payloads, "_PIECE", 16)
+    for module in (payloads, model):
+        monkeypatch.setattr(module, "PIECE", 16)
 
 
 PLAIN = b"one\ntwo\nthree\n"
@@ -126,7 +128,9 @@ def test_an_object_is_cut_into_the_same_chunks_however_s3_streams_it(
     random = Random(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(payloads, "CHUNK", 64)
-        patch.setattr(payloads, "_PIECE", random.choice([1, 16, 1000]))
+        size = random.choice([1, 16, 1000])
+        for module in (payloads, model):
+            patch.setattr(module, "PIECE", size)
         whole = list(batches([content], "origin"))
         packed = gzip.compress(content) if gzipped else content
         at = sorted(random.choices(range(len(packed) + 1), k=random.randint(0, 12)))
@@ -193,7 +197,7 @@ def test_a_batch_of_events_has_each_line_once_whatever_stands_in_it(lines: list[
 
 def test_many_events_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line end within a message makes its piece alone unreadable at once."""
-    monkeypatch.setattr(payloads, "_PIECE_LINES", 2)
+    monkeypatch.setattr(model, "_PIECE_LINES", 2)
     ids, lines = [f"id{n}" for n in range(5)], ["a", "b", "c\nd", "e", "f"]
     pieces = list(batch_of(ids, lines, Source.ACCESS_LOG, "origin").pieces())
     assert [piece.text for piece in pieces] == [b"a\nb", b"", b"f"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.periods import GRACE, Hour, due_before, hours
+from metering.model.periods import GRACE, Hour, due_before, hours
 
 FIVE = Hour.parse("2026-11-22T05")
 

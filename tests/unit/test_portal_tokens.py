@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from metering.portal_tokens import TokenRefusedError, issue, key_id, verify
+from metering.portal.tokens import TokenRefusedError, issue, key_id, verify
 
 KEY = "k" * 64
 OTHER_KEY = "o" * 64

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.metrics import Count, Sum, Unique
-from metering.prices import (
+from metering.model.metrics import Count, Sum, Unique
+from metering.model.prices import (
     Flat,
     Graduated,
     Line,

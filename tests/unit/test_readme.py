@@ -9,14 +9,14 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from infra.alarms import Alarms
-from infra.cli import app
-from infra.stack import MeteringStack
-from metering import metrics
-from metering.log_format import MEASURED_FIELDS, AccessLog
+from infra.cli.main import app
+from infra.stack.alarms import Alarms
+from infra.stack.metering import MeteringStack
+from metering.model import metrics
+from metering.model.log_format import MEASURED_FIELDS, AccessLog
+from metering.model.usage_lines import Report, UsageLineReader
+from metering.model.usage_row import State
 from metering.signals import Signal
-from metering.usage_lines import Report, UsageLineReader
-from metering.usage_row import State
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -11,12 +11,12 @@ import pytest
 from stripe import APIError, InvalidRequestError, RequestsClient, StripeClient
 from stripe import PermissionError as StripePermissionError
 
-from infra.local.stripe_account import Account
-from infra.local.stripe_calendar import period
-from infra.local.stripe_faults import Fault
-from infra.local.stripe_routes import RIGHTS, endpoints
-from infra.local.stripe_server import LocalStripe
-from infra.local.stripe_stream import Stream
+from infra.local.stripe.account import Account
+from infra.local.stripe.calendar import period
+from infra.local.stripe.faults import Fault
+from infra.local.stripe.routes import RIGHTS, endpoints
+from infra.local.stripe.server import LocalStripe
+from infra.local.stripe.stream import Stream
 
 HOUR, DAY = 3_600, 86_400
 START = 1_795_323_600  # 2026-11-22T05:00:00Z

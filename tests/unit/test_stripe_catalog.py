@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 from stripe import InvalidRequestError, RequestsClient, StripeClient
 
-from infra.local.stripe_price import Package, Price, Recurring, Tier
-from infra.local.stripe_server import LocalStripe
+from infra.local.stripe.price import Package, Price, Recurring, Tier
+from infra.local.stripe.server import LocalStripe
 
 NOW = 1_795_327_800  # 2026-11-22T06:10:00Z
 

@@ -22,9 +22,9 @@ from stripe import (
 )
 from stripe.billing import Meter, MeterEvent, MeterEventSummary
 
-from infra.local.stripe_faults import Fault, FaultPlan
-from infra.local.stripe_params import decode_form
-from infra.local.stripe_server import LocalStripe
+from infra.local.stripe.faults import Fault, FaultPlan
+from infra.local.stripe.params import decode_form
+from infra.local.stripe.server import LocalStripe
 
 HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z
 NOW = HOUR + 4_200  # 06:10, the hour's grace has passed

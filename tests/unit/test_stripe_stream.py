@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 from stripe import RequestsClient, SignatureVerificationError, StripeClient, StripeError
 
-from infra.local.stripe_faults import Fault
-from infra.local.stripe_server import LocalStripe
+from infra.local.stripe.faults import Fault
+from infra.local.stripe.server import LocalStripe
 
 HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z
 NOW = HOUR + 4_200

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.access_log import Rejected
-from metering.metrics import USAGE_LINES, Count, Max, Metric, Sum
-from metering.periods import Hour
-from metering.usage_lines import Report, UsageLineReader, measure_reports
+from metering.model.access_log import Rejected
+from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum
+from metering.model.periods import Hour
+from metering.model.usage_lines import Report, UsageLineReader, measure_reports
 
 HOUR = Hour.parse("2026-11-22T05")
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.amounts import Amounts
-from metering.periods import Hour
-from metering.subjects import customer, key
-from metering.usage_row import (
+from metering.model.amounts import Amounts
+from metering.model.periods import Hour
+from metering.model.subjects import customer, key
+from metering.model.usage_row import (
     FLIGHT_TIME,
     Change,
     Posting,

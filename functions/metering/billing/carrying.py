@@ -1,0 +1,301 @@
+"""Carrying: what can no longer be billed where it belongs is billed in the current hour, exactly once, both ways.
+
+Three things ask for it, each of a closed hour that was written again (a ``CHECK`` mark):
+
+- **A finalised invoice** never changes. So for each of them the quantity that it bills of a metric is kept, as Stripe
+  says it, and compared with the ledger's sum of its hours whenever one of them is written again. The difference, less
+  what was carried before, is carried.
+- **An hour too old for Stripe** has a total that Stripe does not take any more: what Stripe lacks is carried.
+- **Less than nothing** in an hour, after an adjustment or a carry, is posted as zero, and the rest is carried on.
+
+What is carried is written together with what says that it was (:mod:`metering.stores.changes`), on condition that
+nobody else has done so, and with the late mark of the hour that it enters: so a crash, or a second run, carries nothing
+twice.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from aws_lambda_powertools import Logger
+
+from metering.model.periods import Hour
+from metering.model.subjects import Kind, customer
+from metering.model.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
+from metering.stores.aws import side_by_side
+from metering.stores.changes import Billed, Changes
+from metering.stores.counters import Mark, Marked
+from metering.stores.ledger import Ledger, Seen
+from metering.stores.table import RowChangedError
+from metering.stripe.invoices import InvoicedMetric, OutOfBudgetError, StripeReader
+from metering.stripe.meters import SHOWN_AFTER
+
+logger = Logger(child=True)
+
+WHO: Final = "reconcile_usage"
+NOT_SUBSCRIBED: Final = "no subscription bills this metric now"
+
+_WINDOW: Final = 6 * 3600
+"""Seconds. Invoices are looked for in pieces of time, oldest first, so that a run which ends early has not
+looked in vain."""
+
+_OVERLAP: Final = 10 * 60
+"""Seconds. An event can show up in Stripe's list later than it is dated."""
+
+_KEPT: Final = 29 * 24 * 3600
+"""Seconds. How long Stripe keeps events, less a day."""
+
+
+@dataclass(slots=True)
+class Carried:
+    """What a run carried."""
+
+    invoices: int = 0
+    """Finalised invoices that were new, counted in metrics."""
+
+    carried: int = 0
+    """Changes written into the current hour."""
+
+    held: int = 0
+    """Differences that wait for a subscription."""
+
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Looks at what asks to be checked; no new customer is begun after ``deadline``.
+
+    Nothing of an hour before ``since`` is billed, and so nothing of it is carried.
+    """
+
+    ledger: Ledger
+    changes: Changes
+    stripe: StripeReader
+    since: Hour
+    clock: Callable[[], datetime]
+    deadline: datetime
+
+    def run(self) -> Carried:
+        """Note the invoices that were finalised since the last run, and carry what there is to carry."""
+        did = Carried()
+        try:
+            self._note_invoices(did)
+            self._check_marked(did)
+        except (OutOfBudgetError, RowChangedError) as error:
+            logger.warning("the next run goes on", reason=str(error))
+        return did
+
+    # --- finalised invoices -----------------------------------------------------------------------------------------
+
+    def _note_invoices(self, did: Carried) -> None:
+        """Write down what new invoices bill, and ask for each to be checked."""
+        now = int(self.clock().timestamp())
+        seen = self.ledger.invoices_seen()
+        if seen is None or seen.at < now - _KEPT:
+            seen = Seen(now - _KEPT)
+        while seen.at + _OVERLAP < now:
+            end = seen.until or min(seen.at + _WINDOW, now)
+            for last, found in self.stripe.finalised(seen.at, end, seen.after):
+                if self.clock() >= self.deadline:
+                    return
+                did.invoices += self._note_all(found)
+                self.ledger.save_invoices_seen(Seen(seen.at, end, last))
+            seen = Seen(end - _OVERLAP)
+            self.ledger.save_invoices_seen(seen)
+
+    def _note_all(self, found: Iterable[InvoicedMetric]) -> int:
+        """Note invoices' metrics, side by side, but those of one Stripe customer, who has one mark, in turn."""
+        by_name: dict[str, list[InvoicedMetric]] = {}
+        for one in found:
+            by_name.setdefault(one.stripe_customer, []).append(one)
+        return sum(side_by_side(lambda some: sum(map(self._note, some)), by_name.values()))
+
+    def _note(self, one: InvoicedMetric) -> bool:
+        billed = Billed(one.invoice, one.stripe_customer, one.metric, str(one.first), str(one.end), one.quantity)
+        if not self.ledger.owner(one.stripe_customer):
+            self.changes.keep(billed)
+        # Whoever got the Stripe customer before it was kept is seen here, and whoever does so later finds it.
+        name = self.ledger.owner(one.stripe_customer)
+        return bool(name) and self._note_for(name, billed)
+
+    def _note_for(self, name: str, billed: Billed) -> bool:
+        try:
+            self.changes.note(name, billed)
+        except RowChangedError:
+            known = {(noted.invoice, noted.metric) for noted in self.changes.billed(name)}
+            if (billed.invoice, billed.metric) not in known:
+                raise
+            return False  # an earlier run has noted it
+        return True
+
+    def _adopt(self, name: str, stripe_customer: str) -> list[Billed]:
+        """Return a customer's invoices, with those from before it got its Stripe customer."""
+        invoices = self.changes.billed(name)
+        known = {(one.invoice, one.metric) for one in invoices}
+        kept = self.changes.kept(stripe_customer) if stripe_customer else []
+        new = [one for one in kept if (one.invoice, one.metric) not in known]
+        for one in new:
+            self._note_for(name, one)
+        return self.changes.billed(name) if new else invoices
+
+    # --- what asks to be checked ------------------------------------------------------------------------------------
+
+    def _check_marked(self, did: Carried) -> None:
+        written_before = self.ledger.written_before(self.clock())
+        by_name: dict[str, list[Marked]] = {}
+        for mark in self.changes.counters.marks(Mark.CHECK):
+            if mark.subject.kind is Kind.CUSTOMER:
+                by_name.setdefault(mark.subject.id, []).append(mark)
+        names = sorted(by_name)
+        start = int(self.clock().timestamp()) // 3600 * 7919 % max(1, len(names))
+        for name in names[start:] + names[:start]:  # another one first in each run, so that none starves
+            if self.clock() >= self.deadline:
+                return
+            self._check(name, by_name[name], written_before, did)
+
+    def _check(self, name: str, marks: Iterable[Marked], written_before: Hour, did: Carried) -> None:
+        """Carry what a customer's marked hours ask for, and clear the marks that ask for nothing more.
+
+        An invoice is looked at when all its hours are written, which is ``written_before``.
+        """
+        profile = self.ledger.customers([name]).get(name)
+        stripe_customer = profile.stripe_customer if profile else ""
+        looked_at: dict[Billed, bool] = {}
+        invoices = self._adopt(name, stripe_customer)
+        rows_done = {mark: self._is_row_done(mark, stripe_customer, invoices, did) for mark in marks}
+        for mark, done in rows_done.items():
+            waits = not done
+            for one in invoices:
+                if one.covers(mark.hour):
+                    if one not in looked_at:  # once for all its hours: each was written before its mark was read
+                        looked_at[one] = self._is_invoice_done(name, one, stripe_customer, written_before, did)
+                    waits |= not looked_at[one]
+            if not waits:
+                self.changes.counters.clear(mark)
+
+    def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
+        (row,) = self.ledger.rows(mark.hour, [mark.subject]).values()
+        try:
+            return self._check_row(row, stripe_customer, invoices, did)
+        except RowChangedError:  # somebody else is at it
+            return False
+
+    def _is_invoice_done(
+        self, name: str, one: Billed, stripe_customer: str, written_before: Hour, did: Carried
+    ) -> bool:
+        try:
+            return Hour.parse(one.end) <= written_before and self._check_invoice(name, one, stripe_customer, did)
+        except RowChangedError:
+            return False
+
+    def _check_row(self, row: UsageRow, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
+        """Move what is less than nothing, or too old, out of a row; return False if it has to wait.
+
+        What is too old and has an invoice is left to that: it may have carried the difference before.
+        """
+        if row.hour < self.since:
+            return True
+        done = True
+        for metric, total in row.totals.items():
+            if total.balance < 0:
+                self._move(row, metric, total.balance, "less than nothing", did)
+            elif not row.hour.is_past_stripe(self.clock()):
+                continue
+            elif total.state is State.PENDING or self._may_show_later(total):
+                done = False  # post_usage holds it first; and what it sent before has to be seen
+            elif total.state is State.HELD and total.reason == TOO_OLD:
+                invoiced = any(
+                    one.metric == metric
+                    and one.covers(row.hour)
+                    and one.stripe_customer == _billed_to(total, stripe_customer)
+                    for one in invoices
+                )
+                held = 0 if invoiced else self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
+                if invoiced or total.quantity == held:
+                    row = self.ledger.save(settled_by_carry(row, metric))
+                    continue
+                if self._is_billed(stripe_customer, metric, did):
+                    self._move(row, metric, total.quantity - held, "too old for Stripe", did)
+                done = False
+        return done
+
+    def _may_show_later(self, total: Total) -> bool:
+        """Say whether a posting was sent so lately that Stripe may not show it yet."""
+        sent_until = max(total.posted_at, total.posting.until if total.posting else 0)
+        return sent_until > (self.clock() - SHOWN_AFTER).timestamp()
+
+    def _at_stripe(self, metric: str, stripe_customer: str, hour: Hour) -> int:
+        return self.stripe.totals(metric, stripe_customer, hour, hour.next(), "hour").get(hour, 0)
+
+    def _move(self, row: UsageRow, metric: str, amount: int, why: str, did: Carried) -> None:
+        """Take an amount out of a row and put it into the current hour."""
+        now = self.clock()
+        current = Hour.containing(now)
+        if current <= row.hour:
+            raise RowChangedError(f"{row.hour} is closed and not over: a clock is wrong")
+        known_as = f"{row.hour}.v{row.version}"  # a row is written anew after each move: so each is made once
+        at = int(now.timestamp())
+        leaving = Change(known_as, metric, -amount, f"{why}: carried to {current}", WHO, at, carry=True)
+        entering = Change(known_as, metric, amount, f"{why} in {row.hour}: carried", WHO, at, carry=True)
+        self.changes.move(row.subject.id, (row.hour, leaving), (current, entering))
+        did.carried += 1
+        logger.info("usage carried", customer=row.subject.id, metric=metric, hour=str(row.hour), amount=amount, why=why)
+
+    def _check_invoice(self, name: str, one: Billed, stripe_customer: str, did: Carried) -> bool:
+        """Carry what the ledger says beyond an invoice; return False if it has to wait."""
+        first, end = max(Hour.parse(one.first), self.since), Hour.parse(one.end)
+        totals = {
+            row.hour: row.totals[one.metric]
+            for row in self.ledger.rows_of(customer(name), first, end)
+            if one.metric in row.totals and _billed_to(row.totals[one.metric], stripe_customer) == one.stripe_customer
+        }
+        if any(self._is_moved_first(hour, total) for hour, total in totals.items()):
+            return False
+        ledger = sum(total.quantity for total in totals.values())
+        difference = ledger - one.quantity - one.carried
+        if not difference:
+            if one.held:
+                self.changes.save_billed(name, msgspec.structs.replace(one, difference=0, held=""))
+            return True
+        if not self._is_billed(stripe_customer, one.metric, did):
+            after = msgspec.structs.replace(one, difference=difference, held=NOT_SUBSCRIBED)
+            if after != one:
+                self.changes.save_billed(name, after)
+            return False
+        now = self.clock()
+        change = Change(
+            id=f"{one.invoice}.v{one.version}",
+            metric=one.metric,
+            amount=difference,
+            reason=f"{one.invoice} billed {one.quantity + one.carried} of {ledger} from {one.first} to {one.end}",
+            who=WHO,
+            at=int(now.timestamp()),
+            carry=True,
+        )
+        after = msgspec.structs.replace(one, carried=one.carried + difference, difference=0, held="")
+        self.changes.carry(name, after, Hour.containing(now), change)
+        did.carried += 1
+        logger.info(
+            "invoice's difference carried", customer=name, metric=one.metric, invoice=one.invoice, amount=difference
+        )
+        return False  # the account of the invoice is another one now: look again at the next run
+
+    def _is_moved_first(self, hour: Hour, total: Total) -> bool:
+        """Say whether a part of a total, which Stripe takes no more, is still to be moved out of its hour."""
+        waits = total.state is State.PENDING or (total.state is State.HELD and total.reason == TOO_OLD)
+        return waits and hour.is_past_stripe(self.clock())
+
+    def _is_billed(self, stripe_customer: str, metric: str, did: Carried) -> bool:
+        if stripe_customer and self.stripe.is_billed(stripe_customer, metric):
+            return True
+        did.held += 1
+        did.reasons.append(NOT_SUBSCRIBED)
+        return False
+
+
+def _billed_to(total: Total, stripe_customer: str) -> str:
+    """Return whose invoices bill a total: those of whom it was sent to, or will be."""
+    return total.posted_to or (total.posting.stripe_customer if total.posting else "") or stripe_customer

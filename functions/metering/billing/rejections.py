@@ -1,0 +1,39 @@
+"""An event on the account's bus for each total that Stripe rejected, for whoever wants to act on it by program."""
+
+import json
+from typing import Any, Final
+
+from aws_lambda_powertools import Logger
+from botocore.exceptions import BotoCoreError, ClientError
+
+from metering.model.usage_row import named_by
+from metering.stores import aws
+
+logger = Logger(child=True)
+
+SOURCE: Final = "metering"
+DETAIL_TYPE: Final = "Usage rejected"
+
+_AT_ONCE: Final = 10  # PutEvents' limit
+
+
+def tell_rejected(refused: dict[str, str]) -> None:
+    """Put an event on the default bus for each rejected total, named by its identifier, with Stripe's words.
+
+    The row and the alarm tell of it as well, so that a bus which cannot be reached is no reason to fail.
+    """
+    entries: list[Any] = [_entry(known_as, words) for known_as, words in refused.items()]
+    for piece in aws.in_pieces(entries, _AT_ONCE):
+        try:
+            answer = aws.events().put_events(Entries=piece)
+        except (BotoCoreError, ClientError):
+            logger.exception("no event could be put")
+            return
+        if answer["FailedEntryCount"]:
+            logger.error("events could not be put", failed=answer["FailedEntryCount"])
+
+
+def _entry(known_as: str, words: str) -> dict[str, str]:
+    owner, metric, hour = named_by(known_as)
+    detail = {"customer": owner.id, "metric": metric, "hour": str(hour), "identifier": known_as, "reason": words}
+    return {"Source": SOURCE, "DetailType": DETAIL_TYPE, "Detail": json.dumps(detail)}

@@ -1,0 +1,110 @@
+"""Completeness: whether everything that was written into the access log has been counted, and every request written.
+
+Three numbers of CloudWatch are compared: the lines that ``record_usage`` has dealt with, those that arrived where the
+stage writes them, and the requests of the stage. It is needed since CloudWatch Logs skips lines for good when it cannot
+deliver to a subscription (a missing permission, a deleted function): nothing else would ever tell. They are still in
+the log group, and ``metering recount --fix`` brings them in.
+
+A whole day is compared, hour by hour anew, that ended an hour ago, when CloudWatch's own numbers are complete. A line
+that is written before an edge of the day and counted behind it makes little difference, since there is one at either
+edge; and what it makes is gone in the next hour, while what was lost stays for a day.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from metering.model.periods import Hour
+from metering.model.stages import Stage
+from metering.signals import NAMESPACE, Signal
+
+WINDOW: Final = timedelta(hours=24)
+SETTLING: Final = timedelta(hours=1)
+"""How long CloudWatch's own metrics may take until they are complete."""
+
+FEWEST: Final = 10
+"""A difference of fewer lines is none: two of three missing are no news."""
+
+MOST: Final = 2.0
+"""No ratio is greater, so that a comparison with nothing has one, too."""
+
+_PERIOD: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """A day's numbers of lines ``counted`` (or set aside), lines ``written``, and ``requests``, None if not known."""
+
+    counted: int
+    written: int
+    requests: int | None
+
+    @property
+    def of_lines(self) -> float | None:
+        """Which part of the lines was counted; None if there were none."""
+        return ratio(self.counted, self.written)
+
+    @property
+    def of_requests(self) -> float | None:
+        """Which part of the requests was counted; None if there were none, or no stage is known."""
+        return None if self.requests is None else ratio(self.counted, self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where CloudWatch has the three numbers: ``delivery_stream`` is empty on the road without one."""
+
+    deployment: str
+    access_log_group: str
+    delivery_stream: str
+    stages: Sequence[Stage]
+
+    def read(self, cloudwatch: Any, now: datetime) -> Completeness:
+        """Return the numbers of the day that ended an hour ago; errors of CloudWatch are raised as they are."""
+        written = [("AWS/Logs", "IncomingLogEvents", {"LogGroupName": self.access_log_group})]
+        if self.delivery_stream:
+            # Beside the log group: a stage writes there until its own stack has changed over to this road.
+            written.append(("AWS/Firehose", "IncomingRecords", {"DeliveryStreamName": self.delivery_stream}))
+        counted = [(NAMESPACE, Signal.LINES_COUNTED.value, {"service": self.deployment})]
+        requests = [("AWS/ApiGateway", "Count", stage.dimensions) for stage in self.stages]
+        sums = _sums(cloudwatch, [*counted, *written, *requests], now)
+        end = 1 + len(written)
+        return Completeness(sums[0], sum(sums[1:end]), sum(sums[end:]) if requests else None)
+
+
+def ratio(counted: int, expected: int) -> float | None:
+    """Return how much was counted of what was expected, at most :data:`MOST`; None where there was nothing at all."""
+    if not counted and not expected:
+        return None
+    if abs(counted - expected) < FEWEST:
+        return 1.0
+    return min(counted / expected, MOST) if expected else MOST
+
+
+def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str]]], now: datetime) -> list[int]:
+    """Return each metric's sum over the day that ended an hour ago."""
+    end = Hour.containing(now - SETTLING).start
+    queries = [
+        {
+            "Id": f"m{number}",
+            "MetricStat": {
+                "Metric": {
+                    "Namespace": namespace,
+                    "MetricName": name,
+                    "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+                },
+                "Period": _PERIOD,
+                "Stat": "Sum",
+            },
+        }
+        for number, (namespace, name, dimensions) in enumerate(metrics)
+    ]
+    sums = dict.fromkeys((query["Id"] for query in queries), 0.0)
+    pages = cloudwatch.get_paginator("get_metric_data").paginate(
+        MetricDataQueries=queries, StartTime=end - WINDOW, EndTime=end
+    )
+    for page in pages:
+        for found in page["MetricDataResults"]:
+            sums[found["Id"]] += sum(found["Values"])
+    return [round(number) for number in sums.values()]

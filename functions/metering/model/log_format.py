@@ -1,0 +1,176 @@
+"""The access log's format: what API Gateway writes of a request. Pure.
+
+One class, :class:`AccessRecord`, defines the fields that every log has: name, ``$context`` variable and type. The
+stage's format and the reader (:mod:`metering.model.access_log`) both come from it, so that they cannot drift apart. A
+metric may name further variables: an authorizer's properties, and headers that an integration sets. Each is a field
+under the variable's own name.
+
+Every value is quoted in the format and arrives as a string; a missing one is written ``-`` (API Gateway Developer
+Guide, "Variables for access logging"). No field is one that a caller can write freely (no raw path, query or user
+agent): a caller can neither break the JSON nor forge a field (I7).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+
+import msgspec
+
+MISSING: Final = "-"
+"""How API Gateway logs a variable that has no value."""
+
+LARGEST: Final = 10**12
+"""The largest number a record may hold; a larger one could not be added up within a counter's 38 digits for ever."""
+
+FORMAT_VERSION: Final = "1"
+
+VARIABLE_PATTERN: Final = r"authorizer\.(claims\.)?[A-Za-z0-9_]{1,64}|responseOverride\.header\.[A-Za-z0-9-]{1,64}"
+"""The ``$context`` variables that a metric may name: what an authorizer returned (known before the call), and a header
+that a mapping template of a non-proxy REST integration has set. A caller can write neither by itself."""
+
+LARGEST_SCALE: Final = 9
+
+LONGEST_VALUE: Final = 256
+"""The longest value whose distinct occurrences are counted."""
+
+
+class Api(Enum):
+    """The kind of API that writes the log."""
+
+    REST = "rest"
+    HTTP = "http"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The ``$context`` variable behind a field, for each kind of API that can log it."""
+
+    rest: str | None = None
+    http: str | None = None
+
+    def on(self, api: Api) -> str | None:
+        """Return the variable's name on this kind of API, or None where it cannot be logged."""
+        return self.rest if api is Api.REST else self.http
+
+
+_Moment = Annotated[int, msgspec.Meta(ge=0)]
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+_Measured = _Whole | Literal["-"]
+
+
+class AccessRecord(msgspec.Struct, frozen=True, gc=False):
+    """One request, as the access log tells it.
+
+    ``request_id`` is ``extendedRequestId``, because a client can choose ``requestId`` with a header. ``key`` is the
+    API key's id, never its value, which is the secret. ``time`` is in milliseconds since 1970, lengths are in bytes,
+    latencies in milliseconds; a measured field is ``-`` where the request had no such thing. ``metering`` is the
+    format's version and how many fields its lines have: ``1:11``.
+    """
+
+    metering: str
+    request_id: Annotated[str, Context(rest="extendedRequestId", http="extendedRequestId")]
+    time: Annotated[_Moment, Context(rest="requestTimeEpoch", http="requestTimeEpoch")]
+    key: str
+    status: Annotated[_Whole, Context(rest="status", http="status")]
+    method: Annotated[str, Context(rest="httpMethod", http="httpMethod")]
+    resource: Annotated[str, Context(rest="resourcePath", http="routeKey")]
+    response_length: Annotated[_Measured, Context(rest="responseLength", http="responseLength")] = MISSING
+    response_latency: Annotated[_Measured, Context(rest="responseLatency", http="responseLatency")] = MISSING
+    integration_latency: Annotated[_Measured, Context(rest="integration.latency", http="integration.latency")] = MISSING
+    data_processed: Annotated[_Measured, Context(http="dataProcessed")] = MISSING
+
+
+def _fields() -> dict[str, tuple[Context, bool]]:
+    """Return each field's context variable, and whether it is a measured number, by its name."""
+    found = {}
+    for name, hint in get_type_hints(AccessRecord, include_extras=True).items():
+        for note in getattr(hint, "__metadata__", ()):
+            if isinstance(note, Context):
+                found[name] = (note, MISSING in [get_args(part)[0] for part in get_args(get_args(hint)[0])])
+    return found
+
+
+FIELDS: Final = {name: context for name, (context, _) in _fields().items()}
+"""Each field's ``$context`` variable; ``key`` is not among them, since the caller's identity is the stack's choice."""
+
+MEASURED_FIELDS: Final = tuple(name for name, (_, measured) in _fields().items() if measured)
+"""The fields of every log that a metric may sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The variables that the metrics name beyond the fields of every log.
+
+    ``amounts`` are those that hold numbers, each with its scale (how many decimals are kept); ``ids`` those whose
+    distinct values are counted. All of them are in ``variables``.
+    """
+
+    variables: tuple[str, ...] = ()
+    amounts: Mapping[str, int] = field(default_factory=dict)
+    ids: frozenset[str] = frozenset()
+
+    def attribute(self, name: str) -> str:
+        """Return the attribute of a record that holds a field or variable."""
+        return f"x{self.variables.index(name)}" if name in self.variables else name
+
+    def record_type(self) -> type[AccessRecord]:
+        """Return the class of this log's records: a line that lacks a variable is read as ``-`` there."""
+        if not self.variables:
+            return AccessRecord
+        names = {self.attribute(variable): variable for variable in self.variables}
+        made: Any = msgspec.defstruct(
+            "DeclaredRecord",
+            [(name, str, MISSING) for name in names],
+            bases=(AccessRecord,),
+            rename=names,
+            frozen=True,
+            gc=False,
+        )
+        record_type: type[AccessRecord] = made
+        return record_type
+
+
+NOTHING_DECLARED: Final = Declared()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLog:
+    """What a stage writes: its kind of API, and the ``$context`` variable that says whom a request is billed to.
+
+    REST APIs have API keys. HTTP APIs have none, so there an authorizer must name the caller:
+    ``authorizer.<property>`` or ``authorizer.claims.<name>``. Raises ValueError for any other variable.
+    """
+
+    api: Api = Api.REST
+    caller: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.caller is None and self.api is Api.HTTP:
+            raise ValueError(
+                "an HTTP API has no API keys: say who is billed, for example caller='authorizer.claims.sub'"
+            )
+        if self.caller is not None and not re.fullmatch(
+            r"identity\.apiKeyId|authorizer\.(claims\.)?[A-Za-z0-9_]{1,64}", self.caller
+        ):
+            raise ValueError(
+                "caller must be 'identity.apiKeyId', 'authorizer.<property>' or 'authorizer.claims.<name>', "
+                f"got {self.caller!r}"
+            )
+        if self.api is Api.HTTP and self.caller == "identity.apiKeyId":
+            raise ValueError("an HTTP API cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead")
+
+    def format(self, declared: Declared = NOTHING_DECLARED) -> str:
+        """Return the stage's access-log format: one line of JSON with every field and every value quoted."""
+        variables = {name: variable for name, context in FIELDS.items() if (variable := context.on(self.api))}
+        variables["key"] = self.caller or "identity.apiKeyId"
+        variables |= {variable: variable for variable in declared.variables}
+        line = {"metering": version_of(declared)} | dict.fromkeys(AccessRecord.__struct_fields__[1:], MISSING)
+        line |= {name: f"$context.{variable}" for name, variable in variables.items()}
+        return msgspec.json.encode(line).decode()
+
+
+def version_of(declared: Declared) -> str:
+    """Return what stands first in a line: the format's version, and how many fields its lines have."""
+    return f"{FORMAT_VERSION}:{len(AccessRecord.__struct_fields__) + len(declared.variables)}"

@@ -1,0 +1,298 @@
+"""Metrics: what is billed for. Pure; how records become usage is in :mod:`metering.model.measuring`.
+
+A metric is declared once, in ``app.py``; it travels to the functions as JSON in their environment.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+import msgspec
+
+from metering.model.log_format import FIELDS, LARGEST_SCALE, MEASURED_FIELDS, VARIABLE_PATTERN, AccessLog, Api, Declared
+
+BILLED_STATUSES: Final = ("2xx", "3xx")
+"""What is billed unless a metric says otherwise: a caller does not pay for its own mistakes (4xx), for being
+throttled (429) or for our failures (5xx)."""
+
+USAGE_LINES: Final = "usage lines"
+"""What a metric measures that comes from your own code's log: the numbers in its lines of the form ``{"usage": …}``."""
+
+DIMENSIONS: Final = ("resource", "method", "status_class")
+"""What every log can be split by; a variable that an authorizer or an integration sets is another."""
+
+OTHER: Final = "other"
+"""Where a split puts what has no place of its own."""
+
+LONGEST_NAME: Final = 32
+MOST_SPLITS: Final = 4
+"""How many metrics may be split: their values stand in one update expression, which DynamoDB limits to 4 KB."""
+
+_STATUS = re.compile(r"[1-5](xx|\d\d)")
+
+
+class MetricError(ValueError):
+    """A metric that cannot be counted; the message says what to write instead."""
+
+
+class _Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which requests a metric bills: an empty ``methods`` or ``resources`` means all of them.
+
+    ``statuses`` are codes (``"404"``) or classes (``"2xx"``). ``resources`` are resource paths as the API declares
+    them (``"/items/{id}"``); one that ends in ``*`` stands for all that begin so.
+    """
+
+    name: str
+    statuses: tuple[str, ...] = BILLED_STATUSES
+    methods: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+
+
+class _Splittable(_Filters, frozen=True, kw_only=True):
+    """A metric that may be split by one dimension of few values.
+
+    ``by`` is ``resource``, ``method``, ``status_class`` or a variable, such as ``authorizer.plan``.
+
+    The total is billed and the split is shown. With ``meters``, each of these values is billed by a meter of its own
+    instead, named ``<name>_<value>``, and all the others by ``<name>_other``.
+    """
+
+    by: str = ""
+    meters: tuple[str, ...] = ()
+
+
+class Count(_Splittable, frozen=True, kw_only=True, tag="count"):
+    """Bills each request as one."""
+
+
+class Sum(_Splittable, frozen=True, kw_only=True, tag="sum"):
+    """Bills the sum of a number; a request without it adds nothing.
+
+    ``of`` is a measured field of the log, such as ``response_length``; a variable that an authorizer returns or an
+    integration sets (``authorizer.messages``, ``responseOverride.header.x-messages``); or :data:`USAGE_LINES`.
+    ``scale`` is how many decimals count: with ``scale=3`` thousandths are billed. With ``deduplicate`` the usage lines
+    of one key or customer that have the same id count once.
+    """
+
+    of: str
+    scale: int = 0
+    deduplicate: bool = False
+
+
+class Unique(_Filters, frozen=True, kw_only=True, tag="unique"):
+    """Bills the distinct values of a variable, such as ``authorizer.user``, per customer and calendar month (UTC).
+
+    ``of="key"`` bills active API keys. Any other variable must be declared an opaque id with ``opaque_id=True``: the
+    counters keep its values as a keyed hash alone, but the access log holds them as they are.
+    """
+
+    of: str
+    opaque_id: bool = False
+
+
+class Max(_Filters, frozen=True, kw_only=True, tag="max"):
+    """Bills the sum of hourly peaks: each hour's highest value, over all of a customer's keys.
+
+    So stored gigabytes are billed as gigabyte-hours, seats as seat-hours. ``of`` and ``scale`` as for :class:`Sum`.
+    """
+
+    of: str
+    scale: int = 0
+
+
+Metric = Count | Sum | Unique | Max
+"""Every kind of metric. A new kind is a class above, a case in :mod:`metering.model.measuring`, and a member here."""
+
+
+def declared(metrics: Sequence[Metric]) -> Declared:
+    """Return the variables that the metrics name, which the log must then hold."""
+    amounts = {
+        metric.of: metric.scale for metric in metrics if isinstance(metric, Sum | Max) and _is_variable(metric.of)
+    }
+    ids = {metric.of for metric in metrics if isinstance(metric, Unique) and _is_variable(metric.of)}
+    splits = {metric.by for metric in metrics if isinstance(metric, Count | Sum) and _is_variable(metric.by)}
+    return Declared(tuple(sorted({*amounts, *ids, *splits})), amounts, frozenset(ids))
+
+
+def meters(metrics: Sequence[Metric]) -> list[str]:
+    """Return the names under which the metrics are billed: each has a meter at Stripe."""
+    return [name for metric in metrics for name in meters_of(metric).values()]
+
+
+def meters_of(metric: Metric) -> dict[str, str]:
+    """Return the names under which a metric is billed, by the value that each is for; one without values has one."""
+    if not isinstance(metric, Count | Sum) or not metric.meters:
+        return {"": metric.name}
+    return {value: f"{metric.name}_{_spelled(value)}" for value in (*metric.meters, OTHER)}
+
+
+def needs_hash(metrics: Sequence[Metric]) -> bool:
+    """Say whether values are kept as keyed hashes."""
+    return any(isinstance(metric, Unique) for metric in metrics)
+
+
+def reads_usage_lines(metrics: Sequence[Metric]) -> bool:
+    """Say whether a metric measures what your own code logs."""
+    return any(isinstance(metric, Sum | Max) and metric.of == USAGE_LINES for metric in metrics)
+
+
+def check(metrics: Sequence[Metric], log: AccessLog) -> None:
+    """Raise MetricError for the first metric that this log cannot measure."""
+    if not metrics:
+        raise MetricError("no metric is declared: write for example Count(name='requests')")
+    seen: set[str] = set()
+    for metric in metrics:
+        if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}", metric.name):
+            raise MetricError(
+                f"a metric's name is up to {LONGEST_NAME} lower-case letters, digits and '_', beginning with a letter, "
+                f"got {metric.name!r}{_instead(_spelled(metric.name).lstrip('_0123456789')[:LONGEST_NAME])}"
+            )
+        for name in meters_of(metric).values():
+            if name in seen:
+                raise MetricError(f"the metric {name!r} is declared twice: give one of them another name")
+            if len(name) > LONGEST_NAME:
+                raise MetricError(
+                    f"the meter's name {name!r} is over {LONGEST_NAME} characters: name {metric.name!r} shorter"
+                )
+            seen.add(name)
+        _check_filters(metric, log)
+        _check_source(metric, log)
+        if isinstance(metric, Count | Sum):
+            _check_split(metric, log)
+    _check_together(metrics)
+
+
+def _check_filters(metric: Metric, log: AccessLog) -> None:
+    if not metric.statuses:
+        raise MetricError(f"{metric.name!r} bills no status at all: leave statuses out to bill {BILLED_STATUSES}")
+    for status in metric.statuses:
+        if not _STATUS.fullmatch(status):
+            raise MetricError(f"{metric.name!r}: a status is written '2xx' or '404', got {status!r}")
+    for method in metric.methods:
+        if not re.fullmatch(r"[A-Z]+", method):
+            raise MetricError(f"{metric.name!r}: a method is written 'GET', got {method!r}{_instead(method.upper())}")
+    for resource in metric.resources:
+        if not (resource.startswith("/") or (resource == "$default" and log.api is Api.HTTP)):
+            raise MetricError(f"{metric.name!r}: a resource is written '/items/{{id}}' or '/items/*', got {resource!r}")
+
+
+def _check_source(metric: Metric, log: AccessLog) -> None:
+    match metric:
+        case Count():
+            return
+        case Unique():
+            if metric.of != "key":
+                _check_variable(metric, metric.of, log, "counts the distinct values of")
+                if not metric.opaque_id:
+                    raise MetricError(
+                        f"{metric.name!r} counts the distinct values of {metric.of!r}, which the access log will hold: "
+                        "say opaque_id=True if they are opaque ids, never names or addresses"
+                    )
+        case Sum() | Max():
+            if not 0 <= metric.scale <= LARGEST_SCALE:
+                raise MetricError(f"{metric.name!r}: a scale is from 0 to {LARGEST_SCALE} decimals, got {metric.scale}")
+            if metric.of == USAGE_LINES:
+                _check_usage_lines(metric)
+            elif isinstance(metric, Sum) and metric.deduplicate:
+                raise MetricError(f"{metric.name!r}: only usage lines have an id to deduplicate by: leave it out")
+            elif metric.of in FIELDS and metric.scale:
+                raise MetricError(f"{metric.name!r} sums {metric.of!r}, which is whole: leave scale out")
+            else:
+                _check_amount(metric, log)
+        case _:
+            assert_never(metric)
+
+
+def _check_usage_lines(metric: Sum | Max) -> None:
+    plain = (metric.statuses, metric.methods, metric.resources) == (BILLED_STATUSES, (), ())
+    if not plain or (isinstance(metric, Sum) and metric.by):
+        raise MetricError(
+            f"{metric.name!r} measures usage lines, which have no status, method, resource or other dimension: "
+            "leave its filters and by out"
+        )
+
+
+def _check_amount(metric: Sum | Max, log: AccessLog) -> None:
+    loggable = [name for name in MEASURED_FIELDS if FIELDS[name].on(log.api)]
+    if metric.of in loggable:
+        return
+    if metric.of in MEASURED_FIELDS:
+        raise MetricError(
+            f"{metric.name!r} sums {metric.of!r}, which a {log.api.name} API cannot log: write one of {loggable}"
+        )
+    if _is_variable(metric.of):
+        _check_variable(metric, metric.of, log, "sums")
+        return
+    close = difflib.get_close_matches(metric.of, loggable, 1, 0.4)
+    raise MetricError(
+        f"{metric.name!r} sums {metric.of!r}, which is no measured field of the log: write "
+        + (repr(close[0]) if close else f"one of {loggable}, 'authorizer.<property>' or USAGE_LINES")
+    )
+
+
+def _check_variable(metric: Metric, variable: str, log: AccessLog, doing: str) -> None:
+    if not _is_variable(variable):
+        raise MetricError(
+            f"{metric.name!r} {doing} {variable!r}, which the log does not hold: "
+            "write 'authorizer.<property>', 'authorizer.claims.<name>' or 'responseOverride.header.<name>'"
+        )
+    if variable.startswith("responseOverride.") and log.api is Api.HTTP:
+        raise MetricError(f"{metric.name!r} {doing} {variable!r}, which an HTTP API cannot log")
+
+
+def _check_split(metric: Count | Sum, log: AccessLog) -> None:
+    if metric.by and metric.by not in DIMENSIONS:
+        if metric.by in FIELDS or metric.by in ("key", "request_id"):
+            raise MetricError(f"{metric.name!r} is split by {metric.by!r}: write one of {DIMENSIONS} or a variable")
+        _check_variable(metric, metric.by, log, "is split by")
+    if metric.meters and not metric.by:
+        raise MetricError(f"{metric.name!r} names meters for values: say with by=… what they are values of")
+
+
+def _check_together(metrics: Sequence[Metric]) -> None:
+    scales: dict[str, int] = {}
+    for metric in metrics:
+        if not isinstance(metric, Sum | Max) or not _is_variable(metric.of):
+            continue
+        if scales.setdefault(metric.of, metric.scale) != metric.scale:
+            raise MetricError(f"{metric.of!r} is read with two scales: give its metrics the same")
+    split = [metric.name for metric in metrics if isinstance(metric, Count | Sum) and metric.by and not metric.meters]
+    if len(split) > MOST_SPLITS:
+        raise MetricError(f"at most {MOST_SPLITS} metrics can be split, got {split}")
+
+
+def _is_variable(name: str) -> bool:
+    return re.fullmatch(VARIABLE_PATTERN, name) is not None
+
+
+def _spelled(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _instead(spelling: str) -> str:
+    return f": write {spelling!r}" if spelling else ""
+
+
+def encode(metrics: Sequence[Metric]) -> str:
+    """Return the metrics as they stand in a function's environment."""
+    return msgspec.json.encode(metrics).decode()
+
+
+def decode(text: str) -> tuple[Metric, ...]:
+    """Read what :func:`encode` wrote; raise msgspec.DecodeError for anything else."""
+    return msgspec.json.decode(text, type=tuple[Metric, ...])
+
+
+def bills(metric: Metric, status: int, method: str, resource: str) -> bool:
+    """Say whether a metric's filters let such a request through."""
+    path = resource.rpartition(" ")[2]  # an HTTP API's route key is "GET /items/{id}"
+    return (
+        any(wanted in (str(status), f"{status // 100}xx") for wanted in metric.statuses)
+        and (not metric.methods or method in metric.methods)
+        and (not metric.resources or any(_covers(wanted, path) for wanted in metric.resources))
+    )
+
+
+def _covers(pattern: str, path: str) -> bool:
+    return path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern

@@ -1,0 +1,30 @@
+"""Stages that write the access log, as the function that compares them is told of them. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from metering.model.log_format import Api
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """A stage that writes the access log: its API's name, or its id if it is an HTTP API (as CloudWatch's metrics)."""
+
+    kind: Api
+    api: str
+    name: str
+
+    @property
+    def dimensions(self) -> dict[str, str]:
+        """The dimensions of its metrics (API Gateway Developer Guide, "Amazon API Gateway dimensions and metrics")."""
+        return {"ApiName" if self.kind is Api.REST else "ApiId": self.api, "Stage": self.name}
+
+
+def encode(stages: Sequence[Stage]) -> str:
+    """Return stages as they stand in the function's environment."""
+    return msgspec.json.encode(stages).decode()
+
+
+def decode(text: str) -> tuple[Stage, ...]:
+    """Read what :func:`encode` wrote; nothing means that there is none."""
+    return msgspec.json.decode(text, type=tuple[Stage, ...]) if text else ()

@@ -1,0 +1,344 @@
+"""A usage row: what one customer, or one key without a customer, used in one hour. Pure.
+
+Every change of a row is a function here from a row to a row; :mod:`metering.stores.ledger` writes it on condition that
+the row is still as it was read.
+
+How a total gets to Stripe, and why it converges (I4)::
+
+    recounted ──▶ PENDING ──depart──▶ PENDING, posting on its way ──landed──▶ POSTED
+                     ▲                      │        ▲                  └───▶ REJECTED
+                     └── recounted ─────────┘        └── no answer: the same posting departs again
+
+A posting is written into the row before it is sent. A newer total is not sent before the older one that is on its
+way has been answered: it is sent again, with its own identifier, until Stripe accepts it or says that it exists.
+After that, Stripe refuses any copy of it that is still under way, since identifiers are unique for 24 hours and no
+run lives that long. Only a posting that was *rejected* leaves no identifier behind; so after a rejection nothing is
+sent before the time in which a copy could still land is over.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from metering.model.amounts import Amounts
+from metering.model.periods import Hour
+from metering.model.subjects import Kind, Subject, customer
+
+FLIGHT_TIME: Final = timedelta(minutes=16)
+"""A copy of a request can land this long after it was written down: the longest life of a Lambda, and a minute."""
+
+NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
+TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
+
+_IDENTIFIER: Final = re.compile(r"[0-9a-f]{1,6}\.([A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
+
+_TIMESTAMPS: Final = 600
+"""Events are dated in the hour's last ten minutes, so that an hour in which a subscription begins is billed."""
+
+
+class State(StrEnum):
+    """Where a total stands."""
+
+    PENDING = "PENDING"
+    """To be posted; the next run of ``close_periods`` moves it on."""
+
+    POSTED = "POSTED"
+    """Stripe holds it; only a new total moves it, back to PENDING."""
+
+    REJECTED = "REJECTED"
+    """Stripe said no for good; an operator mends the cause and closes the hour again."""
+
+    HELD = "HELD"
+    """Kept, with its reason; giving the key a customer, or the customer a Stripe customer, moves it to PENDING. What is
+    too old for Stripe is carried into a later hour by ``reconcile_usage``."""
+
+
+class Posting(msgspec.Struct, frozen=True):
+    """One attempt to tell Stripe a total; ``timestamp`` and ``until`` are in seconds since 1970.
+
+    ``until`` is when no copy of this attempt can land any more; ``streamed`` that it goes by the event stream.
+    """
+
+    identifier: str
+    stripe_customer: str
+    quantity: int
+    timestamp: int
+    until: int
+    streamed: bool = False
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands beside an hour's count of a metric: an adjustment by an operator, or a carry from elsewhere.
+
+    ``who`` did it (an ARN, or the function that carried) ``at`` a moment in seconds since 1970. An adjustment that was
+    made against a count of ``if_counted`` is void while another is counted.
+    """
+
+    id: str
+    metric: str
+    amount: int
+    reason: str
+    who: str
+    at: int
+    carry: bool = False
+    if_counted: int | None = None
+
+    def is_void(self, counted: int) -> bool:
+        """Say whether the change was made against another count than this."""
+        return self.if_counted is not None and self.if_counted != counted
+
+
+class Total(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One metric's total in a row. ``revision`` is the row's version that gave it this quantity.
+
+    ``adjusted`` and ``carried`` are the sums of the changes that stand beside the count.
+    """
+
+    counted: int
+    revision: int
+    state: State
+    adjusted: int = 0
+    carried: int = 0
+    reason: str = ""
+    identifier: str = ""
+    posting: Posting | None = None
+    """On its way: written down, perhaps sent, not answered. May be of an older revision."""
+
+    split: dict[str, int] = {}
+    """How ``counted`` splits, by value, where the metric is split; nobody is billed by it."""
+
+    posted_to: str = ""
+    """The Stripe customer that accepted a posting of this total; every later one goes there too."""
+
+    not_before: int = 0
+    """After a rejection: nothing is sent before this moment (seconds since 1970)."""
+
+    posted_at: int = 0
+    """When Stripe last accepted a posting (seconds since 1970)."""
+
+    streamed: bool = False
+    """Whether that went by the event stream; every later one does, too."""
+
+    reposts: int = 0
+    """How often this total was posted again because Stripe showed another."""
+
+    @property
+    def balance(self) -> int:
+        """What is counted, adjusted and carried; below nothing until the difference is carried on."""
+        return self.counted + self.adjusted + self.carried
+
+    @property
+    def quantity(self) -> int:
+        """What is billed: the balance, but never less than nothing."""
+        return max(0, self.balance)
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """A row as it was read. ``version`` counts its writes; 0 means that it has never been written.
+
+    ``only_key`` is the one key that everything was counted for, empty where there are several or none.
+    """
+
+    subject: Subject
+    hour: Hour
+    version: int = 0
+    totals: dict[str, Total] = {}
+    only_key: str = ""
+
+    def in_state(self, state: State) -> dict[str, Total]:
+        """Return the totals that are in a state, by metric."""
+        return {metric: total for metric, total in self.totals.items() if total.state is state}
+
+    def with_totals(self, changed: Mapping[str, Total]) -> "UsageRow":
+        """Return the row with some totals replaced."""
+        return msgspec.structs.replace(self, totals={**self.totals, **changed})
+
+
+def recounted(
+    row: UsageRow, counted: Amounts | None, changes: Sequence[Change] | None = None, *, held: str = ""
+) -> UsageRow:
+    """Return the row with what is counted now, zero where nothing is left, and its changes; unchanged if all is known.
+
+    Without ``counted``, because the counters have expired, or without ``changes``, those of the row stay. Closing again
+    is asked for by a late mark, so a total that was held or rejected gets a new try, under a new revision. With
+    ``held``, the reason why nobody is billed, totals are held instead of pending.
+    """
+    quantities = counted.quantities() if counted is not None else {}
+    changed = {}
+    for metric in {*row.totals, *quantities, *(change.metric for change in changes or ())}:
+        before = row.totals.get(metric)
+        after = before or Total(0, 0, State.PENDING)
+        if counted is not None:
+            split = counted.splits.get(metric, {})
+            after = msgspec.structs.replace(after, counted=quantities.get(metric, 0), split=split)
+        if changes is not None:
+            valid = [one for one in changes if one.metric == metric and not one.is_void(after.counted)]
+            after = msgspec.structs.replace(
+                after,
+                adjusted=sum(one.amount for one in valid if not one.carry),
+                carried=sum(one.amount for one in valid if one.carry),
+            )
+        after = _renewed(before, after, revision=row.version + 1, held=held)
+        if after != before:
+            changed[metric] = after
+    return row.with_totals(changed) if changed else row
+
+
+def _renewed(before: Total | None, after: Total, *, revision: int, held: str) -> Total:
+    """Return a total that is to be billed ``after`` now; as it is if nothing changes for Stripe."""
+    same = before is not None and before.balance == after.balance
+    if before is not None and same:
+        if held and before.reason == held:
+            return after
+        if not held and before.state in (State.PENDING, State.POSTED):
+            return after
+    state = State.HELD if held else State.PENDING
+    after = msgspec.structs.replace(
+        after, revision=revision, state=state, reason=held, reposts=before.reposts if before and same else 0
+    )
+    ever_sent = after.posted_to or after.posting or after.not_before
+    if state is State.PENDING and not after.quantity and not ever_sent:
+        return msgspec.structs.replace(after, state=State.POSTED, reason="zero, and nothing was ever sent")
+    return after
+
+
+def reposted(row: UsageRow, metric: str) -> UsageRow:
+    """Return the row with a total that Stripe accepted and does not show, pending again under a new revision.
+
+    A metric that the row does not have is posted as zero: Stripe holds something that nobody here has counted.
+    """
+    before = row.totals.get(metric) or Total(0, 0, State.POSTED)
+    after = msgspec.structs.replace(
+        before, revision=row.version + 1, state=State.PENDING, reason="", reposts=before.reposts + 1
+    )
+    return row.with_totals({metric: after})
+
+
+def settled_by_carry(row: UsageRow, metric: str) -> UsageRow:
+    """Return the row with a total that is what Stripe holds, now that the rest of it was carried elsewhere."""
+    after = msgspec.structs.replace(row.totals[metric], state=State.POSTED, reason="the rest of it was carried")
+    return row.with_totals({metric: after})
+
+
+def held(row: UsageRow, reason: str) -> UsageRow:
+    """Return the row with every pending total held for a reason."""
+    return row.with_totals(
+        {
+            metric: msgspec.structs.replace(total, state=State.HELD, reason=reason)
+            for metric, total in row.in_state(State.PENDING).items()
+        }
+    )
+
+
+def departing(  # noqa: PLR0913 - what a posting says, each by name
+    row: UsageRow,
+    *,
+    stripe_customer: str,
+    epoch: str,
+    now: datetime,
+    without: Collection[str] = (),
+    streamed: bool = False,
+) -> tuple[UsageRow, dict[str, Posting]]:
+    """Return the row to be written before anything is sent, and the postings to send once it is written, by metric.
+
+    A posting that had no answer yet departs again as it is; only when it has been answered does a newer total depart.
+    Nothing departs of the metrics in ``without``. With ``streamed`` it departs by the event stream; a total that once
+    went by it always does, so that one hour's events never take two ways.
+    """
+    until = int((now + FLIGHT_TIME).timestamp())
+    postings = {}
+    for metric, total in row.in_state(State.PENDING).items():
+        if metric in without:
+            continue
+        if total.posting is not None:
+            postings[metric] = msgspec.structs.replace(total.posting, until=until)
+        elif total.not_before <= now.timestamp():
+            postings[metric] = Posting(
+                identifier=identifier(epoch, row.subject, metric, row.hour, total.revision),
+                stripe_customer=total.posted_to or stripe_customer,
+                quantity=total.quantity,
+                timestamp=int(row.hour.end.timestamp()) - max(1, _TIMESTAMPS - total.revision),
+                until=until,
+                streamed=streamed or total.streamed,
+            )
+    departed = row.with_totals(
+        {metric: msgspec.structs.replace(row.totals[metric], posting=posting) for metric, posting in postings.items()}
+    )
+    return departed, postings
+
+
+def accepted(row: UsageRow, metric: str, *, epoch: str, now: datetime) -> UsageRow:
+    """Return the row after Stripe accepted the metric's posting, or said that it has it already."""
+    total = row.totals[metric]
+    posting = _on_its_way(total)
+    landed = msgspec.structs.replace(
+        total,
+        posting=None,
+        posted_to=posting.stripe_customer,
+        posted_at=int(now.timestamp()),
+        streamed=posting.streamed,
+    )
+    if posting.identifier == identifier(epoch, row.subject, metric, row.hour, total.revision):
+        landed = msgspec.structs.replace(landed, state=State.POSTED, reason="", identifier=posting.identifier)
+    return row.with_totals({metric: landed})
+
+
+def rejected(row: UsageRow, metric: str, reason: str, *, epoch: str) -> UsageRow:
+    """Return the row after Stripe refused the metric's posting for good."""
+    total = row.totals[metric]
+    posting = _on_its_way(total)
+    landed = msgspec.structs.replace(total, posting=None, not_before=posting.until)
+    if posting.identifier == identifier(epoch, row.subject, metric, row.hour, total.revision):
+        landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=posting.identifier)
+    return row.with_totals({metric: landed})
+
+
+def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
+    """Return the row after Stripe reported that it could not use a posting which it had accepted.
+
+    Unchanged if a newer posting has taken its place, or the report came before. A copy of a posting that is still on
+    its way can land as long as a rejected one's.
+    """
+    for metric, total in row.totals.items():
+        if total.posting is not None and total.posting.identifier == known_as:
+            landed = msgspec.structs.replace(total, posting=None, not_before=total.posting.until)
+            if known_as.endswith(f".r{total.revision}"):
+                landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=known_as)
+            return row.with_totals({metric: landed})
+        if total.identifier == known_as and total.state is State.POSTED:
+            return row.with_totals({metric: msgspec.structs.replace(total, state=State.REJECTED, reason=reason)})
+    return row
+
+
+def epoch_of(ledger_epoch: str, deployment: str) -> str:
+    """Return what a deployment's identifiers begin with: its ledger's epoch, and four digits that stand for its name.
+
+    Stripe keeps identifiers unique in the whole account, which two deployments may share.
+    """
+    return f"{ledger_epoch}{hashlib.sha256(deployment.encode()).hexdigest()[:4]}"
+
+
+def identifier(epoch: str, subject: Subject, metric: str, hour: Hour, revision: int) -> str:
+    """Return what Stripe knows a posting by: derived, unique to this revision, at most 100 characters."""
+    if subject.kind is not Kind.CUSTOMER:
+        raise ValueError(f"only a customer's usage is posted, got {subject}")
+    return f"{epoch}.{subject.id}.{metric}.{hour}.r{revision}"
+
+
+def named_by(known_as: str) -> tuple[Subject, str, Hour]:
+    """Return the customer, metric and hour of an identifier; raise ValueError if it is none of ours."""
+    match = _IDENTIFIER.fullmatch(known_as)
+    if match is None:
+        raise ValueError(f"no identifier of ours: {known_as[:100]!r}")
+    return customer(match[1]), match[2], Hour.parse(match[3])
+
+
+def _on_its_way(total: Total) -> Posting:
+    if total.posting is None:
+        raise ValueError(f"no posting of this total is on its way: {total}")
+    return total.posting

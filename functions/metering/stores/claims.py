@@ -1,0 +1,161 @@
+"""Claims: which values were seen before, so that each counts once. In the Counters table.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| value | ``unique#<metric>#<2026-11>#<key>#<shard>`` | ``<hash>#<tenure>`` | ``hour``, ``batch``, ``at``, ``ttl`` |
+| id of a usage line | ``once#<metric>#<source>#<shard>`` | ``<hash>`` | the same |
+
+A claim is made once and never changed: it says which batch the value counts in, and in which hour. A batch counts the
+values whose claims are its own, so that a delivery which dies between its claims and its counters is made good by the
+next one, and two batches at once count a value once (I1, I2)::
+
+    batch A   claims v ── dies            claims v: its own ── counter +1
+    batch B        claims v: A's ── counter +0
+
+``tenure`` is the hour since which a key is in its present hands, if that hour lies in the month: a value that a key
+brings before and after it changed hands counts for each of its holders. ``at`` is when the claim was made, in
+milliseconds since 1970.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
+
+from metering.model.periods import COUNTER_LIFE, Hour
+from metering.stores.aws import Item, in_pieces, side_by_side
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+SHARDS: Final = 16
+"""How many partition keys one key's values of a month are spread over."""
+
+_BATCH: Final = 100  # BatchGetItem's limit
+_HASH_BYTES: Final = 16
+
+Key = tuple[str, str]
+"""A claim's pk and sk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who counts a value: the batch with this token, in this hour."""
+
+    hour: Hour
+    batch: bytes
+    at: int
+
+
+def hashed(secret: bytes, metric: str, value: str) -> str:
+    """Return a value's keyed hash (HMAC-SHA-256, 16 bytes in hex): nobody without the secret can look for a value."""
+    return hmac.digest(secret, f"{metric}\0{value}".encode(errors="surrogatepass"), "sha256")[:_HASH_BYTES].hex()
+
+
+def of_value(metric: str, key: str, hour: Hour, value: str, tenure: Hour | None) -> Key:
+    """Return the claim of a hashed ``value`` that a key brought in an hour's month."""
+    return f"{_of_month(metric, hour, key)}#{_shard(value)}", f"{value}#{tenure or ''}"
+
+
+def of_line(metric: str, source: str, name: str) -> Key:
+    """Return the claim of a usage line's id."""
+    value = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[: 2 * _HASH_BYTES]
+    return f"once#{metric}#{source}#{_shard(value)}", value
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The claims' verbs. Errors of DynamoDB are raised as they are."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    def claim(self, wanted: Mapping[Key, Hour], batch: bytes, now: datetime) -> dict[Key, Claim]:
+        """Return each claim as it stands, made for ``batch`` and the wanted hour where there was none.
+
+        One write unit for each new claim; the others are looked at first, since a refused write costs a unit, too.
+        """
+        found: dict[Key, Claim] = {}
+        for piece in side_by_side(self._look, in_pieces(list(wanted), _BATCH)):
+            found |= piece
+        new = [key for key in wanted if key not in found]
+        made = side_by_side(lambda key: self._make(key, wanted[key], batch, now), new)
+        return found | dict(zip(new, made, strict=True))
+
+    def of_key(self, metric: str, key: str, month: Hour) -> Iterator[tuple[str, Claim]]:
+        """Yield the hashed values that a key brought in the month of ``month``, and their claims; consistent reads."""
+        beginning = _of_month(metric, month, key)
+        for items in side_by_side(lambda shard: self._query(f"{beginning}#{shard}"), range(SHARDS)):
+            for item in items:
+                yield item["sk"]["S"].partition("#")[0], _read(item)
+
+    def _look(self, keys: Iterable[Key]) -> dict[Key, Claim]:
+        """Return the claims that are there. Not a consistent read: what it misses is found by the write."""
+        found: dict[Key, Claim] = {}
+        asked: Any = {self.table: {"Keys": [_item_key(key) for key in keys]}}
+        while asked:
+            answer = self.client.batch_get_item(RequestItems=asked)
+            for item in answer["Responses"].get(self.table, []):
+                found[item["pk"]["S"], item["sk"]["S"]] = _read(item)
+            asked = answer.get("UnprocessedKeys")
+        return found
+
+    def _make(self, key: Key, hour: Hour, batch: bytes, now: datetime) -> Claim:
+        """Make a claim, or return the one that is there: another batch's, or our own that boto3 sent twice (I2)."""
+        made = Claim(hour, batch, int(now.timestamp() * 1000))
+        unclaimed = "attribute_not_exists(#pk)"
+        life_begins = hour.month_end.start if key[0].startswith("unique#") else hour.end
+        try:
+            self.client.put_item(
+                TableName=self.table,
+                Item={
+                    **_item_key(key),
+                    "hour": {"S": str(hour)},
+                    "batch": {"B": batch},
+                    "at": {"N": str(made.at)},
+                    "ttl": {"N": str(int((life_begins + COUNTER_LIFE).timestamp()))},
+                },
+                ConditionExpression=unclaimed,
+                ExpressionAttributeNames={"#pk": "pk"},
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self.client.exceptions.ConditionalCheckFailedException as error:
+            return _read(_item_of(error))
+        return made
+
+    def _query(self, pk: str) -> list[Item]:
+        pages = self.client.get_paginator("query").paginate(
+            TableName=self.table,
+            KeyConditionExpression="#pk = :pk",
+            ExpressionAttributeNames={"#pk": "pk"},
+            ExpressionAttributeValues={":pk": {"S": pk}},
+            ConsistentRead=True,
+        )
+        return [item for page in pages for item in page["Items"]]
+
+
+def _of_month(metric: str, hour: Hour, key: str) -> str:
+    return f"unique#{metric}#{hour.month}#{key}"
+
+
+def _shard(value: str) -> int:
+    return int(value[:2], 16) % SHARDS
+
+
+def _item_key(key: Key) -> Item:
+    return {"pk": {"S": key[0]}, "sk": {"S": key[1]}}
+
+
+def _item_of(error: ClientError) -> Item:
+    """Return the item that refused a write; boto3 gives it in the answer as it came."""
+    item: Item = error.response["Item"]  # type: ignore[typeddict-item]
+    return item
+
+
+def _read(item: Item) -> Claim:
+    batch = item["batch"]["B"]
+    return Claim(Hour.parse(item["hour"]["S"]), batch, int(item["at"]["N"]))

@@ -1,0 +1,392 @@
+"""The Counters table, known to this file and to :mod:`metering.stores.claims` alone.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
+| peak | ``hour#<hour>#<partition>`` | ``<key>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
+| mark | ``late#<partition>``, ``check#…`` | ``<hour>#<subject>`` | ``mark``: unique to the last one; ``times`` |
+| big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
+| claim | see :mod:`metering.stores.claims` | | |
+
+A counter's amounts are flat attributes: ``n:<metric>`` a sum, ``u:<metric>`` values new in the month, and
+``g:<metric>:<value>`` how a sum splits. Where a customer's usage was reported without a key, ``@<customer>`` stands for
+the key.
+
+A counter remembers the batches that it has counted, in the same item and the same write: a batch that comes again is
+refused by the counter itself (I2). A batch that fails half-way is delivered again whole; the counters that have it
+refuse it, the others count it (I1).
+"""
+
+import hashlib
+import uuid
+import zlib
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from metering.model.amounts import Amounts
+from metering.model.periods import COUNTER_LIFE, Hour
+from metering.model.subjects import Subject
+from metering.stores.aws import Item, side_by_side
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+PARTITIONS: Final = 16
+"""Closing an hour is this many queries, side by side; and no partition key gets all of an hour's writes."""
+
+SLOTS: Final = 256
+"""How many items one key's hour is spread over, so that each stays under 1 KB, one write unit, with its tokens."""
+
+_SUM: Final = "n:"
+_UNIQUE: Final = "u:"
+_PEAK: Final = "m:"
+_SPLIT: Final = "g:"
+_FEW_KEYS: Final = 64
+"""Up to so many keys are read by a query each; more are read by reading the hour."""
+
+_LOOK: Final = 16
+"""Items that are read for each key where several are looked for at once."""
+
+Counted = dict[str, Amounts]
+"""What was counted, by key; or by ``@<customer>``, where no key was named."""
+
+
+class Mark(StrEnum):
+    """What is asked for, for an hour and a subject. Whoever does it deletes the mark."""
+
+    LATE = "late"
+    """Something changed in an hour that may be closed: it has to be closed again."""
+
+    CHECK = "check"
+    """A closed hour was written again: is what invoices bill still what the ledger says?"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Marked:
+    """A mark as it was read."""
+
+    hour: Hour
+    subject: Subject
+    mark: str
+    """Unique to the last marking."""
+
+    times: int
+    """How often it was asked for: with ``mark``, it tells a mark that was renewed from the one that was dealt with."""
+
+    kind: Mark = Mark.LATE
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """The table's verbs. Errors of DynamoDB are raised as they are."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    def count(self, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
+        """Add a batch's amounts to the counters of an hour and key; return False if this batch was already counted.
+
+        One write unit while the item is under 1 KB, and one more for each peak. A replay, by a redelivery or by boto3
+        after a read timeout, is harmless: the condition and the token are part of the same write (I2), and a peak that
+        is raised twice is the same.
+        """
+        for metric, peak in amounts.peaks.items():
+            self._raise_peak(hour, key, metric, peak)
+        added = _attributes(amounts)
+        if not added:
+            return bool(amounts.peaks)
+        not_yet_counted = "NOT contains(#batches, :token)"
+        additions = ", ".join(f"#m{n} :m{n}" for n in range(len(added)))
+        try:
+            self.client.update_item(
+                TableName=self.table,
+                Key=counter_key(hour, key, batch),
+                UpdateExpression=f"ADD {additions}, #batches :tokens SET #ttl = :ttl",
+                ConditionExpression=not_yet_counted,
+                ExpressionAttributeNames={
+                    **{f"#m{n}": name for n, name in enumerate(added)},
+                    "#batches": "batches",
+                    "#ttl": "ttl",
+                },
+                ExpressionAttributeValues={
+                    **{f":m{n}": {"N": str(amount)} for n, amount in enumerate(added.values())},
+                    ":token": {"B": batch},
+                    ":tokens": {"BS": [batch]},
+                    ":ttl": {"N": str(_expiry(hour))},
+                },
+            )
+        except self.client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    def _raise_peak(self, hour: Hour, key: str, metric: str, peak: int) -> None:
+        """Set an hour's highest value if this one is higher; one item, always applied, harmless to repeat."""
+        is_higher = "attribute_not_exists(#peak) OR #peak < :peak"
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.update_item(
+                TableName=self.table,
+                Key={"pk": {"S": _hour_key(hour, partition(key))}, "sk": {"S": f"{key}#max#{metric}"}},
+                UpdateExpression="SET #peak = :peak, #ttl = :ttl",
+                ConditionExpression=is_higher,
+                ExpressionAttributeNames={"#peak": f"{_PEAK}{metric}", "#ttl": "ttl"},
+                ExpressionAttributeValues={":peak": {"N": str(peak)}, ":ttl": {"N": str(_expiry(hour))}},
+            )
+
+    def has_counted(self, hour: Hour, key: str, batch: bytes) -> bool:
+        """Say whether the counters of an hour and key have counted a batch; a consistent read."""
+        found = self.client.get_item(
+            TableName=self.table,
+            Key=counter_key(hour, key, batch),
+            ProjectionExpression="#batches",
+            ExpressionAttributeNames={"#batches": "batches"},
+            ConsistentRead=True,
+        )
+        return batch in found.get("Item", {}).get("batches", {}).get("BS", [])
+
+    def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
+        """Ask for an hour to be closed again for a subject. Asking twice is harmless."""
+        self.client.update_item(**self.marking(Mark.LATE, hour, subject, mark))
+
+    def mark_to_check(self, hour: Hour, subject: Subject) -> None:
+        """Ask whether what is billed of a customer's hour is still right. Asking twice is harmless."""
+        self.client.update_item(**self.marking(Mark.CHECK, hour, subject, new_mark()))
+
+    def marking(self, kind: Mark, hour: Hour, subject: Subject, mark: str) -> Any:
+        """Return the update that asks for something, for a call of its own or for a transaction.
+
+        A mark says how often it was asked for, too: a request that boto3 sends again after a read timeout can land
+        late, over the mark of another batch, and must not look like the one that a closer has read before both (I4).
+        """
+        return {
+            "TableName": self.table,
+            "Key": _mark_key(kind, hour, subject),
+            "UpdateExpression": "SET #mark = :mark ADD #times :once",
+            "ExpressionAttributeNames": {"#mark": "mark", "#times": "times"},
+            "ExpressionAttributeValues": {":mark": {"S": mark}, ":once": {"N": "1"}},
+        }
+
+    def late_marks(self) -> list[Marked]:
+        """Return every hour and subject that is to be closed again, oldest hour first."""
+        return self.marks(Mark.LATE)
+
+    def marks(self, kind: Mark) -> list[Marked]:
+        """Return every mark of a kind, oldest hour first."""
+        found = side_by_side(lambda n: list(self._query(f"{kind}#{n}")), range(PARTITIONS))
+        return sorted(_read_mark(kind, item) for items in found for item in items)
+
+    def late_hours(self, subjects: Iterable[Subject], first: Hour, end: Hour) -> list[Hour]:
+        """Return the hours from ``first`` up to ``end``, exclusive, that are to be closed again for these subjects.
+
+        Of each partition one page is read, oldest hour first: what lies beyond waits until others' marks are cleared.
+        """
+        if first >= end:
+            return []
+        wanted = {str(subject) for subject in subjects}
+
+        def look(number: int) -> list[Item]:
+            return self.client.query(
+                TableName=self.table,
+                KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :end",
+                ProjectionExpression="#sk",
+                ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
+                ExpressionAttributeValues={
+                    ":pk": {"S": f"{Mark.LATE}#{number}"},
+                    ":first": {"S": f"{first}#"},
+                    ":end": {"S": f"{end}"},  # comes before every mark of that hour
+                },
+                ConsistentRead=True,
+            )["Items"]
+
+        pages = side_by_side(look, sorted({partition(subject) for subject in wanted}))
+        names = (item["sk"]["S"].partition("#") for items in pages for item in items)
+        return sorted({Hour.parse(hour) for hour, _, subject in names if subject in wanted})
+
+    def clear(self, marked: Marked) -> None:
+        """Delete a mark that was dealt with, unless it has been renewed since it was read."""
+        not_renewed = "#mark = :mark AND #times = :times"
+        # A renewed mark stays for the next run; one that is gone was dealt with by another run.
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.delete_item(
+                TableName=self.table,
+                Key=_mark_key(marked.kind, marked.hour, marked.subject),
+                ConditionExpression=not_renewed,
+                ExpressionAttributeNames={"#mark": "mark", "#times": "times"},
+                ExpressionAttributeValues={":mark": {"S": marked.mark}, ":times": {"N": str(marked.times)}},
+            )
+
+    def read(self, hour: Hour, keys: Collection[str] | None = None) -> Counted:
+        """Return what has been counted in an hour, for these keys or for all; consistent reads.
+
+        The tokens are read along: DynamoDB bills by the whole item in any case, and a projection would have to name
+        the metrics, while every metric that the counters hold must be closed, also one that is declared no longer.
+        """
+        if keys is not None and len(keys) <= _FEW_KEYS:
+            queries: list[tuple[str, str]] = [(_hour_key(hour, partition(key)), f"{key}#") for key in keys]
+        else:
+            queries = [(_hour_key(hour, n), "") for n in range(PARTITIONS)]
+        counted: Counted = {}
+        for items in side_by_side(lambda query: list(self._query(*query)), queries):
+            for item in items:
+                if keys is None or item["sk"]["S"].partition("#")[0] in keys:
+                    _include(counted, item)
+        for amounts in counted.values():
+            amounts.cap_splits()
+        return counted
+
+    def read_keys(self, hour: Hour, keys: Collection[str]) -> Counted:
+        """Return what has been counted in an hour for these keys; as :meth:`read`, for a hundred keys of one customer.
+
+        Keys of one partition are first looked for by one query, which reads so many items for each at most; those that
+        it did not get to, for others' keys lie between, by a query each. So it takes 16 queries where one customer
+        stands for most of the usage, and no more than one for each key and partition where it does not.
+        """
+        of_partition: dict[int, list[str]] = {}
+        for key in keys:
+            of_partition.setdefault(partition(key), []).append(key)
+        counted: Counted = {}
+        left: list[str] = []
+        for found, missed in side_by_side(lambda some: self._look(hour, *some), of_partition.items()):
+            left += missed
+            for item in found:
+                _include(counted, item)
+        for items in side_by_side(lambda key: list(self._query(_hour_key(hour, partition(key)), f"{key}#")), left):
+            for item in items:
+                _include(counted, item)
+        for amounts in counted.values():
+            amounts.cap_splits()
+        return counted
+
+    def _look(self, hour: Hour, number: int, keys: list[str]) -> tuple[list[Item], list[str]]:
+        """Return the items of these keys of one partition, as far as one query gets, and the keys it did not get to."""
+        if len(keys) == 1:
+            return [], keys
+        first, *_, last = sorted(keys)
+        found = self.client.query(
+            TableName=self.table,
+            KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :last",
+            ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
+            ExpressionAttributeValues={
+                ":pk": {"S": _hour_key(hour, number)},
+                ":first": {"S": f"{first}#"},
+                ":last": {"S": f"{last}#~"},
+            },
+            Limit=_LOOK * len(keys),
+            ConsistentRead=True,
+        )
+        missed: set[str] = set()
+        if "LastEvaluatedKey" in found:
+            reached = found["LastEvaluatedKey"]["sk"]["S"]
+            missed = {key for key in keys if f"{key}#~" > reached}
+        whole = set(keys) - missed
+        return [item for item in found["Items"] if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
+
+    def recorded_chunks(self, name: str) -> int:
+        """Return how many chunks of a big object an earlier run has recorded before its time was over."""
+        found = self.client.get_item(TableName=self.table, Key=_object_key(name), ConsistentRead=True)
+        return int(found["Item"]["chunks"]["N"]) if "Item" in found else 0
+
+    def save_recorded_chunks(self, name: str, chunks: int, now: datetime) -> None:
+        """Write how many chunks of a big object are recorded.
+
+        A replay is harmless, and so is an earlier number: a chunk that is recorded again is refused by its counters.
+        """
+        ttl = int((now + COUNTER_LIFE).timestamp())
+        self.client.put_item(
+            TableName=self.table,
+            Item={**_object_key(name), "chunks": {"N": str(chunks)}, "ttl": {"N": str(ttl)}},
+        )
+
+    def made_at(self) -> datetime:
+        """Return when the table was made."""
+        return self.client.describe_table(TableName=self.table)["Table"]["CreationDateTime"]
+
+    def _query(self, pk: str, beginning: str = "") -> Iterable[Item]:
+        condition, values = "#pk = :pk", {":pk": {"S": pk}}
+        names = {"#pk": "pk"}
+        if beginning:
+            condition += " AND begins_with(#sk, :beginning)"
+            values[":beginning"] = {"S": beginning}
+            names["#sk"] = "sk"
+        pages = self.client.get_paginator("query").paginate(
+            TableName=self.table,
+            KeyConditionExpression=condition,
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=values,
+            ConsistentRead=True,
+        )
+        return (item for page in pages for item in page["Items"])
+
+
+def new_mark() -> str:
+    """Return a mark that is unique to this marking: it names nothing.
+
+    A mark that came from its batch would be the same when the batch is delivered again, after another batch's: a closer
+    that had read the first would then clear the third, and with it what the second had asked for (I4).
+    """
+    return uuid.uuid4().hex
+
+
+def partition(name: str) -> int:
+    """Return the partition of a key or subject: the same in every process, for ever."""
+    return zlib.crc32(name.encode()) % PARTITIONS
+
+
+def counter_key(hour: Hour, key: str, batch: bytes) -> Item:
+    """Return the item that counts a batch of an hour and key."""
+    slot = batch[-1] % SLOTS  # the token is a hash already
+    return {"pk": {"S": _hour_key(hour, partition(key))}, "sk": {"S": f"{key}#{slot}"}}
+
+
+def _hour_key(hour: Hour, number: int) -> str:
+    return f"hour#{hour}#{number}"
+
+
+def _mark_key(kind: Mark, hour: Hour, subject: Subject) -> Item:
+    return {"pk": {"S": f"{kind}#{partition(str(subject))}"}, "sk": {"S": f"{hour}#{subject}"}}
+
+
+def _read_mark(kind: Mark, item: Item) -> Marked:
+    hour, _, subject = item["sk"]["S"].partition("#")
+    return Marked(Hour.parse(hour), Subject.parse(subject), item["mark"]["S"], int(item["times"]["N"]), kind)
+
+
+def _expiry(hour: Hour) -> int:
+    return int((hour.end + COUNTER_LIFE).timestamp())
+
+
+def _object_key(name: str) -> Item:
+    return {"pk": {"S": f"object#{hashlib.sha256(name.encode()).hexdigest()[:32]}"}, "sk": {"S": "progress"}}
+
+
+def _attributes(amounts: Amounts) -> dict[str, int]:
+    """Return what is added to an item, by the attribute's name."""
+    return {
+        **{f"{_SUM}{metric}": number for metric, number in amounts.sums.items()},
+        **{f"{_UNIQUE}{metric}": number for metric, number in amounts.uniques.items()},
+        **{
+            f"{_SPLIT}{metric}:{value}": number
+            for metric, split in amounts.splits.items()
+            for value, number in split.items()
+        },
+    }
+
+
+def _include(counted: Counted, item: Item) -> None:
+    """Add an item to what its key has been counted for."""
+    counted.setdefault(item["sk"]["S"].partition("#")[0], Amounts()).include(_read_amounts(item))
+
+
+def _read_amounts(item: Item) -> Amounts:
+    amounts = Amounts()
+    for name, attribute in item.items():
+        kind, rest = name[:2], name[2:]
+        if kind == _SPLIT:
+            metric, _, value = rest.partition(":")
+            amounts.splits.setdefault(metric, {})[value] = int(attribute["N"])
+        elif kind in (_SUM, _UNIQUE, _PEAK):
+            {_SUM: amounts.sums, _UNIQUE: amounts.uniques, _PEAK: amounts.peaks}[kind][rest] = int(attribute["N"])
+    return amounts

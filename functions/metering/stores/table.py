@@ -1,0 +1,134 @@
+"""A DynamoDB table of items with ``pk`` and ``sk``, and its conditional writes; what the items mean is for others."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from metering.stores.aws import Item, in_pieces, side_by_side, to_item
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+_BATCH: Final = 100  # BatchGetItem's limit
+
+
+class RowChangedError(Exception):
+    """An item is no longer as it was read; read it again and decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's verbs. Reads are consistent; errors of DynamoDB are raised as they are."""
+
+    client: "DynamoDBClient"
+    name: str
+
+    def get(self, pk: str, sk: str) -> Item | None:
+        """Return an item, or None."""
+        return self.client.get_item(TableName=self.name, Key=item_key(pk, sk), ConsistentRead=True).get("Item")
+
+    def read(self, wanted: Mapping[tuple[str, str], Any], make: Callable[[Item], Any]) -> dict[Any, Any]:
+        """Return what is there of the ``wanted`` keys, each under the name given for it."""
+        pieces = in_pieces(list(wanted), _BATCH)
+        found: dict[Any, Any] = {}
+        for items in side_by_side(self._read_piece, pieces):
+            found |= {wanted[item["pk"]["S"], item["sk"]["S"]]: make(item) for item in items}
+        return found
+
+    def _read_piece(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
+        items: list[Item] = []
+        asked: Any = {self.name: {"Keys": [item_key(*one) for one in keys], "ConsistentRead": True}}
+        while asked:
+            answer = self.client.batch_get_item(RequestItems=asked)
+            items += answer["Responses"].get(self.name, [])
+            asked = answer.get("UnprocessedKeys")
+        return items
+
+    def query(
+        self, pk: str, *, beginning: str = "", between: tuple[str, str] | None = None, after: str = ""
+    ) -> Iterator[Item]:
+        """Yield a partition's items in order: all, or those whose ``sk`` begins so, lies between, or comes after."""
+        yield from self._query({"ConsistentRead": True}, "pk", pk, beginning, between, after)
+
+    def query_index(self, index: str, pk: str, *, between: tuple[str, str] | None = None) -> Iterator[Item]:
+        """Yield the items of an index's partition, which is named as the index is; eventually consistent."""
+        yield from self._query({"IndexName": index}, index, pk, "", between, "")
+
+    def _query(  # noqa: PLR0913, PLR0917 - what a query may say
+        self,
+        reading: dict[str, Any],
+        pk_name: str,
+        pk: str,
+        beginning: str,
+        between: tuple[str, str] | None,
+        after: str,
+    ) -> Iterator[Item]:
+        condition, names, values = "#pk = :pk", {"#pk": pk_name}, {":pk": pk}
+        if beginning:
+            condition += " AND begins_with(#sk, :first)"
+            values |= {":first": beginning}
+        elif between:
+            condition += " AND #sk BETWEEN :first AND :last"
+            values |= {":first": between[0], ":last": between[1]}
+        elif after:
+            condition += " AND #sk > :first"
+            values |= {":first": after}
+        if ":first" in values:
+            names["#sk"] = "sk"
+        pages = self.client.get_paginator("query").paginate(
+            TableName=self.name,
+            KeyConditionExpression=condition,
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=to_item(values),
+            **reading,
+        )
+        for page in pages:
+            yield from page["Items"]
+
+    def put(self, item: Item) -> None:
+        """Write an item, whatever is there."""
+        self.client.put_item(TableName=self.name, Item=item)
+
+    def put_as_read(self, item: Item, *, version: int) -> None:
+        """Write an item provided that it is as it was read, else raise RowChangedError; version 0: it was not there.
+
+        A replay by boto3 after a read timeout meets its own write and is refused, too.
+        """
+        try:
+            self.client.put_item(TableName=self.name, Item=item, **unchanged(version))
+        except (
+            self.client.exceptions.ConditionalCheckFailedException,
+            self.client.exceptions.TransactionConflictException,
+        ) as error:
+            raise RowChangedError(f"{item['pk']['S']} {item['sk']['S']} changed since it was read") from error
+
+    def putting(self, item: Item, *, version: int | None = None) -> dict[str, Any]:
+        """Return a transaction's write of an item; with ``version``, provided that it is as it was read."""
+        condition = {} if version is None else unchanged(version)
+        return {"Put": {"TableName": self.name, "Item": item, **condition}}
+
+    def transact(self, *writes: dict[str, Any]) -> None:
+        """Do all the writes, of this table and of others, or none; raise RowChangedError if a condition fails."""
+        try:
+            self.client.transact_write_items(TransactItems=list(writes))  # type: ignore[arg-type]
+        except self.client.exceptions.TransactionCanceledException as error:
+            reasons = {reason.get("Code") for reason in error.response["CancellationReasons"]}
+            if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
+                raise RowChangedError("an item changed since it was read") from error
+            raise
+
+
+def item_key(pk: str, sk: str) -> Item:
+    """Return an item's key."""
+    return {"pk": {"S": pk}, "sk": {"S": sk}}
+
+
+def unchanged(version: int) -> dict[str, Any]:
+    """Return the condition that an item is as it was read; version 0 means that it was not there."""
+    if not version:
+        return {"ConditionExpression": "attribute_not_exists(#pk)", "ExpressionAttributeNames": {"#pk": "pk"}}
+    return {
+        "ConditionExpression": "#version = :version",
+        "ExpressionAttributeNames": {"#version": "version"},
+        "ExpressionAttributeValues": {":version": {"N": str(version)}},
+    }

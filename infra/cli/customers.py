@@ -1,0 +1,188 @@
+"""The customers, their Stripe customers and their API keys."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from infra.cli.shared import (
+    Connect,
+    Json,
+    group,
+    hour,
+    known_customer,
+    now,
+    on_deployment,
+    out,
+    print_json,
+    progress,
+    table,
+)
+from infra.operate.customers import Change, Customers, Entry, read_csv
+from infra.operate.deployment import OperatorError
+from infra.operate.subscribing import Subscriber, Wishes
+from metering.model.periods import Hour
+from metering.stores.ledger import BEGINNING
+
+customers_app: Final = group("The customers, their Stripe customers and their API keys.")
+keys_app: Final = group("API keys that are not billed.")
+
+
+@on_deployment(customers_app, "add")
+def customers_add(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="ID", help="Your own id for the customer.")],
+    name: Annotated[str, typer.Option(help="The customer's name.")],
+    stripe_customer: Annotated[str, typer.Option(help="The customer's id at Stripe, cus_...")] = "",
+    key: Annotated[
+        list[str] | None, typer.Option(help="The id of an API key (not its value); may be repeated.")
+    ] = None,
+    since: Annotated[
+        Hour | None,
+        typer.Option("--from", parser=hour, metavar="HOUR", help="The hour from which on the keys change hands."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Add a customer, or its Stripe customer and keys; adding the same again changes nothing.
+
+    Usage that a key had before it was given to anyone is billed to its first customer. A key that belongs to another
+    customer is refused unless --from says when it changes hands.
+    """
+    deployment = connect()
+    entry = Entry(customer_id, name, stripe_customer, tuple(key or ()), since)
+    change = Customers(deployment.ledger, deployment.counters).add(entry, now=now())
+    _say_change(change, as_json)
+
+
+@on_deployment(customers_app, "list")
+def customers_list(
+    connect: Connect,
+    as_json: Json = False,
+) -> None:
+    """List the customers."""
+    ledger = connect().ledger
+    found = sorted(ledger.customers(ledger.customer_ids()).values(), key=lambda one: one.id)
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    table(("customer", "name", "Stripe customer"), [(one.id, one.name, one.stripe_customer or "none") for one in found])
+
+
+@on_deployment(customers_app, "show")
+def customers_show(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="ID")],
+    as_json: Json = False,
+) -> None:
+    """Show a customer and the keys that it holds or has held."""
+    ledger = connect().ledger
+    found = known_customer(ledger, customer_id)
+    keys = []
+    for name, holding in sorted(ledger.holdings(ledger.keys_of(customer_id)).items()):
+        ends = [holder.since for holder in holding.holders[1:]]
+        for holder, end in zip(holding.holders, [*ends, None], strict=True):
+            if holder.customer == customer_id:
+                since = None if holder.since == BEGINNING else str(holder.since)
+                keys.append({"key": name, "from": since, "to": str(end) if end else None})
+    if as_json:
+        print_json({**asdict(found), "keys": keys})
+        return
+    out.print(f"{found.id}: {found.name}, Stripe customer {found.stripe_customer or 'none yet'}")
+    rows = [(str(k["key"]), k["from"] or "the beginning", k["to"] or "now") for k in keys]
+    table(("key", "from", "to"), rows)
+
+
+@on_deployment(customers_app, "import")
+def customers_import(
+    connect: Connect,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.csv", exists=True, dir_okay=False, help="Columns: id, name, stripe_customer, keys."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Add the customers of a CSV file; the whole file is checked before anything is written.
+
+    The first line names the columns: id, name, stripe_customer (may be empty), keys (with spaces between them).
+    """
+    try:
+        entries, problems = read_csv(file)
+    except UnicodeDecodeError as error:
+        raise OperatorError(f"{file} must be a CSV file in UTF-8, got something else") from error
+    deployment = connect()
+    customers = Customers(deployment.ledger, deployment.counters)
+    problems |= customers.check(entries, now=now())
+    bad = [f"line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
+    if bad:
+        raise OperatorError(f"nothing was imported from {file}:\n  " + "\n  ".join(bad))
+    whole = Change()
+    for entry in progress("importing", as_json)(entries.values(), len(entries)):
+        change = customers.add(entry, now=now())
+        whole.said += change.said
+        whole.marks += change.marks
+    _say_change(whole, as_json)
+
+
+@on_deployment(customers_app, "subscribe")
+def customers_subscribe(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="ID")],
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="The name of a plan in app.py.")],
+    stripe_customer: Annotated[str, typer.Option(help="Its id at Stripe, cus_..., if it has one there.")] = "",
+    subscription: Annotated[str, typer.Option(help="Its subscription at Stripe, sub_..., if it has one.")] = "",
+    email: Annotated[
+        str, typer.Option(help="Where Stripe sends invoices, for a customer that is made there; due in 30 days.")
+    ] = "",
+    due: Annotated[
+        int | None,
+        typer.Option(min=1, help="Send invoices that are due in so many days, to the address that Stripe knows."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Subscribe a customer to a plan at Stripe; doing it again changes nothing.
+
+    It is made a customer at Stripe if it is none. The subscription begins with the current hour (UTC), which is billed
+    as a whole; what was used in the hours before is not billed. Without --email and --due, the payment method that
+    the customer has at Stripe is charged.
+    """
+    deployment = connect()
+    customer = known_customer(deployment.ledger, customer_id)
+    wishes = Wishes(stripe_customer, subscription, email, due)
+    done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=now())
+    if as_json:
+        print_json(done.as_json())
+        return
+    for sentence in done.said or [f"nothing to change: {done.customer} is subscribed to {done.plan}"]:
+        out.print(sentence)
+    for note in done.notes:
+        out.print(f"note: {note}")
+
+
+@on_deployment(keys_app, "exclude")
+def keys_exclude(
+    connect: Connect,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The id of an API key (not its value).")],
+    reason: Annotated[str, typer.Option(help="Why the key is not billed, for example 'health check'.")],
+    since: Annotated[
+        Hour | None,
+        typer.Option("--from", parser=hour, metavar="HOUR", help="The hour from which on it is not billed."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say that nobody is billed for a key, such as that of your own health checks."""
+    deployment = connect()
+    customers = Customers(deployment.ledger, deployment.counters)
+    _say_change(customers.exclude(key, reason=reason, since=since, now=now()), as_json)
+
+
+def _say_change(change: Change, as_json: bool) -> None:
+    if as_json:
+        print_json({"changed": change.said, "hours_to_close_again": change.marks})
+        return
+    for sentence in change.said or ["nothing to change"]:
+        out.print(sentence)
+    if change.marks:
+        out.print(f"{change.marks} closed hours are closed again at the next tick, or by 'metering close'")

@@ -1,0 +1,35 @@
+"""Whether the deployment is well."""
+
+from typing import Final
+
+import typer
+from rich.text import Text
+
+from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json
+from infra.operate.doctor.examine import examine
+from infra.operate.doctor.findings import State
+
+app: Final = typer.Typer()
+
+_STYLES: Final = {State.OK: "green", State.WARNING: "yellow", State.BROKEN: "bold red"}
+
+
+@on_deployment(app, "doctor")
+def doctor(connect: Connect, as_json: Json = False) -> None:
+    """Check a whole deployment, and say what to do about what is not as it should be; nothing is changed.
+
+    Exits with 1 if anything is broken. What you may not look at is a warning that names the permission.
+    """
+    found = []
+    with err.status("checking"):
+        for line in examine(connect(), now):
+            found.append(line)
+            if not as_json:
+                out.print(Text(f"{line.state:<8}", style=_STYLES[line.state]) + Text(f" {line.check}: {line.said}"))
+                if line.do:
+                    out.print(Text(f"{'':8} -> {line.do}"))
+    is_broken = any(line.state is State.BROKEN for line in found)
+    if as_json:
+        print_json({"broken": is_broken, "checks": [line.as_json() for line in found]})
+    if is_broken:
+        raise typer.Exit(1)

@@ -1,0 +1,53 @@
+"""What a customer is going to pay."""
+
+from typing import Annotated, Final
+
+import typer
+
+from infra.cli.shared import Connect, Json, err, known_customer, on_deployment, out, print_json, table
+from infra.operate.subscribing import as_it_would_be, preview
+from metering.model.prices import in_money
+
+app: Final = typer.Typer()
+
+
+@on_deployment(app, "invoice")
+def invoice(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
+    as_json: Json = False,
+) -> None:
+    """Show Stripe's own preview of a customer's running invoice.
+
+    It holds what was posted so far, some minutes late; fees are those of the next period, which are paid in advance.
+    While posting is off, usage is taken from the ledger instead, at the declared prices. With --json, amounts are in
+    the currency's smallest unit.
+    """
+    deployment = connect()
+    owner = known_customer(deployment.ledger, customer_id)
+    posting = deployment.switch.read().on
+    found = preview(deployment.stripe(), owner) | {"posting": posting}
+    if not posting:
+        found = as_it_would_be(deployment.ledger, deployment.declared_plans, owner, found)
+    if as_json:
+        print_json(found)
+        return
+    currency = found["currency"]
+    if not posting:
+        err.print("posting is off: this is what the ledger holds, at the declared prices")
+    out.print(
+        f"{found['customer']}, {', '.join(found['plans'])}, {found['period']['from']} to {found['period']['to']} (UTC)"
+    )
+    rows = [
+        (
+            line["price"],
+            line["description"],
+            "" if line["quantity"] is None else f"{line['quantity']:,}",
+            "" if line["unit_amount"] is None else in_money(line["unit_amount"], currency),
+            in_money(line["amount"], currency),
+            f"{line['period']['from']} to {line['period']['to']}",
+        )
+        for line in found["lines"]
+    ]
+    table(("price", "line", "quantity", "unit amount", "amount", "period"), rows)
+    out.print(f"total {in_money(found['total'], currency)}")

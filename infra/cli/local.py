@@ -1,0 +1,97 @@
+"""The embedded AWS and Stripe."""
+
+import json
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Annotated, Final, Literal, NoReturn
+
+import typer
+
+from infra.cli.shared import Json, err, out, print_json, table
+
+app: Final = typer.Typer()
+
+Road = Annotated[
+    Literal["subscription", "firehose"], typer.Option(help="How the access log's lines reach the counters.")
+]
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(help="How many HTTP requests to send.", min=1, max=100_000)] = 600,
+    road: Road = "subscription",
+    faults: Annotated[bool, typer.Option("--faults", help="Let DynamoDB and Stripe fail at random meanwhile.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Then keep traffic flowing, and print links to the customers' pages.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole way on this machine: real requests become a Stripe bill, and every step is compared.
+
+    Needs no AWS account and no Stripe account. Exits with 1 if sent, counted, ledger and Stripe differ, or
+    the invoices do not ask what the usage costs by the declared prices.
+
+    With --page it goes on until Ctrl-C, commands reach it with --local, and with --json the one line on stdout holds
+    the links.
+    """
+    if page:
+        _until_stopped(requests, road, faults, as_json)
+        return
+    from infra.local.demo import steps as local_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
+
+    result = local_demo.run(requests=requests, road=road, faults=faults, say=err if as_json else out)
+    if as_json:
+        print_json(result.as_json())
+    if not result.equal:
+        raise typer.Exit(1)
+
+
+def _until_stopped(requests: int, road: str, faults: bool, as_json: bool) -> None:
+    from infra.local.demo import live  # noqa: PLC0415 - the CDK and the servers are for this command alone
+
+    def ready(links: Mapping[str, str]) -> None:
+        if as_json:
+            sys.stdout.write(json.dumps({"links": dict(links)}) + "\n")
+            sys.stdout.flush()
+        else:
+            for name, link in links.items():
+                out.print(f"{name}: {link}")
+        err.print("traffic flows, and every 20 s the hour is closed and posted; Ctrl-C stops it")
+
+    _heed_signals()
+    with suppress(KeyboardInterrupt):
+        result = live.run(requests=requests, road=road, faults=faults, say=err if as_json else out, ready=ready)
+        if not result.equal:
+            raise typer.Exit(1)
+
+
+@app.command()
+def local(road: Road = "subscription", as_json: Json = False) -> None:
+    """Keep the embedded AWS and Stripe running with everything deployed, to try things on, until Ctrl-C.
+
+    With --json the first line on stdout, once all is ready, is one JSON object that says where everything is.
+    """
+    from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
+
+    _heed_signals()
+    with local_cloud.start(road=road, say=err) as cloud, cloud.announced():
+        if as_json:
+            sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
+            sys.stdout.flush()
+        else:
+            table(("what", "where"), asdict(cloud.address).items())
+        err.print("ready; commands reach it with --local; Ctrl-C stops it")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+def _heed_signals() -> None:
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it runs in the background deaf to Ctrl-C
+        signal.signal(ending, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

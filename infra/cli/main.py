@@ -1,0 +1,97 @@
+"""The operator's command line: ``metering``."""
+
+import logging
+from typing import Final, NoReturn
+
+import typer
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's, which the built-in has nothing in common with
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ProfileNotFound,
+)
+
+import infra.cli.access  # noqa: F401 - its commands are among the customers'
+from infra.cli.customers import customers_app, keys_app
+from infra.cli.doctor import app as doctor_app
+from infra.cli.invoice import app as invoice_app
+from infra.cli.link import portal_app
+from infra.cli.local import app as local_app
+from infra.cli.posting import app as posting_app
+from infra.cli.recount import app as recount_app
+from infra.cli.restore import app as restore_app
+from infra.cli.set_aside import set_aside_app
+from infra.cli.shared import err
+from infra.cli.stripe import stripe_app
+from infra.cli.top import app as top_app
+from infra.cli.usage import app as usage_app
+from infra.operate.deployment import OperatorError
+from metering.stripe.meters import StripeRejectedError, StripeUnavailableError
+
+app = typer.Typer(
+    help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(local_app)
+app.add_typer(customers_app, name="customers")
+app.add_typer(keys_app, name="keys")
+app.add_typer(portal_app, name="portal")
+app.add_typer(usage_app)
+app.add_typer(top_app)
+app.add_typer(doctor_app)
+app.add_typer(recount_app)
+app.add_typer(invoice_app)
+app.add_typer(posting_app)
+app.add_typer(restore_app)
+app.add_typer(set_aside_app, name="set-aside")
+app.add_typer(stripe_app, name="stripe")
+
+_NOT_SIGNED_IN: Final = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+
+
+def _fail(sentence: str) -> NoReturn:
+    err.print(f"error: {sentence}", style="red")
+    raise SystemExit(1)
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
+    logging.lastResort = None  # what the functions' code logs is for their logs
+    try:
+        app()
+    except (OperatorError, StripeUnavailableError, StripeRejectedError) as error:
+        _fail(str(error))
+    except NoCredentialsError:
+        _fail("no AWS credentials are found: sign in with 'aws sso login' or 'aws configure', or use --local")
+    except NoRegionError:
+        _fail("no AWS Region is set: give --region, or set AWS_DEFAULT_REGION")
+    except ProfileNotFound as error:
+        _fail(f"{error}: give another --profile")
+    except ClientError as error:
+        said = error.response["Error"]
+        sign_in = ": sign in again, or give another --profile" if said["Code"] in _NOT_SIGNED_IN else ""
+        _fail(f"AWS answered {said['Code']} to {error.operation_name}: {said.get('Message', '')}{sign_in}")
+    except (ConnectionError, HTTPClientError) as error:
+        _fail(f"AWS cannot be reached: {error}: look at the network, the Region and AWS_ENDPOINT_URL")
+    except BotoCoreError as error:
+        _fail(f"AWS cannot be asked: {error}: look at the profile, the Region and the credentials")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:  # noqa: BLE001 - the process's outermost edge
+        _fail(f"unexpected {type(error).__name__}: {error}. This is a defect of the program: please report it")
+
+
+if __name__ == "__main__":
+    main()

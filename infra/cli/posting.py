@@ -1,0 +1,226 @@
+"""What is billed: posting on and off, corrections by hand, what Stripe rejected, and what Stripe holds."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from infra.cli.shared import (
+    Connect,
+    Json,
+    err,
+    group,
+    hour,
+    known_customer,
+    now,
+    on_deployment,
+    out,
+    print_json,
+    progress,
+    table,
+)
+from infra.operate import posting
+from infra.operate.adjusting import Adjusted, adjust
+from infra.operate.deployment import OperatorError
+from metering.billing.reconciling import NOT_POSTED
+from metering.model.periods import Hour
+from metering.stores.switch import Switch
+
+app: Final = typer.Typer()
+posting_app: Final = group("Whether usage is posted to Stripe: off until you turn it on.")
+rejected_app: Final = group("Usage that Stripe rejected, and another try.")
+app.add_typer(posting_app, name="posting")
+app.add_typer(rejected_app, name="rejected")
+
+
+@on_deployment(posting_app, "on")
+def posting_on(
+    connect: Connect,
+    since: Annotated[
+        Hour | None,
+        typer.Option(parser=hour, metavar="HOUR", help="The first hour that is billed; the current one if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Post usage from an hour on; turning it on again, or off and on, bills no hour twice and skips none.
+
+    The first hour can be set earlier later on, never later.
+    """
+    deployment = connect()
+    turned = posting.turn_on(
+        deployment, since, who=deployment.who(), now=now(), progress=progress("looking for invoices", as_json)
+    )
+    _say_switch(turned, posting.waiting(deployment), as_json)
+
+
+@on_deployment(posting_app, "off")
+def posting_off(connect: Connect, as_json: Json = False) -> None:
+    """Post nothing more for now; counting and closing go on, and what waits is posted when it is on again."""
+    deployment = connect()
+    turned = posting.turn_off(deployment, who=deployment.who(), now=now())
+    _say_switch(turned, posting.waiting(deployment), as_json)
+
+
+@on_deployment(posting_app, "status")
+def posting_status(connect: Connect, as_json: Json = False) -> None:
+    """Show whether usage is posted, since which hour, who turned it, and how much waits."""
+    deployment = connect()
+    _say_switch(deployment.switch.read(), posting.waiting(deployment), as_json)
+
+
+def _say_switch(switch: Switch, waiting: int, as_json: bool) -> None:
+    at = datetime.fromtimestamp(switch.at, UTC).isoformat() if switch.at else None
+    shown = {"on": switch.on, "since": switch.since or None, "who": switch.who or None, "at": at, "waiting": waiting}
+    if as_json:
+        print_json(shown)
+        return
+    if switch.on:
+        out.print(f"posting is on: usage from {switch.since} on is billed")
+    elif switch.since:
+        out.print(f"posting is off: usage from {switch.since} on is posted when it is turned on")
+    else:
+        out.print("posting is off, and never was on: nothing is billed until 'metering posting on'")
+    if switch.who:
+        out.print(f"turned by {switch.who} at {at}")
+    out.print(f"{waiting:,} customers' hours wait to be posted")
+
+
+@on_deployment(app, "adjust")
+def adjust_command(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
+    metric: Annotated[str, typer.Argument(metavar="METRIC")],
+    when: Annotated[Hour, typer.Argument(metavar="HOUR", parser=hour, help="Such as 2026-11-22T05 (UTC).")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger beside the amount.")],
+    to: Annotated[int | None, typer.Option("--to", metavar="N", help="What is to be billed for the hour.")] = None,
+    by: Annotated[int | None, typer.Option("--by", metavar="N", help="What is added to it; may be negative.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Correct what is billed for an hour, beside what was counted: a later late record changes neither.
+
+    The hour is closed again at the next tick; if an invoice has billed it already, the difference is carried into the
+    current hour.
+    """
+    if (to is None) == (by is None):
+        raise typer.BadParameter("give either --to or --by")
+    deployment = connect()
+    known_customer(deployment.ledger, customer_id)
+    if metric not in deployment.metrics:
+        raise OperatorError(f"there is no metric {metric!r}: write one of {', '.join(deployment.metrics)}")
+    done = adjust(
+        deployment,
+        customer_id,
+        metric,
+        when,
+        to=to,
+        by=by,
+        reason=reason,
+        who=deployment.who(),
+        now=now(),
+        dry_run=dry_run,
+    )
+    if as_json:
+        print_json(asdict(done))
+        return
+    out.print(_said(done, dry_run=dry_run))
+
+
+def _said(done: Adjusted, *, dry_run: bool) -> str:
+    what = f"{done.customer}'s {done.metric} of {done.hour}: {done.before:,} -> {done.after:,} ({done.amount:+,})"
+    if not done.amount:
+        return f"{what}: nothing to change"
+    if dry_run:
+        return f"{what}: this would be done"
+    return f"{what}: the hour is closed again at the next tick, or by 'metering close'"
+
+
+@on_deployment(rejected_app, "list")
+def rejected_list(connect: Connect, as_json: Json = False) -> None:
+    """List the totals that Stripe rejected, with Stripe's own words."""
+    found = list(posting.rejections(connect()))
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    table(
+        ("customer", "metric", "hour", "quantity", "reason"),
+        [(one.customer, one.metric, one.hour, f"{one.quantity:,}", one.reason) for one in found],
+    )
+
+
+@on_deployment(rejected_app, "retry")
+def rejected_retry(
+    connect: Connect,
+    customers: Annotated[list[str] | None, typer.Argument(metavar="[CUSTOMER]...", help="Whose totals.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every customer's.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have rejected totals posted again, once the cause is mended at Stripe; each gets the next revision."""
+    if bool(customers) == everything:
+        raise typer.BadParameter("name the customers, or give --all for every one")
+    deployment = connect()
+    names = customers or sorted(deployment.ledger.rejected())
+    for name in names:
+        known_customer(deployment.ledger, name)
+    hours = posting.retry(deployment, names)
+    if as_json:
+        print_json({"hours": hours})
+        return
+    out.print(f"{hours} customers' hours are posted again at the next tick, or by 'metering close'")
+
+
+@on_deployment(app, "reconcile")
+def reconcile(
+    connect: Connect,
+    customer_id: Annotated[
+        str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer; all if left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare counters, ledger and Stripe, and post again what differs.
+
+    Hour by hour for the last two days, and where a day differs further back, its hours. Of all customers only what
+    differs is shown. Exits with 1 if a difference stays. Stripe may take some minutes to show what was posted.
+    """
+    deployment = connect()
+    only = known_customer(deployment.ledger, customer_id) if customer_id else None
+    on = deployment.switch.read().on
+    if on:
+        posting.carry(deployment, now=now())
+    compared, rows = posting.reconcile(deployment, only, now=now(), progress=progress("asking Stripe", as_json))
+    staying = [row for row in rows if row.difference and (on or row.what != NOT_POSTED)]
+    if as_json:
+        print_json(
+            {
+                "posting": on,
+                "compared": compared,
+                "differing": len(staying),
+                "rows": [asdict(row) | {"difference": row.difference} for row in rows],
+            }
+        )
+    else:
+        _show_rows(rows)
+        err.print(f"{compared:,} totals compared, {len(staying):,} differ" + ("" if on else "; posting is off"))
+    if staying:
+        raise typer.Exit(1)
+
+
+def _show_rows(rows: list[posting.Row]) -> None:
+    table(
+        ("customer", "metric", "hour", "counted", "ledger", "Stripe", "difference", "state", ""),
+        [
+            (
+                row.customer,
+                row.metric,
+                row.hour,
+                f"{row.counted:,}",
+                f"{row.ledger:,}",
+                f"{row.stripe:,}",
+                f"{row.difference:+,}" if row.difference else "",
+                row.state,
+                row.what,
+            )
+            for row in rows
+        ],
+    )

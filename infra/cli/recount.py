@@ -1,0 +1,176 @@
+"""The raw archive against the counters and the ledger."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import typer
+
+from infra.cli.shared import (
+    Connect,
+    Json,
+    err,
+    hour,
+    known_customer,
+    now,
+    on_deployment,
+    out,
+    print_json,
+    progress,
+)
+from infra.operate.recount.recount import Compared, Recount
+from metering.model.periods import Hour, due_before
+from metering.model.subjects import Kind
+
+app: Final = typer.Typer()
+
+_LINE: Final = "{:<13}  {:<20}  {:<24}  {:>12}  {:>12}  {:>12}  {:>10}  {:>10}  {:>11}  {}"
+_HEADER: Final = (
+    "period",
+    "customer",
+    "metric",
+    "recounted",
+    "counted",
+    "ledger",
+    "corrected",
+    "set aside",
+    "difference",
+    "",
+)
+
+
+@on_deployment(app, "recount")
+def recount(
+    connect: Connect,
+    customer_id: Annotated[str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer.")] = None,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Every customer, and the keys that have none; shows what differs.")
+    ] = False,
+    one: Annotated[Hour | None, typer.Option("--hour", parser=hour, metavar="HOUR", help="This hour.")] = None,
+    first: Annotated[
+        Hour | None, typer.Option("--from", parser=hour, metavar="HOUR", help="From this hour on, instead.")
+    ] = None,
+    end: Annotated[
+        Hour | None,
+        typer.Option(
+            "--to", parser=hour, metavar="HOUR", help="The hour to stop before; the last that is over if none."
+        ),
+    ] = None,
+    ahead: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=62 * 24,
+            metavar="HOURS",
+            help="Look for late lines so long after their hour (2; usage lines 24).",
+        ),
+    ] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Correct what differs, hour by hour.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Count the raw archive again, and compare it with the counters and the ledger; exits with 1 if they differ.
+
+    Distinct values are compared by month: give --from with the month's first hour. Each hour is printed, and with --fix
+    corrected, when it is done: one that was interrupted goes on with --from. Doing it again corrects nothing twice.
+    """
+    if (customer_id is None) != everyone:
+        raise typer.BadParameter("name a customer, or give --all for every one")
+    if (one is None) == (first is None) or (one is not None and end is not None):
+        raise typer.BadParameter("give --hour, or --from and perhaps --to")
+    moment = now()
+    begin = one or first
+    stop = one.next() if one else end or due_before(moment)
+    if begin is None or begin >= stop:
+        raise typer.BadParameter(f"--from must be before --to, got {begin} and {stop}")
+    deployment = connect()
+    if customer_id is not None:
+        known_customer(deployment.ledger, customer_id)
+    who = deployment.who() if fix else ""
+    with err.status("reading what was set aside"):
+        work = Recount(deployment, customer_id, moment, ahead)
+    for month in work.months_left_out(begin, stop):
+        err.print(f"distinct values of {month} are left out: they need --from {month}-01 and all hours since")
+    report = _Report(everyone, as_json)
+    for lines in progress("recounting", as_json)(work.compare(begin, stop), stop.number - begin.number):
+        for line in lines:
+            if fix and line.stays:
+                work.fix(line, who)
+            report.add(line)
+    report.end(work.unreadable)
+    if report.staying:
+        raise typer.Exit(1)
+
+
+@dataclass(slots=True)
+class _Report:
+    """Prints lines as they come, or one JSON document at the end."""
+
+    only_differences: bool
+    as_json: bool
+    equal: int = 0
+    fixed: int = 0
+    staying: int = 0
+    document: list[dict[str, Any]] | None = None
+
+    def add(self, line: Compared) -> None:
+        """Take in a line."""
+        self.fixed += line.fixed
+        self.staying += line.stays
+        is_plain = not (line.fixed or line.stays or line.waiting or line.note)
+        self.equal += is_plain
+        if self.only_differences and is_plain:
+            return
+        if self.document is None:
+            self.document = []
+            if not self.as_json:
+                out.print(_LINE.format(*_HEADER).rstrip())
+        if self.as_json:
+            self.document.append(_json(line))
+        else:
+            out.print(_text(line))
+
+    def end(self, unreadable: int) -> None:
+        """Print what is to be said of all lines."""
+        if self.as_json:
+            print_json(self.document or [])
+            return
+        err.print(f"{self.equal:,} equal, {self.fixed:,} fixed, {self.staying:,} different")
+        if unreadable:
+            err.print(f"{unreadable:,} lines cannot be counted as they stand: 'metering set-aside list' shows them")
+
+
+def _text(line: Compared) -> str:
+    whose = line.subject.id if line.subject.kind is Kind.CUSTOMER else f"(key {line.subject.id})"
+    said = [line.note, "the ledger is closed again" if line.fixed and line.stale else "", "fixed" if line.fixed else ""]
+    if line.stale and not line.fixed:
+        said.append("the ledger holds another count")
+    return _LINE.format(
+        line.period,
+        whose,
+        line.metric,
+        f"{line.recounted:,}",
+        f"{line.counted:,}",
+        "-" if line.ledger is None else f"{line.ledger:,}",
+        f"{line.corrected:+,}" if line.corrected else "-",
+        f"{line.waiting:,}" if line.waiting else "-",
+        f"{line.difference:+,}" if line.difference else "0",
+        "; ".join(filter(None, said)),
+    ).rstrip()
+
+
+def _json(line: Compared) -> dict[str, Any]:
+    is_customer = line.subject.kind is Kind.CUSTOMER
+    return {
+        "period": line.period,
+        "customer": line.subject.id if is_customer else None,
+        "key": None if is_customer else line.subject.id,
+        "metric": line.metric,
+        "recounted": line.recounted,
+        "counted": line.counted,
+        "ledger": line.ledger,
+        "corrected": line.corrected,
+        "set_aside": line.waiting,
+        "difference": line.difference,
+        "stale": [str(hour) for hour in line.stale],
+        "fixed": line.fixed,
+        "note": line.note,
+    }

@@ -1,0 +1,92 @@
+"""What could not be counted, and the way back in."""
+
+from dataclasses import asdict
+from typing import Annotated, Final
+
+import typer
+
+from infra.cli.shared import WIDEST, Connect, Json, err, group, on_deployment, out, print_json, progress, table
+from infra.operate import redrive
+
+set_aside_app: Final = group("Usage that could not be counted, and the way back in.")
+
+
+@on_deployment(set_aside_app, "list")
+def set_aside_list(
+    connect: Connect,
+    as_json: Json = False,
+) -> None:
+    """List the batches of which something is not counted: lines set aside, and batches that failed for good."""
+    deployment = connect()
+    with err.status("reading the bucket"):
+        found = list(redrive.entries(deployment))
+    if as_json:
+        print_json([asdict(entry) for entry in found])
+        return
+    table(
+        ("batch", "kind", "left", "doubtful", "from", "reasons"),
+        [
+            (
+                one.batch,
+                one.kind,
+                f"{one.left:,}",
+                f"{one.doubtful:,}",
+                one.origin or "-",
+                "; ".join(sorted(one.reasons)),
+            )
+            for one in found
+        ],
+    )
+
+
+@on_deployment(set_aside_app, "show")
+def set_aside_show(
+    connect: Connect,
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="A batch that 'set-aside list' names.")],
+    as_json: Json = False,
+) -> None:
+    """Show each line that a batch set aside, and why."""
+    found = redrive.lines(connect(), batch)
+    if as_json:
+        print_json([asdict(line) for line in found])
+        return
+    for line in found:
+        out.print(f"{line.id}  {line.state}: {line.reason}\n    {line.message[:WIDEST]}")
+
+
+@on_deployment(set_aside_app, "redrive")
+def set_aside_redrive(
+    connect: Connect,
+    batches: Annotated[
+        list[str] | None, typer.Argument(metavar="[BATCH]...", help="Batches that 'set-aside list' names.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Redrive every batch that has something left.")] = False,
+    doubtful: Annotated[
+        bool,
+        typer.Option(
+            "--doubtful", help="Also count lines that an earlier delivery may have counted: look at them first."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Count what was set aside, once its cause is mended; a line counts once, however often it is redriven.
+
+    Exits with 1 if something is left that still cannot be counted.
+    """
+    if bool(batches) == everything:
+        raise typer.BadParameter("name the batches to redrive, or give --all for every one")
+    deployment = connect()
+    names = batches or [entry.batch for entry in redrive.entries(deployment)]
+    done = [
+        redrive.redrive(deployment, name, doubtful=doubtful)
+        for name in progress("redriving", as_json)(names, len(names))
+    ]
+    if as_json:
+        print_json(done)
+    else:
+        for one in done:
+            out.print(f"{one['batch']}: {one['counted']} counted, {one['left']} left")
+            for name, reason in one["reasons"].items():
+                out.print(f"    {name}: {reason}")
+    if any(one["left"] for one in done):
+        raise typer.Exit(1)

@@ -1,0 +1,127 @@
+"""What the commands share: the options that find a deployment, and how they print."""
+
+import functools
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, get_type_hints
+
+import boto3
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from infra.operate.deployment import Deployment, OperatorError
+from metering.model.periods import Hour
+from metering.model.subjects import CUSTOMER_ID_PATTERN
+from metering.stores.ledger import Customer, Ledger
+
+# What is printed are names that people chose: none of them is markup, an emoji code or to be coloured.
+out: Final = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+err: Final = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+WIDEST: Final = 1000
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
+Region = Annotated[str | None, typer.Option(help="The AWS Region; the AWS environment's if left out.")]
+Profile = Annotated[str | None, typer.Option(help="The AWS profile; the AWS environment's if left out.")]
+Local = Annotated[bool, typer.Option("--local", help="Act on the running 'metering local' instead of AWS.")]
+
+Connect = Callable[[], Deployment]
+"""Finds the deployment that a command's options name; raises OperatorError if there is none."""
+
+
+def group(purpose: str) -> typer.Typer:
+    """Return a group of commands."""
+    return typer.Typer(help=purpose, no_args_is_help=True)
+
+
+def on_deployment(commands: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that acts on a deployment.
+
+    Its first argument is a :data:`Connect`, in whose place the command line gets the options that name a deployment.
+    """
+
+    def register(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(*, stack: str, region: str | None, profile: str | None, local: bool, **given: Any) -> None:
+            command(functools.partial(_connect, stack, region, profile, local), **given)
+
+        _, *own = inspect.signature(command).parameters.values()
+        options = inspect.signature(_options).parameters.values()
+        signature = inspect.Signature(
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *options)]
+        )
+        hints = get_type_hints(command, include_extras=True) | get_type_hints(_options, include_extras=True)
+        vars(run).update(__signature__=signature, __annotations__={name: hints[name] for name in signature.parameters})
+        del run.__wrapped__  # so that the signature above is the one that is looked at
+        commands.command(name)(run)
+        return command
+
+    return register
+
+
+def _options(stack: Stack = "Metering", region: Region = None, profile: Profile = None, local: Local = False) -> None:
+    """Declare the options that name a deployment."""
+
+
+def _connect(stack: str, region: str | None, profile: str | None, local: bool) -> Deployment:
+    if local:
+        from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
+
+        return local_cloud.running().deployment(stack)
+    return Deployment.find(stack, boto3.Session(region_name=region, profile_name=profile))
+
+
+def hour(text: str) -> Hour:
+    """Read an option's hour: 2026-11-22T05 or a whole day, 2026-11-22; UTC."""
+    try:
+        return Hour.parse(text if "T" in text else f"{text}T00")
+    except ValueError as error:
+        raise typer.BadParameter(f"an hour is written 2026-11-22T05, a day 2026-11-22 (UTC); got {text!r}") from error
+
+
+def now() -> datetime:
+    """Return the present moment."""
+    return datetime.now(UTC)
+
+
+def known_customer(ledger: Ledger, customer_id: str) -> Customer:
+    """Return a customer; raise OperatorError if there is none."""
+    well_formed = re.fullmatch(CUSTOMER_ID_PATTERN, customer_id)
+    found = ledger.customers([customer_id]).get(customer_id) if well_formed else None
+    if found is None:
+        raise OperatorError(f"there is no customer {customer_id!r}: 'metering customers list' shows them")
+    return found
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table, with each row on one line where nobody looks."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column == "quantity" else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    if made.row_count:
+        if not out.is_terminal:
+            out.width = WIDEST  # a pipe gets each row on one line
+        out.print(made)
+    else:
+        err.print("nothing there")
+
+
+def progress(doing: str, quiet: bool) -> Callable[[Iterable[Any], int], Iterable[Any]]:
+    """Return a way to go through things with a progress bar, on a terminal and where there is time to see it."""
+    return lambda things, total: track(
+        things, description=doing, total=total, console=err, disable=quiet or not err.is_terminal, transient=True
+    )

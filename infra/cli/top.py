@@ -1,0 +1,131 @@
+"""What is going on just now."""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from decimal import Decimal
+from typing import Annotated, Final
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from infra.cli.shared import WIDEST, Connect, Json, hour, now, on_deployment, out, print_json
+from infra.operate.top import MOST_SET_ASIDE, Busy, Look, Top, in_units
+from metering.model.periods import Hour
+from metering.model.prices import in_money
+
+app: Final = typer.Typer()
+
+_NAMED: Final = 5
+"""How many keys without a customer are named."""
+
+
+@on_deployment(app, "top")
+def top_command(
+    connect: Connect,
+    once: Annotated[bool, typer.Option("--once", help="Look once and stop; so does whatever is no terminal.")] = False,
+    seconds: Annotated[int, typer.Option(min=2, help="How long to wait between two looks.")] = 10,
+    rows: Annotated[int, typer.Option(min=1, max=100, help="How many customers and keys to show.")] = 10,
+    of: Annotated[
+        Hour | None,
+        typer.Option("--hour", parser=hour, metavar="HOUR", help="Another hour (UTC) than the running one."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the busiest customers and keys, requests a second, money an hour, and what waits for a person, until Ctrl-C.
+
+    A rate is taken since the look before, at first since the hour's begin. An hour's cost is what it adds to the
+    period's, by the declared prices and without fees. With --json it looks once.
+    """
+    top = Top(connect(), rows, of)
+    look = top.look(now())
+    if as_json:
+        print_json(look.as_json())
+        return
+    if not out.is_terminal:
+        out.width = WIDEST  # a pipe gets each row on one line
+    if once or not out.is_terminal:
+        out.print(shown(look))
+        return
+    with suppress(KeyboardInterrupt), Live(shown(look), console=out, auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(seconds)
+            live.update(shown(top.look(now())), refresh=True)
+
+
+def shown(look: Look) -> Group:
+    """Return a look as it is printed."""
+    since = "the hour's begin" if look.is_first else f"{look.since:%H:%M:%S}"
+    heading = f"{look.hour} at {look.at:%H:%M:%S} UTC: {look.per_second:,} {look.rate_of} a second since {since}"
+    money = [
+        f"{_money(cost, currency)} so far in this hour, {_money(per_hour, currency)} an hour"
+        for currency, (cost, per_hour) in look.money.items()
+    ]
+    a_second = f"{look.rate_of} a second"
+    customers = _table(
+        ("customer", a_second, "so far", "keys", "plan", "costs", "an hour"),
+        (
+            (
+                one.name,
+                f"{one.per_second:,}",
+                _quantities(one),
+                str(one.keys),
+                one.plan or "-",
+                _money(one.cost, one.currency),
+                _money(one.per_hour, one.currency),
+            )
+            for one in look.customers
+        ),
+    )
+    keys = _table(
+        ("key", a_second, "so far", "customer"),
+        (
+            (one.name, f"{one.per_second:,}", _quantities(one), one.customer or one.reason or "(none)")
+            for one in look.keys
+        ),
+    )
+    blocks: list[Table | Text] = [block for block in (customers, keys) if block.row_count] or [
+        Text("nothing is counted in this hour")
+    ]
+    return Group(
+        Text(heading, style="bold"),
+        *map(Text, money),
+        *(part for block in blocks for part in (Text(), block)),
+        Text(),
+        *(Text(sentence, style="yellow") for sentence in waiting(look)),
+    )
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        is_number = column.endswith("a second") or column in ("keys", "costs", "an hour")
+        made.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def _quantities(one: Busy) -> str:
+    return ", ".join(f"{quantity:,} {metric}" for metric, quantity in sorted(one.quantities.items()))
+
+
+def _money(amount: Decimal | None, currency: str) -> str:
+    return "-" if amount is None else in_money(in_units(amount), currency)
+
+
+def waiting(look: Look) -> list[str]:
+    """Say what waits for a person."""
+    said = list(look.notes)
+    if look.unmapped:
+        names = ", ".join(one.name for one in look.unmapped[:_NAMED]) + ", ..." * (len(look.unmapped) > _NAMED)
+        said.append(f"{len(look.unmapped)} keys belong to no customer: {names}: 'metering customers add ID --key KEY'")
+    if look.set_aside:
+        more = "+" * (look.set_aside >= MOST_SET_ASIDE)
+        said.append(f"{look.set_aside}{more} batches have something set aside: 'metering set-aside list'")
+    if look.rejected:
+        said.append(f"{look.rejected} customers' hours were rejected by Stripe: 'metering rejected list'")
+    return said

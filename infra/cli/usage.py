@@ -1,0 +1,117 @@
+"""What was used, and closing it."""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import typer
+
+from infra.cli.shared import (
+    Connect,
+    Json,
+    err,
+    hour,
+    known_customer,
+    now,
+    on_deployment,
+    out,
+    print_json,
+    progress,
+    table,
+)
+from infra.operate import usage
+from metering.model.periods import Hour
+from metering.portal.reading import By
+
+app: Final = typer.Typer()
+
+
+@on_deployment(app, "usage")
+def usage_command(
+    connect: Connect,
+    customer_id: Annotated[
+        str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer; all if left out.")
+    ] = None,
+    first: Annotated[
+        Hour | None,
+        typer.Option("--from", parser=hour, metavar="HOUR", help="The first hour; 24 hours ago if left out."),
+    ] = None,
+    end: Annotated[
+        Hour | None,
+        typer.Option("--to", parser=hour, metavar="HOUR", help="The hour to stop before; now if left out."),
+    ] = None,
+    by: Annotated[By, typer.Option(help="Add up by this period (UTC).")] = By.HOUR,
+    by_dimension: Annotated[
+        bool, typer.Option("--by-dimension", help="Split the metrics that have a dimension by its values.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what was used: counted so far (also in open hours), and its state in the ledger.
+
+    States: OPEN (counted, its hour is not closed), PENDING (to be posted), POSTED (Stripe has it), HELD (kept: no
+    customer, no Stripe customer, or too old), REJECTED (Stripe said no).
+    """
+    moment = now()
+    end = end or Hour.containing(moment).next()
+    first = first or Hour.containing(moment - timedelta(hours=24))
+    if first >= end:
+        raise typer.BadParameter(f"--from must be before --to, got {first} and {end}")
+    deployment = connect()
+    if customer_id is not None:
+        known_customer(deployment.ledger, customer_id)
+    report = usage.Report(deployment.counters, deployment.uniques, deployment.ledger, customer_id, by_dimension)
+    lines = report.lines(first, end, by=by, now=moment, progress=progress("reading", as_json))
+    if as_json:
+        print_json([_usage_json(line, split=by_dimension) for line in lines])
+        return
+    split = ("value",) if by_dimension else ()
+    table(
+        ("period", "customer", "key", "metric", *split, "quantity", "state"),
+        [
+            (
+                line.period,
+                line.customer or "(none)",
+                line.key or "-",
+                line.metric,
+                *([line.value] if by_dimension else []),
+                f"{line.quantity:,}",
+                line.state,
+            )
+            for line in lines
+        ],
+    )
+
+
+def _usage_json(line: usage.Line, *, split: bool) -> dict[str, Any]:
+    shown = {**asdict(line), "customer": line.customer or None, "key": line.key or None, "value": line.value or None}
+    if not split:
+        del shown["value"]
+    return shown
+
+
+@on_deployment(app, "close")
+def close(connect: Connect, as_json: Json = False) -> None:
+    """Close what is due now, as the schedule would, and say what was done."""
+    deployment = connect()
+    with err.status("closing what is due"):
+        did = deployment.close()
+    if as_json:
+        print_json(did)
+        return
+    for what, text in {
+        "written": "hours written into the ledger",
+        "closed": "hours closed",
+        "closed_again": "late marks dealt with",
+        "posted": "totals that Stripe accepted",
+        "pending": "totals that are still to be posted",
+        "rejected": "totals that Stripe rejected",
+        "held": "totals held, for want of a Stripe customer or as too old",
+        "unmapped": "rows written for keys that belong to no customer",
+        "behind": "due hours that the next run closes, if nothing of them is pending then",
+    }.items():
+        value = did[what]
+        out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}")
+    if not did["posting"]:
+        out.print("posting is off: 'metering posting on' turns it on")
+    for reason, count in did["reasons"].items():
+        out.print(f"{count:>8}  wait because: {reason}")

@@ -1,1 +1,0 @@
-"""The commands of the ``metering`` command line, by what they are about."""

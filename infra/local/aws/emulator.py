@@ -1,0 +1,310 @@
+"""An embedded AWS: ministack on a free port of 127.0.0.1, and the real CDK CLI to deploy to it.
+
+    with Emulator() as emulator:
+        outputs = emulator.deploy({}, stacks=["SampleApi"], context={})
+        emulator.client("dynamodb").list_tables()
+
+Nothing of it outlives its `with`: neither a process nor, unless the block raised, a file.
+"""
+
+import contextlib
+import functools
+import http
+import http.client
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import boto3
+from botocore.config import Config
+
+from infra.operate.deployment import OperatorError
+
+MINISTACK: Final = "ministack==1.5.33"
+CDK_CLI: Final = "aws-cdk@2.1148.1"
+REPOSITORY: Final = Path(__file__).resolve().parents[3]
+
+START_LIMIT_S: Final = 120.0
+STOP_LIMIT_S: Final = 5.0
+TAIL_LINES: Final = 40
+
+# The emulator leads a process group of its own, with the functions it runs as members. Its standard input is a pipe
+# that only its starter holds: however the starter ends, SIGKILL included, the pipe then ends, and the group with it.
+# The files go after the group: without them a living emulator would start functions that fail, over and over.
+SERVE = """
+import os, signal, subprocess, sys, threading
+
+def end_with_the_starter(folder):
+    os.read(0, 1)
+    end = 'kill -s KILL -- "-$1"; rm -rf -- "$2"'
+    subprocess.Popen(["/bin/sh", "-c", end, "sh", str(os.getpgrp()), folder], start_new_session=True)
+
+folder, descriptor = sys.argv[1:]
+threading.Thread(target=end_with_the_starter, args=(folder,), daemon=True).start()
+import hypercorn.asyncio, hypercorn.config, asyncio
+from ministack.app import app
+
+async def as_if_by_tls(scope, receive, send):
+    # Buckets deny what does not come by TLS; on the loopback nobody listens in.
+    return await app({**scope, "scheme": "https"} if scope["type"] == "http" else scope, receive, send)
+
+config = hypercorn.config.Config()
+config.bind = ["fd://" + descriptor]
+asyncio.run(hypercorn.asyncio.serve(as_if_by_tls, config))
+"""
+
+
+class EmulatorFailed(OperatorError):  # noqa: N818  it says what happened, as the others here do
+    """The emulator did not start, or its CDK CLI failed; the message ends with the last lines of its output."""
+
+
+class Emulator:
+    """AWS on 127.0.0.1 for as long as its `with` lasts, in one account and Region, with nothing kept afterwards.
+
+    - `endpoint_url`: where it listens; functions that it runs get it as `AWS_ENDPOINT_URL`.
+    - `region`, `account_id`, `access_key_id`, `secret_access_key`: what clients use.
+    - `log_path`: its log. It is deleted on exit; if the `with` block raised, it is kept and the error has a note of it.
+    - `pid`: the leader of its process group, of which every process that it starts is a member.
+
+    Entering raises `EmulatorFailed` when it dies or does not answer within 120 s. The first start on a machine
+    downloads it; later ones work offline and take about a second and a half.
+    """
+
+    region: Final = "us-east-1"
+    account_id: Final = "000000000000"  # ministack's own, unless an access key of 12 digits names another
+    access_key_id: Final = "test"
+    secret_access_key: Final = "test"  # noqa: S105  the emulator accepts any; with AUTH=true this one is root
+
+    endpoint_url: str
+    log_path: Path
+    pid: int
+
+    def __enter__(self) -> Self:
+        python = ministack_python()
+        self._folder = Path(tempfile.mkdtemp(prefix="metering-emulator-"))
+        self.log_path = self._folder / "emulator.log"
+        # Bound here and inherited, so that no other process can take the port in between.
+        with socket.create_server(("127.0.0.1", 0)) as listener, self.log_path.open("wb") as log:
+            port = int(listener.getsockname()[1])
+            descriptor = listener.fileno()
+            self._process = subprocess.Popen(  # noqa: S603  the arguments are ours
+                [python, "-B", "-c", SERVE, str(self._folder), str(descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[descriptor],
+                env=_emulator_environment(port, self._folder),
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self.endpoint_url = f"http://127.0.0.1:{port}"
+        try:
+            self._wait_until_healthy(port)
+        except BaseException:
+            self._stop()
+            self._delete()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        if isinstance(error, Exception):
+            error.add_note(f"the emulator's log: {self.log_path}")
+        else:
+            self._delete()
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment, changed so that AWS clients and the CDK CLI reach this emulator only.
+
+        Every `AWS_*` variable of ours (profiles, roles, endpoints of single services) is gone, and the files of
+        `~/.aws` are not read; a proxy is not asked for this machine. The venv's programs, Node among them, come first
+        on `PATH`.
+        """
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
+        no_proxy = ",".join(filter(None, [kept.get("NO_PROXY", kept.get("no_proxy")), "127.0.0.1", "localhost"]))
+        return kept | {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            "PATH": _path(),
+        }
+
+    def client(self, service: str) -> Any:
+        """Return a new boto3 client of `service` for this emulator; close it, or its connections stay open."""
+        client: Callable[..., Any] = boto3.Session().client  # a session of its own: they are not for many threads
+        return client(
+            service,
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(proxies={}, max_pool_connections=50),
+        )
+
+    def deploy(
+        self,
+        env: Mapping[str, str],
+        *,
+        stacks: Sequence[str] = (),
+        context: Mapping[str, str],
+        app: Path = REPOSITORY,
+    ) -> dict[str, dict[str, str]]:
+        """Deploy the CDK app in the folder `app` as `cdk deploy` does, and return each stack's outputs by its name.
+
+        - `env`: variables for the app, besides `environment()`.
+        - `stacks`: which to deploy, with those that they need; none means all.
+        - `context`: the app's context values.
+
+        May be called again to deploy a change. Raises `EmulatorFailed` with the end of what the failing command said.
+
+        Bootstrapping runs beside the synthesis, which is the longer of the two. CDK's check of the templates against
+        CloudFormation's rules (`CDK_VALIDATION`) takes longer than everything else together and belongs to the tests of
+        the stacks; without Python's compiled files each synthesis would compile aws-cdk-lib's 100 MB anew.
+        """
+        environment = self.environment() | {"CDK_VALIDATION": "false", "CDK_DISABLE_VERSION_CHECK": "1"} | dict(env)
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        cdk = [cdk_cli(), "--no-notices", "--no-version-reporting"]
+        values = [argument for name, value in context.items() for argument in ("--context", f"{name}={value}")]
+        with tempfile.TemporaryDirectory(prefix="metering-cdk-") as name, ThreadPoolExecutor(1) as beside:
+            folder = Path(name)
+            assembly, outputs = folder / "cdk.out", folder / "outputs.json"
+            bootstrap = [*cdk, "bootstrap", f"aws://{self.account_id}/{self.region}"]
+            # In the empty folder: with explicit environments bootstrap needs no app.
+            bootstrapped = beside.submit(_run, bootstrap, cwd=folder, environment=environment)
+            _run([*cdk, "synth", "--quiet", *values, "--output", str(assembly)], cwd=app, environment=environment)
+            bootstrapped.result()
+            deploy = [*cdk, "deploy", "--app", str(assembly), "--require-approval", "never", "--method", "direct"]
+            selection = list(stacks) or ["--all"]
+            _run([*deploy, "--outputs-file", str(outputs), *selection], cwd=folder, environment=environment)
+            if not outputs.exists():  # no stack has an output
+                return {}
+            found: dict[str, dict[str, str]] = json.loads(outputs.read_text())
+            return found
+
+    def _wait_until_healthy(self, port: int) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not _is_healthy(port):
+            if (code := self._process.poll()) is not None:
+                raise EmulatorFailed(f"ministack ended with code {code} while starting:\n{_tail(self._log())}")
+            if time.monotonic() > deadline:
+                raise EmulatorFailed(f"ministack did not answer within {START_LIMIT_S:.0f} s:\n{_tail(self._log())}")
+            time.sleep(0.03)
+
+    def _log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def _stop(self) -> None:
+        """End the whole group. Nothing is saved, so nothing needs time to end in order."""
+        # If it ended by itself there is nobody to signal; macOS calls a group of zombies forbidden.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # The leader has not been waited for, so its id cannot belong to anyone else yet.
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(STOP_LIMIT_S)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _delete(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)  # a function that is just dying may still write
+
+
+@functools.cache
+def ministack_python() -> str:
+    """Return the Python of ministack's own environment, made with uv by the Python that runs this.
+
+    That it is the same Python matters: ministack runs functions with its own interpreter, and their zips hold compiled
+    packages. Asking uv takes 0.3 s offline and 7 s with a look at the index, so that comes second.
+    """
+    uv = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--python", sys.executable]
+    packages = ["--from", MINISTACK, "--with", "boto3"]
+    program = ["python", "-c", "import ministack, sys; print(sys.executable)"]
+    return _first_line([*uv, "--offline", *packages, *program], [*uv, *packages, *program])
+
+
+@functools.cache
+def cdk_cli() -> str:
+    """Return the path of the CDK CLI that `npx` installs; running it directly saves npx's own second each time."""
+    npx = ["npx", "--yes"]
+    program = ["--package", CDK_CLI, "--call", "command -v cdk"]
+    return _first_line([*npx, "--offline", *program], [*npx, *program])
+
+
+def _first_line(offline: Sequence[str], online: Sequence[str]) -> str:
+    environment = os.environ | {"PATH": _path()}
+    cached = subprocess.run(offline, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
+    answer = cached.stdout.strip()
+    return answer if cached.returncode == 0 else _run(online, cwd=Path.cwd(), environment=environment).strip()
+
+
+def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> str:
+    """Return what `command` wrote to its standard output; raise `EmulatorFailed` when it fails or cannot be run."""
+    try:
+        done = subprocess.run(  # noqa: S603  the arguments are ours
+            command, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+    except FileNotFoundError as missing:
+        raise EmulatorFailed(f"cannot run {command[0]}: {missing}") from missing
+    if done.returncode != 0:
+        raise EmulatorFailed(
+            f"code {done.returncode} from: {shlex.join(command)}\n{_tail(done.stdout)}\n{_tail(done.stderr)}"
+        )
+    return done.stdout
+
+
+def _emulator_environment(port: int, folder: Path) -> dict[str, str]:
+    """Return the variables that ministack, and each function that it runs, starts with: none of ours but these few.
+
+    What this process holds (Stripe's key, an AWS profile, a proxy) must not reach the functions by inheritance.
+    """
+    inherited = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
+    return inherited | {
+        "GATEWAY_PORT": str(port),
+        "AUTH": "true",  # functions may do what their roles allow, and nothing else
+        "TMPDIR": str(folder),
+        "STATE_DIR": str(folder / "state"),
+        "S3_DATA_DIR": str(folder / "s3"),
+        # At its start ministack removes containers of any other ministack, and it would listen on fixed ports.
+        "DOCKER_HOST": f"unix://{folder}/no-docker.sock",
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+    }
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")]))
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/_ministack/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-TAIL_LINES:])

@@ -1,0 +1,102 @@
+"""What the local Stripe tells later about meter events that it accepted and could not count: error reports.
+
+A report is a thin event: its notification, which a webhook gets, names the event and its meter; the event, fetched from
+`/v2/core/events/:id`, says what was wrong (docs.stripe.com/billing/subscriptions/usage-based/recording-usage,
+"Handle meter event errors").
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from infra.local.stripe.params import Params, StripeError, only
+
+SAMPLES = 5  # of each type of error; how many Stripe gives could not be confirmed (?): few, so that most go unnamed
+NO_METER = "no_meter"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One meter event that could not be counted. `at` is when it was accepted, in seconds since the epoch.
+
+    Reports give `identifier` as `request.identifier`, which the reference calls "the request idempotency key". That it
+    is the meter event's own identifier could not be confirmed (?).
+    """
+
+    code: str
+    meter: str | None
+    message: str
+    identifier: str
+    at: int
+
+
+@dataclass(slots=True)
+class Reports:
+    """The failures that are not yet reported, and the thin events of those that are, by id."""
+
+    failures: list[Failure] = field(default_factory=list)
+    thin_events: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def report(self, now: float) -> list[dict[str, Any]]:
+        """Report every failure since the last time, by one event for each meter; give their notifications."""
+        by_meter: dict[str | None, list[Failure]] = {}
+        for failure in self.failures:
+            by_meter.setdefault(failure.meter, []).append(failure)
+        self.failures = []
+        return [self._event(meter, failures, now) for meter, failures in by_meter.items()]
+
+    def retrieve_thin_event(self, event: str, params: Params, _now: float) -> dict[str, Any]:
+        """Give one thin event with its data (docs.stripe.com/api/v2/core/events/retrieve)."""
+        only(params)
+        if event not in self.thin_events:
+            raise StripeError(f"Event {event} not found.", status=404, code="not_found")
+        return self.thin_events[event]
+
+    def _event(self, meter: str | None, failures: Sequence[Failure], now: float) -> dict[str, Any]:
+        """Make an event of the failures of one meter, or of those that name none; give its notification."""
+        kind = "v1.billing.meter.error_report_triggered" if meter else "v1.billing.meter.no_meter_found"
+        about = {"related_object": {"id": meter, "type": "billing.meter", "url": f"/v1/billing/meters/{meter}"}}
+        notification = {
+            "id": f"evt_test_{len(self.thin_events) + 1:014d}",
+            "object": "v2.core.event",
+            "context": None,
+            "created": instant(now),
+            "livemode": False,
+            "reason": None,
+            "type": kind,
+            **(about if meter else {}),
+        }
+        codes = Counter(failure.code for failure in failures)
+        self.thin_events[str(notification["id"])] = notification | {
+            "changes": None,
+            "data": {
+                "developer_message_summary": (
+                    "There is 1 invalid event" if len(failures) == 1 else f"There are {len(failures)} invalid events"
+                ),
+                "reason": {
+                    "error_count": len(failures),
+                    "error_types": [
+                        {"code": code, "error_count": count, "sample_errors": _samples(failures, code)}
+                        for code, count in codes.items()
+                    ],
+                },
+                "validation_end": instant(max(failure.at for failure in failures) + 1),
+                "validation_start": instant(min(failure.at for failure in failures)),
+            },
+        }
+        return notification
+
+
+def _samples(failures: Sequence[Failure], code: str) -> list[dict[str, Any]]:
+    """Give the first few failures with a code."""
+    alike = [failure for failure in failures if failure.code == code]
+    return [
+        {"error_message": failure.message, "request": {"identifier": failure.identifier}} for failure in alike[:SAMPLES]
+    ]
+
+
+def instant(moment: float) -> str:
+    """Write a time as the v2 API does: in UTC, with milliseconds."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,249 @@
+"""The subscription routes of the local Stripe."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from infra.local.stripe.billing import CYCLE, Billing
+from infra.local.stripe.calendar import boundary
+from infra.local.stripe.catalog import Catalog
+from infra.local.stripe.params import (
+    PAGING,
+    Params,
+    StripeError,
+    flag,
+    integer,
+    metadata,
+    moments,
+    nested,
+    one_of,
+    only,
+    page,
+    rows,
+    text,
+)
+from infra.local.stripe.price import Price, Recurring
+from infra.local.stripe.subscription import Item, Subscription
+
+CREATE_PARAMS = (
+    *("backdate_start_date", "billing_cycle_anchor", "billing_mode", "collection_method", "currency", "customer"),
+    *("days_until_due", "description", "items", "metadata", "off_session", "payment_behavior", "proration_behavior"),
+)
+MOST_ITEMS = 20  # docs.stripe.com/api/subscriptions/create: "up to 20 subscription items"
+
+
+@dataclass(slots=True)
+class Subscriptions:
+    """The subscriptions of an account: who pays which prices from when on."""
+
+    catalog: Catalog
+    billing: Billing
+
+    def create_subscription(self, params: Params, now: float) -> dict[str, Any]:
+        """Subscribe a customer (docs.stripe.com/api/subscriptions/create), in flexible billing mode.
+
+        Metered items alone make no first invoice ("If the invoice is empty as a result, we don't generate one",
+        docs.stripe.com/changelog/basil/2025-06-30/billing-mode). Licences are invoiced at once, and that invoice is
+        final at once. Of a backdated subscription, periods that have ended before now are not invoiced: what Stripe
+        does with their usage could not be confirmed (?).
+        """
+        only(params, *CREATE_PARAMS)
+        one_of(nested(params, "billing_mode"), "type", ("flexible",), default="flexible", within="billing_mode")
+        one_of(
+            params,
+            "payment_behavior",
+            ("allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"),
+            default="allow_incomplete",
+        )
+        flag(params, "off_session", default=False)
+        customer = text(params, "customer")
+        if customer not in self.billing.customers:
+            raise StripeError(f"No such customer: '{customer}'", code="resource_missing", param="customer")
+        wanted = [self._wanted(each, number) for number, each in enumerate(rows(params, "items"))]
+        if not wanted:
+            raise StripeError("Missing required param: items.", code="parameter_missing", param="items")
+        currency = text(params, "currency", default=wanted[0][0].currency)
+        collection, days = _collection(params)
+        at = int(now)
+        start = integer(params, "backdate_start_date", default=at)
+        if start > at:
+            raise StripeError("backdate_start_date must be in the past.", param="backdate_start_date")
+        subscription = Subscription(
+            id=f"sub_{len(self.billing.subscriptions) + 1:014d}",
+            created=at,
+            customer=customer,
+            currency=currency,
+            anchor=_anchor(params, [price.recurring for price, _, _ in wanted], start, at),
+            start_date=start,
+            collection_method=collection,
+            days_until_due=days,
+            prorate=_prorates(params),
+            description=text(params, "description", default="") or None,
+            metadata=metadata({}, params),
+        )
+        for price, quantity, about in wanted:
+            self._add(subscription, price, quantity, at).metadata = about
+        self.billing.subscriptions[subscription.id] = subscription
+        self.billing.note(subscription.next_end, CYCLE, subscription.id)
+        self.billing.log.record("customer.subscription.created", subscription.as_json(), at)
+        parts = list(subscription.first_parts())
+        if parts:
+            self.billing.finalize(self.billing.draft(subscription, parts, "subscription_create", at), at)
+        return subscription.as_json()
+
+    def list_subscriptions(self, params: Params, _now: float) -> dict[str, Any]:
+        """List subscriptions, newest first; the canceled only where asked for (docs: api/subscriptions/list)."""
+        only(params, "created", "customer", "price", "status", *PAGING)
+        statuses = ("active", "all", "canceled", "ended", "incomplete", "incomplete_expired", "past_due", "paused")
+        status = one_of(params, "status", (*statuses, "trialing", "unpaid"), default="")
+        customer, price = text(params, "customer", default=""), text(params, "price", default="")
+        created = moments(params, "created")
+        shown = {"": ("active",), "all": ("active", "canceled"), "ended": ("canceled",)}.get(status, (status,))
+        found = [
+            each.as_json()
+            for each in reversed(self.billing.subscriptions.values())
+            if each.status in shown
+            and customer in ("", each.customer)
+            and (not price or any(item.price.id == price for item in each.items.values()))
+            and created(each.created)
+        ]
+        return page(found, params, "/v1/subscriptions")
+
+    def retrieve_subscription(self, subscription: str, params: Params, _now: float) -> dict[str, Any]:
+        """Give one subscription, also a canceled one."""
+        only(params)
+        return self._found(subscription).as_json()
+
+    def update_subscription(self, subscription: str, params: Params, now: float) -> dict[str, Any]:
+        """Add and delete items, change metadata (docs.stripe.com/api/subscriptions/update), all or nothing.
+
+        The usage of a deleted item is billed on the next invoice, unless proration_behavior is none
+        (docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup). Licences that are added begin to cost
+        with the next period, and deleted ones are not paid back: prorations of licences are not built here.
+        """
+        only(params, "description", "items", "metadata", "proration_behavior")
+        found = self._found(subscription)
+        if found.canceled_at is not None:
+            raise StripeError("A canceled subscription can only update its cancellation_details and metadata.")
+        prorates, at = _prorates(params), int(now)
+        added, deleted = [], []
+        for number, each in enumerate(rows(params, "items")):
+            if flag(each, "deleted", default=False):
+                only(each, "deleted", "id")
+                deleted.append(self._item(found, text(each, "id"), number))
+            else:
+                added.append(self._wanted(each, number))
+        if len(deleted) == len(found.items) and not added:
+            raise StripeError("A subscription must have at least one item.", param="items")
+        found = replace(
+            found,
+            items=dict(found.items),
+            pending=list(found.pending),
+            description=text(params, "description", default=found.description or "") or None,
+            metadata=metadata(found.metadata, params),
+        )
+        for item in deleted:
+            del found.items[item.id]
+            if item.price.metered and prorates:
+                found.pending.append(item.usage(at))
+        for price, quantity, about in added:
+            self._add(found, price, quantity, at).metadata = about
+        self.billing.subscriptions[found.id] = found
+        self.billing.note(found.next_end, CYCLE, found.id)
+        self.billing.log.record("customer.subscription.updated", found.as_json(), at)
+        return found.as_json()
+
+    def cancel_subscription(self, subscription: str, params: Params, now: float) -> dict[str, Any]:
+        """End a subscription now; with `invoice_now` its usage so far is billed, otherwise never (docs: .../cancel)."""
+        only(params, "invoice_now", "prorate")
+        found, at = self._found(subscription), int(now)
+        if found.canceled_at is not None:
+            message = f"No such subscription: '{subscription}'"
+            raise StripeError(message, status=404, code="resource_missing", param="id")
+        if flag(params, "prorate", default=False):
+            raise StripeError("Prorations of licences are not built here.", param="prorate")
+        if flag(params, "invoice_now", default=False):
+            usage = [item.usage(at) for item in found.items.values() if item.price.metered]
+            if usage or found.pending:
+                invoice = self.billing.draft(found, [*found.pending, *usage], "subscription_update", at)
+                self.billing.finalize(invoice, at)
+        found.canceled_at = at
+        self.billing.log.record("customer.subscription.deleted", found.as_json(), at)
+        return found.as_json()
+
+    def _wanted(self, params: Params, number: int) -> tuple[Price, int, dict[str, str]]:
+        """Read an item: an active price, a quantity if it is a licence, metadata."""
+        only(params, "metadata", "price", "quantity")
+        param = f"items[{number}][price]"
+        price = self.catalog.price(text(params, "price"), param=param, status=400)
+        if not price.active:
+            raise StripeError(
+                f"The price specified is inactive. This field only accepts active prices: {price.id}.", param=param
+            )
+        if price.metered and "quantity" in params:
+            raise StripeError("You cannot set a quantity for a metered price.", param=f"items[{number}][quantity]")
+        quantity = integer(params, "quantity", default=1)
+        if quantity < 0:
+            raise StripeError("This value must be greater than or equal to 0.", param=f"items[{number}][quantity]")
+        return price, quantity, metadata({}, params)
+
+    def _add(self, subscription: Subscription, price: Price, quantity: int, at: int) -> Item:
+        """Add an item, unless its price or currency does not go with what is there."""
+        if any(item.price.id == price.id for item in subscription.items.values()):
+            raise StripeError(f"Cannot add multiple subscription items with the same price: {price.id}", param="items")
+        if price.currency != subscription.currency:
+            raise StripeError(
+                f"The price specified supports currencies of `{price.currency}`. This doesn't match the expected "
+                f"currency: `{subscription.currency}`.",
+                param="items",
+            )
+        if len(subscription.items) == MOST_ITEMS:
+            raise StripeError(f"A subscription can have at most {MOST_ITEMS} items.", param="items")
+        return subscription.add_item(price, quantity, at)
+
+    def _item(self, subscription: Subscription, item: str, number: int) -> Item:
+        """Find an item of a subscription by its id."""
+        if item not in subscription.items:
+            message = f"No such subscription item: '{item}'"
+            raise StripeError(message, code="resource_missing", param=f"items[{number}][id]")
+        return subscription.items[item]
+
+    def _found(self, subscription: str) -> Subscription:
+        """Find a subscription by its id, or answer 404."""
+        if subscription not in self.billing.subscriptions:
+            message = f"No such subscription: '{subscription}'"
+            raise StripeError(message, status=404, code="resource_missing", param="id")
+        return self.billing.subscriptions[subscription]
+
+
+def _anchor(params: Params, recurring: list[Recurring], start: int, now: int) -> int:
+    """Read the billing cycle's anchor: the start, or a time to come, but not after the first whole period."""
+    if "billing_cycle_anchor" not in params:
+        return start
+    anchor = integer(params, "billing_cycle_anchor")
+    if anchor <= now:
+        message = "Invalid timestamp: must be an integer Unix timestamp in the future."
+        raise StripeError(message, param="billing_cycle_anchor")
+    latest = min(boundary(now, each.interval, each.interval_count, 1) for each in recurring)
+    if anchor > latest:
+        raise StripeError(
+            f"billing_cycle_anchor cannot be later than next natural billing date ({latest}) for plan",
+            param="billing_cycle_anchor",
+        )
+    return anchor
+
+
+def _collection(params: Params) -> tuple[str, int | None]:
+    """Read how it is paid: charged by itself, or by an invoice that is due after some days."""
+    methods = ("charge_automatically", "send_invoice")
+    method = one_of(params, "collection_method", methods, default="charge_automatically")
+    if method == "send_invoice":
+        return method, integer(params, "days_until_due")
+    if "days_until_due" in params:
+        raise StripeError("days_until_due can only be set where collection_method is send_invoice.")
+    return method, None
+
+
+def _prorates(params: Params) -> bool:
+    """Read whether parts of a period cost their share; to invoice a change at once is not built here."""
+    behaviours = ("create_prorations", "none")
+    return one_of(params, "proration_behavior", behaviours, default="create_prorations") != "none"

@@ -1,0 +1,120 @@
+"""What the Ledger table remembers of keys that are kept out of their usage plans, or on their way out.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| suspended key | ``customer#<id>`` | ``suspended#<key>`` | ``plans``: the usage plans that it was taken out of |
+| rotation | ``rotations`` | ``<customer>#<old key>`` | the fields of :class:`Rotation` |
+
+Each item has a ``version``, too, and is written before what it tells of is done, so that a command that dies is made
+good by the same command again. Only operators' commands read them.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from metering.model.subjects import customer
+from metering.stores.aws import Item, from_item, to_item
+from metering.stores.table import Table, item_key, unchanged
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+_ROTATIONS: Final = "rotations"
+_SUSPENDED: Final = "suspended#"
+
+
+class Suspension(msgspec.Struct, frozen=True):
+    """A key, and the usage plans that it goes back into. ``version`` 0 means that it was never written."""
+
+    key: str
+    plans: tuple[str, ...] = ()
+    version: int = 0
+
+
+class Rotation(msgspec.Struct, frozen=True):
+    """A key and the ``new`` one that takes its place in ``plans``; ``new`` is empty until it is made.
+
+    ``until`` is when the old one is to leave them (seconds since 1970), and 0 until the new one is in them.
+    """
+
+    customer: str
+    old: str
+    plans: tuple[str, ...]
+    new: str = ""
+    until: int = 0
+    version: int = 0
+
+    def is_due(self, now: datetime) -> bool:
+        """Say whether the old key is to leave its plans now."""
+        return 0 < self.until <= now.timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class AccessNotes:
+    """The verbs. Writes raise RowChangedError if the item is not as it was read; reads are consistent."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    @property
+    def _items(self) -> Table:
+        return Table(self.client, self.table)
+
+    def suspensions(self, name: str) -> dict[str, Suspension]:
+        """Return what is remembered of a customer's suspended keys, by key."""
+        found = self._items.query(str(customer(name)), beginning=_SUSPENDED)
+        noted = [_read_suspension(item) for item in found]
+        return {one.key: one for one in noted}
+
+    def remember(self, name: str, after: Suspension) -> Suspension:
+        """Write which plans a key goes back into, and return it as it now stands."""
+        written = msgspec.structs.replace(after, version=after.version + 1)
+        values = {"plans": list(written.plans), "version": written.version}
+        item = {**item_key(str(customer(name)), f"{_SUSPENDED}{after.key}"), **to_item(values)}
+        self._items.put_as_read(item, version=after.version)
+        return written
+
+    def forget(self, name: str, before: Suspension) -> None:
+        """Delete what is remembered of a key, unless it was changed since it was read."""
+        self._delete(item_key(str(customer(name)), f"{_SUSPENDED}{before.key}"), before.version)
+
+    def rotations(self, name: str = "") -> Iterator[Rotation]:
+        """Yield the rotations whose old key is not taken out yet, of one customer or of all."""
+        for item in self._items.query(_ROTATIONS, beginning=f"{name}#" if name else ""):
+            yield _read_rotation(item)
+
+    def write(self, after: Rotation) -> Rotation:
+        """Write how far a rotation has got, and return it as it now stands."""
+        written = msgspec.structs.replace(after, version=after.version + 1)
+        values = {"plans": list(written.plans), "new": written.new, "until": written.until, "version": written.version}
+        self._items.put_as_read({**_rotation_key(written), **to_item(values)}, version=after.version)
+        return written
+
+    def end(self, before: Rotation) -> None:
+        """Delete a rotation that is over, unless it was changed since it was read."""
+        self._delete(_rotation_key(before), before.version)
+
+    def _delete(self, key: Item, version: int) -> None:
+        # A replay finds nothing and changes nothing; what somebody else has changed is theirs to delete.
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.delete_item(TableName=self.table, Key=key, **unchanged(version))
+
+
+def _rotation_key(rotation: Rotation) -> Item:
+    return item_key(_ROTATIONS, f"{rotation.customer}#{rotation.old}")
+
+
+def _read_suspension(item: Item) -> Suspension:
+    values = from_item(item)
+    return Suspension(values["sk"].removeprefix(_SUSPENDED), tuple(values["plans"]), values["version"])
+
+
+def _read_rotation(item: Item) -> Rotation:
+    values = from_item(item)
+    name, _, old = values["sk"].partition("#")
+    return Rotation(name, old, tuple(values["plans"]), values["new"], values["until"], values["version"])

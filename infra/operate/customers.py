@@ -1,0 +1,249 @@
+"""Customers and their keys, as an operator keeps them.
+
+Each verb first reads and checks everything, then writes: the customer, then its keys, then late marks for the closed
+hours that the change concerns. Dying in between is harmless: the same command again changes what is left to change
+and puts the marks again.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from infra.operate.deployment import OperatorError
+from metering.model.periods import OLDEST_RECORD, Hour
+from metering.model.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, Subject, customer, key
+from metering.model.usage_row import State
+from metering.stores.aws import side_by_side
+from metering.stores.counters import Counters, new_mark
+from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Ledger
+from metering.stores.table import RowChangedError
+
+COLUMNS: Final = ("id", "name", "stripe_customer", "keys")
+
+_STRIPE_CUSTOMER: Final = r"cus_[A-Za-z0-9]{1,60}"
+_LONGEST_NAME: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A customer as an operator gives it; ``since`` is when its keys change hands, None for keys that are new."""
+
+    id: str
+    name: str
+    stripe_customer: str = ""
+    keys: tuple[str, ...] = ()
+    since: Hour | None = None
+
+    def problems(self) -> Iterator[str]:
+        """Say what is wrong with the entry by itself."""
+        if not re.fullmatch(CUSTOMER_ID_PATTERN, self.id):
+            yield f"a customer's id is 1 to 40 letters, digits, '_' or '-', got {self.id!r}"
+        if not (0 < len(self.name) <= _LONGEST_NAME and self.name.isprintable() and self.name.strip() == self.name):
+            yield f"a name is 1 to {_LONGEST_NAME} printable characters, no space around it, got {self.name[:60]!r}"
+        if self.stripe_customer and not re.fullmatch(_STRIPE_CUSTOMER, self.stripe_customer):
+            yield f"a Stripe customer is written cus_..., got {self.stripe_customer!r}"
+        for name in self.keys:
+            if not re.fullmatch(ID_PATTERN, name):
+                yield f"an API key's id is 1 to 64 letters, digits, '_' or '-', got {name!r}"
+
+
+@dataclass(slots=True)
+class Change:
+    """What a verb changed, in sentences, and how many closed hours it asked to be closed again."""
+
+    said: list[str] = field(default_factory=list)
+    marks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Customers:
+    """The verbs, on a ledger and its counters."""
+
+    ledger: Ledger
+    counters: Counters
+
+    def add(self, entry: Entry, *, now: datetime) -> Change:
+        """Add a customer, or what is new of it; adding the same again changes nothing.
+
+        Raises OperatorError, before anything is written, if a key or the Stripe customer belongs to another.
+        """
+        if malformed := [*entry.problems()]:
+            raise OperatorError("; ".join(malformed))
+        # Written on condition that it is as it was read here: what another operator does from now on is met below.
+        holdings = self.ledger.holdings(dict.fromkeys(entry.keys))
+        if conflicts := self._conflicts({1: entry}, holdings, now=now)[1]:
+            raise OperatorError("; ".join(conflicts))
+        change = Change()
+        self._save(entry, change)
+        for name in holdings:
+            holder = Holder(entry.since or BEGINNING, entry.id)
+            self._give(holdings[name], holder, change, now=now)
+        if entry.stripe_customer:
+            self._mark_waiting(customer(entry.id), change, now=now)
+        return change
+
+    def exclude(self, name: str, *, reason: str, since: Hour | None, now: datetime) -> Change:
+        """Say that nobody is billed for a key, and why.
+
+        Raises OperatorError if it belongs to a customer, unless ``since`` says from when on it does not.
+        """
+        if not re.fullmatch(ID_PATTERN, name):
+            raise OperatorError(f"an API key's id is 1 to 64 letters, digits, '_' or '-', got {name!r}")
+        if not (0 < len(reason) <= _LONGEST_NAME and reason.isprintable()):
+            raise OperatorError("say in --reason, in one line, why the key is not billed")
+        holding = self.ledger.holdings([name])[name]
+        holder = Holder(since or BEGINNING, "", reason)
+        refusal = _refusal(holding, holder, now=now)
+        if refusal:
+            raise OperatorError(refusal)
+        change = Change()
+        self._give(holding, holder, change, now=now)
+        return change
+
+    def check(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
+        """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
+        good = {line: entry for line, entry in entries.items() if not any(entry.problems())}
+        holdings = self.ledger.holdings({name for entry in good.values() for name in entry.keys})
+        twice, conflicts = _given_twice(entries), self._conflicts(good, holdings, now=now)
+        return {
+            line: [*entry.problems(), *twice.get(line, []), *conflicts.get(line, [])] for line, entry in entries.items()
+        }
+
+    def _conflicts(
+        self, entries: Mapping[int, Entry], holdings: Mapping[str, Holding], *, now: datetime
+    ) -> dict[int, list[str]]:
+        """Say which keys and Stripe customers of these entries belong to another customer."""
+        named = sorted({entry.stripe_customer for entry in entries.values()} - {""})
+        owners = dict(zip(named, side_by_side(self.ledger.owner, named), strict=True))
+        found: dict[int, list[str]] = {}
+        for line, entry in entries.items():
+            holder = Holder(entry.since or BEGINNING, entry.id)
+            refusals = [_refusal(holdings[name], holder, now=now) for name in dict.fromkeys(entry.keys)]
+            owner = owners.get(entry.stripe_customer, "")
+            taken = f"the Stripe customer {entry.stripe_customer} belongs to the customer {owner!r} already"
+            found[line] = [*filter(None, refusals), *([taken] if owner not in ("", entry.id) else [])]
+        return found
+
+    def _save(self, entry: Entry, change: Change) -> None:
+        before = self.ledger.customers([entry.id]).get(entry.id)
+        was = before.stripe_customer if before else ""
+        after = Customer(entry.id, entry.name, entry.stripe_customer or was)
+        if after == before:
+            return
+        try:
+            self.ledger.save_customer(after, before=before)
+        except RowChangedError as error:
+            # boto3 may have met its own write after a read timeout: then what stands is what was wanted.
+            if self.ledger.customers([entry.id]).get(entry.id) != after:
+                raise OperatorError(
+                    f"the customer {entry.id!r} or its Stripe customer was changed by somebody else just now: "
+                    "look at it with 'metering customers show' and try again"
+                ) from error
+        change.said.append(f"customer {entry.id} {'changed' if before else 'added'}")
+
+    def _give(self, holding: Holding, holder: Holder, change: Change, *, now: datetime) -> None:
+        """Give a key to a holder, and mark the closed hours that this concerns."""
+        last = holding.holders[-1] if holding.holders else None
+        if last is None or (last.customer, bool(last.reason)) != (holder.customer, bool(holder.reason)):
+            try:
+                self.ledger.hand_over(holding.with_holder(holder))
+            except RowChangedError as error:
+                now_held = self.ledger.holdings([holding.key])[holding.key]
+                if now_held.holders[-1:] != (holder,):
+                    raise OperatorError(
+                        f"the key {holding.key} was changed by somebody else just now: try again"
+                    ) from error
+            to = f"belongs to {holder.customer}" if holder.customer else "is not billed"
+            since = "" if holder.since == BEGINNING else f" from {holder.since} on"
+            change.said.append(f"key {holding.key} {to}{since}")
+            former = last
+        else:
+            holder, former = last, (holding.holders[-2] if len(holding.holders) > 1 else None)
+        first, end = _changeable(holder.since, now), _latest(now)
+        concerned = [key(holding.key), *([customer(former.customer)] if former and former.customer else [])]
+        for subject in concerned:
+            for row in self.ledger.rows_of(subject, first, end):
+                if row.totals:  # also one of zero: its values may have counted elsewhere for the former holder
+                    self._mark(row.hour, {subject, key(holding.key)}, change)
+
+    def _mark_waiting(self, subject: Subject, change: Change, *, now: datetime) -> None:
+        """Mark the hours in which a customer's usage was held or rejected: it is tried again."""
+        for row in self.ledger.rows_of(subject, _changeable(BEGINNING, now), _latest(now)):
+            if row.in_state(State.HELD) or row.in_state(State.REJECTED):
+                self._mark(row.hour, {subject}, change)
+
+    def _mark(self, hour: Hour, subjects: Iterable[Subject], change: Change) -> None:
+        for subject in subjects:
+            self.counters.mark_late(hour, subject, new_mark())
+        change.marks += 1
+
+
+def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
+    """Read customers from a CSV file with a header line; return them, and what cannot be read, by line.
+
+    Columns: ``id``, ``name``, ``stripe_customer`` (may be empty), ``keys`` (ids of API keys with spaces between).
+    """
+    entries: dict[int, Entry] = {}
+    problems: dict[int, list[str]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restkey="too many", strict=True)
+        try:
+            columns = reader.fieldnames or []
+            if sorted(columns) != sorted(COLUMNS):
+                return {}, {1: [f"the columns must be {', '.join(COLUMNS)}; got {', '.join(columns) or 'nothing'}"]}
+            for row in reader:
+                if "too many" in row or None in row.values():
+                    problems[reader.line_num] = [f"{len(COLUMNS)} columns are wanted"]
+                    continue
+                keys = tuple(row["keys"].split())
+                entries[reader.line_num] = Entry(row["id"], row["name"], row["stripe_customer"], keys)
+        except csv.Error as error:
+            problems[reader.line_num] = [f"not CSV: {error}"]
+    return entries, problems
+
+
+def _given_twice(entries: Mapping[int, Entry]) -> dict[int, list[str]]:
+    """Say which lines give a customer, key or Stripe customer that an earlier line, or the same one, has given."""
+    first: dict[tuple[str, str], int] = {}
+    found: dict[int, list[str]] = {}
+    for line, entry in entries.items():
+        given = [("the customer", entry.id), *(("the key", name) for name in entry.keys)]
+        if entry.stripe_customer:
+            given.append(("the Stripe customer", entry.stripe_customer))
+        for what, name in given:
+            if (what, name) in first:
+                found.setdefault(line, []).append(f"{what} {name!r} is given on line {first[what, name]} already")
+            first.setdefault((what, name), line)
+    return found
+
+
+def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:
+    """Say why a key cannot be given to a holder, or return an empty string."""
+    last = holding.holders[-1] if holding.holders else None
+    if holder.since != BEGINNING and holder.since.end + OLDEST_RECORD <= now:
+        return f"--from must lie within the last 60 days, got {holder.since}"
+    same = last and ((last.customer and last.customer == holder.customer) or (last.reason and holder.reason))
+    if last is None or (same and holder.since in (BEGINNING, last.since)):
+        return ""
+    whose = f"belongs to the customer {last.customer!r}" if last.customer else f"is not billed ({last.reason})"
+    if same:
+        since = "the beginning" if last.since == BEGINNING else str(last.since)
+        return f"the key {holding.key} {whose} since {since} already: --from cannot change that, got {holder.since}"
+    if holder.since == BEGINNING:
+        return f"the key {holding.key} {whose}: say with --from HOUR when it changes hands"
+    later = f"the key {holding.key} {whose} since {last.since}: --from must be a later hour, got {holder.since}"
+    return "" if holder.since > last.since else later
+
+
+def _changeable(since: Hour, now: datetime) -> Hour:
+    """Return the first hour from ``since`` on that closing again may still change."""
+    return max(since, Hour.containing(now - OLDEST_RECORD))
+
+
+def _latest(now: datetime) -> Hour:
+    """Return an hour after every row, also where this machine's clock is behind."""
+    return Hour.containing(now + timedelta(days=2))

@@ -1,0 +1,237 @@
+"""A deployment as an operator reaches it: the stack's outputs, and the tables, functions and secret they name."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Final
+
+import boto3
+import msgspec
+from botocore.config import Config
+from botocore.exceptions import ClientError, InvalidRegionError
+
+from infra.outputs import LAMBDA_TIMEOUT, METADATA
+from metering.model.metrics import Metric, decode
+from metering.model.prices import Plan
+from metering.model.prices import decode as decode_plans
+from metering.stores.changes import Changes
+from metering.stores.claims import Claims
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger
+from metering.stores.set_aside import SetAside
+from metering.stores.switch import PostingSwitch
+from metering.stores.uniques import Uniques
+from metering.stripe.meters import (
+    API_KEY,
+    FORMULA,
+    NO_KEY,
+    WEBHOOK_SECRET,
+    WINDOW,
+    Meter,
+    StripeMeters,
+    StripeNotConnectedError,
+    secret_values,
+)
+
+_CONFIG: Final = Config(
+    connect_timeout=5,
+    read_timeout=20,
+    retries={"mode": "standard", "total_max_attempts": 4},
+    max_pool_connections=32,
+)
+
+
+class OperatorError(Exception):
+    """What a command cannot do, as one sentence that says what to do next."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is."""
+
+    client: Callable[..., Any]
+    outputs: Mapping[str, str]
+    stack: str = "Metering"
+
+    @classmethod
+    def find(cls, stack: str, session: boto3.Session, *, endpoint_url: str | None = None) -> "Deployment":
+        """Find a stack in the session's account and Region, or at an endpoint.
+
+        Raises OperatorError if there is no such stack, or it is none of ours.
+        """
+        client: Callable[..., Any] = partial(session.client, endpoint_url=endpoint_url, config=_CONFIG)
+        try:
+            found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationError":
+                raise
+            raise OperatorError(
+                f"there is no stack {stack!r} in {session.region_name}: deploy it with 'cdk deploy {stack}', "
+                "or name another with --stack, --region or --profile"
+            ) from error
+        except InvalidRegionError:
+            raise
+        except ValueError as error:  # botocore's answer to an endpoint that is no URL
+            raise OperatorError(f"{error}: set AWS_ENDPOINT_URL to a URL, or to nothing") from error
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+        if not {"CountersTable", "LedgerTable"} <= outputs.keys():
+            raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack")
+        return cls(client, outputs, stack)
+
+    @cached_property
+    def counters(self) -> Counters:
+        """The Counters table."""
+        return Counters(self.client("dynamodb"), self.outputs["CountersTable"])
+
+    @cached_property
+    def uniques(self) -> Uniques:
+        """In which hours a customer's distinct values count."""
+        return Uniques(Claims(self.client("dynamodb"), self.outputs["CountersTable"]), self.ledger)
+
+    @cached_property
+    def set_aside(self) -> SetAside:
+        """The bucket, as far as it holds what was set aside."""
+        return SetAside(self.client("s3"), self.outputs["Bucket"])
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The Ledger table."""
+        return Ledger(self.client("dynamodb"), self.outputs["LedgerTable"])
+
+    @cached_property
+    def declared(self) -> dict[str, Any]:
+        """What ``app.py`` declared when the stack was deployed, from its template; OperatorError if that is too old."""
+        found = self.client("cloudformation").get_template(StackName=self.stack)["TemplateBody"]
+        template = json.loads(found) if isinstance(found, str) else found
+        if METADATA not in template.get("Metadata", {}):
+            raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
+        return dict(template["Metadata"][METADATA])
+
+    @property
+    def declared_metrics(self) -> tuple[Metric, ...]:
+        """The metrics as ``app.py`` declares them."""
+        return decode(json.dumps(self.declared["metrics"]))
+
+    @property
+    def declared_plans(self) -> tuple[Plan, ...]:
+        """The plans as ``app.py`` declares them; OperatorError if the stack was deployed before there were any."""
+        if "plans" not in self.declared:
+            raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
+        try:
+            return decode_plans(json.dumps(self.declared["plans"]))
+        except msgspec.ValidationError as error:
+            raise OperatorError(f"the stack {self.stack!r} was deployed by another version: deploy it again") from error
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics that the deployment bills."""
+        return self.outputs["Metrics"].split(",")
+
+    def stripe(self, api_key: str | None = None) -> StripeMeters:
+        """Return the deployment's meters at Stripe, with this key or the secret's."""
+        return StripeMeters(
+            (lambda _fresh: api_key) if api_key else (lambda _fresh: self._stripe_key()),
+            self.outputs["Deployment"],
+            self.outputs["StripeApiBase"],
+        )
+
+    def put_stripe_key(self, api_key: str) -> None:
+        """Put the restricted key in the secret."""
+        self._put_secret(API_KEY, api_key)
+
+    def put_webhook_secret(self, secret: str) -> None:
+        """Put the signing secret of Stripe's notifications in the secret."""
+        self._put_secret(WEBHOOK_SECRET, secret)
+
+    def _put_secret(self, name: str, value: str) -> None:
+        values = json.dumps(self._secret_values() | {name: value})
+        self.client("secretsmanager").put_secret_value(SecretId=self.outputs["StripeSecret"], SecretString=values)
+
+    def _secret_values(self) -> dict[str, str]:
+        secrets = self.client("secretsmanager")
+        try:
+            found = secrets.get_secret_value(SecretId=self.outputs["StripeSecret"])["SecretString"]
+        except secrets.exceptions.ResourceNotFoundException:
+            return {}
+        return secret_values(found)
+
+    def invoke(self, function: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the function that an output names, wait for it, and return its answer; OperatorError if it failed."""
+        config = _CONFIG.merge(Config(read_timeout=LAMBDA_TIMEOUT + 20, retries={"total_max_attempts": 1}))
+        name = self.outputs[function]
+        lambda_client = self.client("lambda", config=config)
+        answer = lambda_client.invoke(FunctionName=name, Payload=json.dumps(event).encode())
+        payload = json.loads(answer["Payload"].read() or b"null")
+        lambda_client.close()
+        if "FunctionError" in answer:
+            message = payload.get("errorMessage", payload) if isinstance(payload, dict) else payload
+            raise OperatorError(f"the function {name} failed: {message}; its log group says more")
+        return dict(payload)
+
+    @cached_property
+    def changes(self) -> Changes:
+        """What stands beside the counters."""
+        return Changes(self.client("dynamodb"), self.outputs["LedgerTable"], self.counters)
+
+    @cached_property
+    def switch(self) -> PostingSwitch:
+        """What turns posting on."""
+        return PostingSwitch(self.client("dynamodb"), self.outputs["LedgerTable"])
+
+    def who(self) -> str:
+        """Return the ARN of whoever calls, for the ledger."""
+        return str(self.client("sts").get_caller_identity()["Arn"])
+
+    def close(self) -> dict[str, Any]:
+        """Close what is due now and post what is pending; return what was done."""
+        closed = self.invoke("ClosePeriodsFunction", {"post": False})
+        return closed | self.post()
+
+    def post(self) -> dict[str, Any]:
+        """Post what is pending; wait for what a worker of the schedule is posting at the same time."""
+        together: dict[str, Any] = self.invoke("PostUsageFunction", {})
+        deadline = time.monotonic() + LAMBDA_TIMEOUT
+        while together["leased"] and time.monotonic() < deadline:
+            time.sleep(1)
+            more = self.invoke("PostUsageFunction", {"shards": together["leased"]})
+            for what in ("posted", "rejected", "held", "pending"):
+                more[what] += together[what]
+            together = more | {"reasons": dict(Counter(together["reasons"]) + Counter(more["reasons"]))}
+        return together
+
+    def _stripe_key(self) -> str:
+        key = self._secret_values().get(API_KEY)
+        if not key:
+            raise StripeNotConnectedError(NO_KEY)
+        return key
+
+
+def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
+    """Put a Stripe key in the secret and make the meters that are missing; return each meter and whether it was made.
+
+    Nothing is changed if Stripe does not take the key, or a meter of ours exists that would bill wrongly.
+    """
+    stripe = deployment.stripe(api_key)
+    there = stripe.meters()
+    names = {metric: stripe.event_name(metric) for metric in deployment.metrics}
+    if wrong := meters_in_the_way(stripe, there, deployment.metrics):
+        raise OperatorError(f"{'; '.join(wrong)}. Nothing was changed")
+    deployment.put_stripe_key(api_key)
+    missing = [metric for metric, name in names.items() if name not in there]
+    for metric in missing:
+        stripe.create_meter(metric)
+    return [{"meter": name, "metric": metric, "made": metric in missing} for metric, name in names.items()]
+
+
+def meters_in_the_way(stripe: StripeMeters, there: Mapping[str, Meter], metrics: Iterable[str]) -> list[str]:
+    """Say which meters that are at Stripe have the names of these metrics' own and would bill wrongly."""
+    return [
+        f"the meter {name} exists with the window {meter.window or 'none'!r} and the formula {meter.formula!r}; "
+        f"wanted are the window {WINDOW!r} and the formula {FORMULA!r}. A meter cannot be changed: deactivate it at "
+        "Stripe, or deploy under another name"
+        for name in map(stripe.event_name, metrics)
+        if (meter := there.get(name)) and (meter.window, meter.formula) != (WINDOW, FORMULA)
+    ]

@@ -1,0 +1,4 @@
+"""Whether a deployment is well: one file for each thing that is looked at.
+
+For the command line.
+"""

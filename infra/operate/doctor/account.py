@@ -1,0 +1,144 @@
+"""Checks of the account and the stack as a whole: who asks, how it was deployed, who is told, what quotas leave."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.doctor.findings import DAY, DEPLOY, Finding, broken, items, measured, ok, warning
+from metering.model.periods import CLOCK_SKEW
+
+OUTPUTS: Final = (
+    "CountersTable",
+    "LedgerTable",
+    "Bucket",
+    "Road",
+    "AccessLogGroup",
+    "RecordUsageFunction",
+    "ClosePeriodsFunction",
+    "PostUsageFunction",
+    "ReconcileUsageFunction",
+    "NotificationsUrl",
+    "StripeSecret",
+    "StripeApiBase",
+    "Deployment",
+    "Metrics",
+    "AlarmTopic",
+)
+"""What the commands read of the stack."""
+
+MOST_API_KEYS: Final = 10_000
+"""API keys per account and Region (API Gateway Developer Guide, "Quotas"); it cannot be raised."""
+
+NEW_ACCOUNT: Final = 10
+"""How many functions a new account may run at once."""
+
+NEAR: Final = 0.8
+"""From this part of a quota on, somebody should know."""
+
+REFUSED_SKEW: Final = timedelta(minutes=5)
+"""AWS refuses a request whose signature is further from its own time (IAM User Guide, "Signature Version 4")."""
+
+
+def check_credentials(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Say who asks, and where."""
+    sts = deployment.client("sts")
+    who = sts.get_caller_identity()
+    yield ok(f"{who['Arn']} in the account {who['Account']} and the Region {sts.meta.region_name}")
+
+
+def check_clock(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Compare this machine's clock with AWS's, as its answers are dated."""
+    answer = deployment.client("sts").get_caller_identity()["ResponseMetadata"]["HTTPHeaders"]
+    if "date" not in answer:
+        yield warning("AWS's answer has no date to compare with", "compare this machine's clock by hand")
+        return
+    off = abs(parsedate_to_datetime(answer["date"]) - now)
+    said = f"this machine's clock and AWS's are {off.total_seconds():.0f} s apart"
+    do = "let this machine set its clock by NTP: commands choose hours by it"
+    if off >= REFUSED_SKEW:
+        yield broken(said, do)
+    else:
+        yield ok(said) if off < CLOCK_SKEW else warning(said, do)
+
+
+def check_stack(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Look at how the last deployment ended."""
+    stack = deployment.client("cloudformation").describe_stacks(StackName=deployment.stack)["Stacks"][0]
+    status = stack["StackStatus"]
+    changed = stack.get("LastUpdatedTime") or stack["CreationTime"]
+    said = f"the stack {deployment.stack} is {status} since {changed:%Y-%m-%dT%H:%MZ}"
+    if status in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"):
+        yield ok(said)
+    elif status.endswith("_IN_PROGRESS"):
+        yield warning(said, "wait until it is deployed, then run this again")
+    elif status == "UPDATE_ROLLBACK_COMPLETE":
+        yield warning(
+            f"{said}: the last deployment failed", "read the stack's events, mend the cause, and deploy again"
+        )
+    else:
+        yield broken(said, "read the stack's events, mend the cause, and deploy again")
+
+
+def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See that the stack was deployed by a version that these commands fit."""
+    if missing := [name for name in OUTPUTS if name not in deployment.outputs]:
+        yield broken(f"the stack has no {', '.join(missing)}: an older version deployed it", DEPLOY)
+        return
+    try:
+        metrics, plans = deployment.declared_metrics, deployment.declared_plans
+    except OperatorError as error:
+        yield broken(str(error), DEPLOY)
+        return
+    yield ok(f"deployed with {len(metrics)} metrics and {len(plans)} plans, which this version reads")
+
+
+def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See that somebody is told, and what rings."""
+    topic = deployment.outputs["AlarmTopic"]
+    told = [
+        one
+        for one in items(deployment.client("sns"), "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
+        if one["SubscriptionArn"] != "PendingConfirmation"
+    ]
+    if not told:
+        yield warning("nobody is told of an alarm", f"subscribe to the topic {topic}, and confirm it")
+    cloudwatch = deployment.client("cloudwatch")
+    ringing = [
+        one["AlarmName"]
+        for one in items(
+            cloudwatch, "describe_alarms", "MetricAlarms", StateValue="ALARM", AlarmNamePrefix=f"{deployment.stack}-"
+        )
+    ]
+    if ringing:
+        yield warning(f"alarms ring: {', '.join(ringing)}", "the README says under each alarm's name what to do")
+    if told and not ringing:
+        yield ok(f"{len(told)} subscribers are told of alarms, and none rings")
+
+
+def check_api_keys(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Compare the Region's API keys with their quota; a call for 500 of them."""
+    pages = deployment.client("apigateway").get_paginator("get_api_keys")
+    there = sum(len(page.get("items", [])) for page in pages.paginate(PaginationConfig={"PageSize": 500}))
+    said = f"{there:,} of {MOST_API_KEYS:,} API keys of the Region are used"
+    do = "delete keys that are in no usage plan, or use another Region or account for new customers"
+    if there >= MOST_API_KEYS:
+        yield broken(said, do)
+    else:
+        yield ok(said) if there < NEAR * MOST_API_KEYS else warning(said, do)
+
+
+def check_concurrency(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Compare how many functions the account ran at once in the last day with how many it may."""
+    limits = deployment.client("lambda").get_account_settings()["AccountLimit"]
+    most = limits["ConcurrentExecutions"]
+    (peak,) = measured(deployment, [("AWS/Lambda", "ConcurrentExecutions", "Maximum", {})], now, DAY)
+    said = f"at most {peak:.0f} of {most:,} functions ran at once in the last day"
+    do = "ask for more in Service Quotas (Lambda, concurrent executions): what is throttled is counted late"
+    if peak >= NEAR * most:
+        yield warning(said, do)
+    elif most <= NEW_ACCOUNT:
+        yield warning(f"{said}, which is what a new account may", do)
+    else:
+        yield ok(said)

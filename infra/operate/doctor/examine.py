@@ -1,0 +1,81 @@
+"""Whether a deployment is well: every check is made, each by itself, and none changes anything."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from infra.operate.deployment import Deployment
+from infra.operate.doctor import account as health_account
+from infra.operate.doctor import ledger as health_ledger
+from infra.operate.doctor import stripe as health_stripe
+from infra.operate.doctor import way as health_way
+from infra.operate.doctor.findings import Check, Finding, State, warning
+
+CHECKS: Final[dict[str, Check]] = {
+    "credentials": health_account.check_credentials,
+    "clock": health_account.check_clock,
+    "stack": health_account.check_stack,
+    "version": health_account.check_version,
+    "log format": health_way.check_log_format,
+    "subscription": health_way.check_subscription,
+    "stream": health_way.check_stream,
+    "functions": health_way.check_functions,
+    "schedules": health_way.check_schedules,
+    "closing": health_ledger.check_closing,
+    "set aside": health_ledger.check_set_aside,
+    "dead letters": health_ledger.check_dead_letters,
+    "Stripe key": health_stripe.check_stripe_key,
+    "meters": health_stripe.check_meters,
+    "posting": health_ledger.check_posting,
+    "keys": health_ledger.check_rotations,
+    "alarms": health_account.check_alarms,
+    "API keys": health_account.check_api_keys,
+    "concurrency": health_account.check_concurrency,
+}
+
+_DENIED: Final = re.compile(r"AccessDenied|Unauthorized|NotAuthorized|AuthorizationError|Forbidden")
+_ACTION: Final = re.compile(r"perform: ([a-z0-9-]+:\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one check found."""
+
+    check: str
+    state: State
+    said: str
+    do: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as ``metering doctor --json`` prints it."""
+        return asdict(self)
+
+
+def examine(deployment: Deployment, clock: Callable[[], datetime]) -> Iterator[Line]:
+    """Make every check and yield what it finds; one that cannot be made is a warning that says why."""
+    for name, check in CHECKS.items():
+        try:
+            for found in check(deployment, clock()):
+                yield Line(name, found.state, found.said, found.do)
+        except Exception as error:  # noqa: BLE001 - whatever one check meets, the others are still made, and it is said
+            found = _unchecked(error)
+            yield Line(name, found.state, found.said, found.do)
+
+
+def _unchecked(error: Exception) -> Finding:
+    """Say why a check could not be made."""
+    if not isinstance(error, ClientError):
+        return warning(f"could not be checked: {error or type(error).__name__}", "mend that, then run this again")
+    code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+    if _DENIED.search(code):
+        named = _ACTION.search(words)
+        action = named[1] if named else error.operation_name
+        return warning(f"could not be checked: you have no permission for {action}", f"let your own role {action}")
+    return warning(
+        f"could not be checked: AWS answered {code} to {error.operation_name}: {words}",
+        "mend that, then run this again",
+    )

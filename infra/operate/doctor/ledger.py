@@ -1,0 +1,99 @@
+"""Checks of what is closed, billed, left over, and still valid."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Final
+
+from infra.operate import redrive
+from infra.operate.access_notes import AccessNotes
+from infra.operate.deployment import Deployment
+from infra.operate.doctor.findings import Finding, broken, ok, warning
+from metering.layout import FAILED_BATCHES
+from metering.model.periods import due_before
+
+HOURS_BEHIND: Final = 2
+"""So many due hours may be under way."""
+
+MOST_SHOWN: Final = 100
+
+
+def check_closing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """See how far the hours are closed."""
+    cursor, due = deployment.ledger.cursor(), due_before(now)
+    if cursor is None:
+        yield warning("no hour is closed yet", "run this again a quarter of an hour after the next full hour")
+    elif (behind := due.number - cursor.number) > HOURS_BEHIND:
+        yield broken(
+            f"{behind} hours are due and not closed, from {cursor} on", "metering close says what waits and why"
+        )
+    else:
+        yield ok(f"every hour before {cursor} is closed")
+
+
+def check_posting(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Say whether usage is billed at all."""
+    switch = deployment.switch.read()
+    if switch.on:
+        yield ok(f"posting is on: everything since {switch.since} is billed")
+    else:
+        yield warning("posting is off, so that nothing is billed", "metering posting on, once the numbers are right")
+
+
+def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Count what was set aside; each batch that ever was is read."""
+    waiting = (one for one in redrive.entries(deployment) if not one.batch.startswith(FAILED_BATCHES))
+    found = [*islice(waiting, MOST_SHOWN)]
+    if not found:
+        yield ok("nothing is set aside")
+        return
+    reasons = sorted({reason for one in found for reason in one.reasons})
+    yield warning(
+        f"{sum(one.left for one in found):,} lines of {len(found)}{'+' * (len(found) == MOST_SHOWN)} batches are set "
+        f"aside and not billed: {reasons[0]}{', ...' * (len(reasons) > 1)}",
+        "metering set-aside list shows why; mend the cause, then metering set-aside redrive --all",
+    )
+
+
+def check_dead_letters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See whether a batch, or on the road over Firehose an object, failed for good."""
+    s3 = deployment.client("s3")
+    found = s3.list_objects_v2(Bucket=deployment.outputs["Bucket"], Prefix=FAILED_BATCHES, MaxKeys=MOST_SHOWN)
+    failed = found.get("KeyCount", 0)
+    if failed:
+        yield broken(
+            f"{failed}{'+' * bool(found.get('IsTruncated'))} batches failed for good and are not counted",
+            "read the log of record_usage, mend the cause, then metering set-aside redrive --all",
+        )
+    queue = deployment.outputs.get("FailedObjects")
+    waiting = 0
+    if queue:
+        wanted = ["ApproximateNumberOfMessages"]
+        answer = deployment.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=wanted)
+        waiting = int(answer["Attributes"][wanted[0]])
+    if waiting:
+        yield broken(
+            f"about {waiting} objects of the access log could not be counted in ten tries",
+            "read the log of record_usage, mend the cause, then start the dead-letter redrive of the queue",
+        )
+    if not failed and not waiting:
+        yield ok("no batch failed for good")
+
+
+def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """See whether replaced keys are still valid that should not be."""
+    there = [*AccessNotes(deployment.client("dynamodb"), deployment.outputs["LedgerTable"]).rotations()]
+    due = [one for one in there if one.is_due(now)]
+    if due:
+        named = ", ".join(f"{one.old} of {one.customer}" for one in due)
+        yield broken(
+            f"replaced keys still open what they should not: {named}", "metering customers rotate-key --finish"
+        )
+    for one in there:
+        if not one.until:
+            do = f"metering customers rotate-key {one.customer} --key {one.old}"
+            yield warning(f"the rotation of the key {one.old} of {one.customer} was interrupted", do)
+    if not due and all(one.until for one in there):
+        yield ok(
+            f"{len(there)} replaced keys are still valid, as they should be" if there else "no replaced key is valid"
+        )

@@ -1,0 +1,59 @@
+"""The operator's side of the portal: links for customers, and the key that signs them."""
+
+import secrets
+import string
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from infra.operate.deployment import Deployment, OperatorError
+from metering.portal.tokens import issue
+
+_ALPHABET: Final = string.ascii_letters + string.digits
+_LENGTH: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link, and when it ends."""
+
+    url: str
+    expires_at: datetime
+
+
+def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetime) -> Link:
+    """Return a link that shows a customer its usage."""
+    key = deployment.client("secretsmanager").get_secret_value(SecretId=_secret(deployment))["SecretString"]
+    token, ends = issue(
+        key, deployment=deployment.outputs["Deployment"], customer=customer, now=now, life=timedelta(hours=hours)
+    )
+    return Link(f"{portal_url(deployment)}#{token}", ends)
+
+
+def portal_url(deployment: Deployment) -> str:
+    """Return where the page is; the emulator serves an API under a path of its own address."""
+    url = _output(deployment, "PortalUrl")
+    name, _, rest = (urlsplit(url).hostname or "").partition(".execute-api.")
+    endpoint = str(deployment.client("lambda").meta.endpoint_url)
+    if rest and not (urlsplit(endpoint).hostname or "").endswith(rest.partition(".")[2]):
+        return f"{endpoint}/_aws/execute-api/{name}/$default/"
+    return url
+
+
+def rotate_key(deployment: Deployment, *, times: int) -> None:
+    """Put another key in the secret; the one before goes on to verify, and of two, none before."""
+    client = deployment.client("secretsmanager")
+    for _ in range(times):
+        key = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+        client.put_secret_value(SecretId=_secret(deployment), SecretString=key)
+
+
+def _secret(deployment: Deployment) -> str:
+    return _output(deployment, "PortalSecret")
+
+
+def _output(deployment: Deployment, name: str) -> str:
+    if name not in deployment.outputs:
+        raise OperatorError(f"the stack {deployment.stack!r} was deployed by an older version: deploy it again")
+    return deployment.outputs[name]

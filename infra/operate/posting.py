@@ -1,0 +1,179 @@
+"""Turning posting on and off, and asking Stripe what it holds."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from infra.operate.adjusting import counted
+from infra.operate.deployment import Deployment, OperatorError
+from metering.billing.carrying import Carried, Carrier
+from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
+from metering.layout import SHARDS
+from metering.model.periods import Hour
+from metering.model.subjects import customer
+from metering.stores.counters import new_mark
+from metering.stores.ledger import Customer
+from metering.stores.switch import Switch
+from metering.stores.table import RowChangedError
+from metering.stripe.invoices import StripeReader
+
+_NO_LIMIT: Final = 10**9
+"""A command makes as many calls as it takes."""
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+def turn_on(deployment: Deployment, since: Hour | None, *, who: str, now: datetime, progress: Progress) -> Switch:
+    """Post everything from ``since`` on: the hour that was given first, or the current one if none ever was.
+
+    An earlier hour than before is taken, a later one refused: totals that Stripe has already must go on to be
+    corrected. Usage of hours that an invoice has billed by now is carried. Turning it on again does this again.
+    """
+    before = deployment.switch.read()
+    known = Hour.parse(before.since) if before.since else None
+    first = since or known or Hour.containing(now)
+    if first > Hour.containing(now):
+        raise OperatorError(f"posting can begin with the current hour, {Hour.containing(now)}, or before; got {first}")
+    if known and first > known:
+        raise OperatorError(
+            f"posting began with {known}, and what Stripe has of later hours must go on to be corrected: "
+            f"leave --since out, or give an hour before {known}"
+        )
+    after = msgspec.structs.replace(before, on=True, since=str(first), who=who, at=int(now.timestamp()))
+    if (before.on, before.since) != (True, str(first)):
+        _turn(deployment, after)
+    names = list(deployment.ledger.customer_ids())
+    for name in progress(names, len(names)):
+        for billed in deployment.changes.billed(name):
+            if first < Hour.parse(billed.end):
+                start = max(first, Hour.parse(billed.first))
+                deployment.counters.mark_to_check(start, customer(name))
+    return after
+
+
+def turn_off(deployment: Deployment, *, who: str, now: datetime) -> Switch:
+    """Post nothing more for now; what is on its way still lands, and what waits is posted when it is turned on."""
+    before = deployment.switch.read()
+    if not before.on:
+        return before
+    after = msgspec.structs.replace(before, on=False, who=who, at=int(now.timestamp()))
+    _turn(deployment, after)
+    return after
+
+
+def _turn(deployment: Deployment, after: Switch) -> None:
+    try:
+        deployment.switch.turn(after)
+    except RowChangedError as error:
+        raise OperatorError("somebody else has just turned posting: look with 'metering posting status'") from error
+
+
+def waiting(deployment: Deployment) -> int:
+    """Return how many customers' hours wait to be posted, now or when posting is turned on."""
+    switch = deployment.switch.read()
+    since = Hour.parse(switch.since) if switch.since else Hour(0)
+    return sum(map(len, deployment.ledger.pending(since, range(SHARDS)).values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A total that Stripe rejected."""
+
+    customer: str
+    metric: str
+    hour: str
+    quantity: int
+    reason: str
+
+
+def rejections(deployment: Deployment) -> Iterator[Rejection]:
+    """Yield every total that Stripe rejected; those whose row has a pending one, too, once that is settled."""
+    for name, hours in sorted(deployment.ledger.rejected().items()):
+        for row in deployment.ledger.rows_at({(customer(name), hour) for hour in hours}):
+            for metric, total in row.totals.items():
+                if total.state == "REJECTED":
+                    yield Rejection(name, metric, str(row.hour), total.quantity, total.reason)
+
+
+def retry(deployment: Deployment, names: Iterable[str]) -> int:
+    """Have these customers' rejected totals posted again, each under the next revision; return how many hours."""
+    wanted = set(names)
+    rejected = deployment.ledger.rejected()
+    places = [(hour, customer(name)) for name in sorted(wanted & rejected.keys()) for hour in rejected[name]]
+    for hour, subject in places:
+        deployment.counters.mark_late(hour, subject, new_mark())
+    return len(places)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One customer's metric in one hour, at each place."""
+
+    customer: str
+    metric: str
+    hour: str
+    counted: int
+    ledger: int
+    stripe: int
+    state: str
+    what: str
+
+    @property
+    def difference(self) -> int:
+        """How much more Stripe shows than the ledger holds."""
+        return self.stripe - self.ledger
+
+
+def reconcile(
+    deployment: Deployment, only: Customer | None, *, now: datetime, progress: Progress
+) -> tuple[int, list[Row]]:
+    """Compare one customer, or all, with Stripe, and post again what differs.
+
+    Returns how many totals were compared, and how those stand then that differed; of one customer, all. While posting
+    is off nothing is posted: what Stripe lacks is what it would be told.
+    """
+    switch = deployment.switch.read()
+    since = Hour.parse(switch.since) if switch.since else Hour(0)
+    ledger = deployment.ledger
+    names = [only.id] if only else list(ledger.customer_ids())
+    owners = [owner for owner in ledger.customers(names).values() if owner.stripe_customer]
+
+    def compare() -> list[Compared]:
+        reader = StripeReader(deployment.stripe(), _NO_LIMIT)
+        deadline = now + timedelta(days=1)
+        looking = Reconciler(ledger, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on)
+        return [one for owner in progress(owners, len(owners)) for one in looking.compare(owner, daily=True)]
+
+    found = compare()
+    if switch.on and any(one.what not in ("", NOT_POSTED) for one in found):
+        deployment.post()
+        again = {(one.customer, one.metric, one.hour): one for one in compare()}
+        found = [
+            replace(again.get((one.customer, one.metric, one.hour), one), what=one.what) if one.what else one
+            for one in found
+        ]
+    shown = [one for one in found if only or one.what]
+    return len(found), [
+        Row(
+            one.customer,
+            one.metric,
+            str(one.hour),
+            counted(deployment, one.customer, one.metric, one.hour, now),
+            one.ledger,
+            one.stripe,
+            one.state,
+            one.what,
+        )
+        for one in shown
+    ]
+
+
+def carry(deployment: Deployment, *, now: datetime) -> Carried:
+    """Carry what finalised invoices have not billed, as the hourly run does."""
+    switch = deployment.switch.read()
+    reader = StripeReader(deployment.stripe(), _NO_LIMIT)
+    since = Hour.parse(switch.since)
+    return Carrier(deployment.ledger, deployment.changes, reader, since, lambda: now, now + timedelta(days=1)).run()

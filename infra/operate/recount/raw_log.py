@@ -1,0 +1,193 @@
+"""The raw archive, read again and added up: what a recount compares the counters with.
+
+This is a second, plain way from a line to a bill. It shares the log's format and the declared metrics with the way that
+counts, and none of its code: a fault there would otherwise be found equal to itself. So it is written to be obviously
+right, and not to be fast: a line is parsed, its filters are asked, and its numbers are added up, one by one. What makes
+two lines the same record is the record's own id, so that neither objects, batches nor their cuts matter.
+"""
+
+import gzip
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line, read_usage_line
+from metering.layout import ARCHIVE
+from metering.model.metrics import Max, Metric
+from metering.model.periods import Hour
+
+MOST_EVENTS: Final = 10_000
+"""What one answer of FilterLogEvents holds at most (API reference). An answer as full as this that names no next page
+is one of the emulator, which has none: the rest is asked for in narrower windows."""
+
+_TERM: Final = "usage"  # what the subscription of an application's log asks for, too
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Reads lines by the hour of their arrival. Errors of AWS are raised as they are.
+
+    On either road the objects and the access log are read: a deployment that changed roads has lines in both.
+    """
+
+    s3: Any
+    logs: Any
+    bucket: str
+    access_log_group: str
+    usage_log_groups: Sequence[str]
+
+    def access_log(self, hour: Hour) -> Iterator[str]:
+        """Yield the lines that API Gateway wrote in an hour."""
+        prefix = f"{ARCHIVE}{hour.start:%Y/%m/%d/%H}/"
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for found in page.get("Contents", []):
+                yield from _lines_of(self.s3.get_object(Bucket=self.bucket, Key=found["Key"])["Body"])
+        for event in self._events(self.access_log_group, hour):
+            yield event["message"]
+
+    def usage_lines(self, hour: Hour) -> Iterator[tuple[str, str]]:
+        """Yield what applications logged in an hour that may be usage lines, each behind its event's id."""
+        for group in self.usage_log_groups:
+            for event in self._events(group, hour, filterPattern=_TERM):
+                yield usage_record_id(group, event["eventId"]), event["message"]
+
+    def _events(self, group: str, hour: Hour, **pattern: str) -> Iterator[dict[str, Any]]:
+        first, end = (int(moment.timestamp() * 1000) for moment in (hour.start, hour.end))
+        return self._between(group, first, end, pattern)
+
+    def _between(self, group: str, first: int, end: int, pattern: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Yield the events from ``first`` up to ``end``, exclusive; in milliseconds since 1970."""
+        asked: dict[str, Any] = {"logGroupName": group, "startTime": first, "endTime": end - 1, **pattern}
+        answer = self.logs.filter_log_events(**asked)
+        if len(answer["events"]) >= MOST_EVENTS and "nextToken" not in answer and end - first > 1:
+            middle = (first + end) // 2
+            yield from self._between(group, first, middle, pattern)
+            yield from self._between(group, middle, end, pattern)
+            return
+        yield from answer["events"]
+        while "nextToken" in answer:
+            answer = self.logs.filter_log_events(**asked, nextToken=answer["nextToken"])
+            yield from answer["events"]
+
+
+def usage_record_id(log_group: str, event_id: str) -> str:
+    """Return what a usage line is known by: two log groups may number their events alike."""
+    return f"{log_group} {event_id}"
+
+
+def _lines_of(body: Any) -> Iterator[str]:
+    """Yield an object's lines, gunzipped if it begins as gzip, with no more than one line in memory."""
+    raw = io.BufferedReader(body)
+    lines: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+    for line in lines:
+        text = line.decode(errors="backslashreplace").rstrip("\n")
+        if text.strip():
+            yield text
+
+
+@dataclass(slots=True)
+class Tally:
+    """What records of one hour add up to, by source and meter."""
+
+    amounts: dict[tuple[str, str], int] = field(default_factory=dict)
+    values: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+
+    def add(self, record: Record, peaks: Collection[str]) -> None:
+        """Add a record; of the meters in ``peaks`` the highest amount is kept."""
+        for meter, amount in record.amounts.items():
+            where = (record.source, meter)
+            before = self.amounts.get(where, 0)
+            self.amounts[where] = max(before, amount) if meter in peaks else before + amount
+        for metric, value in record.values.items():
+            self.values.setdefault((record.source, metric), set()).add(value)
+
+
+@dataclass(slots=True)
+class HourTally:
+    """What the archive holds of one hour, each record once.
+
+    ``waiting`` is what stands in lines that were set aside and not redriven yet, ``ready`` all the rest.
+    """
+
+    ready: Tally = field(default_factory=Tally)
+    waiting: Tally = field(default_factory=Tally)
+    seen: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class RawLog:
+    """Adds up hour after hour what the archive holds, for some sources (None: for all).
+
+    Lines are looked for from five minutes before their hour until ``access_ahead`` and ``usage_ahead`` hours after it.
+    In memory are the record ids of the hours that are being read, ``access_ahead`` + 2 of them: about 110 bytes each.
+    Lines with an id of ``waiting`` are kept apart.
+    """
+
+    archive: Archive
+    metrics: tuple[Metric, ...]
+    access_ahead: int
+    usage_ahead: int
+    waiting: Collection[str] = ()
+    sources: Collection[str] | None = None
+    unreadable: int = 0
+    """Lines that arrived in the hours that were read and could not be."""
+
+    _peaks: set[str] = field(init=False)
+    _open: dict[Hour, HourTally] = field(default_factory=dict)
+    _counted_ids: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._peaks = {metric.name for metric in self.metrics if isinstance(metric, Max)}
+
+    def tallies(self, first: Hour, end: Hour, now: datetime) -> Iterator[tuple[Hour, HourTally]]:
+        """Yield the hours from ``first`` up to ``end``, exclusive, each once its lines are read."""
+        self._open = {Hour(number): HourTally() for number in range(first.number, end.number)}
+        latest = Hour.containing(now).number
+        # As early as the latest usage line: an id that was reported before counts in the hour before.
+        usage_read = first.number - self.usage_ahead - 1
+        access_read = first.number - 2
+        for number in range(first.number, end.number):
+            for arrived in range(access_read + 1, min(number + self.access_ahead, latest) + 1):
+                self._read_access_log(Hour(arrived))
+                access_read = arrived
+            for arrived in range(usage_read + 1, min(number + self.usage_ahead, latest) + 1):
+                self._read_usage_lines(Hour(arrived))
+                usage_read = arrived
+            yield Hour(number), self._open.pop(Hour(number))
+
+    def _read_access_log(self, arrived: Hour) -> None:
+        for line in self.archive.access_log(arrived):
+            try:
+                record = read_access_line(line, self.metrics)
+            except UnreadableError:
+                self.unreadable += 1
+                continue
+            if record is not None:
+                self._add(record)
+
+    def _read_usage_lines(self, arrived: Hour) -> None:
+        for event_id, line in self.archive.usage_lines(arrived):
+            try:
+                record = read_usage_line(event_id, line, self.metrics)
+            except UnreadableError:
+                self.unreadable += 1
+                continue
+            if record is not None:
+                self._add(record)
+
+    def _add(self, record: Record) -> None:
+        if self.sources is not None and record.source not in self.sources:
+            return
+        first_time = [name for name in record.once if (name, record.source, record.line_id) not in self._counted_ids]
+        self._counted_ids.update((name, record.source, record.line_id) for name in first_time)
+        hour = self._open.get(record.hour)
+        if hour is None or record.id in hour.seen:
+            return
+        hour.seen.add(record.id)
+        tally = hour.waiting if record.id in self.waiting else hour.ready
+        tally.add(record, self._peaks)
+        for name in first_time:
+            where = (record.source, name)
+            tally.amounts[where] = tally.amounts.get(where, 0) + record.once[name]

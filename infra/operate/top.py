@@ -1,0 +1,351 @@
+"""Who uses how much just now, what it costs, and what waits for a person.
+
+A look reads the running hour's counters (16 queries), and who holds the keys that it has not met in the last minute (a
+hundred in a read). Once a minute it also reads what was rejected (16 queries of an index), and up to
+:data:`MOST_SET_ASIDE` batches of those that were set aside. For each customer that is shown it asks Stripe once an hour
+which plan it is on, and reads what it has used in the period before: its rows in one query, and up to
+:data:`MOST_OPEN` hours' counters that are in no row yet. Nothing is ever scanned.
+
+**What the running hour costs** is the price at the margin: what the plan asks for all of the period's usage with this
+hour, less what it asks without it, by the plan as ``app.py`` declares it, fees left out. So an hour within a free tier
+costs nothing, and the package or tier that it begins is its own. ``per_hour`` is what that comes to if the hour goes on
+as it went since its begin. Both are estimates: whoever is subscribed to an older price pays that one, and the distinct
+values that several keys have in common count for each of them until the hour is closed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from typing import Any, Final
+
+from infra.operate.deployment import Deployment
+from metering.layout import FAILED_BATCHES
+from metering.model.metrics import Count, Metric, meters_of
+from metering.model.periods import HOUR, Hour, hours
+from metering.model.prices import Flat, Plan, Price, explain, terms, written
+from metering.model.subjects import Kind, customer, customer_of_source, subject_of_source
+from metering.portal.charges import plans_of, running
+from metering.stores.aws import side_by_side
+from metering.stores.counters import Counted
+from metering.stores.ledger import Customer, Holding, mapped_to
+from metering.stripe.meters import StripeRejectedError, StripeUnavailableError
+
+MOST_OPEN: Final = 3
+"""How many hours before the running one may be in no row yet and still be read: closing takes one, and a little."""
+
+MOST_SET_ASIDE: Final = 100
+"""How many of the batches that were ever set aside are looked at, and of those that failed for good."""
+
+_STANDING: Final = timedelta(minutes=1)
+_CENTS: Final = Decimal("0.01")
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A customer, or a key, and what it used in the hour so far.
+
+    ``customer`` is empty for a key that has none; then ``reason`` says why it is not billed, if somebody said so.
+    ``per_second`` is of the look's ``rate_of``. Amounts are of the smallest unit of ``currency``, None where no plan of
+    the customer's is known.
+    """
+
+    name: str
+    customer: str
+    quantities: Mapping[str, int]
+    per_second: float
+    reason: str = ""
+    keys: int = 1
+    plan: str = ""
+    currency: str = ""
+    cost: Decimal | None = None
+    per_hour: Decimal | None = None
+
+    def as_json(self, kind: str) -> dict[str, Any]:
+        """Return it as ``metering top --json`` prints it; ``kind`` is "customer" or "key"."""
+        shown: dict[str, Any] = {kind: self.name}
+        if kind == "key":
+            shown |= {"customer": self.customer or None}
+            shown |= {"not_billed": self.reason} if self.reason else {}
+        shown |= {"per_second": self.per_second, "quantities": dict(self.quantities)}
+        if kind == "customer":
+            shown |= {"keys": self.keys, "plan": self.plan or None, "currency": self.currency or None}
+            for name, amount in (("cost", self.cost), ("per_hour", self.per_hour)):
+                shown[name] = None if amount is None else in_units(amount)
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look shows. ``customers`` and ``keys`` are the busiest; ``unmapped`` every key that nobody holds.
+
+    ``since`` is from when on the rates are taken: the look before, or the hour's begin.
+    """
+
+    hour: Hour
+    at: datetime
+    since: datetime
+    is_first: bool
+    rate_of: str
+    per_second: float
+    customers: list[Busy]
+    keys: list[Busy]
+    unmapped: list[Busy]
+    set_aside: int
+    rejected: int
+    notes: list[str]
+
+    @property
+    def money(self) -> dict[str, tuple[Decimal, Decimal]]:
+        """What the customers shown cost so far, and an hour of it, by currency."""
+        found: dict[str, tuple[Decimal, Decimal]] = {}
+        for one in self.customers:
+            if one.cost is not None and one.per_hour is not None:
+                cost, per_hour = found.get(one.currency, (Decimal(0), Decimal(0)))
+                found[one.currency] = cost + one.cost, per_hour + one.per_hour
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as ``metering top --json`` prints it; amounts are decimals of the currency's smallest unit."""
+        return {
+            "hour": str(self.hour),
+            "as_of": _moment(self.at),
+            "rates_since": _moment(self.since),
+            "rates_from": "the hour's begin" if self.is_first else "the last look",
+            "rate_of": self.rate_of,
+            "per_second": self.per_second,
+            "money": {
+                currency: {"cost": in_units(cost), "per_hour": in_units(per_hour)}
+                for currency, (cost, per_hour) in self.money.items()
+            },
+            "customers": [one.as_json("customer") for one in self.customers],
+            "keys": [one.as_json("key") for one in self.keys],
+            "unmapped": [one.as_json("key") for one in self.unmapped],
+            "set_aside_batches": self.set_aside,
+            "rejected_hours": self.rejected,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Subscribed:
+    """To which plan a customer is subscribed, and since which hour its period runs."""
+
+    plan: Plan
+    since: Hour
+
+
+@dataclass(slots=True)
+class Top:
+    """Looks again and again; it remembers the look before, and what it need not read twice.
+
+    ``rows`` is how many customers and keys are shown. ``hour`` is another hour than the running one.
+    """
+
+    deployment: Deployment
+    rows: int = 10
+    hour: Hour | None = None
+    _before: tuple[Hour, datetime, Counted] | None = None
+    _standing_at: datetime | None = None
+    _set_aside: int = 0
+    _rejected: int = 0
+    _holdings: dict[str, Holding] = field(default_factory=dict)
+    _subscribed: dict[str, _Subscribed | None] = field(default_factory=dict)
+    _used: dict[tuple[str, Hour], Counter[str]] = field(default_factory=dict)
+    _open: dict[Hour, list[tuple[Hour, Counted]]] = field(default_factory=dict)
+    _notes: list[str] = field(default_factory=list)
+    _unpriced: str = ""
+
+    def look(self, now: datetime) -> Look:
+        """Look at the counters, and at what is not known yet."""
+        hour = self.hour or Hour.containing(now)
+        if self._before is not None and self._before[0] != hour:  # a period may have begun with the hour
+            self._subscribed, self._used = {}, {}
+        self._notes = []
+        self._stand(now)
+        counted = self.deployment.counters.read(hour)
+        self._learn_holders(counted)
+        metrics = self.deployment.declared_metrics
+        rate_of, names = _rate_of(metrics)
+        before, since = self._since(hour, now)
+        # Late records are counted in an hour that is over, too; what came since the look before came in that time.
+        until = min(now, hour.end) if before is None else now
+        seconds = max(1.0, (until - since).total_seconds())
+
+        def rate(keys: Iterable[str]) -> float:
+            more = sum(_added(counted, before, key, names) for key in keys)
+            return round(more / seconds, 3)
+
+        keys = [self._key(key, hour, amounts.quantities(), rate([key])) for key, amounts in counted.items()]
+        theirs: dict[str, list[str]] = {}
+        for one in keys:
+            if one.customer:
+                theirs.setdefault(one.customer, []).append(one.name)
+        customers = [self._customer(name, counted, names_of, rate) for name, names_of in theirs.items()]
+        busiest = sorted(customers, key=_busiest)[: self.rows]
+        self._before = hour, now, counted
+        return Look(
+            hour,
+            now,
+            since,
+            is_first=before is None,
+            rate_of=rate_of,
+            per_second=rate(counted),
+            customers=self._priced(busiest, hour, min(now, hour.end)),
+            keys=sorted((one for one in keys if customer_of_source(one.name) is None), key=_busiest)[: self.rows],
+            unmapped=sorted((one for one in keys if not one.customer and not one.reason), key=_busiest),
+            set_aside=self._set_aside,
+            rejected=self._rejected,
+            notes=self._notes,
+        )
+
+    def _stand(self, now: datetime) -> None:
+        """Read once a minute what changes slowly."""
+        if self._standing_at is not None and now - self._standing_at < _STANDING:
+            return
+        self._standing_at = now
+        self._holdings = {}
+        self._unpriced = ""
+        self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
+        self._set_aside = self._count_set_aside()
+        self._rejected = sum(map(len, self.deployment.ledger.rejected().values()))
+
+    def _count_set_aside(self) -> int:
+        """Return how many batches have something left, of the first ones that were set aside, or failed for good."""
+        kept = map(self.deployment.set_aside.of, islice(self.deployment.set_aside.batches(), MOST_SET_ASIDE))
+        bucket = self.deployment.outputs["Bucket"]
+        failed = self.deployment.client("s3").list_objects_v2(
+            Bucket=bucket, Prefix=FAILED_BATCHES, MaxKeys=MOST_SET_ASIDE
+        )
+        return sum(bool(one.ids - one.redriven) for one in kept) + int(failed.get("KeyCount", 0))
+
+    def _learn_holders(self, counted: Iterable[str]) -> None:
+        self._holdings |= self.deployment.ledger.holdings([key for key in counted if key not in self._holdings])
+
+    def _owner(self, key: str, hour: Hour) -> str:
+        """Return the customer that a key's usage of an hour belongs to, or an empty string."""
+        subject = mapped_to(self._holdings[key], hour) or subject_of_source(key)
+        return subject.id if subject.kind is Kind.CUSTOMER else ""
+
+    def _since(self, hour: Hour, now: datetime) -> tuple[Counted | None, datetime]:
+        """Return what the look before has counted of this hour, and when; nothing and its begin, if none has."""
+        if self._before is None or self._before[0] != hour or self._before[1] >= now:
+            return None, hour.start
+        return self._before[2], self._before[1]
+
+    def _key(self, key: str, hour: Hour, quantities: Mapping[str, int], per_second: float) -> Busy:
+        holder = self._holdings[key].at(hour)
+        return Busy(key, self._owner(key, hour), quantities, per_second, holder.reason if holder else "")
+
+    def _customer(self, name: str, counted: Counted, keys: list[str], rate: Any) -> Busy:
+        together: Counter[str] = Counter()
+        for key in keys:
+            together.update(counted[key].quantities())
+        return Busy(name, name, dict(together), rate(keys), keys=len(keys))
+
+    def _priced(self, busiest: list[Busy], hour: Hour, end: datetime) -> list[Busy]:
+        """Return customers with what they cost."""
+        self._learn_plans([one.name for one in busiest])
+        elapsed = Decimal(max(1.0, (end - hour.start).total_seconds())) / Decimal(HOUR.total_seconds())
+        priced = []
+        for one in busiest:
+            on = self._subscribed.get(one.name)
+            if on is None:
+                priced.append(one)
+                continue
+            used = self._used_before(one.name, on.since, hour)
+            prices = terms(on.plan)
+            more = {name: quantity for name, quantity in one.quantities.items() if name in prices}
+            cost = sum((_at_margin(prices[name], used[name], quantity) for name, quantity in more.items()), Decimal(0))
+            per_hour = cost / elapsed
+            priced.append(replace(one, plan=on.plan.name, currency=on.plan.currency, cost=cost, per_hour=per_hour))
+        return priced
+
+    def _learn_plans(self, names: Iterable[str]) -> None:
+        """Ask Stripe which plan each of these customers is on that is not known yet."""
+        if not self.deployment.declared_plans:
+            self._notes.append("app.py declares no plan, so that nothing has a price")
+            return
+        unknown = [name for name in names if name not in self._subscribed]
+        there = self.deployment.ledger.customers(unknown)
+        try:
+            found = side_by_side(lambda name: self._ask(there.get(name)), unknown)
+        except (StripeUnavailableError, StripeRejectedError) as error:
+            self._unpriced = f"nothing has a price: {error}"
+            found = [None] * len(unknown)
+        self._subscribed |= dict(zip(unknown, found, strict=True))
+        if self._unpriced:
+            self._notes.append(self._unpriced)
+
+    def _ask(self, owner: Customer | None) -> _Subscribed | None:
+        """Return what a customer is subscribed to; None where that is no plan that is declared."""
+        if owner is None or not owner.stripe_customer:
+            return None
+        stripe = self.deployment.stripe()
+        subscription = running(stripe, owner.stripe_customer)
+        if subscription is None:
+            return None
+        declared = {plan.name: plan for plan in self.deployment.declared_plans}
+        ours = sorted(declared.keys() & plans_of(subscription, stripe.deployment))
+        start = min(item.current_period_start for item in subscription["items"].data)
+        return _Subscribed(declared[ours[0]], Hour.of_epoch_ms(start * 1000)) if ours else None
+
+    def _used_before(self, name: str, since: Hour, hour: Hour) -> Counter[str]:
+        """Return what a customer used from ``since`` up to ``hour``, exclusive."""
+        if (name, hour) not in self._used:
+            used: Counter[str] = Counter()
+            first_open = self._read_open(hour)
+            for row in self.deployment.ledger.rows_of(customer(name), since, first_open):
+                used.update({metric: total.quantity for metric, total in row.totals.items()})
+            for earlier, counted in self._open[hour]:
+                self._learn_holders(counted)
+                for key, amounts in counted.items():
+                    if since <= earlier and self._owner(key, earlier) == name:
+                        used.update(amounts.quantities())
+            self._used[name, hour] = used
+        return self._used[name, hour]
+
+    def _read_open(self, hour: Hour) -> Hour:
+        """Read the counters of the hours before ``hour`` that are in no row yet; return the first of them."""
+        if hour not in self._open:
+            written = self.deployment.ledger.written_before(hour.start)
+            first = min(hour, max(written, Hour(hour.number - MOST_OPEN)))
+            self._open = {hour: [(one, self.deployment.counters.read(one)) for one in hours(first, hour)]}
+        return self._open[hour][0][0] if self._open[hour] else hour
+
+
+def _rate_of(metrics: Iterable[Metric]) -> tuple[str, set[str]]:
+    """Return which metric the rates are of, and the names that it is counted under: the first that counts requests."""
+    declared = [*metrics]
+    first = next((one for one in declared if isinstance(one, Count)), declared[0])
+    return first.name, {*meters_of(first).values()}
+
+
+def _added(counted: Counted, before: Counted | None, key: str, names: set[str]) -> int:
+    """Return how much of some metrics a key has used since the look before, or in the hour."""
+    quantities = counted[key].quantities()
+    former = before[key].quantities() if before and key in before else {}
+    return sum(quantities.get(name, 0) - former.get(name, 0) for name in names)
+
+
+def _at_margin(price: Price, before: int, more: int) -> Decimal:
+    """Return what so many units more cost, after those that were used before; exact, in the smallest unit."""
+    if isinstance(price, Flat):
+        return Decimal(0)
+    asked = [sum((line.exact for line in explain(price, quantity)), Decimal(0)) for quantity in (before, before + more)]
+    return asked[1] - asked[0]
+
+
+def _busiest(one: Busy) -> tuple[float, int, str]:
+    return -one.per_second, -sum(one.quantities.values()), one.name
+
+
+def in_units(amount: Decimal) -> str:
+    """Write an amount of the smallest unit, with two decimals of it."""
+    return written(amount.quantize(_CENTS))
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

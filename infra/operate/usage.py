@@ -1,0 +1,148 @@
+"""What was used: counted so far, what the ledger holds of it, and its state."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from metering.model.amounts import Amounts
+from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
+from metering.model.subjects import (
+    Kind,
+    Subject,
+    customer,
+    customer_of_source,
+    key,
+    source_of_customer,
+    subject_of_source,
+)
+from metering.model.usage_row import Total, UsageRow
+from metering.portal.reading import By
+from metering.stores.counters import Counters
+from metering.stores.ledger import Ledger, by_kind, mapped_to
+from metering.stores.uniques import Uniques
+
+OPEN: Final = "OPEN"
+"""Counted, but not in the ledger yet: the hour is not closed, or not closed again since a late record."""
+
+_LEAST_SETTLED_FIRST: Final = ("REJECTED", "HELD", "PENDING", OPEN, "POSTED")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Line:
+    """One line of the report. ``customer`` is empty for a key that has none.
+
+    ``key`` is empty for what belongs to a customer as a whole: adjustments, usage that was reported without a key,
+    hours whose counters have expired, and where several keys have one peak, or distinct values in common. ``value`` is
+    that of the metric's dimension, where the report is split.
+    """
+
+    period: str
+    customer: str
+    key: str
+    metric: str
+    value: str
+    quantity: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Reads what one customer (``only``), or everyone, used; ``split`` by the metrics' dimensions."""
+
+    counters: Counters
+    uniques: Uniques
+    ledger: Ledger
+    only: str | None
+    split: bool
+
+    def lines(
+        self,
+        first: Hour,
+        end: Hour,
+        *,
+        by: By,
+        now: datetime,
+        progress: Callable[[Iterable[Hour], int], Iterable[Hour]],
+    ) -> list[Line]:
+        """Return what was used from ``first`` up to ``end``, exclusive."""
+        keys = {*self.ledger.keys_of(self.only), source_of_customer(self.only)} if self.only else None
+        counters_begin = Hour.containing(now - COUNTER_LIFE)
+        everyone = [customer(self.only)] if self.only else []
+        if first < counters_begin and not self.only:
+            everyone = [*map(customer, self.ledger.customer_ids()), *map(key, self.ledger.key_ids())]
+        end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
+        added: dict[tuple[str, str, str, str, str], tuple[int, str]] = {}
+        for hour in progress(hours(first, end), max(0, end.number - first.number)):
+            if hour < counters_begin:  # a counter that is still there may be one of several
+                lines = self._ledger_alone(hour, self.ledger.rows(hour, everyone), {})
+            else:
+                lines = self._hour(hour, keys)
+            for line in lines:
+                name = (by.period(hour), line.customer, line.key, line.metric, line.value)
+                quantity, state = added.get(name, (0, line.state))
+                added[name] = (quantity + line.quantity, min(state, line.state, key=_LEAST_SETTLED_FIRST.index))
+        return sorted(Line(*name, *value) for name, value in added.items())
+
+    def _hour(self, hour: Hour, keys: set[str] | None) -> Iterator[Line]:
+        counted = self.counters.read(hour, keys)
+        holdings = self.ledger.holdings(counted)
+        owners = {name: mapped_to(holdings[name], hour) or subject_of_source(name) for name in counted}
+        only = customer(self.only) if self.only else None
+        wanted = {only} if only else set(owners.values())
+        rows = self.ledger.rows(hour, wanted)
+        shown: dict[tuple[Subject, str], int] = {}
+        for owner in sorted(wanted):
+            theirs = {name: amounts for name, amounts in counted.items() if owners[name] == owner}
+            together = Amounts()
+            for amounts in theirs.values():
+                together.include(amounts)
+            if owner.kind is Kind.CUSTOMER:
+                self.uniques.settle(owner.id, hour, together)
+            for metric, quantity in sorted(together.quantities().items()):
+                shown[owner, metric] = quantity
+                state = _state(rows[owner].totals.get(metric), quantity)
+                by_key = {name: amounts.quantities().get(metric, 0) for name, amounts in theirs.items()}
+                if sum(by_key.values()) != quantity:  # one peak of several keys, or values that they have in common
+                    yield Line(str(hour), _customer(owner), "", metric, "", quantity, state)
+                    continue
+                for name, number in by_key.items():
+                    for value, part in self._parts(theirs[name], metric, number):
+                        yield Line(str(hour), _customer(owner), _key(name), metric, value, part, state)
+        yield from self._ledger_alone(hour, rows, shown)
+
+    def _parts(self, amounts: Amounts, metric: str, number: int) -> list[tuple[str, int]]:
+        """Return a quantity by the values of its dimension, if it is to be split and has one."""
+        split = amounts.splits.get(metric) if self.split else None
+        if split:
+            return sorted(split.items())
+        return [("", number)] if number else []
+
+    def _ledger_alone(
+        self, hour: Hour, rows: Mapping[Subject, UsageRow], shown: Mapping[tuple[Subject, str], int]
+    ) -> Iterator[Line]:
+        """Yield what the ledger holds of an hour beyond the counters that were read."""
+        for subject, row in rows.items():
+            whose = subject.id if subject.kind is Kind.KEY else ""
+            for metric, total in row.totals.items():
+                beyond = total.adjusted + total.carried
+                if (subject, metric) not in shown:
+                    if self.split and total.split:
+                        for value, part in total.split.items():
+                            yield Line(str(hour), _customer(subject), whose, metric, value, part, total.state)
+                    else:
+                        beyond += total.counted
+                if beyond:
+                    yield Line(str(hour), _customer(subject), whose, metric, "", beyond, total.state)
+
+
+def _state(total: Total | None, quantity: int) -> str:
+    return total.state if total is not None and total.counted == quantity else OPEN
+
+
+def _customer(subject: Subject) -> str:
+    return "".join(by_kind([subject], Kind.CUSTOMER))
+
+
+def _key(source: str) -> str:
+    return source if customer_of_source(source) is None else ""

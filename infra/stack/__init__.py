@@ -1,0 +1,32 @@
+"""The stack: CDK alone. Synthesising it loads no SDK, no store and no operator's tool.
+
+``app.py`` imports this room and nothing else; who else comes in are the tests.
+"""
+
+from infra.stack.ingest import Road
+from infra.stack.metering import STRIPE, MeteringStack
+from infra.stack.sample_api import SampleApi
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import USAGE_LINES, Count, Max, Sum, Unique
+from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier, Volume
+
+__all__ = [
+    "STRIPE",
+    "USAGE_LINES",
+    "AccessLog",
+    "Api",
+    "Count",
+    "Flat",
+    "Graduated",
+    "Max",
+    "MeteringStack",
+    "Package",
+    "PerUnit",
+    "Plan",
+    "Road",
+    "SampleApi",
+    "Sum",
+    "Tier",
+    "Unique",
+    "Volume",
+]

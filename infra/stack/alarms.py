@@ -1,0 +1,257 @@
+"""The few alarms that someone must act on; each costs about $0.10 a month and says what to do.
+
+Each of our own metrics costs $0.30 a month while it is sent, so the functions send one only when it is not zero: its
+silence is good news. That a function runs at all is seen by AWS's own metrics, which cost nothing.
+"""
+
+import aws_cdk as cdk
+from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from infra.stack.delivery import Delivery
+from metering.signals import NAMESPACE, Signal
+
+FIVE_MINUTES = cdk.Duration.minutes(5)
+AN_HOUR_OF_FIVE_MINUTES = 12
+AN_HOUR = cdk.Duration.hours(1)
+THREE_RUNS = 3
+TOLERANCE = 0.005
+"""Ten minutes of a day are 0.7 %: so long CloudWatch Logs switches a subscription off."""
+
+UNLOGGED = 0.05
+"""API Gateway may write no line of a 413, an excessive 429, or an internal 500 (API Gateway Developer Guide)."""
+
+
+class Alarms(Construct):
+    """Tells ``topic``, to which someone must subscribe, when usage is not counted, closed or taken by Stripe."""
+
+    def __init__(  # noqa: PLR0913 - what it watches, each by name
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        deployment: str,
+        record_usage: lambda_.Function,
+        close_periods: lambda_.Function,
+        reconcile_usage: lambda_.Function,
+        check_completeness: lambda_.Function,
+        customers_api: apigatewayv2.HttpApi,
+        delivery: Delivery | None,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self.all: list[cloudwatch.Alarm] = []
+        self._dimensions = {"service": deployment}
+        self.topic = sns.Topic(self, "Topic", enforce_ssl=True)
+        # A topic policy of one's own replaces the default one, which lets the account's alarms publish.
+        self.topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                sid="AlarmsOfThisAccount",
+                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                actions=["sns:Publish"],
+                resources=[self.topic.topic_arn],
+                conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}},
+            )
+        )
+        self._alarm(
+            "RecordUsageErrors",
+            record_usage.metric_errors(period=FIVE_MINUTES),
+            "Batches of lines failed to be counted; each is tried again. Read the log of record_usage and mend the "
+            "cause.",
+        )
+        self._alarm(
+            "RecordsSetAside",
+            self._signal(Signal.RECORDS_SET_ASIDE, "Sum"),
+            "Lines could not be counted as they stand: `metering set-aside list` shows them with their reasons. Mend "
+            "the cause, then redrive them.",
+        )
+        self._alarm(
+            "CountingBehind",
+            self._signal(Signal.OLDEST_RECORD_AGE, "Maximum"),
+            "For a quarter of an hour lines have been counted more than half an hour after their requests. Look for "
+            "errors and throttles of record_usage, and at the account's limit of concurrent functions.",
+            above=1800,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "RecordUsageThrottles",
+            record_usage.metric_throttles(period=FIVE_MINUTES),
+            "Lambda has run no more of record_usage for a quarter of an hour. Raise the account's limit of concurrent "
+            "functions, or find the function that uses it up; deliveries are tried again for six hours.",
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "BatchesFailed",
+            record_usage.metric("AsyncEventsDropped", statistic="Sum", period=FIVE_MINUTES),
+            "Batches of lines failed in all tries and are kept under aws/lambda/async/ in the bucket: mend the cause, "
+            "then `metering set-aside redrive --all`.",
+        )
+        self._alarm(
+            "UsageUnmapped",
+            self._signal(Signal.USAGE_UNMAPPED, "Sum"),
+            "A key that belongs to no customer was used, and nobody is billed for it until it does: `metering usage` "
+            "shows it; `metering customers add --key` gives it to its customer, `metering keys exclude` to nobody.",
+        )
+        self._alarm(
+            "ClosePeriodsErrors",
+            close_periods.metric_errors(period=FIVE_MINUTES),
+            "For an hour close_periods has failed at each run, or does not run at all: read its log, and look whether "
+            "its schedule is enabled. The next good run takes up all the work.",
+            periods=AN_HOUR_OF_FIVE_MINUTES,
+            # There is a data point for each run, so that silence means that there is no run.
+            silence=cloudwatch.TreatMissingData.BREACHING,
+        )
+        self._alarm(
+            "HoursBehind",
+            self._signal(Signal.HOURS_BEHIND, "Maximum"),
+            "Hours that are due have stayed open for an hour, although close_periods runs: `metering close` says what "
+            "waits and why.",
+            periods=AN_HOUR_OF_FIVE_MINUTES,
+        )
+        self._alarm(
+            "HoursUnposted",
+            self._signal(Signal.HOURS_UNPOSTED, "Maximum"),
+            "For an hour, usage of an hour that ended before has waited for Stripe: `metering close` says why. Look "
+            "for errors of post_usage, at Stripe's status, and whether the Stripe key still has its rights.",
+            periods=AN_HOUR_OF_FIVE_MINUTES,
+        )
+        self._alarm(
+            "UsageRejected",
+            self._signal(Signal.USAGE_REJECTED, "Sum"),
+            "Stripe refused usage for good: look at the rejected rows of the ledger with their reasons, mend the "
+            "customer or the meter in Stripe, then post them again.",
+        )
+        self._watch_completeness(check_completeness)
+        self._alarm(
+            "UsageDiffering",
+            self._signal(Signal.USAGE_DIFFERING, "Maximum"),
+            "Stripe shows other totals than the ledger, although they were posted again: `metering reconcile` lists "
+            "them. Look whether somebody else posts to these meters, or changed a meter or a customer at Stripe.",
+        )
+        self._alarm(
+            "ReconcileUsageErrors",
+            reconcile_usage.metric_errors(period=FIVE_MINUTES),
+            "The hourly look at Stripe failed: read the log of reconcile_usage. The next good run does its work.",
+        )
+        self._alarm(
+            "PortalErrors",
+            customers_api.metric_server_error(statistic="Sum", period=FIVE_MINUTES),
+            "For a quarter of an hour customers who looked at their usage have got errors. Read the log of show_usage; "
+            "503 is what it answers while Stripe does not.",
+            periods=THREE_RUNS,
+        )
+        if delivery:
+            self._alarm(
+                "DeliveryBehind",
+                cloudwatch.Metric(
+                    namespace="AWS/Firehose",
+                    metric_name="DeliveryToS3.DataFreshness",
+                    dimensions_map={"DeliveryStreamName": delivery.stream.ref},
+                    statistic="Maximum",
+                    period=FIVE_MINUTES,
+                ),
+                "Firehose has held lines of the access log for over an hour and cannot deliver them; after 24 hours it "
+                "drops them. Read its error log, and look under access-log-errors/ in the bucket.",
+                above=3600,
+            )
+            self._alarm(
+                "ObjectsFailed",
+                delivery.failed.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
+                "Objects of the access log could not be counted in ten tries. Read the log of record_usage, mend the "
+                "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
+                "refused by the counters themselves.",
+            )
+
+    def _watch_completeness(self, check_completeness: lambda_.Function) -> None:
+        """Watch both ratios on both sides; what is lost stays in them for a day, what an edge makes, for an hour."""
+        of_lines, of_requests = (
+            self._signal(signal, "Average", period=AN_HOUR)
+            for signal in (Signal.COMPLETENESS_OF_LINES, Signal.COMPLETENESS_OF_REQUESTS)
+        )
+        self._alarm(
+            "LinesNotCounted",
+            of_lines,
+            "Lines of the access log were written in the last day and not counted: CloudWatch Logs skips some when it "
+            "cannot deliver to record_usage. See that its subscription and permission are there, then bring the lines "
+            "in: `metering recount --all --from HOUR`, and with --fix.",
+            below=1 - TOLERANCE,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "LinesCountedTwice",
+            of_lines,
+            "More lines were counted in the last day than were written into the access log: a delivery has come again "
+            "in other pieces, or lines of the day before came late. `metering recount --all --from HOUR` says which "
+            "hours differ, and with --fix corrects them.",
+            above=1 + TOLERANCE,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "RequestsNotLogged",
+            of_requests,
+            "Over a twentieth of the stage's requests of the last day were not counted. If LinesNotCounted is silent, "
+            "the stage does not log them: see that its access log is on and has our format. Requests that API Gateway "
+            "never logs, such as 413 and excessive 429, are no fault.",
+            below=1 - UNLOGGED,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "RequestsCountedTwice",
+            of_requests,
+            "More lines were counted in the last day than the stage had requests: another stage writes into the access "
+            "log and was not named with compare_with, or `metering recount --all --from HOUR` says which hours differ, "
+            "and with --fix corrects them.",
+            above=1 + TOLERANCE,
+            periods=THREE_RUNS,
+        )
+        self._alarm(
+            "CheckCompletenessErrors",
+            check_completeness.metric_errors(period=AN_HOUR),
+            "For three hours check_completeness has failed, so that nobody would see lines that are lost: read its log "
+            "and mend the cause. The next good run looks at the whole day.",
+            periods=THREE_RUNS,
+        )
+
+    def _signal(self, signal: Signal, statistic: str, *, period: cdk.Duration = FIVE_MINUTES) -> cloudwatch.Metric:
+        return cloudwatch.Metric(
+            namespace=NAMESPACE,
+            metric_name=signal.value,
+            dimensions_map=self._dimensions,
+            statistic=statistic,
+            period=period,
+        )
+
+    def _alarm(  # noqa: PLR0913 - one alarm's properties, the unusual ones by name
+        self,
+        name: str,
+        metric: cloudwatch.Metric,
+        what_to_do: str,
+        *,
+        above: float = 0,
+        below: float | None = None,
+        periods: int = 1,
+        silence: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
+    ) -> None:
+        operators = cloudwatch.ComparisonOperator
+        compare = operators.GREATER_THAN_THRESHOLD if below is None else operators.LESS_THAN_THRESHOLD
+        alarm = cloudwatch.Alarm(
+            self,
+            name,
+            metric=metric,
+            alarm_description=f"{what_to_do} Runbook: {runbook(name)}",
+            threshold=above if below is None else below,
+            comparison_operator=compare,
+            evaluation_periods=periods,
+            treat_missing_data=silence,
+        )
+        alarm.add_alarm_action(actions.SnsAction(self.topic))
+        self.all.append(alarm)
+
+
+def runbook(alarm: str) -> str:
+    """Return where the runbook tells of an alarm: its heading in the README."""
+    return f"README.md#{alarm.lower()}"

@@ -1,0 +1,60 @@
+"""Completeness: the clock and ``check_completeness``, which compares what was written with what was counted."""
+
+import dataclasses
+from typing import cast
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from infra.stack import bundle
+from infra.stack.clock import tick
+from metering.model.log_format import Api
+from metering.model.stages import Stage, encode
+from metering.settings import CheckCompletenessSettings
+
+
+class Checking(Construct):
+    """Compares every hour the lines that were counted with those that were written, and with the stages' requests."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: CheckCompletenessSettings,
+        deployment: str,
+        local: bool,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._settings = settings
+        self._stages: list[Stage] = []
+        self.check_completeness = bundle.function(
+            self,
+            "CheckCompleteness",
+            module="check_completeness",
+            local=local,
+            settings=settings.environment(),
+            deployment=deployment,
+            memory_size=256,
+            description="Compares what was counted with what was written into the access log, and with the requests.",
+        )
+        self.check_completeness.add_to_role_policy(
+            iam.PolicyStatement(sid="ReadMetrics", actions=["cloudwatch:GetMetricData"], resources=["*"])
+        )
+        cdk.Validations.of(cast("iam.Role", self.check_completeness.role).node.find_child("DefaultPolicy")).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-IAM5[Resource::*]",
+                reason="GetMetricData knows no resources (Service Authorization Reference, CloudWatch).",
+            )
+        )
+        # A lost or failed run is made good by the next one, which looks at nearly the same day.
+        self.check_completeness.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
+        tick(self, "EveryHour", minute="20", function=self.check_completeness, role="Clock")
+
+    def compare_with(self, kind: Api, api: str, stage: str) -> None:
+        """Compare with the requests of one more stage."""
+        self._stages.append(Stage(kind, api, stage))
+        with_stages = dataclasses.replace(self._settings, stages=encode(self._stages))
+        for name, value in with_stages.environment().items():
+            self.check_completeness.add_environment(name, value)

@@ -1,0 +1,149 @@
+"""From the access log to the counters: the roads that lines can take, and ``record_usage`` at their end.
+
+```
+subscription   stage ── log group ── subscription ── record_usage           seconds
+firehose       stage ── Firehose ── S3 object ── SQS ── record_usage        minutes; cheaper at volume
+```
+"""
+
+from enum import Enum
+from typing import Final
+
+import aws_cdk as cdk
+import jsii
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_logs_destinations as logs_destinations
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from infra.stack import bundle
+from infra.stack.delivery import Delivery
+from metering.model.log_format import AccessLog, Api
+from metering.settings import RecordUsageSettings
+
+USAGE_LINES: Final = "usage"
+"""The term that brings a usage line; what else holds the word, the function lets lie."""
+
+
+class Road(Enum):
+    """How lines of the access log reach ``record_usage``; the value is how it is written."""
+
+    SUBSCRIPTION = "subscription"
+    """Through a log group and its subscription, within seconds; the log group is the archive."""
+
+    FIREHOSE = "firehose"
+    """Through Firehose into objects of the bucket, within minutes; the objects are the archive. REST APIs only."""
+
+
+class Ingest(Construct):
+    """Counts what API Gateway writes into the access log; a stage takes it on with one of the properties below."""
+
+    def __init__(  # noqa: PLR0913 - the resources it joins, each by name
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        road: Road,
+        access_log: AccessLog,
+        access_log_format: str,
+        log_group: logs.LogGroup,
+        bucket: s3.Bucket,
+        settings: RecordUsageSettings,
+        deployment: str,
+        local: bool,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._access_log = access_log
+        self._format = access_log_format
+        self._log_group = log_group
+        self.record_usage = bundle.function(
+            self,
+            "RecordUsage",
+            module="record_usage",
+            local=local,
+            settings=settings.environment(),
+            deployment=deployment,
+            memory_size=512,
+            description="Adds a batch of access-log lines to the usage counters.",
+        )
+        lambda_.CfnEventInvokeConfig(
+            self,
+            "Retries",
+            function_name=self.record_usage.function_name,
+            qualifier="$LATEST",
+            maximum_retry_attempts=2,
+            maximum_event_age_in_seconds=cdk.Duration.hours(6).to_seconds(),
+            destination_config=lambda_.CfnEventInvokeConfig.DestinationConfigProperty(
+                on_failure=lambda_.CfnEventInvokeConfig.OnFailureProperty(destination=bucket.bucket_arn)
+            ),
+        )
+        # On both roads: a stage that is moved to Firehose writes here until its own stack is deployed (I1).
+        logs.SubscriptionFilter(
+            self,
+            "Subscription",
+            log_group=log_group,
+            destination=logs_destinations.LambdaDestination(self.record_usage),
+            # Everything: a line that this pattern let through unseen would be lost without a reason (I1).
+            filter_pattern=logs.FilterPattern.all_events(),
+        )
+        self.delivery = (
+            Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage) if road is Road.FIREHOSE else None
+        )
+
+    @property
+    def access_log_format(self) -> apigateway.AccessLogFormat:
+        """The format that a stage must write, of a REST or an HTTP API as the access log was declared."""
+        return apigateway.AccessLogFormat.custom(self._format)
+
+    @property
+    def access_log_destination(self) -> apigateway.IAccessLogDestination:
+        """The destination for a REST API's stage; raise ValueError if the access log is an HTTP API's."""
+        self._expect(Api.REST)
+        if self.delivery:
+            return apigateway.FirehoseLogDestination(self.delivery.stream)
+        return apigateway.LogGroupLogDestination(self._log_group)
+
+    @property
+    def access_log_settings(self) -> apigatewayv2.IAccessLogSettings:
+        """Destination and format for an HTTP API's stage; raise ValueError if the access log is a REST API's."""
+        self._expect(Api.HTTP)
+        return _AccessLogSettings(apigatewayv2.LogGroupLogDestination(self._log_group), self.access_log_format)
+
+    def subscribe(self, usage_log: logs.ILogGroup) -> None:
+        """Bring the usage lines of an application's log group to ``record_usage``.
+
+        Filter and permission are made beside the log group, whose stack then needs this one, and never the reverse.
+        """
+        usage_log.add_subscription_filter(
+            f"{cdk.Stack.of(self).node.id}UsageLines",
+            destination=logs_destinations.LambdaDestination(self.record_usage),
+            filter_pattern=logs.FilterPattern.literal(USAGE_LINES),
+        )
+
+    def _expect(self, api: Api) -> None:
+        """Refuse a stage that would write lines which name no caller, and so would bill nobody."""
+        if self._access_log.api is not api:
+            raise ValueError(
+                f"this stack reads the log of {self._access_log.api.name} APIs, not of {api.name} APIs: "
+                f"declare it with access_log=AccessLog(api=Api.{api.name}, …)"
+            )
+
+
+@jsii.implements(apigatewayv2.IAccessLogSettings)
+class _AccessLogSettings:
+    def __init__(
+        self, destination: apigatewayv2.IAccessLogDestination, access_log_format: apigateway.AccessLogFormat
+    ) -> None:
+        self._destination = destination
+        self._format = access_log_format
+
+    @property
+    def destination(self) -> apigatewayv2.IAccessLogDestination:
+        return self._destination
+
+    @property
+    def format(self) -> apigateway.AccessLogFormat:
+        return self._format

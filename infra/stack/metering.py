@@ -1,0 +1,516 @@
+"""The metering stack: what it is made of, and what each function may do."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import aws_cdk as cdk
+import jsii
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_secretsmanager as secretsmanager
+from constructs import Construct, IValidation
+
+from infra.outputs import METADATA
+from infra.stack.alarms import Alarms
+from infra.stack.billing import Billing
+from infra.stack.checking import Checking
+from infra.stack.dashboard import Dashboard
+from infra.stack.ingest import Ingest, Road
+from infra.stack.portal import Portal
+from infra.stack.storage import Storage
+from metering.layout import ARCHIVE, SET_ASIDE
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
+from metering.model.periods import COUNTER_LIFE, Hour
+from metering.model.prices import Plan
+from metering.model.prices import check as check_plans
+from metering.model.prices import encode as encode_plans
+from metering.settings import (
+    CheckCompletenessSettings,
+    PostUsageSettings,
+    ReceiveEventsSettings,
+    ReconcileUsageSettings,
+    RecordUsageSettings,
+)
+
+STRIPE: Final = "https://api.stripe.com"
+REST_API_KEYS: Final = AccessLog()
+LAST_EPOCH: Final = 99
+LEAST_CALLS: Final = 1000
+"""With fewer calls an hourly run might not get through the few customers that it compares together."""
+
+SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
+"""As long as counters live they may have to be recounted."""
+
+
+class MeteringStack(cdk.Stack):
+    """Counts the usage that the stages' access logs tell of, and bills it through Stripe.
+
+    ``metrics`` is what is billed for, ``plans`` at which prices; ``access_log`` says what kind of API writes the log
+    and who is billed; ``road`` is how its lines reach the counters. They are kept for ``access_log_retention`` in the
+    log group, or for ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name
+    and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored
+    from a backup.
+    Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
+    Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
+    ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers. ``local`` bundles for
+    this machine, for the emulator.
+
+    Raises MetricError for a metric that cannot be counted, PriceError for a plan that cannot be billed, and ValueError
+    for any other setting out of bounds.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an operator can choose, each by name
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        metrics: Sequence[Metric],
+        plans: Sequence[Plan] = (),
+        access_log: AccessLog = REST_API_KEYS,
+        road: Road = Road.SUBSCRIPTION,
+        access_log_retention: logs.RetentionDays = logs.RetentionDays.THREE_MONTHS,
+        archive_days: int = 400,
+        deployment: str | None = None,
+        ledger_epoch: int = 1,
+        stripe_api_base: str = STRIPE,
+        stripe_rate: int = 1000,
+        stripe_calls: int = 5000,
+        streamed_from: str = "",
+        portal_origins: Sequence[str] = (),
+        local: bool = False,
+        **stack_props: Any,
+    ) -> None:
+        super().__init__(scope, construct_id, **stack_props)
+        check(metrics, access_log)
+        check_plans(plans, metrics)
+        deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
+        _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
+        _check_posting(stripe_rate, stripe_calls, streamed_from)
+        _check_road(road, access_log, archive_days)
+
+        self.is_without_usage_lines = reads_usage_lines(metrics)
+        self._metrics = metrics
+        self._storage = Storage(
+            self, access_log_retention=access_log_retention, archive_days=archive_days, hashes=needs_hash(metrics)
+        )
+        self._ingest = Ingest(
+            self,
+            "Ingest",
+            road=road,
+            access_log=access_log,
+            access_log_format=access_log.format(declared(metrics)),
+            log_group=self._storage.access_log,
+            bucket=self._storage.bucket,
+            settings=self._record_usage_settings(),
+            deployment=deployment,
+            local=local,
+        )
+        self._billing = Billing(
+            self,
+            "Billing",
+            posting=PostUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                ledger_table=self._storage.ledger.table_name,
+                deployment=deployment,
+                ledger_epoch=str(ledger_epoch),
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=stripe_api_base,
+                stripe_rate=str(stripe_rate),
+                streamed_from=streamed_from,
+            ),
+            reconciling=ReconcileUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                ledger_table=self._storage.ledger.table_name,
+                deployment=deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=stripe_api_base,
+                stripe_calls=str(stripe_calls),
+            ),
+            receiving=ReceiveEventsSettings(
+                ledger_table=self._storage.ledger.table_name,
+                deployment=deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=stripe_api_base,
+            ),
+            deployment=deployment,
+            local=local,
+        )
+        self._access_log = access_log
+        self._checking = Checking(
+            self,
+            "Checking",
+            settings=CheckCompletenessSettings(
+                deployment=deployment,
+                access_log_group=self._storage.access_log.log_group_name,
+                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
+            ),
+            deployment=deployment,
+            local=local,
+        )
+        self._portal = Portal(
+            self,
+            "Portal",
+            counters_table=self._storage.counters.table_name,
+            ledger_table=self._storage.ledger.table_name,
+            stripe_secret=self._storage.stripe_secret.ref,
+            stripe_api_base=stripe_api_base,
+            metrics=metrics,
+            plans=plans,
+            origins=portal_origins,
+            deployment=deployment,
+            local=local,
+        )
+        alarms = Alarms(
+            self,
+            "Alarms",
+            deployment=deployment,
+            record_usage=self._ingest.record_usage,
+            close_periods=self._billing.close_periods,
+            reconcile_usage=self._billing.reconcile_usage,
+            check_completeness=self._checking.check_completeness,
+            customers_api=self._portal.api,
+            delivery=self._ingest.delivery,
+        )
+        dashboard = Dashboard(
+            self,
+            "Dashboard",
+            deployment=deployment,
+            alarms=alarms.all,
+            functions={
+                "record_usage": self._ingest.record_usage,
+                "close_periods": self._billing.close_periods,
+                "post_usage": self._billing.post_usage,
+                "reconcile_usage": self._billing.reconcile_usage,
+                "receive_events": self._billing.receive_events,
+                "check_completeness": self._checking.check_completeness,
+                "show_usage": self._portal.show_usage,
+            },
+            record_usage=self._ingest.record_usage,
+            delivery=self._ingest.delivery,
+        )
+        self._grant_record_usage()
+        self._grant_close_periods()
+        self._grant_post_usage()
+        self._grant_reconcile_usage()
+        self._grant_receive_events()
+        self._grant_show_usage()
+        self._tell(
+            CountersTable=self._storage.counters.table_name,
+            LedgerTable=self._storage.ledger.table_name,
+            Bucket=self._storage.bucket.bucket_name,
+            Road=road.value,
+            AccessLogGroup=self._storage.access_log.log_group_name,
+            RecordUsageFunction=self._ingest.record_usage.function_name,
+            ClosePeriodsFunction=self._billing.close_periods.function_name,
+            PostUsageFunction=self._billing.post_usage.function_name,
+            ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
+            NotificationsUrl=self._billing.notifications.url,
+            ShowUsageFunction=self._portal.show_usage.function_name,
+            PortalUrl=self._portal.url,
+            PortalSecret=self._portal.secret.secret_arn,
+            StripeSecret=self._storage.stripe_secret.ref,
+            StripeApiBase=stripe_api_base,
+            Deployment=deployment,
+            Metrics=",".join(meters(metrics)),
+            AlarmTopic=alarms.topic.topic_arn,
+            Dashboard=dashboard.name,
+        )
+        if delivery := self._ingest.delivery:
+            self._tell(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)
+            # A stage of another stack imports the log group until it has changed over to this road, which its stack
+            # does after this one; CloudFormation refuses to take away an export that is in use.
+            self.export_value(self._storage.access_log.log_group_name)
+        self.template_options.metadata = {
+            METADATA: {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
+        }
+        self.node.add_validation(_UsageLinesArrive(self))
+
+    @property
+    def access_log_format(self) -> apigateway.AccessLogFormat:
+        """The format that a stage must write."""
+        return self._ingest.access_log_format
+
+    @property
+    def access_log_destination(self) -> apigateway.IAccessLogDestination:
+        """Where a REST API's stage must write; raise ValueError if the stack reads HTTP APIs' logs."""
+        return self._ingest.access_log_destination
+
+    @property
+    def access_log_settings(self) -> apigatewayv2.IAccessLogSettings:
+        """Where and what an HTTP API's stage must write; raise ValueError if the stack reads REST APIs' logs."""
+        return self._ingest.access_log_settings
+
+    def meter_usage_lines(self, log_group: logs.ILogGroup) -> None:
+        """Meter the usage lines that your own code writes into a log group.
+
+        Whoever can write there can bill anyone. Raises ValueError if no metric measures usage lines, and for the log
+        groups on the way of a line itself: what ``record_usage`` writes would come back to it for ever.
+        """
+        if not reads_usage_lines(self._metrics):
+            raise ValueError(
+                "no metric measures usage lines: declare one first, for example Sum(name='tokens', of=USAGE_LINES)"
+            )
+        if self._is_ours(log_group.log_group_name):
+            raise ValueError(
+                f"the log group {log_group.node.path} belongs to metering itself, which would feed itself for ever: "
+                "name the log group of your own code"
+            )
+        self.is_without_usage_lines = False
+        self._ingest.subscribe(log_group)
+
+    def compare_with(self, *, api: str, stage: str) -> None:
+        """Compare what is counted with the requests of a stage that writes the access log, every hour.
+
+        ``api`` is a REST API's name, or an HTTP API's id, as CloudWatch's metrics know it. APIs that share a name in
+        one Region share their metrics, too. Of an API in another stack, which needs this one, write both as text.
+        """
+        self._checking.compare_with(self._access_log.api, api, stage)
+
+    def _is_ours(self, name: str) -> bool:
+        """Say whether a log group is one of this stack's own, by reference or by the name that AWS gave it."""
+        delivery = self._ingest.delivery
+        ours = [
+            self._storage.access_log,
+            self._ingest.record_usage.log_group,
+            self._billing.close_periods.log_group,
+            self._checking.check_completeness.log_group,
+            self._billing.post_usage.log_group,
+            self._billing.reconcile_usage.log_group,
+            self._billing.receive_events.log_group,
+            self._portal.show_usage.log_group,
+            *([delivery.error_log] if delivery else []),
+        ]
+        given = (self.get_logical_id(cast("cdk.CfnElement", one.node.default_child)) for one in ours)
+        return name in [one.log_group_name for one in ours] or name.startswith(
+            tuple(f"{self.stack_name}-{logical_id}-" for logical_id in given)
+        )
+
+    def _record_usage_settings(self) -> RecordUsageSettings:
+        secret = self._storage.hash_secret
+        return RecordUsageSettings(
+            counters_table=self._storage.counters.table_name,
+            bucket=self._storage.bucket.bucket_name,
+            metrics=encode(self._metrics),
+            access_log_group=self._storage.access_log.log_group_name,
+            ledger_table=self._storage.ledger.table_name if secret else "",
+            hash_secret=secret.secret_arn if secret else "",
+        )
+
+    def _grant_record_usage(self) -> None:
+        counters, bucket, function = self._storage.counters, self._storage.bucket, self._ingest.record_usage
+        reads = {SET_ASIDE: "It reads lines that were set aside, whatever their batch is called."}
+        if self._ingest.delivery:
+            reads[ARCHIVE] = "It reads the objects that Firehose names by the time of their delivery."
+        for statement in (
+            _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
+            _items("MarkLateHours", counters.table_arn, ["UpdateItem"], "late#*"),
+            _items("ClaimValues", counters.table_arn, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
+            *(
+                [_items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*")]
+                if self._ingest.delivery
+                else []
+            ),
+            iam.PolicyStatement(
+                sid="ReadLines",
+                actions=["s3:GetObject"],
+                resources=[bucket.arn_for_objects(f"{prefix}*") for prefix in reads],
+            ),
+            # The on-failure destination writes below aws/lambda/async/ alone, but Lambda refuses it ("does not have
+            # permissions to call PutObject on S3") unless the role may put any object. Versions undo an overwrite.
+            iam.PolicyStatement(
+                sid="SetAsideAndKeepFailedBatches",
+                actions=["s3:PutObject"],
+                resources=[bucket.arn_for_objects("*")],
+            ),
+            # For the on-failure destination, and so that a missing object is answered with 404, not 403.
+            iam.PolicyStatement(sid="TellMissingObjects", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
+        ):
+            function.add_to_role_policy(statement)
+        if secret := self._storage.hash_secret:
+            for statement in (
+                _items("SeeWhoHoldsKeys", self._storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
+                iam.PolicyStatement(
+                    sid="ReadHashKey", actions=["secretsmanager:GetSecretValue"], resources=[_arn(secret)]
+                ),
+            ):
+                function.add_to_role_policy(statement)
+        for prefix, reason in reads.items():
+            self._acknowledge(function, f"{prefix}*", reason)
+        self._acknowledge(
+            function, "*", "Lambda refuses an on-failure destination unless the role may put any object of the bucket."
+        )
+
+    def _acknowledge(self, function: lambda_.Function, objects: str, reason: str) -> None:
+        """Acknowledge that a function's policy names many objects of the bucket."""
+        bucket = self.get_logical_id(cast("cdk.CfnElement", self._storage.bucket.node.default_child))
+        cdk.Validations.of(cast("iam.Role", function.role).node.find_child("DefaultPolicy")).acknowledge(
+            cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::<{bucket}.Arn>/{objects}]", reason=reason)
+        )
+
+    def _grant_close_periods(self) -> None:
+        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.close_periods
+        rows = ("customer#*", "key#*", "period#*")
+        for statement in (
+            _items("ReadCounters", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
+            iam.PolicyStatement(
+                sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
+            ),
+            _items("KeepLateMarks", counters.table_arn, ["UpdateItem", "DeleteItem"], "late#*"),
+            _items("AskToCheck", counters.table_arn, ["UpdateItem"], "check#*"),
+            _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
+            _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
+            _items("SeeWhetherToPost", ledger.table_arn, ["GetItem"], "posting"),
+            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
+            iam.PolicyStatement(
+                sid="StartWorkers",
+                actions=["lambda:InvokeFunction"],
+                resources=[self._billing.post_usage.function_arn],
+            ),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_post_usage(self) -> None:
+        ledger, function = self._storage.ledger, self._billing.post_usage
+        for statement in (
+            _items("AskToCheck", self._storage.counters.table_arn, ["UpdateItem"], "check#*"),
+            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
+            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
+            _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),
+            _items("LeaseShards", ledger.table_arn, ["GetItem", "PutItem", "DeleteItem"], "posting"),
+            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
+            self._read_stripe_key(),
+            self._tell_what_was_rejected(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_reconcile_usage(self) -> None:
+        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.reconcile_usage
+        for statement in (
+            _items("ReadWhatToCheck", counters.table_arn, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
+            _items("CloseAgain", counters.table_arn, ["UpdateItem"], "late#*"),
+            _items(
+                "ReadLedger",
+                ledger.table_arn,
+                ["GetItem", "BatchGetItem", "Query"],
+                "customer#*",
+                "period#*",
+                "stripe#*",
+                "posting",
+                "list#customers",
+            ),
+            _items("WriteLedger", ledger.table_arn, ["PutItem"], "customer#*", "period#*", "stripe#*"),
+            self._read_stripe_key(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_receive_events(self) -> None:
+        ledger, function = self._storage.ledger, self._billing.receive_events
+        for statement in (
+            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
+            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
+            self._read_stripe_key(),
+            self._tell_what_was_rejected(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _grant_show_usage(self) -> None:
+        counters, ledger, function = self._storage.counters, self._storage.ledger, self._portal.show_usage
+        for statement in (
+            _items("CountOpenHours", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
+            _items("SeeWhatIsClosed", ledger.table_arn, ["GetItem"], "period#cursor"),
+            _items("ReadRows", ledger.table_arn, ["Query"], "customer#*"),
+            _items("ReadCustomersAndKeys", ledger.table_arn, ["BatchGetItem"], "customer#*", "key#*"),
+            iam.PolicyStatement(
+                sid="ReadPortalKey",
+                actions=["secretsmanager:GetSecretValue"],
+                resources=[_arn(self._portal.secret)],
+            ),
+            self._read_stripe_key(),
+        ):
+            function.add_to_role_policy(statement)
+
+    def _read_stripe_key(self) -> iam.PolicyStatement:
+        return iam.PolicyStatement(
+            sid="ReadStripeKey",
+            actions=["secretsmanager:GetSecretValue"],
+            resources=[self._storage.stripe_secret.attr_id],  # its ARN
+        )
+
+    def _tell_what_was_rejected(self) -> iam.PolicyStatement:
+        bus = self.format_arn(service="events", resource="event-bus", resource_name="default")
+        return iam.PolicyStatement(sid="TellWhatWasRejected", actions=["events:PutEvents"], resources=[bus])
+
+    def _tell(self, **outputs: str) -> None:
+        """Write the outputs that the ``metering`` command reads, under names that no construct can take from them."""
+        for name, value in outputs.items():
+            cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
+
+
+def _arn(secret: secretsmanager.Secret) -> str:
+    """Return a secret's ARN, as an attribute: to the emulator a reference means its name."""
+    return cast("secretsmanager.CfnSecret", secret.node.default_child).attr_id
+
+
+def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys: str) -> iam.PolicyStatement:
+    """Allow ``actions`` on the items whose partition key begins as given.
+
+    ForAllValues also lets a request pass that names no partition key at all. None of these actions can: Scan and
+    PartiQL are the ones that could, and neither is ever granted. So the usual second condition (``Null``) would add
+    nothing, and the emulator, which never fills the key in, would refuse everything.
+    """
+    return iam.PolicyStatement(
+        sid=sid,
+        actions=[f"dynamodb:{action}" for action in actions],
+        resources=[resource_arn],
+        conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(partition_keys)}},
+    )
+
+
+@jsii.implements(IValidation)
+class _UsageLinesArrive:
+    """Fails the synthesis where a metric measures usage lines and no log group is metered for them."""
+
+    def __init__(self, stack: MeteringStack) -> None:
+        self._stack = stack
+
+    def validate(self) -> list[str]:
+        if self._stack.is_without_usage_lines:
+            return ["a metric measures usage lines, but none can arrive: call meter_usage_lines(log_group)"]
+        return []
+
+
+def _check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
+    if road is Road.FIREHOSE and access_log.api is Api.HTTP:
+        raise ValueError("an HTTP API cannot write its access log to Firehose: leave road out, or use a REST API")
+    if archive_days < SHORTEST_ARCHIVE:
+        raise ValueError(
+            f"archive_days must be {SHORTEST_ARCHIVE} or more, as long as counters live, got {archive_days}"
+        )
+
+
+def _check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> None:
+    for name, value, least in (("stripe_rate", stripe_rate, 1), ("stripe_calls", stripe_calls, LEAST_CALLS)):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+    if streamed_from:
+        try:
+            Hour.parse(streamed_from)
+        except ValueError as error:
+            raise ValueError(f"streamed_from: {error}") from error
+
+
+def _check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:
+    if not (cdk.Token.is_unresolved(deployment) or re.fullmatch(r"[A-Za-z0-9-]{1,40}", deployment)):
+        raise ValueError(f"deployment must be 1 to 40 letters, digits or '-', got {deployment!r}")
+    if not 1 <= ledger_epoch <= LAST_EPOCH:
+        raise ValueError(f"ledger_epoch must be from 1 to {LAST_EPOCH}, got {ledger_epoch}")
+    if not (stripe_api_base.startswith("https://") or local):
+        raise ValueError(
+            f"stripe_api_base must begin with https://, since the key is sent there, got {stripe_api_base!r}"
+        )

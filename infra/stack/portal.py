@@ -1,0 +1,151 @@
+"""The customers' side: an HTTP API with one function behind it, and the key that signs their links."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import aws_cdk as cdk
+from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_apigatewayv2_authorizers as authorizers
+from aws_cdk import aws_apigatewayv2_integrations as integrations
+from aws_cdk import aws_secretsmanager as secretsmanager
+from constructs import Construct
+
+from infra.stack import bundle
+from metering.model.metrics import Metric, encode
+from metering.model.prices import Plan
+from metering.model.prices import encode as encode_plans
+from metering.settings import ShowUsageSettings
+
+PAGE: Final = bundle.ROOT / "functions" / "page"
+OPEN_ROUTES: Final = (
+    "GET /",
+    "GET /app.js",
+    "GET /style.css",
+    "GET /v1/openapi.json",
+    "GET /v1/usage",
+    "GET /v1/invoice",
+    "GET /v1/prices",
+    "OPTIONS /v1/{proxy+}",
+)
+"""What anyone may call; of those with a customer's data, the function checks the token before anything else."""
+
+SIGNED_ROUTE: Final = "POST /v1/links"
+"""What callers of the account may call who are allowed ``execute-api:Invoke`` on it."""
+
+RATE: Final = 50
+BURST: Final = 100
+"""Requests a second for all callers together: a page that is open asks for two things every five seconds."""
+
+LONGEST_ANSWER_S: Final = 29
+"""API Gateway waits for 30 seconds, and for nobody longer (quotas of HTTP APIs)."""
+
+
+class Portal(Construct):
+    """Shows customers what they used and what it costs, to whoever has a link of theirs.
+
+    An HTTP API, since it can have a domain of one's own, IAM on a single route, and throttling; a function's URL has
+    none of these. The page is served by the same function: what is asked for twice is answered by 304, and a
+    distribution in front of it would cost a second deployment's time for three small files.
+    """
+
+    def __init__(  # noqa: PLR0913 - what its function needs, each by name
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        counters_table: str,
+        ledger_table: str,
+        stripe_secret: str,
+        stripe_api_base: str,
+        metrics: Sequence[Metric],
+        plans: Sequence[Plan],
+        origins: Sequence[str],
+        deployment: str,
+        local: bool,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        _check_origins(origins, local=local)
+        self.secret = secretsmanager.Secret(
+            self,
+            "Key",
+            description="What signs the links to customers' usage; `metering portal rotate-key` puts another.",
+            generate_secret_string=secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True),
+        )
+        cdk.Validations.of(self.secret).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-SMG4",
+                reason="A link lives for a day at most, and `metering portal rotate-key` puts another key at any time.",
+            )
+        )
+        declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
+        self.show_usage = bundle.function(
+            self,
+            "ShowUsage",
+            module="show_usage",
+            local=local,
+            settings=ShowUsageSettings(
+                counters_table=counters_table,
+                ledger_table=ledger_table,
+                deployment=deployment,
+                portal_secret=self.secret.secret_arn,
+                stripe_secret=stripe_secret,
+                stripe_api_base=stripe_api_base,
+                portal_origins=" ".join(origins),
+            ).environment(),
+            deployment=deployment,
+            memory_size=1769,  # one whole processor: somebody waits for each answer
+            timeout_s=LONGEST_ANSWER_S,
+            description="Shows a customer what it used and what it costs.",
+            more={
+                "declared.json": json.dumps(declared, sort_keys=True).encode(),
+                **{f"page/{file.name}": file.read_bytes() for file in sorted(PAGE.iterdir())},
+            },
+        )
+        self.api = apigatewayv2.HttpApi(
+            self, "Api", create_default_stage=False, description="What customers used, and what it costs."
+        )
+        integration = integrations.HttpLambdaIntegration("ShowUsage", self.show_usage, scope_permission_to_route=False)
+        for route in (*OPEN_ROUTES, SIGNED_ROUTE):
+            method, _, path = route.partition(" ")
+            made = self.api.add_routes(
+                path=path,
+                methods=[apigatewayv2.HttpMethod(method)],
+                integration=integration,
+                authorizer=authorizers.HttpIamAuthorizer() if route == SIGNED_ROUTE else None,
+            )
+            if route != SIGNED_ROUTE:
+                cdk.Validations.of(made[0]).acknowledge(
+                    cdk.Acknowledgment(
+                        id="AwsSolutions-APIG4",
+                        reason="Customers have no AWS credentials: the function checks their token before anything "
+                        "else, and what needs none is the same for everybody.",
+                    )
+                )
+        self.stage = apigatewayv2.HttpStage(
+            self,
+            "Stage",
+            http_api=self.api,
+            stage_name="$default",
+            auto_deploy=True,
+            throttle=apigatewayv2.ThrottleSettings(rate_limit=RATE, burst_limit=BURST),
+        )
+        cdk.Validations.of(self.stage).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-APIG1",
+                reason="Its lines would hold the addresses of customers' people and nothing that is needed.",
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the page is; ends with a slash."""
+        return self.stage.url
+
+
+def _check_origins(origins: Sequence[str], *, local: bool) -> None:
+    schemes = "https?" if local else "https"
+    for origin in origins:
+        if not (isinstance(origin, str) and re.fullmatch(rf"{schemes}://[a-z0-9.-]+(:[0-9]+)?", origin)):
+            raise ValueError(f"portal_origins: an origin is written 'https://app.example.com', got {origin!r}")
