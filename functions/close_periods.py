@@ -42,7 +42,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     settings, closer, switch = _parts(start + time)
     closed = closer.close_due()
     first = switch.read().first
-    waiting = closer.ledger.pending(first, range(SHARDS)) if first else {}
+    waiting = closer.ledger.rows.pending(first, range(SHARDS)) if first else {}
     unsettled = closed.pending.union(*waiting.values()) if first else set[Hour]()
     closer.settle(closed, unsettled=unsettled)
     _tell(closed, sum(hour.end + UNPOSTED_AFTER <= start for hour in unsettled))

@@ -347,7 +347,7 @@ class Wanted(BaseModel):
 def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
     """Return a link that shows a customer its usage, for the operator's own back end to hand on."""
     parts = _parts()
-    if wanted.customer not in parts.reader.ledger.customers([wanted.customer]):
+    if wanted.customer not in parts.reader.ledger.holders.customers([wanted.customer]):
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no customer {wanted.customer!r}")
     token, ends = issue(
         parts.keys.current(),

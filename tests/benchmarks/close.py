@@ -39,7 +39,8 @@ from metering.model.subjects import subject_of_source
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters, counter_key, new_mark
-from metering.stores.ledger import Holder, Holding, Ledger
+from metering.stores.holders import Holder, Holding
+from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch, Switch, shares
 from metering.stores.uniques import Uniques
 from metering.stripe.meters import StripeMeters
@@ -160,7 +161,7 @@ def make_customers(place: Place, first: int, last: int) -> None:
         ]
     _write(dynamodb, "Ledger", items)
     ledger = Ledger(dynamodb, "Ledger")
-    (made,) = ledger.holdings([f"k{first:06d}"]).values()
+    (made,) = ledger.holders.holdings([f"k{first:06d}"]).values()
     if made != Holding(f"k{first:06d}", (Holder(Hour(0), f"c{first:06d}"),), 1):
         raise RuntimeError(f"the ledger reads another key than was written: {made}")
 
@@ -299,7 +300,7 @@ def measure(customers: int) -> dict[str, Any]:
         client = place.dynamodb()
         PostingSwitch(client, "Ledger").turn(Switch(on=True, since=str(HOUR)))
         ledger = Ledger(client, "Ledger")
-        ledger.advance_cursor(HOUR)
+        ledger.progress.advance_cursor(HOUR)
         make_customers(place, 0, customers)
         bench.fill(HOUR)
         say(f"{customers} customers are there; closing and posting")

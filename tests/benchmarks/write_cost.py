@@ -24,7 +24,8 @@ from metering.model.periods import Hour
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.ledger import Holding, Ledger
+from metering.stores.holders import Holding
+from metering.stores.ledger import Ledger
 from metering.stores.set_aside import Kept, SetAside
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report

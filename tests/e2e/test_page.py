@@ -105,7 +105,7 @@ def subscribed(there: Deployed, front: Front, name: str, title: str, *, since: d
     keys = [there.cloud.add_api_key(f"{name}-{n}", plan="Standard") for n in range(2)]
     entry = Entry(name, title, keys=tuple(key for key, _ in keys))
     Customers(deployment.ledger, deployment.counters).add(entry, now=datetime.now(UTC))
-    owner = deployment.ledger.customers([name])[name]
+    owner = deployment.ledger.holders.customers([name])[name]
     Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(), now=since)
     return Reader(there, front, name, keys)
 
@@ -175,7 +175,7 @@ def test_what_the_page_shows_is_what_the_api_the_report_the_ledger_and_stripe_ho
     for row in said:
         added[row["metric"]] = added.get(row["metric"], 0) + row["quantity"]
     assert added == wanted
-    owner = deployment.ledger.customers([reader.id])[reader.id]
+    owner = deployment.ledger.holders.customers([reader.id])[reader.id]
     subscription = running(deployment.stripe(), owner.stripe_customer)
     assert subscription is not None
     asked = preview_of(deployment.stripe(), subscription)

@@ -20,7 +20,8 @@ from metering.model.metrics import declared
 from metering.model.periods import Hour
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.ledger import Holding, Ledger
+from metering.stores.holders import Holding
+from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside, SetAsideBatch
 from tests.dynamodb_local import DynamoDBLocal
 from tests.faults.processes import Bucket, Clock, Freely, KilledError, Life, Mortal, Turns

@@ -37,7 +37,7 @@ class Billing:
     def jump(self, moment: datetime) -> None:
         """Let it be a moment, with all hours before it closed but for what is marked."""
         self.at(moment)
-        self.world.ledger.advance_cursor(due_before(moment))
+        self.world.ledger.progress.advance_cursor(due_before(moment))
 
     def use(self, number: int, hour: Hour = HOUR, name: str = "key1") -> None:
         """Count requests of an hour, late if it is due."""
@@ -100,7 +100,7 @@ class Billing:
 
     def row(self, hour: Hour, name: str = "acme") -> UsageRow:
         """Return a customer's row."""
-        return self.world.ledger.rows(hour, [customer(name)])[customer(name)]
+        return self.world.ledger.rows.at(hour, [customer(name)])[customer(name)]
 
     def carries(self, name: str = "acme") -> list[tuple[Hour, int]]:
         """Return what was carried, by the hour it stands beside."""

@@ -91,7 +91,9 @@ class Seller:
         """Subscribe acme."""
         subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
         wishes = Wishes(email="billing@acme.example")
-        subscriber.subscribe(self.world.ledger.customers(["acme"])["acme"], "standard", wishes, now=self.clock.now)
+        subscriber.subscribe(
+            self.world.ledger.holders.customers(["acme"])["acme"], "standard", wishes, now=self.clock.now
+        )
 
     def invoice(self) -> dict[str, Any]:
         """Return what acme is shown."""

@@ -17,7 +17,7 @@ from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Posting
-from metering.stores.ledger import shard_of
+from metering.stores.rows import shard_of
 from metering.stores.switch import shares
 from metering.stripe import meters as stripe_meters
 from metering.stripe.meters import StripeBusyError, StripeMeters, StripeUnavailableError

@@ -74,10 +74,10 @@ def test_rows_are_read_as_the_ledger_reads_them(world: World) -> None:
             for metric, state in zip(("requests", "bytes", "users", "seats"), State, strict=True)
         }
         row = UsageRow(customer("acme"), hour_after(first, number), totals=totals)
-        world.ledger.save(row, draw.choice((None, {"key1": {"requests": 1}})))
-    world.ledger.advance_cursor(end)
+        world.ledger.rows.save(row, draw.choice((None, {"key1": {"requests": 1}})))
+    world.ledger.progress.advance_cursor(end)
     cells = reader(world).read("acme", first, end, now=HOUR.end).cells
-    rows = {row.hour: row for row in world.ledger.rows_of(customer("acme"), first, end)}
+    rows = {row.hour: row for row in world.ledger.rows.of(customer("acme"), first, end)}
     assert cells.keys() == rows.keys()
     for hour, row in rows.items():
         assert {metric: (cell.quantity, cell.counted, dict(cell.split)) for metric, cell in cells[hour].items()} == {

@@ -497,7 +497,7 @@ def test_hourly_increments_add_up_to_the_months_distinct_values(
     """
     random = Random(f"{seed} {in_retrospect}")
     world.metrics = random.choice([(USERS,), (Count(name="requests"), USERS)])
-    world.ledger.advance_cursor(FIRST)
+    world.ledger.progress.advance_cursor(FIRST)
     world.now = FIRST.start + timedelta(minutes=30)
     schedule = Schedule(world, random, in_retrospect)
     actions: list[Callable[[], None]] = [schedule.bring] * 5 + [schedule.wait] * 3 + [schedule.hand_over] * 2

@@ -295,7 +295,7 @@ def test_peaks_of_usage_lines_are_per_customer(world: World) -> None:
 def split_of(world: World, subject: str = "customer#acme", metric: str = "requests") -> dict[str, int]:
     """Return how a total of the ledger splits."""
     found = Subject.parse(subject)
-    return world.ledger.rows(HOUR, [found])[found].totals[metric].split
+    return world.ledger.rows.at(HOUR, [found])[found].totals[metric].split
 
 
 def test_a_split_is_shown_and_the_total_billed(world: World) -> None:

@@ -196,7 +196,7 @@ class Recorder:
             return
         if self.hashing is None:
             raise ValueError("distinct values can only be counted with the secret of their hashes")
-        holdings = self.hashing.ledger.holdings({key for _, key in usage.seen})
+        holdings = self.hashing.ledger.holders.holdings({key for _, key in usage.seen})
         wanted: dict[claims.Key, Hour] = {}
         whose: dict[claims.Key, tuple[str, str]] = {}
         for (hour, key), seen in sorted(usage.seen.items(), key=lambda one: one[0]):

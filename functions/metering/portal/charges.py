@@ -32,7 +32,7 @@ from metering.model.prices import (
     written,
 )
 from metering.portal.reading import UsageReader
-from metering.stores.ledger import Customer
+from metering.stores.holders import Customer
 from metering.stripe.meters import StripeMeters, StripeUnavailableError
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of, offer_of
 
@@ -142,7 +142,7 @@ class Charges:
         kept, at = self._kept.get(name), self.clock()
         if kept is not None and at < kept.until:
             return kept
-        customer = self.reader.ledger.customers([name]).get(name)
+        customer = self.reader.ledger.holders.customers([name]).get(name)
         subscription = running(self.stripe, customer.stripe_customer) if customer and customer.stripe_customer else None
         if customer is None or subscription is None:
             raise NotSubscribedError(name)

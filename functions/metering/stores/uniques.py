@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.stores.claims import Claim, Claims
-from metering.stores.ledger import Holding, Ledger
+from metering.stores.holders import Holding
+from metering.stores.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Uniques:
 
     def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
         """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
-        holdings = self.ledger.holdings(self.ledger.keys_of(customer))
+        holdings = self.ledger.holders.holdings(self.ledger.holders.keys_of(customer))
         if _alone(holdings, customer, hour):
             return None
         first: dict[str, Claim] = {}
