@@ -91,7 +91,7 @@ def _parts(deadline: datetime) -> tuple[ClosePeriodsSettings, Closer, PostingSwi
     counters, ledger = Counters(dynamodb, settings.counters_table), Ledger(dynamodb, settings.ledger_table)
     closer = Closer(
         counters,
-        Uniques(Claims(dynamodb, settings.counters_table), ledger),
+        Uniques(Claims(dynamodb, settings.counters_table), ledger.holders),
         ledger,
         Changes(dynamodb, settings.ledger_table, counters),
         clock=_clock,

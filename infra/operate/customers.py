@@ -18,9 +18,10 @@ from metering.model.periods import OLDEST_RECORD, Hour
 from metering.model.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, Subject, customer, key
 from metering.model.usage_row import State
 from metering.stores.aws import side_by_side
-from metering.stores.counters import Counters, new_mark
+from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.ledger import Ledger
+from metering.stores.marks import new_mark
 from metering.stores.table import RowChangedError
 
 COLUMNS: Final = ("id", "name", "stripe_customer", "keys")
@@ -179,7 +180,7 @@ class Customers:
 
     def _mark(self, hour: Hour, subjects: Iterable[Subject], change: Change) -> None:
         for subject in subjects:
-            self.counters.mark_late(hour, subject, new_mark())
+            self.counters.marks.mark_late(hour, subject, new_mark())
         change.marks += 1
 
 

@@ -14,8 +14,8 @@ from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.model.subjects import customer
-from metering.stores.counters import new_mark
 from metering.stores.holders import Customer
+from metering.stores.marks import new_mark
 from metering.stores.switch import Switch
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import StripeReader
@@ -50,7 +50,7 @@ def turn_on(deployment: Deployment, since: Hour | None, *, who: str, now: dateti
         for billed in deployment.changes.billed(name):
             if first < Hour.parse(billed.end):
                 start = max(first, Hour.parse(billed.first))
-                deployment.counters.mark_to_check(start, customer(name))
+                deployment.counters.marks.mark_to_check(start, customer(name))
     return after
 
 
@@ -104,7 +104,7 @@ def retry(deployment: Deployment, names: Iterable[str]) -> int:
     rejected = deployment.ledger.rows.rejected()
     places = [(hour, customer(name)) for name in sorted(wanted & rejected.keys()) for hour in rejected[name]]
     for hour, subject in places:
-        deployment.counters.mark_late(hour, subject, new_mark())
+        deployment.counters.marks.mark_late(hour, subject, new_mark())
     return len(places)
 
 

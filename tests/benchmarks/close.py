@@ -38,9 +38,10 @@ from metering.model.periods import Hour
 from metering.model.subjects import subject_of_source
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
-from metering.stores.counters import Counters, counter_key, new_mark
+from metering.stores.counters import Counters, counter_key
 from metering.stores.holders import Holder, Holding
 from metering.stores.ledger import Ledger
+from metering.stores.marks import new_mark
 from metering.stores.switch import PostingSwitch, Switch, shares
 from metering.stores.uniques import Uniques
 from metering.stripe.meters import StripeMeters
@@ -114,7 +115,7 @@ def close(place: Place, now: datetime) -> tuple[float, float]:
     dynamodb = place.dynamodb()
     began = time.process_time()
     counters, ledger = Counters(dynamodb, "Counters"), Ledger(dynamodb, "Ledger")
-    uniques = Uniques(Claims(dynamodb, "Counters"), ledger)
+    uniques = Uniques(Claims(dynamodb, "Counters"), ledger.holders)
     changes = Changes(dynamodb, "Ledger", counters)
     closer = Closer(counters, uniques, ledger, changes, lambda: now, now + timedelta(hours=9))
     did = closer.close_due()
@@ -313,7 +314,7 @@ def measure(customers: int) -> dict[str, Any]:
         for number in late:
             key = f"k{number:06d}"
             counters.count(HOUR, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
-            counters.mark_late(HOUR, subject_of_source(key), new_mark())
+            counters.marks.mark_late(HOUR, subject_of_source(key), new_mark())
         say("again, with 1 % late records")
         third = bench.run(HOUR)
         bench.check(HOUR)

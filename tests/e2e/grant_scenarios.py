@@ -39,9 +39,10 @@ from metering.model.usage_row import Posting, State, Total, UsageRow
 from metering.portal.tokens import issue
 from metering.stores import aws
 from metering.stores.changes import Billed, Changes
-from metering.stores.counters import Counters, Mark, new_mark, partition
+from metering.stores.counters import Counters
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, new_mark, partition
 from metering.stores.progress import Round
 from tests.e2e.conftest import Deployed
 from tests.e2e.roles import Role, acting
@@ -163,7 +164,7 @@ def close(deployed: Deployed, _: Told) -> Iterator[Again]:
         for source in (held, nobodys):
             amounts = Amounts(sums={"requests": 1}, uniques={"users": 1} if source == held else {})
             counters.count(hour, source, amounts, os.urandom(12))
-            counters.mark_late(hour, key(source), new_mark())
+            counters.marks.mark_late(hour, key(source), new_mark())
         (row,) = ledger.rows.at(other, [whose]).values()
         unlike = Total(7, row.version + 1, State.HELD, reason="unlike the claims")
         ledger.rows.save(UsageRow(whose, other, row.version, {"users": unlike}))
@@ -230,7 +231,7 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
             name = _customer(deployed, made)
             totals = {"requests": Total(2, 1, State.POSTED), "messages": Total(0, 1, State.POSTED, adjusted=-3)}
             ledger.rows.save(UsageRow(customer(name), hour, totals=totals))
-            counters.mark_to_check(hour, customer(name))
+            counters.marks.mark_to_check(hour, customer(name))
             ledger.progress.save_round(Round(name=AMONG_THE_LAST))
             current = Hour.containing(datetime.now(UTC))
             answer = reconcile_usage.handler({}, context())

@@ -71,7 +71,7 @@ class Parts:
             ledger=ledger,
             changes=Changes(client, ledger_table, counters),
             switch=PostingSwitch(client, ledger_table),
-            uniques=Uniques(claims, ledger),
+            uniques=Uniques(claims, ledger.holders),
         )
 
 

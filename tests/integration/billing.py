@@ -11,7 +11,7 @@ from metering.model.amounts import Amounts
 from metering.model.periods import GRACE, Hour, due_before
 from metering.model.subjects import customer, key
 from metering.model.usage_row import Change, UsageRow
-from metering.stores.counters import Mark, new_mark
+from metering.stores.marks import Mark, new_mark
 from tests.integration.world import HOUR, World
 
 PERIOD_END = HOUR.end - timedelta(hours=1) + timedelta(days=1)
@@ -44,7 +44,7 @@ class Billing:
         self.batches += 1
         self.world.counters.count(hour, name, Amounts({"requests": number}), f"{self.batches:012d}".encode())
         if hour.is_due(self.world.now):
-            self.world.counters.mark_late(hour, key(name), new_mark())
+            self.world.counters.marks.mark_late(hour, key(name), new_mark())
 
     def client(self) -> stripe_sdk.StripeClient:
         """Return Stripe's own client."""
@@ -78,14 +78,14 @@ class Billing:
             self.world.run()
             before = self.marks()
             self.world.check()
-            if not self.world.counters.late_marks() and self.marks() in (0, before):
+            if not self.world.counters.marks.late() and self.marks() in (0, before):
                 break
         self.world.run()
 
     def marks(self) -> int:
         """Return how many hours are still to be checked."""
         counters = self.world.counters
-        return len(counters.marks(Mark.CHECK))
+        return len(counters.marks.of_kind(Mark.CHECK))
 
     def invoiced(self, stripe_customer: str = "cus_acme") -> list[int]:
         """Return how many requests each finalised invoice bills, oldest first."""

@@ -56,7 +56,7 @@ def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
 @pytest.fixture(autouse=True)
 def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in these tests depends on how many partitions there are, and each is a call to moto."""
-    for name in ("claims.SHARDS", "counters.PARTITIONS", "rows.SHARDS"):
+    for name in ("claims.SHARDS", "marks.PARTITIONS", "rows.SHARDS"):
         monkeypatch.setattr(f"metering.stores.{name}", 2)
 
 

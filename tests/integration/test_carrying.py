@@ -16,8 +16,8 @@ from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import State
 from metering.stores.changes import Changes
-from metering.stores.counters import Mark, new_mark
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, new_mark
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
 from tests.integration.billing import FINALISED, PERIOD_END, Billing, due, subscribed
@@ -399,8 +399,8 @@ def test_a_rejected_total_is_carried_from_its_invoice_and_taken_back_once_it_is_
     row = billing.row(HOUR)
     total = msgspec.structs.replace(row.totals["requests"], state=State.REJECTED)
     world.ledger.rows.save(row.with_totals({"requests": total}))
-    world.counters.mark_late(HOUR, customer("acme"), new_mark())
+    world.counters.marks.mark_late(HOUR, customer("acme"), new_mark())
     billing.settle()
     assert billing.row(HOUR).totals["requests"].state == "POSTED"
     assert billing.carries() == []
-    assert world.counters.marks(Mark.CHECK) == []
+    assert world.counters.marks.of_kind(Mark.CHECK) == []

@@ -86,7 +86,7 @@ def test_a_late_record_corrects_the_hour_at_stripe(world: World) -> None:
     assert closed.again == 1
     assert world.in_ledger("customer#acme")["requests"] == (2, "POSTED")
     assert world.at_stripe("cus_acme") == 2
-    assert world.counters.late_marks() == []
+    assert world.counters.marks.late() == []
     world.run()
     assert world.at_stripe("cus_acme") == 2
 
@@ -279,7 +279,7 @@ def test_closing_again_touches_no_customer_that_only_shares_a_key(world: World) 
     world.record(*[world.line(key=f"key{n}") for n in range(8)])
     world.after_grace()
     world.run()
-    world.counters.mark_late(HOUR, customer("customer1"), "mark")
+    world.counters.marks.mark_late(HOUR, customer("customer1"), "mark")
     before = world.ledger.rows.at(HOUR, [customer("customer8")])
     closed, _ = world.run()
     assert closed.again == 1
@@ -293,12 +293,25 @@ def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
     world.record(world.line())
     world.now = HOUR.next().end + timedelta(minutes=10)
 
-    class Contended(Ledger):
-        def save(self, row: Any, _by_key: Any = None) -> Any:
-            raise RowChangedError(str(row.subject))
-
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().written == [HOUR.next()]
+
+
+class ContendedRows(Rows):
+    """Rows that somebody else always writes first."""
+
+    def save(self, row: Any, _by_key: Any = None) -> Any:
+        """Be late."""
+        raise RowChangedError(str(row.subject))
+
+
+class Contended(Ledger):
+    """A ledger of such rows."""
+
+    @property
+    def rows(self) -> Rows:
+        """Return them."""
+        return ContendedRows(self.client, self.table)
 
 
 class Slow(Counters):
@@ -552,10 +565,10 @@ def test_an_hour_past_change_is_left_as_it_is(world: World) -> None:
     )
     world.now = HOUR.end + timedelta(days=61)
     world.ledger.progress.advance_cursor(Hour.containing(world.now))
-    world.counters.mark_late(HOUR, customer("acme"), "mark")
+    world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
     world.run()
     assert world.in_ledger("customer#acme")["requests"] == (1, "POSTED")
-    assert world.counters.late_marks() == []
+    assert world.counters.marks.late() == []
 
 
 def _counter(world: World) -> dict[str, Any]:
@@ -571,13 +584,9 @@ def test_rows_that_keep_changing_leave_the_mark_for_the_next_run(world: World) -
     world.run()
     world.record(world.line())
 
-    class Contended(Ledger):
-        def save(self, row: Any, _by_key: Any = None) -> Any:
-            raise RowChangedError(str(row.subject))
-
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().again == 0
-    assert len(world.counters.late_marks()) == 1
+    assert len(world.counters.marks.late()) == 1
 
 
 def test_a_new_deployment_closes_the_day_before_its_first_run(world: World) -> None:

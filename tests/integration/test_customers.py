@@ -14,6 +14,7 @@ from metering.model.subjects import Subject
 from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holders, Holding
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Marks
 from tests.integration.world import HOUR, World
 
 
@@ -21,12 +22,21 @@ class CrashError(Exception):
     """The process dies here."""
 
 
-class DyingCounters(Counters):
-    """Counters whose process dies when it marks an hour."""
+class DyingMarks(Marks):
+    """Marks of a process that dies when it marks an hour."""
 
     def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
         """Die."""
         raise CrashError(hour, subject, mark)
+
+
+class DyingCounters(Counters):
+    """Counters with such marks."""
+
+    @property
+    def marks(self) -> Marks:
+        """Return them."""
+        return DyingMarks(self.client, self.table)
 
 
 class RacingHolders(Holders):
@@ -71,7 +81,7 @@ def exclude(world: World, key: str, reason: str = "health check", since: Hour | 
 
 def marks(world: World) -> set[tuple[str, str]]:
     """Return the hours that are to be closed again, and for whom."""
-    return {(str(mark.hour), str(mark.subject)) for mark in world.counters.late_marks()}
+    return {(str(mark.hour), str(mark.subject)) for mark in world.counters.marks.late()}
 
 
 def everything(world: World) -> list[Any]:

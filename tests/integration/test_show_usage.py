@@ -19,7 +19,7 @@ from metering.model.periods import Hour
 from metering.model.subjects import key
 from metering.model.usage_row import Change
 from metering.portal.reading import By
-from metering.stores.counters import new_mark
+from metering.stores.marks import new_mark
 from tests.integration.portal import HOST, IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 
@@ -79,7 +79,7 @@ def test_what_comes_late_shows_at_once(portal: Portal) -> None:
 def test_a_mark_of_somebody_else_asks_for_nothing(portal: Portal) -> None:
     """Only the marked hours of its own keys are counted anew."""
     close(portal.world)
-    portal.world.counters.mark_late(LAST_HOUR, key("somebody-elses"), new_mark())
+    portal.world.counters.marks.mark_late(LAST_HOUR, key("somebody-elses"), new_mark())
     portal.calls.clear()
     portal.usage()
     assert [pk for _, _, pk in portal.calls if pk.startswith(f"hour#{LAST_HOUR}")] == []
@@ -89,7 +89,7 @@ def test_hours_days_and_months_add_up(portal: Portal) -> None:
     """The same usage, by each period."""
     use(portal.world, 2)
     use(portal.world, 1, hour=LAST_HOUR)
-    portal.world.counters.mark_late(LAST_HOUR, key("key1"), new_mark())
+    portal.world.counters.marks.mark_late(LAST_HOUR, key("key1"), new_mark())
     wanted = {**TODAY, "metric": "requests"}
     said = [
         portal.usage(by=by, **{f"{name}_": value for name, value in wanted.items()}) for by in ("hour", "day", "month")
@@ -185,7 +185,7 @@ def test_a_key_that_changed_hands_counts_for_who_held_it(portal: Portal) -> None
     use(world, 3, hour=LAST_HOUR)
     world.customer("globex", "key1", since=HOUR)
     use(world, 2)
-    world.counters.mark_late(LAST_HOUR, key("key1"), new_mark())
+    world.counters.marks.mark_late(LAST_HOUR, key("key1"), new_mark())
     wanted = {**TODAY, "metric": "requests", "by": "hour"}
     seen = {
         name: [(line[0], line[3]) for line in portal.usage(name, **{f"{k}_": v for k, v in wanted.items()})]

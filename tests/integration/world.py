@@ -98,7 +98,7 @@ class World:
             self.claims,
             self.set_aside,
             self.clock,
-            Hashing(b"secret", self.ledger) if needs_hash(self.metrics) else None,
+            Hashing(b"secret", self.ledger.holders) if needs_hash(self.metrics) else None,
         )
 
     @property
@@ -120,7 +120,7 @@ class World:
 
     def closer(self, minutes: int = 2) -> Closer:
         """Return what close_periods closes with; it has some minutes."""
-        uniques = Uniques(self.claims, self.ledger)
+        uniques = Uniques(self.claims, self.ledger.holders)
         deadline = self.now + timedelta(minutes=minutes)
         return Closer(self.counters, uniques, self.ledger, self.changes, self.clock, deadline)
 

@@ -26,8 +26,8 @@ from metering.model.subjects import Kind, customer
 from metering.model.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
 from metering.stores.aws import side_by_side
 from metering.stores.changes import Billed, Changes
-from metering.stores.counters import Mark, Marked
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, Marked
 from metering.stores.progress import Seen
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import InvoicedMetric, OutOfBudgetError, StripeReader
@@ -147,7 +147,7 @@ class Carrier:
     def _check_marked(self, did: Carried) -> None:
         written_before = self.ledger.progress.written_before(self.clock())
         by_name: dict[str, list[Marked]] = {}
-        for mark in self.changes.counters.marks(Mark.CHECK):
+        for mark in self.changes.counters.marks.of_kind(Mark.CHECK):
             if mark.subject.kind is Kind.CUSTOMER:
                 by_name.setdefault(mark.subject.id, []).append(mark)
         names = sorted(by_name)
@@ -175,7 +175,7 @@ class Carrier:
                         looked_at[one] = self._is_invoice_done(name, one, stripe_customer, written_before, did)
                     waits |= not looked_at[one]
             if not waits:
-                self.changes.counters.clear(mark)
+                self.changes.counters.marks.clear(mark)
 
     def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
         (row,) = self.ledger.rows.at(mark.hour, [mark.subject]).values()

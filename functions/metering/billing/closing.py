@@ -31,9 +31,10 @@ from metering.model.subjects import (
 from metering.model.usage_row import Change, State, UsageRow, recounted
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.changes import Changes
-from metering.stores.counters import Counted, Counters, Marked, new_mark
+from metering.stores.counters import Counted, Counters
 from metering.stores.holders import Holding, by_kind, mapped_to
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Marked, new_mark
 from metering.stores.progress import Period, PeriodState
 from metering.stores.rows import ByKey
 from metering.stores.table import RowChangedError
@@ -97,7 +98,7 @@ class Closer:
     def close_due(self) -> Closed:
         """Write the rows of every due hour that has none yet, and of every hour that has a late mark."""
         did = Closed()
-        marks = self.counters.late_marks()  # before the counters are read, so that each mark is seen or stays
+        marks = self.counters.marks.late()  # before the counters are read, so that each mark is seen or stays
         due = self.open_hours()
         written = self.ledger.progress.periods(due)
         try:
@@ -185,7 +186,7 @@ class Closer:
         except RowChangedError as error:
             logger.warning("hour is closed again at the next run", hour=str(hour), reason=str(error))
             return
-        side_by_side(self.counters.clear, marks)
+        side_by_side(self.counters.marks.clear, marks)
         did.again += len(marks)
 
     def close_again(self, hour: Hour, subjects: set[Subject], did: Closed) -> None:
@@ -243,7 +244,7 @@ class Closer:
         Not for an hour that is closed for the first time: an invoice is looked at when all its hours are closed.
         """
         names = by_kind(subjects, Kind.CUSTOMER)
-        side_by_side(lambda name: self.counters.mark_to_check(hour, customer(name)), names)
+        side_by_side(lambda name: self.counters.marks.mark_to_check(hour, customer(name)), names)
 
     def _keys_of(self, subjects: Collection[Subject]) -> set[str]:
         customers = by_kind(subjects, Kind.CUSTOMER)
@@ -278,7 +279,7 @@ class Closer:
         for row in self.ledger.rows.of(customer(owner), hour.month_begin, hour.month_end):
             total = row.totals.get(metric)
             if row.hour != hour and total is not None and total.counted != by_hour[row.hour]:
-                self.counters.mark_late(row.hour, row.subject, new_mark())
+                self.counters.marks.mark_late(row.hour, row.subject, new_mark())
 
     def _recounted(
         self,

@@ -201,7 +201,7 @@ class Poster:
         if not stripe_customer:
             return self.ledger.rows.hold_without_stripe_customer(row)
         # First the mark: reconcile_usage leaves it while the row is pending, and carries the usage once it is held.
-        self.counters.mark_to_check(row.hour, row.subject)
+        self.counters.marks.mark_to_check(row.hour, row.subject)
         return self.ledger.rows.save(held(row, TOO_OLD))
 
     def _note(self, row: UsageRow, waiting: Iterable[str], silence: Counter[str], did: Posted) -> None:

@@ -253,7 +253,9 @@ class UsageReader:
         """Return the reader of two tables, whose client then decodes rows fast."""
         decode_fast(client)
         ledger = Ledger(client, ledger_table)
-        return cls(Counters(client, counters_table), KeptUniques(Claims(client, counters_table), ledger), ledger)
+        return cls(
+            Counters(client, counters_table), KeptUniques(Claims(client, counters_table), ledger.holders), ledger
+        )
 
     def read(  # noqa: PLR0913 - what a caller may say, each by name
         self, name: str, first: Hour, end: Hour, *, now: datetime, by_key: bool = False, since: Hour | None = None
@@ -271,7 +273,7 @@ class UsageReader:
         counters_begin = max(first, Hour.containing(now - COUNTER_LIFE).next())
         holdings, marked = _both(
             lambda: self.ledger.holders.holdings({*keys, source_of_customer(name)}),
-            lambda: self.counters.late_hours([mine, *map(key, keys)], counters_begin, open_from),
+            lambda: self.counters.marks.late_hours([mine, *map(key, keys)], counters_begin, open_from),
         )
         rows_from = max(first, since or first)
         afresh = [*marked, *hours(open_from, end)]

@@ -25,8 +25,8 @@ from metering.model.metrics import Max, Unique, meters_of, reads_usage_lines
 from metering.model.periods import Hour, due_before, hours
 from metering.model.subjects import Kind, Subject, customer, source_of_customer, subject_of_source
 from metering.model.usage_row import Change, UsageRow
-from metering.stores.counters import new_mark
 from metering.stores.holders import mapped_to
+from metering.stores.marks import new_mark
 from metering.stores.set_aside import SetAsideBatch
 
 ACCESS_AHEAD: Final = 2
@@ -171,7 +171,7 @@ class Recount:
                 line.note = str(error)
                 return
         for hour in line.stale:
-            self._deployment.counters.mark_late(hour, line.subject, new_mark())
+            self._deployment.counters.marks.mark_late(hour, line.subject, new_mark())
         line.fixed = line.stays
 
     # --- an hour ----------------------------------------------------------------------------------------------------
