@@ -28,8 +28,8 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
 
 from metering import aws
-from metering.charges import Charges, NotSubscribedError, scales_of
-from metering.metrics import Count, Max, Metric, Sum, meters_of
+from metering.charges import Charges, NotSubscribedError, scales_of, terms_of
+from metering.metrics import Count, Max, Metric, Sum, meters_of, unit_of
 from metering.periods import Hour
 from metering.portal_answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
 from metering.portal_http import ProblemError, etag_of, finished, good, header
@@ -307,11 +307,12 @@ def _declared_prices() -> str:
             "currency": plan.currency,
             "decimals": decimals_of(plan.currency),
             "interval": plan.interval,
-            "prices": msgspec.to_builtins(plan.prices),
+            "prices": [msgspec.to_builtins(price) | {"terms": terms_of(price, plan.interval)} for price in plan.prices],
         }
         for plan in parts.plans
     ]
     metrics = [
+            "unit": unit_of(metric),
         {
             "name": name,
             "kind": str(metric.__struct_config__.tag),

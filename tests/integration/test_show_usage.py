@@ -332,9 +332,9 @@ def test_prices_are_shown_as_declared(portal: Portal) -> None:
     assert shown == {
         "plans": [],
         "metrics": [
-            {"name": "requests", "kind": "count", "scale": 0, "dimension": "resource"},
-            {"name": "bytes", "kind": "sum", "scale": 0, "dimension": None},
-            {"name": "users", "kind": "unique", "scale": 0, "dimension": None},
+            {"name": "requests", "kind": "count", "scale": 0, "unit": None, "dimension": "resource"},
+            {"name": "bytes", "kind": "sum", "scale": 0, "unit": "bytes", "dimension": None},
+            {"name": "users", "kind": "unique", "scale": 0, "unit": None, "dimension": None},
         ],
     }
 
