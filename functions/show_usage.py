@@ -33,6 +33,7 @@ from metering.metrics import Count, Max, Metric, Sum, meters_of, unit_of
 from metering.periods import Hour
 from metering.portal_answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
 from metering.portal_http import ProblemError, etag_of, finished, good, header
+from metering.portal_page import FILES
 from metering.portal_tokens import PortalKeys, TokenRefusedError, issue, verify
 from metering.prices import Plan, decimals_of
 from metering.reading import BY_KEY, By, Line, UsageReader, lines
@@ -50,14 +51,9 @@ MOST_LINES: Final = 30_000
 
 RETRY_AFTER_S: Final = 10
 
-PAGE: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-}
 OPENAPI: Final = "/v1/openapi.json"
 LINKS: Final = "/v1/links"
-OPEN_TO_ALL: Final = {*PAGE, OPENAPI}
+OPEN_TO_ALL: Final = {*FILES, OPENAPI}
 
 _FIRST_YEAR: Final = 2020
 _LAST_YEAR: Final = 2100
@@ -312,11 +308,11 @@ def _declared_prices() -> str:
         for plan in parts.plans
     ]
     metrics = [
-            "unit": unit_of(metric),
         {
             "name": name,
             "kind": str(metric.__struct_config__.tag),
             "scale": metric.scale if isinstance(metric, Sum | Max) else 0,
+            "unit": unit_of(metric),
             "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
         }
         for metric in parts.metrics
@@ -404,20 +400,20 @@ def page() -> Response[str]:
     return _file("/")
 
 
-@routes.get("/app.js", include_in_schema=False)
-def script() -> Response[str]:
-    """Return the page's script."""
-    return _file("/app.js")
+def _answer_file(path: str) -> None:
+    """Answer with a file of the page where its path is asked for."""
+
+    @routes.get(path, include_in_schema=False)
+    def file() -> Response[str]:
+        return _file(path)
 
 
-@routes.get("/style.css", include_in_schema=False)
-def style() -> Response[str]:
-    """Return the page's style."""
-    return _file("/style.css")
+for _path in FILES.keys() - {"/"}:
+    _answer_file(_path)
 
 
 def _file(path: str) -> Response[str]:
-    name, media = PAGE[path]
+    name, media = FILES[path]
     return good(_read(name), media, {"Cache-Control": "no-cache"})
 
 
