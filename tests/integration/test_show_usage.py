@@ -20,6 +20,7 @@ from metering.model.subjects import key
 from metering.model.usage_row import Change
 from metering.portal.reading import By
 from metering.stores.marks import new_mark
+from tests.conftest import ROOT
 from tests.integration.portal import HOST, IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 
@@ -332,9 +333,9 @@ def test_prices_are_shown_as_declared(portal: Portal) -> None:
     assert shown == {
         "plans": [],
         "metrics": [
-            {"name": "requests", "kind": "count", "scale": 0, "dimension": "resource"},
-            {"name": "bytes", "kind": "sum", "scale": 0, "dimension": None},
-            {"name": "users", "kind": "unique", "scale": 0, "dimension": None},
+            {"name": "requests", "kind": "count", "scale": 0, "unit": None, "dimension": "resource"},
+            {"name": "bytes", "kind": "sum", "scale": 0, "unit": "bytes", "dimension": None},
+            {"name": "users", "kind": "unique", "scale": 0, "unit": None, "dimension": None},
         ],
     }
 
@@ -438,6 +439,27 @@ def test_the_page_is_found_under_a_name_of_its_own(
     astray = portal.call("GET", "/usage", token="", route="GET /")
     assert (astray.status, astray.headers["Location"]) == (308, f"https://{HOST}/usage/")
     show_usage._read.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "media"),
+    [
+        ("/", "index.html", "text/html"),
+        ("/style.css", "style.css", "text/css"),
+        ("/main.js", "main.js", "text/javascript"),
+        ("/api.js", "api.js", "text/javascript"),
+        ("/chart.js", "chart.js", "text/javascript"),
+        ("/elements.js", "elements.js", "text/javascript"),
+        ("/figures.js", "figures.js", "text/javascript"),
+        ("/reading.js", "reading.js", "text/javascript"),
+        ("/view.js", "view.js", "text/javascript"),
+    ],
+)
+def test_each_file_of_the_page_is_answered_without_a_token(portal: Portal, path: str, name: str, media: str) -> None:
+    """As it is, with the media type without which a browser takes no module."""
+    answer = portal.call("GET", path, token="")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, f"{media}; charset=utf-8")
+    assert answer.body == (ROOT / "functions" / "page" / name).read_bytes()
 
 
 def test_a_failure_tells_its_caller_nothing(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:

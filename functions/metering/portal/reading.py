@@ -231,7 +231,7 @@ class KeptUniques(Uniques):
             kept = self._kept.get(name)
         if kept is None or kept.until <= now:
             found = Uniques.by_hour(self, customer, metric, hour)
-            keys = 1 if found is None else len(self.ledger.holders.keys_of(customer))
+            keys = 1 if found is None else len(self.holders.keys_of(customer))
             kept = _Kept(found, now + max(_SHORTEST_KEPT_S, keys))
             with self._lock:
                 for other in [other for other, one in self._kept.items() if one.until <= now]:
