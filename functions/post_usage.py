@@ -21,7 +21,8 @@ from metering.stores import aws
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
-from metering.stripe.meters import SLOWEST_CALL, StripeMeters, key_from
+from metering.stripe.client import SLOWEST_CALL, key_from
+from metering.stripe.meters import StripeMeters
 
 logger = Logger()
 signals = Metrics()

@@ -24,17 +24,8 @@ from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
 from metering.stores.uniques import Uniques
-from metering.stripe.meters import (
-    API_KEY,
-    FORMULA,
-    NO_KEY,
-    WEBHOOK_SECRET,
-    WINDOW,
-    Meter,
-    StripeMeters,
-    StripeNotConnectedError,
-    secret_values,
-)
+from metering.stripe.client import API_KEY, NO_KEY, WEBHOOK_SECRET, StripeNotConnectedError, secret_values
+from metering.stripe.meters import FORMULA, WINDOW, Meter, StripeMeters
 
 _CONFIG: Final = Config(
     connect_timeout=5,

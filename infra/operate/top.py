@@ -27,11 +27,11 @@ from metering.model.metrics import Count, Metric, meters_of
 from metering.model.periods import HOUR, Hour, hours
 from metering.model.prices import Flat, Plan, Price, explain, terms, written
 from metering.model.subjects import Kind, customer, customer_of_source, subject_of_source
-from metering.portal.charges import plans_of, running
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
 from metering.stores.holders import Customer, Holding, mapped_to
-from metering.stripe.meters import StripeRejectedError, StripeUnavailableError
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError
+from metering.stripe.subscriptions import plans_of, running
 
 MOST_OPEN: Final = 3
 """How many hours before the running one may be in no row yet and still be read: closing takes one, and a little."""

@@ -29,8 +29,8 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.portal_access import make_link
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
-from metering.portal.charges import preview_of, running
 from metering.portal.reading import By
+from metering.stripe.subscriptions import preview_of, running
 from tests.conftest import ROOT
 from tests.e2e.conftest import Deployed
 

@@ -20,7 +20,7 @@ from metering.stores.ledger import Ledger
 from metering.stores.progress import PeriodState
 from metering.stores.rows import Rows
 from metering.stores.table import RowChangedError
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
 from tests.integration.world import HOUR, CrashError, Watched, World
 
 pytestmark = pytest.mark.in_memory
@@ -410,9 +410,9 @@ def test_a_failing_stripe_delays_a_total_and_never_doubles_it(world: World, faul
 
 def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """I4: the answer to the first total was lost, a later one follows, and then a copy of the first arrives."""
-    monkeypatch.setattr("metering.stripe.meters.TIMEOUT", (1, 0.3))
-    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
-    stripe_meters._client.cache_clear()
+    monkeypatch.setattr("metering.stripe.client.TIMEOUT", (1, 0.3))
+    monkeypatch.setattr("metering.stripe.client.RETRIES", 0)
+    stripe_client._client.cache_clear()
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.after_grace()

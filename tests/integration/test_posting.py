@@ -19,8 +19,9 @@ from metering.model.subjects import customer
 from metering.model.usage_row import Posting
 from metering.stores.rows import shard_of
 from metering.stores.switch import shares
-from metering.stripe import meters as stripe_meters
-from metering.stripe.meters import StripeBusyError, StripeMeters, StripeUnavailableError
+from metering.stripe import client as stripe_client
+from metering.stripe.client import StripeBusyError, StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from tests.integration.world import HOUR, World
 
 pytestmark = pytest.mark.in_memory
@@ -34,7 +35,7 @@ CALL = "POST /v1/billing/meter_events"
 @pytest.fixture(autouse=True)
 def no_session() -> None:
     """Each test's Stripe is another one."""
-    stripe_meters._sessions.clear()
+    stripe_client._sessions.clear()
 
 
 def use(world: World, name: str, key: str, amounts: dict[str, int], hour: Hour = HOUR) -> None:

@@ -30,8 +30,9 @@ from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
 from metering.stores.uniques import Uniques
+from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError
+from metering.stripe.meters import StripeMeters
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 HOUR = Hour.parse("2026-11-22T05")

@@ -28,15 +28,14 @@ from metering.stores.counters import Counters
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
-from metering.stripe.meters import (
-    STREAM_BATCH,
+from metering.stripe.client import (
     MeterMissingError,
     StripeBusyError,
-    StripeMeters,
     StripeNotConnectedError,
     StripeRejectedError,
     StripeUnavailableError,
 )
+from metering.stripe.meters import STREAM_BATCH, StripeMeters
 
 logger = Logger(child=True)
 

@@ -11,7 +11,8 @@ from stripe import StripeClient
 from infra.operate.catalog import RIGHTS
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError, StripeRejectedError
+from metering.stripe.client import StripeNotConnectedError, StripeRejectedError
+from metering.stripe.meters import StripeMeters
 
 _CONNECT: Final = "metering stripe connect, with a key that has the rights of the README"
 
