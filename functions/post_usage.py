@@ -10,8 +10,9 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.pacing import Pace
-from metering.billing.posting import Posted, Poster
+from metering.billing.posting import Poster
 from metering.billing.rejections import tell_rejected
+from metering.billing.sending import Posted
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.model.usage_row import epoch_of

@@ -18,7 +18,7 @@ from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.posting import retry, turn_off, turn_on
-from metering.billing import pacing, posting
+from metering.billing import pacing, posting, sending
 from metering.billing.carrying import Carrier
 from metering.billing.closing import Closer
 from metering.billing.pacing import Pace
@@ -121,7 +121,7 @@ class Game:
             InTurn.chance = random.Random(self.schedule.seed)
             stack.enter_context(patch.object(aws, "ThreadPoolExecutor", InTurn))
             stack.enter_context(patch.object(posting, "ThreadPoolExecutor", InTurn))
-            stack.enter_context(patch.object(posting, "time", time))
+            stack.enter_context(patch.object(sending, "time", time))
             stack.enter_context(patch.object(stripe_client, "time", time))
             stack.enter_context(patch.object(stripe_client, "_client", self.stripe.client))
             stack.enter_context(patch.object(stripe_client, "_sessions", {}))

@@ -9,7 +9,7 @@ import pytest
 
 from infra.local.stripe.faults import Fault
 from infra.operate.customers import Customers
-from metering.billing import posting
+from metering.billing import sending
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
@@ -416,7 +416,7 @@ def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.after_grace()
-    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * posting.ATTEMPTS)
+    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * sending.ATTEMPTS)
     world.run()
     assert world.at_stripe("cus_acme") == 0
     assert world.in_ledger("customer#acme")["requests"] == (1, "PENDING")
@@ -424,7 +424,7 @@ def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.
     world.record(world.line())
     world.run()
     assert world.at_stripe("cus_acme") == 2
-    assert world.stripe.land_late_calls() == 2 * posting.ATTEMPTS
+    assert world.stripe.land_late_calls() == 2 * sending.ATTEMPTS
     assert world.at_stripe("cus_acme") == 2
 
 

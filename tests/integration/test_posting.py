@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
-from metering.billing import posting
+from metering.billing import posting, sending
 from metering.billing.pacing import Pace
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
@@ -207,7 +207,7 @@ def test_a_customer_that_takes_all_the_time_does_not_starve_the_others(
     """I6: each run begins with another customer."""
     names = many(world, 4)
     monkeypatch.setattr(posting, "CUSTOMERS_AT_ONCE", 1)
-    monkeypatch.setattr(posting, "ATTEMPTS", 1)
+    monkeypatch.setattr(sending, "ATTEMPTS", 1)
 
     class Stuck(StripeMeters):
         def post(self, metric: str, posting: Posting) -> None:
@@ -261,7 +261,7 @@ def test_a_failing_stream_delays_totals_and_doubles_none(world: World, fault: Fa
     use(world, "acme", "k1", {"requests": 3})
     world.streamed_from = HOUR
     world.after_grace()
-    world.stripe.set_faults([fault] * posting.ATTEMPTS, route=METER_EVENT_STREAM)
+    world.stripe.set_faults([fault] * sending.ATTEMPTS, route=METER_EVENT_STREAM)
     _, posted = world.run()
     assert posted.pending == 1
     world.stripe.clear_faults()

@@ -15,8 +15,9 @@ from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.closing import Closed, Closer
 from metering.billing.pacing import Pace
-from metering.billing.posting import Posted, Poster
+from metering.billing.posting import Poster
 from metering.billing.reconciling import Reconciled, Reconciler
+from metering.billing.sending import Posted
 from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.layout import SHARDS
 from metering.model.batches import Batch, Source, batch_of
