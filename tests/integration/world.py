@@ -24,13 +24,13 @@ from metering.model.batches import Batch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, declared, meters, needs_hash
 from metering.model.periods import Hour
 from metering.model.subjects import Subject
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
 from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
