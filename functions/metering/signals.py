@@ -17,6 +17,8 @@ class Signal(StrEnum):
     """Access-log lines that were dealt with, without those of batches that came again: for completeness."""
 
     RECORDS_BILLED = "RecordsBilled"
+    """Lines that a metric bills."""
+
     RECORDS_UNBILLED = "RecordsUnbilled"
     """Good lines that nobody is billed for: no API key, or a status that no metric bills."""
 
@@ -27,6 +29,7 @@ class Signal(StrEnum):
     """Batches of which every counter said that it had counted them before."""
 
     OLDEST_RECORD_AGE = "OldestRecordAge"
+    """Seconds between the oldest request of a batch and its counting."""
 
     HOURS_BEHIND = "HoursBehind"
     """Due hours that are not closed; more than one for long means that something keeps them open."""
