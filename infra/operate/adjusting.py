@@ -102,9 +102,9 @@ def billed(deployment: Deployment, name: str, metric: str, hour: Hour, now: date
 def counted(deployment: Deployment, name: str, metric: str, hour: Hour, now: datetime) -> int:
     """Return what the counters hold of a customer's metric in an hour; the row's count where they have expired."""
     if hour.end + LAST_CHANGE <= now:
-        (row,) = deployment.ledger.rows(hour, [customer(name)]).values()
+        (row,) = deployment.ledger.rows.at(hour, [customer(name)]).values()
         return row.totals[metric].counted if metric in row.totals else 0
-    holdings = deployment.ledger.holdings({*deployment.ledger.keys_of(name), source_of_customer(name)})
+    holdings = deployment.ledger.holders.holdings({*deployment.ledger.holders.keys_of(name), source_of_customer(name)})
     keys = {key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == name}
     together = Amounts()
     for amounts in deployment.counters.read(hour, keys).values():

@@ -89,7 +89,7 @@ class Deployment:
     @cached_property
     def uniques(self) -> Uniques:
         """In which hours a customer's distinct values count."""
-        return Uniques(Claims(self.client("dynamodb"), self.outputs["CountersTable"]), self.ledger)
+        return Uniques(Claims(self.client("dynamodb"), self.outputs["CountersTable"]), self.ledger.holders)
 
     @cached_property
     def set_aside(self) -> SetAside:

@@ -19,7 +19,8 @@ from metering.model.subjects import (
 from metering.model.usage_row import Total, UsageRow
 from metering.portal.reading import By
 from metering.stores.counters import Counters
-from metering.stores.ledger import Ledger, by_kind, mapped_to
+from metering.stores.holders import by_kind, mapped_to
+from metering.stores.ledger import Ledger
 from metering.stores.uniques import Uniques
 
 OPEN: Final = "OPEN"
@@ -66,16 +67,16 @@ class Report:
         progress: Callable[[Iterable[Hour], int], Iterable[Hour]],
     ) -> list[Line]:
         """Return what was used from ``first`` up to ``end``, exclusive."""
-        keys = {*self.ledger.keys_of(self.only), source_of_customer(self.only)} if self.only else None
+        keys = {*self.ledger.holders.keys_of(self.only), source_of_customer(self.only)} if self.only else None
         counters_begin = Hour.containing(now - COUNTER_LIFE)
         everyone = [customer(self.only)] if self.only else []
         if first < counters_begin and not self.only:
-            everyone = [*map(customer, self.ledger.customer_ids()), *map(key, self.ledger.key_ids())]
+            everyone = [*map(customer, self.ledger.holders.customer_ids()), *map(key, self.ledger.holders.key_ids())]
         end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
         added: dict[tuple[str, str, str, str, str], tuple[int, str]] = {}
         for hour in progress(hours(first, end), max(0, end.number - first.number)):
             if hour < counters_begin:  # a counter that is still there may be one of several
-                lines = self._ledger_alone(hour, self.ledger.rows(hour, everyone), {})
+                lines = self._ledger_alone(hour, self.ledger.rows.at(hour, everyone), {})
             else:
                 lines = self._hour(hour, keys)
             for line in lines:
@@ -86,11 +87,11 @@ class Report:
 
     def _hour(self, hour: Hour, keys: set[str] | None) -> Iterator[Line]:
         counted = self.counters.read(hour, keys)
-        holdings = self.ledger.holdings(counted)
+        holdings = self.ledger.holders.holdings(counted)
         owners = {name: mapped_to(holdings[name], hour) or subject_of_source(name) for name in counted}
         only = customer(self.only) if self.only else None
         wanted = {only} if only else set(owners.values())
-        rows = self.ledger.rows(hour, wanted)
+        rows = self.ledger.rows.at(hour, wanted)
         shown: dict[tuple[Subject, str], int] = {}
         for owner in sorted(wanted):
             theirs = {name: amounts for name, amounts in counted.items() if owners[name] == owner}

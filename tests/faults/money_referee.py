@@ -34,7 +34,8 @@ from metering.model.periods import Hour, due_before
 from metering.model.subjects import source_of_customer
 from metering.model.usage_row import FLIGHT_TIME
 from metering.stores import aws
-from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Seen
+from metering.stores.holders import BEGINNING, Customer, Holder, Holding
+from metering.stores.progress import Seen
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch, shares
 from metering.stores.table import RowChangedError
@@ -165,11 +166,11 @@ class Game:
                 }
             )
         for name, stripe_customer in schedule.connected.items():
-            direct.ledger.save_customer(Customer(name, name, stripe_customer), before=None)
+            direct.ledger.holders.save_customer(Customer(name, name, stripe_customer), before=None)
         for key, name in schedule.mapped.items():
-            direct.ledger.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
-        direct.ledger.advance_cursor(Hour(START.number - 3))
-        direct.ledger.save_invoices_seen(Seen(int(self.world.now)))
+            direct.ledger.holders.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
+        direct.ledger.progress.advance_cursor(Hour(START.number - 3))
+        direct.ledger.progress.save_invoices_seen(Seen(int(self.world.now)))
         if schedule.since is not None:
             direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
 
@@ -195,7 +196,7 @@ class Game:
             self._calm_tick()
         for _ in range(int(seconds // WEEK_S)):
             self.world.advance(WEEK_S)
-            self.direct.ledger.advance_cursor(Hour(due_before(self.world.moment()).number - 1))
+            self.direct.ledger.progress.advance_cursor(Hour(due_before(self.world.moment()).number - 1))
             self._calm_tick()
             self._calmly(Reconcile(1000))
         self.weather = weather
@@ -261,7 +262,7 @@ class Game:
                 assert_never(task)
 
     def _entry(self, name: str, parts: Parts, **more: Any) -> Entry:
-        there = parts.ledger.customers([name]).get(name)
+        there = parts.ledger.holders.customers([name]).get(name)
         return Entry(name, name, **({"stripe_customer": there.stripe_customer if there else ""} | more))
 
     def _deliver(self, task: Deliver, process: Process, parts: Parts) -> None:
@@ -301,7 +302,7 @@ class Game:
         )
         closed = closer.close_due()
         first = parts.switch.read().first
-        waiting = parts.ledger.pending(first, range(SHARDS)) if first else {}
+        waiting = parts.ledger.rows.pending(first, range(SHARDS)) if first else {}
         unsettled = closed.pending.union(*waiting.values()) if first else set()
         closer.settle(closed, unsettled=unsettled)
 
@@ -413,7 +414,7 @@ class Game:
             if f"number {task.number}" not in done:
                 self._calmly(task)
         for name, whom in self.schedule.connected.items():
-            if not whom and not self.direct.ledger.customers([name])[name].stripe_customer:
+            if not whom and not self.direct.ledger.holders.customers([name])[name].stripe_customer:
                 self._calmly(Connect(name, f"cus_{name}"))
         if self.direct.switch.read().first is None:
             self._calmly(Turn(on=True))

@@ -32,7 +32,7 @@ from metering.model.usage_row import epoch_of
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients
-from metering.stores.ledger import shard_of
+from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
 from metering.stripe import meters as stripe_meters
 from tests.infra.resources import of_type
@@ -199,7 +199,7 @@ def test_no_worker_is_started_for_nothing(functions: Functions, world: World, st
     Clock.at = HOUR.end + timedelta(minutes=10)
     report = functions.close()
     assert (report["closed"], report["workers"], started) == (["2026-11-22T05"], 0, [])
-    assert world.ledger.cursor() == HOUR.next()
+    assert world.ledger.progress.cursor() == HOUR.next()
 
 
 def test_whoever_posts_by_itself_asks_for_no_worker(functions: Functions, used: World, started: list[Any]) -> None:
@@ -700,7 +700,7 @@ def test_what_an_invoice_has_not_billed_is_carried(
     functions.close()
     functions.post()
     Clock.at = world.now = FINALISED
-    world.ledger.advance_cursor(due_before(FINALISED))
+    world.ledger.progress.advance_cursor(due_before(FINALISED))
     assert functions.reconcile()["invoices"] == 1
     bill.use(2)
     functions.close()

@@ -17,7 +17,7 @@ from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Posting
-from metering.stores.ledger import shard_of
+from metering.stores.rows import shard_of
 from metering.stores.switch import shares
 from metering.stripe import meters as stripe_meters
 from metering.stripe.meters import StripeBusyError, StripeMeters, StripeUnavailableError
@@ -265,7 +265,7 @@ def test_a_failing_stream_delays_totals_and_doubles_none(world: World, fault: Fa
     assert posted.pending == 1
     world.stripe.clear_faults()
     world.counters.count(HOUR, "k1", Amounts({"requests": 2}), b"another12345")
-    world.counters.mark_late(HOUR, customer("acme"), "mark")
+    world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
     world.run()
     world.run()
     assert world.at_stripe("cus_acme") == 5
@@ -310,7 +310,7 @@ def test_a_row_that_changes_while_it_is_streamed_is_settled_by_the_next_run(worl
 
     def late() -> None:
         world.counters.count(HOUR, "k1", Amounts({"requests": 2}), b"another12345")
-        world.counters.mark_late(HOUR, customer("acme"), "mark")
+        world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
         world.close()
 
     _meanwhile.append(late)
@@ -338,7 +338,7 @@ def test_posting_moves_to_the_stream_and_back_at_an_hours_boundary(world: World)
     third = NEXT.next()
     for hour, amount in ((HOUR, 10), (NEXT, 20), (third, 30)):
         world.counters.count(hour, "k1", Amounts({"requests": amount}), b"another12345")
-        world.counters.mark_late(hour, customer("acme"), "mark")
+        world.counters.marks.mark_late(hour, customer("acme"), "mark")
     world.now = third.end + timedelta(minutes=10)
     world.run()
     assert [world.at_stripe("cus_acme", hour=hour) for hour in (HOUR, NEXT, third)] == [11, 22, 30]

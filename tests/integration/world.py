@@ -98,7 +98,7 @@ class World:
             self.claims,
             self.set_aside,
             self.clock,
-            Hashing(b"secret", self.ledger) if needs_hash(self.metrics) else None,
+            Hashing(b"secret", self.ledger.holders) if needs_hash(self.metrics) else None,
         )
 
     @property
@@ -120,7 +120,7 @@ class World:
 
     def closer(self, minutes: int = 2) -> Closer:
         """Return what close_periods closes with; it has some minutes."""
-        uniques = Uniques(self.claims, self.ledger)
+        uniques = Uniques(self.claims, self.ledger.holders)
         deadline = self.now + timedelta(minutes=minutes)
         return Closer(self.counters, uniques, self.ledger, self.changes, self.clock, deadline)
 
@@ -189,12 +189,12 @@ class World:
 
     def in_ledger(self, subject: str, hour: Hour = HOUR) -> dict[str, tuple[int, str]]:
         """Return each metric's quantity and state in a row."""
-        row = self.ledger.rows(hour, [Subject.parse(subject)])[Subject.parse(subject)]
+        row = self.ledger.rows.at(hour, [Subject.parse(subject)])[Subject.parse(subject)]
         return {metric: (total.quantity, str(total.state)) for metric, total in row.totals.items()}
 
     def month_in_ledger(self, subject: str, metric: str, hour: Hour = HOUR) -> dict[Hour, int]:
         """Return a metric's quantities that are not zero in the rows of an hour's month, by hour."""
-        rows = self.ledger.rows_of(Subject.parse(subject), hour.month_begin, hour.month_end)
+        rows = self.ledger.rows.of(Subject.parse(subject), hour.month_begin, hour.month_end)
         quantities = {row.hour: row.totals[metric].quantity for row in rows if metric in row.totals}
         return {hour: quantity for hour, quantity in quantities.items() if quantity}
 

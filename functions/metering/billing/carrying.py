@@ -26,8 +26,9 @@ from metering.model.subjects import Kind, customer
 from metering.model.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
 from metering.stores.aws import side_by_side
 from metering.stores.changes import Billed, Changes
-from metering.stores.counters import Mark, Marked
-from metering.stores.ledger import Ledger, Seen
+from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, Marked
+from metering.stores.progress import Seen
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import InvoicedMetric, OutOfBudgetError, StripeReader
 from metering.stripe.meters import SHOWN_AFTER
@@ -93,7 +94,7 @@ class Carrier:
     def _note_invoices(self, did: Carried) -> None:
         """Write down what new invoices bill, and ask for each to be checked."""
         now = int(self.clock().timestamp())
-        seen = self.ledger.invoices_seen()
+        seen = self.ledger.progress.invoices_seen()
         if seen is None or seen.at < now - _KEPT:
             seen = Seen(now - _KEPT)
         while seen.at + _OVERLAP < now:
@@ -102,9 +103,9 @@ class Carrier:
                 if self.clock() >= self.deadline:
                     return
                 did.invoices += self._note_all(found)
-                self.ledger.save_invoices_seen(Seen(seen.at, end, last))
+                self.ledger.progress.save_invoices_seen(Seen(seen.at, end, last))
             seen = Seen(end - _OVERLAP)
-            self.ledger.save_invoices_seen(seen)
+            self.ledger.progress.save_invoices_seen(seen)
 
     def _note_all(self, found: Iterable[InvoicedMetric]) -> int:
         """Note invoices' metrics, side by side, but those of one Stripe customer, who has one mark, in turn."""
@@ -115,10 +116,10 @@ class Carrier:
 
     def _note(self, one: InvoicedMetric) -> bool:
         billed = Billed(one.invoice, one.stripe_customer, one.metric, str(one.first), str(one.end), one.quantity)
-        if not self.ledger.owner(one.stripe_customer):
+        if not self.ledger.holders.owner(one.stripe_customer):
             self.changes.keep(billed)
         # Whoever got the Stripe customer before it was kept is seen here, and whoever does so later finds it.
-        name = self.ledger.owner(one.stripe_customer)
+        name = self.ledger.holders.owner(one.stripe_customer)
         return bool(name) and self._note_for(name, billed)
 
     def _note_for(self, name: str, billed: Billed) -> bool:
@@ -144,9 +145,9 @@ class Carrier:
     # --- what asks to be checked ------------------------------------------------------------------------------------
 
     def _check_marked(self, did: Carried) -> None:
-        written_before = self.ledger.written_before(self.clock())
+        written_before = self.ledger.progress.written_before(self.clock())
         by_name: dict[str, list[Marked]] = {}
-        for mark in self.changes.counters.marks(Mark.CHECK):
+        for mark in self.changes.counters.marks.of_kind(Mark.CHECK):
             if mark.subject.kind is Kind.CUSTOMER:
                 by_name.setdefault(mark.subject.id, []).append(mark)
         names = sorted(by_name)
@@ -161,7 +162,7 @@ class Carrier:
 
         An invoice is looked at when all its hours are written, which is ``written_before``.
         """
-        profile = self.ledger.customers([name]).get(name)
+        profile = self.ledger.holders.customers([name]).get(name)
         stripe_customer = profile.stripe_customer if profile else ""
         looked_at: dict[Billed, bool] = {}
         invoices = self._adopt(name, stripe_customer)
@@ -174,10 +175,10 @@ class Carrier:
                         looked_at[one] = self._is_invoice_done(name, one, stripe_customer, written_before, did)
                     waits |= not looked_at[one]
             if not waits:
-                self.changes.counters.clear(mark)
+                self.changes.counters.marks.clear(mark)
 
     def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
-        (row,) = self.ledger.rows(mark.hour, [mark.subject]).values()
+        (row,) = self.ledger.rows.at(mark.hour, [mark.subject]).values()
         try:
             return self._check_row(row, stripe_customer, invoices, did)
         except RowChangedError:  # somebody else is at it
@@ -215,7 +216,7 @@ class Carrier:
                 )
                 held = 0 if invoiced else self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
                 if invoiced or total.quantity == held:
-                    row = self.ledger.save(settled_by_carry(row, metric))
+                    row = self.ledger.rows.save(settled_by_carry(row, metric))
                     continue
                 if self._is_billed(stripe_customer, metric, did):
                     self._move(row, metric, total.quantity - held, "too old for Stripe", did)
@@ -249,7 +250,7 @@ class Carrier:
         first, end = max(Hour.parse(one.first), self.since), Hour.parse(one.end)
         totals = {
             row.hour: row.totals[one.metric]
-            for row in self.ledger.rows_of(customer(name), first, end)
+            for row in self.ledger.rows.of(customer(name), first, end)
             if one.metric in row.totals and _billed_to(row.totals[one.metric], stripe_customer) == one.stripe_customer
         }
         if any(self._is_moved_first(hour, total) for hour, total in totals.items()):

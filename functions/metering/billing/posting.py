@@ -25,7 +25,8 @@ from metering.model.subjects import customer
 from metering.model.usage_row import TOO_OLD, Posting, State, UsageRow, accepted, departing, held, rejected
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.counters import Counters
-from metering.stores.ledger import Customer, Ledger
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
 from metering.stripe.meters import (
     STREAM_BATCH,
@@ -106,7 +107,7 @@ class Poster:
 
     def post_pending(self, since: Hour, shards: Iterable[int]) -> Posted:
         """Post everything that is pending in hours from ``since`` on, of the customers in these shards."""
-        pending = self.ledger.pending(since, shards)
+        pending = self.ledger.rows.pending(since, shards)
         did = Posted()
         if not pending:
             return did
@@ -161,11 +162,11 @@ class Poster:
 
     def _read(self, pending: Mapping[str, list[Hour]]) -> tuple[dict[str, Customer], dict[str, list[UsageRow]]]:
         """Return these customers and their rows, oldest first."""
-        rows = self.ledger.rows_at({(customer(name), hour) for name, hours in pending.items() for hour in hours})
+        rows = self.ledger.rows.written({(customer(name), hour) for name, hours in pending.items() for hour in hours})
         by_name: dict[str, list[UsageRow]] = {name: [] for name in pending}
         for row in sorted(rows, key=lambda row: row.hour):
             by_name[row.subject.id].append(row)
-        return self.ledger.customers(pending), by_name
+        return self.ledger.holders.customers(pending), by_name
 
     def _post_customer(self, owner: Customer | None, rows: Sequence[UsageRow]) -> Posted:
         did = Posted()
@@ -198,10 +199,10 @@ class Poster:
 
     def _hold(self, row: UsageRow, stripe_customer: str) -> UsageRow:
         if not stripe_customer:
-            return self.ledger.hold_without_stripe_customer(row)
+            return self.ledger.rows.hold_without_stripe_customer(row)
         # First the mark: reconcile_usage leaves it while the row is pending, and carries the usage once it is held.
-        self.counters.mark_to_check(row.hour, row.subject)
-        return self.ledger.save(held(row, TOO_OLD))
+        self.counters.marks.mark_to_check(row.hour, row.subject)
+        return self.ledger.rows.save(held(row, TOO_OLD))
 
     def _note(self, row: UsageRow, waiting: Iterable[str], silence: Counter[str], did: Posted) -> None:
         states = Counter(row.totals[metric].state for metric in waiting)
@@ -237,10 +238,10 @@ class Poster:
             departed, postings = self._depart(row, stripe_customer)
             if not postings:
                 return row, Counter()
-            row = self.ledger.save(departed)
+            row = self.ledger.rows.save(departed)
             answered, silence = self._send(row, postings, did)
             if answered is not row:
-                row = self.ledger.save(answered)
+                row = self.ledger.rows.save(answered)
             if silence:
                 return row, silence
 
@@ -336,7 +337,7 @@ class Poster:
     def _save_departed(self, row: UsageRow, stripe_customer: str) -> tuple[UsageRow, dict[str, Posting]] | None:
         departed, postings = self._depart(row, stripe_customer)
         try:
-            return (self.ledger.save(departed) if postings else row), postings
+            return (self.ledger.rows.save(departed) if postings else row), postings
         except RowChangedError:
             return None
 
@@ -369,7 +370,7 @@ class Poster:
         did, waiting = Posted(), row.in_state(State.PENDING)
         after, silence = self._answered(row, postings, answers, did)
         try:
-            row = self.ledger.save(after) if after is not row else row
+            row = self.ledger.rows.save(after) if after is not row else row
         except RowChangedError:
             did.leave([row.hour], _CHANGED)
         else:

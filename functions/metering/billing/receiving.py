@@ -84,12 +84,12 @@ class Receiver:
         """Mark a total as rejected, unless another one has taken its place."""
         subject, _, hour = named_by(known_as)
         for _ in range(_ROUNDS):
-            (row,) = self.ledger.rows(hour, [subject]).values()
+            (row,) = self.ledger.rows.at(hour, [subject]).values()
             after = rejected_later(row, known_as, words)
             if after is row:
                 return False
             try:
-                self.ledger.save(after)
+                self.ledger.rows.save(after)
             except RowChangedError:
                 continue
             logger.warning("Stripe rejected usage later", identifier=known_as, reason=words)

@@ -16,6 +16,7 @@ from stripe import StripeClient, Subscription
 from metering.model.metrics import Max, Metric, Sum, Unique, meters_of
 from metering.model.periods import HOUR, Hour
 from metering.model.prices import (
+    Amount,
     Flat,
     Graduated,
     Line,
@@ -24,6 +25,7 @@ from metering.model.prices import (
     Plan,
     Price,
     Volume,
+    decimal,
     decimals_of,
     explain,
     in_words,
@@ -32,9 +34,9 @@ from metering.model.prices import (
     written,
 )
 from metering.portal.reading import UsageReader
-from metering.stores.ledger import Customer
+from metering.stores.holders import Customer
 from metering.stripe.meters import StripeMeters, StripeUnavailableError
-from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of, offer_of
+from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, offer_of
 
 KEPT_S: Final = 60
 """Seconds for which Stripe's answers about a customer, and its closed hours, are kept."""
@@ -52,10 +54,11 @@ class NotSubscribedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One price of a subscription; ``title`` is what invoices call it."""
+    """One price of a subscription, asked for each ``interval``; ``title`` is what invoices call it."""
 
     price: Price
     title: str
+    interval: str
 
     @property
     def metric(self) -> str | None:
@@ -101,8 +104,8 @@ class Charges:
     plans: Sequence[Plan]
     clock: Callable[[], float]
     _kept: dict[str, _Kept] = field(default_factory=dict)
-    _prices: dict[str, Price] = field(default_factory=dict)
-    """By id, for ever: what a price says never changes (Stripe's documentation, "Manage products and prices")."""
+    _offers: dict[str, Offer] = field(default_factory=dict)
+    """By price id, for ever: what a price says never changes (Stripe's documentation, "Manage products and prices")."""
 
     def invoice(self, name: str, *, now: datetime) -> dict[str, Any]:
         """Return what a customer's running period costs; amounts in the currency's smallest unit."""
@@ -142,7 +145,7 @@ class Charges:
         kept, at = self._kept.get(name), self.clock()
         if kept is not None and at < kept.until:
             return kept
-        customer = self.reader.ledger.customers([name]).get(name)
+        customer = self.reader.ledger.holders.customers([name]).get(name)
         subscription = running(self.stripe, customer.stripe_customer) if customer and customer.stripe_customer else None
         if customer is None or subscription is None:
             raise NotSubscribedError(name)
@@ -175,22 +178,22 @@ class Charges:
             first=Hour.of_epoch_ms(first.current_period_start * 1000),
             end=Hour.of_epoch_ms(first.current_period_end * 1000),
             items=tuple(
-                Item(price, self._title(metadata[PLAN], price))
+                Item(offer.price, self._title(metadata[PLAN], offer.price), offer.interval)
                 for item, metadata in ours
-                for price in (self._price(item.price.id, metadata[PRICE]),)
+                for offer in (self._offer(item.price.id, metadata[PRICE]),)
             ),
         )
 
-    def _price(self, price_id: str, name: str) -> Price:
-        if price_id not in self._prices:
+    def _offer(self, price_id: str, name: str) -> Offer:
+        if price_id not in self._offers:
             shown = self.stripe.call(
                 lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}),
             )
             offer = offer_of(shown, name)
             if offer is None:
                 raise StripeUnavailableError(f"the price {price_id} is like none that can be declared")
-            self._prices[price_id] = offer.price
-        return self._prices[price_id]
+            self._offers[price_id] = offer
+        return self._offers[price_id]
 
     def _title(self, plan_name: str, price: Price) -> str:
         """Return what invoices call a price, as it is declared now."""
@@ -215,6 +218,7 @@ class Charges:
                     "scale": scales.get(item.metric or "", 0),
                     "amount": sum(step.amount for step in steps),
                     "in_words": in_words(item.price),
+                    "terms": terms_of(item.price, item.interval),
                     "steps": [_step(step) for step in steps],
                 }
             )
@@ -264,6 +268,34 @@ def _kind(price: Price) -> str:
             return str(price.__struct_config__.tag)
         case _:
             assert_never(price)
+
+
+def terms_of(price: Price, interval: str) -> dict[str, Any]:
+    """Return what a price asks for each interval, in fields to compute with; every amount is a decimal string.
+
+    ``included`` is what a fee's declaration says. A price at Stripe knows nothing of it: there it is the first tier of
+    the metric's own price.
+    """
+    asked: dict[str, Any] = {"kind": _kind(price), "interval": interval}
+    match price:
+        case PerUnit():
+            return asked | {"amount": _spelled(price.amount)}
+        case Package():
+            return asked | {"amount": _spelled(price.amount), "size": price.size}
+        case Graduated() | Volume():
+            tiers = [
+                {"up_to": tier.up_to, "amount": _spelled(tier.amount), "flat": _spelled(tier.flat)}
+                for tier in price.tiers
+            ]
+            return asked | {"tiers": tiers}
+        case Flat():
+            return asked | {"amount": _spelled(price.amount), "included": dict(price.included)}
+        case _:
+            assert_never(price)
+
+
+def _spelled(amount: Amount) -> str:
+    return written(decimal(amount))
 
 
 def scales_of(metrics: Iterable[Metric]) -> dict[str, int]:

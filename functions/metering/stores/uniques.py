@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.stores.claims import Claim, Claims
-from metering.stores.ledger import Holding, Ledger
+from metering.stores.holders import Holders, Holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Uniques:
     """Reads who held which key, and the claims."""
 
     claims: Claims
-    ledger: Ledger
+    holders: Holders
 
     def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
         """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
-        holdings = self.ledger.holdings(self.ledger.keys_of(customer))
+        holdings = self.holders.holdings(self.holders.keys_of(customer))
         if _alone(holdings, customer, hour):
             return None
         first: dict[str, Claim] = {}

@@ -25,7 +25,7 @@ from metering.model.periods import Hour, hours
 from metering.model.prices import explain, in_money, terms
 from metering.model.subjects import customer
 from metering.stores.aws import side_by_side
-from metering.stores.ledger import Customer, mapped_to
+from metering.stores.holders import Customer, mapped_to
 
 WORKERS: Final = 8
 
@@ -281,7 +281,7 @@ def close(deployment: Deployment, say: Console, *, runs: int) -> None:
 
 
 def _owners(deployment: Deployment, names: list[str]) -> list[Customer]:
-    found = deployment.ledger.customers(names)
+    found = deployment.ledger.holders.customers(names)
     return [found[name] for name in names]
 
 
@@ -439,7 +439,7 @@ def counted_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Ho
     step = Step({}, {})
     for hour in hours(*span):
         counted = deployment.counters.read(hour)
-        holdings = deployment.ledger.holdings(counted)
+        holdings = deployment.ledger.holders.holdings(counted)
         owners: dict[str, Amounts] = {}
         for key, amounts in counted.items():
             owner = mapped_to(holdings[key], hour)
@@ -455,7 +455,7 @@ def ledger_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hou
     """Return what the ledger bills, by customer."""
     step = Step({}, {})
     for name in names:
-        for row in deployment.ledger.rows_of(customer(name), *span):
+        for row in deployment.ledger.rows.of(customer(name), *span):
             quantities = {metric: total.quantity for metric, total in row.totals.items()}
             _add(step, name, quantities, {metric: total.split for metric, total in row.totals.items()})
     return step
@@ -473,7 +473,7 @@ def stripe_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hou
     """Return what Stripe holds, by customer, from its own event summaries."""
     stripe = deployment.stripe()
     meters = stripe.meters()
-    customers = deployment.ledger.customers(names)
+    customers = deployment.ledger.holders.customers(names)
     asked = [(name, metric) for name in names for metric in deployment.metrics]
 
     def held(row: tuple[str, str]) -> int:
