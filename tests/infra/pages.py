@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -30,14 +30,14 @@ SETTINGS: Final = {
     "road": "how lines reach the counters ([below](#choose-a-road))",
     "access_log_retention": "how long the log group keeps lines: it is what a bill can be recounted from",
     "archive_days": "how long Firehose's objects are kept; at least 62",
-    "deployment": "begins the names of Stripe's meters; by default the stack's name and Region. Give one of your own if "
-    "two accounts with stacks of the same name post to one Stripe account",
-    "ledger_epoch": "raise it by one if you [restore the ledger](../operate/RUNBOOK.md#restoring-the-ledger)",
+    "deployment": "begins the names of Stripe's meters; by default the stack's name and Region. Give one of your own "
+    "if two accounts with stacks of the same name post to one Stripe account",
+    "ledger_epoch": "raise it by one if you [restore the ledger](../operate/RUNBOOK.md#after-restoring-the-ledger)",
     "stripe_api_base": "where Stripe is; the local one in tests",
     "stripe_rate": "postings a second that your Stripe account takes; the workers keep it together",
     "stripe_calls": "calls that each hourly run may make to Stripe to see whether all is right",
-    "streamed_from": 'an hour, `"2026-12-01T00"` (UTC), from which on totals go by Stripe\'s event stream, a hundred in '
-    "a call. Once set, leave it: an hour's totals should not take two ways",
+    "streamed_from": 'an hour, `"2026-12-01T00"` (UTC), from which on totals go by Stripe\'s event stream, a hundred '
+    "in a call. Once set, leave it: an hour's totals should not take two ways",
     "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
     'browsers: `["https://app.example.com"]`',
     "local": "bundle the functions for this machine, for the emulator",
@@ -55,6 +55,14 @@ USES: Final = {
     "event": ("Events", "finding finalised invoices"),
 }
 """What Stripe's dashboard calls a resource, and what the right is for."""
+
+_COUNTERS: Final = ("hour#", "late#", "object#", "unique#", "once#")
+"""How partition keys of the Counters table begin; all others are the Ledger's."""
+
+_NOTES: Final = (ROOT / "infra" / "operate" / "access_notes.py",)
+"""What only operators' commands keep in the Ledger."""
+
+_COLUMNS: Final = 5
 
 _OF_EVERY_COMMAND: Final = {"stack", "region", "profile", "local", "as_json"}
 
@@ -100,7 +108,12 @@ def _parameters(command: Any) -> Iterator[str]:
             written = value.replace("]...", " …]")
             yield written if param.required or written.startswith("[") else f"[{written}]"
             continue
-        written = f"{param.opts[0]} {'' if param.is_flag else value}{' …' if param.multiple and value != '…' else ''}".rstrip()
+        words = [
+            param.opts[0],
+            *([] if param.is_flag else [value]),
+            *(["…"] if param.multiple and value != "…" else []),
+        ]
+        written = " ".join(words)
         yield written if param.required else f"[{written}]"
 
 
@@ -114,7 +127,7 @@ def _value(annotation: Any) -> str:
 
 
 def _first_paragraph(text: str) -> str:
-    return " ".join(text.split("\n\n")[0].split())
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
 
 
 def signals() -> str:
@@ -279,10 +292,36 @@ def files(folder: str) -> str:
     return table(("file", "what"), *((f"[`{name}`]({name})", _sentence(root / name)) for name in names))
 
 
+def kept() -> str:
+    """Return the items of both tables and the objects set aside, as the files that know them write them down."""
+    counters, ledger, bucket = [], [], []
+    for file in (*sorted((ROOT / "functions" / "metering" / "stores").glob("*.py")), *_NOTES):
+        for line in filter(_is_row, (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()):
+            cells = [*(_plain(cell.strip()) for cell in line[1:-1].split("|")), f"`{file.name}`"]
+            if len(cells) != _COLUMNS:
+                bucket.append(cells)
+            elif not cells[1].startswith("see "):
+                (counters if cells[1].removeprefix("`").startswith(_COUNTERS) else ledger).append(cells)
+    head = ("item", "pk", "sk", "attributes", "known to")
+    return (
+        f"\n**Counters**\n{table(head, *counters)}**Ledger**\n{table(head, *ledger)}"
+        f"**Bucket**\n{table(('object below `set-aside/`', 'what', 'known to'), *bucket)}"
+    )
+
+
+def _is_row(line: str) -> bool:
+    return line.startswith("| ") and not line.startswith(("| item ", "| object ", "| --- "))
+
+
+def _plain(text: str) -> str:
+    """Return what Sphinx would make of its roles, as code on a page."""
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(?=\w+`)", "`", text.replace("``", "`"))
+
+
 def _sentence(module: Path) -> str:
     """Return what a module says of itself first; Sphinx's roles are plain code on a page."""
     docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
-    return re.sub(r":\w+:(?=`)", "", _first_paragraph(docstring).replace("``", "`"))
+    return _plain(_first_paragraph(docstring))
 
 
 def declared() -> str:
