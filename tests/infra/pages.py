@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -193,15 +193,12 @@ def alarms() -> str:
 
 
 def alarm_links() -> str:
-    """Return a link to the runbook for each alarm, with the anchor that its own text names."""
-    return (
-        "\n"
-        + ",\n".join(
-            f'<a id="{name.lower()}"></a>[{name}](infra/operate/RUNBOOK.md#{name.lower()})'
-            for name in named_alarms(templates()[1])
-        )
-        + ".\n\n"
-    )
+    """Return a link to the runbook for each alarm, with the anchor that the alarm's own text names."""
+    links = [
+        f'<a id="{name.lower()}"></a>[{name}](infra/operate/RUNBOOK.md#{name.lower()})'
+        for name in named_alarms(templates()[1])
+    ]
+    return f"{', '.join(links)}.\n"
 
 
 def named_alarms(template: Template) -> dict[str, Any]:
@@ -294,7 +291,9 @@ def files(folder: str) -> str:
 
 def kept() -> str:
     """Return the items of both tables and the objects set aside, as the files that know them write them down."""
-    counters, ledger, bucket = [], [], []
+    counters: list[list[str]] = []
+    ledger: list[list[str]] = []
+    bucket: list[list[str]] = []
     for file in (*sorted((ROOT / "functions" / "metering" / "stores").glob("*.py")), *_NOTES):
         for line in filter(_is_row, (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()):
             cells = [*(_plain(cell.strip()) for cell in line[1:-1].split("|")), f"`{file.name}`"]
@@ -332,7 +331,7 @@ def declared() -> str:
         for node in ast.parse(source).body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     ]
-    return "\n```python\n" + "\n\n".join(segment for segment in wanted if segment) + "\n```\n"
+    return "```python\n" + "\n\n".join(segment for segment in wanted if segment) + "\n```\n"
 
 
 def handlers() -> str:
