@@ -170,7 +170,7 @@ def settings() -> str:
 
 def _default(value: Any) -> str:
     if value is inspect.Parameter.empty:
-        return ""
+        return "required"
     if value in (None, (), ""):
         return "none"
     if isinstance(value, bool):
@@ -321,6 +321,16 @@ def _sentence(module: Path) -> str:
     """Return what a module says of itself first; Sphinx's roles are plain code on a page."""
     docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
     return _plain(_first_paragraph(docstring))
+
+
+def modules() -> str:
+    """Return the modules of the customers' page, with what each says of itself."""
+    scripts = sorted((ROOT / "functions" / "page").glob("*.js"))
+    comments = {file.name: re.findall(r"^/\*\*\n((?: \* .+\n)+)", file.read_text())[0] for file in scripts}
+    return table(
+        ("module", "what"),
+        *((f"[`{name}`]({name})", " ".join(text.replace(" * ", " ").split())) for name, text in comments.items()),
+    )
 
 
 def declared() -> str:
