@@ -253,5 +253,5 @@ class Alarms(Construct):
 
 
 def runbook(alarm: str) -> str:
-    """Return where one finds what an alarm asks: its place in the README, which links to its heading in the runbook."""
-    return f"README.md#{alarm.lower()}"
+    """Return where one finds what an alarm asks of a person."""
+    return f"infra/operate/RUNBOOK.md#{alarm.lower()}"

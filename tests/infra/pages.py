@@ -192,15 +192,6 @@ def alarms() -> str:
     return table(("alarm", "watches", "rings"), *rows)
 
 
-def alarm_links() -> str:
-    """Return a link to the runbook for each alarm, with the anchor that the alarm's own text names."""
-    links = [
-        f'<a id="{name.lower()}"></a>[{name}](infra/operate/RUNBOOK.md#{name.lower()})'
-        for name in named_alarms(templates()[1])
-    ]
-    return f"{', '.join(links)}.\n"
-
-
 def named_alarms(template: Template) -> dict[str, Any]:
     """Return the properties of the alarms by their names."""
     return {

@@ -97,7 +97,9 @@ class StripeAccount:
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
             raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
         except stripe.PermissionError as error:
-            raise StripeNotConnectedError("the Stripe key lacks a right: README.md lists those it needs") from error
+            raise StripeNotConnectedError(
+                "the Stripe key lacks a right: infra/operate/README.md lists those it needs"
+            ) from error
         except stripe.InvalidRequestError as error:
             raise StripeRejectedError(error.user_message or str(error)) from error
         except stripe.RateLimitError as error:

@@ -14,7 +14,7 @@ from infra.operate.doctor.findings import Finding, broken, ok, warning
 from metering.stripe.client import StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
 
-_CONNECT: Final = "metering stripe connect, with a key that has the rights of the README"
+_CONNECT: Final = "metering stripe connect, with a key that has the rights that infra/operate/README.md lists"
 
 PROBES: Final[dict[str, tuple[Literal["get", "post"], str]]] = {
     "billing_meter_event": ("post", "/v1/billing/meter_events"),
