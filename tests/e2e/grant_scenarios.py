@@ -112,7 +112,8 @@ def _begin() -> None:
 
 def _forget() -> None:
     """Forget the secrets that a process has read."""
-    for cached in (record_usage._parts, post_usage._parts, reconcile_usage._parts, receive_events._receiver):
+    handlers = (record_usage, close_periods, post_usage, reconcile_usage)
+    for cached in (*(handler._parts for handler in handlers), receive_events._receiver):
         cached.cache_clear()
     for kept in (show_usage._parts, show_usage._cors, application):
         kept.cache_clear()
