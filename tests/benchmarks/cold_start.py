@@ -132,10 +132,11 @@ print(json.dumps([cpu, took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
 """
 
 BUNDLE: Final = """
-import json, pathlib, sys
+import pathlib, sys
 from infra.stack.bundle import build
-files = {name: text.encode() for name, text in json.loads(sys.argv[3]).items()}
-build(pathlib.Path(sys.argv[2]), name=sys.argv[1], local=True, more=files)
+folder, declared, *names = sys.argv[1:]
+for name in names:
+    build(pathlib.Path(folder) / name, name=name, local=True, more={"declared.json": declared.encode()})
 """
 
 LOOK: Final = """
@@ -259,20 +260,13 @@ def _bundles(folder: Path) -> Iterator[tuple[Run, Sequence[str]]]:
     (runtime / "beginnings.py").symlink_to(Path(beginnings.__file__))
     declared = {"metrics": json.loads(metrics.encode(METRICS)), "plans": json.loads(prices.encode(PLANS))}
     node = str(Path(sys.executable).with_name("node"))
-    for first, *others in _alike():
-        bundle = folder / first
-        command = [
-            sys.executable,
-            "-c",
-            BUNDLE,
-            first,
-            str(bundle),
-            json.dumps({"declared.json": json.dumps(declared)}),
-        ]
-        subprocess.run(command, cwd=ROOT, env=os.environ | {"JSII_NODE": node}, check=True)  # noqa: S603 - ours
+    alike = _alike()
+    command = [sys.executable, "-c", BUNDLE, str(folder), json.dumps(declared), *(first for first, *_ in alike)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"JSII_NODE": node}, check=True)  # noqa: S603 - ours
+    for first, *others in alike:
         for other in others:
-            shutil.copyfile(ROOT / "functions" / f"{other}.py", bundle / f"{other}.py")
-        yield _interpreter(bundle, runtime, folder / "bytecode"), [first, *others]
+            shutil.copyfile(ROOT / "functions" / f"{other}.py", folder / first / f"{other}.py")
+        yield _interpreter(folder / first, runtime, folder / "bytecode"), [first, *others]
 
 
 def _alike() -> list[list[str]]:

@@ -55,8 +55,6 @@ IN_EVERY_CALL: Final = "in-every-call"
 """A key of one line of each call, so that a single query tells how many calls are counted."""
 
 STILL_S: Final = 20.0
-WARM_UP_S: Final = 5.0
-NOTHING_S: Final = 8.0
 NOTHING: Final = "def handler(event, context):\n    return None\n"
 
 
@@ -99,21 +97,33 @@ def main() -> None:
     """Run the soak and print what came out."""
     arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=60, help="how long lines are put (default 60)")
+    arguments.add_argument(
+        "--warm-up-seconds",
+        type=float,
+        default=5,
+        help="how long lines are put before, until all processes run (default 5)",
+    )
+    arguments.add_argument(
+        "--nothing-seconds",
+        type=float,
+        default=8,
+        help="how long lines are put for a subscriber that does nothing (default 8)",
+    )
     chosen = arguments.parse_args()
     with start(say=Console(file=sys.stderr)) as cloud:
-        result = soak(cloud, chosen.seconds)
+        result = soak(cloud, chosen.seconds, warm_up_s=chosen.warm_up_seconds, nothing_s=chosen.nothing_seconds)
     report(result, as_json=chosen.json)
 
 
-def soak(cloud: LocalCloud, seconds: float) -> dict[str, Any]:
+def soak(cloud: LocalCloud, seconds: float, *, warm_up_s: float, nothing_s: float) -> dict[str, Any]:
     """Put lines for some seconds, wait for the counters, and return the figures."""
     hour = Hour.containing(datetime.now(UTC))
     calls = _calls(hour, _declared(cloud), random.Random(1))
     by_function = _records_per_s_per_core(cloud, calls)
     with _subscriber_that_does_nothing(cloud.emulator) as group:
-        by_emulator = _put_for(cloud.emulator, group, calls, NOTHING_S)
+        by_emulator = _put_for(cloud.emulator, group, calls, nothing_s)
     sent = Sent()
-    _put_and_count(cloud, hour, calls, WARM_UP_S, sent, "warm-up")  # until the emulator has its processes
+    _put_and_count(cloud, hour, calls, warm_up_s, sent, "warm-up")  # until the emulator has its processes
     warm, before, began = sent.counted * LINES_PER_CALL, _cpu_seconds(cloud.emulator.pid), time.monotonic()
     _put_and_count(cloud, hour, calls, seconds, sent, "soak")
     took = time.monotonic() - began
