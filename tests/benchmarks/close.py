@@ -282,7 +282,7 @@ class Bench:
     pool: ProcessPoolExecutor
 
     def run(self, hour: Hour, processes: Sequence[ProcessPoolExecutor]) -> dict[str, Any]:
-        """Close what is due a while after an hour, in the first process, and post it in the others; return the figures."""
+        """Close in the first process what is due a while after an hour, and post it in the others."""
         now = hour.end + timedelta(minutes=15)
         closer, *posters = processes
         before, java = self.ask(), cpu_of_group(self.java)
