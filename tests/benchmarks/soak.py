@@ -181,26 +181,30 @@ def _calls(hour: Hour, declared: Sequence[Metric], draw: random.Random) -> list[
 def _put_and_count(  # noqa: PLR0913, PLR0917 - what is put, where, and for how long
     cloud: LocalCloud, hour: Hour, calls: Sequence[Call], seconds: float, sent: Sent, name: str
 ) -> None:
-    """Put calls for some seconds, no more of them at a time than the emulator stands; return when all are counted."""
+    """Put calls for some seconds, each sender one at least and together no more at a time than the emulator stands.
+
+    Returns when all are counted, or nothing more is.
+    """
     finish = time.monotonic() + seconds
     still_until = finish + STILL_S
     with ThreadPoolExecutor(SENDERS) as pool:
-        for number in range(SENDERS):
-            pool.submit(_send, cloud, f"{name}-{number}", sent, calls, finish)
-        while time.monotonic() < finish or (not sent.is_counted and time.monotonic() < still_until):
+        senders = [pool.submit(_send, cloud, f"{name}-{n}", sent, calls, finish) for n in range(SENDERS)]
+        while not all(sender.done() for sender in senders) or (not sent.is_counted and time.monotonic() < still_until):
             time.sleep(0.2)
             counted = cloud.deployment.counters.read(hour, [IN_EVERY_CALL]).get(IN_EVERY_CALL, Amounts()).sums
             if (calls_counted := counted.get("requests", 0)) != sent.counted:
                 sent.counted, still_until = calls_counted, max(finish, time.monotonic()) + STILL_S
+        for sender in senders:
+            sender.result()
 
 
 def _send(cloud: LocalCloud, stream: str, sent: Sent, calls: Sequence[Call], finish: float) -> None:
     logs, group = cloud.emulator.client("logs"), cloud.outputs["Metering"]["AccessLogGroup"]
     logs.create_log_stream(logGroupName=group, logStreamName=stream)
     has_put = False
-    while time.monotonic() < finish or not has_put:
+    while not (is_late := time.monotonic() >= finish) or not has_put:
         with sent.lock:
-            call = calls[len(sent.calls) % len(calls)] if sent.has_room else None
+            call = calls[len(sent.calls) % len(calls)] if sent.has_room or is_late else None
             sent.calls += [call] if call else []
         if call:
             _put(logs, group, stream, call)
@@ -235,7 +239,7 @@ def _wanted(sent: Sent) -> dict[str, Counter[str]]:
 
 
 def _settled(cloud: LocalCloud, hour: Hour, sent: Sent) -> dict[str, Counter[str]]:
-    """Return what was counted once it is all that was put, or nothing more comes: a batch's counters come one by one."""
+    """Return what was counted once it is all that was put, or nothing more comes: counters are written one by one."""
     wanted, counted = _wanted(sent), _counted(cloud, hour)
     still_until = time.monotonic() + STILL_S
     while counted != wanted and time.monotonic() < still_until:
