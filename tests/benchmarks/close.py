@@ -70,10 +70,11 @@ STRIPE_KEY: Final = "sk_test_close"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process finds everything."""
+    """Where a process finds everything, and the hour that is posted by calls; the next one is streamed."""
 
     dynamodb_port: int
     stripe_url: str
+    hour: Hour
 
     def dynamodb(self) -> Any:
         """Return a client."""
@@ -143,8 +144,9 @@ def post(place: Place, shards: list[int], now: datetime) -> tuple[int, Effort]:
     dynamodb = place.dynamodb()
     ledger, counters = Ledger(dynamodb, "Ledger"), Counters(dynamodb, "Counters")
     pace = Pace(LIMIT * len(shards) / SHARDS)
-    poster = Poster(ledger, counters, place.stripe(), "1", lambda: now, now + timedelta(hours=9), pace, STREAMED)
-    did = poster.post_pending(HOUR, shards)
+    streamed_from, deadline = place.hour.next(), now + timedelta(hours=9)
+    poster = Poster(ledger, counters, place.stripe(), "1", lambda: now, deadline, pace, streamed_from)
+    did = poster.post_pending(place.hour, shards)
     if did.pending or did.rejected:
         raise RuntimeError(f"not everything was posted: {did}")
     return did.posted, watch.effort()
@@ -342,7 +344,7 @@ def measure(customers: int) -> dict[str, Any]:
             min(WORKERS, math.ceil(customers / CUSTOMERS_PER_FILLER)), multiprocessing.get_context("spawn")
         ) as pool,
     ):
-        place = Place(dynamodb.port, url)
+        place = Place(dynamodb.port, url, HOUR)
         bench = Bench(place, customers, ask, dynamodb.group, pool)
         template = synthesised()
         for name in TABLES:
