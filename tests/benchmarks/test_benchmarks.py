@@ -313,6 +313,22 @@ def test_a_benchmark_that_fails_leaves_the_others_and_fails_the_command(
     assert page.read_text() == f"{bench.BEGIN}\nold\n{bench.END}\n"
 
 
+def test_the_table_of_all_is_written_into_the_page_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As it is printed, between the page's marks."""
+    page = tmp_path / "README.md"
+    page.write_text(f"{bench.BEGIN}\nold\n{bench.END}\nMore.\n")
+    good = Benchmark("good", "what", lambda found: str(found["figure"]), smallest=())
+    monkeypatch.setattr(bench, "BENCHMARKS", (good,))
+    monkeypatch.setattr(bench, "measured", lambda *_: {"figure": 7})
+    monkeypatch.setattr(Machine, "here", lambda: MACHINE)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--write", str(page)])
+    bench.main()
+    table = bench.table(MACHINE, {"good": {"figure": 7}})
+    assert page.read_text() == f"{bench.BEGIN}\n{table}{bench.END}\nMore.\n"
+
+
 def test_the_table_replaces_what_stood_between_its_marks() -> None:
     """And nothing else of the page."""
     page = f"# How fast\n\n{bench.BEGIN}\nold\n| old |\n{bench.END}\n\nMore.\n"
