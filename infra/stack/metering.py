@@ -27,8 +27,8 @@ from metering.layout import ARCHIVE, SET_ASIDE
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.periods import COUNTER_LIFE, Hour
+from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
-from metering.model.prices import check as check_plans
 from metering.model.prices import encode as encode_plans
 from metering.settings import (
     CheckCompletenessSettings,
