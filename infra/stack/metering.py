@@ -1,4 +1,4 @@
-"""The metering stack: what it is made of, and what each function may do."""
+"""The metering stack: what it is made of, and what it takes, refuses and tells."""
 
 import json
 import re
@@ -9,13 +9,11 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
-from aws_cdk import aws_iam as iam
-from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
-from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct, IValidation
 
 from infra.outputs import METADATA
+from infra.stack import grants
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
@@ -23,7 +21,6 @@ from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.portal import Portal
 from infra.stack.storage import Storage
-from metering.layout import ARCHIVE, SET_ASIDE
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.periods import COUNTER_LIFE, Hour
@@ -194,12 +191,7 @@ class MeteringStack(cdk.Stack):
             record_usage=self._ingest.record_usage,
             delivery=self._ingest.delivery,
         )
-        self._grant_record_usage()
-        self._grant_close_periods()
-        self._grant_post_usage()
-        self._grant_reconcile_usage()
-        self._grant_receive_events()
-        self._grant_show_usage()
+        self._grant()
         self._tell(
             CountersTable=self._storage.counters.table_name,
             LedgerTable=self._storage.ledger.table_name,
@@ -302,174 +294,20 @@ class MeteringStack(cdk.Stack):
             hash_secret=secret.secret_arn if secret else "",
         )
 
-    def _grant_record_usage(self) -> None:
-        counters, bucket, function = self._storage.counters, self._storage.bucket, self._ingest.record_usage
-        reads = {SET_ASIDE: "It reads lines that were set aside, whatever their batch is called."}
-        if self._ingest.delivery:
-            reads[ARCHIVE] = "It reads the objects that Firehose names by the time of their delivery."
-        for statement in (
-            _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
-            _items("MarkLateHours", counters.table_arn, ["UpdateItem"], "late#*"),
-            _items("ClaimValues", counters.table_arn, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
-            *(
-                [_items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*")]
-                if self._ingest.delivery
-                else []
-            ),
-            iam.PolicyStatement(
-                sid="ReadLines",
-                actions=["s3:GetObject"],
-                resources=[bucket.arn_for_objects(f"{prefix}*") for prefix in reads],
-            ),
-            # The on-failure destination writes below aws/lambda/async/ alone, but Lambda refuses it ("does not have
-            # permissions to call PutObject on S3") unless the role may put any object. Versions undo an overwrite.
-            iam.PolicyStatement(
-                sid="SetAsideAndKeepFailedBatches",
-                actions=["s3:PutObject"],
-                resources=[bucket.arn_for_objects("*")],
-            ),
-            # For the on-failure destination, and so that a missing object is answered with 404, not 403.
-            iam.PolicyStatement(sid="TellMissingObjects", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
-        ):
-            function.add_to_role_policy(statement)
-        if secret := self._storage.hash_secret:
-            for statement in (
-                _items("SeeWhoHoldsKeys", self._storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
-                iam.PolicyStatement(
-                    sid="ReadHashKey", actions=["secretsmanager:GetSecretValue"], resources=[_arn(secret)]
-                ),
-            ):
-                function.add_to_role_policy(statement)
-        for prefix, reason in reads.items():
-            self._acknowledge(function, f"{prefix}*", reason)
-        self._acknowledge(
-            function, "*", "Lambda refuses an on-failure destination unless the role may put any object of the bucket."
-        )
-
-    def _acknowledge(self, function: lambda_.Function, objects: str, reason: str) -> None:
-        """Acknowledge that a function's policy names many objects of the bucket."""
-        bucket = self.get_logical_id(cast("cdk.CfnElement", self._storage.bucket.node.default_child))
-        cdk.Validations.of(cast("iam.Role", function.role).node.find_child("DefaultPolicy")).acknowledge(
-            cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::<{bucket}.Arn>/{objects}]", reason=reason)
-        )
-
-    def _grant_close_periods(self) -> None:
-        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.close_periods
-        rows = ("customer#*", "key#*", "period#*")
-        for statement in (
-            _items("ReadCounters", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
-            iam.PolicyStatement(
-                sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
-            ),
-            _items("KeepLateMarks", counters.table_arn, ["UpdateItem", "DeleteItem"], "late#*"),
-            _items("AskToCheck", counters.table_arn, ["UpdateItem"], "check#*"),
-            _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
-            _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
-            _items("SeeWhetherToPost", ledger.table_arn, ["GetItem"], "posting"),
-            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
-            iam.PolicyStatement(
-                sid="StartWorkers",
-                actions=["lambda:InvokeFunction"],
-                resources=[self._billing.post_usage.function_arn],
-            ),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_post_usage(self) -> None:
-        ledger, function = self._storage.ledger, self._billing.post_usage
-        for statement in (
-            _items("AskToCheck", self._storage.counters.table_arn, ["UpdateItem"], "check#*"),
-            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
-            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
-            _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),
-            _items("LeaseShards", ledger.table_arn, ["GetItem", "PutItem", "DeleteItem"], "posting"),
-            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
-            self._read_stripe_key(),
-            self._tell_what_was_rejected(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_reconcile_usage(self) -> None:
-        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.reconcile_usage
-        for statement in (
-            _items("ReadWhatToCheck", counters.table_arn, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
-            _items("CloseAgain", counters.table_arn, ["UpdateItem"], "late#*"),
-            _items(
-                "ReadLedger",
-                ledger.table_arn,
-                ["GetItem", "BatchGetItem", "Query"],
-                "customer#*",
-                "period#*",
-                "stripe#*",
-                "posting",
-                "list#customers",
-            ),
-            _items("WriteLedger", ledger.table_arn, ["PutItem"], "customer#*", "period#*", "stripe#*"),
-            self._read_stripe_key(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_receive_events(self) -> None:
-        ledger, function = self._storage.ledger, self._billing.receive_events
-        for statement in (
-            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
-            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
-            self._read_stripe_key(),
-            self._tell_what_was_rejected(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_show_usage(self) -> None:
-        counters, ledger, function = self._storage.counters, self._storage.ledger, self._portal.show_usage
-        for statement in (
-            _items("CountOpenHours", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
-            _items("SeeWhatIsClosed", ledger.table_arn, ["GetItem"], "period#cursor"),
-            _items("ReadRows", ledger.table_arn, ["Query"], "customer#*"),
-            _items("ReadCustomersAndKeys", ledger.table_arn, ["BatchGetItem"], "customer#*", "key#*"),
-            iam.PolicyStatement(
-                sid="ReadPortalKey",
-                actions=["secretsmanager:GetSecretValue"],
-                resources=[_arn(self._portal.secret)],
-            ),
-            self._read_stripe_key(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _read_stripe_key(self) -> iam.PolicyStatement:
-        return iam.PolicyStatement(
-            sid="ReadStripeKey",
-            actions=["secretsmanager:GetSecretValue"],
-            resources=[self._storage.stripe_secret.attr_id],  # its ARN
-        )
-
-    def _tell_what_was_rejected(self) -> iam.PolicyStatement:
-        bus = self.format_arn(service="events", resource="event-bus", resource_name="default")
-        return iam.PolicyStatement(sid="TellWhatWasRejected", actions=["events:PutEvents"], resources=[bus])
+    def _grant(self) -> None:
+        storage, billing = self._storage, self._billing
+        grants.record_usage(self._ingest.record_usage, storage, takes_objects=self._ingest.delivery is not None)
+        grants.close_periods(billing.close_periods, storage, post_usage=billing.post_usage)
+        grants.post_usage(billing.post_usage, storage)
+        grants.reconcile_usage(billing.reconcile_usage, storage)
+        grants.receive_events(billing.receive_events, storage)
+        grants.check_completeness(self._checking.check_completeness)
+        grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
 
     def _tell(self, **outputs: str) -> None:
         """Write the outputs that the ``metering`` command reads, under names that no construct can take from them."""
         for name, value in outputs.items():
             cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
-
-
-def _arn(secret: secretsmanager.Secret) -> str:
-    """Return a secret's ARN, as an attribute: to the emulator a reference means its name."""
-    return cast("secretsmanager.CfnSecret", secret.node.default_child).attr_id
-
-
-def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys: str) -> iam.PolicyStatement:
-    """Allow ``actions`` on the items whose partition key begins as given.
-
-    ForAllValues also lets a request pass that names no partition key at all. None of these actions can: Scan and
-    PartiQL are the ones that could, and neither is ever granted. So the usual second condition (``Null``) would add
-    nothing, and the emulator, which never fills the key in, would refuse everything.
-    """
-    return iam.PolicyStatement(
-        sid=sid,
-        actions=[f"dynamodb:{action}" for action in actions],
-        resources=[resource_arn],
-        conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(partition_keys)}},
-    )
 
 
 @jsii.implements(IValidation)
