@@ -9,6 +9,7 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct, IValidation
 
@@ -92,135 +93,19 @@ class MeteringStack(cdk.Stack):
         _check_road(road, access_log, archive_days)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
-        self._metrics = metrics
+        self._metrics, self._plans, self._access_log = metrics, plans, access_log
+        self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
         self._storage = Storage(
             self, access_log_retention=access_log_retention, archive_days=archive_days, hashes=needs_hash(metrics)
         )
-        self._ingest = Ingest(
-            self,
-            "Ingest",
-            road=road,
-            access_log=access_log,
-            access_log_format=access_log.format(declared(metrics)),
-            log_group=self._storage.access_log,
-            bucket=self._storage.bucket,
-            settings=self._record_usage_settings(),
-            deployment=deployment,
-            local=local,
-        )
-        self._billing = Billing(
-            self,
-            "Billing",
-            posting=PostUsageSettings(
-                counters_table=self._storage.counters.table_name,
-                ledger_table=self._storage.ledger.table_name,
-                deployment=deployment,
-                ledger_epoch=str(ledger_epoch),
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=stripe_api_base,
-                stripe_rate=str(stripe_rate),
-                streamed_from=streamed_from,
-            ),
-            reconciling=ReconcileUsageSettings(
-                counters_table=self._storage.counters.table_name,
-                ledger_table=self._storage.ledger.table_name,
-                deployment=deployment,
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=stripe_api_base,
-                stripe_calls=str(stripe_calls),
-            ),
-            receiving=ReceiveEventsSettings(
-                ledger_table=self._storage.ledger.table_name,
-                deployment=deployment,
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=stripe_api_base,
-            ),
-            deployment=deployment,
-            local=local,
-        )
-        self._access_log = access_log
-        self._checking = Checking(
-            self,
-            "Checking",
-            settings=CheckCompletenessSettings(
-                deployment=deployment,
-                access_log_group=self._storage.access_log.log_group_name,
-                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
-            ),
-            deployment=deployment,
-            local=local,
-        )
-        self._portal = Portal(
-            self,
-            "Portal",
-            counters_table=self._storage.counters.table_name,
-            ledger_table=self._storage.ledger.table_name,
-            stripe_secret=self._storage.stripe_secret.ref,
-            stripe_api_base=stripe_api_base,
-            metrics=metrics,
-            plans=plans,
-            origins=portal_origins,
-            deployment=deployment,
-            local=local,
-        )
-        alarms = Alarms(
-            self,
-            "Alarms",
-            deployment=deployment,
-            record_usage=self._ingest.record_usage,
-            close_periods=self._billing.close_periods,
-            reconcile_usage=self._billing.reconcile_usage,
-            check_completeness=self._checking.check_completeness,
-            customers_api=self._portal.api,
-            delivery=self._ingest.delivery,
-        )
-        dashboard = Dashboard(
-            self,
-            "Dashboard",
-            deployment=deployment,
-            alarms=alarms.all,
-            functions={
-                "record_usage": self._ingest.record_usage,
-                "close_periods": self._billing.close_periods,
-                "post_usage": self._billing.post_usage,
-                "reconcile_usage": self._billing.reconcile_usage,
-                "receive_events": self._billing.receive_events,
-                "check_completeness": self._checking.check_completeness,
-                "show_usage": self._portal.show_usage,
-            },
-            record_usage=self._ingest.record_usage,
-            delivery=self._ingest.delivery,
-        )
+        self._ingest = self._make_ingest(road)
+        self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_calls, streamed_from)
+        self._checking = self._make_checking()
+        self._portal = self._make_portal(portal_origins)
+        self._alarms = self._make_alarms()
+        self._dashboard = self._make_dashboard()
         self._grant()
-        self._tell(
-            CountersTable=self._storage.counters.table_name,
-            LedgerTable=self._storage.ledger.table_name,
-            Bucket=self._storage.bucket.bucket_name,
-            Road=road.value,
-            AccessLogGroup=self._storage.access_log.log_group_name,
-            RecordUsageFunction=self._ingest.record_usage.function_name,
-            ClosePeriodsFunction=self._billing.close_periods.function_name,
-            PostUsageFunction=self._billing.post_usage.function_name,
-            ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
-            NotificationsUrl=self._billing.notifications.url,
-            ShowUsageFunction=self._portal.show_usage.function_name,
-            PortalUrl=self._portal.url,
-            PortalSecret=self._portal.secret.secret_arn,
-            StripeSecret=self._storage.stripe_secret.ref,
-            StripeApiBase=stripe_api_base,
-            Deployment=deployment,
-            Metrics=",".join(meters(metrics)),
-            AlarmTopic=alarms.topic.topic_arn,
-            Dashboard=dashboard.name,
-        )
-        if delivery := self._ingest.delivery:
-            self._tell(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)
-            # A stage of another stack imports the log group until it has changed over to this road, which its stack
-            # does after this one; CloudFormation refuses to take away an export that is in use.
-            self.export_value(self._storage.access_log.log_group_name)
-        self.template_options.metadata = {
-            METADATA: {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
-        }
+        self._tell(road)
         self.node.add_validation(_UsageLinesArrive(self))
 
     @property
@@ -269,30 +154,132 @@ class MeteringStack(cdk.Stack):
         delivery = self._ingest.delivery
         ours = [
             self._storage.access_log,
-            self._ingest.record_usage.log_group,
-            self._billing.close_periods.log_group,
-            self._checking.check_completeness.log_group,
-            self._billing.post_usage.log_group,
-            self._billing.reconcile_usage.log_group,
-            self._billing.receive_events.log_group,
-            self._portal.show_usage.log_group,
+            *(function.log_group for function in self._functions.values()),
             *([delivery.error_log] if delivery else []),
         ]
-        given = (self.get_logical_id(cast("cdk.CfnElement", one.node.default_child)) for one in ours)
-        return name in [one.log_group_name for one in ours] or name.startswith(
+        given = (self.get_logical_id(cast("cdk.CfnElement", group.node.default_child)) for group in ours)
+        return name in [group.log_group_name for group in ours] or name.startswith(
             tuple(f"{self.stack_name}-{logical_id}-" for logical_id in given)
         )
 
-    def _record_usage_settings(self) -> RecordUsageSettings:
+    def _make_ingest(self, road: Road) -> Ingest:
         secret = self._storage.hash_secret
-        return RecordUsageSettings(
-            counters_table=self._storage.counters.table_name,
-            bucket=self._storage.bucket.bucket_name,
-            metrics=encode(self._metrics),
-            access_log_group=self._storage.access_log.log_group_name,
-            ledger_table=self._storage.ledger.table_name if secret else "",
-            hash_secret=secret.secret_arn if secret else "",
+        return Ingest(
+            self,
+            "Ingest",
+            road=road,
+            access_log=self._access_log,
+            access_log_format=self._access_log.format(declared(self._metrics)),
+            log_group=self._storage.access_log,
+            bucket=self._storage.bucket,
+            settings=RecordUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                bucket=self._storage.bucket.bucket_name,
+                metrics=encode(self._metrics),
+                access_log_group=self._storage.access_log.log_group_name,
+                ledger_table=self._storage.ledger.table_name if secret else "",
+                hash_secret=secret.secret_arn if secret else "",
+            ),
+            deployment=self._deployment,
+            local=self._local,
         )
+
+    def _make_billing(self, ledger_epoch: int, stripe_rate: int, stripe_calls: int, streamed_from: str) -> Billing:
+        counters, ledger = self._storage.counters.table_name, self._storage.ledger.table_name
+        return Billing(
+            self,
+            "Billing",
+            posting=PostUsageSettings(
+                counters_table=counters,
+                ledger_table=ledger,
+                deployment=self._deployment,
+                ledger_epoch=str(ledger_epoch),
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                stripe_rate=str(stripe_rate),
+                streamed_from=streamed_from,
+            ),
+            reconciling=ReconcileUsageSettings(
+                counters_table=counters,
+                ledger_table=ledger,
+                deployment=self._deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                stripe_calls=str(stripe_calls),
+            ),
+            receiving=ReceiveEventsSettings(
+                ledger_table=ledger,
+                deployment=self._deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+            ),
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_checking(self) -> Checking:
+        return Checking(
+            self,
+            "Checking",
+            settings=CheckCompletenessSettings(
+                deployment=self._deployment,
+                access_log_group=self._storage.access_log.log_group_name,
+                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
+            ),
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_portal(self, origins: Sequence[str]) -> Portal:
+        return Portal(
+            self,
+            "Portal",
+            counters_table=self._storage.counters.table_name,
+            ledger_table=self._storage.ledger.table_name,
+            stripe_secret=self._storage.stripe_secret.ref,
+            stripe_api_base=self._stripe_api_base,
+            metrics=self._metrics,
+            plans=self._plans,
+            origins=origins,
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_alarms(self) -> Alarms:
+        return Alarms(
+            self,
+            "Alarms",
+            deployment=self._deployment,
+            record_usage=self._ingest.record_usage,
+            close_periods=self._billing.close_periods,
+            reconcile_usage=self._billing.reconcile_usage,
+            check_completeness=self._checking.check_completeness,
+            customers_api=self._portal.api,
+            delivery=self._ingest.delivery,
+        )
+
+    def _make_dashboard(self) -> Dashboard:
+        return Dashboard(
+            self,
+            "Dashboard",
+            deployment=self._deployment,
+            alarms=self._alarms.all,
+            functions=self._functions,
+            record_usage=self._ingest.record_usage,
+            delivery=self._ingest.delivery,
+        )
+
+    @property
+    def _functions(self) -> dict[str, lambda_.Function]:
+        return {
+            "record_usage": self._ingest.record_usage,
+            "close_periods": self._billing.close_periods,
+            "post_usage": self._billing.post_usage,
+            "reconcile_usage": self._billing.reconcile_usage,
+            "receive_events": self._billing.receive_events,
+            "check_completeness": self._checking.check_completeness,
+            "show_usage": self._portal.show_usage,
+        }
 
     def _grant(self) -> None:
         storage, billing = self._storage, self._billing
@@ -304,8 +291,40 @@ class MeteringStack(cdk.Stack):
         grants.check_completeness(self._checking.check_completeness)
         grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
 
-    def _tell(self, **outputs: str) -> None:
-        """Write the outputs that the ``metering`` command reads, under names that no construct can take from them."""
+    def _tell(self, road: Road) -> None:
+        """Write what the ``metering`` command reads: the outputs, and in the metadata what ``app.py`` declares."""
+        self._output(
+            CountersTable=self._storage.counters.table_name,
+            LedgerTable=self._storage.ledger.table_name,
+            Bucket=self._storage.bucket.bucket_name,
+            Road=road.value,
+            AccessLogGroup=self._storage.access_log.log_group_name,
+            RecordUsageFunction=self._ingest.record_usage.function_name,
+            ClosePeriodsFunction=self._billing.close_periods.function_name,
+            PostUsageFunction=self._billing.post_usage.function_name,
+            ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
+            NotificationsUrl=self._billing.notifications.url,
+            ShowUsageFunction=self._portal.show_usage.function_name,
+            PortalUrl=self._portal.url,
+            PortalSecret=self._portal.secret.secret_arn,
+            StripeSecret=self._storage.stripe_secret.ref,
+            StripeApiBase=self._stripe_api_base,
+            Deployment=self._deployment,
+            Metrics=",".join(meters(self._metrics)),
+            AlarmTopic=self._alarms.topic.topic_arn,
+            Dashboard=self._dashboard.name,
+        )
+        if delivery := self._ingest.delivery:
+            self._output(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)
+            # A stage of another stack imports the log group until it has changed over to this road, which its stack
+            # does after this one; CloudFormation refuses to take away an export that is in use.
+            self.export_value(self._storage.access_log.log_group_name)
+        self.template_options.metadata = {
+            METADATA: {"metrics": json.loads(encode(self._metrics)), "plans": json.loads(encode_plans(self._plans))}
+        }
+
+    def _output(self, **outputs: str) -> None:
+        """Write outputs under names that no construct can take from them."""
         for name, value in outputs.items():
             cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
 
