@@ -20,6 +20,7 @@ from infra.local.aws.gateway import Gateway
 from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.deployment import Deployment, OperatorError, connect
+from infra.outputs import Outputs
 
 CLOCK_BACK: Final = timedelta(hours=2)
 """How far the gateway's clock is set back, so that the hour of each request is over and can be closed at once."""
@@ -52,12 +53,13 @@ class Address:
 
 @dataclass
 class LocalCloud:
-    """A running local cloud; ``outputs`` are the stacks', ``elapsed_s`` says how long each phase took."""
+    """A running local cloud: the metering stack's outputs, the sample's, and how long each phase took."""
 
     emulator: Emulator
     stripe: LocalStripe
     gateway: Gateway
-    outputs: Mapping[str, Mapping[str, str]]
+    outputs: Outputs
+    sample: Mapping[str, str]
     elapsed_s: dict[str, float]
 
     @property
@@ -69,7 +71,7 @@ class LocalCloud:
             access_key_id=self.emulator.access_key_id,
             secret_access_key=self.emulator.secret_access_key,
             api_url=self.gateway.url,
-            access_log_group=self.outputs["Metering"]["AccessLogGroup"],
+            access_log_group=self.outputs.access_log_group,
             stripe_api_base=self.stripe.url,
             stripe_api_key=self.stripe.api_key,
         )
@@ -91,13 +93,13 @@ class LocalCloud:
         """
         probe = {"messageType": "CONTROL_MESSAGE", "logGroup": "", "logStream": "", "logEvents": []}
         data = base64.b64encode(gzip.compress(json.dumps(probe).encode())).decode()
-        self.deployment.invoke("RecordUsageFunction", {"awslogs": {"data": data}})
+        self.deployment.invoke(self.outputs.record_usage_function, {"awslogs": {"data": data}})
 
     def add_api_key(self, name: str, *, plan: str) -> tuple[str, str]:
         """Make an API key on one of the sample's plans ("Standard", "Trial"); return its id and its value."""
         apigateway = self.emulator.client("apigateway")
         made = apigateway.create_api_key(name=name, enabled=True)
-        plan_id = self.outputs["SampleApi"][f"{plan}Plan"]
+        plan_id = self.sample[f"{plan}Plan"]
         apigateway.create_usage_plan_key(usagePlanId=plan_id, keyId=made["id"], keyType="API_KEY")
         apigateway.close()
         return made["id"], made["value"]
@@ -128,20 +130,20 @@ def start(*, road: str = "subscription", say: Console) -> Iterator[LocalCloud]:
             emulator = running.enter_context(Emulator())
         with phase("deploying with the CDK", "deploy", elapsed, say):
             context = {"local": "true", "road": road, "stripe_api_base": stripe.url}
-            outputs = emulator.deploy({}, context=context)
+            told = emulator.deploy({}, context=context)
+            outputs, sample = Outputs.read(told["Metering"]), told["SampleApi"]
         with phase("connecting to Stripe", "connect", elapsed, say):
-            _put_access_log(emulator, outputs)
-            sample = outputs["SampleApi"]
+            _put_access_log(emulator, outputs, sample)
             gateway = running.enter_context(
                 Gateway(emulator, api_id=sample["ApiId"], stage=sample["StageName"], clock=_clock)
             )
-            cloud = LocalCloud(emulator, stripe, gateway, outputs, elapsed)
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, elapsed)
             cloud.connect_stripe()
             cloud.probe_subscriber()
         yield cloud
 
 
-def _put_access_log(emulator: Emulator, outputs: Mapping[str, Mapping[str, str]]) -> None:
+def _put_access_log(emulator: Emulator, outputs: Outputs, sample: Mapping[str, str]) -> None:
     """Give the sample's stage the access log that its deployed template has.
 
     The emulator's CloudFormation leaves a REST stage's ``AccessLogSetting`` out, and its API Gateway keeps it.
@@ -149,17 +151,18 @@ def _put_access_log(emulator: Emulator, outputs: Mapping[str, Mapping[str, str]]
     cloudformation, apigateway = emulator.client("cloudformation"), emulator.client("apigateway")
     body = cloudformation.get_template(StackName="SampleApi")["TemplateBody"]
     template = json.loads(body) if isinstance(body, str) else body
-    (stage,) = [one for one in template["Resources"].values() if one["Type"] == "AWS::ApiGateway::Stage"]
-    metering, here = outputs["Metering"], f"{emulator.region}:{emulator.account_id}"
+    resources = template["Resources"].values()
+    (stage,) = [resource for resource in resources if resource["Type"] == "AWS::ApiGateway::Stage"]
+    here = f"{emulator.region}:{emulator.account_id}"
     settings = {
         "format": stage["Properties"]["AccessLogSetting"]["Format"],
-        "destinationArn": f"arn:aws:firehose:{here}:deliverystream/{metering['DeliveryStream']}"
-        if "DeliveryStream" in metering
-        else f"arn:aws:logs:{here}:log-group:{metering['AccessLogGroup']}",
+        "destinationArn": f"arn:aws:firehose:{here}:deliverystream/{outputs.delivery_stream}"
+        if outputs.delivery_stream
+        else f"arn:aws:logs:{here}:log-group:{outputs.access_log_group}",
     }
     apigateway.update_stage(
-        restApiId=outputs["SampleApi"]["ApiId"],
-        stageName=outputs["SampleApi"]["StageName"],
+        restApiId=sample["ApiId"],
+        stageName=sample["StageName"],
         patchOperations=[
             {"op": "replace", "path": f"/accessLogSettings/{name}", "value": value} for name, value in settings.items()
         ],

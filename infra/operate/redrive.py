@@ -52,7 +52,7 @@ def entries(deployment: Deployment) -> Iterator[Entry]:
         if found.left:
             yield found
     pages = deployment.client("s3").get_paginator("list_objects_v2")
-    for page in pages.paginate(Bucket=deployment.outputs["Bucket"], Prefix=FAILED_BATCHES):
+    for page in pages.paginate(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES):
         for found in page.get("Contents", []):
             yield Entry(found["Key"], _FAILED, "", "", 1, 0, 0, {"every attempt of Lambda failed": 1})
 
@@ -74,22 +74,23 @@ def redrive(deployment: Deployment, batch: str, *, doubtful: bool) -> dict[str, 
     if batch.startswith(FAILED_BATCHES):
         return _deliver_again(deployment, batch)
     _kept(deployment, batch)
-    return deployment.invoke("RecordUsageFunction", {"redrive": {"batch": batch, "doubtful": doubtful}})
+    payload = {"redrive": {"batch": batch, "doubtful": doubtful}}
+    return deployment.invoke(deployment.outputs.record_usage_function, payload)
 
 
 def _deliver_again(deployment: Deployment, name: str) -> dict[str, Any]:
     """Give ``record_usage`` a payload that failed, then delete the object; its counters refuse what they have."""
     s3 = deployment.client("s3")
     try:
-        body = s3.get_object(Bucket=deployment.outputs["Bucket"], Key=name)["Body"].read()
+        body = s3.get_object(Bucket=deployment.outputs.bucket, Key=name)["Body"].read()
     except s3.exceptions.NoSuchKey as error:
         raise OperatorError(f"there is no failed batch {name!r}: 'metering set-aside list' names them") from error
     try:
         payload = json.loads(body)["requestPayload"]
     except (ValueError, KeyError, TypeError) as error:
         raise OperatorError(f"{name} is no record of a failed invocation: it has no requestPayload") from error
-    answer = deployment.invoke("RecordUsageFunction", payload)
-    s3.delete_object(Bucket=deployment.outputs["Bucket"], Key=name)
+    answer = deployment.invoke(deployment.outputs.record_usage_function, payload)
+    s3.delete_object(Bucket=deployment.outputs.bucket, Key=name)
     return {"batch": name, "counted": answer.get("billed", 0), "left": 0, "reasons": {}}
 
 

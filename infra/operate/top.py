@@ -215,7 +215,7 @@ class Top:
     def _count_set_aside(self) -> int:
         """Return how many batches have something left, of the first ones that were set aside, or failed for good."""
         kept = map(self.deployment.set_aside.of, islice(self.deployment.set_aside.batches(), MOST_SET_ASIDE))
-        bucket = self.deployment.outputs["Bucket"]
+        bucket = self.deployment.outputs.bucket
         failed = self.deployment.client("s3").list_objects_v2(
             Bucket=bucket, Prefix=FAILED_BATCHES, MaxKeys=MOST_SET_ASIDE
         )

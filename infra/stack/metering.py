@@ -13,7 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct, IValidation
 
-from infra.outputs import METADATA
+from infra.outputs import METADATA, Outputs
 from infra.stack import grants
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
@@ -293,40 +293,40 @@ class MeteringStack(cdk.Stack):
 
     def _tell(self, road: Road) -> None:
         """Write what the ``metering`` command reads: the outputs, and in the metadata what ``app.py`` declares."""
-        self._output(
-            CountersTable=self._storage.counters.table_name,
-            LedgerTable=self._storage.ledger.table_name,
-            Bucket=self._storage.bucket.bucket_name,
-            Road=road.value,
-            AccessLogGroup=self._storage.access_log.log_group_name,
-            RecordUsageFunction=self._ingest.record_usage.function_name,
-            ClosePeriodsFunction=self._billing.close_periods.function_name,
-            PostUsageFunction=self._billing.post_usage.function_name,
-            ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
-            NotificationsUrl=self._billing.notifications.url,
-            ShowUsageFunction=self._portal.show_usage.function_name,
-            PortalUrl=self._portal.url,
-            PortalSecret=self._portal.secret.secret_arn,
-            StripeSecret=self._storage.stripe_secret.ref,
-            StripeApiBase=self._stripe_api_base,
-            Deployment=self._deployment,
-            Metrics=",".join(meters(self._metrics)),
-            AlarmTopic=self._alarms.topic.topic_arn,
-            Dashboard=self._dashboard.name,
+        delivery = self._ingest.delivery
+        outputs = Outputs(
+            counters_table=self._storage.counters.table_name,
+            ledger_table=self._storage.ledger.table_name,
+            bucket=self._storage.bucket.bucket_name,
+            road=road.value,
+            access_log_group=self._storage.access_log.log_group_name,
+            record_usage_function=self._ingest.record_usage.function_name,
+            close_periods_function=self._billing.close_periods.function_name,
+            post_usage_function=self._billing.post_usage.function_name,
+            reconcile_usage_function=self._billing.reconcile_usage.function_name,
+            notifications_url=self._billing.notifications.url,
+            show_usage_function=self._portal.show_usage.function_name,
+            portal_url=self._portal.url,
+            portal_secret=self._portal.secret.secret_arn,
+            stripe_secret=self._storage.stripe_secret.ref,
+            stripe_api_base=self._stripe_api_base,
+            deployment=self._deployment,
+            metrics=",".join(meters(self._metrics)),
+            alarm_topic=self._alarms.topic.topic_arn,
+            dashboard=self._dashboard.name,
+            delivery_stream=delivery.stream.ref if delivery else None,
+            failed_objects=delivery.failed.queue_url if delivery else None,
         )
-        if delivery := self._ingest.delivery:
-            self._output(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)
+        for name, value in outputs.written().items():
+            # Under a name that no construct can take from it.
+            cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
+        if delivery:
             # A stage of another stack imports the log group until it has changed over to this road, which its stack
             # does after this one; CloudFormation refuses to take away an export that is in use.
             self.export_value(self._storage.access_log.log_group_name)
         self.template_options.metadata = {
             METADATA: {"metrics": json.loads(encode(self._metrics)), "plans": json.loads(encode_plans(self._plans))}
         }
-
-    def _output(self, **outputs: str) -> None:
-        """Write outputs under names that no construct can take from them."""
-        for name, value in outputs.items():
-            cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
 
 
 @jsii.implements(IValidation)

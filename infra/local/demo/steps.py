@@ -252,7 +252,7 @@ def bill(
         close(cloud.deployment, say, runs=MOST_RUNS if storming else 1)
     failed = storming.calm() if storming else {}
     return Result(
-        road=cloud.deployment.outputs["Road"],
+        road=cloud.outputs.road,
         requests=requests,
         elapsed_s=cloud.elapsed_s,
         sent=sent,

@@ -58,14 +58,14 @@ def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]
 def check_dead_letters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See whether a batch, or on the road over Firehose an object, failed for good."""
     s3 = deployment.client("s3")
-    found = s3.list_objects_v2(Bucket=deployment.outputs["Bucket"], Prefix=FAILED_BATCHES, MaxKeys=MOST_SHOWN)
+    found = s3.list_objects_v2(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES, MaxKeys=MOST_SHOWN)
     failed = found.get("KeyCount", 0)
     if failed:
         yield broken(
             f"{failed}{'+' * bool(found.get('IsTruncated'))} batches failed for good and are not counted",
             "read the log of record_usage, mend the cause, then metering set-aside redrive --all",
         )
-    queue = deployment.outputs.get("FailedObjects")
+    queue = deployment.outputs.failed_objects
     waiting = 0
     if queue:
         wanted = ["ApproximateNumberOfMessages"]
@@ -82,7 +82,7 @@ def check_dead_letters(deployment: Deployment, _now: datetime) -> Iterator[Findi
 
 def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See whether replaced keys are still valid that should not be."""
-    there = [*AccessNotes(deployment.client("dynamodb"), deployment.outputs["LedgerTable"]).rotations()]
+    there = [*AccessNotes(deployment.client("dynamodb"), deployment.outputs.ledger_table).rotations()]
     due = [one for one in there if one.is_due(now)]
     if due:
         named = ", ".join(f"{one.old} of {one.customer}" for one in due)

@@ -5,14 +5,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, DEPLOY, Finding, Measured, broken, items, measured, ok, warning
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
-
-_FUNCTION: Final = "Function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +28,9 @@ def check_log_format(deployment: Deployment, _now: datetime) -> Iterator[Finding
 
     One call for each REST and HTTP API of the Region.
     """
-    ours = [f":log-group:{deployment.outputs['AccessLogGroup']}"]
-    if "DeliveryStream" in deployment.outputs:
-        ours.append(f":deliverystream/{deployment.outputs['DeliveryStream']}")
+    ours = [f":log-group:{deployment.outputs.access_log_group}"]
+    if deployment.outputs.delivery_stream:
+        ours.append(f":deliverystream/{deployment.outputs.delivery_stream}")
     variables = declared(deployment.declared_metrics)
     there = [one for one in _stages(deployment) if one.destination.removesuffix(":*").endswith(tuple(ours))]
     if not there:
@@ -95,7 +93,7 @@ def _reformat(stage: _Stage) -> str:
 
 def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See that the access log is brought to ``record_usage``, that it may be, and whether it failed in the last day."""
-    group, name = deployment.outputs["AccessLogGroup"], deployment.outputs["RecordUsageFunction"]
+    group, name = deployment.outputs.access_log_group, deployment.outputs.record_usage_function
     logs, functions = deployment.client("logs"), deployment.client("lambda")
     filters = [
         one
@@ -143,9 +141,9 @@ def _may_be_invoked(functions: Any, name: str) -> bool:
 
 def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """On the road over Firehose: see that the stream is active, delivers, and that its objects are taken."""
-    if "DeliveryStream" not in deployment.outputs:
+    name, function = deployment.outputs.delivery_stream, deployment.outputs.record_usage_function
+    if not name:
         return
-    name, function = deployment.outputs["DeliveryStream"], deployment.outputs["RecordUsageFunction"]
     found = deployment.client("firehose").describe_delivery_stream(DeliveryStreamName=name)
     status = found["DeliveryStreamDescription"]["DeliveryStreamStatus"]
     if status != "ACTIVE":
@@ -170,8 +168,7 @@ def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
 def check_functions(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See that each function can run, and how often it failed or was throttled in the last day."""
     functions = deployment.client("lambda")
-    for output in sorted(name for name in deployment.outputs if name.endswith(_FUNCTION)):
-        name = deployment.outputs[output]
+    for name in deployment.outputs.functions:
         found = functions.get_function_configuration(FunctionName=name)
         state, update = found.get("State", "Active"), found.get("LastUpdateStatus", "Successful")
         if (state, update) not in (("Active", "Successful"), ("Inactive", "Successful")):

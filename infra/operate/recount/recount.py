@@ -286,11 +286,11 @@ class Recount:
     def _archive(self) -> Archive:
         client, outputs = self._deployment.client, self._deployment.outputs
         usage_logs = self._usage_log_groups() if reads_usage_lines(self._metrics) else []
-        return Archive(client("s3"), client("logs"), outputs["Bucket"], outputs["AccessLogGroup"], usage_logs)
+        return Archive(client("s3"), client("logs"), outputs.bucket, outputs.access_log_group, usage_logs)
 
     def _usage_log_groups(self) -> list[str]:
         """Return the log groups that may invoke ``record_usage``, but for the access log: those of usage lines."""
-        function = self._deployment.outputs["RecordUsageFunction"]
+        function = self._deployment.outputs.record_usage_function
         policy = json.loads(self._deployment.client("lambda").get_policy(FunctionName=function)["Policy"])
         arns = [
             str(of_arn)
@@ -300,7 +300,7 @@ class Recount:
             if name.lower() == "aws:sourcearn"
         ]
         groups = {arn.split(":log-group:")[1].removesuffix(":*") for arn in arns if ":log-group:" in arn}
-        return sorted(groups - {self._deployment.outputs["AccessLogGroup"]})
+        return sorted(groups - {self._deployment.outputs.access_log_group})
 
     def _set_aside(self) -> set[str]:
         """Return the ids of the records that were set aside, surely not counted, and not redriven yet."""
