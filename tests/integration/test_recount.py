@@ -101,10 +101,7 @@ class Raw:
         """Compare and mend."""
         work = Recount(self.deployment, only, self.world.now)
         lines = [line for of_hour in work.compare(HOUR, NEXT) for line in of_hour]
-        for line in lines:
-            if line.stays:
-                work.fix(line, WHO)
-        return lines
+        return [work.fix(line, WHO) if line.stays else line for line in lines]
 
 
 @pytest.fixture
