@@ -51,16 +51,38 @@ class Address:
         return Deployment.find(stack, session, endpoint_url=self.aws_endpoint_url)
 
 
+class Phases:
+    """What a person waits for; ``elapsed_s`` says how long each phase took, by its name."""
+
+    def __init__(self, say: Console) -> None:
+        self._say = say
+        self.elapsed_s: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, doing: str, name: str) -> Iterator[None]:
+        """Say what is being done while it is, and note how long it took."""
+        with self.note(doing, name), self._say.status(doing):
+            yield
+
+    @contextmanager
+    def note(self, doing: str, name: str) -> Iterator[None]:
+        """Note how long something took that says itself what it does."""
+        began = time.monotonic()
+        yield
+        self.elapsed_s[name] = round(time.monotonic() - began, 2)
+        self._say.print(f"{doing}: {self.elapsed_s[name]:.1f} s", highlight=False)
+
+
 @dataclass
 class LocalCloud:
-    """A running local cloud: the metering stack's outputs, the sample's, and how long each phase took."""
+    """A running local cloud: the metering stack's outputs, the sample's, and the phases so far."""
 
     emulator: Emulator
     stripe: LocalStripe
     gateway: Gateway
     outputs: Outputs
     sample: Mapping[str, str]
-    elapsed_s: dict[str, float]
+    phases: Phases
 
     @property
     def address(self) -> Address:
@@ -123,21 +145,21 @@ def start(*, road: str = "subscription", say: Console) -> Iterator[LocalCloud]:
 
     ``road`` is the value of an :class:`infra.stack.ingest.Road`. ``say`` is told each phase and how long it took.
     """
-    elapsed: dict[str, float] = {}
+    phases = Phases(say)
     with ExitStack() as running:
-        with phase("starting the embedded AWS and Stripe", "start", elapsed, say):
+        with phases.time("starting the embedded AWS and Stripe", "start"):
             stripe = running.enter_context(LocalStripe())
             emulator = running.enter_context(Emulator())
-        with phase("deploying with the CDK", "deploy", elapsed, say):
+        with phases.time("deploying with the CDK", "deploy"):
             context = {"local": "true", "road": road, "stripe_api_base": stripe.url}
             told = emulator.deploy({}, context=context)
             outputs, sample = Outputs.read(told["Metering"]), told["SampleApi"]
-        with phase("connecting to Stripe", "connect", elapsed, say):
+        with phases.time("connecting to Stripe", "connect"):
             _put_access_log(emulator, outputs, sample)
             gateway = running.enter_context(
                 Gateway(emulator, api_id=sample["ApiId"], stage=sample["StageName"], clock=_clock)
             )
-            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, elapsed)
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases)
             cloud.connect_stripe()
             cloud.probe_subscriber()
         yield cloud
@@ -175,22 +197,12 @@ def _clock() -> float:
     return time.time() - CLOCK_BACK.total_seconds()
 
 
-@contextmanager
-def phase(doing: str, name: str, elapsed: dict[str, float], say: Console) -> Iterator[None]:
-    """Say what is being done, and how long it took, which is also noted under ``name``."""
-    began = time.monotonic()
-    with say.status(doing):
-        yield
-    elapsed[name] = round(time.monotonic() - began, 2)
-    say.print(f"{doing}: {elapsed[name]:.1f} s", highlight=False)
-
-
 def running() -> Address:
     """Return where the running ``metering local`` is; raise OperatorError if there is none."""
-    found = _read_announcement()
-    if not _alive(found):
+    announced = _read_announcement()
+    if not _alive(announced):
         raise OperatorError("no 'metering local' is running from this folder: start one in another terminal")
-    return Address(**{name: found[name] for name in Address.__dataclass_fields__})
+    return Address(**{name: announced[name] for name in Address.__dataclass_fields__})
 
 
 def _read_announcement() -> dict[str, Any]:

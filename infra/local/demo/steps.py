@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,11 +13,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from infra.local.cloud import CLOCK_BACK, LocalCloud, phase, start
+from infra.local.cloud import CLOCK_BACK, LocalCloud, start
 from infra.local.demo.holdings import Step, Usage, counted_usage, ledger_usage, stripe_usage
 from infra.local.demo.result import Result
 from infra.local.demo.storm import Storm, storm
-from infra.local.demo.traffic import Answer, Caller, billed, send
+from infra.local.demo.traffic import Answer, Caller, owed, send
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.posting import turn_on
@@ -54,28 +55,28 @@ def run(
         if then:
             running.enter_context(cloud.announced())
         storming = running.enter_context(storm(cloud, seed=secrets.randbits(32))) if faults else None
-        callers = make_customers(cloud, say)
-        result = bill(cloud, callers, requests=requests, storming=storming, say=say)
-        cloud.elapsed_s["total"] = round(time.monotonic() - began, 2)
-        _show(result, cloud.elapsed_s["total"], say)
+        callers = make_customers(cloud)
+        billed = bill(cloud, callers, requests=requests, storming=storming, say=say)
+        result = replace(billed, elapsed_s={**billed.elapsed_s, "total": round(time.monotonic() - began, 2)})
+        _show(result, say)
         if then and result.equal:
             then(cloud, callers)
     return result
 
 
-def _show(result: Result, elapsed_s: float, say: Console) -> None:
+def _show(result: Result, say: Console) -> None:
     say.print(result.table())
     say.print("\nStripe's preview of the running invoices:")
     say.print(result.invoice_table())
     for where, failed in result.faults.items():
         say.print(f"{where} failed: " + ", ".join(f"{n} x {what}" for what, n in sorted(failed.items())))
     verdict = "sent = counted = ledger = Stripe" if result.equal else "the steps differ"
-    say.print(f"{verdict}, after {elapsed_s:.1f} s", style="bold green" if result.equal else "bold red")
+    say.print(f"{verdict}, after {result.elapsed_s['total']:.1f} s", style="bold green" if result.equal else "bold red")
 
 
 def play(cloud: LocalCloud, *, requests: int, say: Console) -> Result:
     """Make customers, send their requests, bill them, and return what each step holds."""
-    return bill(cloud, make_customers(cloud, say), requests=requests, say=say)
+    return bill(cloud, make_customers(cloud), requests=requests, say=say)
 
 
 def bill(
@@ -85,20 +86,20 @@ def bill(
     first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
     names = sorted({caller.customer for caller in callers})
     say.print(f"The gateway's clock is {CLOCK_BACK} back, so that the hour of the requests is over.")
-    with phase(f"sending {requests} requests", "requests", cloud.elapsed_s, say):
+    with cloud.phases.time(f"sending {requests} requests", "requests"):
         answers = asyncio.run(send(cloud.gateway.url, callers, requests))
         cloud.gateway.flush()
     _say_answers(answers, say)
     span = (first, Hour.containing(datetime.now(UTC) - CLOCK_BACK).next())
-    sent = billed(answers)
+    sent = owed(answers)
     counted = _wait_until_counted(cloud, sent, names, span, say)
-    with phase("closing the hour and posting it to Stripe", "close", cloud.elapsed_s, say):
+    with cloud.phases.time("closing the hour and posting it to Stripe", "close"):
         close(cloud.deployment, say, runs=MOST_RUNS if storming else 1)
     failed = storming.calm() if storming else {}
     return Result(
         road=cloud.outputs.road,
         requests=requests,
-        elapsed_s=cloud.elapsed_s,
+        elapsed_s=dict(cloud.phases.elapsed_s),
         sent=sent,
         counted=counted,
         ledger=ledger_usage(cloud.deployment, names, span),
@@ -141,9 +142,9 @@ def _priced(deployment: Deployment, usage: Usage) -> dict[str, int]:
     return priced
 
 
-def make_customers(cloud: LocalCloud, say: Console) -> list[Caller]:
+def make_customers(cloud: LocalCloud) -> list[Caller]:
     """Make the customers, subscribed from the gateway's running hour on, and turn posting on."""
-    with phase("subscribing three customers", "subscribe", cloud.elapsed_s, say):
+    with cloud.phases.time("subscribing three customers", "subscribe"):
         return _make_customers(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))
 
 
@@ -175,9 +176,10 @@ def _say_answers(answers: Iterable[Answer], say: Console) -> None:
 
 def _wait_until_counted(cloud: LocalCloud, sent: Step, names: list[str], span: tuple[Hour, Hour], say: Console) -> Step:
     """Show the counters filling until they hold what was sent, or no more is coming."""
-    began = changed = time.monotonic()
+    changed = time.monotonic()
     counted = Step({}, {})
-    with Live(console=say, transient=True, auto_refresh=False) as live:
+    waiting = cloud.phases.note("waiting for the counters", "count")
+    with waiting, Live(console=say, transient=True, auto_refresh=False) as live:
         while counted != sent:
             before, counted = counted, counted_usage(cloud.deployment, names, span)
             live.update(_filling(sent.usage, counted.usage), refresh=True)
@@ -186,8 +188,6 @@ def _wait_until_counted(cloud: LocalCloud, sent: Step, names: list[str], span: t
             if time.monotonic() - changed > SLOWEST_COUNT:
                 break
             time.sleep(0.5)
-    cloud.elapsed_s["count"] = round(time.monotonic() - began, 2)
-    say.print(f"waiting for the counters: {cloud.elapsed_s['count']:.1f} s", highlight=False)
     return counted
 
 

@@ -96,7 +96,7 @@ def _body(request: Request) -> dict[str, list[str]] | None:
     return {"messages": ["hello"] * request.messages} if request.messages else None
 
 
-def billed(answers: Iterable[Answer]) -> Step:
+def owed(answers: Iterable[Answer]) -> Step:
     """Count what the callers saw and should pay for, by code that shares nothing with the metering."""
     usage: dict[tuple[str, str], int] = {}
     split: dict[tuple[str, str, str], int] = {}
