@@ -48,7 +48,7 @@ class OperatorError(Exception):
     """What a command cannot do, as one sentence that says what to do next."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is."""
 
@@ -150,10 +150,10 @@ class Deployment:
     def _secret_values(self) -> dict[str, str]:
         secrets = self.client("secretsmanager")
         try:
-            found = secrets.get_secret_value(SecretId=self.outputs.stripe_secret)["SecretString"]
+            written = secrets.get_secret_value(SecretId=self.outputs.stripe_secret)["SecretString"]
         except secrets.exceptions.ResourceNotFoundException:
             return {}
-        return secret_values(found)
+        return secret_values(written)
 
     def invoke(self, function: str, event: Mapping[str, Any]) -> dict[str, Any]:
         """Run a function, wait for it, and return its answer; OperatorError if it failed."""

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ class Entry:
     left: int
     doubtful: int
     counted: int
-    reasons: dict[str, int]
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ _FAILED: Final = "failed"
 def entries(deployment: Deployment) -> Iterator[Entry]:
     """Yield every batch that has something left to count."""
     for batch in deployment.set_aside.batches():
-        found = _entry(batch, deployment.set_aside.of(batch))
-        if found.left:
-            yield found
+        entry = _entry(batch, deployment.set_aside.of(batch))
+        if entry.left:
+            yield entry
     pages = deployment.client("s3").get_paginator("list_objects_v2")
     for page in pages.paginate(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES):
-        for found in page.get("Contents", []):
-            yield Entry(found["Key"], _FAILED, "", "", 1, 0, 0, {"every attempt of Lambda failed": 1})
+        for stored in page.get("Contents", []):
+            yield Entry(stored["Key"], _FAILED, "", "", 1, 0, 0, {"every attempt of Lambda failed": 1})
 
 
 def lines(deployment: Deployment, batch: str) -> list[ShownLine]:

@@ -74,12 +74,12 @@ def _check_table(dynamodb: Any, table: str, ledger: str) -> None:
     if table == ledger:
         raise OperatorError(f"{table} is the ledger itself: name the table that DynamoDB restored")
     try:
-        found = dynamodb.describe_table(TableName=table)["Table"]
+        described = dynamodb.describe_table(TableName=table)["Table"]
     except dynamodb.exceptions.ResourceNotFoundException as error:
         raise OperatorError(f"there is no table {table!r} in this account and Region") from error
-    if found["TableStatus"] != "ACTIVE":
-        raise OperatorError(f"the table {table} is {found['TableStatus']}: wait until it is ACTIVE")
-    if found["KeySchema"] != dynamodb.describe_table(TableName=ledger)["Table"]["KeySchema"] or not any(
+    if described["TableStatus"] != "ACTIVE":
+        raise OperatorError(f"the table {table} is {described['TableStatus']}: wait until it is ACTIVE")
+    if described["KeySchema"] != dynamodb.describe_table(TableName=ledger)["Table"]["KeySchema"] or not any(
         item["pk"]["S"].partition("#")[0] in ("period", "list", "customer") for item in _scan(dynamodb, table, Limit=50)
     ):
         raise OperatorError(f"the table {table} holds no ledger: name the one that DynamoDB restored")

@@ -60,12 +60,12 @@ class Invoice:
         """Give its lines, those of a draft by what the meters hold now."""
         if self.finalized_at is not None:
             return self.lines
-        found: list[dict[str, Any]] = []
+        lines: list[dict[str, Any]] = []
         for part in self.parts:
             quantity = measure(part) if part.quantity is None else part.quantity
             for charge in part.price.charges(quantity, part.share):
-                found.append(
-                    self._line(len(found) + 1, part, charge.quantity, charge.amount)
+                lines.append(
+                    self._line(len(lines) + 1, part, charge.quantity, charge.amount)
                     | {
                         "description": f"{charge.quantity} \N{MULTIPLICATION SIGN} {part.price.name}{charge.text}",
                         "pricing": {
@@ -75,7 +75,7 @@ class Invoice:
                         },
                     }
                 )
-        return found
+        return lines
 
     def _line(self, number: int, part: Part, quantity: Quantity, amount: int) -> dict[str, Any]:
         """Give a line item object (docs.stripe.com/api/invoice-line-item/object)."""

@@ -76,16 +76,16 @@ def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that somebody is told, and what rings."""
     topic = deployment.outputs.alarm_topic
     told = [
-        one
-        for one in items(deployment.client("sns"), "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
-        if one["SubscriptionArn"] != "PendingConfirmation"
+        listed
+        for listed in items(deployment.client("sns"), "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
+        if listed["SubscriptionArn"] != "PendingConfirmation"
     ]
     if not told:
         yield warning("nobody is told of an alarm", f"subscribe to the topic {topic}, and confirm it")
     cloudwatch = deployment.client("cloudwatch")
     ringing = [
-        one["AlarmName"]
-        for one in items(
+        listed["AlarmName"]
+        for listed in items(
             cloudwatch, "describe_alarms", "MetricAlarms", StateValue="ALARM", AlarmNamePrefix=f"{deployment.stack}-"
         )
     ]
