@@ -14,12 +14,12 @@ from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
 from metering.stores import aws
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch, shares
-from metering.stores.uniques import Uniques
 
 logger = Logger()
 signals = Metrics()

@@ -39,7 +39,8 @@ from metering.portal.reading import BY_KEY, By, Line, UsageReader, lines
 from metering.portal.tokens import PortalKeys, TokenRefusedError, issue, verify
 from metering.settings import ShowUsageSettings
 from metering.stores import aws
-from metering.stripe.meters import StripeMeters, StripeRejectedError, StripeUnavailableError, key_from
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError, key_from
+from metering.stripe.meters import StripeMeters
 
 HERE: Final = Path(__file__).parent
 DECLARED: Final = HERE / "declared.json"

@@ -36,6 +36,7 @@ from metering.model.amounts import Amounts
 from metering.model.batches import TOKEN_BYTES
 from metering.model.periods import Hour
 from metering.model.subjects import subject_of_source
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters, counter_key
@@ -43,7 +44,6 @@ from metering.stores.holders import Holder, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import new_mark
 from metering.stores.switch import PostingSwitch, Switch, shares
-from metering.stores.uniques import Uniques
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal, table_definition

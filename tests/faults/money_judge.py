@@ -21,13 +21,13 @@ from typing import Any, Final, Protocol
 
 from metering.model.periods import CLOCK_SKEW, Hour, due_before
 from metering.model.usage_row import Change, State
+from metering.stores.attribution import Uniques
 from metering.stores.aws import Item, from_item
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
 from tests.faults.money_schedule import Schedule
 from tests.faults.money_stage import World
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount

@@ -26,7 +26,7 @@ from unittest.mock import patch
 import boto3
 import msgspec
 
-from metering.billing import closing, posting
+from metering.billing import closing, sending
 from metering.model import usage_row
 from metering.stores import marks
 from metering.stores.aws import Item
@@ -120,8 +120,8 @@ def _one_by_one(self: Table, *writes: Mapping[str, Any]) -> None:
 
 
 BREAKS: Final[Mapping[str, Callable[[], AbstractContextManager[Any]]]] = {
-    "a newer total does not wait for the older one": lambda: patch.object(posting, "departing", _without_waiting),
-    "a rejected total is posted again at once": lambda: patch.object(posting, "rejected", _at_once),
+    "a newer total does not wait for the older one": lambda: patch.object(sending, "departing", _without_waiting),
+    "a rejected total is posted again at once": lambda: patch.object(sending, "rejected", _at_once),
     "rows are written without condition": lambda: patch.object(Table, "put_as_read", _unchecked),
     "every revision has one name": lambda: patch.object(usage_row, "identifier", _same_name),
     "a renewed mark is cleared": lambda: patch.object(marks.Marks, "clear", _clear_anyway),

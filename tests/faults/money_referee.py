@@ -18,7 +18,7 @@ from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.posting import retry, turn_off, turn_on
-from metering.billing import pacing, posting
+from metering.billing import pacing, posting, sending
 from metering.billing.carrying import Carrier
 from metering.billing.closing import Closer
 from metering.billing.pacing import Pace
@@ -39,9 +39,10 @@ from metering.stores.progress import Seen
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch, shares
 from metering.stores.table import RowChangedError
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
+from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import SLOWEST_CALL, StripeUnavailableError
+from metering.stripe.webhooks import Webhooks
 from tests.faults.money_judge import Backing, Judge, Parts
 from tests.faults.money_schedule import (
     CALM,
@@ -120,10 +121,10 @@ class Game:
             InTurn.chance = random.Random(self.schedule.seed)
             stack.enter_context(patch.object(aws, "ThreadPoolExecutor", InTurn))
             stack.enter_context(patch.object(posting, "ThreadPoolExecutor", InTurn))
-            stack.enter_context(patch.object(posting, "time", time))
-            stack.enter_context(patch.object(stripe_meters, "time", time))
-            stack.enter_context(patch.object(stripe_meters, "_client", self.stripe.client))
-            stack.enter_context(patch.object(stripe_meters, "_sessions", {}))
+            stack.enter_context(patch.object(sending, "time", time))
+            stack.enter_context(patch.object(stripe_client, "time", time))
+            stack.enter_context(patch.object(stripe_client, "_client", self.stripe.client))
+            stack.enter_context(patch.object(stripe_client, "_sessions", {}))
             stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
             self._set_up()
             self.weather = self.schedule.weather
@@ -364,7 +365,7 @@ class Game:
     def _notify(self, task: Notify, parts: Parts) -> None:
         for notification in self.stripe.account.reports.report(self.world.now):
             body = json.dumps(notification)
-            receiver = Receiver(parts.ledger, self.stripe.meters, lambda: SECRET)
+            receiver = Receiver(parts.ledger.rows, Webhooks(self.stripe.meters, lambda: SECRET))
             if not task.lost:
                 receiver.receive(body.encode(), Webhook("", SECRET).sign(body))
 

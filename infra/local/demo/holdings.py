@@ -1,15 +1,13 @@
 """What each step of the way holds: the counters, the ledger and Stripe, by customer and metric."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.operate.deployment import Deployment
-from metering.model.amounts import Amounts
 from metering.model.periods import Hour, hours
 from metering.model.subjects import customer
 from metering.stores.aws import side_by_side
-from metering.stores.holders import mapped_to
 
 Usage = Mapping[tuple[str, str], int]
 """Quantities by customer and metric."""
@@ -40,22 +38,15 @@ class Step:
         return cls(dict(usage), dict(split))
 
 
-def counted_usage(deployment: Deployment, names: Collection[str], span: tuple[Hour, Hour]) -> Step:
+def counted_usage(deployment: Deployment, names: Iterable[str], span: tuple[Hour, Hour]) -> Step:
     """Return what the counters hold, by customer."""
-    return Step.of(part for hour in hours(*span) for part in _counted(deployment, names, hour))
-
-
-def _counted(deployment: Deployment, names: Collection[str], hour: Hour) -> Iterator[Part]:
-    counted = deployment.counters.read(hour)
-    holdings = deployment.ledger.holders.holdings(counted)
-    owners: dict[str, Amounts] = {}
-    for key, amounts in counted.items():
-        owner = mapped_to(holdings[key], hour)
-        if owner and owner.id in names:
-            owners.setdefault(owner.id, Amounts()).include(amounts)
-    for name, amounts in owners.items():
-        deployment.uniques.settle(name, hour, amounts)  # several keys, whose users overlap
-        yield name, amounts.quantities(), amounts.splits
+    subjects = {customer(name) for name in names}
+    return Step.of(
+        (owner.id, share.together.quantities(), share.together.splits)
+        for hour in hours(*span)
+        for owner, share in deployment.attribution.of_hour(hour).items()
+        if owner in subjects
+    )
 
 
 def ledger_usage(deployment: Deployment, names: Iterable[str], span: tuple[Hour, Hour]) -> Step:
