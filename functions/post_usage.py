@@ -1,5 +1,6 @@
 """Lambda: what is pending in the ledger, in some shards of it → Stripe."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -34,33 +35,38 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Post what is pending in the shards that the event names (all without any), as far as nobody else does already."""
     now = _clock()
     time = timedelta(milliseconds=context.get_remaining_time_in_millis())
-    settings, ledger, counters, switch, stripe = _parts()
-    first = switch.read().first
+    parts = _parts()
+    first = parts.switch.read().first
     wanted = event.get("shards", list(range(SHARDS)))
     if first is None:
         return report(Posted(), leased=[]) | {"posting": False}
     holder = context.aws_request_id
-    shards = switch.lease(wanted, holder, now=now, until=now + time)
+    shards = parts.switch.lease(wanted, holder, now=now, until=now + time)
     posted = Posted()
     if shards:
-        poster = Poster(
-            ledger,
-            counters,
-            stripe,
-            epoch=epoch_of(settings.ledger_epoch, settings.deployment),
-            clock=_clock,
-            deadline=now + time - timedelta(seconds=SLOWEST_CALL + 5),
-            pace=Pace(float(settings.stripe_rate) * len(shards) / SHARDS),
-            streamed_from=Hour.parse(settings.streamed_from) if settings.streamed_from else None,
-        )
         try:
-            posted = poster.post_pending(first, shards)
+            posted = _poster(parts, len(shards), now + time).post_pending(first, shards)
         finally:
-            switch.release(shards, holder)
+            parts.switch.release(shards, holder)
     _tell(posted)
-    did = report(posted, leased=sorted({*wanted} - {*shards})) | {"posting": True}
-    logger.info("run finished", **did)
-    return did
+    told = report(posted, leased=sorted({*wanted} - {*shards})) | {"posting": True}
+    logger.info("run finished", **told)
+    return told
+
+
+def _poster(parts: "Parts", shards: int, until: datetime) -> Poster:
+    """Return a poster for the share of the account's rate that belongs to so many shards."""
+    settings = parts.settings
+    return Poster(
+        parts.ledger,
+        parts.counters,
+        parts.stripe,
+        epoch=epoch_of(settings.ledger_epoch, settings.deployment),
+        clock=_clock,
+        deadline=until - timedelta(seconds=SLOWEST_CALL + 5),
+        pace=Pace(float(settings.stripe_rate) * shards / SHARDS),
+        streamed_from=Hour.parse(settings.streamed_from) if settings.streamed_from else None,
+    )
 
 
 def report(posted: Posted, *, leased: list[int]) -> dict[str, Any]:
@@ -79,12 +85,23 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the function works with, made once in a process."""
+
+    settings: PostUsageSettings
+    ledger: Ledger
+    counters: Counters
+    switch: PostingSwitch
+    stripe: StripeMeters
+
+
 @cache
-def _parts() -> tuple[PostUsageSettings, Ledger, Counters, PostingSwitch, StripeMeters]:
+def _parts() -> Parts:
     settings = PostUsageSettings.read()
     dynamodb = aws.dynamodb()
     key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
-    return (
+    return Parts(
         settings,
         Ledger(dynamodb, settings.ledger_table),
         Counters(dynamodb, settings.counters_table),
