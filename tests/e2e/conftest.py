@@ -82,7 +82,7 @@ class Deployed:
         """Return what CloudWatch Logs would deliver of the latest lines."""
         body = {
             "messageType": "DATA_MESSAGE",
-            "logGroup": self.cloud.outputs["Metering"]["AccessLogGroup"],
+            "logGroup": self.cloud.outputs.access_log_group,
             "logStream": "s",
             "logEvents": [
                 {"id": f"{self.lines - n:056d}", "timestamp": 0, "message": line} for n, line in enumerate(lines)
@@ -92,7 +92,7 @@ class Deployed:
 
     def deliver(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Give a payload to the deployed ``record_usage``."""
-        return self.cloud.deployment.invoke("RecordUsageFunction", payload)
+        return self.cloud.deployment.invoke(self.cloud.outputs.record_usage_function, payload)
 
     def counted(self, key: str) -> int:
         """Return how many requests of a key the hour's counters hold."""

@@ -22,7 +22,7 @@ def s3(firehose: Deployed) -> Iterator[Any]:
 
 def _put(firehose: Deployed, s3: Any, name: str, content: bytes) -> str:
     key = f"access-log/2026/11/22/05/{name}"
-    s3.put_object(Bucket=firehose.cloud.outputs["Metering"]["Bucket"], Key=key, Body=content)
+    s3.put_object(Bucket=firehose.cloud.outputs.bucket, Key=key, Body=content)
     return key
 
 
@@ -57,7 +57,7 @@ def test_an_object_that_is_notified_twice_counts_once(firehose: Deployed, s3: An
     content = gzip.compress(_content(firehose, "notified"))
     key = _put(firehose, s3, "notified.gz", content)
     demo.wait_until(lambda: firehose.counted("notified") == 1)
-    bucket = firehose.cloud.outputs["Metering"]["Bucket"]
+    bucket = firehose.cloud.outputs.bucket
     notification = {"Records": [{"s3": {"bucket": {"name": bucket}, "object": {"key": key, "eTag": "other"}}}]}
     record = {"messageId": "m1", "body": json.dumps(notification), "eventSource": "aws:sqs"}
     assert firehose.deliver({"Records": [record]}) == {"batchItemFailures": []}
@@ -79,7 +79,7 @@ def test_an_object_that_cannot_be_read_is_reported_and_not_lost(firehose: Deploy
     """I1: the message comes again, at last into the dead-letter queue; the object stays."""
     content = gzip.compress(_content(firehose, "cut"))
     key = _put(firehose, s3, "cut.gz", content[: len(content) // 2])
-    bucket = firehose.cloud.outputs["Metering"]["Bucket"]
+    bucket = firehose.cloud.outputs.bucket
     notification = {"Records": [{"s3": {"bucket": {"name": bucket}, "object": {"key": key}}}]}
     record = {"messageId": "m1", "body": json.dumps(notification), "eventSource": "aws:sqs"}
     good = _put(firehose, s3, "whole.gz", gzip.compress(_content(firehose, "whole")))

@@ -149,7 +149,7 @@ def test_the_road_over_firehose_goes_without_two_roles(firehose: Deployed) -> No
     of_the_queue = [grant for grant in role.grants if grant.action.startswith("sqs:")]
     assert {grant.action for grant in of_the_queue} <= NOT_ENFORCED.keys()
     with delivery.without(*delivery.grants), role.without(*of_the_queue):
-        name = firehose.cloud.outputs["Metering"]["DeliveryStream"]
+        name = firehose.cloud.outputs.delivery_stream
         stream.put_record(DeliveryStreamName=name, Record={"Data": firehose.access_line("without-roles").encode()})
         demo.wait_until(lambda: firehose.counted("without-roles") == 1)
     iam.close()

@@ -24,6 +24,7 @@ from rich.console import Console
 from infra.local.cloud import CLOCK_BACK
 from infra.local.demo import steps as demo
 from infra.local.demo.front import Front
+from infra.local.demo.holdings import ledger_usage, stripe_usage
 from infra.local.demo.live import links
 from infra.operate import usage
 from infra.operate.customers import Customers, Entry
@@ -171,9 +172,9 @@ def test_what_the_page_shows_is_what_the_api_the_report_the_ledger_and_stripe_ho
     demo.close(deployment, Console(file=io.StringIO()), runs=5)
     wanted = reported()
     span = (first, end)
-    stepped = demo.ledger_usage(deployment, [reader.id], span).usage
+    stepped = ledger_usage(deployment, [reader.id], span).usage
     assert {metric: number for (_, metric), number in stepped.items()} == wanted
-    assert {m: n for (_, m), n in demo.stripe_usage(deployment, [reader.id], span).items()} == wanted
+    assert {m: n for (_, m), n in stripe_usage(deployment, [reader.id], span).items()} == wanted
     said = json.loads(reader.ask(f"v1/usage?from={first}&by=month"))["usage"]
     added: dict[str, int] = {}
     for row in said:

@@ -44,8 +44,8 @@ def test_every_request_is_counted_billed_and_at_stripe(road: str, request: pytes
 def test_the_deployed_stage_carries_our_format(deployed: Deployed) -> None:
     """I7, I8: what the gateway renders is what the template says."""
     apigateway = deployed.cloud.emulator.client("apigateway")
-    outputs = deployed.cloud.outputs["SampleApi"]
-    stage = apigateway.get_stage(restApiId=outputs["ApiId"], stageName=outputs["StageName"])
+    sample = deployed.cloud.sample
+    stage = apigateway.get_stage(restApiId=sample["ApiId"], stageName=sample["StageName"])
     apigateway.close()
     assert stage["accessLogSettings"]["format"] == AccessLog().format(declared(METRICS))
 
@@ -82,7 +82,7 @@ def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Dep
         hashing=Hashing(b"no value is seen", deployment.ledger.holders),
     )
     with pytest.raises(SystemExit):
-        recorder.record(subscription(payload).batch(deployed.cloud.outputs["Metering"]["AccessLogGroup"]))
+        recorder.record(subscription(payload).batch(deployed.cloud.outputs.access_log_group))
     deployed.deliver(payload)
     assert (deployed.counted("crash-1"), deployed.counted("crash-2")) == (1, 1)
 
@@ -90,7 +90,7 @@ def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Dep
 def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) -> None:
     """I1: in the bucket, with its reason."""
     logs = deployed.cloud.emulator.client("logs")
-    group = deployed.cloud.outputs["Metering"]["AccessLogGroup"]
+    group = deployed.cloud.outputs.access_log_group
     logs.create_log_stream(logGroupName=group, logStreamName="by-hand")
     now = int(deployed.hour.start.timestamp() * 1000)
     lines = [deployed.access_line("aside"), "GET /index.html 200"]
@@ -102,7 +102,7 @@ def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) ->
     logs.close()
     demo.wait_until(lambda: deployed.counted("aside") == 1)
     s3 = deployed.cloud.emulator.client("s3")
-    bucket = deployed.cloud.outputs["Metering"]["Bucket"]
+    bucket = deployed.cloud.outputs.bucket
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="set-aside/")["Contents"]]
     kept = [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys]
     s3.close()
@@ -162,7 +162,7 @@ def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -
     deployed.cloud.deployment.close()
     assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
     deployed.cloud.deployment.put_webhook_secret("whsec_of_this_test")
-    address = urlsplit(deployed.cloud.outputs["Metering"]["NotificationsUrl"])
+    address = urlsplit(deployed.cloud.outputs.notifications_url)
     endpoint = deployed.cloud.emulator.endpoint_url
     url = f"{endpoint}/_aws/lambda-url/{str(address.hostname).partition('.')[0]}/"
     deployed.cloud.stripe.set_webhook(url, "whsec_of_somebody_else")
@@ -183,7 +183,7 @@ def test_a_deployed_look_at_stripe_finds_nothing_amiss(deployed: Deployed) -> No
     deployed.customer("compared", "compared-key")
     deployed.deliver(deployed.payload("compared-key"))
     deployed.cloud.deployment.close()
-    report = deployed.cloud.deployment.invoke("ReconcileUsageFunction", {})
+    report = deployed.cloud.deployment.invoke(deployed.cloud.outputs.reconcile_usage_function, {})
     assert report["customers"] > 0
     assert (report["posted_again"], report["differing"], report["round_over"]) == (0, 0, True)
 

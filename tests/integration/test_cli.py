@@ -31,6 +31,7 @@ from metering.model.prices import Flat, Package, PerUnit, Plan, encode
 from metering.model.subjects import customer
 from metering.stores.rows import shard_of
 from metering.stripe import client as stripe_client
+from tests.doubles.outputs import outputs
 from tests.integration.lambdas import Clock, begin
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
@@ -181,8 +182,8 @@ class DescribeStacks(BaseHTTPRequestHandler):
         assert isinstance(self.server, CloudFormation)
         asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode(), keep_blank_values=True)
         region, name = self.headers["Authorization"].split("/")[2], asked["StackName"][0]
-        outputs = self.server.stacks.get((region, name))
-        if outputs is None:
+        told = self.server.stacks.get((region, name))
+        if told is None:
             words = f"Stack with id {name} does not exist"
             status, body = 400, f"<ErrorResponse><Error><Code>ValidationError</Code><Message>{words}</Message></Error>"
             body += "</ErrorResponse>"
@@ -193,7 +194,7 @@ class DescribeStacks(BaseHTTPRequestHandler):
         else:
             members = "".join(
                 f"<member><OutputKey>{key}</OutputKey><OutputValue>{value}</OutputValue></member>"
-                for key, value in outputs.items()
+                for key, value in told.items()
             )
             status, body = 200, "<DescribeStacksResponse><DescribeStacksResult><Stacks><member>"
             body += f"<StackName>{name}</StackName><Outputs>{members}</Outputs>"
@@ -222,19 +223,7 @@ def cloudformation(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud
 @pytest.fixture
 def deployed(world: World, cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch) -> World:
     """The world as a stack with outputs; commands see the world's time."""
-    outputs = {
-        "CountersTable": "counters",
-        "LedgerTable": "ledger",
-        "StripeSecret": "stripe-secret",
-        "StripeApiBase": world.stripe.url,
-        "Deployment": "Metering",
-        "Metrics": "requests,bytes",
-        "ClosePeriodsFunction": "close-periods",
-        "PostUsageFunction": "post-usage",
-        "RecordUsageFunction": "record-usage",
-        "Bucket": "bucket",
-    }
-    cloudformation.add("Metering", **outputs)
+    cloudformation.add("Metering", **outputs(stripe_api_base=world.stripe.url).written())
     boto3.client("secretsmanager").create_secret(Name="stripe-secret")
     monkeypatch.setattr("infra.cli.usage.now", world.clock)
     return world
@@ -361,6 +350,18 @@ def test_a_stack_of_another_kind_is_said_in_a_sentence(metering: Metering, cloud
     cloudformation.add("SampleApi", ApiId="a1b2c3")
     assert metering("usage", "--stack", "SampleApi") == Result(
         1, "", "error: the stack 'SampleApi' is no metering stack: name yours with --stack\n"
+    )
+
+
+def test_a_stack_that_lacks_outputs_is_said_in_a_sentence(metering: Metering, cloudformation: CloudFormation) -> None:
+    """With each of them, and the next step."""
+    told = {name: value for name, value in outputs().written().items() if name not in ("NotificationsUrl", "Road")}
+    cloudformation.add("Metering", **told)
+    assert metering("usage") == Result(
+        1,
+        "",
+        "error: the stack 'Metering' was deployed by another version, since it has no Road, NotificationsUrl: "
+        "deploy it again\n",
     )
 
 
@@ -744,9 +745,9 @@ def function(
             invoked.append((name, sent))
             monkeypatch.setattr(Clock, "at", deployed.now)
             with redirect_stdout(io.StringIO()):  # the function's own
-                if name == "ClosePeriodsFunction":
+                if name == "close-periods":
                     return dict(json.loads(json.dumps(functions.close(sent))))
-                assert name == "PostUsageFunction"
+                assert name == "post-usage"
                 return dict(json.loads(json.dumps(functions.post(*sent.get("shards", ())))))
 
         monkeypatch.setattr(Deployment, "invoke", invoke)
@@ -777,7 +778,7 @@ def test_close_says_what_it_did(deployed: World, function: list[tuple[str, Any]]
         "       1  due hours that the next run closes, if nothing of them is pending then\n",
         "",
     )
-    assert function == [("ClosePeriodsFunction", {"post": False}), ("PostUsageFunction", {})]
+    assert function == [("close-periods", {"post": False}), ("post-usage", {})]
     assert deployed.at_stripe("cus_acme") == 1
     deployed.now += timedelta(minutes=5)
     again = metering("close", "--json").json()
@@ -834,7 +835,7 @@ def test_close_waits_for_a_worker_of_the_schedule(
     monkeypatch.setattr("infra.operate.deployment.time.sleep", lambda _: deployed.switch.release([theirs], "other"))
     did = metering("close", "--json").json()
     assert (did["posted"], did["pending"], did["leased"]) == (2, 0, [])
-    assert function[1:] == [("PostUsageFunction", {}), ("PostUsageFunction", {"shards": [theirs]})]
+    assert function[1:] == [("post-usage", {}), ("post-usage", {"shards": [theirs]})]
 
 
 # --- what was set aside ----------------------------------------------------------------------------------------------
@@ -845,7 +846,7 @@ def recording(deployed: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """The world with record_usage invoked in it instead of in Lambda."""
 
     def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
-        assert name == "RecordUsageFunction"
+        assert name == "record-usage"
         if "redrive" in sent:
             return redriving.redrive(deployed.recorder(), sent["redrive"])
         recorded = deployed.recorder().record(payloads.subscription(sent).batch(ACCESS_LOG_GROUP))
@@ -953,7 +954,7 @@ class FakeLambda:
 def test_a_function_that_fails_is_said_in_a_sentence(payload: bytes, said: str) -> None:
     """With the next step."""
     fake = FakeLambda({"FunctionError": "Unhandled", "Payload": io.BytesIO(payload)})
-    deployment = Deployment(lambda _name, **_: fake, {"ClosePeriodsFunction": "close-periods"})
+    deployment = Deployment(lambda _name, **_: fake, outputs())
     with pytest.raises(OperatorError) as caught:
         deployment.close()
     assert str(caught.value) == f"the function close-periods failed: {said}; its log group says more"
@@ -962,8 +963,8 @@ def test_a_function_that_fails_is_said_in_a_sentence(payload: bytes, said: str) 
 def test_what_a_function_answers_is_returned() -> None:
     """As it is."""
     fake = FakeLambda({"StatusCode": 200, "Payload": io.BytesIO(b'{"posted": 1}')})
-    deployment = Deployment(lambda _name, **_: fake, {"ClosePeriodsFunction": "close-periods"})
-    assert deployment.invoke("ClosePeriodsFunction", {}) == {"posted": 1}
+    deployment = Deployment(lambda _name, **_: fake, outputs())
+    assert deployment.invoke("close-periods", {}) == {"posted": 1}
 
 
 @pytest.mark.usefixtures("deployed")
@@ -981,9 +982,7 @@ def test_connecting_puts_the_key_and_makes_the_meters_that_are_missing(
     deployed: World, cloudformation: CloudFormation, metering: Metering
 ) -> None:
     """I8: the key comes on stdin and is not printed."""
-    outputs = {"Deployment": "Other", "Metrics": "requests,bytes", "StripeApiBase": deployed.stripe.url}
-    tables = {"CountersTable": "counters", "LedgerTable": "ledger"}
-    cloudformation.add("Other", StripeSecret="stripe-secret", **tables, **outputs)
+    cloudformation.add("Other", **outputs(deployment="Other", stripe_api_base=deployed.stripe.url).written())
     result = metering("stripe", "connect", "--stack", "Other", stdin=f"{KEY}\n")
     assert result == Result(0, "the key is in the secret\nmeter Other_requests made\nmeter Other_bytes made\n", "")
     assert json.loads(secret() or "") == {"api_key": KEY}
@@ -1061,15 +1060,7 @@ def test_a_meter_that_would_bill_wrongly_is_named_and_nothing_is_changed(
 ) -> None:
     """I4: a meter cannot be changed, and one with a longer window would keep one hour of a day only."""
     window, formula = wrong
-    cloudformation.add(
-        "Other",
-        CountersTable="counters",
-        LedgerTable="ledger",
-        StripeSecret="stripe-secret",
-        StripeApiBase=deployed.stripe.url,
-        Deployment="Other",
-        Metrics="requests,bytes",
-    )
+    cloudformation.add("Other", **outputs(deployment="Other", stripe_api_base=deployed.stripe.url).written())
     stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url}).v1.billing.meters.create(
         {
             "display_name": "by hand",
@@ -1094,9 +1085,7 @@ def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
     metering: Metering, cloudformation: CloudFormation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is kept."""
-    outputs = {"Deployment": "Metering", "Metrics": "requests", "StripeApiBase": "http://127.0.0.1:1"}
-    tables = {"CountersTable": "counters", "LedgerTable": "ledger"}
-    cloudformation.add("Metering", StripeSecret="stripe-secret", **tables, **outputs)
+    cloudformation.add("Metering", **outputs(stripe_api_base="http://127.0.0.1:1").written())
     boto3.client("secretsmanager").create_secret(Name="stripe-secret")
     monkeypatch.setattr(stripe_client, "RETRIES", 0)
     result = metering("stripe", "connect", stdin=KEY)

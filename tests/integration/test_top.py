@@ -108,8 +108,7 @@ def scene(world: World, clocked: Clocked, monkeypatch: pytest.MonkeyPatch, capsy
     clocked.world = world
     operator = Operator(world, monkeypatch, capsys)
     deployment = operator.deployment
-    outputs = {**deployment.outputs, "Bucket": "bucket"}
-    found = Deployment(lambda name, **_: boto3.client(name), outputs)
+    found = Deployment(lambda name, **_: boto3.client(name), deployment.outputs)
     vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": msgspec.to_builtins((PLAN, BASIC))}
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found)
     monkeypatch.setattr("infra.cli.top.now", world.clock)
