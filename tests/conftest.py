@@ -1,5 +1,6 @@
 """Fixtures for every kind of test."""
 
+import functools
 import json
 import os
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+import botocore.session
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
@@ -19,6 +21,13 @@ ROOT = Path(__file__).parent.parent
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# What Python compiles is kept, whatever the environment says: else each process compiles aws-cdk-lib's 100 MB anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# What botocore knows of AWS is read once a process; sessions, of which tests make thousands, would each read it anew.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 # The Node that is locked with the project, whichever is on the PATH.
 os.environ.setdefault("JSII_NODE", str(Path(sys.executable).with_name("node")))
