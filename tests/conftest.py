@@ -6,15 +6,14 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import botocore.session
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-if TYPE_CHECKING:
-    from aws_cdk.cx_api import CloudAssembly
+from tests.synthesis import Synthesis, Template
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,16 +67,19 @@ def context() -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def assembly(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> "CloudAssembly":
-    """The app as it is deployed, checked by cdk-nag."""
-    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which tests without a stack need not wait for
-
-    from app import build  # noqa: PLC0415 - imports aws_cdk
-
-    return build(cdk.App(context=context, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+def synthesis(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Synthesis:
+    """The app's templates, which all processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return Synthesis(own if worker_id == "master" else own.parent)
 
 
 @pytest.fixture(scope="session")
-def template(assembly: "CloudAssembly") -> dict[str, Any]:
+def templates(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
+    """The CloudFormation templates of the app as it is deployed, by stack."""
+    return synthesis.templates("subscription", context)
+
+
+@pytest.fixture(scope="session")
+def template(templates: dict[str, Template]) -> Template:
     """The CloudFormation template of the metering stack."""
-    return cast("dict[str, Any]", assembly.get_stack_by_name("Metering").template)
+    return templates["Metering"]
