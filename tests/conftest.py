@@ -38,6 +38,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is fast: it needs no emulator, no engine and no moto."""
+    for item in items:
+        in_memory = _folder(item) == "integration" and item.get_closest_marker("in_memory")
+        if in_memory or _folder(item) in ("unit", "infra"):
+            item.add_marker(pytest.mark.fast)
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Keeps together, in one process, the tests that share a deployment, an engine or a table."""
 
