@@ -1,11 +1,12 @@
-"""Fixtures for every kind of test."""
+"""Fixtures for every kind of test, and how tests are dealt out to processes."""
 
 import functools
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import botocore.session
@@ -47,17 +48,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.fast)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_finish(session: pytest.Session) -> Generator[None]:
+    """Let xdist send each test's id with its group, which the scheduler knows by nothing else; report it without."""
+    if not hasattr(session.config, "workerinput"):
+        return (yield)
+    items = session.items
+    session.items = [SimpleNamespace(nodeid=f"{item.nodeid}@{_group(item)}") for item in items]  # type: ignore[misc]
+    try:
+        return (yield)
+    finally:
+        session.items = items
+
+
+def _group(item: pytest.Item) -> str:
+    """Name what a test shares with others: a deployment, an engine, or its file's fixtures."""
+    folder = _folder(item)
+    if folder == "e2e":
+        needs = set(getattr(item, "fixturenames", ()))
+        if "there" in needs:
+            needs.add(item.callspec.params["there"])  # type: ignore[attr-defined]
+        if "firehose" in needs:
+            return "firehose"
+        if needs & {"deployed", "subscription"}:
+            return "subscription"
+    return folder if folder in ("faults", "infra") else item.path.name
+
+
 def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT / "tests").parts[0]
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Keeps together, in one process, the tests that share a deployment, an engine or a table."""
+    """Keeps together, in one process, the tests of a group."""
 
     def _split_scope(self, nodeid: str) -> str:
-        _, folder, *_, file = nodeid.partition("::")[0].split("/")
-        together = folder in ("e2e", "faults", "infra") and file != "test_emulator_gateway.py"
-        return folder if together else file
+        return nodeid.rpartition("@")[2]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:

@@ -4,8 +4,6 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from infra.operate.access import Access
 from infra.operate.doctor.examine import examine
 from tests.e2e.conftest import Deployed
@@ -36,13 +34,11 @@ def status(deployed: Deployed, value: str) -> int:
         return error.code
 
 
-@pytest.mark.parametrize("road", ["subscription", "firehose"])
-def test_a_deployment_is_found_well(road: str, request: pytest.FixtureRequest) -> None:
+def test_a_deployment_is_found_well(there: Deployed) -> None:
     """Stage, log, subscription or stream, Stripe's key and its meters, as they are deployed."""
-    there: Deployed = request.getfixturevalue("deployed" if road == "subscription" else road)
     lines = [line for line in examine(there.cloud.deployment, lambda: datetime.now(UTC)) if line.check in INDEPENDENT]
     assert [line for line in lines if line.state != "ok"] == []
-    assert [line.check for line in lines] == [one for one in INDEPENDENT if road == "firehose" or one != "stream"]
+    assert [line.check for line in lines] == [one for one in INDEPENDENT if there.road == "firehose" or one != "stream"]
 
 
 def test_keys_open_and_close_as_the_operator_says(deployed: Deployed) -> None:
