@@ -4,6 +4,7 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
+from infra.local.demo.steps import PATIENCE_S
 from infra.operate.access import Access
 from infra.operate.doctor.examine import examine
 from tests.e2e.conftest import Deployed
@@ -28,7 +29,7 @@ def status(deployed: Deployed, value: str) -> int:
     headers = {"x-api-key": value, "x-user": "operator"}
     call = urllib.request.Request(f"{deployed.cloud.gateway.url}/items", headers=headers)  # noqa: S310 - the cloud's own
     try:
-        with urllib.request.urlopen(call, timeout=30) as answer:  # noqa: S310 - the same
+        with urllib.request.urlopen(call, timeout=PATIENCE_S) as answer:  # noqa: S310 - the same
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
