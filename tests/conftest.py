@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is fast: it needs no emulator, no engine and no moto."""
+    """Mark what is fast: unit, infra, and of integration what has its tables in memory."""
     for item in items:
         in_memory = _folder(item) == "integration" and item.get_closest_marker("in_memory")
         if in_memory or _folder(item) in ("unit", "infra"):
@@ -83,7 +83,8 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Keeps together, in one process, the tests of a group."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.rpartition("@")[2]
+        _, group = nodeid.rsplit("@", 1)
+        return group
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:

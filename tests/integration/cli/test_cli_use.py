@@ -141,6 +141,8 @@ def test_what_cannot_be_read_is_wrong_use(metering: Metering) -> None:
         ("usage", "--by", "week"),
         ("usage", "--from", "2026-11-22T05:30"),
         ("posting", "on", "--since", "yesterday"),
+        ("customers", "rotate-key", "acme", "--overlap", "a day"),
+        ("recount", "acme", "--hour", "2026-11-22T05", "--ahead", "-1"),
         ("adjust", "acme", "requests", "05:30", "--to", "1", "--reason", "no hour"),
         ("demo", "--requests", "0"),
     )
@@ -156,6 +158,15 @@ def test_what_contradicts_itself_is_wrong_use(metering: Metering) -> None:
         ("adjust", "acme", "requests", "2026-11-22T05", "--to", "1", "--by", "1", "--reason", "both"),
         ("rejected", "retry"),
         ("rejected", "retry", "acme", "--all"),
+        ("customers", "rotate-key"),
+        ("customers", "rotate-key", "--finish", "--key", "k"),
+        ("customers", "rotate-key", "--finish", "--overlap", "1h"),
+        ("recount",),
+        ("recount", "acme"),
+        ("recount", "acme", "--all", "--hour", "2026-11-22T05"),
+        ("recount", "acme", "--hour", "2026-11-22T05", "--from", "2026-11-22T04"),
+        ("recount", "acme", "--hour", "2026-11-22T05", "--to", "2026-11-22T09"),
+        ("recount", "acme", "--from", "2026-11-22T05", "--to", "2026-11-22T05"),
     )
 
 
