@@ -14,12 +14,12 @@ from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
 from metering.stores import aws
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch, shares
-from metering.stores.uniques import Uniques
 
 logger = Logger()
 signals = Metrics()
@@ -42,7 +42,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     settings, closer, switch = _parts(start + time)
     closed = closer.close_due()
     first = switch.read().first
-    waiting = closer.ledger.pending(first, range(SHARDS)) if first else {}
+    waiting = closer.ledger.rows.pending(first, range(SHARDS)) if first else {}
     unsettled = closed.pending.union(*waiting.values()) if first else set[Hour]()
     closer.settle(closed, unsettled=unsettled)
     _tell(closed, sum(hour.end + UNPOSTED_AFTER <= start for hour in unsettled))
@@ -91,7 +91,7 @@ def _parts(deadline: datetime) -> tuple[ClosePeriodsSettings, Closer, PostingSwi
     counters, ledger = Counters(dynamodb, settings.counters_table), Ledger(dynamodb, settings.ledger_table)
     closer = Closer(
         counters,
-        Uniques(Claims(dynamodb, settings.counters_table), ledger),
+        Uniques(Claims(dynamodb, settings.counters_table), ledger.holders),
         ledger,
         Changes(dynamodb, settings.ledger_table, counters),
         clock=_clock,

@@ -10,8 +10,9 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.pacing import Pace
-from metering.billing.posting import Posted, Poster
+from metering.billing.posting import Poster
 from metering.billing.rejections import tell_rejected
+from metering.billing.sending import Posted
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.model.usage_row import epoch_of
@@ -21,7 +22,8 @@ from metering.stores import aws
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
-from metering.stripe.meters import SLOWEST_CALL, StripeMeters, key_from
+from metering.stripe.client import SLOWEST_CALL, key_from
+from metering.stripe.meters import StripeMeters
 
 logger = Logger()
 signals = Metrics()

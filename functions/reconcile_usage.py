@@ -18,8 +18,9 @@ from metering.stores.changes import Changes
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
+from metering.stripe.client import StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeUnavailableError, key_from
+from metering.stripe.meters import StripeMeters
 
 logger = Logger()
 signals = Metrics()

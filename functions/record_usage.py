@@ -20,7 +20,7 @@ from metering.signals import Signal
 from metering.stores import aws
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.ledger import Ledger
+from metering.stores.holders import Holders
 from metering.stores.set_aside import SetAside
 
 logger = Logger()
@@ -90,7 +90,7 @@ def _parts() -> tuple[RecordUsageSettings, Recorder]:
 
 def _hashing(settings: RecordUsageSettings) -> Hashing:
     secret = SecretsProvider(boto3_client=aws.secrets()).get(settings.hash_secret)
-    return Hashing(str(secret).encode(), Ledger(aws.dynamodb(), settings.ledger_table))
+    return Hashing(str(secret).encode(), Holders(aws.dynamodb(), settings.ledger_table))
 
 
 def _tell(recorded: Recorded, source: Source) -> None:

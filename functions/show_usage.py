@@ -27,18 +27,20 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
 
-from metering.model.metrics import Count, Max, Metric, Sum, meters_of
+from metering.model.metrics import Count, Max, Metric, Sum, meters_of, unit_of
 from metering.model.periods import Hour
 from metering.model.prices import Plan, decimals_of
 from metering.model.subjects import CUSTOMER_ID_PATTERN
 from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
-from metering.portal.charges import Charges, NotSubscribedError, scales_of
+from metering.portal.charges import Charges, NotSubscribedError, scales_of, terms_of
 from metering.portal.http import ProblemError, etag_of, finished, good, header
+from metering.portal.page import FILES
 from metering.portal.reading import BY_KEY, By, Line, UsageReader, lines
 from metering.portal.tokens import PortalKeys, TokenRefusedError, issue, verify
 from metering.settings import ShowUsageSettings
 from metering.stores import aws
-from metering.stripe.meters import StripeMeters, StripeRejectedError, StripeUnavailableError, key_from
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError, key_from
+from metering.stripe.meters import StripeMeters
 
 HERE: Final = Path(__file__).parent
 DECLARED: Final = HERE / "declared.json"
@@ -50,14 +52,9 @@ MOST_LINES: Final = 30_000
 
 RETRY_AFTER_S: Final = 10
 
-PAGE: Final = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-}
 OPENAPI: Final = "/v1/openapi.json"
 LINKS: Final = "/v1/links"
-OPEN_TO_ALL: Final = {*PAGE, OPENAPI}
+OPEN_TO_ALL: Final = {*FILES, OPENAPI}
 
 _FIRST_YEAR: Final = 2020
 _LAST_YEAR: Final = 2100
@@ -307,7 +304,7 @@ def _declared_prices() -> str:
             "currency": plan.currency,
             "decimals": decimals_of(plan.currency),
             "interval": plan.interval,
-            "prices": msgspec.to_builtins(plan.prices),
+            "prices": [msgspec.to_builtins(price) | {"terms": terms_of(price, plan.interval)} for price in plan.prices],
         }
         for plan in parts.plans
     ]
@@ -316,6 +313,7 @@ def _declared_prices() -> str:
             "name": name,
             "kind": str(metric.__struct_config__.tag),
             "scale": metric.scale if isinstance(metric, Sum | Max) else 0,
+            "unit": unit_of(metric),
             "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
         }
         for metric in parts.metrics
@@ -347,7 +345,7 @@ class Wanted(BaseModel):
 def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
     """Return a link that shows a customer its usage, for the operator's own back end to hand on."""
     parts = _parts()
-    if wanted.customer not in parts.reader.ledger.customers([wanted.customer]):
+    if wanted.customer not in parts.reader.ledger.holders.customers([wanted.customer]):
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no customer {wanted.customer!r}")
     token, ends = issue(
         parts.keys.current(),
@@ -403,20 +401,20 @@ def page() -> Response[str]:
     return _file("/")
 
 
-@routes.get("/app.js", include_in_schema=False)
-def script() -> Response[str]:
-    """Return the page's script."""
-    return _file("/app.js")
+def _answer_file(path: str) -> None:
+    """Answer with a file of the page where its path is asked for."""
+
+    @routes.get(path, include_in_schema=False)
+    def file() -> Response[str]:
+        return _file(path)
 
 
-@routes.get("/style.css", include_in_schema=False)
-def style() -> Response[str]:
-    """Return the page's style."""
-    return _file("/style.css")
+for _path in FILES.keys() - {"/"}:
+    _answer_file(_path)
 
 
 def _file(path: str) -> Response[str]:
-    name, media = PAGE[path]
+    name, media = FILES[path]
     return good(_read(name), media, {"Cache-Control": "no-cache"})
 
 

@@ -23,7 +23,7 @@ from infra.operate.customers import Change, Customers, Entry, read_csv
 from infra.operate.deployment import OperatorError
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
-from metering.stores.ledger import BEGINNING
+from metering.stores.holders import BEGINNING
 
 customers_app: Final = group("The customers, their Stripe customers and their API keys.")
 keys_app: Final = group("API keys that are not billed.")
@@ -62,7 +62,7 @@ def customers_list(
 ) -> None:
     """List the customers."""
     ledger = connect().ledger
-    found = sorted(ledger.customers(ledger.customer_ids()).values(), key=lambda one: one.id)
+    found = sorted(ledger.holders.customers(ledger.holders.customer_ids()).values(), key=lambda one: one.id)
     if as_json:
         print_json([asdict(one) for one in found])
         return
@@ -79,7 +79,7 @@ def customers_show(
     ledger = connect().ledger
     found = known_customer(ledger, customer_id)
     keys = []
-    for name, holding in sorted(ledger.holdings(ledger.keys_of(customer_id)).items()):
+    for name, holding in sorted(ledger.holders.holdings(ledger.holders.keys_of(customer_id)).items()):
         ends = [holder.since for holder in holding.holders[1:]]
         for holder, end in zip(holding.holders, [*ends, None], strict=True):
             if holder.customer == customer_id:

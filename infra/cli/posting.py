@@ -160,7 +160,7 @@ def rejected_retry(
     if bool(customers) == everything:
         raise typer.BadParameter("name the customers, or give --all for every one")
     deployment = connect()
-    names = customers or sorted(deployment.ledger.rejected())
+    names = customers or sorted(deployment.ledger.rows.rejected())
     for name in names:
         known_customer(deployment.ledger, name)
     hours = posting.retry(deployment, names)

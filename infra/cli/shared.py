@@ -18,7 +18,8 @@ from rich.table import Table
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
 from metering.model.subjects import CUSTOMER_ID_PATTERN
-from metering.stores.ledger import Customer, Ledger
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
 
 # What is printed are names that people chose: none of them is markup, an emoji code or to be coloured.
 out: Final = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
@@ -94,7 +95,7 @@ def now() -> datetime:
 def known_customer(ledger: Ledger, customer_id: str) -> Customer:
     """Return a customer; raise OperatorError if there is none."""
     well_formed = re.fullmatch(CUSTOMER_ID_PATTERN, customer_id)
-    found = ledger.customers([customer_id]).get(customer_id) if well_formed else None
+    found = ledger.holders.customers([customer_id]).get(customer_id) if well_formed else None
     if found is None:
         raise OperatorError(f"there is no customer {customer_id!r}: 'metering customers list' shows them")
     return found

@@ -18,7 +18,8 @@ from infra.operate.access_notes import AccessNotes, Rotation, Suspension
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
-from metering.stores.ledger import Customer, Ledger
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
 
 
@@ -254,7 +255,7 @@ class Access:
     def _keys(self, customer: Customer, now: datetime) -> Sequence[str]:
         """Return the keys that a customer holds in the current hour."""
         hour = Hour.containing(now)
-        holdings = self.ledger.holdings(sorted(self.ledger.keys_of(customer.id)))
+        holdings = self.ledger.holders.holdings(sorted(self.ledger.holders.keys_of(customer.id)))
         return [
             key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == customer.id
         ]

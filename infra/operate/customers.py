@@ -18,8 +18,10 @@ from metering.model.periods import OLDEST_RECORD, Hour
 from metering.model.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, Subject, customer, key
 from metering.model.usage_row import State
 from metering.stores.aws import side_by_side
-from metering.stores.counters import Counters, new_mark
-from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Ledger
+from metering.stores.counters import Counters
+from metering.stores.holders import BEGINNING, Customer, Holder, Holding
+from metering.stores.ledger import Ledger
+from metering.stores.marks import new_mark
 from metering.stores.table import RowChangedError
 
 COLUMNS: Final = ("id", "name", "stripe_customer", "keys")
@@ -74,7 +76,7 @@ class Customers:
         if malformed := [*entry.problems()]:
             raise OperatorError("; ".join(malformed))
         # Written on condition that it is as it was read here: what another operator does from now on is met below.
-        holdings = self.ledger.holdings(dict.fromkeys(entry.keys))
+        holdings = self.ledger.holders.holdings(dict.fromkeys(entry.keys))
         if conflicts := self._conflicts({1: entry}, holdings, now=now)[1]:
             raise OperatorError("; ".join(conflicts))
         change = Change()
@@ -95,7 +97,7 @@ class Customers:
             raise OperatorError(f"an API key's id is 1 to 64 letters, digits, '_' or '-', got {name!r}")
         if not (0 < len(reason) <= _LONGEST_NAME and reason.isprintable()):
             raise OperatorError("say in --reason, in one line, why the key is not billed")
-        holding = self.ledger.holdings([name])[name]
+        holding = self.ledger.holders.holdings([name])[name]
         holder = Holder(since or BEGINNING, "", reason)
         refusal = _refusal(holding, holder, now=now)
         if refusal:
@@ -107,7 +109,7 @@ class Customers:
     def check(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
         """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
         good = {line: entry for line, entry in entries.items() if not any(entry.problems())}
-        holdings = self.ledger.holdings({name for entry in good.values() for name in entry.keys})
+        holdings = self.ledger.holders.holdings({name for entry in good.values() for name in entry.keys})
         twice, conflicts = _given_twice(entries), self._conflicts(good, holdings, now=now)
         return {
             line: [*entry.problems(), *twice.get(line, []), *conflicts.get(line, [])] for line, entry in entries.items()
@@ -118,7 +120,7 @@ class Customers:
     ) -> dict[int, list[str]]:
         """Say which keys and Stripe customers of these entries belong to another customer."""
         named = sorted({entry.stripe_customer for entry in entries.values()} - {""})
-        owners = dict(zip(named, side_by_side(self.ledger.owner, named), strict=True))
+        owners = dict(zip(named, side_by_side(self.ledger.holders.owner, named), strict=True))
         found: dict[int, list[str]] = {}
         for line, entry in entries.items():
             holder = Holder(entry.since or BEGINNING, entry.id)
@@ -129,16 +131,16 @@ class Customers:
         return found
 
     def _save(self, entry: Entry, change: Change) -> None:
-        before = self.ledger.customers([entry.id]).get(entry.id)
+        before = self.ledger.holders.customers([entry.id]).get(entry.id)
         was = before.stripe_customer if before else ""
         after = Customer(entry.id, entry.name, entry.stripe_customer or was)
         if after == before:
             return
         try:
-            self.ledger.save_customer(after, before=before)
+            self.ledger.holders.save_customer(after, before=before)
         except RowChangedError as error:
             # boto3 may have met its own write after a read timeout: then what stands is what was wanted.
-            if self.ledger.customers([entry.id]).get(entry.id) != after:
+            if self.ledger.holders.customers([entry.id]).get(entry.id) != after:
                 raise OperatorError(
                     f"the customer {entry.id!r} or its Stripe customer was changed by somebody else just now: "
                     "look at it with 'metering customers show' and try again"
@@ -150,9 +152,9 @@ class Customers:
         last = holding.holders[-1] if holding.holders else None
         if last is None or (last.customer, bool(last.reason)) != (holder.customer, bool(holder.reason)):
             try:
-                self.ledger.hand_over(holding.with_holder(holder))
+                self.ledger.holders.hand_over(holding.with_holder(holder))
             except RowChangedError as error:
-                now_held = self.ledger.holdings([holding.key])[holding.key]
+                now_held = self.ledger.holders.holdings([holding.key])[holding.key]
                 if now_held.holders[-1:] != (holder,):
                     raise OperatorError(
                         f"the key {holding.key} was changed by somebody else just now: try again"
@@ -166,19 +168,19 @@ class Customers:
         first, end = _changeable(holder.since, now), _latest(now)
         concerned = [key(holding.key), *([customer(former.customer)] if former and former.customer else [])]
         for subject in concerned:
-            for row in self.ledger.rows_of(subject, first, end):
+            for row in self.ledger.rows.of(subject, first, end):
                 if row.totals:  # also one of zero: its values may have counted elsewhere for the former holder
                     self._mark(row.hour, {subject, key(holding.key)}, change)
 
     def _mark_waiting(self, subject: Subject, change: Change, *, now: datetime) -> None:
         """Mark the hours in which a customer's usage was held or rejected: it is tried again."""
-        for row in self.ledger.rows_of(subject, _changeable(BEGINNING, now), _latest(now)):
+        for row in self.ledger.rows.of(subject, _changeable(BEGINNING, now), _latest(now)):
             if row.in_state(State.HELD) or row.in_state(State.REJECTED):
                 self._mark(row.hour, {subject}, change)
 
     def _mark(self, hour: Hour, subjects: Iterable[Subject], change: Change) -> None:
         for subject in subjects:
-            self.counters.mark_late(hour, subject, new_mark())
+            self.counters.marks.mark_late(hour, subject, new_mark())
         change.marks += 1
 
 

@@ -14,8 +14,8 @@ from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.model.subjects import customer
-from metering.stores.counters import new_mark
-from metering.stores.ledger import Customer
+from metering.stores.holders import Customer
+from metering.stores.marks import new_mark
 from metering.stores.switch import Switch
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import StripeReader
@@ -45,12 +45,12 @@ def turn_on(deployment: Deployment, since: Hour | None, *, who: str, now: dateti
     after = msgspec.structs.replace(before, on=True, since=str(first), who=who, at=int(now.timestamp()))
     if (before.on, before.since) != (True, str(first)):
         _turn(deployment, after)
-    names = list(deployment.ledger.customer_ids())
+    names = list(deployment.ledger.holders.customer_ids())
     for name in progress(names, len(names)):
         for billed in deployment.changes.billed(name):
             if first < Hour.parse(billed.end):
                 start = max(first, Hour.parse(billed.first))
-                deployment.counters.mark_to_check(start, customer(name))
+                deployment.counters.marks.mark_to_check(start, customer(name))
     return after
 
 
@@ -75,7 +75,7 @@ def waiting(deployment: Deployment) -> int:
     """Return how many customers' hours wait to be posted, now or when posting is turned on."""
     switch = deployment.switch.read()
     since = Hour.parse(switch.since) if switch.since else Hour(0)
-    return sum(map(len, deployment.ledger.pending(since, range(SHARDS)).values()))
+    return sum(map(len, deployment.ledger.rows.pending(since, range(SHARDS)).values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Rejection:
 
 def rejections(deployment: Deployment) -> Iterator[Rejection]:
     """Yield every total that Stripe rejected; those whose row has a pending one, too, once that is settled."""
-    for name, hours in sorted(deployment.ledger.rejected().items()):
-        for row in deployment.ledger.rows_at({(customer(name), hour) for hour in hours}):
+    for name, hours in sorted(deployment.ledger.rows.rejected().items()):
+        for row in deployment.ledger.rows.written({(customer(name), hour) for hour in hours}):
             for metric, total in row.totals.items():
                 if total.state == "REJECTED":
                     yield Rejection(name, metric, str(row.hour), total.quantity, total.reason)
@@ -101,10 +101,10 @@ def rejections(deployment: Deployment) -> Iterator[Rejection]:
 def retry(deployment: Deployment, names: Iterable[str]) -> int:
     """Have these customers' rejected totals posted again, each under the next revision; return how many hours."""
     wanted = set(names)
-    rejected = deployment.ledger.rejected()
+    rejected = deployment.ledger.rows.rejected()
     places = [(hour, customer(name)) for name in sorted(wanted & rejected.keys()) for hour in rejected[name]]
     for hour, subject in places:
-        deployment.counters.mark_late(hour, subject, new_mark())
+        deployment.counters.marks.mark_late(hour, subject, new_mark())
     return len(places)
 
 
@@ -138,8 +138,8 @@ def reconcile(
     switch = deployment.switch.read()
     since = Hour.parse(switch.since) if switch.since else Hour(0)
     ledger = deployment.ledger
-    names = [only.id] if only else list(ledger.customer_ids())
-    owners = [owner for owner in ledger.customers(names).values() if owner.stripe_customer]
+    names = [only.id] if only else list(ledger.holders.customer_ids())
+    owners = [owner for owner in ledger.holders.customers(names).values() if owner.stripe_customer]
 
     def compare() -> list[Compared]:
         reader = StripeReader(deployment.stripe(), _NO_LIMIT)

@@ -54,7 +54,7 @@ def restore(deployment: Deployment, table: str, *, progress: Progress) -> Restor
     ]
     for piece in progress(in_pieces(gone, _PIECE), len(gone) // _PIECE + 1):
         side_by_side(lambda key: dynamodb.delete_item(TableName=ledger, Key=key), piece)
-    cursor = deployment.ledger.cursor()
+    cursor = deployment.ledger.progress.cursor()
     return Restored(written, len(gone), str(cursor or ""), _epoch(deployment))
 
 

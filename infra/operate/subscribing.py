@@ -22,10 +22,12 @@ from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Plan, explain, name_of, terms, title_of, written
 from metering.model.subjects import customer as subject_of
-from metering.portal.charges import plans_of, preview_of, running
-from metering.stores.ledger import Customer, Ledger
-from metering.stripe.meters import StripeMeters, StripeUnavailableError
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
+from metering.stripe.client import StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
+from metering.stripe.subscriptions import plans_of, preview_of, running
 
 CUSTOMER: Final = "metering_customer"
 DAYS_UNTIL_DUE: Final = 30
@@ -332,7 +334,7 @@ def as_it_would_be(
     """Return a preview with what the ledger holds of its period, at the declared prices, not with what was posted."""
     first, end = (Hour.containing(datetime.fromisoformat(shown["period"][name])) for name in ("from", "to"))
     used: Counter[str] = Counter()
-    for row in ledger.rows_of(subject_of(customer.id), first, end):
+    for row in ledger.rows.of(subject_of(customer.id), first, end):
         used.update({metric: total.quantity for metric, total in row.totals.items()})
     metered = {
         name: price

@@ -26,12 +26,13 @@ from metering.layout import FAILED_BATCHES
 from metering.model.metrics import Count, Metric, meters_of
 from metering.model.periods import HOUR, Hour, hours
 from metering.model.prices import Flat, Plan, Price, explain, terms, written
-from metering.model.subjects import Kind, customer, customer_of_source, subject_of_source
-from metering.portal.charges import plans_of, running
+from metering.model.subjects import Kind, customer, customer_of_source
+from metering.stores.attribution import owner_of
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
-from metering.stores.ledger import Customer, Holding, mapped_to
-from metering.stripe.meters import StripeRejectedError, StripeUnavailableError
+from metering.stores.holders import Customer, Holding
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError
+from metering.stripe.subscriptions import plans_of, running
 
 MOST_OPEN: Final = 3
 """How many hours before the running one may be in no row yet and still be read: closing takes one, and a little."""
@@ -210,7 +211,7 @@ class Top:
         self._unpriced = ""
         self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
         self._set_aside = self._count_set_aside()
-        self._rejected = sum(map(len, self.deployment.ledger.rejected().values()))
+        self._rejected = sum(map(len, self.deployment.ledger.rows.rejected().values()))
 
     def _count_set_aside(self) -> int:
         """Return how many batches have something left, of the first ones that were set aside, or failed for good."""
@@ -222,11 +223,11 @@ class Top:
         return sum(bool(one.ids - one.redriven) for one in kept) + int(failed.get("KeyCount", 0))
 
     def _learn_holders(self, counted: Iterable[str]) -> None:
-        self._holdings |= self.deployment.ledger.holdings([key for key in counted if key not in self._holdings])
+        self._holdings |= self.deployment.ledger.holders.holdings([key for key in counted if key not in self._holdings])
 
     def _owner(self, key: str, hour: Hour) -> str:
         """Return the customer that a key's usage of an hour belongs to, or an empty string."""
-        subject = mapped_to(self._holdings[key], hour) or subject_of_source(key)
+        subject = owner_of(key, self._holdings[key], hour)
         return subject.id if subject.kind is Kind.CUSTOMER else ""
 
     def _since(self, hour: Hour, now: datetime) -> tuple[Counted | None, datetime]:
@@ -269,7 +270,7 @@ class Top:
             self._notes.append("app.py declares no plan, so that nothing has a price")
             return
         unknown = [name for name in names if name not in self._subscribed]
-        there = self.deployment.ledger.customers(unknown)
+        there = self.deployment.ledger.holders.customers(unknown)
         try:
             found = side_by_side(lambda name: self._ask(there.get(name)), unknown)
         except (StripeUnavailableError, StripeRejectedError) as error:
@@ -297,7 +298,7 @@ class Top:
         if (name, hour) not in self._used:
             used: Counter[str] = Counter()
             first_open = self._read_open(hour)
-            for row in self.deployment.ledger.rows_of(customer(name), since, first_open):
+            for row in self.deployment.ledger.rows.of(customer(name), since, first_open):
                 used.update({metric: total.quantity for metric, total in row.totals.items()})
             for earlier, counted in self._open[hour]:
                 self._learn_holders(counted)
@@ -310,7 +311,7 @@ class Top:
     def _read_open(self, hour: Hour) -> Hour:
         """Read the counters of the hours before ``hour`` that are in no row yet; return the first of them."""
         if hour not in self._open:
-            written = self.deployment.ledger.written_before(hour.start)
+            written = self.deployment.ledger.progress.written_before(hour.start)
             first = min(hour, max(written, Hour(hour.number - MOST_OPEN)))
             self._open = {hour: [(one, self.deployment.counters.read(one)) for one in hours(first, hour)]}
         return self._open[hour][0][0] if self._open[hour] else hour

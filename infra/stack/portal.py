@@ -16,13 +16,12 @@ from infra.stack import bundle
 from metering.model.metrics import Metric, encode
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
+from metering.portal.page import FILES
 from metering.settings import ShowUsageSettings
 
 PAGE: Final = bundle.ROOT / "functions" / "page"
 OPEN_ROUTES: Final = (
-    "GET /",
-    "GET /app.js",
-    "GET /style.css",
+    *(f"GET {path}" for path in FILES),
     "GET /v1/openapi.json",
     "GET /v1/usage",
     "GET /v1/invoice",
@@ -47,7 +46,7 @@ class Portal(Construct):
 
     An HTTP API, since it can have a domain of one's own, IAM on a single route, and throttling; a function's URL has
     none of these. The page is served by the same function: what is asked for twice is answered by 304, and a
-    distribution in front of it would cost a second deployment's time for three small files.
+    distribution in front of it would cost a second deployment's time for a few small files.
     """
 
     def __init__(  # noqa: PLR0913 - what its function needs, each by name
@@ -100,7 +99,7 @@ class Portal(Construct):
             description="Shows a customer what it used and what it costs.",
             more={
                 "declared.json": json.dumps(declared, sort_keys=True).encode(),
-                **{f"page/{file.name}": file.read_bytes() for file in sorted(PAGE.iterdir())},
+                **{f"page/{name}": (PAGE / name).read_bytes() for name, _ in FILES.values()},
             },
         )
         self.api = apigatewayv2.HttpApi(

@@ -36,12 +36,14 @@ from metering.model.amounts import Amounts
 from metering.model.batches import TOKEN_BYTES
 from metering.model.periods import Hour
 from metering.model.subjects import subject_of_source
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
-from metering.stores.counters import Counters, counter_key, new_mark
-from metering.stores.ledger import Holder, Holding, Ledger
+from metering.stores.counters import Counters, counter_key
+from metering.stores.holders import Holder, Holding
+from metering.stores.ledger import Ledger
+from metering.stores.marks import new_mark
 from metering.stores.switch import PostingSwitch, Switch, shares
-from metering.stores.uniques import Uniques
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal, table_definition
@@ -113,7 +115,7 @@ def close(place: Place, now: datetime) -> tuple[float, float]:
     dynamodb = place.dynamodb()
     began = time.process_time()
     counters, ledger = Counters(dynamodb, "Counters"), Ledger(dynamodb, "Ledger")
-    uniques = Uniques(Claims(dynamodb, "Counters"), ledger)
+    uniques = Uniques(Claims(dynamodb, "Counters"), ledger.holders)
     changes = Changes(dynamodb, "Ledger", counters)
     closer = Closer(counters, uniques, ledger, changes, lambda: now, now + timedelta(hours=9))
     did = closer.close_due()
@@ -160,7 +162,7 @@ def make_customers(place: Place, first: int, last: int) -> None:
         ]
     _write(dynamodb, "Ledger", items)
     ledger = Ledger(dynamodb, "Ledger")
-    (made,) = ledger.holdings([f"k{first:06d}"]).values()
+    (made,) = ledger.holders.holdings([f"k{first:06d}"]).values()
     if made != Holding(f"k{first:06d}", (Holder(Hour(0), f"c{first:06d}"),), 1):
         raise RuntimeError(f"the ledger reads another key than was written: {made}")
 
@@ -299,7 +301,7 @@ def measure(customers: int) -> dict[str, Any]:
         client = place.dynamodb()
         PostingSwitch(client, "Ledger").turn(Switch(on=True, since=str(HOUR)))
         ledger = Ledger(client, "Ledger")
-        ledger.advance_cursor(HOUR)
+        ledger.progress.advance_cursor(HOUR)
         make_customers(place, 0, customers)
         bench.fill(HOUR)
         say(f"{customers} customers are there; closing and posting")
@@ -312,7 +314,7 @@ def measure(customers: int) -> dict[str, Any]:
         for number in late:
             key = f"k{number:06d}"
             counters.count(HOUR, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
-            counters.mark_late(HOUR, subject_of_source(key), new_mark())
+            counters.marks.mark_late(HOUR, subject_of_source(key), new_mark())
         say("again, with 1 % late records")
         third = bench.run(HOUR)
         bench.check(HOUR)

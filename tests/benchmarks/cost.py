@@ -330,13 +330,13 @@ class Closing:
         """Close the last hour that is due, first empty, then with something counted for each key."""
         counters, ledger = Counters(aws.dynamodb(), "counters"), Ledger(aws.dynamodb(), "ledger")
         hour = Hour(due_before(datetime.now(UTC)).number - 1)
-        ledger.advance_cursor(hour)
+        ledger.progress.advance_cursor(hour)
         PostingSwitch(aws.dynamodb(), "ledger").turn(Switch(on=True, since=str(hour)))
         empty, idle = bench.tick(), bench.tick()
         looking = bench.look()
         for pk in (f"period#{hour}", "period#cursor"):  # so that it can be closed once more
             aws.dynamodb().delete_item(TableName="ledger", Key={"pk": {"S": pk}, "sk": {"S": "close"}})
-        ledger.advance_cursor(hour)
+        ledger.progress.advance_cursor(hour)
         customers = Customers(ledger, counters)
         amounts = Amounts({"requests": 9, "response_bytes": 90_000, "messages": 5}, splits={"requests": {"/items": 9}})
         for number in range(KEYS):

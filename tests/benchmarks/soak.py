@@ -235,7 +235,7 @@ def _records_per_s_per_core(cloud: LocalCloud, calls: Sequence[Call]) -> int:
         Claims(dynamodb, "soak"),
         cloud.deployment.set_aside,
         lambda: datetime.now(UTC),
-        Hashing(b"secret", cloud.deployment.ledger),
+        Hashing(b"secret", cloud.deployment.ledger.holders),
     )
     deliveries = [_delivery(call, number) for number, call in enumerate(calls)]
     began = time.process_time()

@@ -34,7 +34,8 @@ from metering.settings import ShowUsageSettings
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims, of_value
 from metering.stores.counters import Counters
-from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Ledger
+from metering.stores.holders import BEGINNING, Customer, Holder, Holding
+from metering.stores.ledger import Ledger
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.dynamodb_local import DynamoDBLocal
@@ -112,7 +113,7 @@ def measure(runs: int) -> dict[str, Any]:
                 BillingMode="PAY_PER_REQUEST",
             )
         ledger, counters = Ledger(client, "ledger"), Counters(client, "counters")
-        ledger.advance_cursor(OPEN)
+        ledger.progress.advance_cursor(OPEN)
         for name, keys in KEYS.items():
             fill(ledger, counters, name, [f"{name}{number:03d}" for number in range(keys)])
         begin(client)
@@ -132,9 +133,9 @@ def measure(runs: int) -> dict[str, Any]:
 
 def fill(ledger: Ledger, counters: Counters, name: str, keys: list[str]) -> None:
     """Write a customer's month: closed hours as they are when Stripe has them, open ones as counters."""
-    ledger.save_customer(Customer(name, name), before=None)
+    ledger.holders.save_customer(Customer(name, name), before=None)
     for key in keys:
-        ledger.hand_over(Holding(key, (Holder(BEGINNING, name),)))
+        ledger.holders.hand_over(Holding(key, (Holder(BEGINNING, name),)))
     by_key = {key: {metric.name: 100 for metric in METRICS} for key in keys}
 
     def write(hour: Hour) -> None:
@@ -153,7 +154,7 @@ def fill(ledger: Ledger, counters: Counters, name: str, keys: list[str]) -> None
             )
             for metric in METRICS
         }
-        ledger.save(UsageRow(customer(name), hour, totals=totals), by_key)
+        ledger.rows.save(UsageRow(customer(name), hour, totals=totals), by_key)
 
     side_by_side(write, hours(FIRST, OPEN))
 
@@ -206,7 +207,7 @@ def of_customer(name: str, ledger: Ledger, plain: Ledger, runs: int) -> dict[str
         "own_ms": round(compute - floor, 1),
         "ratio_to_floor": round(compute / floor, 2),
         "closed_ms": lowest(lambda: ask(name, {"to": str(OPEN)}), runs),
-        "plain_rows_ms": lowest(lambda: list(plain.rows_of(customer(name), FIRST, OPEN)), runs),
+        "plain_rows_ms": lowest(lambda: list(plain.rows.of(customer(name), FIRST, OPEN)), runs),
         "calls": len(watch.calls),
         "units": {what: round(number, 1) for what, number in sorted(watch.units.items())},
         "closed_units": closed.units["Query of ledger"],

@@ -24,7 +24,7 @@ from metering.model.periods import Hour
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.ledger import Holding, Ledger
+from metering.stores.holders import Holders, Holding
 from metering.stores.set_aside import Kept, SetAside
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
@@ -60,8 +60,8 @@ class NothingAside(SetAside):
         return Kept()
 
 
-class NoHolders(Ledger):
-    """A ledger in which no key ever changed hands."""
+class NoHolders(Holders):
+    """Holders where no key ever changed hands."""
 
     def holdings(self, keys: Any) -> dict[str, Holding]:
         """Return no history."""

@@ -105,7 +105,7 @@ class Deployed:
     def in_ledger(self, subject: str) -> tuple[int, str]:
         """Return what the ledger holds of a subject's requests in the hour, and its state."""
         whose = Subject.parse(subject)
-        total = self.cloud.deployment.ledger.rows(self.hour, [whose])[whose].totals["requests"]
+        total = self.cloud.deployment.ledger.rows.at(self.hour, [whose])[whose].totals["requests"]
         return total.quantity, str(total.state)
 
     def at_stripe(self, name: str) -> int:

@@ -39,8 +39,11 @@ from metering.model.usage_row import Posting, State, Total, UsageRow
 from metering.portal.tokens import issue
 from metering.stores import aws
 from metering.stores.changes import Billed, Changes
-from metering.stores.counters import Counters, Mark, new_mark, partition
-from metering.stores.ledger import Customer, Ledger, Round
+from metering.stores.counters import Counters
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, new_mark, partition
+from metering.stores.progress import Round
 from tests.e2e.conftest import Deployed
 from tests.e2e.roles import Role, acting
 from tests.integration.lambdas import context
@@ -161,17 +164,17 @@ def close(deployed: Deployed, _: Told) -> Iterator[Again]:
         for source in (held, nobodys):
             amounts = Amounts(sums={"requests": 1}, uniques={"users": 1} if source == held else {})
             counters.count(hour, source, amounts, os.urandom(12))
-            counters.mark_late(hour, key(source), new_mark())
-        (row,) = ledger.rows(other, [whose]).values()
+            counters.marks.mark_late(hour, key(source), new_mark())
+        (row,) = ledger.rows.at(other, [whose]).values()
         unlike = Total(7, row.version + 1, State.HELD, reason="unlike the claims")
-        ledger.save(UsageRow(whose, other, row.version, {"users": unlike}))
+        ledger.rows.save(UsageRow(whose, other, row.version, {"users": unlike}))
         counters.client.delete_item(TableName=counters.table, Key=_mark(Mark.LATE, other, whose))
         ledger.client.delete_item(TableName=ledger.table, Key=cursor)
         answer = close_periods.handler({}, context())
         assert answer["workers"] == 1
         assert (deployed.in_ledger(str(whose))[0], deployed.in_ledger(f"key#{nobodys}")) == (calls, (calls, "HELD"))
-        assert nobodys in ledger.key_ids()
-        assert ledger.cursor()
+        assert nobodys in ledger.holders.key_ids()
+        assert ledger.progress.cursor()
         assert _is_marked(deployed, Mark.LATE, other, whose)
         assert _is_marked(deployed, Mark.CHECK, hour, whose)
 
@@ -191,18 +194,18 @@ def post(deployed: Deployed, told: Told) -> Iterator[Again]:
         def again() -> None:
             _forget()
             good, poor, late, wrong = names = [_customer(deployed, made) for _ in range(4)]
-            ledger.save_customer(Customer(poor, poor), before=ledger.customers([poor])[poor])
+            ledger.holders.save_customer(Customer(poor, poor), before=ledger.holders.customers([poor])[poor])
             for name in names:
                 amount = 10**16 if name == wrong else 1  # more digits than Stripe takes
                 hour = too_old if name == late else deployed.hour
-                ledger.save(UsageRow(customer(name), hour, totals={"requests": Total(amount, 1, State.PENDING)}))
+                ledger.rows.save(UsageRow(customer(name), hour, totals={"requests": Total(amount, 1, State.PENDING)}))
             answer = post_usage.handler({}, context())
             while answer["leased"]:  # by a worker of the cloud's own clock
                 time.sleep(0.5)
                 answer = post_usage.handler({"shards": answer["leased"]}, context())
             states = [deployed.in_ledger(f"customer#{name}")[1] for name in (good, poor, wrong)]
             assert states == ["POSTED", "HELD", "REJECTED"]
-            (row,) = ledger.rows(too_old, [customer(late)]).values()
+            (row,) = ledger.rows.at(too_old, [customer(late)]).values()
             assert row.totals["requests"].state is State.HELD
             assert _is_marked(deployed, Mark.CHECK, too_old, customer(late))
             assert wrong in told.customers()
@@ -227,19 +230,19 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
             _forget()
             name = _customer(deployed, made)
             totals = {"requests": Total(2, 1, State.POSTED), "messages": Total(0, 1, State.POSTED, adjusted=-3)}
-            ledger.save(UsageRow(customer(name), hour, totals=totals))
-            counters.mark_to_check(hour, customer(name))
-            ledger.save_round(Round(name=AMONG_THE_LAST))
+            ledger.rows.save(UsageRow(customer(name), hour, totals=totals))
+            counters.marks.mark_to_check(hour, customer(name))
+            ledger.progress.save_round(Round(name=AMONG_THE_LAST))
             current = Hour.containing(datetime.now(UTC))
             answer = reconcile_usage.handler({}, context())
             assert answer["round_over"]
-            (row,) = ledger.rows(hour, [customer(name)]).values()
+            (row,) = ledger.rows.at(hour, [customer(name)]).values()
             assert row.totals["requests"].state is State.PENDING
             assert [change.amount for change in deployment.changes.of(name, hour)] == [3]
             assert _is_marked(deployed, Mark.LATE, current, customer(name))
             assert not _is_marked(deployed, Mark.CHECK, hour, customer(name))
             client = aws.dynamodb()
-            owner = Ledger(client, ledger.table).owner(f"cus_{name}")
+            owner = Ledger(client, ledger.table).holders.owner(f"cus_{name}")
             invoice = Billed("in_granted", f"cus_{name}", "requests", str(hour), str(hour.next()), 2)
             changes = Changes(client, ledger.table, Counters(client, counters.table))
             changes.note(owner, invoice)
@@ -269,8 +272,8 @@ def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
 
         def again() -> None:
             _forget()
-            (row,) = deployment.ledger.rows(hour, [customer(name)]).values()
-            deployment.ledger.save(UsageRow(customer(name), hour, row.version, {"requests": posted}))
+            (row,) = deployment.ledger.rows.at(hour, [customer(name)]).values()
+            deployment.ledger.rows.save(UsageRow(customer(name), hour, row.version, {"requests": posted}))
             headers = {"stripe-signature": Webhook("", secret).sign(body)}
             answer = receive_events.handler({"headers": headers, "body": body}, context())
             assert answer["statusCode"] == 200
@@ -358,7 +361,7 @@ def _customer(deployed: Deployed, made: list[str]) -> str:
     name = new_name()
     made.append(name)
     deployed.cloud.stripe.add_customer(f"cus_{name}")
-    deployed.cloud.deployment.ledger.save_customer(Customer(name, name, f"cus_{name}"), before=None)
+    deployed.cloud.deployment.ledger.holders.save_customer(Customer(name, name, f"cus_{name}"), before=None)
     return name
 
 

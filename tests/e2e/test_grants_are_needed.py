@@ -21,7 +21,7 @@ from infra.local.demo import steps as demo
 from infra.operate.deployment import OperatorError
 from metering.stores import aws
 from metering.stores.ledger import Ledger
-from metering.stripe.meters import StripeUnavailableError
+from metering.stripe.client import StripeUnavailableError
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import SCENARIOS, Again, Told, new_name, process, record
 from tests.e2e.roles import Grant, Role
@@ -164,9 +164,9 @@ def test_the_emulator_does_not_hold_a_call_to_its_partition_keys(
     with process(deployed, "ReceiveEvents", monkeypatch) as role:
         theirs = Ledger(aws.dynamodb(), ledger.table)
         with pytest.raises(ClientError, match="is not allowed to"):
-            theirs.holdings(["somebody-elses"])
+            theirs.holders.holdings(["somebody-elses"])
         statements, role.statements = role.statements, []  # to the stand-in alone
-        assert theirs.holdings(["somebody-elses"])["somebody-elses"].version == 0
+        assert theirs.holders.holdings(["somebody-elses"])["somebody-elses"].version == 0
         role.statements = statements
 
 

@@ -49,7 +49,7 @@ def test_keys_open_and_close_as_the_operator_says(deployed: Deployed) -> None:
     deployed.customer(name, key)
     deployment = deployed.cloud.deployment
     access, now = Access.of(deployment), datetime.now(UTC)
-    customer = deployment.ledger.customers([name])[name]
+    customer = deployment.ledger.holders.customers([name])[name]
     assert status(deployed, value) == 200
     access.suspend(customer, now=now)
     assert status(deployed, value) == 403
@@ -59,4 +59,4 @@ def test_keys_open_and_close_as_the_operator_says(deployed: Deployed) -> None:
     assert [status(deployed, one) for one in (value, access.plans.value(new))] == [200, 200]
     assert access.finish(name, now=now + timedelta(hours=1))
     assert [status(deployed, one) for one in (value, access.plans.value(new))] == [403, 200]
-    assert deployment.ledger.keys_of(name) == {key, new}
+    assert deployment.ledger.holders.keys_of(name) == {key, new}

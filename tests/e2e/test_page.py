@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,12 +30,15 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.portal_access import make_link
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
-from metering.portal.charges import preview_of, running
 from metering.portal.reading import By
+from metering.stripe.subscriptions import preview_of, running
 from tests.conftest import ROOT
 from tests.e2e.conftest import Deployed
 
 SCREENSHOTS = ROOT / ".metering" / "screenshots"
+PICTURE = ROOT / ".github" / "usage-page.png"
+"""The README's picture, which ``REFRESH_PICTURE=1`` takes anew."""
+
 NAME = "Reader & <b>Sons</b>"
 ColorScheme = Literal["light", "dark"]
 PATIENCE_S = demo.PATIENCE_S
@@ -105,7 +109,7 @@ def subscribed(there: Deployed, front: Front, name: str, title: str, *, since: d
     keys = [there.cloud.add_api_key(f"{name}-{n}", plan="Standard") for n in range(2)]
     entry = Entry(name, title, keys=tuple(key for key, _ in keys))
     Customers(deployment.ledger, deployment.counters).add(entry, now=datetime.now(UTC))
-    owner = deployment.ledger.customers([name])[name]
+    owner = deployment.ledger.holders.customers([name])[name]
     Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(), now=since)
     return Reader(there, front, name, keys)
 
@@ -175,7 +179,7 @@ def test_what_the_page_shows_is_what_the_api_the_report_the_ledger_and_stripe_ho
     for row in said:
         added[row["metric"]] = added.get(row["metric"], 0) + row["quantity"]
     assert added == wanted
-    owner = deployment.ledger.customers([reader.id])[reader.id]
+    owner = deployment.ledger.holders.customers([reader.id])[reader.id]
     subscription = running(deployment.stripe(), owner.stripe_customer)
     assert subscription is not None
     asked = preview_of(deployment.stripe(), subscription)
@@ -220,6 +224,35 @@ def test_a_person_can_redo_the_sum(reader: Reader, browser: Browser) -> None:
             assert number(quantity) * number(unit) == number(exact)
             added += round(number(asked))
         assert added == round(number(total))
+
+
+def test_prices_are_said_by_their_terms(reader: Reader, browser: Browser) -> None:
+    """The page reads no sentence: whatever stands in the one that the API sends, it shows the same."""
+    context = browser.new_context(locale="en-US")
+    page = context.new_page()
+
+    def reword(route: Route) -> None:
+        answer = route.fetch()
+        shown = answer.json()
+        for line in shown["so_far"]["lines"]:
+            line["in_words"] = "beyond 7 flat"
+        route.fulfill(response=answer, json=shown)
+
+    page.route("**/v1/invoice?*", reword)
+    page.goto(reader.link)
+    expect(page.locator("#so-far data")).to_be_visible()
+    said = {
+        body.get_attribute("data-price"): body.locator(".words.quiet").inner_text()
+        for body in page.locator("#price-lines tbody").all()
+    }
+    assert said == {
+        "base_fee": "$49.00 fixed",
+        "requests": "graduated: up to 10,000: $0.00, up to 1,000,000: $0.0004, beyond: $0.0002",
+        "messages": "graduated: up to 1,000: $0.00, beyond: $0.005",
+        "response_bytes": "$0.02 for each 1,000,000 begun",
+        "users": "$0.25 per unit",
+    }
+    context.close()
 
 
 def number(text: str) -> int:
@@ -379,7 +412,8 @@ def regular(deployed: Deployed, front: Front) -> Reader:
                 line = json.loads(deployed.access_line(made.keys[n % 3 // 2][0]))
                 line["time"] = str(int(moment.timestamp() * 1000) + n)
                 line["resource"] = ("/items", "/items/{id}", "/items/{id}", "/messages")[n % 4]
-                line["authorizer.user"] = f"user-{n % 6}"
+                line["authorizer.user"] = f"user-{n % 6 + max(day, 0)}"
+                line["authorizer.messages"] = str(20 + n * 7)
                 line["response_length"] = str(20_000 + n * 997)
                 lines.append(json.dumps(line, separators=(",", ":")))
     deployed.deliver(deployed.payload_of(lines))
@@ -410,6 +444,9 @@ def test_it_fits_from_a_phone_to_4k(
         assert page.evaluate(f"{cut}.map((one) => one.outerHTML)") == []
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        if name == "light" and os.environ.get("REFRESH_PICTURE"):
+            PICTURE.parent.mkdir(exist_ok=True)
+            page.screenshot(path=PICTURE)
         if name == "light":
             page.select_option("#span", "latest")
             expect(page.locator("#chart-title")).to_have_text("Requests by hour")
@@ -417,7 +454,7 @@ def test_it_fits_from_a_phone_to_4k(
 
 def test_the_demo_goes_on_and_gives_a_link_for_each_of_its_customers() -> None:
     """`metering demo --page --json` says where the pages are in one line, and SIGTERM ends all that it started."""
-    command = [sys.executable, "-m", "infra.cli.main", "demo", "--page", "--json", "--requests", "30"]
+    command = [sys.executable, "-m", "infra.cli.main.main", "demo", "--page", "--json", "--requests", "30"]
     with subprocess.Popen(  # noqa: S603 - our own command
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running_demo:

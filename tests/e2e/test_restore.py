@@ -41,7 +41,7 @@ def test_a_ledger_from_a_point_in_time_ends_at_what_was_counted(deployed: Deploy
     done = restore(deployment, "restored", progress=lambda pieces, _: pieces)
     assert (done.epoch, done.deleted > 0) == (1, True)
     assert deployed.in_ledger("customer#early") == (2, "POSTED")
-    assert deployment.ledger.customers(["since"]) == {}
+    assert deployment.ledger.holders.customers(["since"]) == {}
     assert not deployment.switch.read().on
     assert restore(deployment, "restored", progress=lambda pieces, _: pieces).deleted == 0
 

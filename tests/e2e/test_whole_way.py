@@ -81,7 +81,7 @@ def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Dep
         claims=deployment.uniques.claims,
         set_aside=deployment.set_aside,
         clock=lambda: deployed.hour.end,
-        hashing=Hashing(b"no value is seen", deployment.ledger),
+        hashing=Hashing(b"no value is seen", deployment.ledger.holders),
     )
     with pytest.raises(SystemExit):
         recorder.record(subscription(payload).batch(deployed.cloud.outputs["Metering"]["AccessLogGroup"]))

@@ -21,13 +21,13 @@ from typing import Any, Final, Protocol
 
 from metering.model.periods import CLOCK_SKEW, Hour, due_before
 from metering.model.usage_row import Change, State
+from metering.stores.attribution import Uniques
 from metering.stores.aws import Item, from_item
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
 from tests.faults.money_schedule import Schedule
 from tests.faults.money_stage import World
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount
@@ -71,7 +71,7 @@ class Parts:
             ledger=ledger,
             changes=Changes(client, ledger_table, counters),
             switch=PostingSwitch(client, ledger_table),
-            uniques=Uniques(claims, ledger),
+            uniques=Uniques(claims, ledger.holders),
         )
 
 
@@ -136,7 +136,7 @@ class Judge:
             quantity = max(0, sum(total.get(name, 0) for name in ("counted", "adjusted", "carried")))
             if accepted and quantity != stripe[cell] and not Hour(cell[2]).is_past_stripe(self.world.moment()):
                 yield f"I4: Stripe took {quantity} of {_named(cell)}, and holds {stripe[cell]}: {total}"
-            owner = self.parts.ledger.customers([cell[0]])[cell[0]]
+            owner = self.parts.ledger.holders.customers([cell[0]])[cell[0]]
             fails = self.schedule.failing in self._owned(cell[0]) or owner.stripe_customer in self.stripe.bad
             if total["state"] == State.PENDING and first and first.number <= cell[2] < due.number and not fails:
                 yield f"I6: {_named(cell)} waits after a calm tick: {total}"

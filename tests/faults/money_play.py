@@ -26,9 +26,9 @@ from unittest.mock import patch
 import boto3
 import msgspec
 
-from metering.billing import closing, posting
+from metering.billing import closing, sending
 from metering.model import usage_row
-from metering.stores import counters
+from metering.stores import marks
 from metering.stores.aws import Item
 from metering.stores.table import Table
 from tests.faults.money_judge import Backing
@@ -103,10 +103,10 @@ def _same_name(epoch: str, subject: Any, metric: str, hour: Any, revision: int) 
     return f"{epoch}.{subject.id}.{metric}.{hour}.r{min(revision, 1)}"
 
 
-def _clear_anyway(self: counters.Counters, marked: counters.Marked) -> None:
+def _clear_anyway(self: marks.Marks, marked: marks.Marked) -> None:
     """Delete a mark although it may have been renewed."""
     kind, hour, subject = marked.kind, marked.hour, marked.subject
-    self.client.delete_item(TableName=self.table, Key=counters._mark_key(kind, hour, subject))
+    self.client.delete_item(TableName=self.table, Key=marks._mark_key(kind, hour, subject))
 
 
 def _one_by_one(self: Table, *writes: Mapping[str, Any]) -> None:
@@ -120,11 +120,11 @@ def _one_by_one(self: Table, *writes: Mapping[str, Any]) -> None:
 
 
 BREAKS: Final[Mapping[str, Callable[[], AbstractContextManager[Any]]]] = {
-    "a newer total does not wait for the older one": lambda: patch.object(posting, "departing", _without_waiting),
-    "a rejected total is posted again at once": lambda: patch.object(posting, "rejected", _at_once),
+    "a newer total does not wait for the older one": lambda: patch.object(sending, "departing", _without_waiting),
+    "a rejected total is posted again at once": lambda: patch.object(sending, "rejected", _at_once),
     "rows are written without condition": lambda: patch.object(Table, "put_as_read", _unchecked),
     "every revision has one name": lambda: patch.object(usage_row, "identifier", _same_name),
-    "a renewed mark is cleared": lambda: patch.object(counters.Counters, "clear", _clear_anyway),
+    "a renewed mark is cleared": lambda: patch.object(marks.Marks, "clear", _clear_anyway),
     "nobody asks for invoices to be checked": lambda: patch.object(
         closing.Closer, "_ask_to_check", lambda _self, _hour, _subjects: None
     ),

@@ -18,7 +18,7 @@ from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.posting import retry, turn_off, turn_on
-from metering.billing import pacing, posting
+from metering.billing import pacing, posting, sending
 from metering.billing.carrying import Carrier
 from metering.billing.closing import Closer
 from metering.billing.pacing import Pace
@@ -34,13 +34,15 @@ from metering.model.periods import Hour, due_before
 from metering.model.subjects import source_of_customer
 from metering.model.usage_row import FLIGHT_TIME
 from metering.stores import aws
-from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Seen
+from metering.stores.holders import BEGINNING, Customer, Holder, Holding
+from metering.stores.progress import Seen
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch, shares
 from metering.stores.table import RowChangedError
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
+from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import SLOWEST_CALL, StripeUnavailableError
+from metering.stripe.webhooks import Webhooks
 from tests.faults.money_judge import Backing, Judge, Parts
 from tests.faults.money_schedule import (
     CALM,
@@ -119,10 +121,10 @@ class Game:
             InTurn.chance = random.Random(self.schedule.seed)
             stack.enter_context(patch.object(aws, "ThreadPoolExecutor", InTurn))
             stack.enter_context(patch.object(posting, "ThreadPoolExecutor", InTurn))
-            stack.enter_context(patch.object(posting, "time", time))
-            stack.enter_context(patch.object(stripe_meters, "time", time))
-            stack.enter_context(patch.object(stripe_meters, "_client", self.stripe.client))
-            stack.enter_context(patch.object(stripe_meters, "_sessions", {}))
+            stack.enter_context(patch.object(sending, "time", time))
+            stack.enter_context(patch.object(stripe_client, "time", time))
+            stack.enter_context(patch.object(stripe_client, "_client", self.stripe.client))
+            stack.enter_context(patch.object(stripe_client, "_sessions", {}))
             stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
             self._set_up()
             self.weather = self.schedule.weather
@@ -165,11 +167,11 @@ class Game:
                 }
             )
         for name, stripe_customer in schedule.connected.items():
-            direct.ledger.save_customer(Customer(name, name, stripe_customer), before=None)
+            direct.ledger.holders.save_customer(Customer(name, name, stripe_customer), before=None)
         for key, name in schedule.mapped.items():
-            direct.ledger.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
-        direct.ledger.advance_cursor(Hour(START.number - 3))
-        direct.ledger.save_invoices_seen(Seen(int(self.world.now)))
+            direct.ledger.holders.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
+        direct.ledger.progress.advance_cursor(Hour(START.number - 3))
+        direct.ledger.progress.save_invoices_seen(Seen(int(self.world.now)))
         if schedule.since is not None:
             direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
 
@@ -195,7 +197,7 @@ class Game:
             self._calm_tick()
         for _ in range(int(seconds // WEEK_S)):
             self.world.advance(WEEK_S)
-            self.direct.ledger.advance_cursor(Hour(due_before(self.world.moment()).number - 1))
+            self.direct.ledger.progress.advance_cursor(Hour(due_before(self.world.moment()).number - 1))
             self._calm_tick()
             self._calmly(Reconcile(1000))
         self.weather = weather
@@ -261,7 +263,7 @@ class Game:
                 assert_never(task)
 
     def _entry(self, name: str, parts: Parts, **more: Any) -> Entry:
-        there = parts.ledger.customers([name]).get(name)
+        there = parts.ledger.holders.customers([name]).get(name)
         return Entry(name, name, **({"stripe_customer": there.stripe_customer if there else ""} | more))
 
     def _deliver(self, task: Deliver, process: Process, parts: Parts) -> None:
@@ -301,7 +303,7 @@ class Game:
         )
         closed = closer.close_due()
         first = parts.switch.read().first
-        waiting = parts.ledger.pending(first, range(SHARDS)) if first else {}
+        waiting = parts.ledger.rows.pending(first, range(SHARDS)) if first else {}
         unsettled = closed.pending.union(*waiting.values()) if first else set()
         closer.settle(closed, unsettled=unsettled)
 
@@ -363,7 +365,7 @@ class Game:
     def _notify(self, task: Notify, parts: Parts) -> None:
         for notification in self.stripe.account.reports.report(self.world.now):
             body = json.dumps(notification)
-            receiver = Receiver(parts.ledger, self.stripe.meters, lambda: SECRET)
+            receiver = Receiver(parts.ledger.rows, Webhooks(self.stripe.meters, lambda: SECRET))
             if not task.lost:
                 receiver.receive(body.encode(), Webhook("", SECRET).sign(body))
 
@@ -413,7 +415,7 @@ class Game:
             if f"number {task.number}" not in done:
                 self._calmly(task)
         for name, whom in self.schedule.connected.items():
-            if not whom and not self.direct.ledger.customers([name])[name].stripe_customer:
+            if not whom and not self.direct.ledger.holders.customers([name])[name].stripe_customer:
                 self._calmly(Connect(name, f"cus_{name}"))
         if self.direct.switch.read().first is None:
             self._calmly(Turn(on=True))

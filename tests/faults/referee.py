@@ -20,7 +20,7 @@ from metering.model.metrics import declared
 from metering.model.periods import Hour
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.ledger import Holding, Ledger
+from metering.stores.holders import Holders, Holding
 from metering.stores.set_aside import SetAside, SetAsideBatch
 from tests.dynamodb_local import DynamoDBLocal
 from tests.faults.processes import Bucket, Clock, Freely, KilledError, Life, Mortal, Turns
@@ -122,8 +122,8 @@ class Lanes:
         return faults
 
 
-class NoHandOvers(Ledger):
-    """A ledger in which no key ever changed hands."""
+class NoHandOvers(Holders):
+    """Holders where no key ever changed hands."""
 
     def holdings(self, keys: Iterable[str]) -> dict[str, Holding]:
         """Return no history."""
@@ -200,7 +200,7 @@ class Game:
         clock = self.clock.of_a_machine(closing.skew)
         counters = self.make_counters(self.client, self.table, clock)
         now = clock()
-        marks = counters.late_marks()
+        marks = counters.marks.late()
         step()
         due = {hour for hour in self.schedule.hours() - self.closed if hour.is_due(now)}
         found = [(hour, counters.read(hour)) for hour in due]
@@ -213,7 +213,7 @@ class Game:
                     billed |= Counter(amounts.sums)  # the higher of both: what was read earlier does not count
         step()
         for mark in marks:
-            counters.clear(mark)
+            counters.marks.clear(mark)
 
     def judge(self, client: "DynamoDBClient") -> list[str]:
         """Compare the table and the bucket with the schedule."""

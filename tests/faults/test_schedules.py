@@ -21,6 +21,7 @@ from metering.model.amounts import Amounts
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import Subject, key
 from metering.stores.counters import Counters
+from metering.stores.marks import Marks
 from tests.faults.referee import DIED, FAILED, Lanes, MakeCounters
 
 ENOUGH: Final = 2_000
@@ -89,6 +90,15 @@ class Swallowing(Counters):
             return False
 
 
+class NoMarks(Marks):
+    """Marks that are not made."""
+
+    __slots__ = ()
+
+    def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
+        """It is too late for that."""
+
+
 @dataclass(frozen=True, slots=True)
 class MarksFirst(Counters):
     """Marks a closed hour before it counts, so that a closer in between misses the counter."""
@@ -98,11 +108,13 @@ class MarksFirst(Counters):
     def count(self, hour: Hour, key_: str, amounts: Amounts, batch: bytes) -> bool:
         """Mark, then count."""
         if hour.is_due(self.clock(), grace=GRACE - CLOCK_SKEW):
-            Counters.mark_late(self, hour, key(key_), batch.hex())
+            Marks(self.client, self.table).mark_late(hour, key(key_), batch.hex())
         return Counters.count(self, hour, key_, amounts, batch)
 
-    def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
-        """It is too late for that."""
+    @property
+    def marks(self) -> Marks:
+        """Return marks that come too late to be made."""
+        return NoMarks(self.client, self.table)
 
 
 BREAKS: Final[dict[str, MakeCounters]] = {

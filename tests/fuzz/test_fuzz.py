@@ -26,7 +26,7 @@ from metering.model.log_format import AccessLog
 from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, check, declared
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.ledger import Ledger
+from metering.stores.holders import Holders
 from metering.stores.set_aside import SetAside
 from tests.fuzz.fakes import S3, DynamoDB
 from tests.fuzz.mutations import mutated, mutated_bytes
@@ -78,7 +78,7 @@ class Game:
             Claims(client, "counters"),
             SetAside(cast("Any", self.s3), "bucket"),
             lambda: NOW,
-            Hashing(b"secret", Ledger(client, "ledger")),
+            Hashing(b"secret", Holders(client, "ledger")),
         )
 
     def record(self, batch: Batch, lines: Sequence[str], *, ours: int) -> None:

@@ -11,7 +11,7 @@ from metering.model.amounts import Amounts
 from metering.model.periods import GRACE, Hour, due_before
 from metering.model.subjects import customer, key
 from metering.model.usage_row import Change, UsageRow
-from metering.stores.counters import Mark, new_mark
+from metering.stores.marks import Mark, new_mark
 from tests.integration.world import HOUR, World
 
 PERIOD_END = HOUR.end - timedelta(hours=1) + timedelta(days=1)
@@ -37,14 +37,14 @@ class Billing:
     def jump(self, moment: datetime) -> None:
         """Let it be a moment, with all hours before it closed but for what is marked."""
         self.at(moment)
-        self.world.ledger.advance_cursor(due_before(moment))
+        self.world.ledger.progress.advance_cursor(due_before(moment))
 
     def use(self, number: int, hour: Hour = HOUR, name: str = "key1") -> None:
         """Count requests of an hour, late if it is due."""
         self.batches += 1
         self.world.counters.count(hour, name, Amounts({"requests": number}), f"{self.batches:012d}".encode())
         if hour.is_due(self.world.now):
-            self.world.counters.mark_late(hour, key(name), new_mark())
+            self.world.counters.marks.mark_late(hour, key(name), new_mark())
 
     def client(self) -> stripe_sdk.StripeClient:
         """Return Stripe's own client."""
@@ -78,14 +78,14 @@ class Billing:
             self.world.run()
             before = self.marks()
             self.world.check()
-            if not self.world.counters.late_marks() and self.marks() in (0, before):
+            if not self.world.counters.marks.late() and self.marks() in (0, before):
                 break
         self.world.run()
 
     def marks(self) -> int:
         """Return how many hours are still to be checked."""
         counters = self.world.counters
-        return len(counters.marks(Mark.CHECK))
+        return len(counters.marks.of_kind(Mark.CHECK))
 
     def invoiced(self, stripe_customer: str = "cus_acme") -> list[int]:
         """Return how many requests each finalised invoice bills, oldest first."""
@@ -100,7 +100,7 @@ class Billing:
 
     def row(self, hour: Hour, name: str = "acme") -> UsageRow:
         """Return a customer's row."""
-        return self.world.ledger.rows(hour, [customer(name)])[customer(name)]
+        return self.world.ledger.rows.at(hour, [customer(name)])[customer(name)]
 
     def carries(self, name: str = "acme") -> list[tuple[Hour, int]]:
         """Return what was carried, by the hour it stands beside."""

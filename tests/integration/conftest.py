@@ -56,7 +56,7 @@ def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
 @pytest.fixture(autouse=True)
 def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in these tests depends on how many partitions there are, and each is a call to moto."""
-    for name in ("claims.SHARDS", "counters.PARTITIONS", "ledger.SHARDS"):
+    for name in ("claims.SHARDS", "marks.PARTITIONS", "rows.SHARDS"):
         monkeypatch.setattr(f"metering.stores.{name}", 2)
 
 
@@ -107,6 +107,6 @@ def world(dynamodb: Any, s3: Any, stripe: LocalStripe) -> World:
     made = World(stripe, Counters(dynamodb, "counters"), Ledger(dynamodb, "ledger"), SetAside(s3, "bucket"))
     for metric in ("requests", "bytes"):
         made.meters().create_meter(metric)
-    made.ledger.advance_cursor(HOUR)
+    made.ledger.progress.advance_cursor(HOUR)
     made.switch.turn(Switch(on=True, since="2026-09-01T00"))
     return made

@@ -124,7 +124,7 @@ def test_a_new_key_takes_the_place_of_the_old_one_which_stays_valid_for_the_over
     assert gate.admitted() == {*gate.keys.values(), done["new"]}
     assert (done["old"], done["plans"]) == (gate.keys["first"], [gate.plan])
     assert done["old_valid_until"] == "2026-11-23T05:30Z"
-    held = gate.world.ledger.holdings([done["new"]])[done["new"]]
+    held = gate.world.ledger.holders.holdings([done["new"]])[done["new"]]
     assert [holder.customer for holder in held.holders] == ["acme"]
     assert gate.client.get_api_key(apiKey=done["new"], includeValue=True)["value"] == done["value"]
 
@@ -168,14 +168,14 @@ def test_rotating_again_while_the_old_key_is_valid_changes_nothing(gate: Gate) -
 def test_a_rotation_that_dies_anywhere_leaves_one_new_key_and_is_made_good(gate: Gate, writes: int) -> None:
     """I2. And at no moment is there a key in a plan that belongs to nobody."""
     before = gate.all_keys()
-    customer = gate.world.ledger.customers(["acme"])["acme"]
+    customer = gate.world.ledger.holders.customers(["acme"])["acme"]
     try:
         gate.dying(writes).rotate(customer, gate.keys["first"], timedelta(hours=1), now=gate.world.now)
     except CrashError:
         died = True
     else:
         died = False
-    holdings = gate.world.ledger.holdings(gate.admitted())
+    holdings = gate.world.ledger.holders.holdings(gate.admitted())
     assert all(holding.holders for holding in holdings.values())
     done = gate.rotate("--overlap", "0")
     assert gate.all_keys() - before == {done["new"]}
@@ -233,7 +233,7 @@ def test_a_suspended_customers_keys_open_nothing_and_come_back_into_the_same_pla
 @pytest.mark.parametrize("writes", range(1, 6))
 def test_a_suspension_that_dies_anywhere_is_made_good(gate: Gate, writes: int) -> None:
     """By suspending again; and by resuming at once nothing is lost either."""
-    customer = gate.world.ledger.customers(["acme"])["acme"]
+    customer = gate.world.ledger.holders.customers(["acme"])["acme"]
     for then in ("suspend", "resume"):
         try:
             gate.dying(writes).suspend(customer, now=gate.world.now)
@@ -249,12 +249,12 @@ def test_a_resumption_that_dies_anywhere_is_made_good(gate: Gate, writes: int) -
     """By resuming again."""
     gate.run("suspend", "acme")
     try:
-        gate.dying(writes).resume(gate.world.ledger.customers(["acme"])["acme"], now=gate.world.now)
+        gate.dying(writes).resume(gate.world.ledger.holders.customers(["acme"])["acme"], now=gate.world.now)
     except CrashError:
         assert writes < 5
     gate.run("resume", "acme")
     assert gate.admitted() == {*gate.keys.values()}
-    assert gate.world.ledger.keys_of("acme") == {gate.keys["first"], gate.keys["second"]}
+    assert gate.world.ledger.holders.keys_of("acme") == {gate.keys["first"], gate.keys["second"]}
 
 
 def test_late_records_of_a_suspended_customer_count(gate: Gate) -> None:

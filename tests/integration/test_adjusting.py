@@ -78,7 +78,7 @@ def test_a_dry_run_changes_nothing(billing: Billing, operator: Operator) -> None
     """It says what would be done."""
     assert "5 -> 2 (-3): this would be done" in operator.run(*ADJUST, "--to", "2", "--reason", "x", "--dry-run").out
     assert billing.world.changes.of("acme", HOUR) == []
-    assert billing.world.counters.late_marks() == []
+    assert billing.world.counters.marks.late() == []
 
 
 def test_the_same_adjustment_is_made_once(billing: Billing, operator: Operator) -> None:

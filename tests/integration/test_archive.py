@@ -23,7 +23,7 @@ from tests.integration.world import HOUR, World
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1000 bytes, which are five lines, and few partitions, each of which is a call to moto."""
     monkeypatch.setattr(payloads, "CHUNK", 1000)
-    for name in ("counters.PARTITIONS", "ledger.SHARDS"):
+    for name in ("marks.PARTITIONS", "rows.SHARDS"):
         monkeypatch.setattr(f"metering.stores.{name}", 2)
 
 

@@ -32,9 +32,9 @@ from metering.model.usage_row import epoch_of
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients
-from metering.stores.ledger import shard_of
+from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
 from tests.infra.resources import of_type
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.lambdas import (
@@ -199,7 +199,7 @@ def test_no_worker_is_started_for_nothing(functions: Functions, world: World, st
     Clock.at = HOUR.end + timedelta(minutes=10)
     report = functions.close()
     assert (report["closed"], report["workers"], started) == (["2026-11-22T05"], 0, [])
-    assert world.ledger.cursor() == HOUR.next()
+    assert world.ledger.progress.cursor() == HOUR.next()
 
 
 def test_whoever_posts_by_itself_asks_for_no_worker(functions: Functions, used: World, started: list[Any]) -> None:
@@ -664,7 +664,7 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     functions: Functions, posted: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """I4: no failure of ours, and no difference either."""
-    monkeypatch.setattr(stripe_meters, "RETRIES", 0)
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
     with monkeypatch.context() as away:
         away.setenv("STRIPE_API_BASE", "http://127.0.0.1:1")
         assert functions.reconcile() == NOTHING
@@ -700,7 +700,7 @@ def test_what_an_invoice_has_not_billed_is_carried(
     functions.close()
     functions.post()
     Clock.at = world.now = FINALISED
-    world.ledger.advance_cursor(due_before(FINALISED))
+    world.ledger.progress.advance_cursor(due_before(FINALISED))
     assert functions.reconcile()["invoices"] == 1
     bill.use(2)
     functions.close()

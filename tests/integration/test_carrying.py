@@ -16,8 +16,9 @@ from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import State
 from metering.stores.changes import Changes
-from metering.stores.counters import Mark, new_mark
-from metering.stores.ledger import Ledger, Seen
+from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, new_mark
+from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
 from tests.integration.billing import FINALISED, PERIOD_END, Billing, due, subscribed
 from tests.integration.world import HOUR, CrashError, Watched, World
@@ -94,7 +95,7 @@ def test_less_than_nothing_is_carried_on_until_it_is_used_up(billing: Billing) -
 def test_a_late_record_before_the_invoice_is_final_is_not_carried(billing: Billing) -> None:
     """I4: the draft takes it."""
     billing.at(PERIOD_END + timedelta(minutes=20))
-    billing.world.ledger.advance_cursor(Hour.containing(PERIOD_END))
+    billing.world.ledger.progress.advance_cursor(Hour.containing(PERIOD_END))
     billing.use(2)
     billing.settle()
     billing.jump(FINALISED)
@@ -368,7 +369,7 @@ def test_a_run_that_ends_amid_many_invoices_is_gone_on_with(billing: Billing, mo
         world.customer(f"c{n}", stripe_customer=f"cus_{n}")
         billing.subscribe(f"cus_{n}")
     billing.jump(FINALISED + timedelta(hours=4))
-    world.ledger.save_invoices_seen(Seen(int(FINALISED.timestamp()) - 3600))
+    world.ledger.progress.save_invoices_seen(Seen(int(FINALISED.timestamp()) - 3600))
     runs = 0
     while len([name for n in range(6) for name in world.changes.billed(f"c{n}")]) < 6:
         _carrier(world, calls=4).run()  # three pages of two, and prices
@@ -397,9 +398,9 @@ def test_a_rejected_total_is_carried_from_its_invoice_and_taken_back_once_it_is_
     billing.settle()
     row = billing.row(HOUR)
     total = msgspec.structs.replace(row.totals["requests"], state=State.REJECTED)
-    world.ledger.save(row.with_totals({"requests": total}))
-    world.counters.mark_late(HOUR, customer("acme"), new_mark())
+    world.ledger.rows.save(row.with_totals({"requests": total}))
+    world.counters.marks.mark_late(HOUR, customer("acme"), new_mark())
     billing.settle()
     assert billing.row(HOUR).totals["requests"].state == "POSTED"
     assert billing.carries() == []
-    assert world.counters.marks(Mark.CHECK) == []
+    assert world.counters.marks.of_kind(Mark.CHECK) == []

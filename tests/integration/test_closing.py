@@ -9,15 +9,18 @@ import pytest
 
 from infra.local.stripe.faults import Fault
 from infra.operate.customers import Customers
-from metering.billing import posting
+from metering.billing import sending
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import customer, key
 from metering.stores.counters import Counters
-from metering.stores.ledger import Ledger, PeriodState
+from metering.stores.holders import Holders
+from metering.stores.ledger import Ledger
+from metering.stores.progress import PeriodState
+from metering.stores.rows import Rows
 from metering.stores.table import RowChangedError
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
 from tests.integration.world import HOUR, CrashError, Watched, World
 
 pytestmark = pytest.mark.in_memory
@@ -69,7 +72,7 @@ def test_every_hour_since_the_last_run_is_closed(world: World) -> None:
     closed, _ = world.run()
     assert len(closed.closed) == 26
     assert closed.behind == 0
-    assert world.ledger.cursor() == closed.closed[-1].next()
+    assert world.ledger.progress.cursor() == closed.closed[-1].next()
 
 
 def test_a_late_record_corrects_the_hour_at_stripe(world: World) -> None:
@@ -83,7 +86,7 @@ def test_a_late_record_corrects_the_hour_at_stripe(world: World) -> None:
     assert closed.again == 1
     assert world.in_ledger("customer#acme")["requests"] == (2, "POSTED")
     assert world.at_stripe("cus_acme") == 2
-    assert world.counters.late_marks() == []
+    assert world.counters.marks.late() == []
     world.run()
     assert world.at_stripe("cus_acme") == 2
 
@@ -97,24 +100,24 @@ def test_an_hour_of_several_keys_says_what_each_was_counted_for(world: World) ->
     world.run()
     world.record(world.line(key="key2"))
     world.run()
-    acme, globex = world.ledger.rows(HOUR, [customer("acme"), customer("globex")]).values()
+    acme, globex = world.ledger.rows.at(HOUR, [customer("acme"), customer("globex")]).values()
     assert (acme.only_key, globex.only_key) == ("", "key3")
-    assert dict(world.ledger.by_key(acme.subject, HOUR, HOUR.next())) == {
+    assert dict(world.ledger.rows.by_key(acme.subject, HOUR, HOUR.next())) == {
         HOUR: {"key1": {"requests": 1, "bytes": 10}, "key2": {"requests": 2, "bytes": 15}}
     }
-    assert dict(world.ledger.by_key(globex.subject, HOUR, HOUR.next())) == {}
+    assert dict(world.ledger.rows.by_key(globex.subject, HOUR, HOUR.next())) == {}
     assert world.in_ledger("customer#acme")["requests"] == (3, "POSTED")
 
 
 def test_the_smallest_of_very_many_keys_stand_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item has its bounds; nothing is left out of its sum."""
-    monkeypatch.setattr("metering.stores.ledger.MOST_KEYS", 2)
+    monkeypatch.setattr("metering.stores.rows.MOST_KEYS", 2)
     keys = [f"key{n}" for n in range(1, 5)]
     world.customer("acme", *keys, stripe_customer="cus_acme")
     world.record(*(world.line(key=name) for n, name in enumerate(keys, 1) for _ in range(n)))
     world.after_grace()
     world.run()
-    ((_, by_key),) = world.ledger.by_key(customer("acme"), HOUR, HOUR.next())
+    ((_, by_key),) = world.ledger.rows.by_key(customer("acme"), HOUR, HOUR.next())
     assert {name: counted["requests"] for name, counted in by_key.items()} == {"key4": 4, "key3": 3, "other": 3}
 
 
@@ -128,11 +131,11 @@ def test_a_crash_at_a_row_with_several_keys_leaves_both_or_none(world: World, af
     with pytest.raises(CrashError):
         replace(world, ledger=Ledger(dying, "ledger")).run()
     assert bool(world.in_ledger("customer#acme")) is after
-    assert len(dict(world.ledger.by_key(customer("acme"), HOUR, HOUR.next()))) == after
+    assert len(dict(world.ledger.rows.by_key(customer("acme"), HOUR, HOUR.next()))) == after
     world.run()
     assert world.in_ledger("customer#acme")["requests"] == (2, "POSTED")
     assert world.at_stripe("cus_acme") == 2
-    assert len(dict(world.ledger.by_key(customer("acme"), HOUR, HOUR.next()))[HOUR]) == 2
+    assert len(dict(world.ledger.rows.by_key(customer("acme"), HOUR, HOUR.next()))[HOUR]) == 2
 
 
 def test_a_late_record_of_an_hour_that_was_never_closed_closes_it(world: World) -> None:
@@ -151,9 +154,9 @@ def test_a_key_without_a_customer_is_kept_and_billed_once_it_has_one(world: Worl
     closed, _ = world.run()
     assert closed.unmapped == 1
     assert HOUR in closed.closed
-    row = world.ledger.rows(HOUR, [key("key1")])[key("key1")]
+    row = world.ledger.rows.at(HOUR, [key("key1")])[key("key1")]
     assert row.totals["requests"].reason == "the key belongs to no customer"
-    assert world.ledger.key_ids() == ["key1"]
+    assert world.ledger.holders.key_ids() == ["key1"]
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.run()
     assert world.in_ledger("customer#acme")["requests"] == (1, "POSTED")
@@ -169,7 +172,7 @@ def test_a_customer_without_a_stripe_customer_is_held_and_posted_once_it_has_one
     closed, posted = world.run()
     assert HOUR in closed.closed
     assert posted.held == 2
-    row = world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    row = world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     assert row.totals["requests"].reason == "the customer has no Stripe customer"
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.run()
@@ -205,7 +208,7 @@ def test_a_key_that_is_not_billed_is_kept_with_its_reason(world: World) -> None:
     world.record(world.line())
     world.after_grace()
     closed, _ = world.run()
-    row = world.ledger.rows(HOUR, [key("key1")])[key("key1")]
+    row = world.ledger.rows.at(HOUR, [key("key1")])[key("key1")]
     assert row.totals["requests"].reason == "not billed: health check"
     assert closed.unmapped == 0
 
@@ -236,7 +239,7 @@ def test_a_crash_at_any_write_of_the_ledger_ends_right(world: World, left: int, 
     assert (world.at_stripe("cus_acme"), world.at_stripe("cus_globex")) == (1, 1)
     assert world.in_ledger("customer#acme")["requests"] == (1, "POSTED")
     assert world.in_ledger("key#stray")["requests"] == (1, "HELD")
-    assert world.ledger.periods([HOUR])[HOUR].state is PeriodState.CLOSED
+    assert world.ledger.progress.periods([HOUR])[HOUR].state is PeriodState.CLOSED
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -247,14 +250,19 @@ def test_a_hand_over_beside_a_run_that_dies_bills_one_customer(world: World, bef
     world.record(world.line())
     world.after_grace()
 
-    class HandedOver(Ledger):
+    class HandedOver(Rows):
         def save(self, row: Any, by_key: Any = None) -> Any:
             world.customer("globex", "key1", stripe_customer="cus_globex", since=HOUR if before else None)
             super().save(row, by_key)
             raise CrashError
 
+    class HandingOver(Ledger):
+        @property
+        def rows(self) -> Rows:
+            return HandedOver(self.client, self.table)
+
     with pytest.raises(CrashError):
-        replace(world, ledger=HandedOver(world.ledger.client, "ledger")).run()
+        replace(world, ledger=HandingOver(world.ledger.client, "ledger")).run()
     world.now += timedelta(minutes=5)
     world.run()
     assert world.in_ledger("customer#globex")["requests"] == (1, "POSTED")
@@ -271,11 +279,11 @@ def test_closing_again_touches_no_customer_that_only_shares_a_key(world: World) 
     world.record(*[world.line(key=f"key{n}") for n in range(8)])
     world.after_grace()
     world.run()
-    world.counters.mark_late(HOUR, customer("customer1"), "mark")
-    before = world.ledger.rows(HOUR, [customer("customer8")])
+    world.counters.marks.mark_late(HOUR, customer("customer1"), "mark")
+    before = world.ledger.rows.at(HOUR, [customer("customer8")])
     closed, _ = world.run()
     assert closed.again == 1
-    assert world.ledger.rows(HOUR, [customer("customer8")]) == before
+    assert world.ledger.rows.at(HOUR, [customer("customer8")]) == before
     assert [world.at_stripe(f"cus_{n + 1}") for n in range(8)] == [1] * 8
 
 
@@ -285,12 +293,25 @@ def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
     world.record(world.line())
     world.now = HOUR.next().end + timedelta(minutes=10)
 
-    class Contended(Ledger):
-        def save(self, row: Any, _by_key: Any = None) -> Any:
-            raise RowChangedError(str(row.subject))
-
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().written == [HOUR.next()]
+
+
+class ContendedRows(Rows):
+    """Rows that somebody else always writes first."""
+
+    def save(self, row: Any, _by_key: Any = None) -> Any:
+        """Be late."""
+        raise RowChangedError(str(row.subject))
+
+
+class Contended(Ledger):
+    """A ledger of such rows."""
+
+    @property
+    def rows(self) -> Rows:
+        """Return them."""
+        return ContendedRows(self.client, self.table)
 
 
 class Slow(Counters):
@@ -331,11 +352,16 @@ def test_a_customer_named_while_its_hour_is_closed_is_billed(world: World) -> No
     world.after_grace()
     _meanwhile.append(lambda: world.customer("acme", "key1", stripe_customer="cus_acme"))
 
-    class LateMapping(Ledger):
+    class LateHolders(Holders):
         def holdings(self, keys: Any) -> Any:
             found = super().holdings(keys)
             _meanwhile.pop()() if _meanwhile else None
             return found
+
+    class LateMapping(Ledger):
+        @property
+        def holders(self) -> Holders:
+            return LateHolders(self.client, self.table)
 
     replace(world, ledger=LateMapping(world.ledger.client, world.ledger.table)).run()
     world.run()
@@ -384,13 +410,13 @@ def test_a_failing_stripe_delays_a_total_and_never_doubles_it(world: World, faul
 
 def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """I4: the answer to the first total was lost, a later one follows, and then a copy of the first arrives."""
-    monkeypatch.setattr("metering.stripe.meters.TIMEOUT", (1, 0.3))
-    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
-    stripe_meters._client.cache_clear()
+    monkeypatch.setattr("metering.stripe.client.TIMEOUT", (1, 0.3))
+    monkeypatch.setattr("metering.stripe.client.RETRIES", 0)
+    stripe_client._client.cache_clear()
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.after_grace()
-    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * posting.ATTEMPTS)
+    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * sending.ATTEMPTS)
     world.run()
     assert world.at_stripe("cus_acme") == 0
     assert world.in_ledger("customer#acme")["requests"] == (1, "PENDING")
@@ -398,7 +424,7 @@ def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.
     world.record(world.line())
     world.run()
     assert world.at_stripe("cus_acme") == 2
-    assert world.stripe.land_late_calls() == 2 * posting.ATTEMPTS
+    assert world.stripe.land_late_calls() == 2 * sending.ATTEMPTS
     assert world.at_stripe("cus_acme") == 2
 
 
@@ -426,7 +452,7 @@ def test_what_stripe_rejects_is_kept_with_stripes_words_and_closes_the_hour(worl
     world.counters.count(HOUR, "key1", Amounts({"requests": 10**20}), b"123456789012")
     world.after_grace()
     closed, posted = world.run()
-    row = world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    row = world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     assert posted.rejected == 1
     assert row.totals["requests"].state == "REJECTED"
     assert "digits" in row.totals["requests"].reason
@@ -494,10 +520,10 @@ def test_what_is_too_old_for_stripe_is_held(world: World) -> None:
     """I1: kept, with its reason, and the hour is closed."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.now = HOUR.start + timedelta(days=34, hours=13)
-    world.ledger.advance_cursor(Hour.containing(world.now))
+    world.ledger.progress.advance_cursor(Hour.containing(world.now))
     world.record(world.line())
     world.run()
-    row = world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    row = world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     assert (row.totals["requests"].state, row.totals["requests"].reason) == (
         "HELD",
         "older than 34.5 days: Stripe would refuse it",
@@ -538,11 +564,11 @@ def test_an_hour_past_change_is_left_as_it_is(world: World) -> None:
         TableName="counters", Key={name: item[name] for name in ("pk", "sk")} if (item := _counter(world)) else {}
     )
     world.now = HOUR.end + timedelta(days=61)
-    world.ledger.advance_cursor(Hour.containing(world.now))
-    world.counters.mark_late(HOUR, customer("acme"), "mark")
+    world.ledger.progress.advance_cursor(Hour.containing(world.now))
+    world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
     world.run()
     assert world.in_ledger("customer#acme")["requests"] == (1, "POSTED")
-    assert world.counters.late_marks() == []
+    assert world.counters.marks.late() == []
 
 
 def _counter(world: World) -> dict[str, Any]:
@@ -558,13 +584,9 @@ def test_rows_that_keep_changing_leave_the_mark_for_the_next_run(world: World) -
     world.run()
     world.record(world.line())
 
-    class Contended(Ledger):
-        def save(self, row: Any, _by_key: Any = None) -> Any:
-            raise RowChangedError(str(row.subject))
-
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().again == 0
-    assert len(world.counters.late_marks()) == 1
+    assert len(world.counters.marks.late()) == 1
 
 
 def test_a_new_deployment_closes_the_day_before_its_first_run(world: World) -> None:
@@ -573,4 +595,4 @@ def test_a_new_deployment_closes_the_day_before_its_first_run(world: World) -> N
     world.after_grace()
     closed, _ = world.run()
     assert len(closed.closed) == 24
-    assert world.ledger.cursor() == HOUR.next()
+    assert world.ledger.progress.cursor() == HOUR.next()

@@ -12,7 +12,9 @@ from infra.operate.deployment import OperatorError
 from metering.model.periods import Hour
 from metering.model.subjects import Subject
 from metering.stores.counters import Counters
-from metering.stores.ledger import BEGINNING, Customer, Holder, Holding, Ledger
+from metering.stores.holders import BEGINNING, Customer, Holder, Holders, Holding
+from metering.stores.ledger import Ledger
+from metering.stores.marks import Marks
 from tests.integration.world import HOUR, World
 
 
@@ -20,21 +22,30 @@ class CrashError(Exception):
     """The process dies here."""
 
 
-class DyingCounters(Counters):
-    """Counters whose process dies when it marks an hour."""
+class DyingMarks(Marks):
+    """Marks of a process that dies when it marks an hour."""
 
     def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
         """Die."""
         raise CrashError(hour, subject, mark)
 
 
-class RacingLedger(Ledger):
-    """A ledger on which another operator is faster: what was read is changed before it is written."""
+class DyingCounters(Counters):
+    """Counters with such marks."""
+
+    @property
+    def marks(self) -> Marks:
+        """Return them."""
+        return DyingMarks(self.client, self.table)
+
+
+class RacingHolders(Holders):
+    """Holders among whom another operator is faster: what was read is changed before it is written."""
 
     def holdings(self, keys: Any) -> dict[str, Holding]:
         """Read who holds keys; then key1 is given to somebody else."""
         read = super().holdings(keys)
-        rival = Ledger(self.client, self.table)
+        rival = Holders(self.client, self.table)
         if "key1" in read and not rival.holdings(["key1"])["key1"].version:
             rival.hand_over(read["key1"].with_holder(Holder(BEGINNING, "rival")))
         return read
@@ -43,9 +54,18 @@ class RacingLedger(Ledger):
         """Read customers; then acme gets another name."""
         read = super().customers(names)
         if "acme" in read and read["acme"].name == "Acme":
-            rival = Ledger(self.client, self.table)
+            rival = Holders(self.client, self.table)
             rival.save_customer(Customer("acme", "Acme of the rival", ""), before=read["acme"])
         return read
+
+
+class RacingLedger(Ledger):
+    """A ledger with such holders."""
+
+    @property
+    def holders(self) -> Holders:
+        """Return them."""
+        return RacingHolders(self.client, self.table)
 
 
 def add(world: World, name: str, *keys: str, stripe_customer: str = "", since: Hour | None = None) -> Change:
@@ -61,7 +81,7 @@ def exclude(world: World, key: str, reason: str = "health check", since: Hour | 
 
 def marks(world: World) -> set[tuple[str, str]]:
     """Return the hours that are to be closed again, and for whom."""
-    return {(str(mark.hour), str(mark.subject)) for mark in world.counters.late_marks()}
+    return {(str(mark.hour), str(mark.subject)) for mark in world.counters.marks.late()}
 
 
 def everything(world: World) -> list[Any]:
@@ -89,10 +109,10 @@ def test_a_customer_is_added_with_its_stripe_customer_and_keys(world: World) -> 
     """In sentences, as the command line prints them."""
     change = add(world, "acme", "key1", "key2", stripe_customer="cus_1")
     assert change.said == ["customer acme added", "key key1 belongs to acme", "key key2 belongs to acme"]
-    assert world.ledger.customers(["acme"]) == {"acme": Customer("acme", "Acme", "cus_1")}
-    assert world.ledger.owner("cus_1") == "acme"
-    assert world.ledger.keys_of("acme") == {"key1", "key2"}
-    assert world.ledger.holdings(["key1"])["key1"].holders == (Holder(BEGINNING, "acme"),)
+    assert world.ledger.holders.customers(["acme"]) == {"acme": Customer("acme", "Acme", "cus_1")}
+    assert world.ledger.holders.owner("cus_1") == "acme"
+    assert world.ledger.holders.keys_of("acme") == {"key1", "key2"}
+    assert world.ledger.holders.holdings(["key1"])["key1"].holders == (Holder(BEGINNING, "acme"),)
 
 
 def test_adding_the_same_again_changes_nothing(world: World) -> None:
@@ -112,7 +132,7 @@ def test_adding_without_a_stripe_customer_keeps_the_one_there_is(world: World) -
     """To give a customer a further key one need not know its Stripe customer."""
     add(world, "acme", stripe_customer="cus_1")
     assert add(world, "acme", "key2").said == ["key key2 belongs to acme"]
-    assert world.ledger.customers(["acme"])["acme"].stripe_customer == "cus_1"
+    assert world.ledger.holders.customers(["acme"])["acme"].stripe_customer == "cus_1"
 
 
 def test_a_customer_gets_another_name(world: World) -> None:
@@ -120,7 +140,7 @@ def test_a_customer_gets_another_name(world: World) -> None:
     add(world, "acme")
     customers = Customers(world.ledger, world.counters)
     assert customers.add(Entry("acme", "Acme Inc."), now=world.now).said == ["customer acme changed"]
-    assert world.ledger.customers(["acme"])["acme"].name == "Acme Inc."
+    assert world.ledger.holders.customers(["acme"])["acme"].name == "Acme Inc."
 
 
 @pytest.mark.parametrize(
@@ -172,7 +192,7 @@ def test_a_key_changes_hands_at_an_hour(world: World) -> None:
         "customer globex added",
         "key key1 belongs to globex from 2026-11-22T05 on",
     ]
-    holding = world.ledger.holdings(["key1"])["key1"]
+    holding = world.ledger.holders.holdings(["key1"])["key1"]
     before = holding.at(Hour.parse("2026-11-22T04"))
     assert before is not None
     assert before.customer == "acme"
@@ -198,7 +218,7 @@ def test_a_key_goes_back_to_its_former_customer(world: World) -> None:
     add(world, "acme", "key1")
     add(world, "globex", "key1", since=HOUR)
     add(world, "acme", "key1", since=HOUR.next())
-    holders = world.ledger.holdings(["key1"])["key1"].holders
+    holders = world.ledger.holders.holdings(["key1"])["key1"].holders
     assert [holder.customer for holder in holders] == ["acme", "globex", "acme"]
 
 
@@ -244,7 +264,7 @@ def test_an_excluded_key_is_billed_to_nobody(world: World) -> None:
     assert exclude(world, "key1").said == ["key key1 is not billed"]
     use(world, HOUR, "key1")
     assert world.in_ledger("key#key1") == {"requests": (1, "HELD"), "bytes": (10, "HELD")}
-    row = world.ledger.rows(HOUR, [Subject.parse("key#key1")])[Subject.parse("key#key1")]
+    row = world.ledger.rows.at(HOUR, [Subject.parse("key#key1")])[Subject.parse("key#key1")]
     assert row.totals["requests"].reason == "not billed: health check"
 
 
@@ -283,7 +303,7 @@ def test_an_excluded_key_needs_a_reason(world: World, reason: str) -> None:
     """I5: in one line."""
     with pytest.raises(OperatorError, match=r"^say in --reason, in one line, why the key is not billed$"):
         exclude(world, "key1", reason=reason)
-    assert world.ledger.holdings(["key1"])["key1"].version == 0
+    assert world.ledger.holders.holdings(["key1"])["key1"].version == 0
 
 
 def test_a_malformed_key_cannot_be_excluded(world: World) -> None:
@@ -357,7 +377,7 @@ def test_a_crash_before_the_marks_is_mended_by_the_same_command(world: World) ->
     entry = Entry("globex", "Globex", "", ("key1",), HOUR)
     with pytest.raises(CrashError):
         Customers(world.ledger, DyingCounters(world.counters.client, "counters")).add(entry, now=world.now)
-    assert world.ledger.holdings(["key1"])["key1"].holders[-1] == Holder(HOUR, "globex")
+    assert world.ledger.holders.holdings(["key1"])["key1"].holders[-1] == Holder(HOUR, "globex")
     assert marks(world) == set()
     change = Customers(world.ledger, world.counters).add(entry, now=world.now)
     assert (change.said, change.marks) == ([], 1)
@@ -388,7 +408,7 @@ def test_a_key_that_another_operator_gives_away_meanwhile_is_refused(world: Worl
     racing = Customers(RacingLedger(world.ledger.client, "ledger"), world.counters)
     with pytest.raises(OperatorError, match=r"^the key key1 was changed by somebody else just now: try again$"):
         racing.add(Entry("globex", "Globex", "", ("key1",)), now=world.now)
-    assert [holder.customer for holder in world.ledger.holdings(["key1"])["key1"].holders] == ["rival"]
+    assert [holder.customer for holder in world.ledger.holders.holdings(["key1"])["key1"].holders] == ["rival"]
 
 
 def test_a_customer_that_another_operator_changes_meanwhile_is_refused(world: World) -> None:
@@ -401,7 +421,7 @@ def test_a_customer_that_another_operator_changes_meanwhile_is_refused(world: Wo
         "the customer 'acme' or its Stripe customer was changed by somebody else just now: "
         "look at it with 'metering customers show' and try again"
     )
-    assert world.ledger.customers(["acme"])["acme"].name == "Acme of the rival"
+    assert world.ledger.holders.customers(["acme"])["acme"].name == "Acme of the rival"
 
 
 class Twice:
@@ -430,8 +450,8 @@ def test_two_operators_who_say_the_same_both_succeed(world: World) -> None:
     world.ledger = Ledger(cast("Any", client), "ledger")
     assert add(world, "acme", "key1").said == ["customer acme added", "key key1 belongs to acme"]
     assert client.sent >= 2
-    assert world.ledger.holdings(["key1"])["key1"].holders == (Holder(BEGINNING, "acme"),)
-    assert world.ledger.customers(["acme"])["acme"].name == "Acme"
+    assert world.ledger.holders.holdings(["key1"])["key1"].holders == (Holder(BEGINNING, "acme"),)
+    assert world.ledger.holders.customers(["acme"])["acme"].name == "Acme"
 
 
 # --- a file of customers ---------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def ward(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     )
     found = Ward(world, operator, outputs)
     _deploy(found)
-    world.ledger.advance_cursor(HOUR)
+    world.ledger.progress.advance_cursor(HOUR)
     world.now = HOUR.start + timedelta(minutes=30)
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found.deployment)
     monkeypatch.setattr("infra.cli.doctor.now", world.clock)

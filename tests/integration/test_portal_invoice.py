@@ -16,6 +16,7 @@ from infra.operate.customers import Customers
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.metrics import Count, Sum
 from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
+from metering.portal.answers import InvoiceAnswer, PricesAnswer
 from metering.portal.charges import BASIS, KEPT_S
 from tests.integration.portal import Portal, opened
 from tests.integration.world import HOUR, World
@@ -91,7 +92,9 @@ class Seller:
         """Subscribe acme."""
         subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
         wishes = Wishes(email="billing@acme.example")
-        subscriber.subscribe(self.world.ledger.customers(["acme"])["acme"], "standard", wishes, now=self.clock.now)
+        subscriber.subscribe(
+            self.world.ledger.holders.customers(["acme"])["acme"], "standard", wishes, now=self.clock.now
+        )
 
     def invoice(self) -> dict[str, Any]:
         """Return what acme is shown."""
@@ -148,6 +151,11 @@ def test_the_price_comes_about_step_by_step(seller: Seller) -> None:
         "scale": 0,
         "amount": 5,
         "in_words": "graduated: up to 2 0, beyond 1.5",
+        "terms": {
+            "kind": "graduated",
+            "interval": "month",
+            "tiers": [{"up_to": 2, "amount": "0", "flat": "0"}, {"up_to": None, "amount": "1.5", "flat": "0"}],
+        },
         "steps": [
             {"first": 1, "last": 2, "quantity": 2, "unit_amount": "0", "exact": "0", "amount": 0},
             {"first": 3, "last": 5, "quantity": 3, "unit_amount": "1.5", "exact": "4.5", "amount": 5},
@@ -157,6 +165,30 @@ def test_the_price_comes_about_step_by_step(seller: Seller) -> None:
     assert (fee["metric"], fee["kind"], fee["steps"][0]["first"]) == (None, "flat", None)
     assert shown["preview"]["total"] == 4907  # the fee, and the volume price's fixed amount
     assert shown["preview"]["as_of"] == "2026-11-22T05:40:00Z"
+
+
+def test_what_each_price_asks_is_told_to_programs(seller: Seller) -> None:
+    """As it is at Stripe, where what a fee includes is the first tier of another price."""
+    assert {line["price"]: line["terms"] for line in seller.invoice()["so_far"]["lines"]} == {
+        "base_fee": {"kind": "flat", "interval": "month", "amount": "4900", "included": {}},
+        "requests": {
+            "kind": "graduated",
+            "interval": "month",
+            "tiers": [{"up_to": 2, "amount": "0", "flat": "0"}, {"up_to": None, "amount": "1.5", "flat": "0"}],
+        },
+        "bytes": {"kind": "package", "interval": "month", "amount": "3", "size": 100},
+        "units": {
+            "kind": "volume",
+            "interval": "month",
+            "tiers": [{"up_to": 10, "amount": "2", "flat": "7"}, {"up_to": None, "amount": "1", "flat": "0"}],
+        },
+    }
+
+
+def test_the_document_describes_each_field_of_an_invoice(seller: Seller) -> None:
+    """No more and no less than what is answered."""
+    shown = seller.invoice()
+    assert InvoiceAnswer.model_validate(shown, strict=True).model_dump(by_alias=True) == shown
 
 
 def test_stripes_preview_ends_where_ours_is(seller: Seller) -> None:
@@ -241,7 +273,9 @@ def test_while_stripe_does_not_answer_the_client_is_to_try_again(seller: Seller)
 
 def test_prices_are_shown_as_declared(seller: Seller) -> None:
     """With the currency's decimals and the interval written out."""
-    (plan,) = seller.portal.get("/v1/prices").json()["plans"]
+    shown = seller.portal.get("/v1/prices").json()
+    assert PricesAnswer.model_validate(shown, strict=True).model_dump() == shown
+    (plan,) = shown["plans"]
     assert {name: plan[name] for name in plan if name != "prices"} == {
         "name": "standard",
         "title": "Standard",
@@ -249,5 +283,34 @@ def test_prices_are_shown_as_declared(seller: Seller) -> None:
         "decimals": 2,
         "interval": "month",
     }
-    assert plan["prices"][1] == {"type": "per_unit", "metric": "requests", "amount": "1.5"}
-    assert [price["type"] for price in plan["prices"]] == ["flat", "per_unit", "package", "volume"]
+    assert plan["prices"] == [
+        {
+            "type": "flat",
+            "amount": 4900,
+            "included": {"requests": 2},
+            "terms": {"kind": "flat", "interval": "month", "amount": "4900", "included": {"requests": 2}},
+        },
+        {
+            "type": "per_unit",
+            "metric": "requests",
+            "amount": "1.5",
+            "terms": {"kind": "per_unit", "interval": "month", "amount": "1.5"},
+        },
+        {
+            "type": "package",
+            "metric": "bytes",
+            "size": 100,
+            "amount": 3,
+            "terms": {"kind": "package", "interval": "month", "amount": "3", "size": 100},
+        },
+        {
+            "type": "volume",
+            "metric": "units",
+            "tiers": [{"amount": 2, "up_to": 10, "flat": 7}, {"amount": 1}],
+            "terms": {
+                "kind": "volume",
+                "interval": "month",
+                "tiers": [{"up_to": 10, "amount": "2", "flat": "7"}, {"up_to": None, "amount": "1", "flat": "0"}],
+            },
+        },
+    ]

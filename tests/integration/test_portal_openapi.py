@@ -21,10 +21,20 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from metering.model.metrics import Count, Sum
+from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume
 from tests.integration.portal import IAM, Portal, opened
 from tests.integration.world import World
 
 METRICS = (Count(name="requests", by="resource"), Sum(name="bytes", of="response_length"))
+TIERS = (Tier(up_to=10, amount=2, flat=7), Tier(amount="0.5"))
+PRICES: tuple[Price, ...] = (
+    Flat(amount=4900, included={"requests": 2}),
+    PerUnit(metric="requests", amount="1.5"),
+    Graduated(metric="requests", tiers=TIERS),
+    Volume(metric="bytes", tiers=TIERS),
+    Package(metric="bytes", size=100, amount=3),
+)
+PLANS = (Plan(name="every_kind", title="Of every kind", currency="usd", prices=PRICES),)
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -43,7 +53,7 @@ def portal(world: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPat
     """The API of a deployment with some usage."""
     world.customer("acme", "key1")
     world.record(world.line(), world.line())
-    with opened(world, template, monkeypatch, tmp_path, metrics=METRICS) as made:
+    with opened(world, template, monkeypatch, tmp_path, metrics=METRICS, plans=PLANS) as made:
         yield made
 
 
@@ -79,6 +89,25 @@ def test_the_document_describes_every_path(portal: Portal) -> None:
     assert operations["POST /v1/links"]["security"] == [{"aws": []}]
     names = [one["name"] for one in operations["GET /v1/usage"]["parameters"]]
     assert names == ["from", "to", "by", "metric", "dimension", "format"]
+
+
+def test_the_document_describes_what_a_price_asks(portal: Portal) -> None:
+    """By its kind, in every answer that tells of prices; and the unit of what is measured."""
+    found = portal.get("/v1/openapi.json", token="").json()["components"]["schemas"]
+    kinds = {
+        "flat": "#/components/schemas/FlatTerms",
+        "graduated": "#/components/schemas/TieredTerms",
+        "package": "#/components/schemas/PackageTerms",
+        "per_unit": "#/components/schemas/PerUnitTerms",
+        "volume": "#/components/schemas/TieredTerms",
+    }
+    for answer in ("InvoiceLine", "PriceAnswer"):
+        assert "terms" in found[answer]["required"]
+        assert found[answer]["properties"]["terms"]["discriminator"] == {"propertyName": "kind", "mapping": kinds}
+    assert found["PlanAnswer"]["properties"]["prices"]["items"] == {"$ref": "#/components/schemas/PriceAnswer"}
+    assert sorted(found["PackageTerms"]["required"]) == ["amount", "interval", "kind", "size"]
+    assert sorted(found["TierTerms"]["required"]) == ["amount", "flat", "up_to"]
+    assert "unit" in found["MetricAnswer"]["required"]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

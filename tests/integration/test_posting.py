@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
-from metering.billing import posting
+from metering.billing import posting, sending
 from metering.billing.pacing import Pace
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Posting
-from metering.stores.ledger import shard_of
+from metering.stores.rows import shard_of
 from metering.stores.switch import shares
-from metering.stripe import meters as stripe_meters
-from metering.stripe.meters import StripeBusyError, StripeMeters, StripeUnavailableError
+from metering.stripe import client as stripe_client
+from metering.stripe.client import StripeBusyError, StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from tests.integration.world import HOUR, World
 
 pytestmark = pytest.mark.in_memory
@@ -34,7 +35,7 @@ CALL = "POST /v1/billing/meter_events"
 @pytest.fixture(autouse=True)
 def no_session() -> None:
     """Each test's Stripe is another one."""
-    stripe_meters._sessions.clear()
+    stripe_client._sessions.clear()
 
 
 def use(world: World, name: str, key: str, amounts: dict[str, int], hour: Hour = HOUR) -> None:
@@ -206,7 +207,7 @@ def test_a_customer_that_takes_all_the_time_does_not_starve_the_others(
     """I6: each run begins with another customer."""
     names = many(world, 4)
     monkeypatch.setattr(posting, "CUSTOMERS_AT_ONCE", 1)
-    monkeypatch.setattr(posting, "ATTEMPTS", 1)
+    monkeypatch.setattr(sending, "ATTEMPTS", 1)
 
     class Stuck(StripeMeters):
         def post(self, metric: str, posting: Posting) -> None:
@@ -260,12 +261,12 @@ def test_a_failing_stream_delays_totals_and_doubles_none(world: World, fault: Fa
     use(world, "acme", "k1", {"requests": 3})
     world.streamed_from = HOUR
     world.after_grace()
-    world.stripe.set_faults([fault] * posting.ATTEMPTS, route=METER_EVENT_STREAM)
+    world.stripe.set_faults([fault] * sending.ATTEMPTS, route=METER_EVENT_STREAM)
     _, posted = world.run()
     assert posted.pending == 1
     world.stripe.clear_faults()
     world.counters.count(HOUR, "k1", Amounts({"requests": 2}), b"another12345")
-    world.counters.mark_late(HOUR, customer("acme"), "mark")
+    world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
     world.run()
     world.run()
     assert world.at_stripe("cus_acme") == 5
@@ -310,7 +311,7 @@ def test_a_row_that_changes_while_it_is_streamed_is_settled_by_the_next_run(worl
 
     def late() -> None:
         world.counters.count(HOUR, "k1", Amounts({"requests": 2}), b"another12345")
-        world.counters.mark_late(HOUR, customer("acme"), "mark")
+        world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
         world.close()
 
     _meanwhile.append(late)
@@ -338,7 +339,7 @@ def test_posting_moves_to_the_stream_and_back_at_an_hours_boundary(world: World)
     third = NEXT.next()
     for hour, amount in ((HOUR, 10), (NEXT, 20), (third, 30)):
         world.counters.count(hour, "k1", Amounts({"requests": amount}), b"another12345")
-        world.counters.mark_late(hour, customer("acme"), "mark")
+        world.counters.marks.mark_late(hour, customer("acme"), "mark")
     world.now = third.end + timedelta(minutes=10)
     world.run()
     assert [world.at_stripe("cus_acme", hour=hour) for hour in (HOUR, NEXT, third)] == [11, 22, 30]

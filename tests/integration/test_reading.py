@@ -9,7 +9,8 @@ from metering.model.amounts import Amounts
 from metering.model.subjects import customer, key
 from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.reading import UsageReader
-from metering.stores.counters import Counters, new_mark
+from metering.stores.counters import Counters
+from metering.stores.marks import new_mark
 from tests.integration.portal import hour_after
 from tests.integration.world import HOUR, Watched, World
 
@@ -47,13 +48,13 @@ def test_marks_are_found_by_subject_and_hour(world: World) -> None:
     """From the first hour up to the last, exclusive; nobody else's."""
     marked = [hour_after(HOUR, number) for number in (-2, -1, 0, 1)]
     for hour in marked:
-        world.counters.mark_late(hour, key("key1"), new_mark())
-    world.counters.mark_late(hour_after(HOUR, -1), customer("acme"), new_mark())
-    world.counters.mark_late(HOUR, key("key10"), new_mark())
+        world.counters.marks.mark_late(hour, key("key1"), new_mark())
+    world.counters.marks.mark_late(hour_after(HOUR, -1), customer("acme"), new_mark())
+    world.counters.marks.mark_late(HOUR, key("key10"), new_mark())
     subjects = [customer("acme"), key("key1")]
-    assert world.counters.late_hours(subjects, marked[1], marked[3]) == marked[1:3]
-    assert world.counters.late_hours(subjects, HOUR, HOUR) == []
-    assert world.counters.late_hours([key("key2")], marked[0], marked[3]) == []
+    assert world.counters.marks.late_hours(subjects, marked[1], marked[3]) == marked[1:3]
+    assert world.counters.marks.late_hours(subjects, HOUR, HOUR) == []
+    assert world.counters.marks.late_hours([key("key2")], marked[0], marked[3]) == []
 
 
 def test_rows_are_read_as_the_ledger_reads_them(world: World) -> None:
@@ -74,10 +75,10 @@ def test_rows_are_read_as_the_ledger_reads_them(world: World) -> None:
             for metric, state in zip(("requests", "bytes", "users", "seats"), State, strict=True)
         }
         row = UsageRow(customer("acme"), hour_after(first, number), totals=totals)
-        world.ledger.save(row, draw.choice((None, {"key1": {"requests": 1}})))
-    world.ledger.advance_cursor(end)
+        world.ledger.rows.save(row, draw.choice((None, {"key1": {"requests": 1}})))
+    world.ledger.progress.advance_cursor(end)
     cells = reader(world).read("acme", first, end, now=HOUR.end).cells
-    rows = {row.hour: row for row in world.ledger.rows_of(customer("acme"), first, end)}
+    rows = {row.hour: row for row in world.ledger.rows.of(customer("acme"), first, end)}
     assert cells.keys() == rows.keys()
     for hour, row in rows.items():
         assert {metric: (cell.quantity, cell.counted, dict(cell.split)) for metric, cell in cells[hour].items()} == {

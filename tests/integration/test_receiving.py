@@ -15,11 +15,11 @@ import pytest
 import stripe as stripe_sdk
 
 from infra.operate.customers import Customers, Entry
-from metering.billing.receiving import LARGEST_BODY
 from metering.model.amounts import Amounts
 from metering.model.subjects import customer
 from metering.settings import SettingsError
 from metering.stores import aws as clients
+from metering.stripe.webhooks import LARGEST_BODY
 from tests.integration.lambdas import SECRET, Functions, begin, said, told_to_eventbridge
 from tests.integration.world import HOUR, World
 
@@ -155,7 +155,7 @@ def test_what_stripe_could_not_use_is_marked_with_its_words(
         unknown.stripe.report_errors()
     assert set(answers) == {200}
     assert unknown.in_ledger("customer#acme") == {"requests": (1, "REJECTED"), "bytes": (10, "REJECTED")}
-    row = unknown.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    row = unknown.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     assert row.totals["requests"].reason == "No customer found for the provided stripe_customer_id: cus_acme."
     assert {state for _, state in unknown.in_ledger("customer#globex").values()} == {"POSTED"}
     assert said(capsys)["UsageRejected"] == (1, "Count")

@@ -216,7 +216,7 @@ def test_what_waits_for_a_person_is_shown_and_not_posted(billing: Billing, state
     lose(billing)
     row = billing.row(HOUR)
     total = msgspec.structs.replace(row.totals["requests"], state=state)
-    billing.world.ledger.save(row.with_totals({"requests": total}))
+    billing.world.ledger.rows.save(row.with_totals({"requests": total}))
     billing.at(LATER)
     assert done(look(billing)) == [("requests", 5, 0, NOT_POSTED)]
     assert billing.world.post().posted == 0
@@ -276,7 +276,7 @@ def test_a_round_goes_on_where_the_budget_ended(billing: Billing, monkeypatch: p
         assert found.customers
     assert compared == 5
     assert runs > 1
-    assert world.ledger.round().name == ""
+    assert world.ledger.progress.round().name == ""
 
 
 def test_a_run_that_dies_is_followed_by_one_that_goes_on(billing: Billing) -> None:

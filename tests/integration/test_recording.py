@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from metering.counting.payloads import subscription
 from metering.model.periods import Hour
 from metering.model.subjects import key
-from metering.stores.counters import PARTITIONS, Counters, partition
+from metering.stores.counters import Counters
+from metering.stores.marks import PARTITIONS, partition
 from metering.stores.set_aside import SetAside
 from tests.integration.world import HOUR, World
 
@@ -45,9 +46,14 @@ class Dying:
         """Look, which is no write."""
         return self.counters.has_counted(*arguments)
 
+    @property
+    def marks(self) -> "Dying":
+        """Marks die as counters do."""
+        return self
+
     def mark_late(self, *arguments: Any) -> None:
         """Mark, or die."""
-        self._do(lambda: self.counters.mark_late(*arguments))
+        self._do(lambda: self.counters.marks.mark_late(*arguments))
 
     def _do(self, write: Callable[[], Any]) -> Any:
         with self.lock:
@@ -116,7 +122,7 @@ def test_a_crash_at_any_write_loses_and_doubles_nothing(world: World, writes: in
         world.recorder(Dying(world.counters, writes, after)).record(batch)
     world.recorder().record(batch)
     assert counted(world) == {name: {"requests": 1, "bytes": 10} for name in ("key1", "key2", "key3")}
-    assert {mark.subject for mark in world.counters.late_marks()} == {key("key1"), key("key2"), key("key3")}
+    assert {mark.subject for mark in world.counters.marks.late()} == {key("key1"), key("key2"), key("key3")}
 
 
 def test_usage_belongs_to_the_hour_of_its_request(world: World) -> None:
@@ -130,10 +136,10 @@ def test_a_late_record_marks_its_hour(world: World) -> None:
     """I4: from two minutes before the grace ends, for clocks that differ."""
     world.now = HOUR.end + timedelta(minutes=8) - timedelta(seconds=1)
     world.record(world.line())
-    assert world.counters.late_marks() == []
+    assert world.counters.marks.late() == []
     world.now = HOUR.end + timedelta(minutes=8)
     world.record(world.line())
-    (mark,) = world.counters.late_marks()
+    (mark,) = world.counters.marks.late()
     assert (mark.hour, mark.subject) == (HOUR, key("key1"))
 
 
@@ -143,18 +149,18 @@ def test_a_duplicate_marks_its_hour_too(world: World) -> None:
     world.record(line)
     world.after_grace()
     assert world.record(line).refused
-    assert len(world.counters.late_marks()) == 1
+    assert len(world.counters.marks.late()) == 1
 
 
 def test_a_renewed_mark_is_not_cleared(world: World) -> None:
     """I4: a change after the mark was read is dealt with by the next run."""
-    world.counters.mark_late(HOUR, key("key1"), "first")
-    (read,) = world.counters.late_marks()
-    world.counters.mark_late(HOUR, key("key1"), "second")
-    world.counters.clear(read)
-    assert len(world.counters.late_marks()) == 1
-    world.counters.clear(world.counters.late_marks()[0])
-    assert world.counters.late_marks() == []
+    world.counters.marks.mark_late(HOUR, key("key1"), "first")
+    (read,) = world.counters.marks.late()
+    world.counters.marks.mark_late(HOUR, key("key1"), "second")
+    world.counters.marks.clear(read)
+    assert len(world.counters.marks.late()) == 1
+    world.counters.marks.clear(world.counters.marks.late()[0])
+    assert world.counters.marks.late() == []
 
 
 def test_a_batch_that_comes_again_renews_another_batchs_mark(world: World) -> None:
@@ -162,11 +168,11 @@ def test_a_batch_that_comes_again_renews_another_batchs_mark(world: World) -> No
     first, second = world.batch(world.line()), world.batch(world.line())
     world.after_grace()
     world.recorder().record(first)
-    (read,) = world.counters.late_marks()
+    (read,) = world.counters.marks.late()
     world.recorder().record(second)
     world.recorder().record(first)
-    world.counters.clear(read)
-    assert len(world.counters.late_marks()) == 1
+    world.counters.marks.clear(read)
+    assert len(world.counters.marks.late()) == 1
 
 
 def objects() -> dict[str, Any]:

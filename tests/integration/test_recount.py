@@ -262,9 +262,9 @@ def test_a_ledger_that_was_changed_by_hand_is_closed_again(raw: Raw) -> None:
     world = raw.world
     raw.deliver(world.line())
     close(raw)
-    row = world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    row = world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     wrong = type(row.totals["requests"])(**{**_fields(row.totals["requests"]), "counted": 7})
-    world.ledger.save(row.with_totals({"requests": wrong}))
+    world.ledger.rows.save(row.with_totals({"requests": wrong}))
     requests = next(line for line in raw.fix("acme") if line.metric == "requests")
     assert (requests.counted, requests.ledger, requests.stale, requests.fixed) == (1, 7, [HOUR], True)
     world.close()
@@ -352,7 +352,7 @@ def test_every_kind_of_metric_is_recounted_as_it_was_counted(raw: Raw, seed: int
     begin = HOUR.month_begin
     hours = [begin, begin.next()]
     world.now = begin.start
-    world.ledger.advance_cursor(begin)
+    world.ledger.progress.advance_cursor(begin)
     for hour in hours:
         for _ in range(3):
             world.now = hour.start + timedelta(minutes=59)

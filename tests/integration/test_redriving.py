@@ -174,7 +174,7 @@ def test_a_redriven_line_corrects_a_closed_hour(world: World) -> None:
     world.run()
     assert world.at_stripe("cus_acme") == 1
     again(world, batch)
-    assert {mark.subject for mark in world.counters.late_marks()} == {key("key1")}
+    assert {mark.subject for mark in world.counters.marks.late()} == {key("key1")}
     world.run()
     assert world.at_stripe("cus_acme") == 2
 

@@ -19,7 +19,8 @@ from metering.model.periods import Hour
 from metering.model.subjects import key
 from metering.model.usage_row import Change
 from metering.portal.reading import By
-from metering.stores.counters import new_mark
+from metering.stores.marks import new_mark
+from tests.conftest import ROOT
 from tests.integration.portal import HOST, IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 
@@ -79,7 +80,7 @@ def test_what_comes_late_shows_at_once(portal: Portal) -> None:
 def test_a_mark_of_somebody_else_asks_for_nothing(portal: Portal) -> None:
     """Only the marked hours of its own keys are counted anew."""
     close(portal.world)
-    portal.world.counters.mark_late(LAST_HOUR, key("somebody-elses"), new_mark())
+    portal.world.counters.marks.mark_late(LAST_HOUR, key("somebody-elses"), new_mark())
     portal.calls.clear()
     portal.usage()
     assert [pk for _, _, pk in portal.calls if pk.startswith(f"hour#{LAST_HOUR}")] == []
@@ -89,7 +90,7 @@ def test_hours_days_and_months_add_up(portal: Portal) -> None:
     """The same usage, by each period."""
     use(portal.world, 2)
     use(portal.world, 1, hour=LAST_HOUR)
-    portal.world.counters.mark_late(LAST_HOUR, key("key1"), new_mark())
+    portal.world.counters.marks.mark_late(LAST_HOUR, key("key1"), new_mark())
     wanted = {**TODAY, "metric": "requests"}
     said = [
         portal.usage(by=by, **{f"{name}_": value for name, value in wanted.items()}) for by in ("hour", "day", "month")
@@ -185,7 +186,7 @@ def test_a_key_that_changed_hands_counts_for_who_held_it(portal: Portal) -> None
     use(world, 3, hour=LAST_HOUR)
     world.customer("globex", "key1", since=HOUR)
     use(world, 2)
-    world.counters.mark_late(LAST_HOUR, key("key1"), new_mark())
+    world.counters.marks.mark_late(LAST_HOUR, key("key1"), new_mark())
     wanted = {**TODAY, "metric": "requests", "by": "hour"}
     seen = {
         name: [(line[0], line[3]) for line in portal.usage(name, **{f"{k}_": v for k, v in wanted.items()})]
@@ -332,9 +333,9 @@ def test_prices_are_shown_as_declared(portal: Portal) -> None:
     assert shown == {
         "plans": [],
         "metrics": [
-            {"name": "requests", "kind": "count", "scale": 0, "dimension": "resource"},
-            {"name": "bytes", "kind": "sum", "scale": 0, "dimension": None},
-            {"name": "users", "kind": "unique", "scale": 0, "dimension": None},
+            {"name": "requests", "kind": "count", "scale": 0, "unit": None, "dimension": "resource"},
+            {"name": "bytes", "kind": "sum", "scale": 0, "unit": "bytes", "dimension": None},
+            {"name": "users", "kind": "unique", "scale": 0, "unit": None, "dimension": None},
         ],
     }
 
@@ -438,6 +439,27 @@ def test_the_page_is_found_under_a_name_of_its_own(
     astray = portal.call("GET", "/usage", token="", route="GET /")
     assert (astray.status, astray.headers["Location"]) == (308, f"https://{HOST}/usage/")
     show_usage._read.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "media"),
+    [
+        ("/", "index.html", "text/html"),
+        ("/style.css", "style.css", "text/css"),
+        ("/main.js", "main.js", "text/javascript"),
+        ("/api.js", "api.js", "text/javascript"),
+        ("/chart.js", "chart.js", "text/javascript"),
+        ("/elements.js", "elements.js", "text/javascript"),
+        ("/figures.js", "figures.js", "text/javascript"),
+        ("/reading.js", "reading.js", "text/javascript"),
+        ("/view.js", "view.js", "text/javascript"),
+    ],
+)
+def test_each_file_of_the_page_is_answered_without_a_token(portal: Portal, path: str, name: str, media: str) -> None:
+    """As it is, with the media type without which a browser takes no module."""
+    answer = portal.call("GET", path, token="")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, f"{media}; charset=utf-8")
+    assert answer.body == (ROOT / "functions" / "page" / name).read_bytes()
 
 
 def test_a_failure_tells_its_caller_nothing(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:

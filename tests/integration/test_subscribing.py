@@ -20,8 +20,9 @@ from infra.operate.deployment import OperatorError
 from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
+from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError, StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer, offer_of
 from tests.integration.world import HOUR, World, moment
 
@@ -94,12 +95,12 @@ class Shop:
     def subscribe(self, name: str = "acme", plan: str = "standard", **wishes: Any) -> Subscribed:
         """Subscribe a customer."""
         subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
-        customer = self.world.ledger.customers([name])[name]
+        customer = self.world.ledger.holders.customers([name])[name]
         return subscriber.subscribe(customer, plan, Wishes(**wishes), now=self.clock.now)
 
     def preview(self, name: str = "acme") -> dict[str, Any]:
         """Return the running invoice."""
-        return preview(self.world.meters(), self.world.ledger.customers([name])[name])
+        return preview(self.world.meters(), self.world.ledger.holders.customers([name])[name])
 
     def sdk(self) -> stripe_sdk.StripeClient:
         """Return a client of somebody else."""
@@ -192,7 +193,7 @@ def test_a_failure_of_stripe_makes_no_second_one(
     shop: Shop, route: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor blocks the next run for as long as Stripe remembers an idempotency key."""
-    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
+    monkeypatch.setattr("metering.stripe.client.RETRIES", 0)
     shop.world.stripe.set_faults([fault] * 2, route=route)
     for _ in range(2):
         try:
@@ -260,7 +261,7 @@ def test_existing_ids_are_taken(shop: Shop) -> None:
     ).id
     done = shop.subscribe(stripe_customer=customer, subscription=subscription)
     assert (done.stripe_customer, done.subscription) == (customer, subscription)
-    assert shop.world.ledger.customers(["acme"])["acme"].stripe_customer == customer
+    assert shop.world.ledger.holders.customers(["acme"])["acme"].stripe_customer == customer
     assert shop.subscribe().said == []
     assert len(client.v1.subscriptions.list().data) == len(client.v1.customers.list().data) == 1
     with pytest.raises(OperatorError, match=f"the Stripe customer of acme is {customer}, not cus_other"):
@@ -297,7 +298,7 @@ def test_ids_that_do_not_fit_are_refused(shop: Shop) -> None:
     ]:
         with pytest.raises(OperatorError, match=why):
             shop.subscribe(stripe_customer=customer, subscription=name)
-    assert shop.world.ledger.customers(["acme"])["acme"].stripe_customer == ""
+    assert shop.world.ledger.holders.customers(["acme"])["acme"].stripe_customer == ""
     assert shop.subscribe(subscription=good[1]).stripe_customer == good[0]
 
 
@@ -335,7 +336,7 @@ def test_while_posting_is_off_the_invoice_shows_what_would_be(shop: Shop) -> Non
     world.switch.turn(msgspec.structs.replace(on, on=False))
     shop.at(HOUR.end + timedelta(minutes=10))
     world.run()
-    owner = world.ledger.customers(["acme"])["acme"]
+    owner = world.ledger.holders.customers(["acme"])["acme"]
     before = shop.preview()
     would_be = as_it_would_be(world.ledger, shop.plans, owner, before)
     assert would_be["total"] > before["total"]
@@ -377,7 +378,7 @@ def everything(shop: Shop, key: str) -> None:
     catalog = Catalog(meters, ("requests", "bytes"), (STANDARD,))
     shop.world.customer(key, f"key-{key}")
     catalog.apply(lambda _: None)
-    customer = shop.world.ledger.customers([key])[key]
+    customer = shop.world.ledger.holders.customers([key])[key]
     customers = Customers(shop.world.ledger, shop.world.counters)
     done = Subscriber(meters, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.clock.now)
     event: Any = {
@@ -389,7 +390,7 @@ def everything(shop: Shop, key: str) -> None:
     meters.call(lambda client: client.v1.billing.meter_events.create(event))
     made = meters.meters()[meters.event_name("requests")]
     assert meters.totals(made, done.stripe_customer, HOUR, HOUR.next()) == {HOUR: 3}
-    assert preview(meters, shop.world.ledger.customers([key])[key])["total"] == 4902
+    assert preview(meters, shop.world.ledger.holders.customers([key])[key])["total"] == 4902
     reader = StripeReader(meters, calls=10)
     list(reader.finalised(int((HOUR.start - timedelta(days=1)).timestamp()), int(HOUR.end.timestamp())))
     assert reader.is_billed(done.stripe_customer, "requests")

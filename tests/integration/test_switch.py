@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from metering.model.periods import Hour
-from metering.stores.ledger import PeriodState
+from metering.stores.progress import PeriodState
 from metering.stores.switch import Switch
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World, moment
@@ -35,7 +35,7 @@ def test_a_new_deployment_posts_nothing_and_closes_its_hours(operator: Operator)
     world = operator.world
     closed, posted = world.run()
     assert closed.closed == [HOUR, NEXT]
-    assert world.ledger.periods([HOUR])[HOUR].state is PeriodState.CLOSED
+    assert world.ledger.progress.periods([HOUR])[HOUR].state is PeriodState.CLOSED
     assert (posted.posted, held(world), sum(world.stripe.calls.values())) == (0, (0, 0), 2)  # two meters were made
     assert world.in_ledger("customer#acme")["requests"] == (2, "PENDING")
     assert operator.run("posting", "status", "--json").document == {

@@ -64,7 +64,7 @@ class Scene:
             Customers(self.world.ledger, self.world.counters),
         )
         wishes = Wishes(email=f"billing@{name}.example")
-        subscriber.subscribe(self.world.ledger.customers([name])[name], plan, wishes, now=self.world.now)
+        subscriber.subscribe(self.world.ledger.holders.customers([name])[name], plan, wishes, now=self.world.now)
 
     def at(self, hour: Hour, minute: int = 30) -> None:
         """Let it be this minute, here and at Stripe."""
@@ -280,9 +280,9 @@ def test_what_waits_for_a_person_is_counted_once_a_minute(scene: Scene) -> None:
     scene.world.record("nonsense", scene.world.line())
     scene.world.after_grace()
     scene.world.close()
-    row = scene.world.ledger.rows(HOUR, [customer("acme")])[customer("acme")]
+    row = scene.world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     lost = {name: msgspec.structs.replace(total, state=State.REJECTED) for name, total in row.totals.items()}
-    scene.world.ledger.save(row.with_totals(lost))
+    scene.world.ledger.rows.save(row.with_totals(lost))
     look = top.look(scene.world.now)
     assert (look.set_aside, look.rejected) == (1, 1)
     out = scene.operator.run("top").out

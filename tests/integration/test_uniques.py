@@ -17,8 +17,8 @@ from metering.model.batches import Batch
 from metering.model.metrics import Count, Unique
 from metering.model.periods import Hour, hours
 from metering.portal.reading import By
+from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
-from metering.stores.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, moment
 
 pytestmark = pytest.mark.in_memory
@@ -48,16 +48,18 @@ def seen(world: World, user: str, *, key: str = "key1", hour: Hour = HOUR) -> st
 
 def recorder(world: World, client: Any, secret: bytes = b"secret") -> Recorder:
     """Return a recorder whose claims go through a client."""
-    return replace(world.recorder(), claims=Claims(client, world.counters.table), hashing=Hashing(secret, world.ledger))
+    return replace(
+        world.recorder(), claims=Claims(client, world.counters.table), hashing=Hashing(secret, world.ledger.holders)
+    )
 
 
 def close_all(world: World) -> None:
     """Close until nothing asks for another time."""
     for _ in range(6):
         world.close()
-        if not world.counters.late_marks():
+        if not world.counters.marks.late():
             return
-    raise AssertionError(f"closing does not come to an end: {world.counters.late_marks()}")
+    raise AssertionError(f"closing does not come to an end: {world.counters.marks.late()}")
 
 
 def claims_stored(world: World) -> list[dict[str, Any]]:
@@ -371,7 +373,7 @@ def test_a_value_seen_on_both_sides_of_a_hand_over_in_retrospect_counts_for_both
 
 def report(world: World) -> list[Line]:
     """Return what 'metering usage' shows of the first two hours."""
-    uniques = Uniques(world.claims, world.ledger)
+    uniques = Uniques(world.claims, world.ledger.holders)
     made = Report(world.counters, uniques, world.ledger, None, split=False)
     return made.lines(HOUR, AFTER, by=By.HOUR, now=world.now, progress=lambda all_hours, _: all_hours)
 
@@ -497,7 +499,7 @@ def test_hourly_increments_add_up_to_the_months_distinct_values(
     """
     random = Random(f"{seed} {in_retrospect}")
     world.metrics = random.choice([(USERS,), (Count(name="requests"), USERS)])
-    world.ledger.advance_cursor(FIRST)
+    world.ledger.progress.advance_cursor(FIRST)
     world.now = FIRST.start + timedelta(minutes=30)
     schedule = Schedule(world, random, in_retrospect)
     actions: list[Callable[[], None]] = [schedule.bring] * 5 + [schedule.wait] * 3 + [schedule.hand_over] * 2

@@ -18,9 +18,9 @@ from metering.model.metrics import USAGE_LINES, Count, Max, Sum
 from metering.model.periods import Hour
 from metering.model.subjects import Subject, customer
 from metering.portal.reading import By
+from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.uniques import Uniques
 from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment
 
 MESSAGES = "authorizer.messages"
@@ -51,7 +51,7 @@ def recorder(world: World, client: Any) -> Recorder:
 
 def shown(world: World, *, split: bool) -> list[dict[str, Any]]:
     """Return what 'metering usage --json' shows of the hour."""
-    made = Report(world.counters, Uniques(world.claims, world.ledger), world.ledger, None, split=split)
+    made = Report(world.counters, Uniques(world.claims, world.ledger.holders), world.ledger, None, split=split)
     lines = made.lines(HOUR, NEXT, by=By.HOUR, now=world.now, progress=lambda all_hours, _: all_hours)
     return [_usage_json(line, split=split) for line in lines]
 
@@ -90,7 +90,7 @@ def test_what_your_own_code_reports_of_a_customer_is_billed_without_a_key(world:
     world.run()
     assert world.at_stripe("cus_acme", "tokens") == 25
     world.report(report(tokens=100))
-    assert {mark.subject for mark in world.counters.late_marks()} == {customer("acme")}
+    assert {mark.subject for mark in world.counters.marks.late()} == {customer("acme")}
     world.run()
     assert world.at_stripe("cus_acme", "tokens") == 125
     assert shown(world, split=False) == [
@@ -295,7 +295,7 @@ def test_peaks_of_usage_lines_are_per_customer(world: World) -> None:
 def split_of(world: World, subject: str = "customer#acme", metric: str = "requests") -> dict[str, int]:
     """Return how a total of the ledger splits."""
     found = Subject.parse(subject)
-    return world.ledger.rows(HOUR, [found])[found].totals[metric].split
+    return world.ledger.rows.at(HOUR, [found])[found].totals[metric].split
 
 
 def test_a_split_is_shown_and_the_total_billed(world: World) -> None:

@@ -15,23 +15,25 @@ from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.closing import Closed, Closer
 from metering.billing.pacing import Pace
-from metering.billing.posting import Posted, Poster
+from metering.billing.posting import Poster
 from metering.billing.reconciling import Reconciled, Reconciler
+from metering.billing.sending import Posted
 from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.layout import SHARDS
 from metering.model.batches import Batch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, declared, meters, needs_hash
 from metering.model.periods import Hour
 from metering.model.subjects import Subject
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
+from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError
+from metering.stripe.meters import StripeMeters
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 HOUR = Hour.parse("2026-11-22T05")
@@ -98,7 +100,7 @@ class World:
             self.claims,
             self.set_aside,
             self.clock,
-            Hashing(b"secret", self.ledger) if needs_hash(self.metrics) else None,
+            Hashing(b"secret", self.ledger.holders) if needs_hash(self.metrics) else None,
         )
 
     @property
@@ -120,7 +122,7 @@ class World:
 
     def closer(self, minutes: int = 2) -> Closer:
         """Return what close_periods closes with; it has some minutes."""
-        uniques = Uniques(self.claims, self.ledger)
+        uniques = Uniques(self.claims, self.ledger.holders)
         deadline = self.now + timedelta(minutes=minutes)
         return Closer(self.counters, uniques, self.ledger, self.changes, self.clock, deadline)
 
@@ -189,12 +191,12 @@ class World:
 
     def in_ledger(self, subject: str, hour: Hour = HOUR) -> dict[str, tuple[int, str]]:
         """Return each metric's quantity and state in a row."""
-        row = self.ledger.rows(hour, [Subject.parse(subject)])[Subject.parse(subject)]
+        row = self.ledger.rows.at(hour, [Subject.parse(subject)])[Subject.parse(subject)]
         return {metric: (total.quantity, str(total.state)) for metric, total in row.totals.items()}
 
     def month_in_ledger(self, subject: str, metric: str, hour: Hour = HOUR) -> dict[Hour, int]:
         """Return a metric's quantities that are not zero in the rows of an hour's month, by hour."""
-        rows = self.ledger.rows_of(Subject.parse(subject), hour.month_begin, hour.month_end)
+        rows = self.ledger.rows.of(Subject.parse(subject), hour.month_begin, hour.month_end)
         quantities = {row.hour: row.totals[metric].quantity for row in rows if metric in row.totals}
         return {hour: quantity for hour, quantity in quantities.items() if quantity}
 

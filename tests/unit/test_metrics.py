@@ -24,6 +24,7 @@ from metering.model.metrics import (
     meters,
     needs_hash,
     reads_usage_lines,
+    unit_of,
 )
 from metering.model.periods import Hour
 
@@ -241,6 +242,25 @@ def test_who_is_not_billed_is_tallied_with_the_reason() -> None:
     usage = measure([record(key="-"), record(status=404), record()], METRICS)
     assert usage.billed == 1
     assert usage.unbilled == {"no API key": 1, "no metric bills this status, method and resource": 1}
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        (Sum(name="a", of="response_length"), "bytes"),
+        (Sum(name="a", of="data_processed"), "bytes"),
+        (Max(name="a", of="response_length"), "bytes"),
+        (Sum(name="a", of="response_latency"), "milliseconds"),
+        (Sum(name="a", of="integration_latency"), "milliseconds"),
+        (Sum(name="bytes", of="authorizer.bytes"), None),
+        (Max(name="milliseconds", of=USAGE_LINES), None),
+        (Count(name="a"), None),
+        (Unique(name="a", of="key"), None),
+    ],
+)
+def test_the_unit_is_that_of_what_is_measured(metric: Metric, unit: str | None) -> None:
+    """A name says nothing of it, and a number that others set has none that is known here."""
+    assert unit_of(metric) == unit
 
 
 def test_usage_belongs_to_the_hour_of_its_request() -> None:

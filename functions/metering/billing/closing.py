@@ -23,18 +23,20 @@ from metering.model.subjects import (
     Kind,
     Subject,
     customer,
-    customer_of_source,
-    key,
     source_of_customer,
     subject_of_source,
 )
 from metering.model.usage_row import Change, State, UsageRow, recounted
+from metering.stores.attribution import Share, Uniques, shares
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.changes import Changes
-from metering.stores.counters import Counted, Counters, Marked, new_mark
-from metering.stores.ledger import ByKey, Holding, Ledger, Period, PeriodState, by_kind, mapped_to
+from metering.stores.counters import Counted, Counters
+from metering.stores.holders import Holding, by_kind, mapped_to
+from metering.stores.ledger import Ledger
+from metering.stores.marks import Marked, new_mark
+from metering.stores.progress import Period, PeriodState
+from metering.stores.rows import ByKey
 from metering.stores.table import RowChangedError
-from metering.stores.uniques import Uniques
 
 logger = Logger(child=True)
 
@@ -94,9 +96,9 @@ class Closer:
     def close_due(self) -> Closed:
         """Write the rows of every due hour that has none yet, and of every hour that has a late mark."""
         did = Closed()
-        marks = self.counters.late_marks()  # before the counters are read, so that each mark is seen or stays
+        marks = self.counters.marks.late()  # before the counters are read, so that each mark is seen or stays
         due = self.open_hours()
-        written = self.ledger.periods(due)
+        written = self.ledger.progress.periods(due)
         try:
             for hour in due:
                 if hour not in written:
@@ -111,7 +113,7 @@ class Closer:
     def open_hours(self) -> list[Hour]:
         """Return the due hours from the cursor on, closed or not."""
         now = self.clock()
-        return list(hours(self.ledger.cursor() or self._first_hour(now), due_before(now)))
+        return list(hours(self.ledger.progress.cursor() or self._first_hour(now), due_before(now)))
 
     def _first_hour(self, now: datetime) -> Hour:
         """Return where a ledger without a cursor begins.
@@ -127,18 +129,18 @@ class Closer:
         """
         now = self.clock()
         due = self.open_hours()
-        periods = self.ledger.periods(due)
+        periods = self.ledger.progress.periods(due)
         for hour, period in sorted(periods.items()):
             seen = hour in did.written or period.written_at + INDEX_LAG <= now
             if period.state is PeriodState.WRITTEN and hour not in unsettled and seen:
                 closed = Period(hour, PeriodState.CLOSED, period.written_at, period.customers, period.unmapped, now)
-                self.ledger.save_period(closed)
+                self.ledger.progress.save_period(closed)
                 periods[hour] = closed
                 did.closed.append(hour)
                 logger.info("hour closed", hour=str(hour), customers=period.customers)
         still_open = [hour for hour in due if hour not in periods or periods[hour].state is not PeriodState.CLOSED]
         did.behind = len(still_open)
-        self.ledger.advance_cursor(still_open[0] if still_open else due_before(now))
+        self.ledger.progress.advance_cursor(still_open[0] if still_open else due_before(now))
 
     def _write_due(self, hour: Hour, did: Closed) -> None:
         self._check_time()
@@ -154,20 +156,21 @@ class Closer:
         that is there already and says something else is closed again, in the safe order.
         """
         counted = self.counters.read(hour)
-        holdings = self.ledger.holdings(counted)
-        totals = self._totals(hour, counted, holdings)
-        rows = self.ledger.rows(hour, {*totals, *_ever_concerned(holdings)})
+        holdings = self.ledger.holders.holdings(counted)
+        by_owner = shares(hour, counted, holdings)
+        totals = self._totals(hour, counted, by_owner)
+        rows = self.ledger.rows.at(hour, {*totals, *_ever_concerned(holdings)})
         fresh = [
             self._recounted(row, totals, holdings) for row in rows.values() if not row.version and row.subject in totals
         ]
         there = [row for row in rows.values() if row.version]
         _note_pending(there, did)
-        by_key = _by_key(hour, counted, holdings)
+        by_key = _by_key(by_owner)
         again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, by_key, did)
         self.close_again(hour, again | self._moved(hour, holdings), did)
         customers = len(by_kind(totals, Kind.CUSTOMER))
         unmapped = sum(holdings[name].at(hour) is None for name in by_kind(totals, Kind.KEY))
-        self.ledger.save_period(Period(hour, PeriodState.WRITTEN, self.clock(), customers, unmapped))
+        self.ledger.progress.save_period(Period(hour, PeriodState.WRITTEN, self.clock(), customers, unmapped))
         did.written.append(hour)
         did.unmapped += unmapped
         logger.info("hour written", hour=str(hour), customers=customers, unmapped=unmapped)
@@ -182,7 +185,7 @@ class Closer:
         except RowChangedError as error:
             logger.warning("hour is closed again at the next run", hour=str(hour), reason=str(error))
             return
-        side_by_side(self.counters.clear, marks)
+        side_by_side(self.counters.marks.clear, marks)
         did.again += len(marks)
 
     def close_again(self, hour: Hour, subjects: set[Subject], did: Closed) -> None:
@@ -196,18 +199,19 @@ class Closer:
             if not todo:
                 return
             self._check_time()
-            named = self.ledger.holdings(by_kind(todo, Kind.KEY))
-            rows = self.ledger.rows(hour, todo | _ever_concerned(named))
-            holdings = self.ledger.holdings(self._keys_of(rows))
+            named = self.ledger.holders.holdings(by_kind(todo, Kind.KEY))
+            rows = self.ledger.rows.at(hour, todo | _ever_concerned(named))
+            holdings = self.ledger.holders.holdings(self._keys_of(rows))
             counted = self.counters.read(hour, holdings.keys())
-            totals = self._totals(hour, counted, holdings, concerned=rows)
+            by_owner = shares(hour, counted, holdings)
+            totals = self._totals(hour, counted, by_owner, concerned=rows)
             changes = self._changes(hour, rows)
             changed = [
                 after
                 for before in rows.values()
                 if (after := self._recounted(before, totals, holdings, changes)) is not before and after.totals
             ]
-            refused = self._write(changed, _by_key(hour, counted, holdings), did)
+            refused = self._write(changed, _by_key(by_owner), did)
             self._ask_to_check(hour, rows)
             # A named key may have got its holder just now, and any key may have changed hands meanwhile.
             owners = {owner for name in named if (owner := mapped_to(holdings[name], hour))}
@@ -217,7 +221,7 @@ class Closer:
 
     def _close_by_changes(self, hour: Hour, subjects: set[Subject], did: Closed) -> None:
         """Bring rows up to date of an hour whose counters may have expired: what was counted stays as it is."""
-        rows = self.ledger.rows(hour, [customer(name) for name in by_kind(subjects, Kind.CUSTOMER)])
+        rows = self.ledger.rows.at(hour, [customer(name) for name in by_kind(subjects, Kind.CUSTOMER)])
         changes = self._changes(hour, rows)
         changed = [
             after
@@ -240,22 +244,22 @@ class Closer:
         Not for an hour that is closed for the first time: an invoice is looked at when all its hours are closed.
         """
         names = by_kind(subjects, Kind.CUSTOMER)
-        side_by_side(lambda name: self.counters.mark_to_check(hour, customer(name)), names)
+        side_by_side(lambda name: self.counters.marks.mark_to_check(hour, customer(name)), names)
 
     def _keys_of(self, subjects: Collection[Subject]) -> set[str]:
         customers = by_kind(subjects, Kind.CUSTOMER)
-        held = side_by_side(self.ledger.keys_of, customers)
+        held = side_by_side(self.ledger.holders.keys_of, customers)
         return {*by_kind(subjects, Kind.KEY), *map(source_of_customer, customers)}.union(*held)
 
     def _totals(
-        self, hour: Hour, counted: Counted, holdings: Mapping[str, Holding], concerned: Collection[Subject] = ()
+        self, hour: Hour, counted: Counted, by_owner: Mapping[Subject, Share], concerned: Collection[Subject] = ()
     ) -> Totals:
         """Add up keys' counters by who held them in the hour; a key that nobody held stands for itself.
 
         Where a customer's distinct values came through several hands, its claims say how many count in this hour; the
         month's other hours are looked at, too, also for those of the ``concerned`` who have lost their key.
         """
-        totals = _by_subject(hour, counted, holdings)
+        totals = {subject: share.together for subject, share in by_owner.items()}
         distinct = {metric for amounts in counted.values() for metric in amounts.uniques}
         for owner in by_kind({*totals, *concerned}, Kind.CUSTOMER):
             uniques = totals.get(customer(owner), Amounts()).uniques
@@ -272,10 +276,10 @@ class Closer:
 
         A key that joined or left the customer takes values with it that were billed in other hours than its own.
         """
-        for row in self.ledger.rows_of(customer(owner), hour.month_begin, hour.month_end):
+        for row in self.ledger.rows.of(customer(owner), hour.month_begin, hour.month_end):
             total = row.totals.get(metric)
             if row.hour != hour and total is not None and total.counted != by_hour[row.hour]:
-                self.counters.mark_late(row.hour, row.subject, new_mark())
+                self.counters.marks.mark_late(row.hour, row.subject, new_mark())
 
     def _recounted(
         self,
@@ -305,9 +309,9 @@ class Closer:
 
     def _write_row(self, row: UsageRow, by_key: ByKey | None) -> UsageRow | None:
         if row.subject.kind is Kind.KEY:
-            self.ledger.list_key(row.subject.id)  # first, so that no usage is where nobody looks
+            self.ledger.holders.list_key(row.subject.id)  # first, so that no usage is where nobody looks
         try:
-            return self.ledger.save(row, by_key)
+            return self.ledger.rows.save(row, by_key)
         except RowChangedError:
             return None
 
@@ -318,7 +322,7 @@ class Closer:
         that had read the old holder are found here: looked at after they were written.
         """
         moved: set[Subject] = set()
-        for name, now in self.ledger.holdings(before).items():
+        for name, now in self.ledger.holders.holdings(before).items():
             was, is_now = before[name].at(hour), now.at(hour)
             if was != is_now:
                 moved |= {subject_of_source(name)} | {
@@ -331,23 +335,9 @@ class Closer:
             raise OutOfTimeError
 
 
-def _by_subject(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Totals:
-    totals: Totals = {}
-    for name, amounts in counted.items():
-        totals.setdefault(mapped_to(holdings[name], hour) or key(name), Amounts()).include(amounts)
-    for amounts in totals.values():
-        amounts.cap_splits()
-    return totals
-
-
-def _by_key(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Mapping[Subject, ByKey]:
-    """Return what customers' keys were counted for, each by itself; distinct values as each key brought them."""
-    split: dict[Subject, dict[str, Mapping[str, int]]] = {}
-    for name, amounts in counted.items():
-        if owner := mapped_to(holdings[name], hour):
-            key_or_none = "" if customer_of_source(name) else name
-            split.setdefault(owner, {})[key_or_none] = amounts.quantities()
-    return split
+def _by_key(by_owner: Mapping[Subject, Share]) -> Mapping[Subject, ByKey]:
+    """Return what customers' keys were counted for, each by itself."""
+    return {owner: share.by_key for owner, share in by_owner.items() if owner.kind is Kind.CUSTOMER}
 
 
 def _by_hour(marks: Iterable[Marked]) -> dict[Hour, list[Marked]]:

@@ -17,7 +17,9 @@ from metering.model.periods import Hour, due_before, hours
 from metering.model.subjects import customer
 from metering.model.usage_row import State, UsageRow, reposted
 from metering.stores.aws import side_by_side
-from metering.stores.ledger import Customer, Ledger, Round
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
+from metering.stores.progress import Round
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import OutOfBudgetError, StripeReader
 from metering.stripe.meters import SHOWN_AFTER
@@ -91,29 +93,29 @@ class Reconciler:
 
         A round that begins a day or more after the last daily one is a daily one, however long a round takes.
         """
-        did = Reconciled()
-        at = self._begun(self.ledger.round())
+        reconciled = Reconciled()
+        at = self._begun(self.ledger.progress.round())
 
         def compare(owner: Customer, daily: bool = at.daily) -> list[Compared]:  # noqa: FBT001 - of the whole round
             return [*self.compare(owner, daily=daily)]
 
-        for some in _in_groups(self.ledger.customer_ids(at.name), _CUSTOMERS_AT_ONCE):
+        for some in _in_groups(self.ledger.holders.customer_ids(at.name), _CUSTOMERS_AT_ONCE):
             if self.clock() >= self.deadline:
-                return did
-            owners = self.ledger.customers(some)
+                return reconciled
+            owners = self.ledger.holders.customers(some)
             billed = [owner for owner in owners.values() if owner.stripe_customer]
             try:
-                found = side_by_side(compare, billed)
+                compared = side_by_side(compare, billed)
             except OutOfBudgetError as error:
-                logger.info("the next run goes on", reason=str(error), customers=did.customers)
-                return did
-            did.customers += len(some)
-            did.differing += [one for compared in found for one in compared if one.difference]
+                logger.info("the next run goes on", reason=str(error), customers=reconciled.customers)
+                return reconciled
+            reconciled.customers += len(some)
+            reconciled.differing += [metric for metrics in compared for metric in metrics if metric.difference]
             at = msgspec.structs.replace(at, name=some[-1])
-            self.ledger.save_round(at)
-        self.ledger.save_round(msgspec.structs.replace(at, name=""))
-        did.round_over = True
-        return did
+            self.ledger.progress.save_round(at)
+        self.ledger.progress.save_round(msgspec.structs.replace(at, name=""))
+        reconciled.round_over = True
+        return reconciled
 
     def _begun(self, at: Round) -> Round:
         """Return the round that goes on, or the one that begins now."""
@@ -140,7 +142,7 @@ class Reconciler:
                 yield from self._compare(owner, rows, first, last)
 
     def _rows(self, owner: Customer, first: Hour, end: Hour) -> dict[Hour, UsageRow]:
-        return {row.hour: row for row in self.ledger.rows_of(customer(owner.id), first, end)}
+        return {row.hour: row for row in self.ledger.rows.of(customer(owner.id), first, end)}
 
     def _compare(self, owner: Customer, rows: Mapping[Hour, UsageRow], first: Hour, end: Hour) -> Iterator[Compared]:
         """Compare hour by hour. The rows were read before Stripe is asked: what is posted meanwhile is too new."""
@@ -209,7 +211,7 @@ class Reconciler:
         if row.hour.is_past_stripe(now) or (total and total.reposts >= MOST_REPOSTS):
             return STAYS
         try:
-            self.ledger.save(reposted(row, metric))
+            self.ledger.rows.save(reposted(row, metric))
         except RowChangedError:
             return NOT_YET
         return STAYS if total and total.reposts else POSTED_AGAIN

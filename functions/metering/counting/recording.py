@@ -26,12 +26,13 @@ from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
 from metering.stores import claims
+from metering.stores.attribution import tenure
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims
-from metering.stores.counters import Counters, new_mark
-from metering.stores.ledger import Ledger
+from metering.stores.counters import Counters
+from metering.stores.holders import Holders
+from metering.stores.marks import new_mark
 from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine
-from metering.stores.uniques import tenure
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ class Hashing:
     """What counting distinct values needs: the secret of their hashes, and who holds which key since when."""
 
     secret: bytes
-    ledger: Ledger
+    holders: Holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,8 @@ class Recorder:
         counted = side_by_side(lambda where: self.counters.count(*where, usage.cells[where], token), cells)
         now = self.clock()
         late = [where for where in cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
-        side_by_side(lambda where: self.counters.mark_late(where[0], subject_of_source(where[1]), new_mark()), late)
+        marks = self.counters.marks
+        side_by_side(lambda where: marks.mark_late(where[0], subject_of_source(where[1]), new_mark()), late)
         return counted
 
     def _claim_values(self, usage: Usage, token: bytes) -> None:
@@ -196,7 +198,7 @@ class Recorder:
             return
         if self.hashing is None:
             raise ValueError("distinct values can only be counted with the secret of their hashes")
-        holdings = self.hashing.ledger.holdings({key for _, key in usage.seen})
+        holdings = self.hashing.holders.holdings({key for _, key in usage.seen})
         wanted: dict[claims.Key, Hour] = {}
         whose: dict[claims.Key, tuple[str, str]] = {}
         for (hour, key), seen in sorted(usage.seen.items(), key=lambda one: one[0]):

@@ -45,10 +45,11 @@ class Api(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The ``$context`` variable behind a field, for each kind of API that can log it."""
+    """The ``$context`` variable behind a field, for each kind of API that can log it; ``unit`` is a measured one's."""
 
     rest: str | None = None
     http: str | None = None
+    unit: str | None = None
 
     def on(self, api: Api) -> str | None:
         """Return the variable's name on this kind of API, or None where it cannot be logged."""
@@ -76,10 +77,14 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False):
     status: Annotated[_Whole, Context(rest="status", http="status")]
     method: Annotated[str, Context(rest="httpMethod", http="httpMethod")]
     resource: Annotated[str, Context(rest="resourcePath", http="routeKey")]
-    response_length: Annotated[_Measured, Context(rest="responseLength", http="responseLength")] = MISSING
-    response_latency: Annotated[_Measured, Context(rest="responseLatency", http="responseLatency")] = MISSING
-    integration_latency: Annotated[_Measured, Context(rest="integration.latency", http="integration.latency")] = MISSING
-    data_processed: Annotated[_Measured, Context(http="dataProcessed")] = MISSING
+    response_length: Annotated[_Measured, Context(rest="responseLength", http="responseLength", unit="bytes")] = MISSING
+    response_latency: Annotated[
+        _Measured, Context(rest="responseLatency", http="responseLatency", unit="milliseconds")
+    ] = MISSING
+    integration_latency: Annotated[
+        _Measured, Context(rest="integration.latency", http="integration.latency", unit="milliseconds")
+    ] = MISSING
+    data_processed: Annotated[_Measured, Context(http="dataProcessed", unit="bytes")] = MISSING
 
 
 def _fields() -> dict[str, tuple[Context, bool]]:

@@ -127,6 +127,11 @@ def meters_of(metric: Metric) -> dict[str, str]:
     return {value: f"{metric.name}_{_spelled(value)}" for value in (*metric.meters, OTHER)}
 
 
+def unit_of(metric: Metric) -> str | None:
+    """Return the unit of what a metric measures; None for what is counted and for numbers that others set."""
+    return FIELDS[metric.of].unit if isinstance(metric, Sum | Max) and metric.of in MEASURED_FIELDS else None
+
+
 def needs_hash(metrics: Sequence[Metric]) -> bool:
     """Say whether values are kept as keyed hashes."""
     return any(isinstance(metric, Unique) for metric in metrics)

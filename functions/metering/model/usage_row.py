@@ -1,6 +1,6 @@
 """A usage row: what one customer, or one key without a customer, used in one hour. Pure.
 
-Every change of a row is a function here from a row to a row; :mod:`metering.stores.ledger` writes it on condition that
+Every change of a row is a function here from a row to a row; :mod:`metering.stores.rows` writes it on condition that
 the row is still as it was read.
 
 How a total gets to Stripe, and why it converges (I4)::

@@ -1,8 +1,8 @@
 """What the customers' API answers, as its OpenAPI document describes it; no answer is made of these."""
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Problem(BaseModel):
@@ -48,8 +48,64 @@ class Step(BaseModel):
     amount: int
 
 
+Interval = Literal["day", "week", "month", "year"]
+
+
+class TierTerms(BaseModel):
+    """The units up to ``up_to``, inclusive, that the tier before leaves; the last one's is null.
+
+    Each costs ``amount``; ``flat`` is asked once as soon as the tier is reached.
+    """
+
+    up_to: int | None
+    amount: str
+    flat: str
+
+
+class PerUnitTerms(BaseModel):
+    """``amount`` for each unit."""
+
+    kind: Literal["per_unit"]
+    interval: Interval
+    amount: str
+
+
+class PackageTerms(BaseModel):
+    """``amount`` for each ``size`` units that are begun."""
+
+    kind: Literal["package"]
+    interval: Interval
+    amount: str
+    size: int
+
+
+class TieredTerms(BaseModel):
+    """For each unit what the tier says in which it lies (graduated), or in which the last unit lies (volume)."""
+
+    kind: Literal["graduated", "volume"]
+    interval: Interval
+    tiers: list[TierTerms]
+
+
+class FlatTerms(BaseModel):
+    """``amount`` whatever is used.
+
+    ``included`` says how many units of a metric it pays for, as declared. It is empty in an invoice: what is included
+    is the first tier of the metric's own price there.
+    """
+
+    kind: Literal["flat"]
+    interval: Interval
+    amount: str
+    included: dict[str, int]
+
+
+Terms = Annotated[PerUnitTerms | PackageTerms | TieredTerms | FlatTerms, Field(discriminator="kind")]
+"""What a price asks for each interval; amounts are decimals of the currency's smallest unit."""
+
+
 class InvoiceLine(BaseModel):
-    """What is asked for one price of the plan."""
+    """What is asked for one price of the plan; ``in_words`` says to people what ``terms`` say to programs."""
 
     price: str
     title: str
@@ -59,6 +115,7 @@ class InvoiceLine(BaseModel):
     scale: int
     amount: int
     in_words: str
+    terms: Terms
     steps: list[Step]
 
 
@@ -123,23 +180,36 @@ class InvoiceAnswer(BaseModel):
     preview: Preview
 
 
+class PriceAnswer(BaseModel):
+    """A price as it is declared, what is left out there too, and its whole ``terms``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["per_unit", "package", "graduated", "volume", "flat"]
+    terms: Terms
+
+
 class PlanAnswer(BaseModel):
-    """A plan as it is declared; ``prices`` are of the types per_unit, package, graduated, volume and flat."""
+    """A plan as it is declared."""
 
     name: str
     title: str
     currency: str
     decimals: int
     interval: str
-    prices: list[dict[str, Any]]
+    prices: list[PriceAnswer]
 
 
 class MetricAnswer(BaseModel):
-    """What is counted; ``dimension`` is what its usage can be split by beside the key."""
+    """What is counted; ``dimension`` is what its usage can be split by beside the key.
+
+    ``unit`` is what is measured; null of what is counted and of numbers that the API's owner sets.
+    """
 
     name: str
     kind: Literal["count", "sum", "unique", "max"]
     scale: int
+    unit: Literal["bytes", "milliseconds"] | None
     dimension: str | None
 
 

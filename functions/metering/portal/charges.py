@@ -8,14 +8,13 @@ the amount moves with each call and not with Stripe's preview, which is some min
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
-
-from stripe import StripeClient, Subscription
 
 from metering.model.metrics import Max, Metric, Sum, Unique, meters_of
 from metering.model.periods import HOUR, Hour
 from metering.model.prices import (
+    Amount,
     Flat,
     Graduated,
     Line,
@@ -24,6 +23,7 @@ from metering.model.prices import (
     Plan,
     Price,
     Volume,
+    decimal,
     decimals_of,
     explain,
     in_words,
@@ -32,9 +32,9 @@ from metering.model.prices import (
     written,
 )
 from metering.portal.reading import UsageReader
-from metering.stores.ledger import Customer
-from metering.stripe.meters import StripeMeters, StripeUnavailableError
-from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of, offer_of
+from metering.stores.holders import Customer
+from metering.stripe.meters import StripeMeters
+from metering.stripe.subscriptions import Offers, Terms, preview_of, running
 
 KEPT_S: Final = 60
 """Seconds for which Stripe's answers about a customer, and its closed hours, are kept."""
@@ -48,30 +48,6 @@ _BASIS: Final = timedelta(hours=24)
 
 class NotSubscribedError(Exception):
     """The customer has no subscription to a plan, so that nothing is invoiced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One price of a subscription; ``title`` is what invoices call it."""
-
-    price: Price
-    title: str
-
-    @property
-    def metric(self) -> str | None:
-        """The metric whose usage is paid for; None for a fee."""
-        return None if isinstance(self.price, Flat) else self.price.metric
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a customer is subscribed to, and the period that runs, whole hours from ``first`` up to ``end``."""
-
-    plans: tuple[str, ...]
-    currency: str
-    first: Hour
-    end: Hour
-    items: tuple[Item, ...]
 
 
 @dataclass(slots=True)
@@ -101,8 +77,10 @@ class Charges:
     plans: Sequence[Plan]
     clock: Callable[[], float]
     _kept: dict[str, _Kept] = field(default_factory=dict)
-    _prices: dict[str, Price] = field(default_factory=dict)
-    """By id, for ever: what a price says never changes (Stripe's documentation, "Manage products and prices")."""
+    _offers: Offers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._offers = Offers(self.stripe)
 
     def invoice(self, name: str, *, now: datetime) -> dict[str, Any]:
         """Return what a customer's running period costs; amounts in the currency's smallest unit."""
@@ -142,11 +120,11 @@ class Charges:
         kept, at = self._kept.get(name), self.clock()
         if kept is not None and at < kept.until:
             return kept
-        customer = self.reader.ledger.customers([name]).get(name)
+        customer = self.reader.ledger.holders.customers([name]).get(name)
         subscription = running(self.stripe, customer.stripe_customer) if customer and customer.stripe_customer else None
         if customer is None or subscription is None:
             raise NotSubscribedError(name)
-        terms = self._terms(subscription)
+        terms = Terms.of(subscription, self._offers)
         made = _Kept(customer, terms, preview_of(self.stripe, subscription), now, at + KEPT_S)
         self._kept.pop(name, None)
         while len(self._kept) >= MOST_KEPT:
@@ -162,40 +140,10 @@ class Charges:
             kept.used[hour] = {metric: cell.quantity for metric, cell in cells.items()}
         kept.since = usage.open_from
 
-    def _terms(self, subscription: Subscription) -> Terms:
-        ours = [
-            (item, metadata)
-            for item in subscription["items"].data
-            if (metadata := metadata_of(item.price)).get(DEPLOYMENT) == self.stripe.deployment
-        ]
-        first, _ = ours[0]
-        return Terms(
-            plans=tuple(sorted({metadata[PLAN] for _, metadata in ours})),
-            currency=subscription.currency,
-            first=Hour.of_epoch_ms(first.current_period_start * 1000),
-            end=Hour.of_epoch_ms(first.current_period_end * 1000),
-            items=tuple(
-                Item(price, self._title(metadata[PLAN], price))
-                for item, metadata in ours
-                for price in (self._price(item.price.id, metadata[PRICE]),)
-            ),
-        )
-
-    def _price(self, price_id: str, name: str) -> Price:
-        if price_id not in self._prices:
-            shown = self.stripe.call(
-                lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}),
-            )
-            offer = offer_of(shown, name)
-            if offer is None:
-                raise StripeUnavailableError(f"the price {price_id} is like none that can be declared")
-            self._prices[price_id] = offer.price
-        return self._prices[price_id]
-
     def _title(self, plan_name: str, price: Price) -> str:
         """Return what invoices call a price, as it is declared now."""
         plan = next((plan for plan in self.plans if plan.name == plan_name), None)
-        declared = [one for one in plan.prices if name_of(one) == name_of(price)] if plan else []
+        declared = [declared for declared in plan.prices if name_of(declared) == name_of(price)] if plan else []
         title = title_of(declared[0]) if declared else name_of(price).replace("_", " ").capitalize()
         return f"{plan.title}: {title}" if plan else title
 
@@ -208,13 +156,14 @@ class Charges:
             lines.append(
                 {
                     "price": name_of(item.price),
-                    "title": item.title,
+                    "title": self._title(item.plan, item.price),
                     "metric": item.metric,
                     "kind": _kind(item.price),
                     "quantity": quantity,
                     "scale": scales.get(item.metric or "", 0),
                     "amount": sum(step.amount for step in steps),
                     "in_words": in_words(item.price),
+                    "terms": terms_of(item.price, item.interval),
                     "steps": [_step(step) for step in steps],
                 }
             )
@@ -266,64 +215,38 @@ def _kind(price: Price) -> str:
             assert_never(price)
 
 
+def terms_of(price: Price, interval: str) -> dict[str, Any]:
+    """Return what a price asks for each interval, in fields to compute with; every amount is a decimal string.
+
+    ``included`` is what a fee's declaration says. A price at Stripe knows nothing of it: there it is the first tier of
+    the metric's own price.
+    """
+    asked: dict[str, Any] = {"kind": _kind(price), "interval": interval}
+    match price:
+        case PerUnit():
+            return asked | {"amount": _spelled(price.amount)}
+        case Package():
+            return asked | {"amount": _spelled(price.amount), "size": price.size}
+        case Graduated() | Volume():
+            tiers = [
+                {"up_to": tier.up_to, "amount": _spelled(tier.amount), "flat": _spelled(tier.flat)}
+                for tier in price.tiers
+            ]
+            return asked | {"tiers": tiers}
+        case Flat():
+            return asked | {"amount": _spelled(price.amount), "included": dict(price.included)}
+        case _:
+            assert_never(price)
+
+
+def _spelled(amount: Amount) -> str:
+    return written(decimal(amount))
+
+
 def scales_of(metrics: Iterable[Metric]) -> dict[str, int]:
     """Return how many decimals a quantity of each metric has, by the name that it is billed under."""
     return {
         name: metric.scale if isinstance(metric, Sum | Max) else 0
         for metric in metrics
         for name in meters_of(metric).values()
-    }
-
-
-def plans_of(subscription: Subscription, deployment: str) -> set[str]:
-    """Return the plans of a deployment that a subscription has prices of."""
-    found = [metadata_of(item.price) for item in subscription["items"].data]
-    return {metadata[PLAN] for metadata in found if metadata.get(DEPLOYMENT) == deployment}
-
-
-def running(stripe: StripeMeters, stripe_customer: str) -> Subscription | None:
-    """Return a customer's running subscription to plans of ours."""
-
-    def fetch(client: StripeClient) -> list[Subscription]:
-        listed = client.v1.subscriptions.list({"customer": stripe_customer, "limit": 100})
-        return list(listed.auto_paging_iter())
-
-    return next((one for one in stripe.call(fetch) if plans_of(one, stripe.deployment)), None)
-
-
-def preview_of(stripe: StripeMeters, subscription: Subscription) -> dict[str, Any]:
-    """Return Stripe's preview of a subscription's running invoice, amounts in the currency's smallest unit."""
-    names = {item.price.id: metadata_of(item.price).get(PRICE, "") for item in subscription["items"].data}
-
-    def look(client: StripeClient) -> tuple[Any, list[Any]]:
-        invoice = client.v1.invoices.create_preview({"subscription": subscription.id})
-        return invoice, list(invoice.lines.auto_paging_iter())
-
-    invoice, lines = stripe.call(look)
-    return {
-        "subscription": subscription.id,
-        "plans": sorted(plans_of(subscription, stripe.deployment)),
-        "currency": invoice.currency,
-        "period": _period(invoice.period_start, invoice.period_end),
-        "lines": [_line(line, names) for line in lines],
-        "total": invoice.total,
-    }
-
-
-def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    details = line.pricing.price_details if line.pricing else None
-    unit = line.pricing.unit_amount_decimal if line.pricing else None
-    return {
-        "price": names.get(str(details.price), "") if details else "",
-        "description": line.description or "",
-        "quantity": line.quantity,
-        "unit_amount": None if unit is None else f"{unit:f}",
-        "amount": line.amount,
-        "period": _period(line.period.start, line.period.end),
-    }
-
-
-def _period(start: int, end: int) -> dict[str, str]:
-    return {
-        name: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ") for name, at in (("from", start), ("to", end))
     }

@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
-from metering.model.subjects import Subject, customer, customer_of_source, key, source_of_customer, subject_of_source
+from metering.model.subjects import Subject, customer, key, source_of_customer
 from metering.model.usage_row import State, UsageRow
+from metering.stores.attribution import Share, Uniques, sources_of
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counted, Counters
 from metering.stores.decoding import as_items, decode_fast, page_of
-from metering.stores.ledger import ByKey, Holding, Ledger, mapped_to
+from metering.stores.holders import Holding
+from metering.stores.ledger import Ledger
+from metering.stores.rows import ByKey
 from metering.stores.table import Table
-from metering.stores.uniques import Uniques
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -188,7 +189,7 @@ class _Totals(msgspec.Struct, frozen=True):
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """A usage row of :mod:`metering.stores.ledger`, as far as it is shown."""
+    """A usage row of :mod:`metering.stores.rows`, as far as it is shown."""
 
     sk: _Text
     totals: _Totals
@@ -229,7 +230,7 @@ class KeptUniques(Uniques):
             kept = self._kept.get(name)
         if kept is None or kept.until <= now:
             found = Uniques.by_hour(self, customer, metric, hour)
-            keys = 1 if found is None else len(self.ledger.keys_of(customer))
+            keys = 1 if found is None else len(self.holders.keys_of(customer))
             kept = _Kept(found, now + max(_SHORTEST_KEPT_S, keys))
             with self._lock:
                 for other in [other for other, one in self._kept.items() if one.until <= now]:
@@ -251,7 +252,9 @@ class UsageReader:
         """Return the reader of two tables, whose client then decodes rows fast."""
         decode_fast(client)
         ledger = Ledger(client, ledger_table)
-        return cls(Counters(client, counters_table), KeptUniques(Claims(client, counters_table), ledger), ledger)
+        return cls(
+            Counters(client, counters_table), KeptUniques(Claims(client, counters_table), ledger.holders), ledger
+        )
 
     def read(  # noqa: PLR0913 - what a caller may say, each by name
         self, name: str, first: Hour, end: Hour, *, now: datetime, by_key: bool = False, since: Hour | None = None
@@ -264,18 +267,18 @@ class UsageReader:
         if first >= end:
             return Usage({}, end)
         mine = customer(name)
-        cursor, keys = _both(self.ledger.cursor, lambda: self.ledger.keys_of(name))
+        cursor, keys = _both(self.ledger.progress.cursor, lambda: self.ledger.holders.keys_of(name))
         open_from = min(end, max(first, cursor or first, Hour(end.number - MOST_OPEN_HOURS)))
         counters_begin = max(first, Hour.containing(now - COUNTER_LIFE).next())
         holdings, marked = _both(
-            lambda: self.ledger.holdings({*keys, source_of_customer(name)}),
-            lambda: self.counters.late_hours([mine, *map(key, keys)], counters_begin, open_from),
+            lambda: self.ledger.holders.holdings({*keys, source_of_customer(name)}),
+            lambda: self.counters.marks.late_hours([mine, *map(key, keys)], counters_begin, open_from),
         )
         rows_from = max(first, since or first)
         afresh = [*marked, *hours(open_from, end)]
         rows = self._rows(mine, rows_from, end)
-        earlier = self.ledger.rows_at((mine, hour) for hour in marked if hour < rows_from)
-        splits = dict(self.ledger.by_key(mine, first, end)) if by_key else {}
+        earlier = self.ledger.rows.written((mine, hour) for hour in marked if hour < rows_from)
+        splits = dict(self.ledger.rows.by_key(mine, first, end)) if by_key else {}
         cells = {row.hour: _of_row(row, splits) for row in rows} | {row.hour: _of_usage_row(row) for row in earlier}
         counted = side_by_side(lambda hour: self._counted(mine, hour, holdings), afresh)
         for hour, found in zip(afresh, counted, strict=True):
@@ -296,22 +299,18 @@ class UsageReader:
 
     def _counted(self, mine: Subject, hour: Hour, holdings: Mapping[str, Holding]) -> Counted:
         """Return what the counters hold of an hour, by each key that the customer held in it."""
-        held = [name for name in holdings if (mapped_to(holdings[name], hour) or subject_of_source(name)) == mine]
-        return self.counters.read_keys(hour, held)
+        return self.counters.read_keys(hour, sources_of(mine, holdings, hour))
 
     def _afresh(self, mine: Subject, hour: Hour, counted: Counted, before: Mapping[str, Cell]) -> dict[str, Cell]:
         """Return an hour's cells: what is counted now, with what the ledger holds beside it."""
-        together = Amounts()
-        for amounts in counted.values():
-            together.include(amounts)
+        share = Share.of(counted)
+        together = share.together
         self.uniques.settle(mine.id, hour, together)
-        cells = dict(before)
+        cells, by_key = dict(before), share.by_key
         for metric, number in together.quantities().items():
             known = before.get(metric)
             beside = known.beside if known else 0
-            keys: Counter[str] = Counter()
-            for name, amounts in counted.items():
-                keys[name if customer_of_source(name) is None else NO_VALUE] += amounts.quantities().get(metric, 0)
+            keys = {key: quantities.get(metric, 0) for key, quantities in by_key.items()}
             standing = known.standing if known and known.counted == number else Standing.COUNTING
             cells[metric] = Cell(number, beside, standing, together.splits.get(metric, {}), keys)
         return cells

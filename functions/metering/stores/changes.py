@@ -20,7 +20,8 @@ from metering.model.periods import Hour
 from metering.model.subjects import Subject, customer
 from metering.model.usage_row import Change
 from metering.stores.aws import Item, from_item, to_item
-from metering.stores.counters import Counters, Mark, new_mark
+from metering.stores.counters import Counters
+from metering.stores.marks import Mark, new_mark
 from metering.stores.table import Table, item_key
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Changes:
         item = {**_change_key(subject, hour, change), **to_item(msgspec.to_builtins(change))}
         return (
             self._items.putting(item, version=0),
-            {"Update": self.counters.marking(Mark.LATE, hour, subject, new_mark())},
+            {"Update": self.counters.marks.marking(Mark.LATE, hour, subject, new_mark())},
         )
 
     def billed(self, name: str) -> list[Billed]:
@@ -102,7 +103,7 @@ class Changes:
 
         Raises RowChangedError if it is there already, or somebody else is writing the mark just now.
         """
-        mark = self.counters.marking(Mark.CHECK, Hour.parse(new.first), customer(name), new_mark())
+        mark = self.counters.marks.marking(Mark.CHECK, Hour.parse(new.first), customer(name), new_mark())
         self._items.transact(self._putting(name, new), {"Update": mark})
 
     def keep(self, new: Billed) -> None:

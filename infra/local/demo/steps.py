@@ -20,12 +20,11 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.posting import turn_on
 from infra.operate.subscribing import Subscriber, Wishes, preview
-from metering.model.amounts import Amounts
 from metering.model.periods import Hour, hours
 from metering.model.prices import explain, in_money, terms
 from metering.model.subjects import customer
 from metering.stores.aws import side_by_side
-from metering.stores.ledger import Customer, mapped_to
+from metering.stores.holders import Customer
 
 WORKERS: Final = 8
 
@@ -284,7 +283,7 @@ def close(deployment: Deployment, say: Console, *, runs: int) -> None:
 
 
 def _owners(deployment: Deployment, names: list[str]) -> list[Customer]:
-    found = deployment.ledger.customers(names)
+    found = deployment.ledger.holders.customers(names)
     return [found[name] for name in names]
 
 
@@ -441,16 +440,9 @@ def counted_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Ho
     """Return what the counters hold, by customer."""
     step = Step({}, {})
     for hour in hours(*span):
-        counted = deployment.counters.read(hour)
-        holdings = deployment.ledger.holdings(counted)
-        owners: dict[str, Amounts] = {}
-        for key, amounts in counted.items():
-            owner = mapped_to(holdings[key], hour)
-            if owner and owner.id in names:
-                owners.setdefault(owner.id, Amounts()).include(amounts)
-        for name, amounts in owners.items():
-            deployment.uniques.settle(name, hour, amounts)  # several keys, whose users overlap
-            _add(step, name, amounts.quantities(), amounts.splits)
+        for owner, share in deployment.attribution.of_hour(hour).items():
+            if owner in map(customer, names):
+                _add(step, owner.id, share.together.quantities(), share.together.splits)
     return step
 
 
@@ -458,7 +450,7 @@ def ledger_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hou
     """Return what the ledger bills, by customer."""
     step = Step({}, {})
     for name in names:
-        for row in deployment.ledger.rows_of(customer(name), *span):
+        for row in deployment.ledger.rows.of(customer(name), *span):
             quantities = {metric: total.quantity for metric, total in row.totals.items()}
             _add(step, name, quantities, {metric: total.split for metric, total in row.totals.items()})
     return step
@@ -476,7 +468,7 @@ def stripe_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Hou
     """Return what Stripe holds, by customer, from its own event summaries."""
     stripe = deployment.stripe()
     meters = stripe.meters()
-    customers = deployment.ledger.customers(names)
+    customers = deployment.ledger.holders.customers(names)
     asked = [(name, metric) for name in names for metric in deployment.metrics]
 
     def held(row: tuple[str, str]) -> int:

@@ -20,7 +20,7 @@ MOST_SHOWN: Final = 100
 
 def check_closing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See how far the hours are closed."""
-    cursor, due = deployment.ledger.cursor(), due_before(now)
+    cursor, due = deployment.ledger.progress.cursor(), due_before(now)
     if cursor is None:
         yield warning("no hour is closed yet", "run this again a quarter of an hour after the next full hour")
     elif (behind := due.number - cursor.number) > HOURS_BEHIND:

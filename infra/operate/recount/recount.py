@@ -23,10 +23,10 @@ from infra.operate.recount.raw_log import Archive, HourTally, RawLog, usage_reco
 from metering.model.batches import Source
 from metering.model.metrics import Max, Unique, meters_of, reads_usage_lines
 from metering.model.periods import Hour, due_before, hours
-from metering.model.subjects import Kind, Subject, customer, source_of_customer, subject_of_source
+from metering.model.subjects import Kind, Subject, customer, source_of_customer
 from metering.model.usage_row import Change, UsageRow
-from metering.stores.counters import new_mark
-from metering.stores.ledger import mapped_to
+from metering.stores.attribution import owner_of
+from metering.stores.marks import new_mark
 from metering.stores.set_aside import SetAsideBatch
 
 ACCESS_AHEAD: Final = 2
@@ -101,7 +101,7 @@ class Recount:
         self._peaks = {metric.name for metric in self._metrics if isinstance(metric, Max)}
         self._uniques = {metric.name for metric in self._metrics if isinstance(metric, Unique)}
         self._meters = [name for metric in self._metrics for name in meters_of(metric).values()]
-        self._sources = {*deployment.ledger.keys_of(only), source_of_customer(only)} if only else None
+        self._sources = {*deployment.ledger.holders.keys_of(only), source_of_customer(only)} if only else None
         self._raw = RawLog(
             self._archive(),
             self._metrics,
@@ -127,7 +127,7 @@ class Recount:
         if end > over:
             raise OperatorError(f"lines of {Hour(end.number - 1)} may still be on their way: recount up to {over}")
         month = _Month()
-        written = set(self._deployment.ledger.periods(hours(first, end)))
+        written = set(self._deployment.ledger.progress.periods(hours(first, end)))
         for hour, tally in self._raw.tallies(first, end, self._now):
             lines = list(self._compare_hour(hour, tally, month, is_written=hour in written))
             if hour.next() == min(hour.month_end, over) and first <= hour.month_begin:
@@ -171,7 +171,7 @@ class Recount:
                 line.note = str(error)
                 return
         for hour in line.stale:
-            self._deployment.counters.mark_late(hour, line.subject, new_mark())
+            self._deployment.counters.marks.mark_late(hour, line.subject, new_mark())
         line.fixed = line.stays
 
     # --- an hour ----------------------------------------------------------------------------------------------------
@@ -184,11 +184,11 @@ class Recount:
             for metric, number in amounts.quantities().items()
         }
         archived = (tally.ready.amounts, tally.waiting.amounts, tally.ready.values, tally.waiting.values)
-        holdings = deployment.ledger.holdings({source for names in (counted, *archived) for source, _ in names})
-        owners = {source: mapped_to(holdings[source], hour) or subject_of_source(source) for source in holdings}
-        named = [self._only] if self._only else deployment.ledger.customer_ids()
+        holdings = deployment.ledger.holders.holdings({source for names in (counted, *archived) for source, _ in names})
+        owners = {source: owner_of(source, holding, hour) for source, holding in holdings.items()}
+        named = [self._only] if self._only else deployment.ledger.holders.customer_ids()
         subjects = {*map(customer, named), *(() if self._only else owners.values())}
-        rows = deployment.ledger.rows(hour, subjects)
+        rows = deployment.ledger.rows.at(hour, subjects)
         ready, waiting, before = (self._by_owner(one, owners) for one in (*archived[:2], counted))
         for subject in sorted(subjects):
             for meter in self._meters:
@@ -249,7 +249,7 @@ class Recount:
             ready, waiting = month.ready.get(where, set()), month.waiting.get(where, set())
             recounted = len(ready | waiting)
             counted = self._counted_in_month(subject, metric, last, month.counted.get(where, {}))
-            rows = list(self._deployment.ledger.rows_of(subject, last.month_begin, last.next()))
+            rows = list(self._deployment.ledger.rows.of(subject, last.month_begin, last.next()))
             is_customer = subject.kind is Kind.CUSTOMER
             changes = self._deployment.changes.between(subject.id, last.month_begin, last.next()) if is_customer else ()
             corrected, note = _corrections(changes, metric, counted)

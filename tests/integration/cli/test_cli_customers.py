@@ -13,7 +13,7 @@ def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Meterin
     assert metering(
         "customers", "add", "acme", "--name", "Acme", "--stripe-customer", "cus_1", "--key", "key1", "--key", "key2"
     ) == Result(0, "customer acme added\nkey key1 belongs to acme\nkey key2 belongs to acme\n", "")
-    assert deployed.ledger.owner("cus_1") == "acme"
+    assert deployed.ledger.holders.owner("cus_1") == "acme"
     assert metering("customers", "list", "--json").json() == [
         {"id": "acme", "name": "Acme", "stripe_customer": "cus_1"}
     ]
@@ -138,7 +138,7 @@ def test_a_file_with_a_bad_line_is_not_imported_at_all(deployed: World, metering
         "  line 4: 4 columns are wanted\n"
         "  line 5: the key taken belongs to the customer 'umbrella': say with --from HOUR when it changes hands\n",
     )
-    assert list(deployed.ledger.customer_ids()) == ["umbrella"]
+    assert list(deployed.ledger.holders.customer_ids()) == ["umbrella"]
 
 
 @pytest.mark.usefixtures("deployed")

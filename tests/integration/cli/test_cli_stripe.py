@@ -7,7 +7,7 @@ import boto3
 import pytest
 import stripe as stripe_sdk
 
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
 from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result, put_secret, secret
 from tests.integration.world import World
 
@@ -133,7 +133,7 @@ def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
     tables = {"CountersTable": "counters", "LedgerTable": "ledger"}
     cloudformation.add("Metering", StripeSecret="stripe-secret", **tables, **outputs)
     boto3.client("secretsmanager").create_secret(Name="stripe-secret")
-    monkeypatch.setattr(stripe_meters, "RETRIES", 0)
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
     result = metering("stripe", "connect", stdin=KEY)
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert "APIConnectionError" in result.err

@@ -12,7 +12,7 @@ import pytest
 
 from infra.operate.deployment import Deployment
 from metering.model.subjects import customer
-from metering.stores.ledger import shard_of
+from metering.stores.rows import shard_of
 from tests.integration.cli.command_line import KEY, Metering, Result, put_secret
 from tests.integration.lambdas import Clock, begin
 from tests.integration.world import HOUR, World

@@ -1,0 +1,170 @@
+"""Who is billed: customers, and who holds which key from which hour on. In the Ledger table."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from metering.model.periods import Hour
+from metering.model.subjects import Kind, Subject, customer, customer_of_source
+from metering.stores.aws import Item, from_item, to_item
+from metering.stores.table import Table, item_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+BEGINNING: Final = Hour(0)
+"""From when a key's first holder holds it: usage that was counted before anyone was named is theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Who is billed; ``stripe_customer`` is empty until there is one."""
+
+    id: str
+    name: str
+    stripe_customer: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """Who holds a key from the hour ``since`` on: a customer, or nobody with the reason why it is not billed."""
+
+    since: Hour
+    customer: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A key's history as it was read: its holders in order of time. ``version`` 0 means that it has none yet."""
+
+    key: str
+    holders: tuple[Holder, ...] = ()
+    version: int = 0
+
+    def at(self, hour: Hour) -> Holder | None:
+        """Return who held the key in an hour, or None."""
+        return next((holder for holder in reversed(self.holders) if holder.since <= hour), None)
+
+    def with_holder(self, holder: Holder) -> Self:
+        """Return the history with one holder more, from a later hour than all before."""
+        return type(self)(self.key, (*self.holders, holder), self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The verbs of customers and keys. Errors of DynamoDB are raised as they are; reads are consistent."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    @property
+    def _items(self) -> Table:
+        return Table(self.client, self.table)
+
+    def holdings(self, keys: Iterable[str]) -> dict[str, Holding]:
+        """Return each key's history; a customer whose usage came without a key holds its own name for ever."""
+        wanted = list(keys)
+        found = {key: Holding(key, (Holder(BEGINNING, name),)) for key in wanted if (name := customer_of_source(key))}
+        found |= self._items.read({(f"key#{key}", "holders"): key for key in wanted if key not in found}, _read_holding)
+        return {key: found.get(key) or Holding(key) for key in wanted}
+
+    def keys_of(self, name: str) -> set[str]:
+        """Return every key that a customer holds or has ever held."""
+        return {
+            item["sk"]["S"].removeprefix("key#") for item in self._items.query(str(customer(name)), beginning="key#")
+        }
+
+    def hand_over(self, holding: Holding) -> None:
+        """Write a key's history; raise RowChangedError if it is not as it was read.
+
+        The customer's pointer to the key is written first: a pointer to a key that it does not hold is harmless, a
+        held key without a pointer would be missed when an hour is closed again.
+        """
+        newest = holding.holders[-1]
+        if newest.customer:
+            self._items.put(item_key(str(customer(newest.customer)), f"key#{holding.key}"))
+        self.list_key(holding.key)
+        history = [
+            {"since": str(holder.since), "customer": holder.customer, "reason": holder.reason}
+            for holder in holding.holders
+        ]
+        item = to_item({"version": holding.version + 1, "holders": history})
+        self._items.put_as_read({**item_key(f"key#{holding.key}", "holders"), **item}, version=holding.version)
+
+    def customers(self, names: Iterable[str]) -> dict[str, Customer]:
+        """Return those of the customers that exist."""
+        return self._items.read({(str(customer(name)), "profile"): name for name in names}, _read_customer)
+
+    def customer_ids(self, after: str = "") -> Iterator[str]:
+        """Yield the id of every customer in order, or of those after one."""
+        return (item["sk"]["S"] for item in self._items.query("list#customers", after=after))
+
+    def key_ids(self) -> list[str]:
+        """Return the id of every key that was ever held, or used without a customer."""
+        return [item["sk"]["S"] for item in self._items.query("list#keys")]
+
+    def list_key(self, key: str) -> None:
+        """Enter a key in the directory; entering it again changes nothing."""
+        self._items.put(item_key("list#keys", key))
+
+    def save_customer(self, after: Customer, *, before: Customer | None) -> None:
+        """Write a customer and its claim on a Stripe customer, in one transaction.
+
+        Raises RowChangedError if the customer is not as it was read, or the Stripe customer belongs to another.
+        """
+        item = to_item({"name": after.name, "stripe_customer": after.stripe_customer})
+        as_read: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(#pk)"}
+        as_read["ExpressionAttributeNames"] = {"#pk": "pk"}
+        if before is not None:
+            as_read = {
+                "ConditionExpression": "#name = :name AND #stripe_customer = :stripe_customer",
+                "ExpressionAttributeNames": {"#name": "name", "#stripe_customer": "stripe_customer"},
+                "ExpressionAttributeValues": to_item(
+                    {":name": before.name, ":stripe_customer": before.stripe_customer}
+                ),
+            }
+        put = {"TableName": self.table, "Item": {**item_key(str(customer(after.id)), "profile"), **item}, **as_read}
+        entry = {"TableName": self.table, "Item": item_key("list#customers", after.id)}
+        writes = [{"Put": put}, {"Put": entry}]
+        if after.stripe_customer:
+            writes.append({"Put": self._claim(after)})
+        self._items.transact(*writes)
+
+    def owner(self, stripe_customer: str) -> str:
+        """Return the customer that posts to a Stripe customer, or an empty string."""
+        found = self._items.get(f"stripe#{stripe_customer}", "owner")
+        return found["customer"]["S"] if found else ""
+
+    def _claim(self, owner: Customer) -> dict[str, Any]:
+        free_or_ours = "attribute_not_exists(#pk) OR #customer = :customer"
+        return {
+            "TableName": self.table,
+            "Item": {**item_key(f"stripe#{owner.stripe_customer}", "owner"), "customer": {"S": owner.id}},
+            "ConditionExpression": free_or_ours,
+            "ExpressionAttributeNames": {"#pk": "pk", "#customer": "customer"},
+            "ExpressionAttributeValues": {":customer": {"S": owner.id}},
+        }
+
+
+def _read_holding(item: Item) -> Holding:
+    values = from_item(item)
+    holders = [
+        Holder(Hour.parse(holder["since"]), holder["customer"], holder["reason"]) for holder in values["holders"]
+    ]
+    return Holding(values["pk"].removeprefix("key#"), tuple(holders), values["version"])
+
+
+def _read_customer(item: Item) -> Customer:
+    return Customer(Subject.parse(item["pk"]["S"]).id, item["name"]["S"], item["stripe_customer"]["S"])
+
+
+def mapped_to(holding: Holding, hour: Hour) -> Subject | None:
+    """Return the customer that a key's usage of an hour belongs to, or None."""
+    holder = holding.at(hour)
+    return customer(holder.customer) if holder is not None and holder.customer else None
+
+
+def by_kind(subjects: Iterable[Subject], kind: Kind) -> list[str]:
+    """Return the ids of the subjects of one kind."""
+    return [subject.id for subject in subjects if subject.kind is kind]

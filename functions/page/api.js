@@ -1,0 +1,168 @@
+/**
+ * The way to one customer's API: the token that came with the link, what is asked, and what may go wrong.
+ *
+ * Every number of an answer is read as a BigInt, so that no quantity and no amount is ever rounded by the browser. The
+ * types are those that v1/openapi.json describes; amounts are in the currency's smallest unit.
+ *
+ * @typedef {"counting" | "closed" | "posted"} State
+ * @typedef {"hour" | "day" | "month"} Unit
+ * @typedef {{period: string, metric: string, value: string | null, quantity: bigint, scale: bigint, state: State}} Row
+ * @typedef {{customer: string, from: string, to: string, by: Unit, as_of: string, dimension: string | null,
+ *   usage: Row[]}} Usage
+ *
+ * @typedef {"day" | "week" | "month" | "year"} Interval
+ * @typedef {{up_to: bigint | null, amount: string, flat: string}} Tier
+ * @typedef {{kind: "per_unit", interval: Interval, amount: string}
+ *   | {kind: "package", interval: Interval, amount: string, size: bigint}
+ *   | {kind: "graduated" | "volume", interval: Interval, tiers: Tier[]}
+ *   | {kind: "flat", interval: Interval, amount: string, included: Record<string, bigint>}} Terms
+ *
+ * @typedef {{quantity: bigint, unit_amount: string, exact: string, amount: bigint}
+ *   & ({first: bigint, last: bigint} | {first: null, last: null})} Step
+ * @typedef {{price: string, title: string, metric: string | null, kind: Terms["kind"], quantity: bigint, scale: bigint,
+ *   amount: bigint, in_words: string, terms: Terms, steps: Step[]}} Line
+ * @typedef {{price: string, quantity: bigint, amount: bigint}} ForecastLine
+ * @typedef {{description: string, price: string, quantity: bigint | null, amount: bigint}} PreviewLine
+ * @typedef {{customer: string, name: string, currency: string, decimals: bigint, period: {from: string, to: string},
+ *   plans: string[], so_far: {total: bigint, lines: Line[]},
+ *   forecast: {total: bigint, lines: ForecastLine[], basis: string},
+ *   preview: {total: bigint, as_of: string, lines: PreviewLine[]}}} Invoice
+ *
+ * @typedef {{type: Terms["kind"], terms: Terms}} Price
+ * @typedef {{name: string, title: string, currency: string, decimals: bigint, interval: Interval,
+ *   prices: Price[]}} Plan
+ * @typedef {{name: string, kind: "count" | "sum" | "unique" | "max", scale: bigint,
+ *   unit: "bytes" | "milliseconds" | null, dimension: string | null}} Metric
+ * @typedef {{plans: Plan[], metrics: Metric[]}} Prices
+ */
+
+const PATIENCE_MS = 30_000; // as long as API Gateway waits
+const TOKEN = `metering token ${location.pathname}`;
+
+let token = "";
+let skew = 0; // the server's clock less ours, in milliseconds
+
+/** @type {Map<string, {etag: string, body: unknown}>} */
+const answers = new Map();
+
+/** What the API, or the way to it, said instead of an answer; status 0 is no answer at all. */
+export class Problem extends Error {
+  /** @param {number} status @param {string} detail @param {number} waitMs */
+  constructor(status, detail, waitMs = 0) {
+    super(detail);
+    this.status = status;
+    this.waitMs = waitMs;
+  }
+}
+
+/** The present moment by the server's clock. */
+export const now = () => new Date(Date.now() + skew);
+
+/** Take the token out of the link, and the link's end out of the address bar and the history; say if there is one. */
+export function takeToken() {
+  const given = location.hash.slice(1);
+  if (given && given !== "main") {
+    token = given;
+    store((storage) => storage.setItem(TOKEN, given));
+    history.replaceState(null, "", location.pathname + location.search);
+  } else {
+    token = store((storage) => storage.getItem(TOKEN)) ?? "";
+  }
+  return hasToken();
+}
+
+/** Say if there is a token to ask with. */
+export const hasToken = () => token !== "";
+
+/** Forget the token and all that was answered to it. */
+export function dropToken() {
+  token = "";
+  answers.clear();
+  store((storage) => storage.removeItem(TOKEN));
+}
+
+/** Return when the token ends, or null if it does not say. */
+export function tokenEnd() {
+  try {
+    const claims = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    const { exp } = /** @type {{exp?: unknown}} */ (JSON.parse(claims));
+    return typeof exp === "number" ? new Date(exp * 1000) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Use the session's storage where the browser lets us; without, a reload asks for the link again.
+ * @template T @param {(storage: Storage) => T} use */
+function store(use) {
+  try {
+    return use(sessionStorage);
+  } catch {
+    return null;
+  }
+}
+
+/** Return what was used; throw a Problem, as all that ask. @param {Record<string, string>} query */
+export async function usage(query) {
+  return /** @type {Usage} */ (await ask("v1/usage", query)).usage;
+}
+
+/** Return the running invoice. */
+export async function invoice() {
+  return /** @type {Invoice} */ (await ask("v1/invoice"));
+}
+
+/** Return the plans and metrics that are declared. */
+export async function prices() {
+  return /** @type {Prices} */ (await ask("v1/prices"));
+}
+
+/** Return usage as a CSV file and the name that the API gives it. @param {Record<string, string>} query */
+export async function usageFile(query) {
+  const response = await call(`v1/usage?${new URLSearchParams(query)}`, { Accept: "text/csv" });
+  const name = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? "usage.csv";
+  return { name, content: await response.blob() };
+}
+
+/** Return what the API answers; the same object as before where it is unchanged.
+ * @param {string} path @param {Record<string, string>} query */
+async function ask(path, query = {}) {
+  const url = `${path}?${new URLSearchParams(query)}`;
+  const known = answers.get(url);
+  const response = await call(url, known ? { "If-None-Match": known.etag } : {});
+  if (response.status === 304 && known) return known.body;
+  const body = exactly(await response.text());
+  const etag = response.headers.get("ETag");
+  if (etag) answers.set(url, { etag, body });
+  return body;
+}
+
+/** @param {string} url @param {Record<string, string>} headers */
+async function call(url, headers) {
+  let response;
+  try {
+    response = await fetch(url, {
+      headers: { Authorization: `Bearer ${token}`, ...headers },
+      cache: "no-store",
+      credentials: "omit",
+      signal: AbortSignal.timeout(PATIENCE_MS),
+    });
+  } catch {
+    throw new Problem(0, navigator.onLine ? "The server does not answer." : "This device is offline.");
+  }
+  const date = Date.parse(response.headers.get("Date") ?? "");
+  if (date) skew = date - Date.now();
+  if (response.ok || response.status === 304) return response;
+  /** @type {(problem: {detail?: unknown}) => string} */
+  const said = (problem) => String(problem.detail ?? "");
+  const detail = await response.json().then(said, () => "");
+  throw new Problem(response.status, detail, Number(response.headers.get("Retry-After") ?? 0) * 1000);
+}
+
+/** Parse JSON whose numbers are all whole, each from its own digits where the browser shows them.
+ * @param {string} text @returns {unknown} */
+function exactly(text) {
+  /** @type {(key: string, value: unknown, context?: {source: string}) => unknown} */
+  const whole = (_, value, context) => (typeof value === "number" ? BigInt(context?.source ?? value) : value);
+  return JSON.parse(text, whole);
+}

@@ -1,0 +1,277 @@
+/**
+ * What the figures are and how they are written: times, sums, amounts and prices. Nothing is asked or shown here.
+ *
+ * What was read is an argument, and so is the present moment. All times are UTC.
+ *
+ * @import { Invoice, Prices, Problem, Row, State, Terms, Tier, Unit } from "./api.js"
+ *
+ * What the API said last. `begin` and `end` are of the period, as hours: 2026-11-22T05. `days` reach up to
+ * `recentFrom`, where the hours of `recent` begin. `beforeByNow` is of the previous period, as far as this one has
+ * come. `hoursOf` are the hours of earlier days that were looked at.
+ * @typedef {{prices: Prices, invoice: Invoice | null, noInvoice: Problem | null, begin: string, end: string,
+ *   recentFrom: string, days: Row[], recent: Row[], beforeByNow: Row[], beforeRest: Row[], hoursOf: Map<string, Row[]>,
+ *   parts: {key: Parts | null, dimension: Parts | null}}} Model
+ *
+ * The usage of a metric by the values of a dimension; `total` is what it had come to, `at` the moment of it.
+ * @typedef {{metric: string, dimension: string, total: bigint, rows: Row[], at: number}} Parts
+ *
+ * What is looked at: a metric, and a day, LATEST or PERIOD.
+ * @typedef {{metric: string, span: string}} Choice
+ *
+ * @typedef {{quantity: bigint, state: State}} Cell
+ * @typedef {{label: string, short: string, cell: Cell | null, before: bigint | null, future: boolean}} Bar
+ * @typedef {{unit: Unit, bars: Bar[]}} Series
+ */
+
+export const HOUR_MS = 3_600_000;
+export const DAY_MS = 24 * HOUR_MS;
+export const LATEST = "latest";
+export const PERIOD = "period";
+export const STATES = /** @type {State[]} */ (["counting", "closed", "posted"]); // least settled first
+const MOST_DAY_BARS = 62; // a longer period is shown by month
+
+// --------------------------------------------------------------------------------------------------------------- times
+
+/** Write the hour that a moment lies in: 2026-11-22T05. @param {Date} date */
+export const hourOf = (date) => date.toISOString().slice(0, 13);
+
+/** Return when an hour begins. @param {string} hour */
+export const dateOf = (hour) => new Date(`${hour}:00:00Z`);
+
+/** Return when the day began. @param {Date} date */
+export const dayStart = (date) => new Date(Math.floor(date.getTime() / DAY_MS) * DAY_MS);
+
+/** Return the first hour of the period and the one after it: the subscription's, or this calendar month's.
+ * @param {Invoice | null} invoice @param {Date} now @returns {[string, string]} */
+export function period(invoice, now) {
+  if (invoice) return [invoice.period.from, invoice.period.to];
+  const [year, month] = [now.getUTCFullYear(), now.getUTCMonth()];
+  return [hourOf(new Date(Date.UTC(year, month, 1))), hourOf(new Date(Date.UTC(year, month + 1, 1)))];
+}
+
+/** Return when the previous period began: an interval of the prices earlier, on the month's last day if it is shorter.
+ * @param {Date} begin @param {Invoice | null} invoice */
+export function previousBegin(begin, invoice) {
+  const interval = invoice?.so_far.lines[0]?.terms.interval ?? "month";
+  if (interval === "day") return new Date(begin.getTime() - DAY_MS);
+  if (interval === "week") return new Date(begin.getTime() - 7 * DAY_MS);
+  const previous = new Date(begin);
+  previous.setUTCMonth(begin.getUTCMonth() - (interval === "year" ? 12 : 1));
+  if (previous.getUTCDate() !== begin.getUTCDate()) previous.setUTCDate(0);
+  return previous;
+}
+
+/** The days, or months, from one moment up to another. @param {Date} first @param {Date} end @param {Unit} unit */
+function buckets(first, end, unit) {
+  /** @type {Set<string>} */
+  const written = new Set();
+  for (let time = dayStart(first).getTime(); time < end.getTime(); time += DAY_MS) {
+    written.add(new Date(time).toISOString().slice(0, unit === "month" ? 7 : 10));
+  }
+  return [...written];
+}
+
+/** What the chart may show: the period, its last 24 hours, and each of its days, the latest first.
+ * @param {Model} model @param {Date} now */
+export const spans = (model, now) =>
+  [PERIOD, LATEST, ...buckets(dateOf(model.begin), new Date(now.getTime() + 1), "day").reverse()];
+
+/** What to show first: of a period that has just begun, its hours. @param {Model} model @param {Date} now */
+export const firstSpan = (model, now) =>
+  dateOf(hourOf(now)).getTime() - dateOf(model.begin).getTime() < 2 * DAY_MS ? LATEST : PERIOD;
+
+/** How far the period has come, from 0 to 1, and how many days are left. @param {Model} model @param {Date} now */
+export function progress(model, now) {
+  const [begin, end] = [dateOf(model.begin).getTime(), dateOf(model.end).getTime()];
+  const passed = Math.min(1, (now.getTime() - begin) / (end - begin));
+  return { passed, left: Math.max(0, Math.ceil((end - now.getTime()) / DAY_MS)) };
+}
+
+const DAY_WORDS = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+const MONTH_WORDS = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
+const WEEKDAY_WORDS = new Intl.DateTimeFormat("en-GB", {
+  weekday: "short", day: "numeric", month: "short", timeZone: "UTC",
+});
+export const MOMENT_WORDS = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC",
+});
+export const CLOCK_WORDS = new Intl.DateTimeFormat("en-GB", {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: "UTC",
+});
+
+/** Write a period as people do. @param {string} written 2026-11, 2026-11-22 or 2026-11-22T05 */
+export function inWords(written) {
+  if (written.length === 7) return MONTH_WORDS.format(dateOf(`${written}-01T00`));
+  if (written.length === 10) return WEEKDAY_WORDS.format(dateOf(`${written}T00`));
+  return `${DAY_WORDS.format(dateOf(written))}, ${written.slice(11)}:00`;
+}
+
+// -------------------------------------------------------------------------------------------------- numbers and prices
+
+/** Write an exact decimal number: `digits` are its whole units of 10 to the power of -`places`.
+ * @param {string} digits whole or decimal @param {number} places */
+export function shifted(digits, places) {
+  const negative = digits.startsWith("-");
+  const [whole, fraction = ""] = digits.replace("-", "").split(".");
+  const padded = whole.padStart(places + 1, "0");
+  const point = padded.length - places;
+  const written = `${negative ? "-" : ""}${padded.slice(0, point)}.${padded.slice(point)}${fraction}`;
+  return /** @type {`${number}`} */ (written.replace(/\.$/, ""));
+}
+
+export const WHOLE = new Intl.NumberFormat();
+export const COMPACT = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+export const PERCENT = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
+const CHANGE = new Intl.NumberFormat(undefined, {
+  style: "percent", maximumFractionDigits: 1, signDisplay: "exceptZero",
+});
+
+/** Write a quantity with its decimals. @param {bigint} quantity @param {number} scale */
+export function quantityWords(quantity, scale) {
+  if (!scale) return WHOLE.format(quantity);
+  const places = { minimumFractionDigits: scale, maximumFractionDigits: scale };
+  return new Intl.NumberFormat(undefined, places).format(shifted(String(quantity), scale));
+}
+
+/** Write an amount, which is exact and in the currency's smallest unit, as people do: every digit of it.
+ * @param {bigint | string} amount @param {Invoice} invoice whose currency it is in */
+export function money(amount, invoice) {
+  const places = Number(invoice.decimals);
+  return new Intl.NumberFormat(undefined, {
+    style: "currency", currency: invoice.currency, minimumFractionDigits: places, maximumFractionDigits: 20,
+  }).format(shifted(String(amount), places));
+}
+
+/** Say what a price asks. @param {Terms} terms @param {Invoice} invoice whose currency it is in */
+export function priceWords(terms, invoice) {
+  switch (terms.kind) {
+    case "per_unit":
+      return `${money(terms.amount, invoice)} per unit`;
+    case "package":
+      return `${money(terms.amount, invoice)} for each ${WHOLE.format(terms.size)} begun`;
+    case "flat":
+      return `${money(terms.amount, invoice)} fixed`;
+    default:
+      return `${terms.kind}: ${terms.tiers.map((tier) => tierWords(tier, invoice)).join(", ")}`;
+  }
+}
+
+/** @param {Tier} tier @param {Invoice} invoice */
+function tierWords(tier, invoice) {
+  const reach = tier.up_to === null ? "beyond" : `up to ${WHOLE.format(tier.up_to)}`;
+  const fixed = tier.flat === "0" ? "" : ` + ${money(tier.flat, invoice)} fixed`;
+  return `${reach}: ${money(tier.amount, invoice)}${fixed}`;
+}
+
+/** Write a name as people do. @param {string} name of a metric, plan, state or unit */
+export const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+
+// ---------------------------------------------------------------------------------------------------------------- sums
+
+/** How many decimals a metric's quantities have. @param {Model} model @param {string} metric */
+export const scaleOf = (model, metric) => Number(model.prices.metrics.find(({ name }) => name === metric)?.scale ?? 0);
+
+/** The period's rows: earlier days, and the hours since. @param {Model} model */
+const rows = (model) => [...model.days, ...model.recent];
+
+/** Add rows up; the sum is as settled as the least settled of them. @param {Iterable<Row>} added @returns {Cell | null} */
+export function sum(added) {
+  let quantity = 0n;
+  let state = STATES.length;
+  for (const row of added) {
+    quantity += row.quantity;
+    state = Math.min(state, STATES.indexOf(row.state));
+  }
+  return state === STATES.length ? null : { quantity, state: STATES[state] };
+}
+
+/** Add up the rows of a metric. @param {string} metric @param {Row[]} of */
+export const sumOf = (metric, of) => sum(of.filter((row) => row.metric === metric));
+
+/** What was used of a metric in the period. @param {Model} model @param {string} metric @returns {Cell} */
+export const totalOf = (model, metric) => sumOf(metric, rows(model)) ?? { quantity: 0n, state: "posted" };
+
+/** The metrics that are declared, and others that were used. @param {Model} model */
+export const metrics = (model) =>
+  [...new Set([...model.prices.metrics.map(({ name }) => name), ...rows(model).map(({ metric }) => metric)])];
+
+/** The metric to begin with: the first that was used. @param {Model} model */
+export const busiest = (model) =>
+  metrics(model).find((metric) => totalOf(model, metric).quantity) ?? metrics(model)[0] ?? "";
+
+/** Say how much more or less it is than the previous period's usage had come to at this point.
+ * @param {Model} model @param {string} metric @param {bigint} quantity */
+export function changeWords(model, metric, quantity) {
+  const byNow = sumOf(metric, model.beforeByNow)?.quantity ?? 0n;
+  const whole = byNow + (sumOf(metric, model.beforeRest)?.quantity ?? 0n);
+  if (!whole) return "none in the last period";
+  if (!byNow) return `last period: ${COMPACT.format(Number(whole) / 10 ** scaleOf(model, metric))}`;
+  const tenths = ((quantity - byNow) * 1000n) / byNow;
+  return `${CHANGE.format(Number(tenths) / 1000)} on last period to date`;
+}
+
+/** The values of a split with what was used of each, the largest first. @param {Parts} parts */
+export function ranked(parts) {
+  /** @type {Map<string, bigint>} */
+  const added = new Map();
+  for (const { value, quantity } of parts.rows) added.set(value ?? "", (added.get(value ?? "") ?? 0n) + quantity);
+  return [...added].sort(([, left], [, right]) => (left < right ? 1 : left > right ? -1 : 0));
+}
+
+// ---------------------------------------------------------------------------------------------------------------- bars
+
+/** The hours that the page shows one by one, in order of time. @param {Model} model @param {string} span
+ * @param {Date} now */
+export function hoursShown(model, span, now) {
+  const [next, begin] = [dateOf(hourOf(now)).getTime() + HOUR_MS, dateOf(model.begin).getTime()];
+  const isDay = span !== LATEST && span !== PERIOD;
+  const last = isDay ? Math.min(next, dateOf(`${span}T00`).getTime() + DAY_MS) : next;
+  const first = Math.max(begin, isDay ? dateOf(`${span}T00`).getTime() : next - DAY_MS);
+  return Array.from({ length: Math.max(0, (last - first) / HOUR_MS) }, (_, n) => hourOf(new Date(first + n * HOUR_MS)));
+}
+
+/** The rows that are told by the hour. @param {Model} model @param {string} span */
+export const hourRows = (model, span) => model.hoursOf.get(span) ?? model.recent;
+
+/** The chart's bars, in order of time, and what each is about.
+ * @param {Model} model @param {Choice} choice @param {Date} now @returns {Series} */
+export const series = (model, choice, now) =>
+  choice.span === PERIOD ? periodSeries(model, choice.metric, now) : hourSeries(model, choice, now);
+
+/** @param {Model} model @param {Choice} choice @param {Date} now @returns {Series} */
+function hourSeries(model, { metric, span }, now) {
+  const used = hourRows(model, span).filter((row) => row.metric === metric);
+  const bars = hoursShown(model, span, now).map((hour) => ({
+    label: inWords(hour),
+    short: `${hour.slice(11)}h`,
+    cell: sum(used.filter((row) => row.period === hour)),
+    before: null,
+    future: false,
+  }));
+  return { unit: "hour", bars };
+}
+
+/** @param {Model} model @param {string} metric @param {Date} now @returns {Series} */
+function periodSeries(model, metric, now) {
+  const [begin, end] = [dateOf(model.begin), dateOf(model.end)];
+  const unit = end.getTime() - begin.getTime() > MOST_DAY_BARS * DAY_MS ? "month" : "day";
+  const earlier = buckets(previousBegin(begin, model.invoice), begin, unit);
+  const used = rows(model).filter((row) => row.metric === metric);
+  const before = [...model.beforeByNow, ...model.beforeRest].filter((row) => row.metric === metric);
+  const bars = buckets(begin, end, unit).map((bucket, n) => ({
+    label: inWords(bucket),
+    short: unit === "month" ? inWords(bucket).slice(0, 3) : DAY_WORDS.format(dateOf(`${bucket}T00`)),
+    cell: sum(used.filter((row) => row.period.startsWith(bucket))),
+    before: sum(before.filter((row) => row.period.startsWith(earlier[n] ?? "none")))?.quantity ?? 0n,
+    future: bucket > hourOf(now).slice(0, bucket.length),
+  }));
+  return { unit, bars };
+}
+
+/** Say what a bar shows. @param {Bar} bar @param {number} scale */
+export function barWords(bar, scale) {
+  const before = bar.before ? ` · previous period ${quantityWords(bar.before, scale)}` : "";
+  const empty = bar.future ? "still to come" : "none";
+  const used = bar.cell ? `${quantityWords(bar.cell.quantity, scale)}, ${bar.cell.state}` : empty;
+  return `${bar.label}: ${used}${before}`;
+}

@@ -1,0 +1,182 @@
+/**
+ * The usage page: reads one customer's API in turn and shows what it says, and hears what somebody chooses.
+ *
+ * What is asked and when is in reading.js, the way to the API in api.js; figures.js and chart.js work out what view.js
+ * shows.
+ *
+ * @import { Choice } from "./figures.js"
+ */
+
+import { Problem, dropToken, hasToken, now, takeToken, tokenEnd, usageFile } from "./api.js";
+import { at, of } from "./elements.js";
+import { LATEST, MOMENT_WORDS, busiest, firstSpan, spans } from "./figures.js";
+import { model, readDue, readParts, readSpan } from "./reading.js";
+import { say, show, showChart, showDoor, showParts, showState, showTrouble } from "./view.js";
+
+const POLL_MS = 5_000;
+const SLOWEST_MS = 60_000; // between two tries while nothing answers
+const KEPT_MS = 30_000; // a file, until the browser has surely written it
+
+/** @type {Choice} */
+const choice = { metric: "", span: "" };
+const page = { paused: false, busy: false, failures: 0, timer: 0 };
+
+/** Read what is due, show it, and come again. */
+async function turn() {
+  clearTimeout(page.timer);
+  if (page.busy || !hasToken()) return;
+  page.busy = true;
+  const began = performance.now();
+  let wait = POLL_MS;
+  try {
+    await readDue();
+    settle();
+    show(model, choice, now(), tokenEnd());
+    await readParts(choice.metric);
+    showParts(model);
+    well();
+    wait = Math.max(POLL_MS / 5, POLL_MS - (performance.now() - began));
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 401) return ended(error.message);
+    page.failures += 1;
+    wait = Math.min(SLOWEST_MS, Math.max(error.waitMs, POLL_MS * 2 ** (page.failures - 1)));
+    trouble(error, wait);
+  } finally {
+    page.busy = false;
+  }
+  if (!page.paused && !document.hidden) page.timer = setTimeout(turn, wait);
+}
+
+/** Choose what to show first, and something else for a day that has gone with its period. */
+function settle() {
+  choice.metric ||= busiest(model);
+  choice.span ||= firstSpan(model, now());
+  if (!spans(model, now()).includes(choice.span)) choice.span = LATEST;
+}
+
+/** Say that all is well, and of when the figures are. */
+function well() {
+  if (page.failures) say("The figures are up to date again.");
+  page.failures = 0;
+  at("trouble").hidden = true;
+  showState(page.paused ? "paused" : "live", now());
+}
+
+/** Say what is wrong, to a screen reader the first time only.
+ * @param {Problem} problem @param {number} waitMs until it is tried again */
+function trouble({ status, message }, waitMs) {
+  const ours = `The server has a problem${message ? `: ${message}` : ""}.`;
+  const reason = status === 0 ? message : status === 429 ? "Too many requests at once." : ours;
+  showTrouble(reason, waitMs, now());
+  if (page.failures === 1) say(`${reason} It is tried again by itself.`);
+}
+
+/** Forget the token, and say that the link has ended or never worked. @param {string} detail what the API said of the token */
+function ended(detail) {
+  const end = tokenEnd();
+  dropToken();
+  const over = end && end <= now();
+  const until = over ? `It worked until ${MOMENT_WORDS.format(end)} UTC. ` : "";
+  showDoor(
+    over ? "This link has ended" : "This link does not work",
+    `${until}Ask whoever bills you for a new link, and open that. Your usage goes on being counted.`,
+    detail,
+  );
+}
+
+/** Show another metric, or another span of time. @param {Partial<Choice>} wanted */
+async function choose(wanted) {
+  Object.assign(choice, wanted);
+  try {
+    await readSpan(choice.span);
+    await readParts(choice.metric);
+    settle();
+    show(model, choice, now(), tokenEnd());
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    turn();
+  }
+}
+
+/** Hand the browser the period's usage as a CSV file. */
+async function download() {
+  const button = of("csv", HTMLButtonElement);
+  button.disabled = true;
+  try {
+    const { name, content } = await usageFile({ from: model.begin, by: of("csv-by", HTMLSelectElement).value });
+    const address = URL.createObjectURL(content);
+    const link = document.createElement("a");
+    link.href = address;
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(address), KEPT_MS);
+    say(`${name} was downloaded.`);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 401) return ended(error.message);
+    say("The file could not be read.");
+    trouble(error, POLL_MS);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** Stop asking, or go on. */
+function pause() {
+  page.paused = !page.paused;
+  at("pause").setAttribute("aria-pressed", String(page.paused));
+  showState(page.paused ? "paused" : "live", now());
+  clearTimeout(page.timer);
+  if (!page.paused) turn();
+}
+
+/** Ask at once when somebody looks again. */
+function resume() {
+  if (!document.hidden && !page.paused) turn();
+}
+
+/** Begin with the link's token, or say that one is wanted. */
+function open() {
+  if (takeToken()) {
+    turn();
+    return;
+  }
+  showDoor(
+    "Open this page with your link",
+    "Your usage is shown to whoever has a link to it. Ask whoever bills you for one: it works for a day at most.",
+  );
+}
+
+/** Take the token of another link that was opened in this tab. */
+function reopen() {
+  if (location.hash.length < 2 || location.hash === "#main") return;
+  takeToken();
+  location.reload();
+}
+
+/** Choose the metric whose button was pressed. @param {Event} event somewhere among the metrics */
+function chooseMetric({ target }) {
+  const button = target instanceof Element ? target.closest("[data-metric]") : null;
+  if (button instanceof HTMLElement) choose({ metric: button.dataset.metric });
+}
+
+let drawnFor = 0;
+
+/** Draw the chart anew where it has got another width. @param {ResizeObserverEntry[]} entries */
+function redraw([{ contentRect }]) {
+  const width = Math.round(contentRect.width);
+  if (width && width !== drawnFor && model.begin) requestAnimationFrame(() => showChart(model, choice, now()));
+  drawnFor = width;
+}
+
+at("pause").addEventListener("click", pause);
+at("csv").addEventListener("click", download);
+at("again").addEventListener("click", turn);
+at("span").addEventListener("change", () => choose({ span: of("span", HTMLSelectElement).value }));
+at("metrics").addEventListener("click", chooseMetric);
+document.addEventListener("visibilitychange", resume);
+addEventListener("online", resume);
+addEventListener("hashchange", reopen);
+new ResizeObserver(redraw).observe(at("chart"));
+open();

@@ -1,0 +1,378 @@
+/**
+ * What is seen: what was read becomes elements of index.html, and so does how the page stands.
+ *
+ * @import { Invoice, Line, Problem, Row, Step } from "./api.js"
+ * @import { Layout, Slot } from "./chart.js"
+ * @import { Attributes } from "./elements.js"
+ * @import { Choice, Model, Parts, Series } from "./figures.js"
+ */
+
+import { layOut } from "./chart.js";
+import { at, data, h, of, quiet, row, s, share, stateMark, table, within, write } from "./elements.js";
+import {
+  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, barWords, changeWords, hourRows, hoursShown,
+  inWords, metrics, money, priceWords, progress, quantityWords, ranked, scaleOf, series, shifted, spans, sum, sumOf,
+  title, totalOf,
+} from "./figures.js";
+
+const MOST_PARTS = 100;
+
+// ---------------------------------------------------------------------------------------------------- all that is read
+
+/** Show everything that was read.
+ * @param {Model} model @param {Choice} choice @param {Date} now @param {Date | null} linkEnd */
+export function show(model, choice, now, linkEnd) {
+  at("door").hidden = true;
+  at("figures").hidden = at("acts").hidden = false;
+  showHead(model, linkEnd);
+  showCost(model, now);
+  showMetrics(model, choice);
+  showSpans(model, choice, now);
+  showChart(model, choice, now);
+  showParts(model);
+  at("price").hidden = !model.invoice;
+  if (model.invoice) showPrice(model.invoice);
+  showHours(model, choice, now);
+}
+
+/** @param {Model} model @param {Date | null} linkEnd */
+function showHead({ invoice, begin, end }, linkEnd) {
+  const name = invoice?.name || "Your usage";
+  write(at("name"), name);
+  document.title = `Usage · ${name}`;
+  const plans = invoice ? `${invoice.plans.map(title).join(", ")} · ` : "Calendar month · ";
+  write(at("terms"), `${plans}${inWords(begin)} to ${inWords(end)} UTC`);
+  write(at("ends"), linkEnd ? `This link works until ${MOMENT_WORDS.format(linkEnd)}.` : "");
+}
+
+/** @param {Problem | null} problem */
+const reason = (problem) =>
+  problem?.status === 503 ? "The payment provider does not answer now." : "It cannot be worked out now.";
+
+/** Say why there is no price. @param {Problem | null} problem */
+function noCost(problem) {
+  const unsubscribed = "Nothing is invoiced: you are subscribed to no plan. What you use is counted and shown below.";
+  const [head, text] =
+    problem?.status === 404
+      ? ["No subscription", unsubscribed]
+      : ["Price not known now", `${reason(problem)} Usage is shown below; the price follows by itself.`];
+  return h("div", { class: "card" }, h("h3", {}, head), h("p", { class: "quiet" }, text));
+}
+
+/** @param {Model} model @param {Date} now */
+function showCost(model, now) {
+  const { invoice, noInvoice } = model;
+  if (!invoice) {
+    at("cost").replaceChildren(noCost(noInvoice));
+    return;
+  }
+  const { passed, left } = progress(model, now);
+  const asOf = CLOCK_WORDS.format(new Date(invoice.preview.as_of));
+  const stale = noInvoice ? `${reason(noInvoice)} This is the last price that was known. ` : "";
+  const time = `${stale}${PERCENT.format(passed)} of the period has passed, ${left} days are left`;
+  const estimate = `An estimate, no price: what it comes to if ${invoice.forecast.basis}`;
+  const preview = `Stripe’s own preview at ${asOf}: of the hours that are posted, some minutes behind`;
+  const amount = (/** @type {{total: bigint}} */ { total }) => data(total, money(total, invoice));
+  at("cost").replaceChildren(
+    card("so-far", "So far", amount(invoice.so_far), time, share(passed, "past")),
+    card("forecast", "Forecast", amount(invoice.forecast), estimate),
+    card("preview", "Next invoice, by Stripe", amount(invoice.preview), preview),
+  );
+}
+
+/** @param {string} id @param {string} name @param {Node} amount @param {string} note @param {Node[]} above the note */
+function card(id, name, amount, note, ...above) {
+  const figure = h("p", { class: "big" }, amount);
+  return h("div", { class: `card ${id}`, id }, h("h3", {}, name), figure, ...above, h("p", { class: "quiet" }, note));
+}
+
+/** @param {Model} model @param {Choice} choice */
+function showMetrics(model, choice) {
+  let used = false;
+  for (const metric of metrics(model)) {
+    const button = at("metrics").querySelector(`[data-metric="${CSS.escape(metric)}"]`) ?? metricButton(metric);
+    const { quantity } = totalOf(model, metric);
+    used ||= quantity > 0n;
+    const figure = within(button, "data");
+    figure.setAttribute("value", String(quantity));
+    write(figure, quantityWords(quantity, scaleOf(model, metric)));
+    write(within(button, ".change"), changeWords(model, metric, quantity));
+    write(within(button, ".amount"), model.invoice ? amountWords(metric, model.invoice) : "");
+    button.setAttribute("aria-pressed", String(metric === choice.metric));
+  }
+  at("nothing").hidden = used;
+}
+
+/** @param {string} metric @param {Invoice} invoice */
+function amountWords(metric, invoice) {
+  const lines = invoice.so_far.lines.filter((line) => line.metric === metric);
+  return lines.length ? money(lines.reduce((total, line) => total + line.amount, 0n), invoice) : "not billed";
+}
+
+/** Add what a metric is chosen with; main.js hears of it. @param {string} metric */
+function metricButton(metric) {
+  const button = h(
+    "button",
+    { type: "button", class: "metric", "data-metric": metric },
+    h("span", { class: "name" }, title(metric)),
+    h("data", { class: "figure" }),
+    h("span", { class: "row" }, h("span", { class: "amount" }), " ", h("span", { class: "change quiet" })),
+  );
+  at("metrics").append(button);
+  return button;
+}
+
+/** @param {Model} model @param {Choice} choice @param {Date} now */
+function showSpans(model, choice, now) {
+  const offered = spans(model, now);
+  const select = of("span", HTMLSelectElement);
+  if (select.options.length !== offered.length || select.options[2]?.value !== offered[2]) {
+    const words = (/** @type {string} */ span) =>
+      ({ [PERIOD]: "the whole period", [LATEST]: "the last 24 hours" })[span] ?? inWords(span);
+    select.replaceChildren(...offered.map((span) => h("option", { value: span }, words(span))));
+  }
+  select.value = choice.span;
+}
+
+// ----------------------------------------------------------------------------------------------------------- the chart
+
+/** Show the chart of what is chosen, its legend and its table.
+ * @param {Model} model @param {Choice} choice @param {Date} now */
+export function showChart(model, { metric, span }, now) {
+  const { unit, bars } = series(model, { metric, span }, now);
+  const scale = scaleOf(model, metric);
+  write(at("chart-title"), `${title(metric)} by ${unit}`);
+  const compared = bars.some((bar) => bar.before);
+  const most = bars.reduce((top, { cell }) => (cell && cell.quantity > top ? cell.quantity : top), 0n);
+  const top = most ? bars.find((bar) => bar.cell?.quantity === most) : null;
+  const words = top ? `Most: ${barWords(top, scale)}` : "No usage in this time";
+  write(at("readout"), words);
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const layout = layOut(bars, scale, compared, { width: Math.max(240, at("chart").clientWidth), rem });
+  at("chart").replaceChildren(drawn(layout, scale, words));
+  const keys = STATES.filter((state) => bars.some(({ cell }) => cell?.quantity && cell.state === state)).map(
+    (state) => legendKey("rect", { class: `bar ${state}`, x: 1, y: 1, width: 10, height: 10 }, title(state)),
+  );
+  if (compared) keys.push(legendKey("line", { class: "before", x1: 0, x2: 12, y1: 6, y2: 6 }, "Previous period"));
+  at("legend").replaceChildren(...keys);
+  at("chart-rows").replaceChildren(chartTable({ unit, bars }, metric, scale));
+}
+
+/** @param {string} shape @param {Attributes} attributes @param {string} words */
+const legendKey = (shape, attributes, words) =>
+  h("li", {}, s("svg", { class: "key", viewBox: "0 0 12 12", "aria-hidden": "true" }, s(shape, attributes)), words);
+
+/** @param {Series} series @param {string} metric @param {number} scale */
+function chartTable({ unit, bars }, metric, scale) {
+  const compared = unit !== "hour";
+  /** @type {[string, string][]} */
+  const columns = [[title(unit), ""], [title(metric), "number"], ["State", ""]];
+  if (compared) columns.push(["Previous period", "number"]);
+  const body = bars.filter((bar) => !bar.future).map(({ label, cell, before }) => {
+    const quantity = cell?.quantity ?? 0n;
+    const cells = [data(quantity, quantityWords(quantity, scale)), cell ? stateMark(cell.state) : "–"];
+    return row([label, ...cells, ...(compared ? [quantityWords(before ?? 0n, scale)] : [])]);
+  });
+  return table(`${title(metric)} by ${unit} (UTC)`, columns, h("tbody", {}, ...body));
+}
+
+/** @param {Layout} layout @param {number} scale @param {string} words while no bar is meant, and for who sees none */
+function drawn({ width, height, left, ticks, slots }, scale, words) {
+  const label = `${at("chart-title").textContent}. ${words}. The table below has every figure.`;
+  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
+  for (const { y, isAxis, label: { text, ...place } } of ticks) {
+    svg.append(s("line", { class: isAxis ? "axis" : "grid", x1: left, x2: width, y1: y, y2: y }));
+    svg.append(s("text", { class: "tick end", ...place }, text));
+  }
+  for (const slot of slots) {
+    if (slot.label) svg.append(s("text", { class: "tick", x: slot.label.x, y: slot.label.y }, slot.label.text));
+    const group = drawnSlot(slot);
+    group.addEventListener("pointerenter", () => write(at("readout"), barWords(slot.bar, scale)));
+    svg.append(group);
+  }
+  svg.addEventListener("pointerleave", () => write(at("readout"), words));
+  return svg;
+}
+
+/** @param {Slot} slot */
+function drawnSlot({ bar, reach, column, level, left, right }) {
+  const group = s("g", { class: "slot" }, s("rect", { class: "reach", ...reach }));
+  if (bar.cell && column) {
+    group.append(s("rect", { class: `bar ${bar.cell.state}`, ...column, rx: Math.min(2, column.width / 4) }));
+  }
+  if (level !== null) {
+    const line = { x1: left, x2: right, y1: level, y2: level };
+    for (const kind of ["halo", "before"]) group.append(s("line", { class: kind, ...line }));
+  }
+  return group;
+}
+
+// ---------------------------------------------------------------------------------------------------------- the tables
+
+/** Show the chosen metric by key and by its dimension, so far as that was read. @param {Model} model */
+export function showParts(model) {
+  for (const [id, parts] of Object.entries({ "by-key": model.parts.key, "by-dimension": model.parts.dimension })) {
+    at(id).hidden = !parts;
+    if (parts) showSplit(at(id), parts, scaleOf(model, parts.metric));
+  }
+}
+
+/** @param {Element} panel @param {Parts} parts @param {number} scale */
+function showSplit(panel, parts, scale) {
+  const { metric, dimension, at: moment } = parts;
+  const values = ranked(parts);
+  const added = (/** @type {[string, bigint][]} */ some) => some.reduce((sum, [, quantity]) => sum + quantity, 0n);
+  const [total, rest] = [added(values), added(values.slice(MOST_PARTS))];
+  write(within(panel, "h3"), `${title(metric)} by ${title(dimension).toLowerCase()}`);
+  write(within(panel, ".quiet"), `at ${CLOCK_WORDS.format(moment)}`);
+  const none = `of no single ${title(dimension).toLowerCase()}`;
+  const lines = values.slice(0, MOST_PARTS).map(([value, quantity]) =>
+    part(value ? h("code", {}, value) : quiet(none), quantity, total, scale),
+  );
+  if (rest) lines.push(part(quiet(`${values.length - MOST_PARTS} others`), rest, total, scale));
+  within(panel, ".parts").replaceChildren(
+    lines.length
+      ? table(
+          `${title(metric)} by ${dimension}`,
+          [[title(dimension), ""], [title(metric), "number"], ["Share", "number"]],
+          h("tbody", {}, ...lines),
+        )
+      : h("p", { class: "empty" }, "Nothing yet in this period."),
+  );
+}
+
+/** @param {Node} name @param {bigint} quantity @param {bigint} total @param {number} scale */
+function part(name, quantity, total, scale) {
+  const ratio = total ? Number(quantity) / Number(total) : 0;
+  const cell = h("span", { class: "part" }, name, share(ratio, "of"));
+  const words = ratio > 0 && ratio < 0.001 ? `< ${PERCENT.format(0.001)}` : PERCENT.format(ratio);
+  return row([cell, data(quantity, quantityWords(quantity, scale)), words]);
+}
+
+/** @param {Invoice} invoice */
+function showPrice(invoice) {
+  const rounding = `each line is rounded to ${money("1", invoice)}, a half upwards`;
+  const note = `Quantity × unit price is the exact amount; ${rounding}, and the total is the sum of the lines.`;
+  write(at("price-note"), note);
+  const { so_far: soFar, forecast } = invoice;
+  const forecasts = new Map(forecast.lines.map((line) => [line.price, money(line.amount, invoice)]));
+  const bodies = soFar.lines.map((line) => {
+    const steps = line.steps.map((step) => stepRow(step, line, invoice));
+    return h("tbody", { "data-price": line.price }, lineRow(line, invoice, forecasts.get(line.price) ?? ""), ...steps);
+  });
+  const foot = h(
+    "tr",
+    {},
+    h("th", { scope: "row", colspan: 4 }, "Total"),
+    h("td", { class: "number" }, data(soFar.total, money(soFar.total, invoice))),
+    h("td", { class: "number quiet" }, money(forecast.total, invoice)),
+  );
+  /** @type {[string, string][]} */
+  const columns = [
+    ["Units", ""], ["Quantity", "number"], ["Unit price", "number"], ["Exact", "number"], ["Amount", "number"],
+    ["Forecast", "number forecast-head"],
+  ];
+  const caption = "How the price comes about, line by line";
+  at("price-lines").replaceChildren(table(caption, columns, ...bodies, h("tfoot", {}, foot)));
+}
+
+/** @param {Line} line @param {Invoice} invoice @param {string} forecast */
+function lineRow(line, invoice, forecast) {
+  const scale = Number(line.scale);
+  const asked = h("span", { class: "words quiet" }, priceWords(line.terms, invoice));
+  const words = [h("span", { class: "words" }, line.title), asked];
+  if (scale) {
+    const all = `${quantityWords(line.quantity, scale)} in all; units below are of ${shifted("1", scale)}`;
+    words.push(h("span", { class: "words quiet" }, all));
+  }
+  return h(
+    "tr",
+    { class: "line" },
+    h("th", { scope: "rowgroup", colspan: 4 }, ...words),
+    h("td", { class: "number" }, data(line.amount, money(line.amount, invoice))),
+    h("td", { class: "number quiet" }, forecast),
+  );
+}
+
+/** @param {Step} step @param {Line} line @param {Invoice} invoice */
+function stepRow(step, { kind }, invoice) {
+  const packages = kind === "package" ? ` ${step.quantity === 1n ? "package" : "packages"}` : "";
+  const cells = [
+    `${WHOLE.format(step.quantity)}${packages}`,
+    `× ${money(step.unit_amount, invoice)}`,
+    `= ${money(step.exact, invoice)}`,
+    money(step.amount, invoice),
+    "",
+  ];
+  return row([unitWords(step), ...cells]);
+}
+
+/** Say which units a step is about. @param {Step} step */
+function unitWords({ first, last }) {
+  if (first === null) return "fixed";
+  return last < first ? "none yet" : `${WHOLE.format(first)} – ${WHOLE.format(last)}`;
+}
+
+/** @param {Model} model @param {Choice} choice @param {Date} now */
+function showHours(model, choice, now) {
+  const span = choice.span === PERIOD ? LATEST : choice.span;
+  const names = metrics(model);
+  const used = hourRows(model, span);
+  const which = span === LATEST ? "The last 24 hours of this period" : inWords(span);
+  write(at("hours-note"), `${which}, latest first. Choose another day above the chart.`);
+  const body = hoursShown(model, span, now).reverse().map((hour) =>
+    hourRow(hour, used.filter((line) => line.period === hour), names, model),
+  );
+  /** @type {[string, string][]} */
+  const columns = [["Hour (UTC)", ""], ["State", ""]];
+  for (const metric of names) columns.push([title(metric), "number"]);
+  at("hours").replaceChildren(table("Hours, their state and usage", columns, h("tbody", {}, ...body)));
+}
+
+/** @param {string} hour @param {Row[]} used in it @param {string[]} names @param {Model} model */
+function hourRow(hour, used, names, model) {
+  const all = sum(used);
+  const cells = names.map((metric) => {
+    const cell = sumOf(metric, used);
+    return cell ? data(cell.quantity, quantityWords(cell.quantity, scaleOf(model, metric))) : "–";
+  });
+  const line = row([inWords(hour), ...cells]);
+  line.children[0].after(h("td", {}, all ? stateMark(all.state) : quiet("no usage")));
+  return line;
+}
+
+// ------------------------------------------------------------------------------------------------- how the page stands
+
+/** Tell a screen reader, once. @param {string} words */
+export const say = (words) => write(at("said"), words);
+
+/** Say whether the figures are fresh. @param {"live" | "paused" | "stale"} state @param {Date} now */
+export function showState(state, now) {
+  at("live").dataset.state = state;
+  const words = { live: "Live", paused: "Paused", stale: "Not up to date" }[state];
+  write(at("live-text"), state === "stale" ? words : `${words} · ${CLOCK_WORDS.format(now)} UTC`);
+}
+
+/** Say that something is wrong, and that the figures below, if any, are old.
+ * @param {string} reason @param {number} waitMs until it is tried again @param {Date} now */
+export function showTrouble(reason, waitMs, now) {
+  const isShown = !at("figures").hidden;
+  const old = isShown ? "The figures below are the last that were read. " : "";
+  at("trouble").hidden = false;
+  const soon = `It is tried again by itself, in ${WHOLE.format(Math.round(waitMs / 1000))} s.`;
+  write(at("trouble-text"), `${reason} ${old}${soon}`);
+  showState("stale", now);
+  if (!isShown) write(at("terms"), "");
+}
+
+/** Show what to do instead of figures. @param {string} head @param {string} text @param {string} detail */
+export function showDoor(head, text, detail = "") {
+  at("figures").hidden = at("acts").hidden = at("trouble").hidden = true;
+  at("door").hidden = false;
+  write(at("name"), "Usage");
+  for (const id of ["terms", "ends"]) write(at(id), "");
+  write(at("door-title"), head);
+  write(at("door-text"), text);
+  write(at("door-detail"), detail);
+  say(`${head}. ${text}`);
+}
