@@ -27,6 +27,7 @@ from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour, hours
 from metering.model.subjects import customer
 from metering.model.usage_row import State, Total, UsageRow
+from metering.portal.api import Parts
 from metering.portal.charges import Charges
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, issue
@@ -182,8 +183,8 @@ def begin(client: "DynamoDBClient") -> None:
     settings = ShowUsageSettings("counters", "ledger", "Metering", "portal", "stripe", "http://127.0.0.1:1")
     reader = UsageReader.of(client, "counters", "ledger")
     charges = Charges(reader, StripeMeters(lambda _: "", "Metering", ""), METRICS, (), time.monotonic)
-    parts = show_usage.Parts(
-        settings, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
+    parts = Parts(
+        settings.deployment, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
     )
     os.environ.update(
         settings.environment() | {"POWERTOOLS_SERVICE_NAME": "Metering", "POWERTOOLS_LOG_LEVEL": "WARNING"}
