@@ -82,7 +82,7 @@ class Told:
                 self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=one["ReceiptHandle"])
         return found
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Take the rule and the queue away."""
         self._events.remove_targets(Rule="told-by-grants", Ids=["queue"])
         self._events.delete_rule(Name="told-by-grants")

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,8 +29,10 @@ def _content(firehose: Deployed, *keys: str) -> bytes:
     return "".join(f"{firehose.access_line(key)}\n" for key in keys).encode()
 
 
-def _settled(firehose: Deployed) -> None:
-    """Wait until no message waits or is being dealt with."""
+def _settled(firehose: Deployed, s3: Any) -> None:
+    """Wait until one more object is counted, and no message waits or is being dealt with."""
+    _put(firehose, s3, "last", _content(firehose, "last"))
+    demo.wait_until(lambda: firehose.counted("last") == 1)
     sqs = firehose.cloud.emulator.client("sqs")
     (queue,) = [url for url in sqs.list_queues()["QueueUrls"] if "DeliveryObjects" in url]
     waiting = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
@@ -40,7 +41,6 @@ def _settled(firehose: Deployed) -> None:
         found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=waiting)["Attributes"]
         return {found[name] for name in waiting} == {"0"}
 
-    time.sleep(1)  # a notification is on its way for a moment
     demo.wait_until(is_empty)
     sqs.close()
 
@@ -71,7 +71,7 @@ def test_the_same_content_under_another_name_counts_once(firehose: Deployed, s3:
     demo.wait_until(lambda: firehose.counted("renamed") == 2)
     _put(firehose, s3, "second.gz", gzip.compress(content, compresslevel=1))
     _put(firehose, s3, "third", content)
-    _settled(firehose)
+    _settled(firehose, s3)
     assert firehose.counted("renamed") == 2
 
 

@@ -481,23 +481,6 @@ def test_the_command_prints_one_document(raw: Raw, command: Any) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("acme", "--all", "--hour", "2026-11-22T05"),
-        ("acme",),
-        ("acme", "--hour", "2026-11-22T05", "--from", "2026-11-22T04"),
-        ("acme", "--hour", "2026-11-22T05", "--to", "2026-11-22T09"),
-        ("acme", "--from", "2026-11-22T05", "--to", "2026-11-22T05"),
-        ("acme", "--hour", "2026-11-22T05", "--ahead", "-1"),
-    ],
-)
-def test_wrong_use_of_the_command_is_refused(command: Any, arguments: tuple[str, ...]) -> None:
-    """One customer or all; one hour, or from one to another."""
-    assert command(*arguments)[0] == 2
-
-
 def test_objects_are_read_gzipped_or_not() -> None:
     """Firehose's are; the emulator's are not. A line that is no UTF-8 spoils no other."""
     plain = b'{"a": 1}\n\n\xff\n{"b": 2}'
