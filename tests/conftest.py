@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import pytest
 from hypothesis import settings
@@ -28,6 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of tests/faults; here, since pytest reads this file before the command line."""
     parser.addoption("--schedules", type=int, default=200, help="how many random schedules tests/faults plays")
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
+
+
+MEASURED: Final = ("unit", "integration", "infra")
+"""The kinds of tests that coverage is measured by; the others play the same code a million times, or from outside."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that are not measured for coverage run at their full speed."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] not in MEASURED:
+            item.add_marker(pytest.mark.no_cover)
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
