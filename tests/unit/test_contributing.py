@@ -1,4 +1,7 @@
-"""The pages for contributors against the program: what they name exists, and what they say of the code stands in it."""
+"""The pages for contributors against the program: the files that they name, and what they say of tasks and code.
+
+Links, and the tests that a page names, are those of all pages: `tests/infra/test_pages.py`.
+"""
 
 import ast
 import os
@@ -16,7 +19,6 @@ CONTRIBUTING = (PAGES / "CONTRIBUTING.md").read_text()
 CODING = (PAGES / "CODING.md").read_text()
 DECISIONS = [page for page in (PAGES / "decisions").glob("*.md") if page.name != "README.md"]
 TASKS: Final[dict[str, object]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["poe"]["tasks"]
-TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 
 FOLDERS = ("functions", "infra", "tests", ".ci", ".githooks")
 KINDS = frozenset({"Count", "Sum", "Unique", "Max"})
@@ -34,20 +36,6 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     """A file is written as a path from the root, so that it can be opened."""
     named = re.findall(r"(?<![\w/.])((?:%s)/[\w./-]*[\w/])" % "|".join(map(re.escape, FOLDERS)), page.read_text())  # noqa: UP031 - braces abound
     assert [path for path in named if not (ROOT / path).exists()] == []
-
-
-@pytest.mark.parametrize("page", EVERY_PAGE, ids=_name)
-def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    """A promise is worth what its test is."""
-    named = re.findall(r"`(test_\w+)`", page.read_text())
-    assert [name for name in named if f"def {name}(" not in TESTS] == []
-
-
-@pytest.mark.parametrize("page", EVERY_PAGE, ids=_name)
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    """To a page beside it."""
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
-    assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
 
 
 # --- contributing ----------------------------------------------------------------------------------------------------
