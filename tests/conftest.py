@@ -7,7 +7,7 @@ import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import botocore.session
 import pytest
@@ -39,10 +39,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
 
 
+MEASURED: Final = ("unit", "integration", "infra")
+"""The kinds of tests that coverage is measured by; the others play the same code a million times, or from outside."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is fast: unit, infra, and of integration what has its tables in memory."""
+    """Mark what is fast: unit, infra, and of integration what has its tables in memory; and what is not measured."""
     for item in items:
+        if _folder(item) not in MEASURED:
+            item.add_marker(pytest.mark.no_cover)
         in_memory = _folder(item) == "integration" and item.get_closest_marker("in_memory")
         if in_memory or _folder(item) in ("unit", "infra"):
             item.add_marker(pytest.mark.fast)
