@@ -455,7 +455,7 @@ def test_it_fits_from_a_phone_to_4k(
 
 def test_the_demo_goes_on_and_gives_a_link_for_each_of_its_customers() -> None:
     """`metering demo --page --json` says where the pages are in one line, and SIGTERM ends all that it started."""
-    command = [sys.executable, "-m", "infra.cli.main.main", "demo", "--page", "--json", "--requests", "30"]
+    command = [sys.executable, "-m", "infra.cli.main", "demo", "--page", "--json", "--requests", "30"]
     with subprocess.Popen(  # noqa: S603 - our own command
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running_demo:

@@ -234,7 +234,7 @@ class Running(cloud.LocalCloud):
 
 @contextmanager
 def start(*, road, say):
-    yield Running(None, None, None, {}, {})
+    yield Running(None, None, None, None, {}, None)
 
 cloud.start = start
 main.main()
