@@ -1,15 +1,18 @@
 """Fixtures for every kind of test."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.doubles.dynamodb_local import CannotRunError, DynamoDBLocal
 
 if TYPE_CHECKING:
     from aws_cdk.cx_api import CloudAssembly
@@ -49,6 +52,17 @@ def cannot_run(reason: str, *, needs: str) -> NoReturn:
     if needs in os.environ.get("REQUIRED_FOR_TESTS", "").split():
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[DynamoDBLocal]:
+    """AWS's own engine; without Java or Maven the tests are skipped, or fail where every test has to run."""
+    with contextlib.ExitStack() as stack:
+        try:
+            started = stack.enter_context(DynamoDBLocal())
+        except CannotRunError as error:
+            cannot_run(str(error), needs="java")
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, cannot_run
-from tests.dynamodb_local import CannotRunError, DynamoDBLocal
+from tests.doubles.dynamodb_local import CannotRunError, DynamoDBLocal
 
 SCRIPT = Path(__file__).with_name("usage_read.py")
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,7 +17,7 @@ from infra.local.stripe.meter import Latest
 from infra.local.stripe.params import StripeError, decode_form
 from infra.local.stripe.routes import route_of
 from metering.stripe.meters import SLOWEST_CALL, StripeMeters
-from tests.faults.money_stage import Stage
+from tests.faults.stage import Stage
 
 API_KEY: Final = "sk_test_local"
 DEPLOYMENT: Final = "Metering"
@@ -36,7 +35,7 @@ class Trouble(Enum):
     SLOWED = "429 with Retry-After"
 
 
-Fates = Mapping[Fault | Trouble, float]
+Fates = Mapping[Enum, float]
 
 
 class Behaviour(Enum):
@@ -57,7 +56,6 @@ class StripeAccount:
     summary_delay_s: float
     fates: Fates = field(default_factory=dict)
     bad: dict[str, Behaviour] = field(default_factory=dict)
-    met: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Open the account."""
@@ -83,19 +81,19 @@ class StripeAccount:
 
     def perform(self, call: Call) -> Answer:
         """Meet a call's fate; raise APIConnectionError where no answer comes."""
-        self.stage.step()
         process = self.stage.current
         if process is None:
             return self.api.perform(call)
         if call.method == "GET":
+            self.stage.step()
             return self._suffer(call)
-        answer: Answer = process.write(lambda: self._suffer(call))
+        answer: Answer = process.life.write(lambda: self._suffer(call))
         return answer
 
     def _suffer(self, call: Call) -> Answer:  # noqa: PLR0911  a fate each
         fate = self._draw(call)
         if fate is not None:
-            self.met[fate.name] += 1
+            self.stage.met[fate.name] += 1
         match fate:
             case Trouble.BUSY:
                 return refuse(lock_timeout())
@@ -128,6 +126,7 @@ class StripeAccount:
         for fate, rate in self.fates.items():
             drawn -= rate
             if drawn < 0:
+                assert isinstance(fate, Fault | Trouble)
                 return fate if posts or fate not in (Trouble.REFUSED, Trouble.BUSY) else None
         return None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from metering.signals import NAMESPACE, Signal
-from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HEADINGS = {heading.lower() for heading in re.findall(r"^#+ (\w+)$", README, re.MULTILINE)}

@@ -11,7 +11,7 @@ from infra.outputs import METADATA
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
 from metering.model.prices import PerUnit, Plan, PriceError, decode
-from tests.infra.resources import Template
+from tests.doubles.template import Template
 
 MakeStack = Callable[..., MeteringStack]
 

@@ -20,10 +20,9 @@ from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, new_mark
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
+from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.billing import FINALISED, PERIOD_END, Billing, due, subscribed
-from tests.integration.world import HOUR, CrashError, Watched, World
-
-pytestmark = pytest.mark.in_memory
+from tests.integration.world import HOUR, World
 
 LAST = Hour.parse("2026-11-23T04")
 """The last hour of the first invoice."""
@@ -187,13 +186,13 @@ def test_a_crash_at_any_transaction_of_a_look_ends_right(
     billing.world.run()
     billing.adjust(-9)
     world = billing.world
-    watched = cast("Any", Watched(world.ledger.client, ("transact_write_items", write), after=after))
+    watched = cast("Any", Dying(world.ledger.client, Life(write, accepted=after, of={"transact_write_items"})))
     dying = replace(world, ledger=Ledger(watched, "ledger"))
     try:
         for _ in range(3):
             dying.run()
             dying.check()
-    except CrashError:
+    except KilledError:
         pass
     else:
         assert write > 1

@@ -19,8 +19,6 @@ from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
 
-pytestmark = pytest.mark.in_memory
-
 LATER = due(HOUR) + timedelta(hours=2)
 """Stripe shows by now what it took when the world's hour was closed."""
 

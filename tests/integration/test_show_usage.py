@@ -21,7 +21,8 @@ from metering.model.usage_row import Change
 from metering.portal.reading import By
 from metering.stores.marks import new_mark
 from tests.conftest import ROOT
-from tests.integration.portal import HOST, IAM, ORIGIN, Portal, forget, opened
+from tests.doubles.lambdas import HOST
+from tests.integration.portal import IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 
 METRICS = (
