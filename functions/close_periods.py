@@ -1,7 +1,9 @@
 """Lambda: a tick of the clock → due hours closed into the ledger, and workers started for what is to be posted."""
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
@@ -14,12 +16,12 @@ from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
 from metering.stores import aws
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch, shares
-from metering.stores.uniques import Uniques
 
 logger = Logger()
 signals = Metrics()
@@ -39,9 +41,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """
     start = datetime.now(UTC)
     time = timedelta(milliseconds=context.get_remaining_time_in_millis()) * 0.8
-    settings, closer, switch = _parts(start + time)
+    parts = _parts()
+    closer = Closer(parts.counters, parts.uniques, parts.ledger, parts.changes, clock=_clock, deadline=start + time)
     closed = closer.close_due()
-    first = switch.read().first
+    first = parts.switch.read().first
     waiting = closer.ledger.rows.pending(first, range(SHARDS)) if first else {}
     unsettled = closed.pending.union(*waiting.values()) if first else set[Hour]()
     closer.settle(closed, unsettled=unsettled)
@@ -49,10 +52,10 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     workers = 0
     if unsettled and event.get("post", True):
         workers = workers_for(sum(map(len, waiting.values())))
-        _start(workers, settings.post_usage_function)
-    did = report(closed) | {"posting": first is not None, "workers": workers}
-    logger.info("run finished", **did)
-    return did
+        _start(workers, parts.post_usage_function)
+    told = report(closed) | {"posting": first is not None, "workers": workers}
+    logger.info("run finished", **told)
+    return told
 
 
 def workers_for(rows: int) -> int:
@@ -85,19 +88,31 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
-def _parts(deadline: datetime) -> tuple[ClosePeriodsSettings, Closer, PostingSwitch]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the function works with, made once in a process."""
+
+    counters: Counters
+    uniques: Uniques
+    ledger: Ledger
+    changes: Changes
+    switch: PostingSwitch
+    post_usage_function: str
+
+
+@cache
+def _parts() -> Parts:
     settings = ClosePeriodsSettings.read()
     dynamodb = aws.dynamodb()
     counters, ledger = Counters(dynamodb, settings.counters_table), Ledger(dynamodb, settings.ledger_table)
-    closer = Closer(
+    return Parts(
         counters,
         Uniques(Claims(dynamodb, settings.counters_table), ledger.holders),
         ledger,
         Changes(dynamodb, settings.ledger_table, counters),
-        clock=_clock,
-        deadline=deadline,
+        PostingSwitch(dynamodb, settings.ledger_table),
+        settings.post_usage_function,
     )
-    return settings, closer, PostingSwitch(dynamodb, settings.ledger_table)
 
 
 def _tell(closed: Closed, unposted: int) -> None:

@@ -1,5 +1,6 @@
 """Lambda: what is pending in the ledger, in some shards of it → Stripe."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -10,8 +11,9 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.pacing import Pace
-from metering.billing.posting import Posted, Poster
+from metering.billing.posting import Poster
 from metering.billing.rejections import tell_rejected
+from metering.billing.sending import Posted
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.model.usage_row import epoch_of
@@ -21,7 +23,8 @@ from metering.stores import aws
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
-from metering.stripe.meters import SLOWEST_CALL, StripeMeters, key_from
+from metering.stripe.client import SLOWEST_CALL, key_from
+from metering.stripe.meters import StripeMeters
 
 logger = Logger()
 signals = Metrics()
@@ -32,33 +35,38 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Post what is pending in the shards that the event names (all without any), as far as nobody else does already."""
     now = _clock()
     time = timedelta(milliseconds=context.get_remaining_time_in_millis())
-    settings, ledger, counters, switch, stripe = _parts()
-    first = switch.read().first
+    parts = _parts()
+    first = parts.switch.read().first
     wanted = event.get("shards", list(range(SHARDS)))
     if first is None:
         return report(Posted(), leased=[]) | {"posting": False}
     holder = context.aws_request_id
-    shards = switch.lease(wanted, holder, now=now, until=now + time)
+    shards = parts.switch.lease(wanted, holder, now=now, until=now + time)
     posted = Posted()
     if shards:
-        poster = Poster(
-            ledger,
-            counters,
-            stripe,
-            epoch=epoch_of(settings.ledger_epoch, settings.deployment),
-            clock=_clock,
-            deadline=now + time - timedelta(seconds=SLOWEST_CALL + 5),
-            pace=Pace(float(settings.stripe_rate) * len(shards) / SHARDS),
-            streamed_from=Hour.parse(settings.streamed_from) if settings.streamed_from else None,
-        )
         try:
-            posted = poster.post_pending(first, shards)
+            posted = _poster(parts, len(shards), now + time).post_pending(first, shards)
         finally:
-            switch.release(shards, holder)
+            parts.switch.release(shards, holder)
     _tell(posted)
-    did = report(posted, leased=sorted({*wanted} - {*shards})) | {"posting": True}
-    logger.info("run finished", **did)
-    return did
+    told = report(posted, leased=sorted({*wanted} - {*shards})) | {"posting": True}
+    logger.info("run finished", **told)
+    return told
+
+
+def _poster(parts: "Parts", shards: int, until: datetime) -> Poster:
+    """Return a poster for the share of the account's rate that belongs to so many shards."""
+    settings = parts.settings
+    return Poster(
+        parts.ledger,
+        parts.counters,
+        parts.stripe,
+        epoch=epoch_of(settings.ledger_epoch, settings.deployment),
+        clock=_clock,
+        deadline=until - timedelta(seconds=SLOWEST_CALL + 5),
+        pace=Pace(float(settings.stripe_rate) * shards / SHARDS),
+        streamed_from=Hour.parse(settings.streamed_from) if settings.streamed_from else None,
+    )
 
 
 def report(posted: Posted, *, leased: list[int]) -> dict[str, Any]:
@@ -77,12 +85,23 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the function works with, made once in a process."""
+
+    settings: PostUsageSettings
+    ledger: Ledger
+    counters: Counters
+    switch: PostingSwitch
+    stripe: StripeMeters
+
+
 @cache
-def _parts() -> tuple[PostUsageSettings, Ledger, Counters, PostingSwitch, StripeMeters]:
+def _parts() -> Parts:
     settings = PostUsageSettings.read()
     dynamodb = aws.dynamodb()
     key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
-    return (
+    return Parts(
         settings,
         Ledger(dynamodb, settings.ledger_table),
         Counters(dynamodb, settings.counters_table),

@@ -10,13 +10,15 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering.billing.receiving import Receiver, RefusedError
+from metering.billing.receiving import Receiver
 from metering.billing.rejections import tell_rejected
 from metering.settings import ReceiveEventsSettings
 from metering.signals import Signal
 from metering.stores import aws
-from metering.stores.ledger import Ledger
-from metering.stripe.meters import StripeMeters, key_from, webhook_secret_from
+from metering.stores.rows import Rows
+from metering.stripe.client import key_from, webhook_secret_from
+from metering.stripe.meters import StripeMeters
+from metering.stripe.webhooks import RefusedError, Webhooks
 
 logger = Logger()
 signals = Metrics()
@@ -59,5 +61,5 @@ def _receiver() -> Receiver:
     settings = ReceiveEventsSettings.read()
     secrets = SecretsProvider(boto3_client=aws.secrets())
     meters = StripeMeters(key_from(secrets, settings.stripe_secret), settings.deployment, settings.stripe_api_base)
-    ledger = Ledger(aws.dynamodb(), settings.ledger_table)
-    return Receiver(ledger, meters, webhook_secret_from(secrets, settings.stripe_secret))
+    webhooks = Webhooks(meters, webhook_secret_from(secrets, settings.stripe_secret))
+    return Receiver(Rows(aws.dynamodb(), settings.ledger_table), webhooks)

@@ -1,5 +1,6 @@
 """Lambda: every hour, what Stripe holds and what its invoices bill against the ledger; what differs is mended."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -18,8 +19,9 @@ from metering.stores.changes import Changes
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
+from metering.stripe.client import StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeUnavailableError, key_from
+from metering.stripe.meters import StripeMeters
 
 logger = Logger()
 signals = Metrics()
@@ -33,19 +35,19 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Carry what invoices have not billed, then compare customers; what does not fit into the time waits."""
     start = _clock()
     time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - _MARGIN
-    settings, ledger, changes, switch, meters = _parts()
-    first = switch.read().first
+    parts = _parts()
+    first = parts.switch.read().first
     carried, compared = Carried(), Reconciled()
     if first is not None:
-        calls = int(settings.stripe_calls)
+        calls = parts.stripe_calls
         try:
-            reader = StripeReader(meters, calls // 2)  # and what is left of it is for comparing, too
-            carried = Carrier(ledger, changes, reader, first, _clock, start + time / 2).run()
-            reader = StripeReader(meters, calls - reader.made)
-            compared = Reconciler(ledger, reader, first, _clock, start + time).run()
+            reader = StripeReader(parts.meters, calls // 2)  # and what is left of it is for comparing, too
+            carried = Carrier(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
+            reader = StripeReader(parts.meters, calls - reader.made)
+            compared = Reconciler(parts.ledger, reader, first, _clock, start + time).run()
         except StripeUnavailableError as error:
             logger.warning("Stripe cannot be asked", reason=str(error))
-    did: dict[str, Any] = {
+    told: dict[str, Any] = {
         "invoices": carried.invoices,
         "carried": carried.carried,
         "held": carried.held,
@@ -54,23 +56,34 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "differing": compared.count(STAYS),
         "round_over": compared.round_over,
     }
-    _tell(did)
-    logger.info("run finished", **did)
-    return did
+    _tell(told)
+    logger.info("run finished", **told)
+    return told
 
 
 def _clock() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the function works with, made once in a process."""
+
+    stripe_calls: int
+    ledger: Ledger
+    changes: Changes
+    switch: PostingSwitch
+    meters: StripeMeters
+
+
 @cache
-def _parts() -> tuple[ReconcileUsageSettings, Ledger, Changes, PostingSwitch, StripeMeters]:
+def _parts() -> Parts:
     settings = ReconcileUsageSettings.read()
     dynamodb = aws.dynamodb()
     key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
     counters = Counters(dynamodb, settings.counters_table)
-    return (
-        settings,
+    return Parts(
+        int(settings.stripe_calls),
         Ledger(dynamodb, settings.ledger_table),
         Changes(dynamodb, settings.ledger_table, counters),
         PostingSwitch(dynamodb, settings.ledger_table),
@@ -78,7 +91,7 @@ def _parts() -> tuple[ReconcileUsageSettings, Ledger, Changes, PostingSwitch, St
     )
 
 
-def _tell(did: dict[str, Any]) -> None:
+def _tell(told: dict[str, Any]) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
     for signal, what in {
         Signal.USAGE_CARRIED: "carried",
@@ -86,7 +99,7 @@ def _tell(did: dict[str, Any]) -> None:
         Signal.USAGE_POSTED_AGAIN: "posted_again",
         Signal.USAGE_DIFFERING: "differing",
     }.items():
-        if did[what]:
-            signals.add_metric(signal, MetricUnit.Count, did[what])
+        if told[what]:
+            signals.add_metric(signal, MetricUnit.Count, told[what])
     if signals.metric_set:
         signals.flush_metrics()

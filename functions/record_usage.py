@@ -1,8 +1,9 @@
 """Lambda: what the access log tells, by either road, and your own code's usage lines → counters."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, assert_never
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -33,26 +34,38 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     An error makes Lambda, or SQS, deliver it again.
     """
-    if isinstance(event, dict) and event.get("Records"):
-        time = timedelta(milliseconds=context.get_remaining_time_in_millis())
-        reading = archive.Archive(aws.s3(), _parts()[1], _clock, _clock() + time - archive.SLOWEST_CHUNK)
-        return dict(
-            process_partial_response(
-                event=event,
-                record_handler=lambda record: _record_notified(reading, record),
-                # One object that goes on in the next run is no error of the function: its message comes again.
-                processor=BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False),
-                context=context,
-            )
-        )
-    if isinstance(event, dict) and "redrive" in event:
-        return redriving.redrive(_parts()[1], event["redrive"])
-    subscription = payloads.subscription(event)
+    match payloads.received(event):
+        case payloads.Notified() as notified:
+            return _record_objects(notified, context)
+        case payloads.RedriveWanted(wanted):
+            return redriving.redrive(_parts().recorder, wanted)
+        case payloads.Subscription() as subscription:
+            return _record_lines(subscription)
+        case other:
+            assert_never(other)
+
+
+def _record_lines(subscription: payloads.Subscription) -> dict[str, Any]:
     if subscription.is_probe:
         return {"read": 0}
-    settings, recorder = _parts()
-    recorded = recorder.record(subscription.batch(settings.access_log_group))
+    parts = _parts()
+    recorded = parts.recorder.record(subscription.batch(parts.access_log_group))
     return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
+
+
+def _record_objects(notified: payloads.Notified, context: LambdaContext) -> dict[str, Any]:
+    """Record the objects of each message; only those that failed, or go on in the next run, come again."""
+    time = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    reading = archive.Archive(aws.s3(), _parts().recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
+    return dict(
+        process_partial_response(
+            event=notified.event,
+            record_handler=lambda record: _record_notified(reading, record),
+            # One object that goes on in the next run is no error of the function: its message comes again.
+            processor=BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False),
+            context=context,
+        )
+    )
 
 
 class _TellingRecorder(Recorder):
@@ -73,11 +86,19 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the function works with, made once in a process."""
+
+    access_log_group: str
+    recorder: Recorder
+
+
 @cache
-def _parts() -> tuple[RecordUsageSettings, Recorder]:
+def _parts() -> Parts:
     settings = RecordUsageSettings.read()
     declared = metrics.decode(settings.metrics)
-    return settings, _TellingRecorder(
+    recorder = _TellingRecorder(
         metrics=declared,
         log=metrics.declared(declared),
         counters=Counters(aws.dynamodb(), settings.counters_table),
@@ -86,6 +107,7 @@ def _parts() -> tuple[RecordUsageSettings, Recorder]:
         clock=_clock,
         hashing=_hashing(settings) if metrics.needs_hash(declared) else None,
     )
+    return Parts(settings.access_log_group, recorder)
 
 
 def _hashing(settings: RecordUsageSettings) -> Hashing:

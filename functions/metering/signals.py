@@ -11,12 +11,14 @@ class Signal(StrEnum):
     """A CloudWatch metric. Counts but for ``OLDEST_RECORD_AGE``, which is in seconds, and the two ratios at the end."""
 
     RECORDS_READ = "RecordsRead"
-    """Access-log lines that reached ``record_usage``: billed + unbilled + set aside."""
+    """Lines that reached ``record_usage``, usage lines too: billed + unbilled + set aside."""
 
     LINES_COUNTED = "LinesCounted"
-    """Access-log lines that were dealt with, without those of batches that came again: for completeness."""
+    """Access-log lines that were dealt with, without usage lines and those of batches that came again."""
 
     RECORDS_BILLED = "RecordsBilled"
+    """Lines that a metric bills."""
+
     RECORDS_UNBILLED = "RecordsUnbilled"
     """Good lines that nobody is billed for: no API key, or a status that no metric bills."""
 
@@ -27,6 +29,7 @@ class Signal(StrEnum):
     """Batches of which every counter said that it had counted them before."""
 
     OLDEST_RECORD_AGE = "OldestRecordAge"
+    """Seconds between the oldest request of a batch and its counting."""
 
     HOURS_BEHIND = "HoursBehind"
     """Due hours that are not closed; more than one for long means that something keeps them open."""
@@ -44,7 +47,7 @@ class Signal(StrEnum):
     """Totals that Stripe refused for good: an operator must act."""
 
     USAGE_UNMAPPED = "UsageUnmapped"
-    """Rows written in this run for keys that belong to no customer: they are billed once the keys have one."""
+    """Rows written in a run for keys that belong to no customer: ``HELD`` until the keys have one."""
 
     COMPLETENESS_OF_LINES = "CompletenessOfLines"
     """Lines counted or set aside, divided by lines written into the access log, of the last day."""

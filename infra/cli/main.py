@@ -29,7 +29,7 @@ from infra.cli.stripe import stripe_app
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
 from infra.operate.deployment import OperatorError
-from metering.stripe.meters import StripeRejectedError, StripeUnavailableError
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 
 app = typer.Typer(
     help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",

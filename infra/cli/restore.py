@@ -19,7 +19,7 @@ def restore_ledger(
 ) -> None:
     """Make the ledger what a restored table holds; what was written since goes.
 
-    Posting must be off and close_periods stopped. The README's "After restoring the ledger" has every step.
+    Posting must be off and close_periods stopped. infra/operate/RUNBOOK.md has every step.
     """
     done = restore(connect(), table, progress=progress("copying", as_json))
     if as_json:

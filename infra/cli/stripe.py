@@ -21,7 +21,7 @@ def stripe_connect(
 ) -> None:
     """Put the restricted Stripe key in the secret, and make the meters that the metrics need.
 
-    The key is asked for without echo, or read from stdin. README.md lists the rights that it needs.
+    The key is asked for without echo, or read from stdin. infra/operate/README.md lists the rights that it needs.
     """
     deployment = connect()
     meters = connect_stripe(deployment, _stripe_key())

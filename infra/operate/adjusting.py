@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Final
 
 from infra.operate.deployment import Deployment, OperatorError
-from metering.model.amounts import Amounts
 from metering.model.periods import LAST_CHANGE, Hour
-from metering.model.subjects import customer, source_of_customer
+from metering.model.subjects import customer
 from metering.model.usage_row import Change
 from metering.stores.table import RowChangedError
 
@@ -104,10 +103,4 @@ def counted(deployment: Deployment, name: str, metric: str, hour: Hour, now: dat
     if hour.end + LAST_CHANGE <= now:
         (row,) = deployment.ledger.rows.at(hour, [customer(name)]).values()
         return row.totals[metric].counted if metric in row.totals else 0
-    holdings = deployment.ledger.holders.holdings({*deployment.ledger.holders.keys_of(name), source_of_customer(name)})
-    keys = {key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == name}
-    together = Amounts()
-    for amounts in deployment.counters.read(hour, keys).values():
-        together.include(amounts)
-    deployment.uniques.settle(name, hour, together)
-    return together.quantities().get(metric, 0)
+    return deployment.attribution.of_customer(name, hour).quantities().get(metric, 0)

@@ -20,7 +20,8 @@ from infra.operate.deployment import Deployment, OperatorError, meters_in_the_wa
 from metering.model.metrics import meters
 from metering.model.prices import Flat, Plan, Price, name_of, terms, title_of
 from metering.stores.aws import in_pieces, side_by_side
-from metering.stripe.meters import Meter, StripeMeters, StripeRejectedError
+from metering.stripe.client import StripeRejectedError
+from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.prices import DEPLOYMENT, FINGERPRINT, PLAN, PRICE, Offer, metadata_of, offer_of
 
 RIGHTS: Final = {

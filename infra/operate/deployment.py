@@ -17,24 +17,15 @@ from infra.outputs import LAMBDA_TIMEOUT, METADATA
 from metering.model.metrics import Metric, decode
 from metering.model.prices import Plan
 from metering.model.prices import decode as decode_plans
+from metering.stores.attribution import Attribution, Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
-from metering.stripe.meters import (
-    API_KEY,
-    FORMULA,
-    NO_KEY,
-    WEBHOOK_SECRET,
-    WINDOW,
-    Meter,
-    StripeMeters,
-    StripeNotConnectedError,
-    secret_values,
-)
+from metering.stripe.client import API_KEY, NO_KEY, WEBHOOK_SECRET, StripeNotConnectedError, secret_values
+from metering.stripe.meters import FORMULA, WINDOW, Meter, StripeMeters
 
 _CONFIG: Final = Config(
     connect_timeout=5,
@@ -90,6 +81,11 @@ class Deployment:
     def uniques(self) -> Uniques:
         """In which hours a customer's distinct values count."""
         return Uniques(Claims(self.client("dynamodb"), self.outputs["CountersTable"]), self.ledger.holders)
+
+    @cached_property
+    def attribution(self) -> Attribution:
+        """Who used what."""
+        return Attribution(self.counters, self.uniques)
 
     @cached_property
     def set_aside(self) -> SetAside:

@@ -22,11 +22,12 @@ from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Plan, explain, name_of, terms, title_of, written
 from metering.model.subjects import customer as subject_of
-from metering.portal.charges import plans_of, preview_of, running
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
-from metering.stripe.meters import StripeMeters, StripeUnavailableError
+from metering.stripe.client import StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
+from metering.stripe.subscriptions import plans_of, preview_of, running
 
 CUSTOMER: Final = "metering_customer"
 DAYS_UNTIL_DUE: Final = 30

@@ -26,12 +26,13 @@ from metering.layout import FAILED_BATCHES
 from metering.model.metrics import Count, Metric, meters_of
 from metering.model.periods import HOUR, Hour, hours
 from metering.model.prices import Flat, Plan, Price, explain, terms, written
-from metering.model.subjects import Kind, customer, customer_of_source, subject_of_source
-from metering.portal.charges import plans_of, running
+from metering.model.subjects import Kind, customer, customer_of_source
+from metering.stores.attribution import owner_of
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
-from metering.stores.holders import Customer, Holding, mapped_to
-from metering.stripe.meters import StripeRejectedError, StripeUnavailableError
+from metering.stores.holders import Customer, Holding
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError
+from metering.stripe.subscriptions import plans_of, running
 
 MOST_OPEN: Final = 3
 """How many hours before the running one may be in no row yet and still be read: closing takes one, and a little."""
@@ -226,7 +227,7 @@ class Top:
 
     def _owner(self, key: str, hour: Hour) -> str:
         """Return the customer that a key's usage of an hour belongs to, or an empty string."""
-        subject = mapped_to(self._holdings[key], hour) or subject_of_source(key)
+        subject = owner_of(key, self._holdings[key], hour)
         return subject.id if subject.kind is Kind.CUSTOMER else ""
 
     def _since(self, hour: Hour, now: datetime) -> tuple[Counted | None, datetime]:

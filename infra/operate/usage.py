@@ -11,17 +11,16 @@ from metering.model.subjects import (
     Kind,
     Subject,
     customer,
-    customer_of_source,
     key,
+    key_of_source,
     source_of_customer,
-    subject_of_source,
 )
 from metering.model.usage_row import Total, UsageRow
 from metering.portal.reading import By
+from metering.stores.attribution import Attribution, Share, Uniques
 from metering.stores.counters import Counters
-from metering.stores.holders import by_kind, mapped_to
+from metering.stores.holders import by_kind
 from metering.stores.ledger import Ledger
-from metering.stores.uniques import Uniques
 
 OPEN: Final = "OPEN"
 """Counted, but not in the ledger yet: the hour is not closed, or not closed again since a late record."""
@@ -86,30 +85,22 @@ class Report:
         return sorted(Line(*name, *value) for name, value in added.items())
 
     def _hour(self, hour: Hour, keys: set[str] | None) -> Iterator[Line]:
-        counted = self.counters.read(hour, keys)
-        holdings = self.ledger.holders.holdings(counted)
-        owners = {name: mapped_to(holdings[name], hour) or subject_of_source(name) for name in counted}
-        only = customer(self.only) if self.only else None
-        wanted = {only} if only else set(owners.values())
+        by_owner = Attribution(self.counters, self.uniques).of_hour(hour, keys)
+        wanted = {customer(self.only)} if self.only else set(by_owner)
         rows = self.ledger.rows.at(hour, wanted)
         shown: dict[tuple[Subject, str], int] = {}
         for owner in sorted(wanted):
-            theirs = {name: amounts for name, amounts in counted.items() if owners[name] == owner}
-            together = Amounts()
-            for amounts in theirs.values():
-                together.include(amounts)
-            if owner.kind is Kind.CUSTOMER:
-                self.uniques.settle(owner.id, hour, together)
-            for metric, quantity in sorted(together.quantities().items()):
+            share = by_owner.get(owner) or Share.of({})
+            for metric, quantity in sorted(share.together.quantities().items()):
                 shown[owner, metric] = quantity
                 state = _state(rows[owner].totals.get(metric), quantity)
-                by_key = {name: amounts.quantities().get(metric, 0) for name, amounts in theirs.items()}
+                by_key = {name: amounts.quantities().get(metric, 0) for name, amounts in share.by_source.items()}
                 if sum(by_key.values()) != quantity:  # one peak of several keys, or values that they have in common
                     yield Line(str(hour), _customer(owner), "", metric, "", quantity, state)
                     continue
                 for name, number in by_key.items():
-                    for value, part in self._parts(theirs[name], metric, number):
-                        yield Line(str(hour), _customer(owner), _key(name), metric, value, part, state)
+                    for value, part in self._parts(share.by_source[name], metric, number):
+                        yield Line(str(hour), _customer(owner), key_of_source(name), metric, value, part, state)
         yield from self._ledger_alone(hour, rows, shown)
 
     def _parts(self, amounts: Amounts, metric: str, number: int) -> list[tuple[str, int]]:
@@ -143,7 +134,3 @@ def _state(total: Total | None, quantity: int) -> str:
 
 def _customer(subject: Subject) -> str:
     return "".join(by_kind([subject], Kind.CUSTOMER))
-
-
-def _key(source: str) -> str:
-    return source if customer_of_source(source) is None else ""

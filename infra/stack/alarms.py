@@ -253,5 +253,5 @@ class Alarms(Construct):
 
 
 def runbook(alarm: str) -> str:
-    """Return where the runbook tells of an alarm: its heading in the README."""
-    return f"README.md#{alarm.lower()}"
+    """Return where one finds what an alarm asks of a person."""
+    return f"infra/operate/RUNBOOK.md#{alarm.lower()}"

@@ -5,19 +5,22 @@ is measured is given as a ratio to that. The ledger and the counters are in Dyna
 after 100 ms, and everything shares the machine's processors: `bound` says who used how much of them.
 
 Then a second run with nothing changed, one with 1 % late changes, and the same hour over Stripe's event stream.
+
+The closer and each worker of an hour run in processes of their own, which have imported everything and done nothing yet
+when the hour begins. ``rss_mb`` is the most that any of them held, ``rss_growth_mb`` the most that came with the work:
+beyond what is held for the imports and a client.
 """
 
-import json
+import math
 import multiprocessing
 import os
 import random
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -27,7 +30,6 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from infra.local.stripe.server import API_KEY, LocalStripe
 from metering.billing.closing import Closer
 from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
@@ -36,6 +38,7 @@ from metering.model.amounts import Amounts
 from metering.model.batches import TOKEN_BYTES
 from metering.model.periods import Hour
 from metering.model.subjects import subject_of_source
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters, counter_key
@@ -43,7 +46,6 @@ from metering.stores.holders import Holder, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import new_mark
 from metering.stores.switch import PostingSwitch, Switch, shares
-from metering.stores.uniques import Uniques
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.doubles.dynamodb_local import DynamoDBLocal, table_definition
@@ -55,22 +57,26 @@ LIMIT: Final = 1_000
 
 LATENCY_S: Final = 0.1
 WORKERS: Final = 2
+CUSTOMERS_PER_FILLER: Final = 500
+"""So many customers are worth a process that writes their counters."""
+
 LATE: Final = 100
 """One customer in so many has a late record."""
 
 HOUR: Final = Hour.containing(datetime.now(UTC) - timedelta(hours=3))
 STREAMED: Final = HOUR.next()
 HOURS: Final = (HOUR, STREAMED)
-ROOT: Final = Path(__file__).parents[2]
 TABLES: Final = ("Counters", "Ledger")
+STRIPE_KEY: Final = "sk_test_close"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process finds everything."""
+    """Where a process finds everything, and the hour that is posted by calls; the next one is streamed."""
 
     dynamodb_port: int
     stripe_url: str
+    hour: Hour
 
     def dynamodb(self) -> Any:
         """Return a client."""
@@ -85,42 +91,80 @@ class Place:
 
     def stripe(self) -> StripeMeters:
         """Return the meters."""
-        return StripeMeters(lambda _: API_KEY, "Metering", self.stripe_url)
+        return StripeMeters(lambda _: STRIPE_KEY, "Metering", self.stripe_url)
 
 
 @dataclass(frozen=True)
-class Posting:
-    """What one worker did, and with how much CPU and memory."""
+class Effort:
+    """What a process took for its work: seconds of CPU, the most it held, and how much of that came with the work."""
 
-    posted: int
     cpu_s: float
     rss_mb: float
+    rss_growth_mb: float
 
 
-def post(place: Place, shards: list[int], now: datetime) -> Posting:
-    """Do what post_usage does with these shards."""
+class Watch:
+    """Watches this process from now on; forgets the most that it held so far."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is held now
+        self._rss_mb = _held_mb("VmRSS")
+        self._cpu_s = time.process_time()
+
+    def effort(self) -> Effort:
+        """Return what was taken since."""
+        peak = _held_mb("VmHWM")
+        return Effort(time.process_time() - self._cpu_s, peak, peak - self._rss_mb)
+
+
+def _held_mb(field: str) -> float:
+    """Return a figure of proc(5)'s ``status``: that of getrusage(2) begins with what the starter of a process held."""
+    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(f"{field}:")]
+    return int(line.split()[1]) / 1024
+
+
+def prepare(place: Place) -> None:
+    """Do what comes before the work: coming here has imported everything, a first client reads botocore's files."""
+    place.dynamodb()
+    place.stripe()
+
+
+@contextmanager
+def fresh_processes(place: Place) -> Iterator[Sequence[ProcessPoolExecutor]]:
+    """Start a closer and workers that have done nothing yet, each a process behind an executor of its own."""
+    with ExitStack() as running:
+        spawn = multiprocessing.get_context("spawn")
+        pools = [running.enter_context(ProcessPoolExecutor(1, spawn)) for _ in range(1 + WORKERS)]
+        for prepared in [pool.submit(prepare, place) for pool in pools]:
+            prepared.result()
+        yield pools
+
+
+def post(place: Place, shards: list[int], now: datetime) -> tuple[int, Effort]:
+    """Do what post_usage does with these shards; return how many totals were posted."""
+    watch = Watch()
     dynamodb = place.dynamodb()
-    began = time.process_time()
     ledger, counters = Ledger(dynamodb, "Ledger"), Counters(dynamodb, "Counters")
     pace = Pace(LIMIT * len(shards) / SHARDS)
-    poster = Poster(ledger, counters, place.stripe(), "1", lambda: now, now + timedelta(hours=9), pace, STREAMED)
-    did = poster.post_pending(HOUR, shards)
+    streamed_from, deadline = place.hour.next(), now + timedelta(hours=9)
+    poster = Poster(ledger, counters, place.stripe(), "1", lambda: now, deadline, pace, streamed_from)
+    did = poster.post_pending(place.hour, shards)
     if did.pending or did.rejected:
         raise RuntimeError(f"not everything was posted: {did}")
-    return Posting(did.posted, time.process_time() - began, _rss_mb())
+    return did.posted, watch.effort()
 
 
-def close(place: Place, now: datetime) -> tuple[float, float]:
-    """Do what close_periods does; return the CPU and memory it took."""
+def close(place: Place, now: datetime) -> Effort:
+    """Do what close_periods does."""
+    watch = Watch()
     dynamodb = place.dynamodb()
-    began = time.process_time()
     counters, ledger = Counters(dynamodb, "Counters"), Ledger(dynamodb, "Ledger")
     uniques = Uniques(Claims(dynamodb, "Counters"), ledger.holders)
     changes = Changes(dynamodb, "Ledger", counters)
     closer = Closer(counters, uniques, ledger, changes, lambda: now, now + timedelta(hours=9))
     did = closer.close_due()
     closer.settle(did, unsettled=set())
-    return time.process_time() - began, _rss_mb()
+    return watch.effort()
 
 
 def fill(place: Place, hour: Hour, first: int, last: int) -> None:
@@ -174,13 +218,11 @@ def _write(dynamodb: Any, table: str, items: list[dict[str, Any]]) -> None:
             asked = dynamodb.batch_write_item(RequestItems=asked).get("UnprocessedItems")
 
 
-def _rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def serve(customers: int, pipe: Connection) -> None:
     """Run the local Stripe with its customers; answer what is asked through the pipe."""
-    with LocalStripe(latency_s=LATENCY_S, events_per_second=LIMIT) as server:
+    from infra.local.stripe.server import LocalStripe  # noqa: PLC0415 - closers and workers do not hold it
+
+    with LocalStripe(api_keys=(STRIPE_KEY,), latency_s=LATENCY_S, events_per_second=LIMIT) as server:
         for number in range(customers):
             server.add_customer(f"cus_{number:06d}")
         pipe.send(server.url)
@@ -207,7 +249,7 @@ def local_stripe(customers: int) -> Iterator[tuple[str, Callable[[], dict[str, A
         return dict(ours.recv())
 
     try:
-        meters = StripeMeters(lambda _: API_KEY, "Metering", url)
+        meters = StripeMeters(lambda _: STRIPE_KEY, "Metering", url)
         for metric in METRICS:
             meters.create_meter(metric)
         yield url, ask
@@ -243,28 +285,37 @@ class Bench:
     java: int
     pool: ProcessPoolExecutor
 
-    def run(self, hour: Hour) -> dict[str, Any]:
-        """Close what is due a while after an hour, and post it; return what it took."""
+    def run(self, hour: Hour, processes: Sequence[ProcessPoolExecutor]) -> dict[str, Any]:
+        """Close in the first process what is due a while after an hour, and post it in the others."""
         now = hour.end + timedelta(minutes=15)
+        closer, *posters = processes
         before, java = self.ask(), cpu_of_group(self.java)
         began = time.monotonic()
-        close_cpu, close_rss = self.pool.submit(close, self.place, now).result()
+        closing = closer.submit(close, self.place, now).result()
         closed = time.monotonic()
-        workers = [self.pool.submit(post, self.place, shards, now) for shards in shares(WORKERS)]
-        did = [worker.result() for worker in workers]
+        workers = [
+            poster.submit(post, self.place, shards, now)
+            for poster, shards in zip(posters, shares(WORKERS), strict=True)
+        ]
+        posted = [worker.result() for worker in workers]
         ended = time.monotonic()
+        efforts = [closing, *(effort for _, effort in posted)]
         after = self.ask()
         calls = {name: count - before["calls"].get(name, 0) for name, count in after["calls"].items()}
         return {
             "seconds": round(ended - began, 2),
             "close_seconds": round(closed - began, 2),
             "post_seconds": round(ended - closed, 2),
-            "totals_posted": sum(one.posted for one in did),
+            "totals_posted": sum(totals for totals, _ in posted),
             "calls": {name: count for name, count in sorted(calls.items()) if count},
-            "rss_mb": round(max(close_rss, *(one.rss_mb for one in did))),
+            "rss_mb": round(max(effort.rss_mb for effort in efforts)),
+            "rss_growth_mb": {
+                "close_periods": round(closing.rss_growth_mb, 1),
+                "post_usage": round(max(effort.rss_growth_mb for _, effort in posted), 1),
+            },
             "cpu_seconds": {
-                "close_periods": round(close_cpu, 1),
-                "post_usage": round(sum(one.cpu_s for one in did), 1),
+                "close_periods": round(closing.cpu_s, 1),
+                "post_usage": round(sum(effort.cpu_s for _, effort in posted), 1),
                 "local_stripe": round(after["cpu_s"] - before["cpu_s"], 1),
                 "dynamodb_local": round(cpu_of_group(self.java) - java, 1),
             },
@@ -291,9 +342,11 @@ def measure(customers: int) -> dict[str, Any]:
     with (
         DynamoDBLocal() as dynamodb,
         local_stripe(customers) as (url, ask),
-        ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            min(WORKERS, math.ceil(customers / CUSTOMERS_PER_FILLER)), multiprocessing.get_context("spawn")
+        ) as pool,
     ):
-        place = Place(dynamodb.port, url)
+        place = Place(dynamodb.port, url, HOUR)
         bench = Bench(place, customers, ask, dynamodb.group, pool)
         template = synthesised()
         for name in TABLES:
@@ -305,22 +358,24 @@ def measure(customers: int) -> dict[str, Any]:
         make_customers(place, 0, customers)
         bench.fill(HOUR)
         say(f"{customers} customers are there; closing and posting")
-        first = bench.run(HOUR)
-        bench.check(HOUR)
-        say("again, with nothing changed")
-        second = bench.run(HOUR)
-        late = range(0, customers, LATE)
-        counters = Counters(client, "Counters")
-        for number in late:
-            key = f"k{number:06d}"
-            counters.count(HOUR, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
-            counters.marks.mark_late(HOUR, subject_of_source(key), new_mark())
-        say("again, with 1 % late records")
-        third = bench.run(HOUR)
-        bench.check(HOUR)
+        with fresh_processes(place) as processes:
+            first = bench.run(HOUR, processes)
+            bench.check(HOUR)
+            say("again, with nothing changed")
+            second = bench.run(HOUR, processes)
+            late = range(0, customers, LATE)
+            counters = Counters(client, "Counters")
+            for number in late:
+                key = f"k{number:06d}"
+                counters.count(HOUR, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
+                counters.marks.mark_late(HOUR, subject_of_source(key), new_mark())
+            say("again, with 1 % late records")
+            third = bench.run(HOUR, processes)
+            bench.check(HOUR)
         say("the next hour, over the event stream")
         bench.fill(STREAMED)
-        streamed = bench.run(STREAMED)
+        with fresh_processes(place) as processes:
+            streamed = bench.run(STREAMED, processes)
         bench.check(STREAMED)
     limit = customers * len(METRICS) / LIMIT
     rows = customers
@@ -334,6 +389,7 @@ def measure(customers: int) -> dict[str, Any]:
         "post_ratio_to_limit": round(first["post_seconds"] / limit, 2),
         "stream_post_ratio_to_limit": round(streamed["post_seconds"] / limit, 2),
         "rss_mb": max(first["rss_mb"], streamed["rss_mb"]),
+        "rss_growth_mb": max(*first["rss_growth_mb"].values(), *streamed["rss_growth_mb"].values()),
         "calls_per_row": round(posting_calls / rows, 3),
         "bound": bound(first),
         "first": first,
@@ -352,15 +408,17 @@ def bound(run: dict[str, Any]) -> str:
 
 
 def synthesised() -> dict[str, Any]:
-    """Return the metering stack's template, without its zips."""
-    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which the workers have no use for
+    """Return a template with the metering stack's tables."""
+    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which closers and workers have no use for
+    from aws_cdk import aws_logs as logs  # noqa: PLC0415 - likewise
 
-    from app import build  # noqa: PLC0415 - imports aws_cdk
+    from infra.stack.storage import Storage  # noqa: PLC0415 - imports aws_cdk
 
-    flags = json.loads((ROOT / "cdk.json").read_text())["context"] | {"aws:cdk:bundling-stacks": []}
     with tempfile.TemporaryDirectory() as folder:
-        assembly = build(cdk.App(context=flags, outdir=folder)).synth()
-        return dict(assembly.get_stack_by_name("Metering").template)
+        app = cdk.App(outdir=folder)
+        stack = cdk.Stack(app, "Tables")
+        Storage(stack, access_log_retention=logs.RetentionDays.THREE_MONTHS, archive_days=400, hashes=False)
+        return dict(app.synth().get_stack_by_name("Tables").template)
 
 
 def say(what: str) -> None:

@@ -51,9 +51,8 @@ from tests.benchmarks.common import parser, report
 from tests.benchmarks.units import Units
 from tests.doubles.lambdas import context
 
-RATES: Final = (1, 100, 10_000)
 KEYS: Final = 200
-"""Active in an hour, of as many customers."""
+"""Active in an hour, of as many customers by default."""
 
 WEIGHTS: Final = [1 / (rank + 1) for rank in range(KEYS)]
 """How often each is used: Zipf's law."""
@@ -140,6 +139,7 @@ class Bench:
 
     units: Units
     draw: random.Random
+    repeats: int
 
     def lines(self, count: int) -> list[str]:
         """Return access-log lines of the present hour; five in a hundred are failures."""
@@ -166,7 +166,7 @@ class Bench:
 
     def delivery(self, count: int) -> Run:
         """Measure a delivery of CloudWatch Logs."""
-        return _median([self._delivery(count) for _ in range(7)])
+        return _median([self._delivery(count) for _ in range(self.repeats)])
 
     def _delivery(self, count: int) -> Run:
         events = [
@@ -178,7 +178,7 @@ class Bench:
 
     def object(self, count: int) -> Run:
         """Measure an object of Firehose."""
-        return _median([self._object(count) for _ in range(5 if count < LARGEST_DELIVERY * 50 else 1)])
+        return _median([self._object(count) for _ in range(self.repeats if count < LARGEST_DELIVERY * 50 else 1)])
 
     def _object(self, count: int) -> Run:
         some = self.lines(min(count, 50_000))
@@ -242,7 +242,7 @@ def _signals(said: str) -> frozenset[str]:
 
 
 @contextmanager
-def bench() -> Iterator[Bench]:
+def bench(repeats: int) -> Iterator[Bench]:
     """Start the embedded AWS and the local Stripe with what the functions need, and set their environment."""
     serve = [sys.executable, "-m", "infra.local.stripe.server"]
     with Emulator() as emulator, subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as stripe:  # noqa: S603 - ours
@@ -253,7 +253,7 @@ def bench() -> Iterator[Bench]:
             units = Units()
             units.watch(aws.dynamodb())
             units.watch(aws.s3())
-            yield Bench(units, random.Random(1))
+            yield Bench(units, random.Random(1), repeats)
         finally:
             stripe.terminate()
 
@@ -299,7 +299,7 @@ def _make_resources(emulator: Emulator, stripe_key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What runs of ``close_periods`` take: with nothing to do, with an empty hour to close, with ``KEYS`` customers.
+    """What runs of ``close_periods`` take: with nothing to do, with an empty hour to close, with customers.
 
     ``posting`` is what it then takes to post them, ``looking`` the hourly look at Stripe with nobody to look at.
     """
@@ -311,7 +311,7 @@ class Closing:
     looking: Run
 
     @classmethod
-    def measure(cls, bench: Bench) -> Self:
+    def measure(cls, bench: Bench, customers: int) -> Self:
         """Close the last hour that is due, first empty, then with something counted for each key."""
         counters, ledger = Counters(aws.dynamodb(), "counters"), Ledger(aws.dynamodb(), "ledger")
         hour = Hour(due_before(datetime.now(UTC)).number - 1)
@@ -322,14 +322,14 @@ class Closing:
         for pk in (f"period#{hour}", "period#cursor"):  # so that it can be closed once more
             aws.dynamodb().delete_item(TableName="ledger", Key={"pk": {"S": pk}, "sk": {"S": "close"}})
         ledger.progress.advance_cursor(hour)
-        customers = Customers(ledger, counters)
+        entries = Customers(ledger, counters)
         amounts = Amounts({"requests": 9, "response_bytes": 90_000, "messages": 5}, splits={"requests": {"/items": 9}})
-        for number in range(KEYS):
+        for number in range(customers):
             name = _key(number)
-            customers.add(Entry(f"customer{number}", "Customer", f"cus_{number}", (name,)), now=datetime.now(UTC))
+            entries.add(Entry(f"customer{number}", "Customer", f"cus_{number}", (name,)), now=datetime.now(UTC))
             counters.count(hour, name, amounts, bytes(TOKEN_BYTES))
         full, posting = bench.tick(), bench.post()
-        if idle.writes >= empty.writes or full.writes < KEYS:
+        if idle.writes >= empty.writes or full.writes < customers:
             raise RuntimeError(f"nothing, an empty and a full hour were to be closed, got {idle}, {empty} and {full}")
         return cls(idle, empty, full, posting, looking)
 
@@ -440,19 +440,19 @@ def _key(number: int) -> str:
     return f"k{number:09d}"
 
 
-def measured() -> dict[str, Any]:
+def measured(rates: Sequence[int], *, customers: int, repeats: int, sample_lines: int) -> dict[str, Any]:
     """Measure everything and return the figures."""
-    with bench() as at:
-        sample = "".join(f"{line}\n" for line in at.lines(20_000)).encode()
-        line, gzipped = len(sample) / 20_000, len(gzip.compress(sample)) / 20_000
-        closing = Closing.measure(at)
+    with bench(repeats) as at:
+        sample = "".join(f"{line}\n" for line in at.lines(sample_lines)).encode()
+        line, gzipped = len(sample) / sample_lines, len(gzip.compress(sample)) / sample_lines
+        closing = Closing.measure(at, customers)
         rows = []
-        for rate in RATES:
+        for rate in rates:
             at_once = min(rate, LARGEST_DELIVERY)
             less = row("subscription", rate, at.delivery(max(1, at_once // 10)), closing, 0)
             by_log = row("subscription", rate, at.delivery(at_once), closing, transport_by_log(line, gzipped))
             rows.append(by_log | {"usd_per_million_with_a_tenth_at_once": less["usd_per_million"]})
-        for rate in RATES:
+        for rate in rates:
             at_once = round(min(BUFFER_SECONDS * rate, BUFFER_BYTES / line))
             run = at.object(at_once)
             rows.append(row("firehose", rate, run, closing, transport_by_firehose(line, gzipped, at_once)))
@@ -461,6 +461,7 @@ def measured() -> dict[str, Any]:
         "line_bytes": round(line),
         "line_bytes_gzipped": round(gzipped),
         "active_keys": KEYS,
+        "customers": customers,
         "rows": rows,
         "idle_usd_per_month": {road: closing.idle_usd(road) for road in ALARMS},
         "signals_while_idle": sorted(closing.empty.signals),
@@ -477,5 +478,20 @@ def measured() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    arguments = parser(__doc__).parse_args()
-    report(measured(), as_json=arguments.json)
+    options = parser(__doc__)
+    options.add_argument(
+        "--rates", type=int, nargs="+", default=[1, 100, 10_000], help="requests a second (default: 1 100 10000)"
+    )
+    options.add_argument(
+        "--customers", type=int, default=KEYS, help=f"how many are closed and posted each hour (default: {KEYS})"
+    )
+    options.add_argument("--repeats", type=int, default=7, help="of how many batches the median is taken (default: 7)")
+    options.add_argument("--sample", type=int, default=20_000, help="lines whose length is measured (default: 20000)")
+    arguments = options.parse_args()
+    result = measured(
+        arguments.rates,
+        customers=arguments.customers,
+        repeats=arguments.repeats,
+        sample_lines=arguments.sample,
+    )
+    report(result, as_json=arguments.json)

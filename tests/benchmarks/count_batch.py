@@ -25,7 +25,6 @@ from metering.model.measuring import Tally
 from metering.model.metrics import Count, Metric, Sum
 from tests.benchmarks.common import parser, report
 
-RECORDS: Final = 100_000
 KEYS: Final = 200
 PER_BATCH: Final = 10_000
 """Lines of one delivery of a log subscription; the other road's object holds all of them."""
@@ -40,18 +39,18 @@ METRICS: Final[tuple[Metric, ...]] = (
 ROUTES: Final = (("GET", "/items"), ("GET", "/items/{id}"), ("POST", "/messages"), ("GET", "/users/{id}"))
 
 
-def lines() -> list[str]:
+def lines(count: int) -> list[str]:
     """Return access-log lines of half an hour, as the format writes them: heavy-tailed keys, 5 % failures."""
     draw = random.Random(1)
-    keys = draw.choices(range(KEYS), [1 / (rank + 1) for rank in range(KEYS)], k=RECORDS)
+    keys = draw.choices(range(KEYS), [1 / (rank + 1) for rank in range(KEYS)], k=count)
     fields = json.loads(AccessLog().format(metrics.declared(METRICS)))
     start = int(NOW.timestamp() * 1000) - 1_800_000
     made = []
-    for number in range(RECORDS):
+    for number in range(count):
         method, resource_path = draw.choice(ROUTES)
         line = fields | {
             "request_id": f"Fzk1aHqZIAMF{number:07d}=",
-            "time": str(start + 18 * number),
+            "time": str(start + 1_800_000 * number // count),
             "key": f"k{keys[number]:09d}",
             "status": draw.choice(["200"] * 19 + ["404"]),
             "method": method,
@@ -69,7 +68,7 @@ def deliveries(made: list[str]) -> list[dict[str, Any]]:
     events = [{"id": f"{n:056d}", "timestamp": 1795325400000, "message": line} for n, line in enumerate(made)]
     about = {"messageType": "DATA_MESSAGE", "owner": "1", "logGroup": "g", "logStream": "s", "subscriptionFilters": []}
     bodies = [
-        json.dumps({**about, "logEvents": events[n : n + PER_BATCH]}).encode() for n in range(0, RECORDS, PER_BATCH)
+        json.dumps({**about, "logEvents": events[n : n + PER_BATCH]}).encode() for n in range(0, len(made), PER_BATCH)
     ]
     return [{"awslogs": {"data": base64.b64encode(gzip.compress(body)).decode()}} for body in bodies]
 
@@ -120,7 +119,7 @@ def count(batches: Any) -> int:
     return total
 
 
-def in_turns(floor: Callable[[], int], ours: Callable[[], int], rounds: int) -> dict[str, float]:
+def in_turns(floor: Callable[[], int], ours: Callable[[], int], *, records: int, rounds: int) -> dict[str, float]:
     """Time both in turns; each must have seen every record."""
     times: dict[Callable[[], int], list[float]] = {floor: [], ours: []}
     for _ in range(rounds):
@@ -128,40 +127,45 @@ def in_turns(floor: Callable[[], int], ours: Callable[[], int], rounds: int) -> 
             start = time.process_time()
             seen = run()
             times[run].append(time.process_time() - start)
-            if seen != RECORDS:
-                raise ValueError(f"{RECORDS} records were to be seen, got {seen}")
+            if seen != records:
+                raise ValueError(f"{records} records were to be seen, got {seen}")
     floor_s, ours_s = min(times[floor]), min(times[ours])
     return {
         "ratio_to_floor": round(ours_s / floor_s, 2),
         "floor_ms": round(floor_s * 1000),
         "ms": round(ours_s * 1000),
-        "records_per_s_per_core": round(RECORDS / ours_s),
+        "records_per_s_per_core": round(records / ours_s),
     }
 
 
 def main() -> None:
     """Print the figures."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=25, help="how often each is timed")
+    arguments.add_argument("--records", type=int, default=100_000, help="how many records (default: 100000)")
+    arguments.add_argument("--rounds", type=int, default=25, help="how often each is timed (default: 25)")
     options = arguments.parse_args()
-    made = lines()
+    made = lines(options.records)
     sent, compressed = deliveries(made), gzip.compress("\n".join(made).encode() + b"\n")
     del made
     slices = [compressed[n : n + (1 << 18)] for n in range(0, len(compressed), 1 << 18)]
     subscription = in_turns(
         lambda: floor_of_subscription(sent),
         lambda: count(payloads.subscription(event).batch("g") for event in sent),
-        options.rounds,
+        records=options.records,
+        rounds=options.rounds,
     )
     firehose = in_turns(
-        lambda: floor_of_object(compressed), lambda: count(payloads.batches(slices, "object")), options.rounds
+        lambda: floor_of_object(compressed),
+        lambda: count(payloads.batches(slices, "object")),
+        records=options.records,
+        rounds=options.rounds,
     )
     report(
         {
             "ratio_to_floor": subscription["ratio_to_floor"],
             "records_per_s_per_core": subscription["records_per_s_per_core"],
             "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "records": RECORDS,
+            "records": options.records,
             "keys": KEYS,
             "metrics": len(METRICS),
             "subscription": subscription,

@@ -1,4 +1,4 @@
-"""Whether one busy key is slower than many quiet ones: 500 concurrent batches on one key, and on 500 keys.
+"""Whether one busy key is slower than many quiet ones: concurrent batches on one key, and on as many keys.
 
 DynamoDB Local has no partitions, so what AWS's partitions would make of it is computed from the real keys: each batch
 is one write unit on its counter's partition key, and AWS takes 1,000 a second there (Amazon DynamoDB Developer Guide,
@@ -22,9 +22,7 @@ from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
 from tests.doubles.dynamodb_local import DynamoDBLocal
 
-BATCHES: Final = 500
 AT_ONCE: Final = 32
-ROUNDS: Final = 9
 HOUR: Final = Hour.parse("2026-11-22T05")
 
 RATE: Final = 10_000
@@ -35,9 +33,9 @@ LINES_PER_BATCH: Final = 100
 its quotas. Firehose's chunks hold some 20,000 lines."""
 
 
-def play(counters: Counters, keys: int, name: str) -> tuple[float, int, int]:
+def play(counters: Counters, batches: int, keys: int, name: str) -> tuple[float, int, int]:
     """Count the batches concurrently; return the seconds, the errors, and how many counts are missing."""
-    work = [(f"{name}-{n % keys}", _token(f"{name} {n}")) for n in range(BATCHES)]
+    work = [(f"{name}-{n % keys}", _token(f"{name} {n}")) for n in range(batches)]
 
     def count(one: tuple[str, bytes]) -> int:
         try:
@@ -51,7 +49,7 @@ def play(counters: Counters, keys: int, name: str) -> tuple[float, int, int]:
         conflicts = sum(pool.map(count, work))
         seconds = time.perf_counter() - start
     found = counters.read(HOUR, {key for key, _ in work})
-    return seconds, conflicts, 7 * BATCHES - sum(amounts.sums["requests"] for amounts in found.values())
+    return seconds, conflicts, 7 * batches - sum(amounts.sums["requests"] for amounts in found.values())
 
 
 def busiest_partition(lines_per_batch: int) -> float:
@@ -67,15 +65,19 @@ def _token(name: str) -> bytes:
 
 def main() -> None:
     """Print the figures."""
-    options = parser(__doc__).parse_args()
-    seconds: dict[int, list[float]] = {1: [], BATCHES: []}
+    arguments = parser(__doc__)
+    arguments.add_argument("--batches", type=int, default=500, help="how many batches in a round (default: 500)")
+    arguments.add_argument("--rounds", type=int, default=9, help="of how many rounds the medians are (default: 9)")
+    options = arguments.parse_args()
+    batches, rounds = options.batches, options.rounds
+    seconds: dict[int, list[float]] = {1: [], batches: []}
     conflicts = lost = 0
     with DynamoDBLocal() as dynamodb:
         counters, _ = fresh_counters(dynamodb)
-        play(counters, BATCHES, "warm")
-        for number in range(ROUNDS):
+        play(counters, batches, batches, "warm")
+        for number in range(rounds):
             for keys, taken in seconds.items():
-                took, errors, missing = play(counters, keys, f"r{number}-{keys}")
+                took, errors, missing = play(counters, batches, keys, f"r{number}-{keys}")
                 taken.append(took)
                 conflicts += errors
                 lost += missing
@@ -85,9 +87,9 @@ def main() -> None:
         "conflicts": conflicts,
         "lost": lost,
         "busiest_partition_units_per_s": busiest_partition(LINES_PER_BATCH),
-        "batches": BATCHES,
+        "batches": batches,
         "at_once": AT_ONCE,
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "one_key_ms": round(one * 1000),
         "many_keys_ms": round(many * 1000),
         "lines_per_batch": LINES_PER_BATCH,

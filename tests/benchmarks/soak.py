@@ -54,9 +54,9 @@ USERS_OF_A_KEY: Final = 3
 IN_EVERY_CALL: Final = "in-every-call"
 """A key of one line of each call, so that a single query tells how many calls are counted."""
 
-STILL_S: Final = 20.0
-WARM_UP_S: Final = 5.0
-NOTHING_S: Final = 8.0
+STILL_S: Final = 60.0
+"""When nothing was counted for so long, nothing comes any more."""
+
 NOTHING: Final = "def handler(event, context):\n    return None\n"
 
 
@@ -99,35 +99,44 @@ def main() -> None:
     """Run the soak and print what came out."""
     arguments = parser(__doc__)
     arguments.add_argument("--seconds", type=float, default=60, help="how long lines are put (default 60)")
+    arguments.add_argument(
+        "--warm-up-seconds",
+        type=float,
+        default=5,
+        help="how long lines are put before, until all processes run (default 5)",
+    )
+    arguments.add_argument(
+        "--nothing-seconds",
+        type=float,
+        default=8,
+        help="how long lines are put for a subscriber that does nothing (default 8)",
+    )
     chosen = arguments.parse_args()
     with start(say=Console(file=sys.stderr)) as cloud:
-        result = soak(cloud, chosen.seconds)
+        result = soak(cloud, chosen.seconds, warm_up_s=chosen.warm_up_seconds, nothing_s=chosen.nothing_seconds)
     report(result, as_json=chosen.json)
 
 
-def soak(cloud: LocalCloud, seconds: float) -> dict[str, Any]:
+def soak(cloud: LocalCloud, seconds: float, *, warm_up_s: float, nothing_s: float) -> dict[str, Any]:
     """Put lines for some seconds, wait for the counters, and return the figures."""
     hour = Hour.containing(datetime.now(UTC))
     calls = _calls(hour, _declared(cloud), random.Random(1))
     by_function = _records_per_s_per_core(cloud, calls)
     with _subscriber_that_does_nothing(cloud.emulator) as group:
-        by_emulator = _put_for(cloud.emulator, group, calls, NOTHING_S)
+        by_emulator = _put_for(cloud.emulator, group, calls, nothing_s)
     sent = Sent()
-    _put_and_count(cloud, hour, calls, WARM_UP_S, sent, "warm-up")  # until the emulator has its processes
+    _put_and_count(cloud, hour, calls, warm_up_s, sent, "warm-up")  # until the emulator has its processes
     warm, before, began = sent.counted * LINES_PER_CALL, _cpu_seconds(cloud.emulator.pid), time.monotonic()
     _put_and_count(cloud, hour, calls, seconds, sent, "soak")
     took = time.monotonic() - began
-    time.sleep(1)  # a batch's counters are written side by side
     cores = {name: round((used - before[name]) / took, 2) for name, used in _cpu_seconds(cloud.emulator.pid).items()}
-    wanted, counted = sent.total("requests"), _counted(cloud, hour, "requests")
+    totals, counted_totals = _wanted(sent), _settled(cloud, hour, sent)
+    wanted, counted = totals["requests"], counted_totals["requests"]
     return {
         "records_per_s": round((counted.total() - warm) / took),
         "lost": (wanted - counted).total(),
         "twice": (counted - wanted).total(),
-        "equal": all(
-            sent.total(name) == _counted(cloud, hour, name) for name in ("requests", "response_bytes", "messages")
-        )
-        and _counted(cloud, hour, "users") == dict.fromkeys(wanted, USERS_OF_A_KEY) | {IN_EVERY_CALL: 1},
+        "equal": totals == counted_totals,
         "records": wanted.total() - warm,
         "seconds": round(took, 1),
         "lines_per_call": LINES_PER_CALL,
@@ -172,28 +181,34 @@ def _calls(hour: Hour, declared: Sequence[Metric], draw: random.Random) -> list[
 def _put_and_count(  # noqa: PLR0913, PLR0917 - what is put, where, and for how long
     cloud: LocalCloud, hour: Hour, calls: Sequence[Call], seconds: float, sent: Sent, name: str
 ) -> None:
-    """Put calls for some seconds, no more of them at a time than the emulator stands; return when all are counted."""
+    """Put calls for some seconds, each sender one at least and together no more at a time than the emulator stands.
+
+    Returns when all are counted, or nothing more is.
+    """
     finish = time.monotonic() + seconds
     still_until = finish + STILL_S
     with ThreadPoolExecutor(SENDERS) as pool:
-        for number in range(SENDERS):
-            pool.submit(_send, cloud, f"{name}-{number}", sent, calls, finish)
-        while time.monotonic() < finish or (not sent.is_counted and time.monotonic() < still_until):
+        senders = [pool.submit(_send, cloud, f"{name}-{n}", sent, calls, finish) for n in range(SENDERS)]
+        while not all(sender.done() for sender in senders) or (not sent.is_counted and time.monotonic() < still_until):
             time.sleep(0.2)
             counted = cloud.deployment.counters.read(hour, [IN_EVERY_CALL]).get(IN_EVERY_CALL, Amounts()).sums
             if (calls_counted := counted.get("requests", 0)) != sent.counted:
                 sent.counted, still_until = calls_counted, max(finish, time.monotonic()) + STILL_S
+        for sender in senders:
+            sender.result()
 
 
 def _send(cloud: LocalCloud, stream: str, sent: Sent, calls: Sequence[Call], finish: float) -> None:
     logs, group = cloud.emulator.client("logs"), cloud.outputs["Metering"]["AccessLogGroup"]
     logs.create_log_stream(logGroupName=group, logStreamName=stream)
-    while time.monotonic() < finish:
+    has_put = False
+    while not (is_late := time.monotonic() >= finish) or not has_put:
         with sent.lock:
-            call = calls[len(sent.calls) % len(calls)] if sent.has_room else None
+            call = calls[len(sent.calls) % len(calls)] if sent.has_room or is_late else None
             sent.calls += [call] if call else []
         if call:
             _put(logs, group, stream, call)
+            has_put = True
         else:
             time.sleep(0.01)
     logs.close()
@@ -216,9 +231,29 @@ def _put(logs: Any, group: str, stream: str, call: Call) -> None:
     logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
 
-def _counted(cloud: LocalCloud, hour: Hour, metric: str) -> Counter[str]:
-    counted = cloud.deployment.counters.read(hour)
-    return Counter({key: amounts.quantities().get(metric, 0) for key, amounts in counted.items()})
+def _wanted(sent: Sent) -> dict[str, Counter[str]]:
+    """Return what each metric must come to, by key."""
+    totals = {name: sent.total(name) for name in ("requests", "response_bytes", "messages")}
+    users = Counter(dict.fromkeys(totals["requests"], USERS_OF_A_KEY) | {IN_EVERY_CALL: 1})
+    return totals | {"users": users}
+
+
+def _settled(cloud: LocalCloud, hour: Hour, sent: Sent) -> dict[str, Counter[str]]:
+    """Return what was counted once it is all that was put, or nothing more comes: counters are written one by one."""
+    wanted, counted = _wanted(sent), _counted(cloud, hour)
+    still_until = time.monotonic() + STILL_S
+    while counted != wanted and time.monotonic() < still_until:
+        time.sleep(0.2)
+        before, counted = counted, _counted(cloud, hour)
+        if counted != before:
+            still_until = time.monotonic() + STILL_S
+    return counted
+
+
+def _counted(cloud: LocalCloud, hour: Hour) -> dict[str, Counter[str]]:
+    quantities = {key: amounts.quantities() for key, amounts in cloud.deployment.counters.read(hour).items()}
+    names = ("requests", "response_bytes", "messages", "users")
+    return {name: Counter({key: of_key.get(name, 0) for key, of_key in quantities.items()}) for name in names}
 
 
 def _records_per_s_per_core(cloud: LocalCloud, calls: Sequence[Call]) -> int:

@@ -1,6 +1,6 @@
 """What it takes to show a customer a month by day: read units and our own compute, on DynamoDB Local.
 
-One customer has one key, the other has a hundred; both used four metrics in each hour of 31 days, and one hour is
+One customer has one key, the other has a hundred; both used four metrics in each hour of the days, and one hour is
 open. ``compute_ms`` is the processor time of the whole function for one request, lowest of a few, in a process that has
 answered before; ``floor_ms`` is the same calls to DynamoDB whose answers nobody looks at, ``own_ms`` what is beyond it.
 ``closed_ms`` is the same of a request for closed hours alone. ``plain_rows_ms`` is what botocore's own parser takes for
@@ -27,6 +27,7 @@ from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour, hours
 from metering.model.subjects import customer
 from metering.model.usage_row import State, Total, UsageRow
+from metering.portal.api import Parts
 from metering.portal.charges import Charges
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, issue
@@ -45,14 +46,9 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 NOW: Final = datetime(2026, 11, 30, 22, 30, tzinfo=UTC)
-DAYS: Final = 31
 OPEN_HOURS: Final = 1
-BATCHES: Final = 8
-"""Batches of a key in an open hour: so many items at most."""
-
 KEYS: Final = {"one": 1, "hundred": 100}
 USERS: Final = 200
-RUNS: Final = 9
 KEY: Final = "k" * 64
 METRICS: Final = (
     Count(name="requests", by="resource"),
@@ -62,9 +58,22 @@ METRICS: Final = (
 )
 READS: Final = ("Query", "GetItem", "BatchGetItem")
 ROUTES: Final = ("/items", "/items/{id}", "/messages", "/users/{id}", "/reports/{id}")
-FIRST: Final = Hour.containing(NOW - timedelta(days=DAYS))
 OPEN: Final = Hour(Hour.containing(NOW).number - OPEN_HOURS + 1)
 LIMIT_MS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many days are read, batches of a key in an open hour, which are so many items at most, and runs."""
+
+    days: int
+    batches: int
+    runs: int
+
+    @property
+    def first(self) -> Hour:
+        """The first hour."""
+        return Hour.containing(NOW - timedelta(days=self.days))
 
 
 @dataclass
@@ -101,7 +110,7 @@ class Watch:
             self.units[f"{operation_model.name} of {one['TableName']}"] += one["CapacityUnits"]
 
 
-def measure(runs: int) -> dict[str, Any]:
+def measure(size: Size) -> dict[str, Any]:
     """Fill the tables, ask, and return what came out."""
     with DynamoDBLocal() as dynamodb:
         client = dynamodb.client(Config(max_pool_connections=80, retries={"total_max_attempts": 2}))
@@ -115,11 +124,11 @@ def measure(runs: int) -> dict[str, Any]:
         ledger, counters = Ledger(client, "ledger"), Counters(client, "counters")
         ledger.progress.advance_cursor(OPEN)
         for name, keys in KEYS.items():
-            fill(ledger, counters, name, [f"{name}{number:03d}" for number in range(keys)])
+            fill(ledger, counters, size, name, [f"{name}{number:03d}" for number in range(keys)])
         begin(client)
         plain = Ledger(dynamodb.client(), "ledger")
-        found = {name: of_customer(name, ledger, plain, runs) for name in KEYS}
-    closed = DAYS * 24 - OPEN_HOURS
+        found = {name: of_customer(name, ledger, plain, size) for name in KEYS}
+    closed = size.days * 24 - OPEN_HOURS
     units = {name: one["closed_units"] / closed for name, one in found.items()}
     return {
         "own_ms": {name: one["own_ms"] for name, one in found.items()},
@@ -131,7 +140,7 @@ def measure(runs: int) -> dict[str, Any]:
     }
 
 
-def fill(ledger: Ledger, counters: Counters, name: str, keys: list[str]) -> None:
+def fill(ledger: Ledger, counters: Counters, size: Size, name: str, keys: list[str]) -> None:
     """Write a customer's month: closed hours as they are when Stripe has them, open ones as counters."""
     ledger.holders.save_customer(Customer(name, name), before=None)
     for key in keys:
@@ -156,11 +165,11 @@ def fill(ledger: Ledger, counters: Counters, name: str, keys: list[str]) -> None
         }
         ledger.rows.save(UsageRow(customer(name), hour, totals=totals), by_key)
 
-    side_by_side(write, hours(FIRST, OPEN))
+    side_by_side(write, hours(size.first, OPEN))
 
     def count(key: str) -> None:
         for hour in hours(OPEN, Hour(OPEN.number + OPEN_HOURS)):
-            for number in range(BATCHES):
+            for number in range(size.batches):
                 users = {"users": 1} if number == 0 else {}
                 sums = {"requests": 50, "response_bytes": 90_000, "messages": 70}
                 amounts = Amounts(sums, users, splits={"requests": dict.fromkeys(ROUTES, 10)})
@@ -182,8 +191,8 @@ def begin(client: "DynamoDBClient") -> None:
     settings = ShowUsageSettings("counters", "ledger", "Metering", "portal", "stripe", "http://127.0.0.1:1")
     reader = UsageReader.of(client, "counters", "ledger")
     charges = Charges(reader, StripeMeters(lambda _: "", "Metering", ""), METRICS, (), time.monotonic)
-    parts = show_usage.Parts(
-        settings, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
+    parts = Parts(
+        settings.deployment, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
     )
     os.environ.update(
         settings.environment() | {"POWERTOOLS_SERVICE_NAME": "Metering", "POWERTOOLS_LOG_LEVEL": "WARNING"}
@@ -191,23 +200,24 @@ def begin(client: "DynamoDBClient") -> None:
     vars(show_usage).update(_parts=lambda: parts, _clock=lambda: NOW)
 
 
-def of_customer(name: str, ledger: Ledger, plain: Ledger, runs: int) -> dict[str, Any]:
+def of_customer(name: str, ledger: Ledger, plain: Ledger, size: Size) -> dict[str, Any]:
     """Ask for a customer's month by day; the client of ``plain`` leaves its answers to botocore's parser."""
     first, watch, closed = Watch(), Watch(), Watch()
     with first.on(ledger.client):
-        ask(name)
+        ask(name, size)
     with watch.on(ledger.client):
-        ask(name)
+        ask(name, size)
     with closed.on(ledger.client):
-        ask(name, {"to": str(OPEN)})
-    compute, floor = lowest(lambda: ask(name), runs), lowest(lambda: unread(ledger.client, watch.calls), runs)
+        ask(name, size, {"to": str(OPEN)})
+    compute = lowest(lambda: ask(name, size), size.runs)
+    floor = lowest(lambda: unread(ledger.client, watch.calls), size.runs)
     return {
         "compute_ms": compute,
         "floor_ms": floor,
         "own_ms": round(compute - floor, 1),
         "ratio_to_floor": round(compute / floor, 2),
-        "closed_ms": lowest(lambda: ask(name, {"to": str(OPEN)}), runs),
-        "plain_rows_ms": lowest(lambda: list(plain.rows.of(customer(name), FIRST, OPEN)), runs),
+        "closed_ms": lowest(lambda: ask(name, size, {"to": str(OPEN)}), size.runs),
+        "plain_rows_ms": lowest(lambda: list(plain.rows.of(customer(name), size.first, OPEN)), size.runs),
         "calls": len(watch.calls),
         "units": {what: round(number, 1) for what, number in sorted(watch.units.items())},
         "closed_units": closed.units["Query of ledger"],
@@ -215,16 +225,16 @@ def of_customer(name: str, ledger: Ledger, plain: Ledger, runs: int) -> dict[str
     }
 
 
-def ask(name: str, query: Mapping[str, str] | None = None) -> None:
+def ask(name: str, size: Size, query: Mapping[str, str] | None = None) -> None:
     """Ask the function for a month by day."""
     token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1))
     sent = request(
-        "GET", "/v1/usage", {"from": str(FIRST), **(query or {})}, {"authorization": f"Bearer {token}"}, None
+        "GET", "/v1/usage", {"from": str(size.first), **(query or {})}, {"authorization": f"Bearer {token}"}, None
     )
     answer = show_usage.handler(sent, context())
     days = {line["period"] for line in json.loads(answer["body"])["usage"]}
     assert answer["statusCode"] == 200
-    assert len(days) >= DAYS
+    assert len(days) >= size.days
 
 
 def unread(client: "DynamoDBClient", calls: list[tuple[str, dict[str, Any]]]) -> None:
@@ -259,11 +269,11 @@ def processor_ms(do: Callable[[], object]) -> float:
 def main() -> None:
     """Measure, and print what came out."""
     options = parser(__doc__)
-    options.add_argument(
-        "--runs", type=int, default=RUNS, help=f"how many runs to take the lowest of (default: {RUNS})"
-    )
+    options.add_argument("--days", type=int, default=31, help="how many days are read (default: 31)")
+    options.add_argument("--batches", type=int, default=8, help="batches of a key in the open hour (default: 8)")
+    options.add_argument("--runs", type=int, default=9, help="how many runs to take the lowest of (default: 9)")
     arguments = options.parse_args()
-    report(measure(arguments.runs), as_json=arguments.json)
+    report(measure(Size(arguments.days, arguments.batches, arguments.runs)), as_json=arguments.json)
 
 
 if __name__ == "__main__":

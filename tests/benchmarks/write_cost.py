@@ -30,14 +30,10 @@ from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
 from tests.doubles.dynamodb_local import DynamoDBLocal
 
-REQUESTS: Final = 10_000
 KEYS: Final = 200
 USERS: Final = 2_000
 BATCHES: Final = (100, 1_000, 10_000)
 SUSTAINED: Final = (1_000, 5_000, 15_000)
-SAMPLED: Final = 16
-"""So many of the 256 items of a key and hour are really filled; the batches of the others would fill them alike."""
-
 PER_LINE: Final = 2_000
 """So many lines are written singly; the rest would cost the same."""
 
@@ -68,12 +64,12 @@ class NoHolders(Holders):
         return {key: Holding(key) for key in keys}
 
 
-def lines(declared: Sequence[Metric]) -> list[tuple[str, str]]:
+def lines(declared: Sequence[Metric], count: int) -> list[tuple[str, str]]:
     """Return keys and access-log lines of one hour, with heavy-tailed keys and users."""
     draw = random.Random(1)
     fields = json.loads(AccessLog().format(metrics.declared(declared)))
-    keys = draw.choices(range(KEYS), [1 / (rank + 1) for rank in range(KEYS)], k=REQUESTS)
-    users = draw.choices(range(USERS), [1 / (rank + 1) for rank in range(USERS)], k=REQUESTS)
+    keys = draw.choices(range(KEYS), [1 / (rank + 1) for rank in range(KEYS)], k=count)
+    users = draw.choices(range(USERS), [1 / (rank + 1) for rank in range(USERS)], k=count)
     made = []
     for number, (key, user) in enumerate(zip(keys, users, strict=True)):
         line = fields | {
@@ -93,7 +89,7 @@ def lines(declared: Sequence[Metric]) -> list[tuple[str, str]]:
     return made
 
 
-def measure(dynamodb: DynamoDBLocal, declared: Sequence[Metric], size: int) -> dict[str, Any]:
+def measure(dynamodb: DynamoDBLocal, declared: Sequence[Metric], requests: int, size: int) -> dict[str, Any]:
     """Record all lines in batches of a size through the real recorder."""
     counters, capacity = fresh_counters(dynamodb)
     recorder = Recorder(
@@ -105,7 +101,7 @@ def measure(dynamodb: DynamoDBLocal, declared: Sequence[Metric], size: int) -> d
         lambda: NOW,
         Hashing(b"secret", NoHolders(counters.client, "")),
     )
-    made = lines(declared)
+    made = lines(declared, requests)
     floor = 0
     for start in range(0, len(made), size):
         batch = made[start : start + size]
@@ -113,25 +109,25 @@ def measure(dynamodb: DynamoDBLocal, declared: Sequence[Metric], size: int) -> d
         ids = [f"{start + n:056d}" for n in range(len(batch))]
         recorder.record(batch_of(ids, [line for _, line in batch], Source.ACCESS_LOG, "benchmark"))
     counted = sum(amounts.sums["requests"] for amounts in counters.read(HOUR).values())
-    if counted != REQUESTS:
-        raise ValueError(f"{REQUESTS} requests were to be counted, got {counted}")
+    if counted != requests:
+        raise ValueError(f"{requests} requests were to be counted, got {counted}")
     found: dict[str, Any] = {
         "batch": size,
-        "units_per_1000_requests": round(capacity.units["UpdateItem"] / REQUESTS * 1000, 2),
+        "units_per_1000_requests": round(capacity.units["UpdateItem"] / requests * 1000, 2),
         "ratio_to_floor": round(capacity.units["UpdateItem"] / floor, 3),
     }
     if metrics.needs_hash(declared):
         values = sum(amounts.uniques.get("users", 0) for amounts in counters.read(HOUR).values())
         found["new_values"] = values
         found["units_per_new_value"] = round(capacity.units["PutItem"] / values, 3)
-        found["read_units_per_1000_requests"] = round(capacity.units["BatchGetItem"] / REQUESTS * 1000, 2)
+        found["read_units_per_1000_requests"] = round(capacity.units["BatchGetItem"] / requests * 1000, 2)
     return found
 
 
-def one_update_per_line(dynamodb: DynamoDBLocal) -> float:
+def one_update_per_line(dynamodb: DynamoDBLocal, requests: int) -> float:
     """Return the units per 1,000 requests of an ADD for each line."""
     counters, capacity = fresh_counters(dynamodb)
-    made = lines(CASES["count_and_sum"])[:PER_LINE]
+    made = lines(CASES["count_and_sum"], requests)[:PER_LINE]
 
     def add(line: tuple[str, str]) -> None:
         counters.client.update_item(
@@ -143,13 +139,13 @@ def one_update_per_line(dynamodb: DynamoDBLocal) -> float:
         )
 
     side_by_side(add, made)
-    return capacity.written / PER_LINE * 1000
+    return capacity.written / len(made) * 1000
 
 
-def marker_and_add(dynamodb: DynamoDBLocal, size: int) -> float:
+def marker_and_add(dynamodb: DynamoDBLocal, requests: int, size: int) -> float:
     """Return the units per 1,000 requests of a transaction for each batch and key: a marker that is new, and an ADD."""
     counters, capacity = fresh_counters(dynamodb)
-    made = lines(CASES["count_and_sum"])[: max(PER_LINE, size)]
+    made = lines(CASES["count_and_sum"], requests)[: max(PER_LINE, size)]
     for start in range(0, len(made), size):
         for key in {key for key, _ in made[start : start + size]}:
             marker = {"pk": {"S": f"batch#{start}"}, "sk": {"S": key}}
@@ -176,14 +172,17 @@ def marker_and_add(dynamodb: DynamoDBLocal, size: int) -> float:
     return capacity.written / len(made) * 1000
 
 
-def sustained(dynamodb: DynamoDBLocal) -> dict[str, float]:
-    """Return the units per batch up to so many batches of one key within one hour."""
+def sustained(dynamodb: DynamoDBLocal, sampled: int) -> dict[str, float]:
+    """Return the units per batch up to so many batches of one key within one hour.
+
+    So many of the 256 items of a key and hour are ``sampled``, really filled; the others would be filled alike.
+    """
     counters, capacity = fresh_counters(dynamodb)
     found = {}
     done = 0
     for upto in SUSTAINED:
         tokens = [hashlib.sha256(f"batch {n}".encode()).digest()[:TOKEN_BYTES] for n in range(done, upto)]
-        side_by_side(lambda token: _count_batch(counters, token), [one for one in tokens if one[-1] < SAMPLED])
+        side_by_side(lambda token: _count_batch(counters, token), [one for one in tokens if one[-1] < sampled])
         done = upto
         found[str(upto)] = round(capacity.units["UpdateItem"] / capacity.calls["UpdateItem"], 3)
     return found
@@ -196,19 +195,25 @@ def _count_batch(counters: Counters, token: bytes) -> None:
 
 def main() -> None:
     """Print the figures."""
-    options = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--requests", type=int, default=10_000, help="how many requests (default: 10000)")
+    arguments.add_argument(
+        "--sampled", type=int, default=16, help="how many of a key's 256 items of an hour are filled (default: 16)"
+    )
+    options = arguments.parse_args()
+    requests = options.requests
     with DynamoDBLocal() as dynamodb:
-        cases = {name: [measure(dynamodb, case, size) for size in BATCHES] for name, case in CASES.items()}
-        per_line = one_update_per_line(dynamodb)
-        transactions = {str(size): round(marker_and_add(dynamodb, size), 1) for size in BATCHES}
-        growing = sustained(dynamodb)
+        cases = {name: [measure(dynamodb, case, requests, size) for size in BATCHES] for name, case in CASES.items()}
+        per_line = one_update_per_line(dynamodb, requests)
+        transactions = {str(size): round(marker_and_add(dynamodb, requests, size), 1) for size in BATCHES}
+        growing = sustained(dynamodb, options.sampled)
     plain = cases["count_and_sum"]
     report(
         {
             "ratio_to_floor": max(*(one["ratio_to_floor"] for one in plain), *growing.values()),
             "fewer_than_one_update_per_line_at_10000": round(per_line / plain[-1]["units_per_1000_requests"], 1),
             "units_per_new_value": max(one["units_per_new_value"] for one in cases["unique"]),
-            "requests": REQUESTS,
+            "requests": requests,
             "keys": KEYS,
             **cases,
             "sustained_units_per_batch": growing,

@@ -27,6 +27,7 @@ from tests.doubles.secrets import Secrets
 Hook = Callable[[str, Mapping[str, Any]], Any]
 """Is told of a call, by its operation and arguments, before the service: it may look, raise, or answer instead."""
 
+_BEFORE_PARSE: Final = "before-parse.dynamodb."
 _GOES_ON: Final = {"LastEvaluatedKey": "ExclusiveStartKey", "NextContinuationToken": "ContinuationToken"}
 """Where a page says where the next one begins, and how that is asked for."""
 
@@ -86,9 +87,8 @@ class Wire:
 
     def register(self, event: str, decode: Callable[..., None], *_: Any, **__: Any) -> None:
         """Let answers be decoded so; what else may be registered concerns requests on their way, of which none is."""
-        kind, _, operation = event.rpartition(".")
-        if kind == "before-parse.dynamodb":
-            self._decoders[operation] = decode
+        if event.startswith(_BEFORE_PARSE):
+            self._decoders[event.removeprefix(_BEFORE_PARSE)] = decode
 
     def read(self, operation: str, answer: Any) -> Any:
         """Return an answer as it comes off the wire."""

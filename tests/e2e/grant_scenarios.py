@@ -36,6 +36,7 @@ from metering.model.periods import Hour
 from metering.model.prices import encode as encode_plans
 from metering.model.subjects import Subject, customer, key
 from metering.model.usage_row import Posting, State, Total, UsageRow
+from metering.portal.api import application
 from metering.portal.tokens import issue
 from metering.stores import aws
 from metering.stores.changes import Billed, Changes
@@ -110,9 +111,10 @@ def _begin() -> None:
 
 def _forget() -> None:
     """Forget the secrets that a process has read."""
-    for cached in (record_usage._parts, post_usage._parts, reconcile_usage._parts, receive_events._receiver):
+    handlers = (record_usage, close_periods, post_usage, reconcile_usage)
+    for cached in (*(handler._parts for handler in handlers), receive_events._receiver):
         cached.cache_clear()
-    for kept in (show_usage._parts, show_usage._app, show_usage._cors):
+    for kept in (show_usage._parts, show_usage._cors, application):
         kept.cache_clear()
 
 

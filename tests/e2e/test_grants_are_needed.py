@@ -20,7 +20,7 @@ from infra.local.demo import steps as demo
 from infra.operate.deployment import OperatorError
 from metering.stores import aws
 from metering.stores.ledger import Ledger
-from metering.stripe.meters import StripeUnavailableError
+from metering.stripe.client import StripeUnavailableError
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import SCENARIOS, Again, Told, new_name, process, record
 from tests.e2e.roles import Grant, Role

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,12 +30,15 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.portal_access import make_link
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
-from metering.portal.charges import preview_of, running
 from metering.portal.reading import By
+from metering.stripe.subscriptions import preview_of, running
 from tests.conftest import ROOT
 from tests.e2e.conftest import Deployed
 
 SCREENSHOTS = ROOT / ".metering" / "screenshots"
+PICTURE = ROOT / ".github" / "usage-page.png"
+"""The README's picture, which ``REFRESH_PICTURE=1`` takes anew."""
+
 NAME = "Reader & <b>Sons</b>"
 ColorScheme = Literal["light", "dark"]
 PATIENCE_S = 30  # a busy machine is no failure
@@ -408,7 +412,8 @@ def regular(deployed: Deployed, front: Front) -> Reader:
                 line = json.loads(deployed.access_line(made.keys[n % 3 // 2][0]))
                 line["time"] = str(int(moment.timestamp() * 1000) + n)
                 line["resource"] = ("/items", "/items/{id}", "/items/{id}", "/messages")[n % 4]
-                line["authorizer.user"] = f"user-{n % 6}"
+                line["authorizer.user"] = f"user-{n % 6 + max(day, 0)}"
+                line["authorizer.messages"] = str(20 + n * 7)
                 line["response_length"] = str(20_000 + n * 997)
                 lines.append(json.dumps(line, separators=(",", ":")))
     deployed.deliver(deployed.payload_of(lines))
@@ -439,6 +444,9 @@ def test_it_fits_from_a_phone_to_4k(
         assert page.evaluate(f"{cut}.map((one) => one.outerHTML)") == []
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        if name == "light" and os.environ.get("REFRESH_PICTURE"):
+            PICTURE.parent.mkdir(exist_ok=True)
+            page.screenshot(path=PICTURE)
         if name == "light":
             page.select_option("#span", "latest")
             expect(page.locator("#chart-title")).to_have_text("Requests by hour")

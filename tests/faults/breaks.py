@@ -14,7 +14,7 @@ from unittest.mock import patch
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from metering.billing import closing, posting
+from metering.billing import closing, sending
 from metering.counting.recording import Recorder
 from metering.model import usage_row
 from metering.model.amounts import Amounts
@@ -50,7 +50,8 @@ class _Unconditional:
 
 
 def _without_condition(self: Counters, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
-    return _count(replace(self, client=_Unconditional(self.client)), hour, key, amounts, batch)
+    client: Any = _Unconditional(self.client)
+    return _count(replace(self, client=client), hour, key, amounts, batch)
 
 
 def _by_delivery(self: Counters, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
@@ -146,8 +147,8 @@ BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
         "marked before counted": lambda: patch.object(Recorder, "_count", _marked_first),
     },
     "money": {
-        "a newer total does not wait for the older one": lambda: patch.object(posting, "departing", _without_waiting),
-        "a rejected total is posted again at once": lambda: patch.object(posting, "rejected", _at_once),
+        "a newer total does not wait for the older one": lambda: patch.object(sending, "departing", _without_waiting),
+        "a rejected total is posted again at once": lambda: patch.object(sending, "rejected", _at_once),
         "rows are written without condition": lambda: patch.object(Table, "put_as_read", _unchecked),
         "every revision has one name": lambda: patch.object(usage_row, "identifier", _same_name),
         "a renewed mark is cleared": lambda: patch.object(marks.Marks, "clear", _clear_anyway),

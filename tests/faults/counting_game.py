@@ -148,8 +148,8 @@ class Game:
         distinct = self.schedule.distinct_users()
         for month, key in sorted(distinct.keys() | users.keys()):
             if users[month, key] != distinct.get((month, key), 0):
-                there, held = users[month, key], distinct.get((month, key), 0)
-                yield f"I2: {month} of {key} has {there} users, and the lines hold {held}"
+                held = distinct.get((month, key), 0)
+                yield f"I2: {month} of {key} has {users[month, key]} users, and the lines hold {held}"
         # Two deliveries at once may both set a line aside, one of them as doubtful.
         bodies = [msgspec.json.decode(body, type=SetAsideBatch) for body in self.bucket.objects().values()]
         found = {line.id: line.message for body in bodies for line in body.lines}

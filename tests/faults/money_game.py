@@ -18,7 +18,7 @@ from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.posting import retry, turn_off, turn_on
-from metering.billing import pacing, posting
+from metering.billing import pacing, posting, sending
 from metering.billing.carrying import Carrier
 from metering.billing.closing import Closer
 from metering.billing.pacing import Pace
@@ -38,9 +38,10 @@ from metering.stores.progress import Seen
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch, shares
 from metering.stores.table import RowChangedError
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
+from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import SLOWEST_CALL, StripeUnavailableError
+from metering.stripe.webhooks import Webhooks
 from tests.doubles.clock import Clock
 from tests.doubles.s3 import Buckets
 from tests.faults.fates import TableClient
@@ -125,10 +126,10 @@ class Game:
             time = _StageTime(self.stage)
             stack.enter_context(in_turn(self.schedule.seed))
             stack.enter_context(patch.object(posting, "ThreadPoolExecutor", InTurn))
-            stack.enter_context(patch.object(posting, "time", time))
-            stack.enter_context(patch.object(stripe_meters, "time", time))
-            stack.enter_context(patch.object(stripe_meters, "_client", self.stripe.client))
-            stack.enter_context(patch.object(stripe_meters, "_sessions", {}))
+            stack.enter_context(patch.object(sending, "time", time))
+            stack.enter_context(patch.object(stripe_client, "time", time))
+            stack.enter_context(patch.object(stripe_client, "_client", self.stripe.client))
+            stack.enter_context(patch.object(stripe_client, "_sessions", {}))
             stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
             yield
 
@@ -364,7 +365,7 @@ class Game:
     def _notify(self, task: Notify, parts: Parts) -> None:
         for notification in self.stripe.account.reports.report(self.world.now):
             body = json.dumps(notification)
-            receiver = Receiver(parts.ledger, self.stripe.meters, lambda: SECRET)
+            receiver = Receiver(parts.ledger.rows, Webhooks(self.stripe.meters, lambda: SECRET))
             if not task.lost:
                 receiver.receive(body.encode(), Webhook("", SECRET).sign(body))
 

@@ -21,13 +21,13 @@ from typing import Any, Final
 
 from metering.model.periods import CLOCK_SKEW, Hour, due_before
 from metering.model.usage_row import Change, State
+from metering.stores.attribution import Attribution, Uniques
 from metering.stores.aws import from_item
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
 from tests.doubles.clock import Clock
 from tests.faults.money_schedule import Schedule
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount
@@ -49,6 +49,11 @@ class Parts:
     changes: Changes
     switch: PostingSwitch
     uniques: Uniques
+
+    @property
+    def attribution(self) -> Attribution:
+        """Who used what."""
+        return Attribution(self.counters, self.uniques)
 
     @classmethod
     def of(cls, client: Any, counters_table: str, ledger_table: str) -> "Parts":

@@ -16,7 +16,8 @@ from infra.local.stripe.faults import METER_EVENT_STREAM, METER_EVENTS, Fault
 from infra.local.stripe.meter import Latest
 from infra.local.stripe.params import StripeError, decode_form
 from infra.local.stripe.routes import route_of
-from metering.stripe.meters import SLOWEST_CALL, StripeMeters
+from metering.stripe.client import SLOWEST_CALL
+from metering.stripe.meters import StripeMeters
 from tests.faults.stage import Stage
 
 API_KEY: Final = "sk_test_local"

@@ -2,14 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from metering.signals import NAMESPACE, Signal
+from tests.conftest import ROOT
 from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-HEADINGS = {heading.lower() for heading in re.findall(r"^#+ (\w+)$", README, re.MULTILINE)}
+RUNBOOK = (ROOT / "infra" / "operate" / "RUNBOOK.md").read_text()
+CHAPTERS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
+"""What the runbook says of each alarm."""
 
 
 def _alarm(template: Template, name: str) -> dict[str, Any]:
@@ -46,18 +47,26 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
 
 
 def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> None:
-    """A sentence that names a place to look at, and the runbook's heading, which is there."""
+    """A sentence, and the runbook's heading, which the test below finds there."""
     (topic,) = of_type(template, "AWS::SNS::Topic")
     for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
-        what_to_do, _, where = alarm["Properties"]["AlarmDescription"].partition(" Runbook: README.md#")
+        what_to_do, _, where = alarm["Properties"]["AlarmDescription"].partition(" Runbook: infra/operate/RUNBOOK.md#")
         assert what_to_do.endswith(".")
         assert len(what_to_do) > 60
         assert where == name[6:-8].lower()
-        assert where in HEADINGS
         assert alarm["Properties"]["AlarmActions"] == [{"Ref": topic}]
         # A threshold that is not to be undercut is one of a part of a whole.
         below = alarm["Properties"]["ComparisonOperator"] == "LessThanThreshold"
         assert below == (0 < alarm["Properties"]["Threshold"] < 1)
+
+
+def test_the_runbook_tells_of_each_alarm_and_of_no_other(firehose_template: Template) -> None:
+    """What it means, where to look first, how to mend it, and how one sees that it is over."""
+    assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == CHAPTERS.keys()
+    parts = ["Means", "First look", "Mend", "Over when"]
+    assert {
+        name for name, text in CHAPTERS.items() if re.findall(r"^- \*\*(.+?)\*\*: .", text, re.MULTILINE) != parts
+    } == set()
 
 
 def test_signals_are_spelled_as_the_functions_spell_them(template: Template) -> None:

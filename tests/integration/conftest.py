@@ -30,7 +30,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         "POWERTOOLS_METRICS_NAMESPACE": "Metering",
     }.items():
         monkeypatch.setenv(name, value)
-    in_moto, account, begun = boto3.Session.client, Account(), []
+    in_moto, account = boto3.Session.client, Account()
+    begun: list[object] = []
     with contextlib.ExitStack() as stack:
 
         def client(session: Any, service: Any, **how: Any) -> Any:

@@ -71,6 +71,7 @@ def told_to_eventbridge() -> list[list[dict[str, Any]]]:
 def forget() -> None:
     """Forget what the billing functions' processes keep between two events, as new ones would."""
     for cached in (
+        close_periods._parts,
         post_usage._parts,
         reconcile_usage._parts,
         receive_events._receiver,

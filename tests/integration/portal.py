@@ -19,6 +19,7 @@ from metering.model.metrics import encode as encode_metrics
 from metering.model.periods import Hour
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
+from metering.portal import api
 from metering.portal.tokens import issue
 from metering.settings import ShowUsageSettings
 from metering.stores import aws as clients
@@ -139,10 +140,9 @@ def forget() -> None:
     """Forget what the function's process keeps, as a new one would."""
     for cached in (
         show_usage._parts,
-        show_usage._app,
         show_usage._cors,
-        show_usage._document,
-        show_usage._declared_prices,
+        api.application,
+        api._document,
         clients.dynamodb,
         clients.secrets,
     ):

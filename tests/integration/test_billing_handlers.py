@@ -33,20 +33,11 @@ from metering.signals import NAMESPACE
 from metering.stores import aws as clients
 from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
+from tests.doubles.lambdas import context
 from tests.doubles.template import of_type
 from tests.integration.billing import FINALISED, Billing, due
-from tests.integration.lambdas import (
-    POST_USAGE,
-    SECRET,
-    Clock,
-    Functions,
-    begin,
-    context,
-    forget,
-    said,
-    told_to_eventbridge,
-)
+from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
 KEY = "sk_test_local"
@@ -665,7 +656,7 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     functions: Functions, posted: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """I4: no failure of ours, and no difference either."""
-    monkeypatch.setattr(stripe_meters, "RETRIES", 0)
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
     with monkeypatch.context() as away:
         away.setenv("STRIPE_API_BASE", "http://127.0.0.1:1")
         assert functions.reconcile() == NOTHING

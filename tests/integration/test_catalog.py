@@ -12,7 +12,8 @@ from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog, Step
 from infra.operate.deployment import OperatorError
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, terms
-from metering.stripe.meters import StripeMeters, StripeUnavailableError
+from metering.stripe.client import StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer
 
 KEY = "sk_test_local"
@@ -263,7 +264,7 @@ def test_interrupted_anywhere_and_run_again_it_ends_the_same(
     stripe: LocalStripe, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call that changes something fails in turn, and the run with it."""
-    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
+    monkeypatch.setattr("metering.stripe.client.RETRIES", 0)
     steps = [
         *("POST /v1/billing/meters", "POST /v1/products", "POST /v1/prices"),
         *("POST /v1/products/:id", "POST /v1/prices/:id"),

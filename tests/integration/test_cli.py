@@ -21,7 +21,7 @@ import pytest
 import stripe as stripe_sdk
 from botocore.exceptions import ClientError
 
-from infra.cli import main as cli
+from infra.cli.main import main as cli
 from infra.local import cloud
 from infra.operate.deployment import Deployment, OperatorError
 from infra.outputs import METADATA
@@ -30,7 +30,7 @@ from metering.model import metrics
 from metering.model.prices import Flat, Package, PerUnit, Plan, encode
 from metering.model.subjects import customer
 from metering.stores.rows import shard_of
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
 from tests.integration.lambdas import Clock, begin
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
@@ -1098,7 +1098,7 @@ def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
     tables = {"CountersTable": "counters", "LedgerTable": "ledger"}
     cloudformation.add("Metering", StripeSecret="stripe-secret", **tables, **outputs)
     boto3.client("secretsmanager").create_secret(Name="stripe-secret")
-    monkeypatch.setattr(stripe_meters, "RETRIES", 0)
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
     result = metering("stripe", "connect", stdin=KEY)
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert "APIConnectionError" in result.err

@@ -9,7 +9,7 @@ import pytest
 
 from infra.local.stripe.faults import Fault
 from infra.operate.customers import Customers
-from metering.billing import posting
+from metering.billing import sending
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
@@ -20,7 +20,7 @@ from metering.stores.ledger import Ledger
 from metering.stores.progress import PeriodState
 from metering.stores.rows import Rows
 from metering.stores.table import RowChangedError
-from metering.stripe import meters as stripe_meters
+from metering.stripe import client as stripe_client
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
 
@@ -411,13 +411,13 @@ def test_a_failing_stripe_delays_a_total_and_never_doubles_it(world: World, faul
 
 def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """I4: the answer to the first total was lost, a later one follows, and then a copy of the first arrives."""
-    monkeypatch.setattr("metering.stripe.meters.TIMEOUT", (1, 0.3))
-    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
-    stripe_meters._client.cache_clear()
+    monkeypatch.setattr("metering.stripe.client.TIMEOUT", (1, 0.3))
+    monkeypatch.setattr("metering.stripe.client.RETRIES", 0)
+    stripe_client._client.cache_clear()
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.after_grace()
-    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * posting.ATTEMPTS)
+    world.stripe.set_faults([Fault.LANDS_LATE] * 2 * sending.ATTEMPTS)
     world.run()
     assert world.at_stripe("cus_acme") == 0
     assert world.in_ledger("customer#acme")["requests"] == (1, "PENDING")
@@ -425,7 +425,7 @@ def test_a_total_that_lands_late_does_not_win(world: World, monkeypatch: pytest.
     world.record(world.line())
     world.run()
     assert world.at_stripe("cus_acme") == 2
-    assert world.stripe.land_late_calls() == 2 * posting.ATTEMPTS
+    assert world.stripe.land_late_calls() == 2 * sending.ATTEMPTS
     assert world.at_stripe("cus_acme") == 2
 
 

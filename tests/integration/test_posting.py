@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
-from metering.billing import posting
+from metering.billing import posting, sending
 from metering.billing.pacing import Pace
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
@@ -19,8 +19,9 @@ from metering.model.subjects import customer
 from metering.model.usage_row import Posting
 from metering.stores.rows import shard_of
 from metering.stores.switch import shares
-from metering.stripe import meters as stripe_meters
-from metering.stripe.meters import StripeBusyError, StripeMeters, StripeUnavailableError
+from metering.stripe import client as stripe_client
+from metering.stripe.client import StripeBusyError, StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World
 
@@ -33,7 +34,7 @@ CALL = "POST /v1/billing/meter_events"
 @pytest.fixture(autouse=True)
 def no_session() -> None:
     """Each test's Stripe is another one."""
-    stripe_meters._sessions.clear()
+    stripe_client._sessions.clear()
 
 
 def use(world: World, name: str, key: str, amounts: dict[str, int], hour: Hour = HOUR) -> None:
@@ -193,7 +194,7 @@ def test_a_customer_that_takes_all_the_time_does_not_starve_the_others(
     """I6: each run begins with another customer."""
     names = many(world, 4)
     monkeypatch.setattr(posting, "CUSTOMERS_AT_ONCE", 1)
-    monkeypatch.setattr(posting, "ATTEMPTS", 1)
+    monkeypatch.setattr(sending, "ATTEMPTS", 1)
 
     class Stuck(StripeMeters):
         def post(self, metric: str, posting: Posting) -> None:
@@ -247,7 +248,7 @@ def test_a_failing_stream_delays_totals_and_doubles_none(world: World, fault: Fa
     use(world, "acme", "k1", {"requests": 3})
     world.streamed_from = HOUR
     world.after_grace()
-    world.stripe.set_faults([fault] * posting.ATTEMPTS, route=METER_EVENT_STREAM)
+    world.stripe.set_faults([fault] * sending.ATTEMPTS, route=METER_EVENT_STREAM)
     _, posted = world.run()
     assert posted.pending == 1
     world.stripe.clear_faults()

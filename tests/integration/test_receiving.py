@@ -15,11 +15,11 @@ import pytest
 import stripe as stripe_sdk
 
 from infra.operate.customers import Customers, Entry
-from metering.billing.receiving import LARGEST_BODY
 from metering.model.amounts import Amounts
 from metering.model.subjects import customer
 from metering.settings import SettingsError
 from metering.stores import aws as clients
+from metering.stripe.webhooks import LARGEST_BODY
 from tests.integration.lambdas import SECRET, Functions, begin, said, told_to_eventbridge
 from tests.integration.world import HOUR, World
 

@@ -18,6 +18,8 @@ from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour
 from metering.model.subjects import key
 from metering.model.usage_row import Change
+from metering.portal import api
+from metering.portal.page import read
 from metering.portal.reading import By
 from metering.stores.marks import new_mark
 from tests.conftest import ROOT
@@ -316,7 +318,7 @@ def test_a_wrong_question_is_answered_with_what_was_got_and_wanted(
 def test_an_answer_that_would_be_too_long_is_refused(portal: Portal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lambda would cut it off."""
     use(portal.world)
-    monkeypatch.setattr(show_usage, "MOST_LINES", 1)
+    monkeypatch.setattr(api, "MOST_LINES", 1)
     answer = portal.get("/v1/usage")
     assert answer.status == 400
     assert "1 lines at most, and this one would hold 2" in answer.json()["detail"]
@@ -425,10 +427,9 @@ def test_the_page_is_found_under_a_name_of_its_own(
     portal: Portal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a custom domain puts it; without the slash its relative links would lead astray."""
-    (tmp_path / "page").mkdir()
-    (tmp_path / "page" / "index.html").write_text("<!doctype html>")
-    monkeypatch.setattr(show_usage, "HERE", tmp_path)
-    show_usage._read.cache_clear()
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    monkeypatch.setattr("metering.portal.page.FOLDER", tmp_path)
+    read.cache_clear()
     page = portal.call("GET", "/", token="", base="/usage")
     assert (page.status, page.headers["Content-Type"], page.body) == (
         200,
@@ -439,7 +440,7 @@ def test_the_page_is_found_under_a_name_of_its_own(
     assert portal.call("GET", "/", token="", headers={"if-none-match": page.headers["ETag"]}).status == 304
     astray = portal.call("GET", "/usage", token="", route="GET /")
     assert (astray.status, astray.headers["Location"]) == (308, f"https://{HOST}/usage/")
-    show_usage._read.cache_clear()
+    read.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from infra.operate.deployment import OperatorError
 from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
+from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError, StripeUnavailableError
+from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer, offer_of
 from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World, moment
@@ -180,7 +181,7 @@ def test_a_failure_of_stripe_makes_no_second_one(
     shop: Shop, route: str, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor blocks the next run for as long as Stripe remembers an idempotency key."""
-    monkeypatch.setattr("metering.stripe.meters.RETRIES", 0)
+    monkeypatch.setattr("metering.stripe.client.RETRIES", 0)
     shop.world.stripe.set_faults([fault] * 2, route=route)
     for _ in range(2):
         try:

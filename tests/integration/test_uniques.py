@@ -17,8 +17,8 @@ from metering.model.batches import Batch
 from metering.model.metrics import Count, Unique
 from metering.model.periods import Hour, hours
 from metering.portal.reading import By
+from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
-from metering.stores.uniques import Uniques
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World, moment
 

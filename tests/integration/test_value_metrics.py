@@ -18,9 +18,9 @@ from metering.model.metrics import USAGE_LINES, Count, Max, Sum
 from metering.model.periods import Hour
 from metering.model.subjects import Subject, customer
 from metering.portal.reading import By
+from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from metering.stores.uniques import Uniques
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World, event_ids, moment
 

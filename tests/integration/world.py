@@ -13,23 +13,25 @@ from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.closing import Closed, Closer
 from metering.billing.pacing import Pace
-from metering.billing.posting import Posted, Poster
+from metering.billing.posting import Poster
 from metering.billing.reconciling import Reconciled, Reconciler
+from metering.billing.sending import Posted
 from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.layout import SHARDS
 from metering.model.batches import Batch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, declared, meters, needs_hash
 from metering.model.periods import Hour
 from metering.model.subjects import Subject
+from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
-from metering.stores.uniques import Uniques
+from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError
+from metering.stripe.meters import StripeMeters
 from tests.doubles.clock import Clock
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))

@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from metering.model.periods import Hour
-from metering.portal.charges import Terms, goes_on
+from metering.portal.charges import goes_on
+from metering.stripe.subscriptions import Terms
 
 FIRST = Hour.parse("2026-11-01T00")
 TERMS = Terms(("standard",), "usd", FIRST, Hour.parse("2026-12-01T00"), ())

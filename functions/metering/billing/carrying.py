@@ -13,9 +13,10 @@ nobody else has done so, and with the late mark of the hour that it enters: so a
 twice.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -64,6 +65,17 @@ class Carried:
 
     reasons: list[str] = field(default_factory=list)
 
+    def add(self, more: "Carried") -> None:
+        """Add what was carried since."""
+        self.invoices += more.invoices
+        self.carried += more.carried
+        self.held += more.held
+        self.reasons += more.reasons
+
+
+Checking = Generator[Carried, None, bool]
+"""Yields what is carried as it is, so that what fails afterwards takes none of it back; returns whether all is done."""
+
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
@@ -81,17 +93,17 @@ class Carrier:
 
     def run(self) -> Carried:
         """Note the invoices that were finalised since the last run, and carry what there is to carry."""
-        did = Carried()
+        carried = Carried()
         try:
-            self._note_invoices(did)
-            self._check_marked(did)
+            for more in chain(self._note_invoices(), self._check_marked()):
+                carried.add(more)
         except (OutOfBudgetError, RowChangedError) as error:
             logger.warning("the next run goes on", reason=str(error))
-        return did
+        return carried
 
     # --- finalised invoices -----------------------------------------------------------------------------------------
 
-    def _note_invoices(self, did: Carried) -> None:
+    def _note_invoices(self) -> Iterator[Carried]:
         """Write down what new invoices bill, and ask for each to be checked."""
         now = int(self.clock().timestamp())
         seen = self.ledger.progress.invoices_seen()
@@ -99,19 +111,19 @@ class Carrier:
             seen = Seen(now - _KEPT)
         while seen.at + _OVERLAP < now:
             end = seen.until or min(seen.at + _WINDOW, now)
-            for last, found in self.stripe.finalised(seen.at, end, seen.after):
+            for last, invoiced in self.stripe.finalised(seen.at, end, seen.after):
                 if self.clock() >= self.deadline:
                     return
-                did.invoices += self._note_all(found)
+                yield Carried(invoices=self._note_all(invoiced))
                 self.ledger.progress.save_invoices_seen(Seen(seen.at, end, last))
             seen = Seen(end - _OVERLAP)
             self.ledger.progress.save_invoices_seen(seen)
 
-    def _note_all(self, found: Iterable[InvoicedMetric]) -> int:
+    def _note_all(self, invoiced: Iterable[InvoicedMetric]) -> int:
         """Note invoices' metrics, side by side, but those of one Stripe customer, who has one mark, in turn."""
         by_name: dict[str, list[InvoicedMetric]] = {}
-        for one in found:
-            by_name.setdefault(one.stripe_customer, []).append(one)
+        for metric in invoiced:
+            by_name.setdefault(metric.stripe_customer, []).append(metric)
         return sum(side_by_side(lambda some: sum(map(self._note, some)), by_name.values()))
 
     def _note(self, one: InvoicedMetric) -> bool:
@@ -144,7 +156,7 @@ class Carrier:
 
     # --- what asks to be checked ------------------------------------------------------------------------------------
 
-    def _check_marked(self, did: Carried) -> None:
+    def _check_marked(self) -> Iterator[Carried]:
         written_before = self.ledger.progress.written_before(self.clock())
         by_name: dict[str, list[Marked]] = {}
         for mark in self.changes.counters.marks.of_kind(Mark.CHECK):
@@ -155,9 +167,9 @@ class Carrier:
         for name in names[start:] + names[:start]:  # another one first in each run, so that none starves
             if self.clock() >= self.deadline:
                 return
-            self._check(name, by_name[name], written_before, did)
+            yield from self._check(name, by_name[name], written_before)
 
-    def _check(self, name: str, marks: Iterable[Marked], written_before: Hour, did: Carried) -> None:
+    def _check(self, name: str, marks: Iterable[Marked], written_before: Hour) -> Iterator[Carried]:
         """Carry what a customer's marked hours ask for, and clear the marks that ask for nothing more.
 
         An invoice is looked at when all its hours are written, which is ``written_before``.
@@ -166,33 +178,37 @@ class Carrier:
         stripe_customer = profile.stripe_customer if profile else ""
         looked_at: dict[Billed, bool] = {}
         invoices = self._adopt(name, stripe_customer)
-        rows_done = {mark: self._is_row_done(mark, stripe_customer, invoices, did) for mark in marks}
+        rows_done: dict[Marked, bool] = {}
+        for mark in marks:
+            rows_done[mark] = yield from self._is_row_done(mark, stripe_customer, invoices)
         for mark, done in rows_done.items():
             waits = not done
-            for one in invoices:
-                if one.covers(mark.hour):
-                    if one not in looked_at:  # once for all its hours: each was written before its mark was read
-                        looked_at[one] = self._is_invoice_done(name, one, stripe_customer, written_before, did)
-                    waits |= not looked_at[one]
+            for invoice in invoices:
+                if invoice.covers(mark.hour):
+                    if invoice not in looked_at:  # once for all its hours: each was written before its mark was read
+                        looked_at[invoice] = yield from self._is_invoice_done(
+                            name, invoice, stripe_customer, written_before
+                        )
+                    waits |= not looked_at[invoice]
             if not waits:
                 self.changes.counters.marks.clear(mark)
 
-    def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
+    def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed]) -> Checking:
         (row,) = self.ledger.rows.at(mark.hour, [mark.subject]).values()
         try:
-            return self._check_row(row, stripe_customer, invoices, did)
+            return (yield from self._check_row(row, stripe_customer, invoices))
         except RowChangedError:  # somebody else is at it
             return False
 
-    def _is_invoice_done(
-        self, name: str, one: Billed, stripe_customer: str, written_before: Hour, did: Carried
-    ) -> bool:
+    def _is_invoice_done(self, name: str, invoice: Billed, stripe_customer: str, written_before: Hour) -> Checking:
+        if Hour.parse(invoice.end) > written_before:
+            return False
         try:
-            return Hour.parse(one.end) <= written_before and self._check_invoice(name, one, stripe_customer, did)
+            return (yield from self._check_invoice(name, invoice, stripe_customer))
         except RowChangedError:
             return False
 
-    def _check_row(self, row: UsageRow, stripe_customer: str, invoices: Sequence[Billed], did: Carried) -> bool:
+    def _check_row(self, row: UsageRow, stripe_customer: str, invoices: Sequence[Billed]) -> Checking:
         """Move what is less than nothing, or too old, out of a row; return False if it has to wait.
 
         What is too old and has an invoice is left to that: it may have carried the difference before.
@@ -202,7 +218,7 @@ class Carrier:
         done = True
         for metric, total in row.totals.items():
             if total.balance < 0:
-                self._move(row, metric, total.balance, "less than nothing", did)
+                yield self._move(row, metric, total.balance, "less than nothing")
             elif not row.hour.is_past_stripe(self.clock()):
                 continue
             elif total.state is State.PENDING or self._may_show_later(total):
@@ -218,8 +234,8 @@ class Carrier:
                 if invoiced or total.quantity == held:
                     row = self.ledger.rows.save(settled_by_carry(row, metric))
                     continue
-                if self._is_billed(stripe_customer, metric, did):
-                    self._move(row, metric, total.quantity - held, "too old for Stripe", did)
+                if (yield from self._is_billed(stripe_customer, metric)):
+                    yield self._move(row, metric, total.quantity - held, "too old for Stripe")
                 done = False
         return done
 
@@ -231,7 +247,7 @@ class Carrier:
     def _at_stripe(self, metric: str, stripe_customer: str, hour: Hour) -> int:
         return self.stripe.totals(metric, stripe_customer, hour, hour.next(), "hour").get(hour, 0)
 
-    def _move(self, row: UsageRow, metric: str, amount: int, why: str, did: Carried) -> None:
+    def _move(self, row: UsageRow, metric: str, amount: int, why: str) -> Carried:
         """Take an amount out of a row and put it into the current hour."""
         now = self.clock()
         current = Hour.containing(now)
@@ -242,45 +258,51 @@ class Carrier:
         leaving = Change(known_as, metric, -amount, f"{why}: carried to {current}", WHO, at, carry=True)
         entering = Change(known_as, metric, amount, f"{why} in {row.hour}: carried", WHO, at, carry=True)
         self.changes.move(row.subject.id, (row.hour, leaving), (current, entering))
-        did.carried += 1
         logger.info("usage carried", customer=row.subject.id, metric=metric, hour=str(row.hour), amount=amount, why=why)
+        return Carried(carried=1)
 
-    def _check_invoice(self, name: str, one: Billed, stripe_customer: str, did: Carried) -> bool:
+    def _check_invoice(self, name: str, billed: Billed, stripe_customer: str) -> Checking:
         """Carry what the ledger says beyond an invoice; return False if it has to wait."""
-        first, end = max(Hour.parse(one.first), self.since), Hour.parse(one.end)
+        first, end = max(Hour.parse(billed.first), self.since), Hour.parse(billed.end)
         totals = {
-            row.hour: row.totals[one.metric]
+            row.hour: row.totals[billed.metric]
             for row in self.ledger.rows.of(customer(name), first, end)
-            if one.metric in row.totals and _billed_to(row.totals[one.metric], stripe_customer) == one.stripe_customer
+            if billed.metric in row.totals
+            and _billed_to(row.totals[billed.metric], stripe_customer) == billed.stripe_customer
         }
         if any(self._is_moved_first(hour, total) for hour, total in totals.items()):
             return False
         ledger = sum(total.quantity for total in totals.values())
-        difference = ledger - one.quantity - one.carried
+        difference = ledger - billed.quantity - billed.carried
         if not difference:
-            if one.held:
-                self.changes.save_billed(name, msgspec.structs.replace(one, difference=0, held=""))
+            if billed.held:
+                self.changes.save_billed(name, msgspec.structs.replace(billed, difference=0, held=""))
             return True
-        if not self._is_billed(stripe_customer, one.metric, did):
-            after = msgspec.structs.replace(one, difference=difference, held=NOT_SUBSCRIBED)
-            if after != one:
+        if not (yield from self._is_billed(stripe_customer, billed.metric)):
+            after = msgspec.structs.replace(billed, difference=difference, held=NOT_SUBSCRIBED)
+            if after != billed:
                 self.changes.save_billed(name, after)
             return False
         now = self.clock()
         change = Change(
-            id=f"{one.invoice}.v{one.version}",
-            metric=one.metric,
+            id=f"{billed.invoice}.v{billed.version}",
+            metric=billed.metric,
             amount=difference,
-            reason=f"{one.invoice} billed {one.quantity + one.carried} of {ledger} from {one.first} to {one.end}",
+            reason=f"{billed.invoice} billed {billed.quantity + billed.carried} of {ledger} "
+            f"from {billed.first} to {billed.end}",
             who=WHO,
             at=int(now.timestamp()),
             carry=True,
         )
-        after = msgspec.structs.replace(one, carried=one.carried + difference, difference=0, held="")
+        after = msgspec.structs.replace(billed, carried=billed.carried + difference, difference=0, held="")
         self.changes.carry(name, after, Hour.containing(now), change)
-        did.carried += 1
+        yield Carried(carried=1)
         logger.info(
-            "invoice's difference carried", customer=name, metric=one.metric, invoice=one.invoice, amount=difference
+            "invoice's difference carried",
+            customer=name,
+            metric=billed.metric,
+            invoice=billed.invoice,
+            amount=difference,
         )
         return False  # the account of the invoice is another one now: look again at the next run
 
@@ -289,11 +311,10 @@ class Carrier:
         waits = total.state is State.PENDING or (total.state is State.HELD and total.reason == TOO_OLD)
         return waits and hour.is_past_stripe(self.clock())
 
-    def _is_billed(self, stripe_customer: str, metric: str, did: Carried) -> bool:
+    def _is_billed(self, stripe_customer: str, metric: str) -> Checking:
         if stripe_customer and self.stripe.is_billed(stripe_customer, metric):
             return True
-        did.held += 1
-        did.reasons.append(NOT_SUBSCRIBED)
+        yield Carried(held=1, reasons=[NOT_SUBSCRIBED])
         return False
 
 

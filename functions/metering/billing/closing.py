@@ -23,12 +23,11 @@ from metering.model.subjects import (
     Kind,
     Subject,
     customer,
-    customer_of_source,
-    key,
     source_of_customer,
     subject_of_source,
 )
 from metering.model.usage_row import Change, State, UsageRow, recounted
+from metering.stores.attribution import Share, Uniques, shares
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.changes import Changes
 from metering.stores.counters import Counted, Counters
@@ -38,7 +37,6 @@ from metering.stores.marks import Marked, new_mark
 from metering.stores.progress import Period, PeriodState
 from metering.stores.rows import ByKey
 from metering.stores.table import RowChangedError
-from metering.stores.uniques import Uniques
 
 logger = Logger(child=True)
 
@@ -159,14 +157,15 @@ class Closer:
         """
         counted = self.counters.read(hour)
         holdings = self.ledger.holders.holdings(counted)
-        totals = self._totals(hour, counted, holdings)
+        by_owner = shares(hour, counted, holdings)
+        totals = self._totals(hour, counted, by_owner)
         rows = self.ledger.rows.at(hour, {*totals, *_ever_concerned(holdings)})
         fresh = [
             self._recounted(row, totals, holdings) for row in rows.values() if not row.version and row.subject in totals
         ]
         there = [row for row in rows.values() if row.version]
         _note_pending(there, did)
-        by_key = _by_key(hour, counted, holdings)
+        by_key = _by_key(by_owner)
         again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, by_key, did)
         self.close_again(hour, again | self._moved(hour, holdings), did)
         customers = len(by_kind(totals, Kind.CUSTOMER))
@@ -204,14 +203,15 @@ class Closer:
             rows = self.ledger.rows.at(hour, todo | _ever_concerned(named))
             holdings = self.ledger.holders.holdings(self._keys_of(rows))
             counted = self.counters.read(hour, holdings.keys())
-            totals = self._totals(hour, counted, holdings, concerned=rows)
+            by_owner = shares(hour, counted, holdings)
+            totals = self._totals(hour, counted, by_owner, concerned=rows)
             changes = self._changes(hour, rows)
             changed = [
                 after
                 for before in rows.values()
                 if (after := self._recounted(before, totals, holdings, changes)) is not before and after.totals
             ]
-            refused = self._write(changed, _by_key(hour, counted, holdings), did)
+            refused = self._write(changed, _by_key(by_owner), did)
             self._ask_to_check(hour, rows)
             # A named key may have got its holder just now, and any key may have changed hands meanwhile.
             owners = {owner for name in named if (owner := mapped_to(holdings[name], hour))}
@@ -252,14 +252,14 @@ class Closer:
         return {*by_kind(subjects, Kind.KEY), *map(source_of_customer, customers)}.union(*held)
 
     def _totals(
-        self, hour: Hour, counted: Counted, holdings: Mapping[str, Holding], concerned: Collection[Subject] = ()
+        self, hour: Hour, counted: Counted, by_owner: Mapping[Subject, Share], concerned: Collection[Subject] = ()
     ) -> Totals:
         """Add up keys' counters by who held them in the hour; a key that nobody held stands for itself.
 
         Where a customer's distinct values came through several hands, its claims say how many count in this hour; the
         month's other hours are looked at, too, also for those of the ``concerned`` who have lost their key.
         """
-        totals = _by_subject(hour, counted, holdings)
+        totals = {subject: share.together for subject, share in by_owner.items()}
         distinct = {metric for amounts in counted.values() for metric in amounts.uniques}
         for owner in by_kind({*totals, *concerned}, Kind.CUSTOMER):
             uniques = totals.get(customer(owner), Amounts()).uniques
@@ -335,23 +335,9 @@ class Closer:
             raise OutOfTimeError
 
 
-def _by_subject(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Totals:
-    totals: Totals = {}
-    for name, amounts in counted.items():
-        totals.setdefault(mapped_to(holdings[name], hour) or key(name), Amounts()).include(amounts)
-    for amounts in totals.values():
-        amounts.cap_splits()
-    return totals
-
-
-def _by_key(hour: Hour, counted: Counted, holdings: Mapping[str, Holding]) -> Mapping[Subject, ByKey]:
-    """Return what customers' keys were counted for, each by itself; distinct values as each key brought them."""
-    split: dict[Subject, dict[str, Mapping[str, int]]] = {}
-    for name, amounts in counted.items():
-        if owner := mapped_to(holdings[name], hour):
-            key_or_none = "" if customer_of_source(name) else name
-            split.setdefault(owner, {})[key_or_none] = amounts.quantities()
-    return split
+def _by_key(by_owner: Mapping[Subject, Share]) -> Mapping[Subject, ByKey]:
+    """Return what customers' keys were counted for, each by itself."""
+    return {owner: share.by_key for owner, share in by_owner.items() if owner.kind is Kind.CUSTOMER}
 
 
 def _by_hour(marks: Iterable[Marked]) -> dict[Hour, list[Marked]]:

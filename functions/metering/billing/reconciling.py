@@ -93,7 +93,7 @@ class Reconciler:
 
         A round that begins a day or more after the last daily one is a daily one, however long a round takes.
         """
-        did = Reconciled()
+        reconciled = Reconciled()
         at = self._begun(self.ledger.progress.round())
 
         def compare(owner: Customer, daily: bool = at.daily) -> list[Compared]:  # noqa: FBT001 - of the whole round
@@ -101,21 +101,21 @@ class Reconciler:
 
         for some in _in_groups(self.ledger.holders.customer_ids(at.name), _CUSTOMERS_AT_ONCE):
             if self.clock() >= self.deadline:
-                return did
+                return reconciled
             owners = self.ledger.holders.customers(some)
             billed = [owner for owner in owners.values() if owner.stripe_customer]
             try:
-                found = side_by_side(compare, billed)
+                compared = side_by_side(compare, billed)
             except OutOfBudgetError as error:
-                logger.info("the next run goes on", reason=str(error), customers=did.customers)
-                return did
-            did.customers += len(some)
-            did.differing += [one for compared in found for one in compared if one.difference]
+                logger.info("the next run goes on", reason=str(error), customers=reconciled.customers)
+                return reconciled
+            reconciled.customers += len(some)
+            reconciled.differing += [metric for metrics in compared for metric in metrics if metric.difference]
             at = msgspec.structs.replace(at, name=some[-1])
             self.ledger.progress.save_round(at)
         self.ledger.progress.save_round(msgspec.structs.replace(at, name=""))
-        did.round_over = True
-        return did
+        reconciled.round_over = True
+        return reconciled
 
     def _begun(self, at: Round) -> Round:
         """Return the round that goes on, or the one that begins now."""

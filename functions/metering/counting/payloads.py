@@ -55,6 +55,35 @@ class Subscription(msgspec.Struct, frozen=True, rename="camel"):
         return batch_of(ids, lines, source, f"{self.log_group} {self.log_stream}")
 
 
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """Messages of SQS, each of which holds a notification of S3: the event as it came, for who answers by message."""
+
+    event: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveWanted:
+    """What an operator wants to be counted of what was set aside, as :mod:`metering.counting.redriving` reads it."""
+
+    wanted: Any
+
+
+Received = Subscription | Notified | RedriveWanted
+"""What ``record_usage`` is invoked with."""
+
+
+def received(event: Any) -> Received:
+    """Return what a Lambda event is, or raise PayloadError."""
+    match event:
+        case {"Records": [_, *_]}:
+            return Notified(event)
+        case {"redrive": wanted}:
+            return RedriveWanted(wanted)
+        case _:
+            return subscription(event)
+
+
 def subscription(event: Mapping[str, Any]) -> Subscription:
     """Return what a Lambda event of CloudWatch Logs holds, or raise PayloadError."""
     logs = event.get("awslogs") if isinstance(event, Mapping) else None

@@ -26,13 +26,13 @@ from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
 from metering.stores import claims
+from metering.stores.attribution import tenure
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
 from metering.stores.marks import new_mark
 from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine
-from metering.stores.uniques import tenure
 
 T = TypeVar("T")
 

@@ -65,6 +65,11 @@ def customer_of_source(source: str) -> str | None:
     return source.removeprefix(_CUSTOMER_SIGN) if source.startswith(_CUSTOMER_SIGN) else None
 
 
+def key_of_source(source: str) -> str:
+    """Return the key that a source of usage names, or an empty string for a customer."""
+    return source if customer_of_source(source) is None else ""
+
+
 def subject_of_source(source: str) -> Subject:
     """Return the subject that a source of usage stands for by itself: a key, or the customer that it names."""
     named = customer_of_source(source)

@@ -8,10 +8,8 @@ the amount moves with each call and not with Stripe's preview, which is some min
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
-
-from stripe import StripeClient, Subscription
 
 from metering.model.metrics import Max, Metric, Sum, Unique, meters_of
 from metering.model.periods import HOUR, Hour
@@ -35,8 +33,8 @@ from metering.model.prices import (
 )
 from metering.portal.reading import UsageReader
 from metering.stores.holders import Customer
-from metering.stripe.meters import StripeMeters, StripeUnavailableError
-from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, offer_of
+from metering.stripe.meters import StripeMeters
+from metering.stripe.subscriptions import Offers, Terms, preview_of, running
 
 KEPT_S: Final = 60
 """Seconds for which Stripe's answers about a customer, and its closed hours, are kept."""
@@ -50,31 +48,6 @@ _BASIS: Final = timedelta(hours=24)
 
 class NotSubscribedError(Exception):
     """The customer has no subscription to a plan, so that nothing is invoiced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One price of a subscription, asked for each ``interval``; ``title`` is what invoices call it."""
-
-    price: Price
-    title: str
-    interval: str
-
-    @property
-    def metric(self) -> str | None:
-        """The metric whose usage is paid for; None for a fee."""
-        return None if isinstance(self.price, Flat) else self.price.metric
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a customer is subscribed to, and the period that runs, whole hours from ``first`` up to ``end``."""
-
-    plans: tuple[str, ...]
-    currency: str
-    first: Hour
-    end: Hour
-    items: tuple[Item, ...]
 
 
 @dataclass(slots=True)
@@ -104,8 +77,10 @@ class Charges:
     plans: Sequence[Plan]
     clock: Callable[[], float]
     _kept: dict[str, _Kept] = field(default_factory=dict)
-    _offers: dict[str, Offer] = field(default_factory=dict)
-    """By price id, for ever: what a price says never changes (Stripe's documentation, "Manage products and prices")."""
+    _offers: Offers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._offers = Offers(self.stripe)
 
     def invoice(self, name: str, *, now: datetime) -> dict[str, Any]:
         """Return what a customer's running period costs; amounts in the currency's smallest unit."""
@@ -149,7 +124,7 @@ class Charges:
         subscription = running(self.stripe, customer.stripe_customer) if customer and customer.stripe_customer else None
         if customer is None or subscription is None:
             raise NotSubscribedError(name)
-        terms = self._terms(subscription)
+        terms = Terms.of(subscription, self._offers)
         made = _Kept(customer, terms, preview_of(self.stripe, subscription), now, at + KEPT_S)
         self._kept.pop(name, None)
         while len(self._kept) >= MOST_KEPT:
@@ -165,40 +140,10 @@ class Charges:
             kept.used[hour] = {metric: cell.quantity for metric, cell in cells.items()}
         kept.since = usage.open_from
 
-    def _terms(self, subscription: Subscription) -> Terms:
-        ours = [
-            (item, metadata)
-            for item in subscription["items"].data
-            if (metadata := metadata_of(item.price)).get(DEPLOYMENT) == self.stripe.deployment
-        ]
-        first, _ = ours[0]
-        return Terms(
-            plans=tuple(sorted({metadata[PLAN] for _, metadata in ours})),
-            currency=subscription.currency,
-            first=Hour.of_epoch_ms(first.current_period_start * 1000),
-            end=Hour.of_epoch_ms(first.current_period_end * 1000),
-            items=tuple(
-                Item(offer.price, self._title(metadata[PLAN], offer.price), offer.interval)
-                for item, metadata in ours
-                for offer in (self._offer(item.price.id, metadata[PRICE]),)
-            ),
-        )
-
-    def _offer(self, price_id: str, name: str) -> Offer:
-        if price_id not in self._offers:
-            shown = self.stripe.call(
-                lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}),
-            )
-            offer = offer_of(shown, name)
-            if offer is None:
-                raise StripeUnavailableError(f"the price {price_id} is like none that can be declared")
-            self._offers[price_id] = offer
-        return self._offers[price_id]
-
     def _title(self, plan_name: str, price: Price) -> str:
         """Return what invoices call a price, as it is declared now."""
         plan = next((plan for plan in self.plans if plan.name == plan_name), None)
-        declared = [one for one in plan.prices if name_of(one) == name_of(price)] if plan else []
+        declared = [declared for declared in plan.prices if name_of(declared) == name_of(price)] if plan else []
         title = title_of(declared[0]) if declared else name_of(price).replace("_", " ").capitalize()
         return f"{plan.title}: {title}" if plan else title
 
@@ -211,7 +156,7 @@ class Charges:
             lines.append(
                 {
                     "price": name_of(item.price),
-                    "title": item.title,
+                    "title": self._title(item.plan, item.price),
                     "metric": item.metric,
                     "kind": _kind(item.price),
                     "quantity": quantity,
@@ -304,58 +249,4 @@ def scales_of(metrics: Iterable[Metric]) -> dict[str, int]:
         name: metric.scale if isinstance(metric, Sum | Max) else 0
         for metric in metrics
         for name in meters_of(metric).values()
-    }
-
-
-def plans_of(subscription: Subscription, deployment: str) -> set[str]:
-    """Return the plans of a deployment that a subscription has prices of."""
-    found = [metadata_of(item.price) for item in subscription["items"].data]
-    return {metadata[PLAN] for metadata in found if metadata.get(DEPLOYMENT) == deployment}
-
-
-def running(stripe: StripeMeters, stripe_customer: str) -> Subscription | None:
-    """Return a customer's running subscription to plans of ours."""
-
-    def fetch(client: StripeClient) -> list[Subscription]:
-        listed = client.v1.subscriptions.list({"customer": stripe_customer, "limit": 100})
-        return list(listed.auto_paging_iter())
-
-    return next((one for one in stripe.call(fetch) if plans_of(one, stripe.deployment)), None)
-
-
-def preview_of(stripe: StripeMeters, subscription: Subscription) -> dict[str, Any]:
-    """Return Stripe's preview of a subscription's running invoice, amounts in the currency's smallest unit."""
-    names = {item.price.id: metadata_of(item.price).get(PRICE, "") for item in subscription["items"].data}
-
-    def look(client: StripeClient) -> tuple[Any, list[Any]]:
-        invoice = client.v1.invoices.create_preview({"subscription": subscription.id})
-        return invoice, list(invoice.lines.auto_paging_iter())
-
-    invoice, lines = stripe.call(look)
-    return {
-        "subscription": subscription.id,
-        "plans": sorted(plans_of(subscription, stripe.deployment)),
-        "currency": invoice.currency,
-        "period": _period(invoice.period_start, invoice.period_end),
-        "lines": [_line(line, names) for line in lines],
-        "total": invoice.total,
-    }
-
-
-def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:
-    details = line.pricing.price_details if line.pricing else None
-    unit = line.pricing.unit_amount_decimal if line.pricing else None
-    return {
-        "price": names.get(str(details.price), "") if details else "",
-        "description": line.description or "",
-        "quantity": line.quantity,
-        "unit_amount": None if unit is None else f"{unit:f}",
-        "amount": line.amount,
-        "period": _period(line.period.start, line.period.end),
-    }
-
-
-def _period(start: int, end: int) -> dict[str, str]:
-    return {
-        name: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ") for name, at in (("from", start), ("to", end))
     }

@@ -3,12 +3,20 @@
 import base64
 import gzip
 import hashlib
+import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import CORSConfig, Response
+from aws_lambda_powertools.event_handler.api_gateway import ResponseBuilder
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
+from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
+from botocore.exceptions import ClientError
+
+logger = Logger(child=True)
 
 PRIVATE: Final = "private, no-cache"
 """One customer's data: kept by nobody but its browser, and shown again only once it was found unchanged."""
@@ -24,6 +32,9 @@ SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """What every answer says, whatever it is."""
+
+LONGEST_SHOWN: Final = 80
+"""Characters of what was got that an answer quotes."""
 
 _SMALLEST_GZIP: Final = 1024
 
@@ -83,3 +94,50 @@ def finished(answer: dict[str, Any], event: Mapping[str, Any], cors: CORSConfig 
         packed = base64.b64encode(gzip.compress(body.encode(), 6, mtime=0)).decode()
         return answer | {"body": packed, "isBase64Encoded": True}
     return answer
+
+
+def built(response: Response[str], event: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer in API Gateway's form."""
+    builder: ResponseBuilder[Any] = ResponseBuilder(response)
+    return builder.build(APIGatewayProxyEventV2(event))
+
+
+def not_found(_error: Exception) -> Response[str]:
+    """Answer what no route is for."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "there is nothing here: /v1/openapi.json says what there is").response()
+
+
+def invalid(error: RequestValidationError) -> Response[str]:
+    """Answer a request whose parameters are not as the document says."""
+    said = "; ".join(_sentence(one) for one in error.errors())
+    return ProblemError(HTTPStatus.BAD_REQUEST, said).response()
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """Return what was wanted and what was got, as one sentence."""
+    where = ".".join(str(part) for part in error["loc"][1:]) or "the body"
+    match error["type"]:
+        case "string_pattern_mismatch" if where in ("from", "to"):
+            wanted = "must be written 2026-11-01 or 2026-11-22T05 (UTC)"
+        case "literal_error":
+            wanted = f"must be {error['ctx']['expected'].replace(chr(39), '').removeprefix(', ')}"
+        case "missing":
+            return f"{where} must be given"
+        case "json_invalid":
+            return "the body must be JSON"
+        case _:
+            wanted = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{where} {wanted}; got {str(error['input'])[:LONGEST_SHOWN]!r}"
+
+
+def unsupported(_error: Exception) -> Response[str]:
+    """Answer a body of another type."""
+    return ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json").response()
+
+
+def failed(error: Exception) -> Response[str]:
+    """Answer what nobody expected: the log says where it was, the caller learns nothing."""
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    where = traceback.format_tb(error.__traceback__)
+    logger.error("request failed", error=type(error).__name__, code=code, where=where)  # no message: it may quote
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong here: try again later").response()

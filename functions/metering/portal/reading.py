@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
-from metering.model.subjects import Subject, customer, customer_of_source, key, source_of_customer, subject_of_source
+from metering.model.subjects import Subject, customer, key, source_of_customer
 from metering.model.usage_row import State, UsageRow
+from metering.stores.attribution import Share, Uniques, sources_of
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counted, Counters
 from metering.stores.decoding import as_items, decode_fast, page_of
-from metering.stores.holders import Holding, mapped_to
+from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
 from metering.stores.rows import ByKey
 from metering.stores.table import Table
-from metering.stores.uniques import Uniques
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -300,22 +299,18 @@ class UsageReader:
 
     def _counted(self, mine: Subject, hour: Hour, holdings: Mapping[str, Holding]) -> Counted:
         """Return what the counters hold of an hour, by each key that the customer held in it."""
-        held = [name for name in holdings if (mapped_to(holdings[name], hour) or subject_of_source(name)) == mine]
-        return self.counters.read_keys(hour, held)
+        return self.counters.read_keys(hour, sources_of(mine, holdings, hour))
 
     def _afresh(self, mine: Subject, hour: Hour, counted: Counted, before: Mapping[str, Cell]) -> dict[str, Cell]:
         """Return an hour's cells: what is counted now, with what the ledger holds beside it."""
-        together = Amounts()
-        for amounts in counted.values():
-            together.include(amounts)
+        share = Share.of(counted)
+        together = share.together
         self.uniques.settle(mine.id, hour, together)
-        cells = dict(before)
+        cells, by_key = dict(before), share.by_key
         for metric, number in together.quantities().items():
             known = before.get(metric)
             beside = known.beside if known else 0
-            keys: Counter[str] = Counter()
-            for name, amounts in counted.items():
-                keys[name if customer_of_source(name) is None else NO_VALUE] += amounts.quantities().get(metric, 0)
+            keys = {key: quantities.get(metric, 0) for key, quantities in by_key.items()}
             standing = known.standing if known and known.counted == number else Standing.COUNTING
             cells[metric] = Cell(number, beside, standing, together.splits.get(metric, {}), keys)
         return cells

@@ -19,15 +19,16 @@ milliseconds since 1970.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores.aws import Item, in_pieces, side_by_side
+from metering.stores.table import BATCH, batch_get, item_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 SHARDS: Final = 16
 """How many partition keys one key's values of a month are spread over."""
 
-_BATCH: Final = 100  # BatchGetItem's limit
 _HASH_BYTES: Final = 16
 
 Key = tuple[str, str]
@@ -80,7 +80,7 @@ class Claims:
         One write unit for each new claim; the others are looked at first, since a refused write costs a unit, too.
         """
         found: dict[Key, Claim] = {}
-        for piece in side_by_side(self._look, in_pieces(list(wanted), _BATCH)):
+        for piece in side_by_side(self._look, in_pieces(list(wanted), BATCH)):
             found |= piece
         new = [key for key in wanted if key not in found]
         made = side_by_side(lambda key: self._make(key, wanted[key], batch, now), new)
@@ -93,16 +93,10 @@ class Claims:
             for item in items:
                 yield item["sk"]["S"].partition("#")[0], _read(item)
 
-    def _look(self, keys: Iterable[Key]) -> dict[Key, Claim]:
+    def _look(self, keys: Sequence[Key]) -> dict[Key, Claim]:
         """Return the claims that are there. Not a consistent read: what it misses is found by the write."""
-        found: dict[Key, Claim] = {}
-        asked: Any = {self.table: {"Keys": [_item_key(key) for key in keys]}}
-        while asked:
-            answer = self.client.batch_get_item(RequestItems=asked)
-            for item in answer["Responses"].get(self.table, []):
-                found[item["pk"]["S"], item["sk"]["S"]] = _read(item)
-            asked = answer.get("UnprocessedKeys")
-        return found
+        items = batch_get(self.client, self.table, keys, consistent=False)
+        return {(item["pk"]["S"], item["sk"]["S"]): _read(item) for item in items}
 
     def _make(self, key: Key, hour: Hour, batch: bytes, now: datetime) -> Claim:
         """Make a claim, or return the one that is there: another batch's, or our own that boto3 sent twice (I2)."""
@@ -113,7 +107,7 @@ class Claims:
             self.client.put_item(
                 TableName=self.table,
                 Item={
-                    **_item_key(key),
+                    **item_key(*key),
                     "hour": {"S": str(hour)},
                     "batch": {"B": batch},
                     "at": {"N": str(made.at)},
@@ -144,10 +138,6 @@ def _of_month(metric: str, hour: Hour, key: str) -> str:
 
 def _shard(value: str) -> int:
     return int(value[:2], 16) % SHARDS
-
-
-def _item_key(key: Key) -> Item:
-    return {"pk": {"S": key[0]}, "sk": {"S": key[1]}}
 
 
 def _item_of(error: ClientError) -> Item:

@@ -1,5 +1,7 @@
 """A DynamoDB table of items with ``pk`` and ``sk``, and its conditional writes; what the items mean is for others."""
 
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +11,18 @@ from metering.stores.aws import Item, in_pieces, side_by_side, to_item
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
-_BATCH: Final = 100  # BatchGetItem's limit
+BATCH: Final = 100
+"""Keys in one BatchGetItem (DynamoDB API reference)."""
+
+ATTEMPTS: Final = 8
+"""How often what was left unprocessed is asked for."""
+
+FIRST_PAUSE: Final = 0.05
+"""Seconds, at most, before the second attempt; twice as many before each further one: 6.35 in all."""
+
+
+class UnprocessedError(Exception):
+    """DynamoDB kept leaving keys unprocessed: the table, or one partition of it, is asked for too much."""
 
 
 class RowChangedError(Exception):
@@ -29,20 +42,14 @@ class Table:
 
     def read(self, wanted: Mapping[tuple[str, str], Any], make: Callable[[Item], Any]) -> dict[Any, Any]:
         """Return what is there of the ``wanted`` keys, each under the name given for it."""
-        pieces = in_pieces(list(wanted), _BATCH)
+        pieces = in_pieces(list(wanted), BATCH)
         found: dict[Any, Any] = {}
         for items in side_by_side(self._read_piece, pieces):
             found |= {wanted[item["pk"]["S"], item["sk"]["S"]]: make(item) for item in items}
         return found
 
     def _read_piece(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
-        items: list[Item] = []
-        asked: Any = {self.name: {"Keys": [item_key(*one) for one in keys], "ConsistentRead": True}}
-        while asked:
-            answer = self.client.batch_get_item(RequestItems=asked)
-            items += answer["Responses"].get(self.name, [])
-            asked = answer.get("UnprocessedKeys")
-        return items
+        return batch_get(self.client, self.name, keys, consistent=True)
 
     def query(
         self, pk: str, *, beginning: str = "", between: tuple[str, str] | None = None, after: str = ""
@@ -116,6 +123,27 @@ class Table:
             if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
                 raise RowChangedError("an item changed since it was read") from error
             raise
+
+
+def batch_get(client: "DynamoDBClient", table: str, keys: Sequence[tuple[str, str]], *, consistent: bool) -> list[Item]:
+    """Return what is there of up to :data:`BATCH` keys.
+
+    What DynamoDB leaves unprocessed is asked for again, after a while that grows and is drawn at random, as its
+    documentation of BatchGetItem recommends: at once, it would most likely be left again. Raises UnprocessedError after
+    :data:`ATTEMPTS`, some seconds later.
+    """
+    items: list[Item] = []
+    asked: Any = {table: {"Keys": [item_key(*key) for key in keys], "ConsistentRead": consistent}}
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(random.uniform(0, FIRST_PAUSE * 2 ** (attempt - 1)))  # noqa: S311 - no secret
+        answer = client.batch_get_item(RequestItems=asked)
+        items += answer["Responses"].get(table, [])
+        asked = answer.get("UnprocessedKeys")
+        if not asked:
+            return items
+    left = len(asked[table]["Keys"])
+    raise UnprocessedError(f"{table}: {left} of {len(keys)} keys were left unprocessed {ATTEMPTS} times")
 
 
 def item_key(pk: str, sk: str) -> Item:

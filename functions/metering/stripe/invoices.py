@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, TypeVar
 import stripe
 
 from metering.model.periods import Hour
-from metering.stripe.meters import Meter, StripeMeters, StripeRejectedError
+from metering.stripe.client import StripeRejectedError
+from metering.stripe.meters import Meter, StripeMeters
 
 FINALISED: Final = "invoice.finalized"
 

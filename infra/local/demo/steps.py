@@ -20,12 +20,11 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.posting import turn_on
 from infra.operate.subscribing import Subscriber, Wishes, preview
-from metering.model.amounts import Amounts
 from metering.model.periods import Hour, hours
 from metering.model.prices import explain, in_money, terms
 from metering.model.subjects import customer
 from metering.stores.aws import side_by_side
-from metering.stores.holders import Customer, mapped_to
+from metering.stores.holders import Customer
 
 WORKERS: Final = 8
 
@@ -438,16 +437,9 @@ def counted_usage(deployment: Deployment, names: list[str], span: tuple[Hour, Ho
     """Return what the counters hold, by customer."""
     step = Step({}, {})
     for hour in hours(*span):
-        counted = deployment.counters.read(hour)
-        holdings = deployment.ledger.holders.holdings(counted)
-        owners: dict[str, Amounts] = {}
-        for key, amounts in counted.items():
-            owner = mapped_to(holdings[key], hour)
-            if owner and owner.id in names:
-                owners.setdefault(owner.id, Amounts()).include(amounts)
-        for name, amounts in owners.items():
-            deployment.uniques.settle(name, hour, amounts)  # several keys, whose users overlap
-            _add(step, name, amounts.quantities(), amounts.splits)
+        for owner, share in deployment.attribution.of_hour(hour).items():
+            if owner in map(customer, names):
+                _add(step, owner.id, share.together.quantities(), share.together.splits)
     return step
 
 

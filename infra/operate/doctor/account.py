@@ -112,7 +112,9 @@ def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         )
     ]
     if ringing:
-        yield warning(f"alarms ring: {', '.join(ringing)}", "the README says under each alarm's name what to do")
+        yield warning(
+            f"alarms ring: {', '.join(ringing)}", "infra/operate/RUNBOOK.md says under each alarm's name what to do"
+        )
     if told and not ringing:
         yield ok(f"{len(told)} subscribers are told of alarms, and none rings")
 

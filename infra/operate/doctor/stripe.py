@@ -11,9 +11,10 @@ from stripe import StripeClient
 from infra.operate.catalog import RIGHTS
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
-from metering.stripe.meters import StripeMeters, StripeNotConnectedError, StripeRejectedError
+from metering.stripe.client import StripeNotConnectedError, StripeRejectedError
+from metering.stripe.meters import StripeMeters
 
-_CONNECT: Final = "metering stripe connect, with a key that has the rights of the README"
+_CONNECT: Final = "metering stripe connect, with a key that has the rights that infra/operate/README.md lists"
 
 PROBES: Final[dict[str, tuple[Literal["get", "post"], str]]] = {
     "billing_meter_event": ("post", "/v1/billing/meter_events"),

@@ -36,7 +36,9 @@ def check_log_format(deployment: Deployment, _now: datetime) -> Iterator[Finding
     variables = declared(deployment.declared_metrics)
     there = [one for one in _stages(deployment) if one.destination.removesuffix(":*").endswith(tuple(ours))]
     if not there:
-        yield warning("no stage writes into the access log", "attach your API, as the README says, and deploy it")
+        yield warning(
+            "no stage writes into the access log", "attach your API, as infra/stack/README.md says, and deploy it"
+        )
     for stage in there:
         try:
             wanted = AccessLog(stage.api, _caller(stage.format)).format(variables)
@@ -181,7 +183,7 @@ def check_functions(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         wanted: list[Measured] = [("AWS/Lambda", one, "Sum", where) for one in ("Invocations", "Errors", "Throttles")]
         runs, errors, throttles = measured(deployment, wanted, now, DAY)
         said = f"{name}: {runs:,.0f} runs in the last day, {errors:,.0f} failed, {throttles:,.0f} throttled"
-        do = "read its log; what an alarm asks of you is in the README"
+        do = "read its log; what an alarm asks of you is in infra/operate/RUNBOOK.md"
         if errors and errors >= runs / 2:
             yield broken(said, do)
         else:

@@ -23,9 +23,9 @@ from infra.operate.recount.raw_log import Archive, HourTally, RawLog, usage_reco
 from metering.model.batches import Source
 from metering.model.metrics import Max, Unique, meters_of, reads_usage_lines
 from metering.model.periods import Hour, due_before, hours
-from metering.model.subjects import Kind, Subject, customer, source_of_customer, subject_of_source
+from metering.model.subjects import Kind, Subject, customer, source_of_customer
 from metering.model.usage_row import Change, UsageRow
-from metering.stores.holders import mapped_to
+from metering.stores.attribution import owner_of
 from metering.stores.marks import new_mark
 from metering.stores.set_aside import SetAsideBatch
 
@@ -185,7 +185,7 @@ class Recount:
         }
         archived = (tally.ready.amounts, tally.waiting.amounts, tally.ready.values, tally.waiting.values)
         holdings = deployment.ledger.holders.holdings({source for names in (counted, *archived) for source, _ in names})
-        owners = {source: mapped_to(holdings[source], hour) or subject_of_source(source) for source in holdings}
+        owners = {source: owner_of(source, holding, hour) for source, holding in holdings.items()}
         named = [self._only] if self._only else deployment.ledger.holders.customer_ids()
         subjects = {*map(customer, named), *(() if self._only else owners.values())}
         rows = deployment.ledger.rows.at(hour, subjects)

@@ -1,0 +1,51 @@
+"""Streaming: many customers' pending totals → Stripe, up to a hundred of them in one call of its event stream."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from metering.billing.sending import CHANGED, Answers, Posted, Sender, Sent
+from metering.model.usage_row import Posting, State, UsageRow
+from metering.stores.aws import in_pieces, side_by_side
+from metering.stores.table import RowChangedError
+from metering.stripe.meters import STREAM_BATCH
+
+
+def post_together(sender: Sender, rows: Sequence[tuple[UsageRow, str]]) -> Iterator[Posted]:
+    """Post rows together, each given with its Stripe customer; what Stripe finds wrong with one it reports later."""
+    to_send = []
+    for row, stripe_customer in rows:
+        if sender.may_send(row, stripe_customer):
+            to_send.append((row, stripe_customer))
+        else:
+            yield sender.post_row(row, stripe_customer)[0]
+    saved = side_by_side(lambda sending: _save_departed(sender, *sending), to_send)
+    yield Posted.left([row.hour for (row, _), there in zip(to_send, saved, strict=True) if there is None], CHANGED)
+    departed = [there for there in saved if there is not None]
+    answers = _send(sender, [posting for _, postings in departed for posting in postings.items()])
+    yield from side_by_side(lambda there: _save_answers(sender, *there, answers), departed)
+
+
+def _save_departed(
+    sender: Sender, row: UsageRow, stripe_customer: str
+) -> tuple[UsageRow, Mapping[str, Posting]] | None:
+    departed, postings = sender.depart(row, stripe_customer)
+    try:
+        return (sender.ledger.rows.save(departed) if postings else row), postings
+    except RowChangedError:
+        return None
+
+
+def _send(sender: Sender, postings: Sequence[tuple[str, Posting]]) -> Answers:
+    """Send postings by the way that each is written down for; return what became of each, by identifier."""
+    streamed = [posting for posting in postings if posting[1].streamed]
+    groups = [*in_pieces(streamed, STREAM_BATCH), *([posting] for posting in postings if not posting[1].streamed)]
+    return {name: answer for answers in side_by_side(sender.send, groups) for name, answer in answers.items()}
+
+
+def _save_answers(sender: Sender, row: UsageRow, postings: Mapping[str, Posting], answers: Answers) -> Posted:
+    waiting = row.in_state(State.PENDING)
+    sent = sender.answered(row, postings, answers)
+    try:
+        after = sender.ledger.rows.save(sent.row) if sent.row is not row else row
+    except RowChangedError:
+        return sender.told(Sent(row, refused=sent.refused, changed=True), waiting)
+    return sender.told(Sent(after, sent.silence, sent.refused), waiting)

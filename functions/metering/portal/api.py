@@ -1,0 +1,366 @@
+"""The customers' API, and the page that it serves: what one customer used, and what it costs.
+
+Every route is here, with what the OpenAPI document says of it. What a route works with comes in the request's context.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, CORSConfig, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupportedContentType, RequestValidationError
+from aws_lambda_powertools.event_handler.openapi.models import HTTPBase, HTTPBearer, Server
+from aws_lambda_powertools.event_handler.openapi.params import Body, Query
+from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel, Field
+
+from metering.model.metrics import Count, Max, Metric, Sum, meters_of, unit_of
+from metering.model.prices import Plan, decimals_of
+from metering.model.subjects import CUSTOMER_ID_PATTERN
+from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
+from metering.portal.charges import Charges, NotSubscribedError, scales_of, terms_of
+from metering.portal.http import (
+    ProblemError,
+    built,
+    etag_of,
+    failed,
+    finished,
+    good,
+    header,
+    invalid,
+    not_found,
+    unsupported,
+)
+from metering.portal.page import FILES, read
+from metering.portal.queries import as_csv, check_known, row, span
+from metering.portal.reading import BY_KEY, By, UsageReader, lines
+from metering.portal.tokens import PortalKeys, TokenRefusedError, issue, verify
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError
+
+MOST_LINES: Final = 30_000
+"""Lines in one answer: as many as fit into what a Lambda may return, 6 MB."""
+
+RETRY_AFTER_S: Final = 10
+
+OPENAPI: Final = "/v1/openapi.json"
+LINKS: Final = "/v1/links"
+OPEN_TO_ALL: Final = {*FILES, OPENAPI}
+
+_WRITTEN: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2})?)?$"
+
+logger = Logger(child=True)
+routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the API works with, made once in a process."""
+
+    deployment: str
+    keys: PortalKeys
+    reader: UsageReader
+    charges: Charges
+    metrics: tuple[Metric, ...]
+    plans: tuple[Plan, ...]
+
+
+def answer(
+    event: dict[str, Any], context: LambdaContext, *, parts: Callable[[], Parts], cors: CORSConfig | None, now: datetime
+) -> dict[str, Any]:
+    """Answer a request; ``parts`` are made when one needs them. Who asks is known before anything else is looked at."""
+    app = application(cors=cors)
+    # The route, not the path, which a custom domain lets begin with a name of its own.
+    method, _, path = event["routeKey"].partition(" ")
+    base = event["rawPath"].removesuffix(path)
+    try:
+        needs_none = method == "OPTIONS" or path in OPEN_TO_ALL
+        customer = None if needs_none else _authenticated(event, path, parts, now)
+        app.append_context(  # type: ignore[no-untyped-call]
+            app=app, parts=parts, now=now, customer=customer, base=base, whole=event["rawPath"].endswith(path)
+        )
+        answered = app.resolve({**event, "rawPath": path}, context)
+    except ProblemError as problem:
+        answered = built(problem.response(), event)
+    except Exception as error:  # noqa: BLE001 - the process's outermost edge
+        answered = built(failed(error), event)
+    return finished(answered, event, cors)
+
+
+@cache
+def application(*, cors: CORSConfig | None) -> APIGatewayHttpResolver:
+    """Return the routes as Powertools plays them; those of ``cors`` may call from browsers."""
+    app = APIGatewayHttpResolver(cors=cors, enable_validation=True)
+    app.include_router(routes)
+    app.exception_handler(ProblemError)(ProblemError.response)
+    app.exception_handler(NotFoundError)(not_found)
+    app.exception_handler(RequestValidationError)(invalid)
+    app.exception_handler(RequestUnsupportedContentType)(unsupported)
+    app.exception_handler(Exception)(failed)
+    return app
+
+
+def _parts() -> Parts:
+    made: Parts = routes.context["parts"]()
+    return made
+
+
+def _now() -> datetime:
+    moment: datetime = routes.context["now"]
+    return moment
+
+
+def _authenticated(event: Mapping[str, Any], path: str, parts: Callable[[], Parts], now: datetime) -> str | None:
+    """Return the customer whose token came with a request; None for the operator's own, which API Gateway has checked.
+
+    Raises ProblemError for anybody else.
+    """
+    if path == LINKS:
+        if not (event["requestContext"].get("authorizer") or {}).get("iam"):
+            raise ProblemError(HTTPStatus.FORBIDDEN, "links are given out to callers that sign with AWS credentials")
+        return None
+    scheme, _, token = header(event, "authorization").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED,
+            "a portal token is wanted, as 'Authorization: Bearer ...': ask whoever bills you for a new link",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    known = parts()
+    try:
+        return verify(token.strip(), known.keys.of, deployment=known.deployment, now=now)
+    except TokenRefusedError as error:
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED,
+            f"{error}: ask whoever bills you for a new link",
+            {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+        ) from error
+
+
+def _may_answer(answer: Any, *statuses: HTTPStatus, media: str = "application/json") -> Any:
+    """Return an operation's answers for the OpenAPI document; ``statuses`` are problems."""
+    good = HTTPStatus.CREATED if answer is LinkAnswer else HTTPStatus.OK
+    content: dict[str, Any] = {media: {"model": answer}}
+    if answer is UsageAnswer:
+        content["text/csv"] = {"schema": {"type": "string"}}
+    return {int(good): {"description": good.phrase, "content": content}} | {
+        int(status): {"description": status.phrase, "content": {"application/problem+json": {"model": Problem}}}
+        for status in statuses
+    }
+
+
+_TOKEN: Final[list[dict[str, list[str]]]] = [{"portalToken": []}]
+
+
+@routes.get(
+    "/v1/usage",
+    summary="What was used",
+    operation_id="usage",
+    security=_TOKEN,
+    responses=_may_answer(UsageAnswer, HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED),
+)
+def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
+    from_: Annotated[
+        str, Query(alias="from", pattern=_WRITTEN, description="2026-11-01 or 2026-11-22T05, UTC; this month if empty")
+    ] = "",
+    to: Annotated[str, Query(pattern=_WRITTEN, description="the hour to stop before; the next hour if empty")] = "",
+    by: Annotated[Literal["hour", "day", "month"], Query(description="the period to add up by")] = "day",
+    metric: Annotated[str, Query(description="one metric; all if empty")] = "",
+    dimension: Annotated[str, Query(description="'key', or the dimension of a metric; no split if empty")] = "",
+    format_: Annotated[Literal["", "json", "csv"], Query(alias="format", description="by Accept if empty")] = "",
+) -> Response[str]:
+    """Return what the customer used, with how settled each quantity is."""
+    parts, customer, now = _parts(), routes.context["customer"], _now()
+    first, end = span(from_, to, now)
+    scales = scales_of(parts.metrics)
+    dimensions = [BY_KEY, *sorted({one.by for one in parts.metrics if isinstance(one, Count | Sum) and one.by})]
+    check_known("metric", metric, list(scales))
+    check_known("dimension", dimension, dimensions)
+    read = parts.reader.read(customer, first, end, now=now, by_key=dimension == BY_KEY)
+    found = lines(read.cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
+    if len(found) > MOST_LINES:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            f"an answer holds {MOST_LINES:,} lines at most, and this one would hold {len(found):,}: "
+            "ask for less time, for a longer period in by, or for one metric",
+        )
+    rows = [row(line, scales) for line in found]
+    if format_ == "csv" or (not format_ and "text/csv" in header(routes.current_event.raw_event, "accept")):
+        name = f"usage-{customer}-{first}-{end}.csv"
+        return good(as_csv(rows), "text/csv; charset=utf-8", {"Content-Disposition": f'attachment; filename="{name}"'})
+    shown = {
+        "customer": customer,
+        "from": str(first),
+        "to": str(end),
+        "by": by,
+        "dimension": dimension or None,
+        "usage": rows,
+    }
+    etag = etag_of(msgspec.json.encode(shown))  # of the usage: that it was looked at later is no difference
+    as_of = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return good(msgspec.json.encode(shown | {"as_of": as_of}).decode(), headers={"ETag": etag})
+
+
+@routes.get(
+    "/v1/invoice",
+    summary="What the running period costs",
+    operation_id="invoice",
+    security=_TOKEN,
+    responses=_may_answer(InvoiceAnswer, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+def invoice() -> Response[str]:
+    """Return what the running period costs so far, as a forecast, and by Stripe's own preview."""
+    try:
+        found = _parts().charges.invoice(routes.context["customer"], now=_now())
+    except NotSubscribedError as error:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND, "there is no subscription to a plan, so that nothing is invoiced"
+        ) from error
+    except (StripeUnavailableError, StripeRejectedError) as error:
+        logger.warning("Stripe gave no answer", error=type(error).__name__)
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "Stripe, which keeps the prices of the subscription, does not answer now: try again",
+            {"Retry-After": str(RETRY_AFTER_S)},
+        ) from error
+    return good(msgspec.json.encode(found).decode())
+
+
+@routes.get(
+    "/v1/prices",
+    summary="The plans and the metrics",
+    operation_id="prices",
+    security=_TOKEN,
+    responses=_may_answer(PricesAnswer, HTTPStatus.UNAUTHORIZED),
+)
+def prices() -> Response[str]:
+    """Return the plans and metrics as they are declared."""
+    return good(_declared(_parts()))
+
+
+def _declared(parts: Parts) -> str:
+    plans = [
+        {
+            "name": plan.name,
+            "title": plan.title,
+            "currency": plan.currency,
+            "decimals": decimals_of(plan.currency),
+            "interval": plan.interval,
+            "prices": [msgspec.to_builtins(price) | {"terms": terms_of(price, plan.interval)} for price in plan.prices],
+        }
+        for plan in parts.plans
+    ]
+    metrics = [
+        {
+            "name": name,
+            "kind": str(metric.__struct_config__.tag),
+            "scale": metric.scale if isinstance(metric, Sum | Max) else 0,
+            "unit": unit_of(metric),
+            "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
+        }
+        for metric in parts.metrics
+        for name in meters_of(metric).values()
+    ]
+    return msgspec.json.encode({"plans": plans, "metrics": metrics}).decode()
+
+
+class Wanted(BaseModel):
+    """Whom a link is for, and for how many hours."""
+
+    customer: str = Field(pattern=f"^{CUSTOMER_ID_PATTERN}$")
+    hours: int = Field(default=24, ge=1, le=24, strict=True)
+
+
+@routes.post(
+    LINKS,
+    summary="Make a link for a customer (AWS Signature Version 4)",
+    operation_id="link",
+    security=[{"aws": []}],
+    responses=_may_answer(
+        LinkAnswer,
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    ),
+)
+def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
+    """Return a link that shows a customer its usage, for the operator's own back end to hand on."""
+    parts = _parts()
+    if wanted.customer not in parts.reader.ledger.holders.customers([wanted.customer]):
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no customer {wanted.customer!r}")
+    token, ends = issue(
+        parts.keys.current(),
+        deployment=parts.deployment,
+        customer=wanted.customer,
+        now=_now(),
+        life=timedelta(hours=wanted.hours),
+    )
+    found = {"url": f"{_base_url()}/#{token}", "expires_at": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return Response(
+        int(HTTPStatus.CREATED), "application/json", msgspec.json.encode(found).decode(), {"Cache-Control": "no-store"}
+    )
+
+
+def _base_url() -> str:
+    """Return the address under which this API was called, without a slash at its end."""
+    return f"https://{routes.current_event.request_context.domain_name}{routes.context['base']}"
+
+
+@routes.get(
+    OPENAPI, summary="This document", operation_id="openapi", responses=_may_answer(dict[str, Any]), security=[]
+)
+def openapi() -> Response[str]:
+    """Return the API's OpenAPI document."""
+    return good(_document(routes.context["app"], _base_url()), headers={"Cache-Control": "no-cache"})
+
+
+@cache
+def _document(app: APIGatewayHttpResolver, url: str) -> str:
+    written = app.get_openapi_json_schema(
+        title="Usage",
+        version="1",
+        openapi_version="3.1.0",
+        description="What a customer used, and what it costs.",
+        servers=[Server(url=url)],
+        security_schemes={
+            "portalToken": HTTPBearer(bearerFormat="JWT", description="What stands behind '#' in a link."),
+            "aws": HTTPBase(scheme="aws4-hmac-sha256", description="AWS Signature Version 4, for the operator."),
+        },
+    )
+    document = msgspec.json.decode(written)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)  # what Powertools would answer itself is a 400 here
+    return msgspec.json.encode(document).decode()
+
+
+@routes.get("/", include_in_schema=False)
+def page() -> Response[str]:
+    """Return the page; where an address ends without the slash that its relative links need, lead to one."""
+    if not routes.context["whole"]:
+        return Response(int(HTTPStatus.PERMANENT_REDIRECT), body="", headers={"Location": f"{_base_url()}/"})
+    return _file("/")
+
+
+def _answer_file(path: str) -> None:
+    """Answer with a file of the page where its path is asked for."""
+
+    @routes.get(path, include_in_schema=False)
+    def file() -> Response[str]:
+        return _file(path)
+
+
+for _path in FILES.keys() - {"/"}:
+    _answer_file(_path)
+
+
+def _file(path: str) -> Response[str]:
+    name, media = FILES[path]
+    return good(read(name), media, {"Cache-Control": "no-cache"})

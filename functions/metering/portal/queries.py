@@ -1,0 +1,78 @@
+"""What a request for usage may ask, and how its lines are answered: as JSON or for a spreadsheet."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Final
+
+from metering.model.periods import Hour
+from metering.portal.http import LONGEST_SHOWN, ProblemError
+from metering.portal.reading import Line
+
+LONGEST_RANGE: Final = timedelta(days=366)
+_FIRST_YEAR: Final = 2020
+_LAST_YEAR: Final = 2100
+
+
+def span(from_: str, to: str, now: datetime) -> tuple[Hour, Hour]:
+    """Return the hours that are asked for: from the first up to the second, exclusive."""
+    this_hour = Hour.containing(now)
+    first = _hour("from", from_) if from_ else this_hour.month_begin
+    end = _hour("to", to) if to else this_hour.next()
+    if first >= end:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, f"from must be before to; got {first} and {end}")
+    if end.start - first.start > LONGEST_RANGE:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            f"from and to must be {LONGEST_RANGE.days} days apart at most; got {first} and {end}",
+        )
+    return first, end
+
+
+def _hour(name: str, text: str) -> Hour:
+    try:
+        found = Hour.parse(text if "T" in text else f"{text}T00")
+    except ValueError as error:  # a month or day that there is not
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, f"{name} must be a date or hour that exists; got {text!r}"
+        ) from error
+    if not _FIRST_YEAR <= found.start.year < _LAST_YEAR:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, f"{name} must be from {_FIRST_YEAR} on and before {_LAST_YEAR}; got {text!r}"
+        )
+    return found
+
+
+def check_known(name: str, given: str, known: Sequence[str]) -> None:
+    """Raise ProblemError for a name that there is not; an empty one asks for all."""
+    if given and given not in known:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, f"{name} must be one of {', '.join(known)}; got {given[:LONGEST_SHOWN]!r}"
+        )
+
+
+def row(line: Line, scales: Mapping[str, int]) -> dict[str, Any]:
+    """Return a line as it is answered."""
+    return {
+        "period": line.period,
+        "metric": line.metric,
+        "value": line.value,
+        "quantity": line.quantity,
+        "scale": scales.get(line.metric, 0),
+        "state": line.standing.name.lower(),
+    }
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return lines as a table for a spreadsheet."""
+    written = io.StringIO()
+    table = csv.writer(written)
+    table.writerow(("period", "metric", "value", "quantity", "scale", "state"))
+    for row in rows:
+        value = row["value"] or ""
+        # What a spreadsheet would take for a formula, it is to take for text.
+        shown = f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        table.writerow({**row, "value": shown}.values())
+    return written.getvalue()

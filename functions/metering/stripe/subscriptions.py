@@ -1,0 +1,134 @@
+"""Subscriptions at Stripe: what a customer is subscribed to, at which prices, and what Stripe's own preview says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from stripe import StripeClient, Subscription
+
+from metering.model.periods import Hour
+from metering.model.prices import Flat, Price
+from metering.stripe.client import StripeAccount, StripeUnavailableError
+from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, offer_of
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One price of a subscription, asked for each ``interval``, and the plan that it is of."""
+
+    plan: str
+    price: Price
+    interval: str
+
+    @property
+    def metric(self) -> str | None:
+        """The metric whose usage is paid for; None for a fee."""
+        return None if isinstance(self.price, Flat) else self.price.metric
+
+
+@dataclass(slots=True)
+class Offers:
+    """Prices at Stripe, each read once: what one says never changes (its documentation, "Manage products and prices").
+
+    For one thread: each would read a price for itself.
+    """
+
+    account: StripeAccount
+    _known: dict[str, Offer] = field(default_factory=dict)
+
+    def of(self, price_id: str, name: str) -> Offer:
+        """Return what a price says, under the name that we gave it."""
+        if price_id not in self._known:
+            shown = self.account.call(lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}))
+            offer = offer_of(shown, name)
+            if offer is None:
+                raise StripeUnavailableError(f"the price {price_id} is like none that can be declared")
+            self._known[price_id] = offer
+        return self._known[price_id]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a customer is subscribed to, and the period that runs, whole hours from ``first`` up to ``end``."""
+
+    plans: tuple[str, ...]
+    currency: str
+    first: Hour
+    end: Hour
+    items: tuple[Item, ...]
+
+    @classmethod
+    def of(cls, subscription: Subscription, offers: Offers) -> Self:
+        """Return the terms of a subscription that has prices of ours."""
+        ours = [
+            (item, metadata)
+            for item in subscription["items"].data
+            if (metadata := metadata_of(item.price)).get(DEPLOYMENT) == offers.account.deployment
+        ]
+        first, _ = ours[0]
+        return cls(
+            plans=tuple(sorted({metadata[PLAN] for _, metadata in ours})),
+            currency=subscription.currency,
+            first=Hour.of_epoch_ms(first.current_period_start * 1000),
+            end=Hour.of_epoch_ms(first.current_period_end * 1000),
+            items=tuple(
+                Item(metadata[PLAN], offer.price, offer.interval)
+                for item, metadata in ours
+                for offer in (offers.of(item.price.id, metadata[PRICE]),)
+            ),
+        )
+
+
+def plans_of(subscription: Subscription, deployment: str) -> set[str]:
+    """Return the plans of a deployment that a subscription has prices of."""
+    found = [metadata_of(item.price) for item in subscription["items"].data]
+    return {metadata[PLAN] for metadata in found if metadata.get(DEPLOYMENT) == deployment}
+
+
+def running(stripe: StripeAccount, stripe_customer: str) -> Subscription | None:
+    """Return a customer's running subscription to plans of ours."""
+
+    def fetch(client: StripeClient) -> list[Subscription]:
+        listed = client.v1.subscriptions.list({"customer": stripe_customer, "limit": 100})
+        return list(listed.auto_paging_iter())
+
+    return next((one for one in stripe.call(fetch) if plans_of(one, stripe.deployment)), None)
+
+
+def preview_of(stripe: StripeAccount, subscription: Subscription) -> dict[str, Any]:
+    """Return Stripe's preview of a subscription's running invoice, amounts in the currency's smallest unit."""
+    names = {item.price.id: metadata_of(item.price).get(PRICE, "") for item in subscription["items"].data}
+
+    def look(client: StripeClient) -> tuple[Any, list[Any]]:
+        invoice = client.v1.invoices.create_preview({"subscription": subscription.id})
+        return invoice, list(invoice.lines.auto_paging_iter())
+
+    invoice, lines = stripe.call(look)
+    return {
+        "subscription": subscription.id,
+        "plans": sorted(plans_of(subscription, stripe.deployment)),
+        "currency": invoice.currency,
+        "period": _period(invoice.period_start, invoice.period_end),
+        "lines": [_line(line, names) for line in lines],
+        "total": invoice.total,
+    }
+
+
+def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    details = line.pricing.price_details if line.pricing else None
+    unit = line.pricing.unit_amount_decimal if line.pricing else None
+    return {
+        "price": names.get(str(details.price), "") if details else "",
+        "description": line.description or "",
+        "quantity": line.quantity,
+        "unit_amount": None if unit is None else f"{unit:f}",
+        "amount": line.amount,
+        "period": _period(line.period.start, line.period.end),
+    }
+
+
+def _period(start: int, end: int) -> dict[str, str]:
+    return {
+        name: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%MZ") for name, at in (("from", start), ("to", end))
+    }

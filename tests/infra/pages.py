@@ -1,0 +1,361 @@
+"""What the pages say that a program knows better: each function here writes a part of a page, and cog puts it there.
+
+``uv run cog -r $(git ls-files '*.md')`` brings the pages up to date; a test fails while one of them is not.
+"""
+
+import ast
+import functools
+import inspect
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import typer
+from typer.core import TyperGroup
+
+from infra.cli.main import app as command_line
+from infra.operate.catalog import RIGHTS
+from tests.conftest import ROOT
+from tests.doubles.template import Template, grants, of_type
+
+SETTINGS: Final = {
+    "metrics": "what is billed for ([functions](../../functions/README.md#metrics))",
+    "plans": "at which prices ([functions](../../functions/README.md#prices))",
+    "access_log": "the kind of API, and who is billed ([below](#attach-your-own-api))",
+    "road": "how lines reach the counters ([below](#choose-a-road))",
+    "access_log_retention": "how long the log group keeps lines: it is what a bill can be recounted from",
+    "archive_days": "how long Firehose's objects are kept; at least 62",
+    "deployment": "begins the names of Stripe's meters; by default the stack's name and Region. Give one of your own "
+    "if two accounts with stacks of the same name post to one Stripe account",
+    "ledger_epoch": "raise it by one if you [restore the ledger](../operate/RUNBOOK.md#after-restoring-the-ledger)",
+    "stripe_api_base": "where Stripe is; the local one in tests",
+    "stripe_rate": "postings a second that your Stripe account takes; the workers keep it together",
+    "stripe_calls": "calls that each hourly run may make to Stripe to see whether all is right",
+    "streamed_from": 'an hour, `"2026-12-01T00"` (UTC), from which on totals go by Stripe\'s event stream, a hundred '
+    "in a call. Once set, leave it: an hour's totals should not take two ways",
+    "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
+    'browsers: `["https://app.example.com"]`',
+    "local": "bundle the functions for this machine, for the emulator",
+}
+"""What a setting of the stack is for."""
+
+USES: Final = {
+    "billing_meter_event": ("Billing meter events", "posting usage"),
+    "billing_meter": ("Billing meters", "making meters, reading what they hold"),
+    "product": ("Products", "`stripe apply`"),
+    "plan": ("Prices", "`stripe apply`"),
+    "customer": ("Customers", "`customers subscribe`"),
+    "subscription": ("Subscriptions", "`customers subscribe`"),
+    "invoice": ("Invoices", "`invoice`"),
+    "event": ("Events", "finding finalised invoices"),
+}
+"""What Stripe's dashboard calls a resource, and what the right is for."""
+
+_COUNTERS: Final = ("hour#", "late#", "object#", "unique#", "once#")
+"""How partition keys of the Counters table begin; all others are the Ledger's."""
+
+_NOTES: Final = (ROOT / "infra" / "operate" / "access_notes.py",)
+"""What only operators' commands keep in the Ledger."""
+
+_COLUMNS: Final = 5
+
+_OF_EVERY_COMMAND: Final = {"stack", "region", "profile", "local", "as_json"}
+
+
+def table(*rows: Iterable[str]) -> str:
+    """Return a table: its head, then its rows."""
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n" + "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *body)) + "\n"
+
+
+def commands() -> str:
+    """Return each command with its own arguments and options, and the first paragraph of its help."""
+    return table(
+        ("command", "what"),
+        *(
+            (f"`{' '.join((name, *_parameters(command)))}`", _first_paragraph(command.help))
+            for name, command in walk(command_line)
+        ),
+    )
+
+
+def walk(app: typer.Typer) -> Iterator[tuple[str, Any]]:
+    """Yield every command with its whole name."""
+
+    def below(group: TyperGroup, name: str) -> Iterator[tuple[str, Any]]:
+        for word, command in group.commands.items():
+            if isinstance(command, TyperGroup):
+                yield from below(command, f"{name} {word}")
+            else:
+                yield f"{name} {word}", command
+
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    yield from below(group, "metering")
+
+
+def _parameters(command: Any) -> Iterator[str]:
+    for param in command.params:
+        if param.name in _OF_EVERY_COMMAND:
+            continue
+        value = param.metavar or _value(param.type_descriptor.annotation)
+        if param.param_type_name == "argument":
+            written = value.replace("]...", " …]")
+            yield written if param.required or written.startswith("[") else f"[{written}]"
+            continue
+        words = [
+            param.opts[0],
+            *([] if param.is_flag else [value]),
+            *(["…"] if param.multiple and value != "…" else []),
+        ]
+        written = " ".join(words)
+        yield written if param.required else f"[{written}]"
+
+
+def _value(annotation: Any) -> str:
+    """Return what stands for the value of an option that gives it no name."""
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(member.value for member in annotation)
+    return "N" if annotation is int else "…"
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
+
+
+def signals() -> str:
+    """Return each signal with its meaning, as ``signals.py`` tells it."""
+    meanings = _docstrings_of_members(ROOT / "functions" / "metering" / "signals.py", "Signal")
+    return table(("metric", "meaning"), *((f"`{name}`", meaning) for name, meaning in meanings.items()))
+
+
+def _docstrings_of_members(file: Path, name: str) -> dict[str, str]:
+    """Return the sentence under each member of an enumeration, by the member's value; every one must have some."""
+    (members,) = [
+        node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    found = {}
+    for member, sentence in zip(members.body[1:-1:2], members.body[2::2], strict=True):
+        match member, sentence:
+            case ast.Assign(value=ast.Constant(value=str(value))), ast.Expr(value=ast.Constant(value=str(meaning))):
+                found[value] = " ".join(meaning.replace("``", "`").split())
+            case _:
+                raise ValueError(f"{file.name}: a member of {name} has no sentence: {ast.unparse(member)}")
+    return found
+
+
+def settings() -> str:
+    """Return each setting of the stack with its default."""
+    from infra.stack.metering import MeteringStack  # noqa: PLC0415 - starts Node, which the other parts do not need
+
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(MeteringStack.__init__).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    if parameters.keys() != SETTINGS.keys():
+        raise ValueError(f"the stack's settings differ from SETTINGS: {sorted(parameters.keys() ^ SETTINGS.keys())}")
+    return table(
+        ("setting", "default", "meaning"),
+        *((f"`{name}`", _default(parameter.default), SETTINGS[name]) for name, parameter in parameters.items()),
+    )
+
+
+def _default(value: Any) -> str:
+    if value is inspect.Parameter.empty:
+        return "required"
+    if value in (None, (), ""):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, Enum):
+        return f"`{type(value).__name__}.{value.name}`"
+    if is_dataclass(value):
+        return f"`{type(value).__name__}()`"
+    return f"{value:,}" if isinstance(value, int) else f"`{value}`"
+
+
+def alarms() -> str:
+    """Return each alarm with what it watches, and from where on it rings."""
+    usual, firehose = templates()
+    rows = []
+    for name, alarm in named_alarms(firehose).items():
+        on_one_road = "" if name in named_alarms(usual) else " (Firehose road)"
+        rows.append((f"[{name}](#{name.lower()}){on_one_road}", _watched(firehose, alarm), _rings(alarm)))
+    return table(("alarm", "watches", "rings"), *rows)
+
+
+def named_alarms(template: Template) -> dict[str, Any]:
+    """Return the properties of the alarms by their names."""
+    return {
+        name.removeprefix("Alarms")[:-8]: alarm["Properties"]
+        for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items()
+    }
+
+
+def _watched(template: Template, alarm: Mapping[str, Any]) -> str:
+    if alarm["Namespace"] == "Metering":
+        return f"`{alarm['MetricName']}`"
+    of = [
+        function
+        for dimension in alarm["Dimensions"]
+        for logical_id, function in _handlers(template).items()
+        if dimension["Value"] == {"Ref": logical_id}
+    ]
+    return f"{alarm['Namespace']} `{alarm['MetricName']}`" + "".join(f" of `{function}`" for function in of)
+
+
+def _rings(alarm: Mapping[str, Any]) -> str:
+    sign = {"GreaterThanThreshold": "over", "LessThanThreshold": "under"}[alarm["ComparisonOperator"]]
+    minutes, times = alarm["Period"] // 60, alarm["EvaluationPeriods"]
+    often = f", {times} times on end" if times > 1 else ""
+    silent = "; when there is none, too" if alarm["TreatMissingData"] == "breaching" else ""
+    return f"{sign} {alarm['Threshold']:,} in {minutes} min{often}{silent}"
+
+
+def rights() -> str:
+    """Return what the restricted key must be allowed."""
+    if RIGHTS.keys() != USES.keys():
+        raise ValueError(f"RIGHTS differ from USES: {sorted(RIGHTS.keys() ^ USES.keys())}")
+    return table(
+        ("resource in the dashboard", "in Stripe's messages", "right", "for"),
+        *((USES[name][0], f"`{name}`", right, USES[name][1]) for name, right in RIGHTS.items()),
+    )
+
+
+def granted() -> str:
+    """Return what each role may do on what, below which partition keys; each function writes its own log besides."""
+    usual, firehose = templates()
+    rows = []
+    for role in (name[:-8] for name in of_type(firehose, "AWS::IAM::Role")):
+        is_usual = any(name[:-8] == role for name in of_type(usual, "AWS::IAM::Role"))
+        before = grants(usual, role) if is_usual else set()
+        resources: dict[tuple[str, bool], dict[tuple[str, ...], list[str]]] = {}
+        for action, resource, keys in sorted(grants(firehose, role)):
+            if resource != f"{role.removesuffix('Role')}Log":
+                fresh = (action, resource, keys) not in before
+                resources.setdefault((resource, fresh), {}).setdefault(keys, []).append(action)
+        for (resource, fresh), by_keys in resources.items():
+            may = "; ".join(
+                ", ".join(f"`{action}`" for action in actions) + (f" of {_listed(keys)}" if keys else "")
+                for keys, actions in by_keys.items()
+            )
+            name = re.sub("^arn:.*:", "", resource)
+            rows.append((_whose(firehose, role), f"`{name}`{' (Firehose road)' if fresh else ''}", may))
+    return table(("who", "on", "may"), *rows)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _whose(template: Template, role: str) -> str:
+    for logical_id, function in _handlers(template).items():
+        used = template["Resources"][logical_id]["Properties"]["Role"]["Fn::GetAtt"][0]
+        if used[:-8] == role:
+            return f"`{function}`"
+    return role
+
+
+def _handlers(template: Template) -> dict[str, str]:
+    """Return each function's module by its logical id."""
+    return {
+        logical_id: function["Properties"]["Handler"].partition(".")[0]
+        for logical_id, function in of_type(template, "AWS::Lambda::Function").items()
+    }
+
+
+def files(folder: str) -> str:
+    """Return each module of a folder and the folders below it, with the first sentence of its docstring."""
+    root = ROOT / folder
+    modules = sorted(root.rglob("*.py"), key=lambda file: (file.parent, file.name))
+    names = [file.relative_to(root) for file in modules if file.name != "__init__.py"]
+    return table(("file", "what"), *((f"[`{name}`]({name})", _sentence(root / name)) for name in names))
+
+
+def kept() -> str:
+    """Return the items of both tables and the objects set aside, as the files that know them write them down."""
+    counters: list[list[str]] = []
+    ledger: list[list[str]] = []
+    bucket: list[list[str]] = []
+    for file in (*sorted((ROOT / "functions" / "metering" / "stores").glob("*.py")), *_NOTES):
+        for line in filter(_is_row, (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()):
+            cells = [*(_plain(cell.strip()) for cell in line[1:-1].split("|")), f"`{file.name}`"]
+            if len(cells) != _COLUMNS:
+                bucket.append(cells)
+            elif not cells[1].startswith("see "):
+                (counters if cells[1].removeprefix("`").startswith(_COUNTERS) else ledger).append(cells)
+    head = ("item", "pk", "sk", "attributes", "known to")
+    return (
+        f"\n**Counters**\n{table(head, *counters)}**Ledger**\n{table(head, *ledger)}"
+        f"**Bucket**\n{table(('object below `set-aside/`', 'what', 'known to'), *bucket)}"
+    )
+
+
+def _is_row(line: str) -> bool:
+    return line.startswith("| ") and not line.startswith(("| item ", "| object ", "| --- "))
+
+
+def _plain(text: str) -> str:
+    """Return what Sphinx would make of its roles, as code on a page."""
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(?=\w+`)", "`", text.replace("``", "`"))
+
+
+def _sentence(module: Path) -> str:
+    """Return what a module says of itself first; Sphinx's roles are plain code on a page."""
+    docstring = ast.get_docstring(ast.parse(module.read_text())) or ""
+    return _plain(_first_paragraph(docstring))
+
+
+def modules() -> str:
+    """Return the modules of the customers' page, with what each says of itself."""
+    scripts = sorted((ROOT / "functions" / "page").glob("*.js"))
+    comments = {file.name: re.findall(r"^/\*\*\n((?: \* .+\n)+)", file.read_text())[0] for file in scripts}
+    return table(
+        ("module", "what"),
+        *((f"[`{name}`]({name})", " ".join(text.replace(" * ", " ").split())) for name, text in comments.items()),
+    )
+
+
+def declared() -> str:
+    """Return the metrics and plans that ``app.py`` declares, as they stand there."""
+    source = (ROOT / "app.py").read_text()
+    wanted = [
+        ast.get_source_segment(source, node)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    ]
+    return "```python\n" + "\n\n".join(segment for segment in wanted if segment) + "\n```\n"
+
+
+def handlers() -> str:
+    """Return each function with what it turns into what."""
+    modules = sorted((ROOT / "functions").glob("*.py"))
+    return table(
+        ("function", "what"),
+        *((f"[`{file.name}`]({file.name})", _sentence(file).removeprefix("Lambda: ")) for file in modules),
+    )
+
+
+@functools.cache
+def templates() -> tuple[Template, Template]:
+    """Return the metering stack's templates on both roads, made afresh; tests put those that they have in its place."""
+    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which the other parts do not need
+
+    from app import build  # noqa: PLC0415 - imports aws_cdk
+
+    flags = json.loads((ROOT / "cdk.json").read_text())["context"] | {"aws:cdk:bundling-stacks": []}
+    made = []
+    for road in ("subscription", "firehose"):
+        with tempfile.TemporaryDirectory() as outdir:
+            assembly = build(cdk.App(context=flags | {"road": road}, outdir=outdir)).synth()
+            made.append(assembly.get_stack_by_name("Metering").template)
+    usual, firehose = made
+    return usual, firehose
