@@ -1,12 +1,10 @@
 """The local Stripe without HTTP: the SDK hands its requests to the same `Api`, by a transport that fails as told."""
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import stripe
 
@@ -14,10 +12,10 @@ from infra.local.stripe.account import Account
 from infra.local.stripe.api import Answer, Api, Call, lock_timeout, refuse
 from infra.local.stripe.faults import METER_EVENT_STREAM, METER_EVENTS, Fault
 from infra.local.stripe.meter import Latest
-from infra.local.stripe.params import StripeError, decode_form
-from infra.local.stripe.routes import route_of
+from infra.local.stripe.params import StripeError
 from metering.stripe.client import SLOWEST_CALL
 from metering.stripe.meters import StripeMeters
+from tests.doubles.stripe import call_of
 from tests.faults.stage import Stage
 
 API_KEY: Final = "sk_test_local"
@@ -178,13 +176,7 @@ class _Transport(stripe.HTTPClient):
         **_: Any,
     ) -> tuple[str, int, Mapping[str, str]]:
         """Answer a request."""
-        address, verb, body = urlsplit(url), method.upper(), post_data or ""
-        route, found = route_of(verb, address.path)
-        if verb == "POST" and address.path.startswith("/v2/"):
-            params = json.loads(body or "{}")
-        else:
-            params = decode_form(body if verb == "POST" else address.query)
-        answer = self._account.perform(Call(route, verb, address.path, found, params, body, headers or {}))
+        answer = self._account.perform(call_of(method, url, headers, post_data or ""))
         return answer.body.decode(), answer.status, answer.headers
 
     def _sleep_time_seconds(self, *_: Any, **__: Any) -> float:

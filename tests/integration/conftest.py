@@ -16,6 +16,7 @@ from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch
 from tests.doubles.aws import Account
 from tests.doubles.clock import Clock
+from tests.doubles.stripe import in_process
 from tests.integration.world import HOUR, World
 
 
@@ -72,6 +73,13 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock() -> Clock:
     """The world's clock, in the middle of its hour."""
     return Clock(HOUR.start + timedelta(minutes=30))
+
+
+@pytest.fixture(autouse=True)
+def stripe_at_hand(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The local Stripe is called without HTTP, but where it is compared with another over HTTP."""
+    with contextlib.nullcontext() if "mock_client" in request.fixturenames else in_process():
+        yield
 
 
 @pytest.fixture
