@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import boto3
 from botocore.config import Config
 
 from infra.local.aws.faults import Fate, Proxy
@@ -15,6 +14,7 @@ from metering.stores.aws import Item
 from tests.doubles.aws import Client
 from tests.doubles.clock import Clock
 from tests.doubles.dynamodb import Tables
+from tests.doubles.dynamodb_local import client_at
 
 
 class Backing(Protocol):
@@ -57,7 +57,6 @@ CONFIG: Final = Config(
     connect_timeout=2,
     read_timeout=0.4,
     retries={"mode": "standard", "total_max_attempts": 4},  # as the functions have it
-    proxies={},
 )
 
 
@@ -84,8 +83,8 @@ class OnDynamoDBLocal:
     """The tables in DynamoDB Local, new for each schedule."""
 
     def __init__(self, port: int, proxy: Proxy | None, definitions: Mapping[str, Any], seed: int) -> None:
-        self.direct = _client(port, Config(proxies={}))
-        self.client = _client(proxy.port, CONFIG) if proxy else self.direct
+        self.direct = client_at(port)
+        self.client = client_at(proxy.port, CONFIG) if proxy else self.direct
         self.calm = False
         self.counters, self.ledger = f"counters-{os.getpid()}-{seed}", f"ledger-{os.getpid()}-{seed}"
         for name, table in (("Counters", self.counters), ("Ledger", self.ledger)):
@@ -119,14 +118,3 @@ class OnDynamoDBLocal:
 def met_by(proxy: Proxy) -> Counter[str]:
     """Return how often each fate of the proxy was met."""
     return Counter({fate.name: count for fate, count in proxy.fates.items() if fate is not Fate.PASSED})
-
-
-def _client(port: int, config: Config) -> Any:
-    return boto3.Session().client(
-        "dynamodb",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
-        config=config,
-    )

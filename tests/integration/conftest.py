@@ -1,8 +1,10 @@
 """Tables, bucket and secrets in memory, moto for the rest of AWS, and the local Stripe."""
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from types import ModuleType
 from typing import Any
 
 import boto3
@@ -17,6 +19,7 @@ from metering.stores.switch import Switch
 from tests.doubles.aws import Account
 from tests.doubles.clock import Clock
 from tests.doubles.stripe import in_process
+from tests.integration.billing import Billing, subscribed
 from tests.integration.world import HOUR, World
 
 
@@ -83,9 +86,15 @@ def stripe_at_hand(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def stripe() -> Iterator[LocalStripe]:
+def stripe_time() -> Callable[[], float]:
+    """The time at Stripe, which stands still, an hour after the world's."""
+    return (HOUR.end + timedelta(hours=1)).timestamp
+
+
+@pytest.fixture
+def stripe(stripe_time: Callable[[], float]) -> Iterator[LocalStripe]:
     """The local Stripe."""
-    with LocalStripe(api_keys=["sk_test_local"], now=(HOUR.end + timedelta(hours=1)).timestamp) as server:
+    with LocalStripe(api_keys=["sk_test_local"], now=stripe_time) as server:
         yield server
 
 
@@ -110,3 +119,20 @@ def world(dynamodb: Any, s3: Any, stripe: LocalStripe, clock: Clock) -> World:
     made.ledger.progress.advance_cursor(HOUR)
     made.switch.turn(Switch(on=True, since="2026-09-01T00"))
     return made
+
+
+@pytest.fixture
+def billing(world: World) -> Billing:
+    """Acme, subscribed since the world's hour, with 5 requests in it that are posted."""
+    return subscribed(world)
+
+
+@pytest.fixture
+def apigateway(aws: Account, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of moto's API Gateway, without the validator of OpenAPI documents that it imports and nobody needs."""
+    del aws
+    for name in ("", ".validation", ".validation.exceptions"):
+        validator: Any = ModuleType(f"openapi_spec_validator{name}")
+        validator.validate, validator.OpenAPIValidationError = None, ValueError
+        monkeypatch.setitem(sys.modules, validator.__name__, validator)
+    return boto3.client("apigateway")

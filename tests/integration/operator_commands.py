@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 import post_usage
-from infra.cli.main import main as cli
+from infra.cli import main as cli
 from infra.operate.deployment import Deployment
 from metering.billing.closing import Closed
 from tests.integration.world import World

@@ -1,14 +1,11 @@
 """Keys that are rotated, customers that are suspended and resumed: on moto's API Gateway."""
 
 import stat
-import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import boto3
 import pytest
 
 from infra.operate.access import Access, UsagePlans
@@ -71,17 +68,11 @@ class Gate:
 
 
 @pytest.fixture
-def gate(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gate:
+def gate(world: World, apigateway: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gate:
     """The world's customers and their keys; commands see the world's time."""
-    # moto's API Gateway imports a validator of OpenAPI documents, which only an import of one would use.
-    for name in ("", ".validation", ".validation.exceptions"):
-        validator: Any = ModuleType(f"openapi_spec_validator{name}")
-        validator.validate, validator.OpenAPIValidationError = None, ValueError
-        monkeypatch.setitem(sys.modules, validator.__name__, validator)
     operator = Operator(world, monkeypatch, capsys)
     monkeypatch.setattr("infra.cli.access.now", world.clock)
-    client: Any = boto3.client("apigateway")
-    return Gate(world, operator, client, client.create_usage_plan(name="Standard")["id"])
+    return Gate(world, operator, apigateway, apigateway.create_usage_plan(name="Standard")["id"])
 
 
 # --- rotating --------------------------------------------------------------------------------------------------------

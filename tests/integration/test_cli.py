@@ -21,7 +21,7 @@ import pytest
 import stripe as stripe_sdk
 from botocore.exceptions import ClientError
 
-from infra.cli.main import main as cli
+from infra.cli import main as cli
 from infra.local import cloud
 from infra.operate.deployment import Deployment, OperatorError
 from infra.outputs import METADATA

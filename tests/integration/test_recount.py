@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import pytest
 
-from infra.cli.main import main as cli
+from infra.cli import main as cli
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount import raw_log
 from infra.operate.recount.raw_log import Archive

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from infra.cli.top import shown
-from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
@@ -81,10 +80,9 @@ class Scene:
 
 
 @pytest.fixture
-def stripe(clock: Clock) -> Any:
-    """The local Stripe, at the world's time."""
-    with LocalStripe(api_keys=["sk_test_local"], now=clock) as server:
-        yield server
+def stripe_time(clock: Clock) -> Clock:
+    """The world's."""
+    return clock
 
 
 @pytest.fixture
