@@ -1,5 +1,7 @@
 """What the stack writes and the commands read: spelled here alone."""
 
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Final
 
 LAMBDA_TIMEOUT: Final = 300
@@ -7,3 +9,102 @@ LAMBDA_TIMEOUT: Final = 300
 
 METADATA: Final = "Metering"
 """Where the template's metadata hold what ``app.py`` declares, for which an output would be too small."""
+
+_TABLES: Final = {"counters_table", "ledger_table"}
+
+
+class MissingOutputsError(Exception):
+    """Outputs that a stack does not have, in a sentence; without ``is_metering`` it is no metering stack at all."""
+
+    def __init__(self, names: list[str], *, is_metering: bool) -> None:
+        super().__init__(f"it has no {', '.join(names)}")
+        self.is_metering = is_metering
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """A metering stack's outputs. ``counters_table`` is the output ``CountersTable``, and so on.
+
+    To the stack that writes them they may be CDK's tokens; to the commands that read them they are names and addresses.
+    """
+
+    counters_table: str
+    """The table of the counters."""
+
+    ledger_table: str
+    """The table of what is billed."""
+
+    bucket: str
+    """The bucket of what was set aside, of batches that failed, and of the archive."""
+
+    road: str
+    """How lines reach the counters: the value of an ``infra.stack.ingest.Road``."""
+
+    access_log_group: str
+    """The log group that the subscription brings to ``record_usage``."""
+
+    record_usage_function: str
+    close_periods_function: str
+    post_usage_function: str
+    reconcile_usage_function: str
+
+    notifications_url: str
+    """Where Stripe's notifications are to be sent."""
+
+    show_usage_function: str
+
+    portal_url: str
+    """Where the customers' page is; ends with a slash."""
+
+    portal_secret: str
+    """The ARN of the secret that signs links to it."""
+
+    stripe_secret: str
+    """The ARN of the secret with Stripe's key, which has no value until somebody connects Stripe."""
+
+    stripe_api_base: str
+    """The address of Stripe's API."""
+
+    deployment: str
+    """What the names of Stripe's meters begin with."""
+
+    metrics: str
+    """The names of the metrics that have a meter, with commas between."""
+
+    alarm_topic: str
+    """The ARN of the topic that alarms are told to."""
+
+    dashboard: str
+    """The name of CloudWatch's dashboard."""
+
+    delivery_stream: str | None = None
+    """Firehose's stream, on its road alone."""
+
+    failed_objects: str | None = None
+    """The address of the queue of objects that could not be counted, on the road over Firehose alone."""
+
+    @classmethod
+    def read(cls, told: Mapping[str, str]) -> "Outputs":
+        """Return what a stack told, by the outputs' names; MissingOutputsError names each that it lacks."""
+        there = {field.name: told[_name(field.name)] for field in fields(cls) if _name(field.name) in told}
+        missing = [field.name for field in fields(cls) if field.name not in there and field.default is MISSING]
+        if missing:
+            raise MissingOutputsError([_name(field) for field in missing], is_metering=there.keys() >= _TABLES)
+        return cls(**there)
+
+    def written(self) -> dict[str, str]:
+        """Return the outputs that there are by their names, in their order."""
+        values = {_name(field.name): getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def functions(self) -> list[str]:
+        """The names of the functions among them, in the order of their outputs' names."""
+        return [
+            getattr(self, name) for name in sorted(field.name for field in fields(self)) if name.endswith("_function")
+        ]
+
+
+def _name(field: str) -> str:
+    """Return an output's name in a template, where names have no underscores."""
+    return "".join(word.capitalize() for word in field.split("_"))

@@ -1,27 +1,35 @@
-"""Fixtures for every kind of test."""
+"""Fixtures for every kind of test, and how tests are dealt out to processes."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from types import SimpleNamespace
+from typing import Any, Final, NoReturn
 
+import botocore.session
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.doubles.dynamodb_local import CannotRunError, DynamoDBLocal
-
-if TYPE_CHECKING:
-    from aws_cdk.cx_api import CloudAssembly
+from tests.doubles.synthesis import Synthesis, Template
 
 ROOT = Path(__file__).parent.parent
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# What Python compiles is kept, whatever the environment says: else each process compiles aws-cdk-lib's 100 MB anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# What botocore knows of AWS is read once a process; sessions, of which tests make thousands, would each read it anew.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 # The Node that is locked with the project, whichever is on the PATH.
 os.environ.setdefault("JSII_NODE", str(Path(sys.executable).with_name("node")))
@@ -33,13 +41,61 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="the seed of the first of them, as a failure names it (default: random)")
 
 
+MEASURED: Final = ("unit", "integration", "infra")
+"""The kinds of tests that coverage is measured by; the others play the same code a million times, or from outside."""
+
+BEYOND_MEMORY: Final = {"apigateway", "metering", "raw", "mock_client", "dynamodb_local"}
+"""The fixtures of tests/integration that begin moto, or another program."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is fast: unit, infra, and of integration what needs nothing but memory; and what is not measured."""
+    for item in items:
+        if _folder(item) not in MEASURED:
+            item.add_marker(pytest.mark.no_cover)
+        in_memory = _folder(item) == "integration" and not BEYOND_MEMORY & {*getattr(item, "fixturenames", ())}
+        if in_memory or _folder(item) in ("unit", "infra"):
+            item.add_marker(pytest.mark.fast)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_finish(session: pytest.Session) -> Generator[None]:
+    """Let xdist send each test's id with its group, which the scheduler knows by nothing else; report it without."""
+    if not hasattr(session.config, "workerinput"):
+        return (yield)
+    items = session.items
+    session.items = [SimpleNamespace(nodeid=f"{item.nodeid}@{_group(item)}") for item in items]  # type: ignore[misc]
+    try:
+        return (yield)
+    finally:
+        session.items = items
+
+
+def _group(item: pytest.Item) -> str:
+    """Name what a test shares with others: a deployment, an engine, or its file's fixtures."""
+    folder = _folder(item)
+    if folder == "e2e":
+        needs = set(getattr(item, "fixturenames", ()))
+        if "there" in needs:
+            needs.add(item.callspec.params["there"])  # type: ignore[attr-defined]
+        if "firehose" in needs:
+            return "firehose"
+        if needs & {"deployed", "subscription"}:
+            return "subscription"
+    return folder if folder in ("faults", "infra") else item.path.name
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
+
+
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Keeps together, in one process, the tests that share a deployment, an engine or a table."""
+    """Keeps together, in one process, the tests of a group."""
 
     def _split_scope(self, nodeid: str) -> str:
-        _, folder, *_, file = nodeid.partition("::")[0].split("/")
-        together = folder in ("e2e", "faults", "infra") and file != "test_emulator_gateway.py"
-        return folder if together else file
+        _, group = nodeid.rsplit("@", 1)
+        return group
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
@@ -73,16 +129,19 @@ def context() -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def assembly(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> "CloudAssembly":
-    """The app as it is deployed, checked by cdk-nag."""
-    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which tests without a stack need not wait for
-
-    from app import build  # noqa: PLC0415 - imports aws_cdk
-
-    return build(cdk.App(context=context, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+def synthesis(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Synthesis:
+    """The app's templates, which all processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return Synthesis(own if worker_id == "master" else own.parent)
 
 
 @pytest.fixture(scope="session")
-def template(assembly: "CloudAssembly") -> dict[str, Any]:
+def templates(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
+    """The CloudFormation templates of the app as it is deployed, by stack."""
+    return synthesis.templates("subscription", context)
+
+
+@pytest.fixture(scope="session")
+def template(templates: dict[str, Template]) -> Template:
     """The CloudFormation template of the metering stack."""
-    return cast("dict[str, Any]", assembly.get_stack_by_name("Metering").template)
+    return templates["Metering"]

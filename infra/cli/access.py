@@ -20,10 +20,10 @@ _DAY: Final = timedelta(days=1)
 
 def duration(text: str) -> timedelta:
     """Read an option's duration: 90m, 24h, 7d, or 0."""
-    found = _DURATION.fullmatch(text)
-    if found is None and text != "0":
+    written = _DURATION.fullmatch(text)
+    if written is None and text != "0":
         raise typer.BadParameter(f"a duration is written 90m, 24h or 7d, or 0 for none at all; got {text!r}")
-    return int(found[1]) * _UNITS[found[2]] if found else timedelta(0)
+    return int(written[1]) * _UNITS[written[2]] if written else timedelta(0)
 
 
 @on_deployment(customers_app, "rotate-key")

@@ -62,11 +62,16 @@ def customers_list(
 ) -> None:
     """List the customers."""
     ledger = connect().ledger
-    found = sorted(ledger.holders.customers(ledger.holders.customer_ids()).values(), key=lambda one: one.id)
+    customers = sorted(
+        ledger.holders.customers(ledger.holders.customer_ids()).values(), key=lambda customer: customer.id
+    )
     if as_json:
-        print_json([asdict(one) for one in found])
+        print_json([asdict(customer) for customer in customers])
         return
-    table(("customer", "name", "Stripe customer"), [(one.id, one.name, one.stripe_customer or "none") for one in found])
+    table(
+        ("customer", "name", "Stripe customer"),
+        [(customer.id, customer.name, customer.stripe_customer or "none") for customer in customers],
+    )
 
 
 @on_deployment(customers_app, "show")
@@ -77,7 +82,7 @@ def customers_show(
 ) -> None:
     """Show a customer and the keys that it holds or has held."""
     ledger = connect().ledger
-    found = known_customer(ledger, customer_id)
+    customer = known_customer(ledger, customer_id)
     keys = []
     for name, holding in sorted(ledger.holders.holdings(ledger.holders.keys_of(customer_id)).items()):
         ends = [holder.since for holder in holding.holders[1:]]
@@ -86,9 +91,9 @@ def customers_show(
                 since = None if holder.since == BEGINNING else str(holder.since)
                 keys.append({"key": name, "from": since, "to": str(end) if end else None})
     if as_json:
-        print_json({**asdict(found), "keys": keys})
+        print_json({**asdict(customer), "keys": keys})
         return
-    out.print(f"{found.id}: {found.name}, Stripe customer {found.stripe_customer or 'none yet'}")
+    out.print(f"{customer.id}: {customer.name}, Stripe customer {customer.stripe_customer or 'none yet'}")
     rows = [(str(k["key"]), k["from"] or "the beginning", k["to"] or "now") for k in keys]
     table(("key", "from", "to"), rows)
 
@@ -120,9 +125,7 @@ def customers_import(
         raise OperatorError(f"nothing was imported from {file}:\n  " + "\n  ".join(bad))
     whole = Change()
     for entry in progress("importing", as_json)(entries.values(), len(entries)):
-        change = customers.add(entry, now=now())
-        whole.said += change.said
-        whole.marks += change.marks
+        whole += customers.add(entry, now=now())
     _say_change(whole, as_json)
 
 

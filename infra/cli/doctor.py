@@ -20,16 +20,16 @@ def doctor(connect: Connect, as_json: Json = False) -> None:
 
     Exits with 1 if anything is broken. What you may not look at is a warning that names the permission.
     """
-    found = []
+    lines = []
     with err.status("checking"):
         for line in examine(connect(), now):
-            found.append(line)
+            lines.append(line)
             if not as_json:
                 out.print(Text(f"{line.state:<8}", style=_STYLES[line.state]) + Text(f" {line.check}: {line.said}"))
                 if line.do:
                     out.print(Text(f"{'':8} -> {line.do}"))
-    is_broken = any(line.state is State.BROKEN for line in found)
+    is_broken = any(line.state is State.BROKEN for line in lines)
     if as_json:
-        print_json({"broken": is_broken, "checks": [line.as_json() for line in found]})
+        print_json({"broken": is_broken, "checks": [line.as_json() for line in lines]})
     if is_broken:
         raise typer.Exit(1)

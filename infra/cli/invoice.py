@@ -26,18 +26,17 @@ def invoice(
     deployment = connect()
     owner = known_customer(deployment.ledger, customer_id)
     posting = deployment.switch.read().on
-    found = preview(deployment.stripe(), owner) | {"posting": posting}
+    invoiced = preview(deployment.stripe(), owner) | {"posting": posting}
     if not posting:
-        found = as_it_would_be(deployment.ledger, deployment.declared_plans, owner, found)
+        invoiced = as_it_would_be(deployment.ledger, deployment.declared_plans, owner, invoiced)
     if as_json:
-        print_json(found)
+        print_json(invoiced)
         return
-    currency = found["currency"]
+    currency = invoiced["currency"]
     if not posting:
         err.print("posting is off: this is what the ledger holds, at the declared prices")
-    out.print(
-        f"{found['customer']}, {', '.join(found['plans'])}, {found['period']['from']} to {found['period']['to']} (UTC)"
-    )
+    period = invoiced["period"]
+    out.print(f"{invoiced['customer']}, {', '.join(invoiced['plans'])}, {period['from']} to {period['to']} (UTC)")
     rows = [
         (
             line["price"],
@@ -47,7 +46,7 @@ def invoice(
             in_money(line["amount"], currency),
             f"{line['period']['from']} to {line['period']['to']}",
         )
-        for line in found["lines"]
+        for line in invoiced["lines"]
     ]
     table(("price", "line", "quantity", "unit amount", "amount", "period"), rows)
-    out.print(f"total {in_money(found['total'], currency)}")
+    out.print(f"total {in_money(invoiced['total'], currency)}")

@@ -77,15 +77,14 @@ def local(road: Road = "subscription", as_json: Json = False) -> None:
     from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
 
     _heed_signals()
-    with local_cloud.start(road=road, say=err) as cloud, cloud.announced():
+    with local_cloud.start(road=road, say=err) as cloud, cloud.announced(), suppress(KeyboardInterrupt):
         if as_json:
             sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
             sys.stdout.flush()
         else:
             table(("what", "where"), asdict(cloud.address).items())
         err.print("ready; commands reach it with --local; Ctrl-C stops it")
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        signal.pause()
 
 
 def _heed_signals() -> None:

@@ -70,7 +70,7 @@ def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
     logging.lastResort = None  # what the functions' code logs is for their logs
     try:
-        app()
+        app(prog_name="metering")  # also when Python runs it by the name of a module
     except (OperatorError, StripeUnavailableError, StripeRejectedError) as error:
         _fail(str(error))
     except NoCredentialsError:

@@ -139,13 +139,16 @@ def _said(done: Adjusted, *, dry_run: bool) -> str:
 @on_deployment(rejected_app, "list")
 def rejected_list(connect: Connect, as_json: Json = False) -> None:
     """List the totals that Stripe rejected, with Stripe's own words."""
-    found = list(posting.rejections(connect()))
+    rejections = list(posting.rejections(connect()))
     if as_json:
-        print_json([asdict(one) for one in found])
+        print_json([asdict(rejection) for rejection in rejections])
         return
     table(
         ("customer", "metric", "hour", "quantity", "reason"),
-        [(one.customer, one.metric, one.hour, f"{one.quantity:,}", one.reason) for one in found],
+        [
+            (rejection.customer, rejection.metric, rejection.hour, f"{rejection.quantity:,}", rejection.reason)
+            for rejection in rejections
+        ],
     )
 
 

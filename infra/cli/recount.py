@@ -45,7 +45,7 @@ def recount(
     everyone: Annotated[
         bool, typer.Option("--all", help="Every customer, and the keys that have none; shows what differs.")
     ] = False,
-    one: Annotated[Hour | None, typer.Option("--hour", parser=hour, metavar="HOUR", help="This hour.")] = None,
+    only_hour: Annotated[Hour | None, typer.Option("--hour", parser=hour, metavar="HOUR", help="This hour.")] = None,
     first: Annotated[
         Hour | None, typer.Option("--from", parser=hour, metavar="HOUR", help="From this hour on, instead.")
     ] = None,
@@ -74,11 +74,11 @@ def recount(
     """
     if (customer_id is None) != everyone:
         raise typer.BadParameter("name a customer, or give --all for every one")
-    if (one is None) == (first is None) or (one is not None and end is not None):
+    if (only_hour is None) == (first is None) or (only_hour is not None and end is not None):
         raise typer.BadParameter("give --hour, or --from and perhaps --to")
     moment = now()
-    begin = one or first
-    stop = one.next() if one else end or due_before(moment)
+    begin = only_hour or first
+    stop = only_hour.next() if only_hour else end or due_before(moment)
     if begin is None or begin >= stop:
         raise typer.BadParameter(f"--from must be before --to, got {begin} and {stop}")
     deployment = connect()
@@ -92,9 +92,7 @@ def recount(
     report = _Report(everyone, as_json)
     for lines in progress("recounting", as_json)(work.compare(begin, stop), stop.number - begin.number):
         for line in lines:
-            if fix and line.stays:
-                work.fix(line, who)
-            report.add(line)
+            report.add(work.fix(line, who) if fix and line.stays else line)
     report.end(work.unreadable)
     if report.staying:
         raise typer.Exit(1)

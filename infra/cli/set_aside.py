@@ -19,22 +19,22 @@ def set_aside_list(
     """List the batches of which something is not counted: lines set aside, and batches that failed for good."""
     deployment = connect()
     with err.status("reading the bucket"):
-        found = list(redrive.entries(deployment))
+        entries = list(redrive.entries(deployment))
     if as_json:
-        print_json([asdict(entry) for entry in found])
+        print_json([asdict(entry) for entry in entries])
         return
     table(
         ("batch", "kind", "left", "doubtful", "from", "reasons"),
         [
             (
-                one.batch,
-                one.kind,
-                f"{one.left:,}",
-                f"{one.doubtful:,}",
-                one.origin or "-",
-                "; ".join(sorted(one.reasons)),
+                entry.batch,
+                entry.kind,
+                f"{entry.left:,}",
+                f"{entry.doubtful:,}",
+                entry.origin or "-",
+                "; ".join(sorted(entry.reasons)),
             )
-            for one in found
+            for entry in entries
         ],
     )
 
@@ -46,11 +46,11 @@ def set_aside_show(
     as_json: Json = False,
 ) -> None:
     """Show each line that a batch set aside, and why."""
-    found = redrive.lines(connect(), batch)
+    lines = redrive.lines(connect(), batch)
     if as_json:
-        print_json([asdict(line) for line in found])
+        print_json([asdict(line) for line in lines])
         return
-    for line in found:
+    for line in lines:
         out.print(f"{line.id}  {line.state}: {line.reason}\n    {line.message[:WIDEST]}")
 
 
@@ -84,9 +84,9 @@ def set_aside_redrive(
     if as_json:
         print_json(done)
     else:
-        for one in done:
-            out.print(f"{one['batch']}: {one['counted']} counted, {one['left']} left")
-            for name, reason in one["reasons"].items():
+        for report in done:
+            out.print(f"{report['batch']}: {report['counted']} counted, {report['left']} left")
+            for name, reason in report["reasons"].items():
                 out.print(f"    {name}: {reason}")
-    if any(one["left"] for one in done):
+    if any(report["left"] for report in done):
         raise typer.Exit(1)

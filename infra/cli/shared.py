@@ -95,10 +95,10 @@ def now() -> datetime:
 def known_customer(ledger: Ledger, customer_id: str) -> Customer:
     """Return a customer; raise OperatorError if there is none."""
     well_formed = re.fullmatch(CUSTOMER_ID_PATTERN, customer_id)
-    found = ledger.holders.customers([customer_id]).get(customer_id) if well_formed else None
-    if found is None:
+    customer = ledger.holders.customers([customer_id]).get(customer_id) if well_formed else None
+    if customer is None:
         raise OperatorError(f"there is no customer {customer_id!r}: 'metering customers list' shows them")
-    return found
+    return customer
 
 
 def print_json(document: Any) -> None:

@@ -79,7 +79,7 @@ def stripe_webhook(connect: Connect, as_json: Json = False) -> None:
     echo, or read from stdin; without one the address alone is shown.
     """
     deployment = connect()
-    address = deployment.outputs["NotificationsUrl"]
+    address = deployment.outputs.notifications_url
     if not as_json:
         out.print(f"the address for Stripe's notifications: {address}")
     secret = _typed("Signing secret (empty: leave it as it is)")

@@ -69,22 +69,22 @@ def shown(look: Look) -> Group:
         ("customer", a_second, "so far", "keys", "plan", "costs", "an hour"),
         (
             (
-                one.name,
-                f"{one.per_second:,}",
-                _quantities(one),
-                str(one.keys),
-                one.plan or "-",
-                _money(one.cost, one.currency),
-                _money(one.per_hour, one.currency),
+                busy.name,
+                f"{busy.per_second:,}",
+                _quantities(busy),
+                str(busy.keys),
+                busy.plan or "-",
+                _money(busy.cost, busy.currency),
+                _money(busy.per_hour, busy.currency),
             )
-            for one in look.customers
+            for busy in look.customers
         ),
     )
     keys = _table(
         ("key", a_second, "so far", "customer"),
         (
-            (one.name, f"{one.per_second:,}", _quantities(one), one.customer or one.reason or "(none)")
-            for one in look.keys
+            (busy.name, f"{busy.per_second:,}", _quantities(busy), busy.customer or busy.reason or "(none)")
+            for busy in look.keys
         ),
     )
     blocks: list[Table | Text] = [block for block in (customers, keys) if block.row_count] or [
@@ -109,8 +109,8 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     return made
 
 
-def _quantities(one: Busy) -> str:
-    return ", ".join(f"{quantity:,} {metric}" for metric, quantity in sorted(one.quantities.items()))
+def _quantities(busy: Busy) -> str:
+    return ", ".join(f"{quantity:,} {metric}" for metric, quantity in sorted(busy.quantities.items()))
 
 
 def _money(amount: Decimal | None, currency: str) -> str:

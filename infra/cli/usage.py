@@ -94,9 +94,9 @@ def close(connect: Connect, as_json: Json = False) -> None:
     """Close what is due now, as the schedule would, and say what was done."""
     deployment = connect()
     with err.status("closing what is due"):
-        did = deployment.close()
+        report = deployment.close()
     if as_json:
-        print_json(did)
+        print_json(report)
         return
     for what, text in {
         "written": "hours written into the ledger",
@@ -109,9 +109,9 @@ def close(connect: Connect, as_json: Json = False) -> None:
         "unmapped": "rows written for keys that belong to no customer",
         "behind": "due hours that the next run closes, if nothing of them is pending then",
     }.items():
-        value = did[what]
+        value = report[what]
         out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}")
-    if not did["posting"]:
+    if not report["posting"]:
         out.print("posting is off: 'metering posting on' turns it on")
-    for reason, count in did["reasons"].items():
+    for reason, count in report["reasons"].items():
         out.print(f"{count:>8}  wait because: {reason}")

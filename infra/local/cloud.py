@@ -20,6 +20,7 @@ from infra.local.aws.gateway import Gateway
 from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.deployment import Deployment, OperatorError, connect
+from infra.outputs import Outputs
 
 CLOCK_BACK: Final = timedelta(hours=2)
 """How far the gateway's clock is set back, so that the hour of each request is over and can be closed at once."""
@@ -50,15 +51,38 @@ class Address:
         return Deployment.find(stack, session, endpoint_url=self.aws_endpoint_url)
 
 
+class Phases:
+    """What a person waits for; ``elapsed_s`` says how long each phase took, by its name."""
+
+    def __init__(self, say: Console) -> None:
+        self._say = say
+        self.elapsed_s: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, doing: str, name: str) -> Iterator[None]:
+        """Say what is being done while it is, and note how long it took."""
+        with self.note(doing, name), self._say.status(doing):
+            yield
+
+    @contextmanager
+    def note(self, doing: str, name: str) -> Iterator[None]:
+        """Note how long something took that says itself what it does."""
+        began = time.monotonic()
+        yield
+        self.elapsed_s[name] = round(time.monotonic() - began, 2)
+        self._say.print(f"{doing}: {self.elapsed_s[name]:.1f} s", highlight=False)
+
+
 @dataclass
 class LocalCloud:
-    """A running local cloud; ``outputs`` are the stacks', ``elapsed_s`` says how long each phase took."""
+    """A running local cloud: the metering stack's outputs, the sample's, and the phases so far."""
 
     emulator: Emulator
     stripe: LocalStripe
     gateway: Gateway
-    outputs: Mapping[str, Mapping[str, str]]
-    elapsed_s: dict[str, float]
+    outputs: Outputs
+    sample: Mapping[str, str]
+    phases: Phases
 
     @property
     def address(self) -> Address:
@@ -69,7 +93,7 @@ class LocalCloud:
             access_key_id=self.emulator.access_key_id,
             secret_access_key=self.emulator.secret_access_key,
             api_url=self.gateway.url,
-            access_log_group=self.outputs["Metering"]["AccessLogGroup"],
+            access_log_group=self.outputs.access_log_group,
             stripe_api_base=self.stripe.url,
             stripe_api_key=self.stripe.api_key,
         )
@@ -91,13 +115,13 @@ class LocalCloud:
         """
         probe = {"messageType": "CONTROL_MESSAGE", "logGroup": "", "logStream": "", "logEvents": []}
         data = base64.b64encode(gzip.compress(json.dumps(probe).encode())).decode()
-        self.deployment.invoke("RecordUsageFunction", {"awslogs": {"data": data}})
+        self.deployment.invoke(self.outputs.record_usage_function, {"awslogs": {"data": data}})
 
     def add_api_key(self, name: str, *, plan: str) -> tuple[str, str]:
         """Make an API key on one of the sample's plans ("Standard", "Trial"); return its id and its value."""
         apigateway = self.emulator.client("apigateway")
         made = apigateway.create_api_key(name=name, enabled=True)
-        plan_id = self.outputs["SampleApi"][f"{plan}Plan"]
+        plan_id = self.sample[f"{plan}Plan"]
         apigateway.create_usage_plan_key(usagePlanId=plan_id, keyId=made["id"], keyType="API_KEY")
         apigateway.close()
         return made["id"], made["value"]
@@ -121,27 +145,27 @@ def start(*, road: str = "subscription", say: Console) -> Iterator[LocalCloud]:
 
     ``road`` is the value of an :class:`infra.stack.ingest.Road`. ``say`` is told each phase and how long it took.
     """
-    elapsed: dict[str, float] = {}
+    phases = Phases(say)
     with ExitStack() as running:
-        with phase("starting the embedded AWS and Stripe", "start", elapsed, say):
+        with phases.time("starting the embedded AWS and Stripe", "start"):
             stripe = running.enter_context(LocalStripe())
             emulator = running.enter_context(Emulator())
-        with phase("deploying with the CDK", "deploy", elapsed, say):
+        with phases.time("deploying with the CDK", "deploy"):
             context = {"local": "true", "road": road, "stripe_api_base": stripe.url}
-            outputs = emulator.deploy({}, context=context)
-        with phase("connecting to Stripe", "connect", elapsed, say):
-            _put_access_log(emulator, outputs)
-            sample = outputs["SampleApi"]
+            told = emulator.deploy({}, context=context)
+            outputs, sample = Outputs.read(told["Metering"]), told["SampleApi"]
+        with phases.time("connecting to Stripe", "connect"):
+            _put_access_log(emulator, outputs, sample)
             gateway = running.enter_context(
                 Gateway(emulator, api_id=sample["ApiId"], stage=sample["StageName"], clock=_clock)
             )
-            cloud = LocalCloud(emulator, stripe, gateway, outputs, elapsed)
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases)
             cloud.connect_stripe()
             cloud.probe_subscriber()
         yield cloud
 
 
-def _put_access_log(emulator: Emulator, outputs: Mapping[str, Mapping[str, str]]) -> None:
+def _put_access_log(emulator: Emulator, outputs: Outputs, sample: Mapping[str, str]) -> None:
     """Give the sample's stage the access log that its deployed template has.
 
     The emulator's CloudFormation leaves a REST stage's ``AccessLogSetting`` out, and its API Gateway keeps it.
@@ -149,17 +173,18 @@ def _put_access_log(emulator: Emulator, outputs: Mapping[str, Mapping[str, str]]
     cloudformation, apigateway = emulator.client("cloudformation"), emulator.client("apigateway")
     body = cloudformation.get_template(StackName="SampleApi")["TemplateBody"]
     template = json.loads(body) if isinstance(body, str) else body
-    (stage,) = [one for one in template["Resources"].values() if one["Type"] == "AWS::ApiGateway::Stage"]
-    metering, here = outputs["Metering"], f"{emulator.region}:{emulator.account_id}"
+    resources = template["Resources"].values()
+    (stage,) = [resource for resource in resources if resource["Type"] == "AWS::ApiGateway::Stage"]
+    here = f"{emulator.region}:{emulator.account_id}"
     settings = {
         "format": stage["Properties"]["AccessLogSetting"]["Format"],
-        "destinationArn": f"arn:aws:firehose:{here}:deliverystream/{metering['DeliveryStream']}"
-        if "DeliveryStream" in metering
-        else f"arn:aws:logs:{here}:log-group:{metering['AccessLogGroup']}",
+        "destinationArn": f"arn:aws:firehose:{here}:deliverystream/{outputs.delivery_stream}"
+        if outputs.delivery_stream
+        else f"arn:aws:logs:{here}:log-group:{outputs.access_log_group}",
     }
     apigateway.update_stage(
-        restApiId=outputs["SampleApi"]["ApiId"],
-        stageName=outputs["SampleApi"]["StageName"],
+        restApiId=sample["ApiId"],
+        stageName=sample["StageName"],
         patchOperations=[
             {"op": "replace", "path": f"/accessLogSettings/{name}", "value": value} for name, value in settings.items()
         ],
@@ -172,22 +197,12 @@ def _clock() -> float:
     return time.time() - CLOCK_BACK.total_seconds()
 
 
-@contextmanager
-def phase(doing: str, name: str, elapsed: dict[str, float], say: Console) -> Iterator[None]:
-    """Say what is being done, and how long it took, which is also noted under ``name``."""
-    began = time.monotonic()
-    with say.status(doing):
-        yield
-    elapsed[name] = round(time.monotonic() - began, 2)
-    say.print(f"{doing}: {elapsed[name]:.1f} s", highlight=False)
-
-
 def running() -> Address:
     """Return where the running ``metering local`` is; raise OperatorError if there is none."""
-    found = _read_announcement()
-    if not _alive(found):
+    announced = _read_announcement()
+    if not _alive(announced):
         raise OperatorError("no 'metering local' is running from this folder: start one in another terminal")
-    return Address(**{name: found[name] for name in Address.__dataclass_fields__})
+    return Address(**{name: announced[name] for name in Address.__dataclass_fields__})
 
 
 def _read_announcement() -> dict[str, Any]:

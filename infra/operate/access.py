@@ -120,10 +120,10 @@ class Access:
         """Return that of a deployment."""
         return cls(
             UsagePlans(deployment.client("apigateway")),
-            AccessNotes(deployment.client("dynamodb"), deployment.outputs["LedgerTable"]),
+            AccessNotes(deployment.client("dynamodb"), deployment.outputs.ledger_table),
             deployment.ledger,
             Customers(deployment.ledger, deployment.counters),
-            deployment.outputs["Deployment"],
+            deployment.outputs.deployment,
         )
 
     def suspend(self, customer: Customer, *, now: datetime) -> list[str]:

@@ -113,16 +113,16 @@ class Step:
 class Difference:
     """What is to be done, what prevents it, and which metrics no plan has a price for."""
 
-    steps: list[Step]
-    in_the_way: list[str]
-    unpriced: list[str]
+    steps: Sequence[Step]
+    in_the_way: Sequence[str]
+    unpriced: Sequence[str]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``metering stripe plan --json`` prints it."""
         return {
             "steps": [step.as_json() for step in self.steps],
-            "in_the_way": self.in_the_way,
-            "unpriced": self.unpriced,
+            "in_the_way": list(self.in_the_way),
+            "unpriced": list(self.unpriced),
         }
 
 
@@ -148,19 +148,19 @@ class Catalog:
             for metric in self.metrics
             if self.stripe.event_name(metric) not in there
         ]
-        wanted = {one.product: one for plan in self.plans for one in self.wanted(plan)}
+        wanted = {declared.product: declared for plan in self.plans for declared in self.wanted(plan)}
         ours, foreign = self._products(wanted)
         in_the_way += [
             f"the product {name} at Stripe is none of ours: give its plan or price another name" for name in foreign
         ]
         prices = dict(zip(ours, side_by_side(self._prices, [*ours]), strict=True))
-        for product, one in wanted.items():
+        for product, declared in wanted.items():
             if product not in foreign:
-                steps += self._product_steps(one, ours.get(product))
-                steps += self._price_steps(one, self._offer(one, there), prices.get(product, []))
+                steps += self._product_steps(declared, ours.get(product))
+                steps += self._price_steps(declared, self._offer(declared, there), prices.get(product, []))
         for product in sorted(ours.keys() - wanted.keys()):
             steps += self._withdraw(ours[product], prices[product])
-        priced = {name_of(one.price) for one in wanted.values()}
+        priced = {name_of(declared.price) for declared in wanted.values()}
         return Difference(steps, in_the_way, [metric for metric in self.metrics if self.plans and metric not in priced])
 
     def apply(self, say: Callable[[Step], None]) -> list[Step]:
@@ -200,23 +200,24 @@ class Catalog:
     def current_prices(self, plan: Plan) -> dict[str, str]:
         """Return the ids of a plan's prices at Stripe, by name; OperatorError if one of them is not there."""
         there = self.stripe.meters()
-        keys = {one.lookup_key(offer): one for one in self.wanted(plan) if (offer := self._offer(one, there))}
-        found: dict[str, str] = {}
+        wanted = self.wanted(plan)
+        keys = {declared.lookup_key(offer): declared for declared in wanted if (offer := self._offer(declared, there))}
+        ids: dict[str, str] = {}
         for some in in_pieces([*keys], _MOST_LOOKUP_KEYS):
             for price in self._list_prices(lookup_keys=some, active=True):
-                found[name_of(keys[str(price.lookup_key)].price)] = price.id
-        if missing := [one.name for one in self.wanted(plan) if name_of(one.price) not in found]:
+                ids[name_of(keys[str(price.lookup_key)].price)] = price.id
+        if missing := [declared.name for declared in wanted if name_of(declared.price) not in ids]:
             raise OperatorError(
                 f"Stripe does not have {', '.join(missing)} as app.py declares it: run 'metering stripe apply' first"
             )
-        return {name: found[name] for name in map(name_of, plan.prices)}
+        return {name: ids[name] for name in map(name_of, plan.prices)}
 
-    def _offer(self, one: Wanted, there: dict[str, Meter]) -> Offer | None:
+    def _offer(self, wanted: Wanted, there: dict[str, Meter]) -> Offer | None:
         """Return what a price must say, or None as long as its meter is missing."""
-        if isinstance(one.price, Flat):
-            return one.offer("")
-        meter = there.get(self.stripe.event_name(one.price.metric))
-        return one.offer(meter.id) if meter else None
+        if isinstance(wanted.price, Flat):
+            return wanted.offer("")
+        meter = there.get(self.stripe.event_name(wanted.price.metric))
+        return wanted.offer(meter.id) if meter else None
 
     def _products(self, wanted: Iterable[str]) -> tuple[dict[str, Product], list[str]]:
         """Return our products by id, and the ids of ours that others have taken."""
@@ -224,9 +225,9 @@ class Catalog:
         def fetch(client: StripeClient) -> list[Product]:
             return list(client.v1.products.list({"limit": 100}).auto_paging_iter())
 
-        found = {product.id: product for product in self.stripe.call(fetch)}
-        ours = {name: product for name, product in found.items() if self._is_ours(product)}
-        return ours, [name for name in wanted if name in found and name not in ours]
+        there = {product.id: product for product in self.stripe.call(fetch)}
+        ours = {name: product for name, product in there.items() if self._is_ours(product)}
+        return ours, [name for name in wanted if name in there and name not in ours]
 
     def _prices(self, product: str) -> list[StripePrice]:
         """Return our prices of a product, those in use first; one that others have added to it is not ours."""
@@ -241,55 +242,57 @@ class Catalog:
     def _is_ours(self, thing: Product | StripePrice) -> bool:
         return metadata_of(thing).get(DEPLOYMENT) == self.stripe.deployment
 
-    def _product_steps(self, one: Wanted, product: Product | None) -> Iterable[Step]:
+    def _product_steps(self, wanted: Wanted, product: Product | None) -> Iterable[Step]:
         if product is None:
-            parameters: Any = {"id": one.product, "name": one.title, "metadata": one.metadata}
+            parameters: Any = {"id": wanted.product, "name": wanted.title, "metadata": wanted.metadata}
             yield self._step(
-                "make", "product", one.name, lambda client: client.v1.products.create(parameters), says=one.title
+                "make", "product", wanted.name, lambda client: client.v1.products.create(parameters), says=wanted.title
             )
-        elif (product.name, product.active) != (one.title, True):
-            changes: Any = {"name": one.title, "active": True}
+        elif (product.name, product.active) != (wanted.title, True):
+            changes: Any = {"name": wanted.title, "active": True}
             yield self._step(
                 "rename" if product.active else "activate",
                 "product",
-                one.name,
-                lambda client: client.v1.products.update(one.product, changes),
-                says=one.title,
-                said=product.name if product.name != one.title else "",
+                wanted.name,
+                lambda client: client.v1.products.update(wanted.product, changes),
+                says=wanted.title,
+                said=product.name if product.name != wanted.title else "",
             )
 
-    def _price_steps(self, one: Wanted, offer: Offer | None, prices: Sequence[StripePrice]) -> Iterable[Step]:
-        said = {price.id: offer_of(price, name_of(one.price)) for price in prices}
-        kept = next((price for price in prices if offer and self._is(price, one, offer, said[price.id])), None)
+    def _price_steps(self, wanted: Wanted, offer: Offer | None, prices: Sequence[StripePrice]) -> Iterable[Step]:
+        said = {price.id: offer_of(price, name_of(wanted.price)) for price in prices}
+        kept = next((price for price in prices if offer and self._is(price, wanted, offer, said[price.id])), None)
         older = [price for price in prices if price.active and price is not kept]
-        words = str(offer or one.offer(""))
+        words = str(offer or wanted.offer(""))
         was = str(said[older[0].id] or "something else") if older else ""
         if kept is None:
-            parameters: Any = {} if offer is None else self._new_price(one, offer)
+            parameters: Any = {} if offer is None else self._new_price(wanted, offer)
             yield self._step(
                 "replace" if older else "make",
                 "price",
-                one.name,
+                wanted.name,
                 lambda client: client.v1.prices.create(parameters),
                 says=words,
                 said=was,
             )
         elif not kept.active:
             yield self._step(
-                "activate", "price", one.name, self._set_active(kept.id, active=True), says=words, said=was
+                "activate", "price", wanted.name, self._set_active(kept.id, active=True), says=words, said=was
             )
         for price in older:
-            yield self._archive(f"{one.name} {price.id}", price, str(said[price.id] or ""))
+            yield self._archive(f"{wanted.name} {price.id}", price, str(said[price.id] or ""))
 
-    def _is(self, price: StripePrice, one: Wanted, offer: Offer, said: Offer | None) -> bool:
+    def _is(self, price: StripePrice, wanted: Wanted, offer: Offer, said: Offer | None) -> bool:
         """Say whether a price is the one that is wanted: says the same, and is found where it is subscribed to."""
-        return said is not None and said.fingerprint == offer.fingerprint and price.lookup_key == one.lookup_key(offer)
+        return (
+            said is not None and said.fingerprint == offer.fingerprint and price.lookup_key == wanted.lookup_key(offer)
+        )
 
-    def _new_price(self, one: Wanted, offer: Offer) -> dict[str, Any]:
+    def _new_price(self, wanted: Wanted, offer: Offer) -> dict[str, Any]:
         return offer.parameters() | {
-            "product": one.product,
-            "lookup_key": one.lookup_key(offer),
-            "metadata": one.metadata | {FINGERPRINT: offer.fingerprint},
+            "product": wanted.product,
+            "lookup_key": wanted.lookup_key(offer),
+            "metadata": wanted.metadata | {FINGERPRINT: offer.fingerprint},
         }
 
     def _withdraw(self, product: Product, prices: Iterable[StripePrice]) -> Iterable[Step]:

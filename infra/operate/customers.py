@@ -60,6 +60,9 @@ class Change:
     said: list[str] = field(default_factory=list)
     marks: int = 0
 
+    def __add__(self, other: "Change") -> "Change":
+        return Change(self.said + other.said, self.marks + other.marks)
+
 
 @dataclass(frozen=True, slots=True)
 class Customers:
@@ -79,13 +82,11 @@ class Customers:
         holdings = self.ledger.holders.holdings(dict.fromkeys(entry.keys))
         if conflicts := self._conflicts({1: entry}, holdings, now=now)[1]:
             raise OperatorError("; ".join(conflicts))
-        change = Change()
-        self._save(entry, change)
-        for name in holdings:
-            holder = Holder(entry.since or BEGINNING, entry.id)
-            self._give(holdings[name], holder, change, now=now)
+        change = self._save(entry)
+        for holding in holdings.values():
+            change += self._give(holding, Holder(entry.since or BEGINNING, entry.id), now=now)
         if entry.stripe_customer:
-            self._mark_waiting(customer(entry.id), change, now=now)
+            change += Change(marks=self._mark_waiting(customer(entry.id), now=now))
         return change
 
     def exclude(self, name: str, *, reason: str, since: Hour | None, now: datetime) -> Change:
@@ -102,9 +103,7 @@ class Customers:
         refusal = _refusal(holding, holder, now=now)
         if refusal:
             raise OperatorError(refusal)
-        change = Change()
-        self._give(holding, holder, change, now=now)
-        return change
+        return self._give(holding, holder, now=now)
 
     def check(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
         """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
@@ -121,21 +120,21 @@ class Customers:
         """Say which keys and Stripe customers of these entries belong to another customer."""
         named = sorted({entry.stripe_customer for entry in entries.values()} - {""})
         owners = dict(zip(named, side_by_side(self.ledger.holders.owner, named), strict=True))
-        found: dict[int, list[str]] = {}
+        conflicts: dict[int, list[str]] = {}
         for line, entry in entries.items():
             holder = Holder(entry.since or BEGINNING, entry.id)
             refusals = [_refusal(holdings[name], holder, now=now) for name in dict.fromkeys(entry.keys)]
             owner = owners.get(entry.stripe_customer, "")
             taken = f"the Stripe customer {entry.stripe_customer} belongs to the customer {owner!r} already"
-            found[line] = [*filter(None, refusals), *([taken] if owner not in ("", entry.id) else [])]
-        return found
+            conflicts[line] = [*filter(None, refusals), *([taken] if owner not in ("", entry.id) else [])]
+        return conflicts
 
-    def _save(self, entry: Entry, change: Change) -> None:
+    def _save(self, entry: Entry) -> Change:
         before = self.ledger.holders.customers([entry.id]).get(entry.id)
         was = before.stripe_customer if before else ""
         after = Customer(entry.id, entry.name, entry.stripe_customer or was)
         if after == before:
-            return
+            return Change()
         try:
             self.ledger.holders.save_customer(after, before=before)
         except RowChangedError as error:
@@ -145,10 +144,11 @@ class Customers:
                     f"the customer {entry.id!r} or its Stripe customer was changed by somebody else just now: "
                     "look at it with 'metering customers show' and try again"
                 ) from error
-        change.said.append(f"customer {entry.id} {'changed' if before else 'added'}")
+        return Change([f"customer {entry.id} {'changed' if before else 'added'}"])
 
-    def _give(self, holding: Holding, holder: Holder, change: Change, *, now: datetime) -> None:
+    def _give(self, holding: Holding, holder: Holder, *, now: datetime) -> Change:
         """Give a key to a holder, and mark the closed hours that this concerns."""
+        said: list[str] = []
         last = holding.holders[-1] if holding.holders else None
         if last is None or (last.customer, bool(last.reason)) != (holder.customer, bool(holder.reason)):
             try:
@@ -161,27 +161,32 @@ class Customers:
                     ) from error
             to = f"belongs to {holder.customer}" if holder.customer else "is not billed"
             since = "" if holder.since == BEGINNING else f" from {holder.since} on"
-            change.said.append(f"key {holding.key} {to}{since}")
+            said.append(f"key {holding.key} {to}{since}")
             former = last
         else:
             holder, former = last, (holding.holders[-2] if len(holding.holders) > 1 else None)
         first, end = _changeable(holder.since, now), _latest(now)
         concerned = [key(holding.key), *([customer(former.customer)] if former and former.customer else [])]
+        marks = 0
         for subject in concerned:
             for row in self.ledger.rows.of(subject, first, end):
                 if row.totals:  # also one of zero: its values may have counted elsewhere for the former holder
-                    self._mark(row.hour, {subject, key(holding.key)}, change)
+                    self._mark(row.hour, {subject, key(holding.key)})
+                    marks += 1
+        return Change(said, marks)
 
-    def _mark_waiting(self, subject: Subject, change: Change, *, now: datetime) -> None:
-        """Mark the hours in which a customer's usage was held or rejected: it is tried again."""
-        for row in self.ledger.rows.of(subject, _changeable(BEGINNING, now), _latest(now)):
-            if row.in_state(State.HELD) or row.in_state(State.REJECTED):
-                self._mark(row.hour, {subject}, change)
+    def _mark_waiting(self, subject: Subject, *, now: datetime) -> int:
+        """Mark the hours in which a customer's usage was held or rejected: it is tried again; return how many."""
+        rows = self.ledger.rows.of(subject, _changeable(BEGINNING, now), _latest(now))
+        waiting = [row.hour for row in rows if row.in_state(State.HELD) or row.in_state(State.REJECTED)]
+        for hour in waiting:
+            self._mark(hour, {subject})
+        return len(waiting)
 
-    def _mark(self, hour: Hour, subjects: Iterable[Subject], change: Change) -> None:
+    def _mark(self, hour: Hour, subjects: Iterable[Subject]) -> None:
+        """Ask for an hour to be closed again for all of these."""
         for subject in subjects:
             self.counters.marks.mark_late(hour, subject, new_mark())
-        change.marks += 1
 
 
 def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
@@ -211,16 +216,16 @@ def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
 def _given_twice(entries: Mapping[int, Entry]) -> dict[int, list[str]]:
     """Say which lines give a customer, key or Stripe customer that an earlier line, or the same one, has given."""
     first: dict[tuple[str, str], int] = {}
-    found: dict[int, list[str]] = {}
+    repeated: dict[int, list[str]] = {}
     for line, entry in entries.items():
         given = [("the customer", entry.id), *(("the key", name) for name in entry.keys)]
         if entry.stripe_customer:
             given.append(("the Stripe customer", entry.stripe_customer))
         for what, name in given:
             if (what, name) in first:
-                found.setdefault(line, []).append(f"{what} {name!r} is given on line {first[what, name]} already")
+                repeated.setdefault(line, []).append(f"{what} {name!r} is given on line {first[what, name]} already")
             first.setdefault((what, name), line)
-    return found
+    return repeated
 
 
 def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:

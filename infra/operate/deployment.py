@@ -13,7 +13,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
-from infra.outputs import LAMBDA_TIMEOUT, METADATA
+from infra.outputs import LAMBDA_TIMEOUT, METADATA, MissingOutputsError, Outputs
 from metering.model.metrics import Metric, decode
 from metering.model.prices import Plan
 from metering.model.prices import decode as decode_plans
@@ -39,23 +39,23 @@ class OperatorError(Exception):
     """What a command cannot do, as one sentence that says what to do next."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is."""
 
     client: Callable[..., Any]
-    outputs: Mapping[str, str]
+    outputs: Outputs
     stack: str = "Metering"
 
     @classmethod
     def find(cls, stack: str, session: boto3.Session, *, endpoint_url: str | None = None) -> "Deployment":
         """Find a stack in the session's account and Region, or at an endpoint.
 
-        Raises OperatorError if there is no such stack, or it is none of ours.
+        Raises OperatorError if there is no such stack, it is none of ours, or it lacks an output.
         """
         client: Callable[..., Any] = partial(session.client, endpoint_url=endpoint_url, config=_CONFIG)
         try:
-            found = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+            described = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         except ClientError as error:
             if error.response["Error"]["Code"] != "ValidationError":
                 raise
@@ -67,20 +67,17 @@ class Deployment:
             raise
         except ValueError as error:  # botocore's answer to an endpoint that is no URL
             raise OperatorError(f"{error}: set AWS_ENDPOINT_URL to a URL, or to nothing") from error
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
-        if not {"CountersTable", "LedgerTable"} <= outputs.keys():
-            raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack")
-        return cls(client, outputs, stack)
+        return cls(client, _outputs(stack, described), stack)
 
     @cached_property
     def counters(self) -> Counters:
         """The Counters table."""
-        return Counters(self.client("dynamodb"), self.outputs["CountersTable"])
+        return Counters(self.client("dynamodb"), self.outputs.counters_table)
 
     @cached_property
     def uniques(self) -> Uniques:
         """In which hours a customer's distinct values count."""
-        return Uniques(Claims(self.client("dynamodb"), self.outputs["CountersTable"]), self.ledger.holders)
+        return Uniques(Claims(self.client("dynamodb"), self.outputs.counters_table), self.ledger.holders)
 
     @cached_property
     def attribution(self) -> Attribution:
@@ -90,12 +87,12 @@ class Deployment:
     @cached_property
     def set_aside(self) -> SetAside:
         """The bucket, as far as it holds what was set aside."""
-        return SetAside(self.client("s3"), self.outputs["Bucket"])
+        return SetAside(self.client("s3"), self.outputs.bucket)
 
     @cached_property
     def ledger(self) -> Ledger:
         """The Ledger table."""
-        return Ledger(self.client("dynamodb"), self.outputs["LedgerTable"])
+        return Ledger(self.client("dynamodb"), self.outputs.ledger_table)
 
     @cached_property
     def declared(self) -> dict[str, Any]:
@@ -124,14 +121,14 @@ class Deployment:
     @property
     def metrics(self) -> list[str]:
         """The names of the metrics that the deployment bills."""
-        return self.outputs["Metrics"].split(",")
+        return self.outputs.metrics.split(",")
 
     def stripe(self, api_key: str | None = None) -> StripeMeters:
         """Return the deployment's meters at Stripe, with this key or the secret's."""
         return StripeMeters(
             (lambda _fresh: api_key) if api_key else (lambda _fresh: self._stripe_key()),
-            self.outputs["Deployment"],
-            self.outputs["StripeApiBase"],
+            self.outputs.deployment,
+            self.outputs.stripe_api_base,
         )
 
     def put_stripe_key(self, api_key: str) -> None:
@@ -144,38 +141,37 @@ class Deployment:
 
     def _put_secret(self, name: str, value: str) -> None:
         values = json.dumps(self._secret_values() | {name: value})
-        self.client("secretsmanager").put_secret_value(SecretId=self.outputs["StripeSecret"], SecretString=values)
+        self.client("secretsmanager").put_secret_value(SecretId=self.outputs.stripe_secret, SecretString=values)
 
     def _secret_values(self) -> dict[str, str]:
         secrets = self.client("secretsmanager")
         try:
-            found = secrets.get_secret_value(SecretId=self.outputs["StripeSecret"])["SecretString"]
+            written = secrets.get_secret_value(SecretId=self.outputs.stripe_secret)["SecretString"]
         except secrets.exceptions.ResourceNotFoundException:
             return {}
-        return secret_values(found)
+        return secret_values(written)
 
     def invoke(self, function: str, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the function that an output names, wait for it, and return its answer; OperatorError if it failed."""
+        """Run a function, wait for it, and return its answer; OperatorError if it failed."""
         config = _CONFIG.merge(Config(read_timeout=LAMBDA_TIMEOUT + 20, retries={"total_max_attempts": 1}))
-        name = self.outputs[function]
         lambda_client = self.client("lambda", config=config)
-        answer = lambda_client.invoke(FunctionName=name, Payload=json.dumps(event).encode())
+        answer = lambda_client.invoke(FunctionName=function, Payload=json.dumps(event).encode())
         payload = json.loads(answer["Payload"].read() or b"null")
         lambda_client.close()
         if "FunctionError" in answer:
             message = payload.get("errorMessage", payload) if isinstance(payload, dict) else payload
-            raise OperatorError(f"the function {name} failed: {message}; its log group says more")
+            raise OperatorError(f"the function {function} failed: {message}; its log group says more")
         return dict(payload)
 
     @cached_property
     def changes(self) -> Changes:
         """What stands beside the counters."""
-        return Changes(self.client("dynamodb"), self.outputs["LedgerTable"], self.counters)
+        return Changes(self.client("dynamodb"), self.outputs.ledger_table, self.counters)
 
     @cached_property
     def switch(self) -> PostingSwitch:
         """What turns posting on."""
-        return PostingSwitch(self.client("dynamodb"), self.outputs["LedgerTable"])
+        return PostingSwitch(self.client("dynamodb"), self.outputs.ledger_table)
 
     def who(self) -> str:
         """Return the ARN of whoever calls, for the ledger."""
@@ -183,16 +179,16 @@ class Deployment:
 
     def close(self) -> dict[str, Any]:
         """Close what is due now and post what is pending; return what was done."""
-        closed = self.invoke("ClosePeriodsFunction", {"post": False})
+        closed = self.invoke(self.outputs.close_periods_function, {"post": False})
         return closed | self.post()
 
     def post(self) -> dict[str, Any]:
         """Post what is pending; wait for what a worker of the schedule is posting at the same time."""
-        together: dict[str, Any] = self.invoke("PostUsageFunction", {})
+        together: dict[str, Any] = self.invoke(self.outputs.post_usage_function, {})
         deadline = time.monotonic() + LAMBDA_TIMEOUT
         while together["leased"] and time.monotonic() < deadline:
             time.sleep(1)
-            more = self.invoke("PostUsageFunction", {"shards": together["leased"]})
+            more = self.invoke(self.outputs.post_usage_function, {"shards": together["leased"]})
             for what in ("posted", "rejected", "held", "pending"):
                 more[what] += together[what]
             together = more | {"reasons": dict(Counter(together["reasons"]) + Counter(more["reasons"]))}
@@ -203,6 +199,19 @@ class Deployment:
         if not key:
             raise StripeNotConnectedError(NO_KEY)
         return key
+
+
+def _outputs(stack: str, described: Mapping[str, Any]) -> Outputs:
+    """Return the outputs of a stack as CloudFormation describes it; OperatorError if it is no such stack."""
+    told = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+    try:
+        return Outputs.read(told)
+    except MissingOutputsError as error:
+        if not error.is_metering:
+            raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack") from error
+        raise OperatorError(
+            f"the stack {stack!r} was deployed by another version, since {error}: deploy it again"
+        ) from error
 
 
 def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:

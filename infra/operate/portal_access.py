@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
 
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import Deployment
 from metering.portal.tokens import issue
 
 _ALPHABET: Final = string.ascii_letters + string.digits
@@ -24,16 +24,17 @@ class Link:
 
 def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetime) -> Link:
     """Return a link that shows a customer its usage."""
-    key = deployment.client("secretsmanager").get_secret_value(SecretId=_secret(deployment))["SecretString"]
+    secret = deployment.outputs.portal_secret
+    key = deployment.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]
     token, ends = issue(
-        key, deployment=deployment.outputs["Deployment"], customer=customer, now=now, life=timedelta(hours=hours)
+        key, deployment=deployment.outputs.deployment, customer=customer, now=now, life=timedelta(hours=hours)
     )
     return Link(f"{portal_url(deployment)}#{token}", ends)
 
 
 def portal_url(deployment: Deployment) -> str:
     """Return where the page is; the emulator serves an API under a path of its own address."""
-    url = _output(deployment, "PortalUrl")
+    url = deployment.outputs.portal_url
     name, _, rest = (urlsplit(url).hostname or "").partition(".execute-api.")
     endpoint = str(deployment.client("lambda").meta.endpoint_url)
     if rest and not (urlsplit(endpoint).hostname or "").endswith(rest.partition(".")[2]):
@@ -46,14 +47,4 @@ def rotate_key(deployment: Deployment, *, times: int) -> None:
     client = deployment.client("secretsmanager")
     for _ in range(times):
         key = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
-        client.put_secret_value(SecretId=_secret(deployment), SecretString=key)
-
-
-def _secret(deployment: Deployment) -> str:
-    return _output(deployment, "PortalSecret")
-
-
-def _output(deployment: Deployment, name: str) -> str:
-    if name not in deployment.outputs:
-        raise OperatorError(f"the stack {deployment.stack!r} was deployed by an older version: deploy it again")
-    return deployment.outputs[name]
+        client.put_secret_value(SecretId=deployment.outputs.portal_secret, SecretString=key)

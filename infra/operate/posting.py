@@ -145,29 +145,31 @@ def reconcile(
         reader = StripeReader(deployment.stripe(), _NO_LIMIT)
         deadline = now + timedelta(days=1)
         looking = Reconciler(ledger, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on)
-        return [one for owner in progress(owners, len(owners)) for one in looking.compare(owner, daily=True)]
+        return [total for owner in progress(owners, len(owners)) for total in looking.compare(owner, daily=True)]
 
-    found = compare()
-    if switch.on and any(one.what not in ("", NOT_POSTED) for one in found):
+    totals = compare()
+    if switch.on and any(total.what not in ("", NOT_POSTED) for total in totals):
         deployment.post()
-        again = {(one.customer, one.metric, one.hour): one for one in compare()}
-        found = [
-            replace(again.get((one.customer, one.metric, one.hour), one), what=one.what) if one.what else one
-            for one in found
+        after = {(total.customer, total.metric, total.hour): total for total in compare()}
+        totals = [
+            replace(after.get((total.customer, total.metric, total.hour), total), what=total.what)
+            if total.what
+            else total
+            for total in totals
         ]
-    shown = [one for one in found if only or one.what]
-    return len(found), [
+    shown = [total for total in totals if only or total.what]
+    return len(totals), [
         Row(
-            one.customer,
-            one.metric,
-            str(one.hour),
-            counted(deployment, one.customer, one.metric, one.hour, now),
-            one.ledger,
-            one.stripe,
-            one.state,
-            one.what,
+            total.customer,
+            total.metric,
+            str(total.hour),
+            counted(deployment, total.customer, total.metric, total.hour, now),
+            total.ledger,
+            total.stripe,
+            total.state,
+            total.what,
         )
-        for one in shown
+        for total in shown
     ]
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ class Entry:
     left: int
     doubtful: int
     counted: int
-    reasons: dict[str, int]
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ _FAILED: Final = "failed"
 def entries(deployment: Deployment) -> Iterator[Entry]:
     """Yield every batch that has something left to count."""
     for batch in deployment.set_aside.batches():
-        found = _entry(batch, deployment.set_aside.of(batch))
-        if found.left:
-            yield found
+        entry = _entry(batch, deployment.set_aside.of(batch))
+        if entry.left:
+            yield entry
     pages = deployment.client("s3").get_paginator("list_objects_v2")
-    for page in pages.paginate(Bucket=deployment.outputs["Bucket"], Prefix=FAILED_BATCHES):
-        for found in page.get("Contents", []):
-            yield Entry(found["Key"], _FAILED, "", "", 1, 0, 0, {"every attempt of Lambda failed": 1})
+    for page in pages.paginate(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES):
+        for stored in page.get("Contents", []):
+            yield Entry(stored["Key"], _FAILED, "", "", 1, 0, 0, {"every attempt of Lambda failed": 1})
 
 
 def lines(deployment: Deployment, batch: str) -> list[ShownLine]:
@@ -74,22 +74,23 @@ def redrive(deployment: Deployment, batch: str, *, doubtful: bool) -> dict[str, 
     if batch.startswith(FAILED_BATCHES):
         return _deliver_again(deployment, batch)
     _kept(deployment, batch)
-    return deployment.invoke("RecordUsageFunction", {"redrive": {"batch": batch, "doubtful": doubtful}})
+    payload = {"redrive": {"batch": batch, "doubtful": doubtful}}
+    return deployment.invoke(deployment.outputs.record_usage_function, payload)
 
 
 def _deliver_again(deployment: Deployment, name: str) -> dict[str, Any]:
     """Give ``record_usage`` a payload that failed, then delete the object; its counters refuse what they have."""
     s3 = deployment.client("s3")
     try:
-        body = s3.get_object(Bucket=deployment.outputs["Bucket"], Key=name)["Body"].read()
+        body = s3.get_object(Bucket=deployment.outputs.bucket, Key=name)["Body"].read()
     except s3.exceptions.NoSuchKey as error:
         raise OperatorError(f"there is no failed batch {name!r}: 'metering set-aside list' names them") from error
     try:
         payload = json.loads(body)["requestPayload"]
     except (ValueError, KeyError, TypeError) as error:
         raise OperatorError(f"{name} is no record of a failed invocation: it has no requestPayload") from error
-    answer = deployment.invoke("RecordUsageFunction", payload)
-    s3.delete_object(Bucket=deployment.outputs["Bucket"], Key=name)
+    answer = deployment.invoke(deployment.outputs.record_usage_function, payload)
+    s3.delete_object(Bucket=deployment.outputs.bucket, Key=name)
     return {"batch": name, "counted": answer.get("billed", 0), "left": 0, "reasons": {}}
 
 

@@ -37,7 +37,7 @@ def restore(deployment: Deployment, table: str, *, progress: Progress) -> Restor
 
     Raises OperatorError unless posting is off and ``close_periods`` is stopped, or if the table is no ledger.
     """
-    dynamodb, ledger = deployment.client("dynamodb"), deployment.outputs["LedgerTable"]
+    dynamodb, ledger = deployment.client("dynamodb"), deployment.outputs.ledger_table
     _check_stopped(deployment)
     _check_table(dynamodb, table, ledger)
     kept: set[tuple[str, str]] = set()
@@ -61,7 +61,7 @@ def restore(deployment: Deployment, table: str, *, progress: Progress) -> Restor
 def _check_stopped(deployment: Deployment) -> None:
     if deployment.switch.read().on:
         raise OperatorError("posting must be off while the ledger is restored: 'metering posting off'")
-    functions, name = deployment.client("lambda"), deployment.outputs["ClosePeriodsFunction"]
+    functions, name = deployment.client("lambda"), deployment.outputs.close_periods_function
     allowed = functions.get_function_concurrency(FunctionName=name).get("ReservedConcurrentExecutions")
     if allowed != 0:
         raise OperatorError(
@@ -74,12 +74,12 @@ def _check_table(dynamodb: Any, table: str, ledger: str) -> None:
     if table == ledger:
         raise OperatorError(f"{table} is the ledger itself: name the table that DynamoDB restored")
     try:
-        found = dynamodb.describe_table(TableName=table)["Table"]
+        described = dynamodb.describe_table(TableName=table)["Table"]
     except dynamodb.exceptions.ResourceNotFoundException as error:
         raise OperatorError(f"there is no table {table!r} in this account and Region") from error
-    if found["TableStatus"] != "ACTIVE":
-        raise OperatorError(f"the table {table} is {found['TableStatus']}: wait until it is ACTIVE")
-    if found["KeySchema"] != dynamodb.describe_table(TableName=ledger)["Table"]["KeySchema"] or not any(
+    if described["TableStatus"] != "ACTIVE":
+        raise OperatorError(f"the table {table} is {described['TableStatus']}: wait until it is ACTIVE")
+    if described["KeySchema"] != dynamodb.describe_table(TableName=ledger)["Table"]["KeySchema"] or not any(
         item["pk"]["S"].partition("#")[0] in ("period", "list", "customer") for item in _scan(dynamodb, table, Limit=50)
     ):
         raise OperatorError(f"the table {table} holds no ledger: name the one that DynamoDB restored")
@@ -102,5 +102,5 @@ def _key(item: Item) -> tuple[str, str]:
 
 
 def _epoch(deployment: Deployment) -> int:
-    functions, name = deployment.client("lambda"), deployment.outputs["PostUsageFunction"]
+    functions, name = deployment.client("lambda"), deployment.outputs.post_usage_function
     return int(functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]["LEDGER_EPOCH"])

@@ -9,15 +9,15 @@ import calendar
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from stripe import StripeClient, Subscription
 
 from infra.operate.catalog import Catalog
-from infra.operate.customers import Customers, Entry
+from infra.operate.customers import Change, Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Plan, explain, name_of, terms, title_of, written
@@ -100,40 +100,53 @@ class Subscriber:
         """
         plan = self._plan(plan_name)
         prices = self.catalog.current_prices(plan)
-        done = Subscribed(customer.id, plan.name)
         known = self._known_stripe_customer(customer, wishes.stripe_customer)
+        made: list[str] = []
         if wishes.subscription:
-            found = self._given(wishes.subscription, plan, known)
-            done.stripe_customer = self._keep(customer, str(found.customer), done, now=now)
+            subscription = self._given(wishes.subscription, plan, known)
+            stripe_customer = str(subscription.customer)
+            change = self._keep(customer, stripe_customer, now=now)
         else:
-            name = known or self._make_customer(customer, wishes.email)
-            done.stripe_customer = self._keep(customer, name, done, now=now)
-            there = self._subscriptions(name)
-            found = self._there(there, plan, customer) or self._make(
-                customer, plan, prices, wishes, len(there), done, now
+            stripe_customer = known or self._make_customer(customer, wishes.email)
+            change = self._keep(customer, stripe_customer, now=now)
+            former = self._subscriptions(stripe_customer)
+            billing = self._billing(former, plan, customer)
+            subscription = billing or self._make(
+                replace(customer, stripe_customer=stripe_customer), plan, prices, wishes, len(former), now
             )
-        if wishes.email and known:
-            done.notes.append(f"{known} was there already: its address at Stripe is left as it is")
-        if found.status not in ("active", "trialing"):
-            done.notes.append(
-                f"{found.id} is {found.status}: give the customer a payment method at Stripe, without which a fee "
-                "cannot be charged; a subscription that stays incomplete ends after 23 hours"
+            if not billing:
+                hour = Hour.containing(now)
+                made = [f"{customer.id} is subscribed to {plan.name} as {subscription.id}, from {hour} on"]
+        left = [f"{known} was there already: its address at Stripe is left as it is"] if wishes.email and known else []
+        return Subscribed(
+            customer.id,
+            plan.name,
+            stripe_customer,
+            subscription.id,
+            begins=str(Hour.of_epoch_ms(subscription.start_date * 1000)),
+            said=change.said + made,
+            notes=[*_of_marks(change.marks), *left, *self._notes(subscription, prices)],
+        )
+
+    def _notes(self, subscription: Subscription, prices: Mapping[str, str]) -> Iterator[str]:
+        """Say what a subscription lacks, against a plan's prices at Stripe by name."""
+        if subscription.status not in ("active", "trialing"):
+            yield (
+                f"{subscription.id} is {subscription.status}: give the customer a payment method at Stripe, without "
+                "which a fee cannot be charged; a subscription that stays incomplete ends after 23 hours"
             )
-        done.subscription = found.id
-        done.begins = str(Hour.of_epoch_ms(found.start_date * 1000))
-        items = self._items(found)
+        items = self._items(subscription)
         if older := sorted(name for name, price in items.items() if prices.get(name) != price):
-            done.notes.append(f"{found.id} stays on older prices of {', '.join(older)}: move it when its period ends")
+            yield f"{subscription.id} stays on older prices of {', '.join(older)}: move it when its period ends"
         if lacking := sorted(prices.keys() - items.keys()):
-            done.notes.append(f"{found.id} is older than the prices of {', '.join(lacking)}: add them at Stripe")
-        return done
+            yield f"{subscription.id} is older than the prices of {', '.join(lacking)}: add them at Stripe"
 
     def _plan(self, name: str) -> Plan:
-        found = {plan.name: plan for plan in self.catalog.plans}
-        if name not in found:
-            known = f"app.py declares {', '.join(found)}" if found else "app.py declares none: see PLANS there"
+        plans = {plan.name: plan for plan in self.catalog.plans}
+        if name not in plans:
+            known = f"app.py declares {', '.join(plans)}" if plans else "app.py declares none: see PLANS there"
             raise OperatorError(f"there is no plan {name!r}: {known}")
-        return found[name]
+        return plans[name]
 
     def _known_stripe_customer(self, customer: Customer, given: str) -> str:
         """Return the Stripe customer that the ledger or the operator names, or an empty string."""
@@ -148,17 +161,11 @@ class Subscriber:
             raise OperatorError(f"the Stripe customer {given} was deleted: give another, or none")
         return given
 
-    def _keep(self, customer: Customer, stripe_customer: str, done: Subscribed, *, now: datetime) -> str:
+    def _keep(self, customer: Customer, stripe_customer: str, *, now: datetime) -> Change:
         """Write a Stripe customer into the ledger, before anything is made that bills it."""
-        if stripe_customer != customer.stripe_customer:
-            change = self.customers.add(Entry(customer.id, customer.name, stripe_customer), now=now)
-            done.said += change.said
-            if change.marks:
-                done.notes.append(
-                    f"{change.marks} closed hours are posted at the next tick, or by 'metering close'; Stripe bills "
-                    "those in which the customer is subscribed"
-                )
-        return stripe_customer
+        if stripe_customer == customer.stripe_customer:
+            return Change()
+        return self.customers.add(Entry(customer.id, customer.name, stripe_customer), now=now)
 
     def _make_customer(self, customer: Customer, email: str) -> str:
         ours = {DEPLOYMENT: self.stripe.deployment, CUSTOMER: customer.id}
@@ -166,7 +173,7 @@ class Subscriber:
 
         def just_made() -> Any:
             newest = self.stripe.call(lambda client: client.v1.customers.list({"limit": 100}).data)
-            return next((one for one in newest if metadata_of(one) == ours), None)
+            return next((made for made in newest if metadata_of(made) == ours), None)
 
         made = self._once(
             f"customer.{self.stripe.deployment}.{customer.id}",
@@ -198,8 +205,8 @@ class Subscriber:
                 if (getattr(error.__cause__, "http_status", None) or 0) < FIRST_FAILURE:
                     raise
                 failure = error
-            if (found := find()) is not None:
-                return found
+            if (made := find()) is not None:
+                return made
         raise failure
 
     def _subscriptions(self, stripe_customer: str) -> list[Subscription]:
@@ -209,7 +216,7 @@ class Subscriber:
             listed = client.v1.subscriptions.list({"customer": stripe_customer, "status": "all", "limit": 100})
             return list(listed.auto_paging_iter())
 
-        return [one for one in self.stripe.call(fetch) if self._items(one)]
+        return [subscription for subscription in self.stripe.call(fetch) if self._items(subscription)]
 
     def _items(self, subscription: Subscription) -> dict[str, str]:
         """Return the ids of a subscription's prices that are ours, by name."""
@@ -219,43 +226,45 @@ class Subscriber:
             if metadata_of(item.price).get(DEPLOYMENT) == self.stripe.deployment
         }
 
-    def _there(self, there: list[Subscription], plan: Plan, customer: Customer) -> Subscription | None:
-        running = [one for one in there if is_running(one)]
-        for one in running:
-            if plans_of(one, self.stripe.deployment) != {plan.name}:
-                others = ", ".join(sorted(plans_of(one, self.stripe.deployment)))
+    def _billing(self, former: list[Subscription], plan: Plan, customer: Customer) -> Subscription | None:
+        """Return the subscription to the plan that bills, if there is one; OperatorError if one to another does."""
+        billing = list(filter(is_running, former))
+        for subscription in billing:
+            if plans_of(subscription, self.stripe.deployment) != {plan.name}:
+                others = ", ".join(sorted(plans_of(subscription, self.stripe.deployment)))
                 raise OperatorError(
-                    f"{customer.id} is subscribed to {others} ({one.id}): cancel that at Stripe when its period ends, "
-                    f"and subscribe to {plan.name} then; both would bill the same usage"
+                    f"{customer.id} is subscribed to {others} ({subscription.id}): cancel that at Stripe when its "
+                    f"period ends, and subscribe to {plan.name} then; both would bill the same usage"
                 )
-        return running[0] if running else None
+        return billing[0] if billing else None
 
     def _given(self, name: str, plan: Plan, stripe_customer: str) -> Subscription:
         """Return the subscription of this id, or raise OperatorError that says why it does not fit."""
-        found = self.stripe.call(lambda client: client.v1.subscriptions.retrieve(name))
-        if stripe_customer and found.customer != stripe_customer:
-            raise OperatorError(f"the subscription {name} is of {found.customer}, not of {stripe_customer}")
-        if not is_running(found):
-            raise OperatorError(f"the subscription {name} is {found.status}: give another, or none")
-        others = [one.id for one in self._subscriptions(str(found.customer)) if is_running(one) and one.id != name]
+        subscription = self.stripe.call(lambda client: client.v1.subscriptions.retrieve(name))
+        if stripe_customer and subscription.customer != stripe_customer:
+            raise OperatorError(f"the subscription {name} is of {subscription.customer}, not of {stripe_customer}")
+        if not is_running(subscription):
+            raise OperatorError(f"the subscription {name} is {subscription.status}: give another, or none")
+        billing = filter(is_running, self._subscriptions(str(subscription.customer)))
+        others = [other.id for other in billing if other.id != name]
         if others:
             raise OperatorError(
-                f"{found.customer} is subscribed as {', '.join(others)} already: cancel that at Stripe first"
+                f"{subscription.customer} is subscribed as {', '.join(others)} already: cancel that at Stripe first"
             )
-        missing = sorted({name_of(price) for price in plan.prices} - self._items(found).keys())
-        if missing or plans_of(found, self.stripe.deployment) != {plan.name}:
+        missing = sorted({name_of(price) for price in plan.prices} - self._items(subscription).keys())
+        if missing or plans_of(subscription, self.stripe.deployment) != {plan.name}:
             raise OperatorError(
                 f"the subscription {name} is none to the plan {plan.name!r}: it lacks its prices "
                 f"{', '.join(missing) or 'alone'}; add them at Stripe, or leave --subscription out"
             )
-        starts = {item.current_period_start for item in found["items"].data}
-        if odd := sorted(start for start in {*starts, found.billing_cycle_anchor} if start % SECONDS_OF_HOUR):
+        starts = {item.current_period_start for item in subscription["items"].data}
+        if odd := sorted(start for start in {*starts, subscription.billing_cycle_anchor} if start % SECONDS_OF_HOUR):
             moment = datetime.fromtimestamp(odd[0], UTC)
             raise OperatorError(
                 f"the periods of {name} begin at {moment:%H:%M:%S}, within an hour, whose usage would be billed in the "
                 "wrong one: reset its billing cycle at a whole hour (UTC), or leave --subscription out for a new one"
             )
-        return found
+        return subscription
 
     def _make(  # noqa: PLR0913, PLR0917 - each is used once
         self,
@@ -264,12 +273,12 @@ class Subscriber:
         prices: Mapping[str, str],
         wishes: Wishes,
         before: int,
-        done: Subscribed,
         now: datetime,
     ) -> Subscription:
+        """Make a subscription from the running hour on, where ``before`` others ended."""
         begin = Hour.containing(now).start
         parameters: dict[str, Any] = {
-            "customer": done.stripe_customer,
+            "customer": customer.stripe_customer,
             "items": [{"price": prices[name_of(price)]} for price in plan.prices],
             "backdate_start_date": int(begin.timestamp()),
             "billing_cycle_anchor": int(later(begin, plan.interval).timestamp()),
@@ -280,21 +289,29 @@ class Subscriber:
             parameters |= {"collection_method": "send_invoice", "days_until_due": due}
 
         def there() -> list[Subscription]:
-            return [one for one in self._subscriptions(done.stripe_customer) if is_running(one)]
+            return list(filter(is_running, self._subscriptions(customer.stripe_customer)))
 
         made: Subscription = self._once(
-            f"subscription.{done.stripe_customer}.{before}",  # after one was cancelled, another is made
+            f"subscription.{customer.stripe_customer}.{before}",  # after one was cancelled, another is made
             parameters,
             lambda given, options: lambda client: client.v1.subscriptions.create(given, options),
             lambda: next(iter(there()), None),
         )
-        if len(names := [one.id for one in there()]) > 1:
+        if len(names := [subscription.id for subscription in there()]) > 1:
             raise OperatorError(
                 f"somebody else subscribed {customer.id} just now, too: cancel one of {', '.join(names)} at Stripe, or "
                 "both bill the same usage"
             )
-        done.said.append(f"{customer.id} is subscribed to {plan.name} as {made.id}, from {Hour.containing(now)} on")
         return made
+
+
+def _of_marks(marks: int) -> Iterator[str]:
+    """Say what becomes of closed hours that are closed again."""
+    if marks:
+        yield (
+            f"{marks} closed hours are posted at the next tick, or by 'metering close'; Stripe bills those in which "
+            "the customer is subscribed"
+        )
 
 
 def later(begin: datetime, interval: str) -> datetime:

@@ -14,7 +14,7 @@ values that several keys have in common count for each of them until the hour is
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -91,22 +91,22 @@ class Look:
     is_first: bool
     rate_of: str
     per_second: float
-    customers: list[Busy]
-    keys: list[Busy]
-    unmapped: list[Busy]
+    customers: Sequence[Busy]
+    keys: Sequence[Busy]
+    unmapped: Sequence[Busy]
     set_aside: int
     rejected: int
-    notes: list[str]
+    notes: Sequence[str]
 
     @property
     def money(self) -> dict[str, tuple[Decimal, Decimal]]:
         """What the customers shown cost so far, and an hour of it, by currency."""
-        found: dict[str, tuple[Decimal, Decimal]] = {}
-        for one in self.customers:
-            if one.cost is not None and one.per_hour is not None:
-                cost, per_hour = found.get(one.currency, (Decimal(0), Decimal(0)))
-                found[one.currency] = cost + one.cost, per_hour + one.per_hour
-        return found
+        amounts: dict[str, tuple[Decimal, Decimal]] = {}
+        for busy in self.customers:
+            if busy.cost is not None and busy.per_hour is not None:
+                cost, per_hour = amounts.get(busy.currency, (Decimal(0), Decimal(0)))
+                amounts[busy.currency] = cost + busy.cost, per_hour + busy.per_hour
+        return amounts
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``metering top --json`` prints it; amounts are decimals of the currency's smallest unit."""
@@ -126,7 +126,7 @@ class Look:
             "unmapped": [one.as_json("key") for one in self.unmapped],
             "set_aside_batches": self.set_aside,
             "rejected_hours": self.rejected,
-            "notes": self.notes,
+            "notes": list(self.notes),
         }
 
 
@@ -181,9 +181,9 @@ class Top:
 
         keys = [self._key(key, hour, amounts.quantities(), rate([key])) for key, amounts in counted.items()]
         theirs: dict[str, list[str]] = {}
-        for one in keys:
-            if one.customer:
-                theirs.setdefault(one.customer, []).append(one.name)
+        for busy in keys:
+            if busy.customer:
+                theirs.setdefault(busy.customer, []).append(busy.name)
         customers = [self._customer(name, counted, names_of, rate) for name, names_of in theirs.items()]
         busiest = sorted(customers, key=_busiest)[: self.rows]
         self._before = hour, now, counted
@@ -195,8 +195,8 @@ class Top:
             rate_of=rate_of,
             per_second=rate(counted),
             customers=self._priced(busiest, hour, min(now, hour.end)),
-            keys=sorted((one for one in keys if customer_of_source(one.name) is None), key=_busiest)[: self.rows],
-            unmapped=sorted((one for one in keys if not one.customer and not one.reason), key=_busiest),
+            keys=sorted((busy for busy in keys if customer_of_source(busy.name) is None), key=_busiest)[: self.rows],
+            unmapped=sorted((busy for busy in keys if not busy.customer and not busy.reason), key=_busiest),
             set_aside=self._set_aside,
             rejected=self._rejected,
             notes=self._notes,
@@ -216,7 +216,7 @@ class Top:
     def _count_set_aside(self) -> int:
         """Return how many batches have something left, of the first ones that were set aside, or failed for good."""
         kept = map(self.deployment.set_aside.of, islice(self.deployment.set_aside.batches(), MOST_SET_ASIDE))
-        bucket = self.deployment.outputs["Bucket"]
+        bucket = self.deployment.outputs.bucket
         failed = self.deployment.client("s3").list_objects_v2(
             Bucket=bucket, Prefix=FAILED_BATCHES, MaxKeys=MOST_SET_ASIDE
         )
@@ -248,20 +248,20 @@ class Top:
 
     def _priced(self, busiest: list[Busy], hour: Hour, end: datetime) -> list[Busy]:
         """Return customers with what they cost."""
-        self._learn_plans([one.name for one in busiest])
+        self._learn_plans([busy.name for busy in busiest])
         elapsed = Decimal(max(1.0, (end - hour.start).total_seconds())) / Decimal(HOUR.total_seconds())
         priced = []
-        for one in busiest:
-            on = self._subscribed.get(one.name)
+        for busy in busiest:
+            on = self._subscribed.get(busy.name)
             if on is None:
-                priced.append(one)
+                priced.append(busy)
                 continue
-            used = self._used_before(one.name, on.since, hour)
+            used = self._used_before(busy.name, on.since, hour)
             prices = terms(on.plan)
-            more = {name: quantity for name, quantity in one.quantities.items() if name in prices}
+            more = {name: quantity for name, quantity in busy.quantities.items() if name in prices}
             cost = sum((_at_margin(prices[name], used[name], quantity) for name, quantity in more.items()), Decimal(0))
             per_hour = cost / elapsed
-            priced.append(replace(one, plan=on.plan.name, currency=on.plan.currency, cost=cost, per_hour=per_hour))
+            priced.append(replace(busy, plan=on.plan.name, currency=on.plan.currency, cost=cost, per_hour=per_hour))
         return priced
 
     def _learn_plans(self, names: Iterable[str]) -> None:
@@ -272,11 +272,11 @@ class Top:
         unknown = [name for name in names if name not in self._subscribed]
         there = self.deployment.ledger.holders.customers(unknown)
         try:
-            found = side_by_side(lambda name: self._ask(there.get(name)), unknown)
+            plans = side_by_side(lambda name: self._ask(there.get(name)), unknown)
         except (StripeUnavailableError, StripeRejectedError) as error:
             self._unpriced = f"nothing has a price: {error}"
-            found = [None] * len(unknown)
-        self._subscribed |= dict(zip(unknown, found, strict=True))
+            plans = [None] * len(unknown)
+        self._subscribed |= dict(zip(unknown, plans, strict=True))
         if self._unpriced:
             self._notes.append(self._unpriced)
 
@@ -339,8 +339,8 @@ def _at_margin(price: Price, before: int, more: int) -> Decimal:
     return asked[1] - asked[0]
 
 
-def _busiest(one: Busy) -> tuple[float, int, str]:
-    return -one.per_second, -sum(one.quantities.values()), one.name
+def _busiest(busy: Busy) -> tuple[float, int, str]:
+    return -busy.per_second, -sum(busy.quantities.values()), busy.name
 
 
 def in_units(amount: Decimal) -> str:

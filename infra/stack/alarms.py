@@ -46,17 +46,31 @@ class Alarms(Construct):
         super().__init__(scope, construct_id)
         self.all: list[cloudwatch.Alarm] = []
         self._dimensions = {"service": deployment}
-        self.topic = sns.Topic(self, "Topic", enforce_ssl=True)
+        self.topic = self._topic()
+        self._watch_counting(record_usage)
+        self._watch_closing(close_periods)
+        self._watch_completeness(check_completeness)
+        self._watch_stripe(reconcile_usage)
+        self._watch_portal(customers_api)
+        if delivery:
+            self._watch_delivery(delivery)
+
+    def _topic(self) -> sns.Topic:
+        topic = sns.Topic(self, "Topic", enforce_ssl=True)
         # A topic policy of one's own replaces the default one, which lets the account's alarms publish.
-        self.topic.add_to_resource_policy(
+        topic.add_to_resource_policy(
             iam.PolicyStatement(
                 sid="AlarmsOfThisAccount",
                 principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
                 actions=["sns:Publish"],
-                resources=[self.topic.topic_arn],
+                resources=[topic.topic_arn],
                 conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(self).account}},
             )
         )
+        return topic
+
+    def _watch_counting(self, record_usage: lambda_.Function) -> None:
+        """Watch that lines are counted, soon, and for somebody."""
         self._alarm(
             "RecordUsageErrors",
             record_usage.metric_errors(period=FIVE_MINUTES),
@@ -96,6 +110,9 @@ class Alarms(Construct):
             "A key that belongs to no customer was used, and nobody is billed for it until it does: `metering usage` "
             "shows it; `metering customers add --key` gives it to its customer, `metering keys exclude` to nobody.",
         )
+
+    def _watch_closing(self, close_periods: lambda_.Function) -> None:
+        """Watch that hours are closed, and that Stripe takes what they hold."""
         self._alarm(
             "ClosePeriodsErrors",
             close_periods.metric_errors(period=FIVE_MINUTES),
@@ -125,7 +142,9 @@ class Alarms(Construct):
             "Stripe refused usage for good: look at the rejected rows of the ledger with their reasons, mend the "
             "customer or the meter in Stripe, then post them again.",
         )
-        self._watch_completeness(check_completeness)
+
+    def _watch_stripe(self, reconcile_usage: lambda_.Function) -> None:
+        """Watch that Stripe ends at the ledger's totals (I4)."""
         self._alarm(
             "UsageDiffering",
             self._signal(Signal.USAGE_DIFFERING, "Maximum"),
@@ -137,6 +156,8 @@ class Alarms(Construct):
             reconcile_usage.metric_errors(period=FIVE_MINUTES),
             "The hourly look at Stripe failed: read the log of reconcile_usage. The next good run does its work.",
         )
+
+    def _watch_portal(self, customers_api: apigatewayv2.HttpApi) -> None:
         self._alarm(
             "PortalErrors",
             customers_api.metric_server_error(statistic="Sum", period=FIVE_MINUTES),
@@ -144,27 +165,29 @@ class Alarms(Construct):
             "503 is what it answers while Stripe does not.",
             periods=THREE_RUNS,
         )
-        if delivery:
-            self._alarm(
-                "DeliveryBehind",
-                cloudwatch.Metric(
-                    namespace="AWS/Firehose",
-                    metric_name="DeliveryToS3.DataFreshness",
-                    dimensions_map={"DeliveryStreamName": delivery.stream.ref},
-                    statistic="Maximum",
-                    period=FIVE_MINUTES,
-                ),
-                "Firehose has held lines of the access log for over an hour and cannot deliver them; after 24 hours it "
-                "drops them. Read its error log, and look under access-log-errors/ in the bucket.",
-                above=3600,
-            )
-            self._alarm(
-                "ObjectsFailed",
-                delivery.failed.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
-                "Objects of the access log could not be counted in ten tries. Read the log of record_usage, mend the "
-                "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
-                "refused by the counters themselves.",
-            )
+
+    def _watch_delivery(self, delivery: Delivery) -> None:
+        """Watch the road over Firehose."""
+        self._alarm(
+            "DeliveryBehind",
+            cloudwatch.Metric(
+                namespace="AWS/Firehose",
+                metric_name="DeliveryToS3.DataFreshness",
+                dimensions_map={"DeliveryStreamName": delivery.stream.ref},
+                statistic="Maximum",
+                period=FIVE_MINUTES,
+            ),
+            "Firehose has held lines of the access log for over an hour and cannot deliver them; after 24 hours it "
+            "drops them. Read its error log, and look under access-log-errors/ in the bucket.",
+            above=3600,
+        )
+        self._alarm(
+            "ObjectsFailed",
+            delivery.failed.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
+            "Objects of the access log could not be counted in ten tries. Read the log of record_usage, mend the "
+            "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
+            "refused by the counters themselves.",
+        )
 
     def _watch_completeness(self, check_completeness: lambda_.Function) -> None:
         """Watch both ratios on both sides; what is lost stays in them for a day, what an edge makes, for an hour."""

@@ -1,5 +1,7 @@
 """From the counters to Stripe and back: the functions that close, post, reconcile and are notified; their clocks."""
 
+from functools import partial
+
 import aws_cdk as cdk
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
@@ -24,45 +26,34 @@ class Billing(Construct):
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
-        self.post_usage = bundle.function(
-            self,
+        function = partial(bundle.function, self, deployment=deployment, local=local)
+        self.post_usage = function(
             "PostUsage",
             module="post_usage",
-            local=local,
             settings=posting.environment(),
-            deployment=deployment,
             memory_size=1769,  # one whole processor: that is what bounds the calls that one worker makes in a second
             description="Posts what the ledger holds to Stripe.",
         )
-        self.close_periods = bundle.function(
-            self,
+        self.close_periods = function(
             "ClosePeriods",
             module="close_periods",
-            local=local,
             settings=ClosePeriodsSettings(
                 posting.counters_table, posting.ledger_table, self.post_usage.function_name
             ).environment(),
-            deployment=deployment,
             memory_size=1024,
             description="Closes the hours that are due into the ledger, and starts workers that post their usage.",
         )
-        self.reconcile_usage = bundle.function(
-            self,
+        self.reconcile_usage = function(
             "ReconcileUsage",
             module="reconcile_usage",
-            local=local,
             settings=reconciling.environment(),
-            deployment=deployment,
             memory_size=1024,
             description="Compares Stripe and its invoices with the ledger, and mends what differs.",
         )
-        self.receive_events = bundle.function(
-            self,
+        self.receive_events = function(
             "ReceiveEvents",
             module="receive_events",
-            local=local,
             settings=receiving.environment(),
-            deployment=deployment,
             memory_size=512,
             description="Takes Stripe's word about usage that it could not use.",
         )
@@ -71,8 +62,8 @@ class Billing(Construct):
         # No retry of an event, no dead-letter queue: a run takes up whatever is due or pending, so that the next tick
         # makes good a lost or failed one, and a retry would only run beside it. What must not happen is that no tick
         # comes at all, and the alarm on ClosePeriodsErrors tells of that.
-        for one in (self.close_periods, self.post_usage, self.reconcile_usage):
-            one.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
+        for ticked in (self.close_periods, self.post_usage, self.reconcile_usage):
+            ticked.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))
         # At ten past, too, when the grace of an hour has just passed.
         tick(self, "EveryFiveMinutes", minute="*/5", function=self.close_periods, role="Clock")
         tick(self, "EveryHour", minute="40", function=self.reconcile_usage, role="ReconcileClock")

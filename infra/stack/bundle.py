@@ -9,6 +9,7 @@ functions keep to what the runtime's older boto3 knows, too.
 import hashlib
 import json
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,12 @@ from infra.outputs import LAMBDA_TIMEOUT
 from metering.signals import NAMESPACE
 
 ROOT: Final = Path(__file__).parents[2]
+FOLDER: Final = 0o755
+"""The mode of a folder, and of a file that is executable (Lambda Developer Guide, "Deployment package file
+permissions")."""
+
+FILE: Final = 0o644
+
 RUNTIME: Final = lambda_.Runtime.PYTHON_3_13
 
 
@@ -64,7 +71,10 @@ class _Bundler:
 
 
 def build(target: Path, *, name: str, local: bool, more: Mapping[str, bytes] | None = None) -> None:
-    """Fill ``target`` with a function, its locked dependencies and ``more`` files; one commit gives the same bytes."""
+    """Fill ``target`` with a function, its locked dependencies and ``more`` files.
+
+    One commit gives the same bytes, and modes by which everyone may read them.
+    """
     for path, content in (more or {}).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_bytes(content)
@@ -96,6 +106,18 @@ def build(target: Path, *, name: str, local: bool, more: Mapping[str, bytes] | N
     shutil.rmtree(target / "bin", ignore_errors=True)
     for leftover in (target / ".lock", *target.glob("*.dist-info/RECORD")):
         leftover.unlink(missing_ok=True)
+    _set_modes(target)
+
+
+def _set_modes(target: Path) -> None:
+    """Let everyone read what is zipped, whatever this machine's umask: Lambda runs it as another user.
+
+    The asset's hash knows no modes, so that a zip with wrong ones would stay deployed.
+    """
+    target.chmod(FOLDER)
+    for path in target.rglob("*"):
+        is_executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+        path.chmod(FOLDER if is_executable else FILE)
 
 
 def _uv(*arguments: str, stdin: str | None = None) -> str:

@@ -1,10 +1,8 @@
 """Completeness: the clock and ``check_completeness``, which compares what was written with what was counted."""
 
 import dataclasses
-from typing import cast
 
 import aws_cdk as cdk
-from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from infra.stack import bundle
@@ -38,15 +36,6 @@ class Checking(Construct):
             deployment=deployment,
             memory_size=256,
             description="Compares what was counted with what was written into the access log, and with the requests.",
-        )
-        self.check_completeness.add_to_role_policy(
-            iam.PolicyStatement(sid="ReadMetrics", actions=["cloudwatch:GetMetricData"], resources=["*"])
-        )
-        cdk.Validations.of(cast("iam.Role", self.check_completeness.role).node.find_child("DefaultPolicy")).acknowledge(
-            cdk.Acknowledgment(
-                id="AwsSolutions-IAM5[Resource::*]",
-                reason="GetMetricData knows no resources (Service Authorization Reference, CloudWatch).",
-            )
         )
         # A lost or failed run is made good by the next one, which looks at nearly the same day.
         self.check_completeness.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(5))

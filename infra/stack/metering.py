@@ -1,4 +1,4 @@
-"""The metering stack: what it is made of, and what each function may do."""
+"""The metering stack: what it is made of, and what it takes, refuses and tells."""
 
 import json
 import re
@@ -9,13 +9,12 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
-from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct, IValidation
 
-from infra.outputs import METADATA
+from infra.outputs import METADATA, Outputs
+from infra.stack import grants
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
@@ -23,12 +22,11 @@ from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.portal import Portal
 from infra.stack.storage import Storage
-from metering.layout import ARCHIVE, SET_ASIDE
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.periods import COUNTER_LIFE, Hour
+from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
-from metering.model.prices import check as check_plans
 from metering.model.prices import encode as encode_plans
 from metering.settings import (
     CheckCompletenessSettings,
@@ -95,140 +93,19 @@ class MeteringStack(cdk.Stack):
         _check_road(road, access_log, archive_days)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
-        self._metrics = metrics
+        self._metrics, self._plans, self._access_log = metrics, plans, access_log
+        self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
         self._storage = Storage(
             self, access_log_retention=access_log_retention, archive_days=archive_days, hashes=needs_hash(metrics)
         )
-        self._ingest = Ingest(
-            self,
-            "Ingest",
-            road=road,
-            access_log=access_log,
-            access_log_format=access_log.format(declared(metrics)),
-            log_group=self._storage.access_log,
-            bucket=self._storage.bucket,
-            settings=self._record_usage_settings(),
-            deployment=deployment,
-            local=local,
-        )
-        self._billing = Billing(
-            self,
-            "Billing",
-            posting=PostUsageSettings(
-                counters_table=self._storage.counters.table_name,
-                ledger_table=self._storage.ledger.table_name,
-                deployment=deployment,
-                ledger_epoch=str(ledger_epoch),
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=stripe_api_base,
-                stripe_rate=str(stripe_rate),
-                streamed_from=streamed_from,
-            ),
-            reconciling=ReconcileUsageSettings(
-                counters_table=self._storage.counters.table_name,
-                ledger_table=self._storage.ledger.table_name,
-                deployment=deployment,
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=stripe_api_base,
-                stripe_calls=str(stripe_calls),
-            ),
-            receiving=ReceiveEventsSettings(
-                ledger_table=self._storage.ledger.table_name,
-                deployment=deployment,
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=stripe_api_base,
-            ),
-            deployment=deployment,
-            local=local,
-        )
-        self._access_log = access_log
-        self._checking = Checking(
-            self,
-            "Checking",
-            settings=CheckCompletenessSettings(
-                deployment=deployment,
-                access_log_group=self._storage.access_log.log_group_name,
-                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
-            ),
-            deployment=deployment,
-            local=local,
-        )
-        self._portal = Portal(
-            self,
-            "Portal",
-            counters_table=self._storage.counters.table_name,
-            ledger_table=self._storage.ledger.table_name,
-            stripe_secret=self._storage.stripe_secret.ref,
-            stripe_api_base=stripe_api_base,
-            metrics=metrics,
-            plans=plans,
-            origins=portal_origins,
-            deployment=deployment,
-            local=local,
-        )
-        alarms = Alarms(
-            self,
-            "Alarms",
-            deployment=deployment,
-            record_usage=self._ingest.record_usage,
-            close_periods=self._billing.close_periods,
-            reconcile_usage=self._billing.reconcile_usage,
-            check_completeness=self._checking.check_completeness,
-            customers_api=self._portal.api,
-            delivery=self._ingest.delivery,
-        )
-        dashboard = Dashboard(
-            self,
-            "Dashboard",
-            deployment=deployment,
-            alarms=alarms.all,
-            functions={
-                "record_usage": self._ingest.record_usage,
-                "close_periods": self._billing.close_periods,
-                "post_usage": self._billing.post_usage,
-                "reconcile_usage": self._billing.reconcile_usage,
-                "receive_events": self._billing.receive_events,
-                "check_completeness": self._checking.check_completeness,
-                "show_usage": self._portal.show_usage,
-            },
-            record_usage=self._ingest.record_usage,
-            delivery=self._ingest.delivery,
-        )
-        self._grant_record_usage()
-        self._grant_close_periods()
-        self._grant_post_usage()
-        self._grant_reconcile_usage()
-        self._grant_receive_events()
-        self._grant_show_usage()
-        self._tell(
-            CountersTable=self._storage.counters.table_name,
-            LedgerTable=self._storage.ledger.table_name,
-            Bucket=self._storage.bucket.bucket_name,
-            Road=road.value,
-            AccessLogGroup=self._storage.access_log.log_group_name,
-            RecordUsageFunction=self._ingest.record_usage.function_name,
-            ClosePeriodsFunction=self._billing.close_periods.function_name,
-            PostUsageFunction=self._billing.post_usage.function_name,
-            ReconcileUsageFunction=self._billing.reconcile_usage.function_name,
-            NotificationsUrl=self._billing.notifications.url,
-            ShowUsageFunction=self._portal.show_usage.function_name,
-            PortalUrl=self._portal.url,
-            PortalSecret=self._portal.secret.secret_arn,
-            StripeSecret=self._storage.stripe_secret.ref,
-            StripeApiBase=stripe_api_base,
-            Deployment=deployment,
-            Metrics=",".join(meters(metrics)),
-            AlarmTopic=alarms.topic.topic_arn,
-            Dashboard=dashboard.name,
-        )
-        if delivery := self._ingest.delivery:
-            self._tell(DeliveryStream=delivery.stream.ref, FailedObjects=delivery.failed.queue_url)
-            # A stage of another stack imports the log group until it has changed over to this road, which its stack
-            # does after this one; CloudFormation refuses to take away an export that is in use.
-            self.export_value(self._storage.access_log.log_group_name)
-        self.template_options.metadata = {
-            METADATA: {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
-        }
+        self._ingest = self._make_ingest(road)
+        self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_calls, streamed_from)
+        self._checking = self._make_checking()
+        self._portal = self._make_portal(portal_origins)
+        self._alarms = self._make_alarms()
+        self._dashboard = self._make_dashboard()
+        self._grant()
+        self._tell(road)
         self.node.add_validation(_UsageLinesArrive(self))
 
     @property
@@ -277,199 +154,179 @@ class MeteringStack(cdk.Stack):
         delivery = self._ingest.delivery
         ours = [
             self._storage.access_log,
-            self._ingest.record_usage.log_group,
-            self._billing.close_periods.log_group,
-            self._checking.check_completeness.log_group,
-            self._billing.post_usage.log_group,
-            self._billing.reconcile_usage.log_group,
-            self._billing.receive_events.log_group,
-            self._portal.show_usage.log_group,
+            *(function.log_group for function in self._functions.values()),
             *([delivery.error_log] if delivery else []),
         ]
-        given = (self.get_logical_id(cast("cdk.CfnElement", one.node.default_child)) for one in ours)
-        return name in [one.log_group_name for one in ours] or name.startswith(
+        given = (self.get_logical_id(cast("cdk.CfnElement", group.node.default_child)) for group in ours)
+        return name in [group.log_group_name for group in ours] or name.startswith(
             tuple(f"{self.stack_name}-{logical_id}-" for logical_id in given)
         )
 
-    def _record_usage_settings(self) -> RecordUsageSettings:
+    def _make_ingest(self, road: Road) -> Ingest:
         secret = self._storage.hash_secret
-        return RecordUsageSettings(
+        return Ingest(
+            self,
+            "Ingest",
+            road=road,
+            access_log=self._access_log,
+            access_log_format=self._access_log.format(declared(self._metrics)),
+            log_group=self._storage.access_log,
+            bucket=self._storage.bucket,
+            settings=RecordUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                bucket=self._storage.bucket.bucket_name,
+                metrics=encode(self._metrics),
+                access_log_group=self._storage.access_log.log_group_name,
+                ledger_table=self._storage.ledger.table_name if secret else "",
+                hash_secret=secret.secret_arn if secret else "",
+            ),
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_billing(self, ledger_epoch: int, stripe_rate: int, stripe_calls: int, streamed_from: str) -> Billing:
+        counters, ledger = self._storage.counters.table_name, self._storage.ledger.table_name
+        return Billing(
+            self,
+            "Billing",
+            posting=PostUsageSettings(
+                counters_table=counters,
+                ledger_table=ledger,
+                deployment=self._deployment,
+                ledger_epoch=str(ledger_epoch),
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                stripe_rate=str(stripe_rate),
+                streamed_from=streamed_from,
+            ),
+            reconciling=ReconcileUsageSettings(
+                counters_table=counters,
+                ledger_table=ledger,
+                deployment=self._deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                stripe_calls=str(stripe_calls),
+            ),
+            receiving=ReceiveEventsSettings(
+                ledger_table=ledger,
+                deployment=self._deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+            ),
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_checking(self) -> Checking:
+        return Checking(
+            self,
+            "Checking",
+            settings=CheckCompletenessSettings(
+                deployment=self._deployment,
+                access_log_group=self._storage.access_log.log_group_name,
+                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
+            ),
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_portal(self, origins: Sequence[str]) -> Portal:
+        return Portal(
+            self,
+            "Portal",
             counters_table=self._storage.counters.table_name,
+            ledger_table=self._storage.ledger.table_name,
+            stripe_secret=self._storage.stripe_secret.ref,
+            stripe_api_base=self._stripe_api_base,
+            metrics=self._metrics,
+            plans=self._plans,
+            origins=origins,
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_alarms(self) -> Alarms:
+        return Alarms(
+            self,
+            "Alarms",
+            deployment=self._deployment,
+            record_usage=self._ingest.record_usage,
+            close_periods=self._billing.close_periods,
+            reconcile_usage=self._billing.reconcile_usage,
+            check_completeness=self._checking.check_completeness,
+            customers_api=self._portal.api,
+            delivery=self._ingest.delivery,
+        )
+
+    def _make_dashboard(self) -> Dashboard:
+        return Dashboard(
+            self,
+            "Dashboard",
+            deployment=self._deployment,
+            alarms=self._alarms.all,
+            functions=self._functions,
+            record_usage=self._ingest.record_usage,
+            delivery=self._ingest.delivery,
+        )
+
+    @property
+    def _functions(self) -> dict[str, lambda_.Function]:
+        return {
+            "record_usage": self._ingest.record_usage,
+            "close_periods": self._billing.close_periods,
+            "post_usage": self._billing.post_usage,
+            "reconcile_usage": self._billing.reconcile_usage,
+            "receive_events": self._billing.receive_events,
+            "check_completeness": self._checking.check_completeness,
+            "show_usage": self._portal.show_usage,
+        }
+
+    def _grant(self) -> None:
+        storage, billing = self._storage, self._billing
+        grants.record_usage(self._ingest.record_usage, storage, takes_objects=self._ingest.delivery is not None)
+        grants.close_periods(billing.close_periods, storage, post_usage=billing.post_usage)
+        grants.post_usage(billing.post_usage, storage)
+        grants.reconcile_usage(billing.reconcile_usage, storage)
+        grants.receive_events(billing.receive_events, storage)
+        grants.check_completeness(self._checking.check_completeness)
+        grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
+
+    def _tell(self, road: Road) -> None:
+        """Write what the ``metering`` command reads: the outputs, and in the metadata what ``app.py`` declares."""
+        delivery = self._ingest.delivery
+        outputs = Outputs(
+            counters_table=self._storage.counters.table_name,
+            ledger_table=self._storage.ledger.table_name,
             bucket=self._storage.bucket.bucket_name,
-            metrics=encode(self._metrics),
+            road=road.value,
             access_log_group=self._storage.access_log.log_group_name,
-            ledger_table=self._storage.ledger.table_name if secret else "",
-            hash_secret=secret.secret_arn if secret else "",
+            record_usage_function=self._ingest.record_usage.function_name,
+            close_periods_function=self._billing.close_periods.function_name,
+            post_usage_function=self._billing.post_usage.function_name,
+            reconcile_usage_function=self._billing.reconcile_usage.function_name,
+            notifications_url=self._billing.notifications.url,
+            show_usage_function=self._portal.show_usage.function_name,
+            portal_url=self._portal.url,
+            portal_secret=self._portal.secret.secret_arn,
+            stripe_secret=self._storage.stripe_secret.ref,
+            stripe_api_base=self._stripe_api_base,
+            deployment=self._deployment,
+            metrics=",".join(meters(self._metrics)),
+            alarm_topic=self._alarms.topic.topic_arn,
+            dashboard=self._dashboard.name,
+            delivery_stream=delivery.stream.ref if delivery else None,
+            failed_objects=delivery.failed.queue_url if delivery else None,
         )
-
-    def _grant_record_usage(self) -> None:
-        counters, bucket, function = self._storage.counters, self._storage.bucket, self._ingest.record_usage
-        reads = {SET_ASIDE: "It reads lines that were set aside, whatever their batch is called."}
-        if self._ingest.delivery:
-            reads[ARCHIVE] = "It reads the objects that Firehose names by the time of their delivery."
-        for statement in (
-            _items("CountHours", counters.table_arn, ["GetItem", "UpdateItem"], "hour#*"),
-            _items("MarkLateHours", counters.table_arn, ["UpdateItem"], "late#*"),
-            _items("ClaimValues", counters.table_arn, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
-            *(
-                [_items("RememberHowFar", counters.table_arn, ["GetItem", "PutItem"], "object#*")]
-                if self._ingest.delivery
-                else []
-            ),
-            iam.PolicyStatement(
-                sid="ReadLines",
-                actions=["s3:GetObject"],
-                resources=[bucket.arn_for_objects(f"{prefix}*") for prefix in reads],
-            ),
-            # The on-failure destination writes below aws/lambda/async/ alone, but Lambda refuses it ("does not have
-            # permissions to call PutObject on S3") unless the role may put any object. Versions undo an overwrite.
-            iam.PolicyStatement(
-                sid="SetAsideAndKeepFailedBatches",
-                actions=["s3:PutObject"],
-                resources=[bucket.arn_for_objects("*")],
-            ),
-            # For the on-failure destination, and so that a missing object is answered with 404, not 403.
-            iam.PolicyStatement(sid="TellMissingObjects", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
-        ):
-            function.add_to_role_policy(statement)
-        if secret := self._storage.hash_secret:
-            for statement in (
-                _items("SeeWhoHoldsKeys", self._storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
-                iam.PolicyStatement(
-                    sid="ReadHashKey", actions=["secretsmanager:GetSecretValue"], resources=[_arn(secret)]
-                ),
-            ):
-                function.add_to_role_policy(statement)
-        for prefix, reason in reads.items():
-            self._acknowledge(function, f"{prefix}*", reason)
-        self._acknowledge(
-            function, "*", "Lambda refuses an on-failure destination unless the role may put any object of the bucket."
-        )
-
-    def _acknowledge(self, function: lambda_.Function, objects: str, reason: str) -> None:
-        """Acknowledge that a function's policy names many objects of the bucket."""
-        bucket = self.get_logical_id(cast("cdk.CfnElement", self._storage.bucket.node.default_child))
-        cdk.Validations.of(cast("iam.Role", function.role).node.find_child("DefaultPolicy")).acknowledge(
-            cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::<{bucket}.Arn>/{objects}]", reason=reason)
-        )
-
-    def _grant_close_periods(self) -> None:
-        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.close_periods
-        rows = ("customer#*", "key#*", "period#*")
-        for statement in (
-            _items("ReadCounters", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
-            iam.PolicyStatement(
-                sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters.table_arn]
-            ),
-            _items("KeepLateMarks", counters.table_arn, ["UpdateItem", "DeleteItem"], "late#*"),
-            _items("AskToCheck", counters.table_arn, ["UpdateItem"], "check#*"),
-            _items("ReadLedger", ledger.table_arn, ["GetItem", "BatchGetItem", "Query"], *rows),
-            _items("WriteLedger", ledger.table_arn, ["PutItem"], *rows, "list#keys"),
-            _items("SeeWhetherToPost", ledger.table_arn, ["GetItem"], "posting"),
-            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
-            iam.PolicyStatement(
-                sid="StartWorkers",
-                actions=["lambda:InvokeFunction"],
-                resources=[self._billing.post_usage.function_arn],
-            ),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_post_usage(self) -> None:
-        ledger, function = self._storage.ledger, self._billing.post_usage
-        for statement in (
-            _items("AskToCheck", self._storage.counters.table_arn, ["UpdateItem"], "check#*"),
-            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
-            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
-            _items("CheckCustomer", ledger.table_arn, ["ConditionCheckItem"], "customer#*"),
-            _items("LeaseShards", ledger.table_arn, ["GetItem", "PutItem", "DeleteItem"], "posting"),
-            _items("ListPendingUsage", f"{ledger.table_arn}/index/pending", ["Query"], "pending#*"),
-            self._read_stripe_key(),
-            self._tell_what_was_rejected(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_reconcile_usage(self) -> None:
-        counters, ledger, function = self._storage.counters, self._storage.ledger, self._billing.reconcile_usage
-        for statement in (
-            _items("ReadWhatToCheck", counters.table_arn, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
-            _items("CloseAgain", counters.table_arn, ["UpdateItem"], "late#*"),
-            _items(
-                "ReadLedger",
-                ledger.table_arn,
-                ["GetItem", "BatchGetItem", "Query"],
-                "customer#*",
-                "period#*",
-                "stripe#*",
-                "posting",
-                "list#customers",
-            ),
-            _items("WriteLedger", ledger.table_arn, ["PutItem"], "customer#*", "period#*", "stripe#*"),
-            self._read_stripe_key(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_receive_events(self) -> None:
-        ledger, function = self._storage.ledger, self._billing.receive_events
-        for statement in (
-            _items("ReadRows", ledger.table_arn, ["BatchGetItem"], "customer#*"),
-            _items("WriteRows", ledger.table_arn, ["PutItem"], "customer#*"),
-            self._read_stripe_key(),
-            self._tell_what_was_rejected(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _grant_show_usage(self) -> None:
-        counters, ledger, function = self._storage.counters, self._storage.ledger, self._portal.show_usage
-        for statement in (
-            _items("CountOpenHours", counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
-            _items("SeeWhatIsClosed", ledger.table_arn, ["GetItem"], "period#cursor"),
-            _items("ReadRows", ledger.table_arn, ["Query"], "customer#*"),
-            _items("ReadCustomersAndKeys", ledger.table_arn, ["BatchGetItem"], "customer#*", "key#*"),
-            iam.PolicyStatement(
-                sid="ReadPortalKey",
-                actions=["secretsmanager:GetSecretValue"],
-                resources=[_arn(self._portal.secret)],
-            ),
-            self._read_stripe_key(),
-        ):
-            function.add_to_role_policy(statement)
-
-    def _read_stripe_key(self) -> iam.PolicyStatement:
-        return iam.PolicyStatement(
-            sid="ReadStripeKey",
-            actions=["secretsmanager:GetSecretValue"],
-            resources=[self._storage.stripe_secret.attr_id],  # its ARN
-        )
-
-    def _tell_what_was_rejected(self) -> iam.PolicyStatement:
-        bus = self.format_arn(service="events", resource="event-bus", resource_name="default")
-        return iam.PolicyStatement(sid="TellWhatWasRejected", actions=["events:PutEvents"], resources=[bus])
-
-    def _tell(self, **outputs: str) -> None:
-        """Write the outputs that the ``metering`` command reads, under names that no construct can take from them."""
-        for name, value in outputs.items():
+        for name, value in outputs.written().items():
+            # Under a name that no construct can take from it.
             cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
-
-
-def _arn(secret: secretsmanager.Secret) -> str:
-    """Return a secret's ARN, as an attribute: to the emulator a reference means its name."""
-    return cast("secretsmanager.CfnSecret", secret.node.default_child).attr_id
-
-
-def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys: str) -> iam.PolicyStatement:
-    """Allow ``actions`` on the items whose partition key begins as given.
-
-    ForAllValues also lets a request pass that names no partition key at all. None of these actions can: Scan and
-    PartiQL are the ones that could, and neither is ever granted. So the usual second condition (``Null``) would add
-    nothing, and the emulator, which never fills the key in, would refuse everything.
-    """
-    return iam.PolicyStatement(
-        sid=sid,
-        actions=[f"dynamodb:{action}" for action in actions],
-        resources=[resource_arn],
-        conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(partition_keys)}},
-    )
+        if delivery:
+            # A stage of another stack imports the log group until it has changed over to this road, which its stack
+            # does after this one; CloudFormation refuses to take away an export that is in use.
+            self.export_value(self._storage.access_log.log_group_name)
+        self.template_options.metadata = {
+            METADATA: {"metrics": json.loads(encode(self._metrics)), "plans": json.loads(encode_plans(self._plans))}
+        }
 
 
 @jsii.implements(IValidation)

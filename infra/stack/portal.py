@@ -66,18 +66,7 @@ class Portal(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         _check_origins(origins, local=local)
-        self.secret = secretsmanager.Secret(
-            self,
-            "Key",
-            description="What signs the links to customers' usage; `metering portal rotate-key` puts another.",
-            generate_secret_string=secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True),
-        )
-        cdk.Validations.of(self.secret).acknowledge(
-            cdk.Acknowledgment(
-                id="AwsSolutions-SMG4",
-                reason="A link lives for a day at most, and `metering portal rotate-key` puts another key at any time.",
-            )
-        )
+        self.secret = self._key()
         declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
         self.show_usage = bundle.function(
             self,
@@ -105,6 +94,32 @@ class Portal(Construct):
         self.api = apigatewayv2.HttpApi(
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )
+        self._route()
+        self.stage = self._stage()
+
+    @property
+    def url(self) -> str:
+        """Where the page is; ends with a slash."""
+        return self.stage.url
+
+    def _key(self) -> secretsmanager.Secret:
+        """Return the place of what signs the links."""
+        secret = secretsmanager.Secret(
+            self,
+            "Key",
+            description="What signs the links to customers' usage; `metering portal rotate-key` puts another.",
+            generate_secret_string=secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True),
+        )
+        cdk.Validations.of(secret).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-SMG4",
+                reason="A link lives for a day at most, and `metering portal rotate-key` puts another key at any time.",
+            )
+        )
+        return secret
+
+    def _route(self) -> None:
+        """Bring each route to the function; callers of the account alone reach the signed one."""
         integration = integrations.HttpLambdaIntegration("ShowUsage", self.show_usage, scope_permission_to_route=False)
         for route in (*OPEN_ROUTES, SIGNED_ROUTE):
             method, _, path = route.partition(" ")
@@ -122,7 +137,9 @@ class Portal(Construct):
                         "else, and what needs none is the same for everybody.",
                     )
                 )
-        self.stage = apigatewayv2.HttpStage(
+
+    def _stage(self) -> apigatewayv2.HttpStage:
+        stage = apigatewayv2.HttpStage(
             self,
             "Stage",
             http_api=self.api,
@@ -130,17 +147,13 @@ class Portal(Construct):
             auto_deploy=True,
             throttle=apigatewayv2.ThrottleSettings(rate_limit=RATE, burst_limit=BURST),
         )
-        cdk.Validations.of(self.stage).acknowledge(
+        cdk.Validations.of(stage).acknowledge(
             cdk.Acknowledgment(
                 id="AwsSolutions-APIG1",
                 reason="Its lines would hold the addresses of customers' people and nothing that is needed.",
             )
         )
-
-    @property
-    def url(self) -> str:
-        """Where the page is; ends with a slash."""
-        return self.stage.url
+        return stage
 
 
 def _check_origins(origins: Sequence[str], *, local: bool) -> None:

@@ -26,81 +26,83 @@ class Storage:
     def __init__(
         self, stack: cdk.Stack, *, access_log_retention: logs.RetentionDays, archive_days: int, hashes: bool
     ) -> None:
-        # Without point-in-time recovery: what is lost here is recounted from the access log.
-        self.counters = dynamodb.TableV2(
-            stack,
-            "Counters",
-            partition_key=_text("pk"),
-            sort_key=_text("sk"),
-            billing=dynamodb.Billing.on_demand(),
-            time_to_live_attribute="ttl",
-            dynamo_stream=dynamodb.StreamViewType.NEW_AND_OLD_IMAGES,
-            removal_policy=cdk.RemovalPolicy.RETAIN,
-        )
-        self.ledger = dynamodb.TableV2(
-            stack,
-            "Ledger",
-            partition_key=_text("pk"),
-            sort_key=_text("sk"),
-            billing=dynamodb.Billing.on_demand(),
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=True
-            ),
-            deletion_protection=True,
-            removal_policy=cdk.RemovalPolicy.RETAIN,
-            global_secondary_indexes=[
-                dynamodb.GlobalSecondaryIndexPropsV2(
-                    index_name="pending",
-                    partition_key=_text("pending"),
-                    sort_key=_text("sk"),
-                    projection_type=dynamodb.ProjectionType.KEYS_ONLY,
-                )
-            ],
-        )
-        self.bucket = s3.Bucket(
-            stack,
-            "Bucket",
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            enforce_ssl=True,
-            versioned=True,
-            lifecycle_rules=[
-                s3.LifecycleRule(
-                    noncurrent_version_expiration=cdk.Duration.days(90),
-                    expired_object_delete_marker=True,
-                    abort_incomplete_multipart_upload_after=cdk.Duration.days(7),
-                ),
-                # On both roads: a deployment that has left Firehose's still has what it archived.
-                _archive(archive_days),
-            ],
-            removal_policy=cdk.RemovalPolicy.RETAIN,
-        )
-        cdk.Validations.of(self.bucket).acknowledge(
-            cdk.Acknowledgment(
-                id="AwsSolutions-S1",
-                reason="Only record_usage and the operator reach it, and its versions show what changed; a second "
-                "bucket for its access logs would hold more objects than the bucket itself.",
-            )
-        )
+        self.counters = _counters(stack)
+        self.ledger = _ledger(stack)
+        self.bucket = _bucket(stack, archive_days)
         self.access_log = logs.LogGroup(
             stack, "AccessLog", retention=access_log_retention, removal_policy=cdk.RemovalPolicy.RETAIN
         )
-        # The L1: the L2 always generates a value, and a made-up one could not be told from Stripe's. Without a value
-        # the functions see ResourceNotFoundException, which means "not connected yet".
-        self.stripe_secret = secretsmanager.CfnSecret(
-            stack,
-            "StripeSecret",
-            description="The restricted Stripe key of usage metering; `metering stripe connect` puts its value.",
-        )
-        cdk.Validations.of(self.stripe_secret).acknowledge(
-            cdk.Acknowledgment(
-                id="AwsSolutions-SMG4",
-                reason="Stripe issues the key and offers no way to rotate it from here; "
-                "`metering stripe connect` replaces it.",
-            )
-        )
+        self.stripe_secret = _stripe_secret(stack)
         self.hash_secret = _hash_secret(stack) if hashes else None
+
+
+def _counters(stack: cdk.Stack) -> dynamodb.TableV2:
+    """Return the table of the counters, without point-in-time recovery: what is lost is recounted from the log."""
+    return dynamodb.TableV2(
+        stack,
+        "Counters",
+        partition_key=_text("pk"),
+        sort_key=_text("sk"),
+        billing=dynamodb.Billing.on_demand(),
+        time_to_live_attribute="ttl",
+        dynamo_stream=dynamodb.StreamViewType.NEW_AND_OLD_IMAGES,
+        removal_policy=cdk.RemovalPolicy.RETAIN,
+    )
+
+
+def _ledger(stack: cdk.Stack) -> dynamodb.TableV2:
+    """Return the table of what is billed, which nothing could restore but its own backups."""
+    return dynamodb.TableV2(
+        stack,
+        "Ledger",
+        partition_key=_text("pk"),
+        sort_key=_text("sk"),
+        billing=dynamodb.Billing.on_demand(),
+        point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+            point_in_time_recovery_enabled=True
+        ),
+        deletion_protection=True,
+        removal_policy=cdk.RemovalPolicy.RETAIN,
+        global_secondary_indexes=[
+            dynamodb.GlobalSecondaryIndexPropsV2(
+                index_name="pending",
+                partition_key=_text("pending"),
+                sort_key=_text("sk"),
+                projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+            )
+        ],
+    )
+
+
+def _bucket(stack: cdk.Stack, archive_days: int) -> s3.Bucket:
+    """Return the bucket of what was set aside, of batches that failed, and of the archive."""
+    bucket = s3.Bucket(
+        stack,
+        "Bucket",
+        encryption=s3.BucketEncryption.S3_MANAGED,
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        enforce_ssl=True,
+        versioned=True,
+        lifecycle_rules=[
+            s3.LifecycleRule(
+                noncurrent_version_expiration=cdk.Duration.days(90),
+                expired_object_delete_marker=True,
+                abort_incomplete_multipart_upload_after=cdk.Duration.days(7),
+            ),
+            # On both roads: a deployment that has left Firehose's still has what it archived.
+            _archive(archive_days),
+        ],
+        removal_policy=cdk.RemovalPolicy.RETAIN,
+    )
+    cdk.Validations.of(bucket).acknowledge(
+        cdk.Acknowledgment(
+            id="AwsSolutions-S1",
+            reason="Only record_usage and the operator reach it, and its versions show what changed; a second "
+            "bucket for its access logs would hold more objects than the bucket itself.",
+        )
+    )
+    return bucket
 
 
 def _archive(days: int) -> s3.LifecycleRule:
@@ -112,6 +114,26 @@ def _archive(days: int) -> s3.LifecycleRule:
         expiration=cdk.Duration.days(days),
         transitions=[cold] if days >= COLD_AFTER.to_days() + SHORTEST_COLD else [],
     )
+
+
+def _stripe_secret(stack: cdk.Stack) -> secretsmanager.CfnSecret:
+    """Return the place of Stripe's key, without a value: to the functions that means "not connected yet".
+
+    The L1: the L2 always generates a value, and a made-up one could not be told from Stripe's.
+    """
+    secret = secretsmanager.CfnSecret(
+        stack,
+        "StripeSecret",
+        description="The restricted Stripe key of usage metering; `metering stripe connect` puts its value.",
+    )
+    cdk.Validations.of(secret).acknowledge(
+        cdk.Acknowledgment(
+            id="AwsSolutions-SMG4",
+            reason="Stripe issues the key and offers no way to rotate it from here; "
+            "`metering stripe connect` replaces it.",
+        )
+    )
+    return secret
 
 
 def _hash_secret(stack: cdk.Stack) -> secretsmanager.Secret:

@@ -199,7 +199,7 @@ def _put_and_count(  # noqa: PLR0913, PLR0917 - what is put, where, and for how 
 
 
 def _send(cloud: LocalCloud, stream: str, sent: Sent, calls: Sequence[Call], finish: float) -> None:
-    logs, group = cloud.emulator.client("logs"), cloud.outputs["Metering"]["AccessLogGroup"]
+    logs, group = cloud.emulator.client("logs"), cloud.outputs.access_log_group
     logs.create_log_stream(logGroupName=group, logStreamName=stream)
     has_put = False
     while not (is_late := time.monotonic() >= finish) or not has_put:
@@ -288,7 +288,7 @@ def _delivery(call: Call, number: int) -> dict[str, Any]:
 def _declared(cloud: LocalCloud) -> tuple[Metric, ...]:
     """Return the metrics that the deployed function counts."""
     client = cloud.emulator.client("lambda")
-    name = cloud.outputs["Metering"]["RecordUsageFunction"]
+    name = cloud.outputs.record_usage_function
     environment = client.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
     client.close()
     return metrics.decode(environment["METRICS"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 VERSION: Final = "2.6.1"
-START_LIMIT_S: Final = 60
+START_LIMIT_S: Final = 300
 TAIL_LINES: Final = 20
 
 # Its own main class listens on every interface and has no option for one. So Jetty's is used, with a description of

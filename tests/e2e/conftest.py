@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console
 from app import METRICS
 from infra.local.cloud import CLOCK_BACK, LocalCloud, start
 from infra.local.demo.front import Front
+from infra.local.demo.steps import PATIENCE_S
 from infra.operate.customers import Customers, Entry
 from infra.operate.portal_access import portal_url
 from infra.operate.posting import turn_on
@@ -45,6 +47,7 @@ class Deployed:
 
     cloud: LocalCloud
     hour: Hour
+    road: str
     lines: int = 0
 
     def customer(self, name: str, *keys: str, stripe: bool = True, known: bool = True) -> None:
@@ -82,7 +85,7 @@ class Deployed:
         """Return what CloudWatch Logs would deliver of the latest lines."""
         body = {
             "messageType": "DATA_MESSAGE",
-            "logGroup": self.cloud.outputs["Metering"]["AccessLogGroup"],
+            "logGroup": self.cloud.outputs.access_log_group,
             "logStream": "s",
             "logEvents": [
                 {"id": f"{self.lines - n:056d}", "timestamp": 0, "message": line} for n, line in enumerate(lines)
@@ -92,7 +95,7 @@ class Deployed:
 
     def deliver(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Give a payload to the deployed ``record_usage``."""
-        return self.cloud.deployment.invoke("RecordUsageFunction", payload)
+        return self.cloud.deployment.invoke(self.cloud.outputs.record_usage_function, payload)
 
     def counted(self, key: str) -> int:
         """Return how many requests of a key the hour's counters hold."""
@@ -115,23 +118,32 @@ class Deployed:
 @pytest.fixture(scope="session")
 def deployed() -> Iterator[Deployed]:
     """The deployed stacks on the embedded AWS, connected to the local Stripe."""
-    with start(say=Console(file=io.StringIO())) as cloud:
-        yield _posting(cloud)
+    with _posting("subscription") as there:
+        yield there
 
 
 @pytest.fixture(scope="session")
 def firehose() -> Iterator[Deployed]:
     """The same on the road over Firehose."""
-    with start(road="firehose", say=Console(file=io.StringIO())) as cloud:
-        yield _posting(cloud)
+    with _posting("firehose") as there:
+        yield there
 
 
-def _posting(cloud: LocalCloud) -> Deployed:
-    """Turn posting on, which a deployment does not begin with."""
-    now = datetime.now(UTC)
-    hour = Hour.containing(now - CLOCK_BACK)
-    turn_on(cloud.deployment, hour, who=cloud.deployment.who(), now=now, progress=lambda names, _: names)
-    return Deployed(cloud, hour)
+@pytest.fixture(params=["subscription", "firehose"])
+def there(request: pytest.FixtureRequest) -> Deployed:
+    """One and the other, for what holds on both roads."""
+    made: Deployed = request.getfixturevalue("deployed" if request.param == "subscription" else request.param)
+    return made
+
+
+@contextmanager
+def _posting(road: str) -> Iterator[Deployed]:
+    """Deploy, and turn posting on, which a deployment does not begin with."""
+    with start(road=road, say=Console(file=io.StringIO())) as cloud:
+        now = datetime.now(UTC)
+        hour = Hour.containing(now - CLOCK_BACK)
+        turn_on(cloud.deployment, hour, who=cloud.deployment.who(), now=now, progress=lambda names, _: names)
+        yield Deployed(cloud, hour, road)
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +159,7 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         cannot_run("there is no Chromium on PATH: apt-get install chromium", needs="chromium")
-    expect.set_options(timeout=30_000)  # a busy machine is no failure
+    expect.set_options(timeout=PATIENCE_S * 1000)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=list(CHROMIUM))
         yield started

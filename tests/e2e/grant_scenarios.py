@@ -81,7 +81,7 @@ class Told:
                 self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=one["ReceiptHandle"])
         return found
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Take the rule and the queue away."""
         self._events.remove_targets(Rule="told-by-grants", Ids=["queue"])
         self._events.delete_rule(Name="told-by-grants")
@@ -122,13 +122,13 @@ def _forget() -> None:
 def record(deployed: Deployed, _: Told) -> Iterator[Again]:
     """Count a line with a user beside one that is set aside, and a usage line; on the other road, also an object."""
     os.environ["METRICS"] = encode([*METRICS, Sum(name="tokens", of=USAGE_LINES, deduplicate=True)])
-    outputs = deployed.cloud.outputs["Metering"]
-    archived = _archive(deployed) if "DeliveryStream" in outputs else None
+    outputs = deployed.cloud.outputs
+    archived = _archive(deployed) if outputs.delivery_stream else None
 
     def again() -> None:
         _forget()
         line = json.loads(deployed.access_line("granted")) | {"authorizer.user": "granted-user"}
-        sent = _delivery(outputs["AccessLogGroup"], json.dumps(line, separators=(",", ":")), "not JSON")
+        sent = _delivery(outputs.access_log_group, json.dumps(line, separators=(",", ":")), "not JSON")
         answer = record_usage.handler(sent, context())
         assert answer == {"read": 2, "billed": 1, "set_aside": 1}
         usage = {"id": uuid.uuid4().hex, "time": int(line["time"]), "key": "granted", "tokens": 3}
@@ -307,8 +307,8 @@ def show(deployed: Deployed, _: Told) -> Iterator[Again]:
     for source in keys:
         amounts = Amounts(sums={"requests": 1}, uniques={"users": 1})
         deployment.counters.count(hour, source, amounts, os.urandom(12))
-    secret = deployment.client("secretsmanager").get_secret_value(SecretId=deployment.outputs["PortalSecret"])
-    deployed_as = deployment.outputs["Deployment"]
+    secret = deployment.client("secretsmanager").get_secret_value(SecretId=deployment.outputs.portal_secret)
+    deployed_as = deployment.outputs.deployment
     token, _ends = issue(
         secret["SecretString"], deployment=deployed_as, customer=name, now=now, life=timedelta(hours=1)
     )
@@ -390,7 +390,7 @@ def _delivery(group: str, *messages: str) -> dict[str, Any]:
 def _archive(deployed: Deployed) -> Callable[[], dict[str, Any]]:
     """Put an object where Firehose does, wait until it is counted, and return what notifies it, each time anew."""
     s3 = deployed.cloud.emulator.client("s3")
-    bucket, name = deployed.cloud.outputs["Metering"]["Bucket"], "access-log/2026/11/22/05/granted"
+    bucket, name = deployed.cloud.outputs.bucket, "access-log/2026/11/22/05/granted"
     s3.put_object(Bucket=bucket, Key=name, Body=f"{deployed.access_line('archived')}\n".encode())
     s3.close()
     demo.wait_until(lambda: deployed.counted("archived") == 1)

@@ -39,7 +39,9 @@ class Caller:
 
     def call(self, path: str = "/items", method: str = "GET", body: str = "", **headers: str) -> int:
         """Send a request, with headers that may hold anything HTTP can carry; return its status."""
-        connection = http.client.HTTPConnection(urlsplit(self.deployed.cloud.gateway.url).netloc, timeout=30)
+        connection = http.client.HTTPConnection(
+            urlsplit(self.deployed.cloud.gateway.url).netloc, timeout=demo.PATIENCE_S
+        )
         sent = {"x-api-key": self._value, "x-user": "mallory"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }

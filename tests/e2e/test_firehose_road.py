@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ def s3(firehose: Deployed) -> Iterator[Any]:
 
 def _put(firehose: Deployed, s3: Any, name: str, content: bytes) -> str:
     key = f"access-log/2026/11/22/05/{name}"
-    s3.put_object(Bucket=firehose.cloud.outputs["Metering"]["Bucket"], Key=key, Body=content)
+    s3.put_object(Bucket=firehose.cloud.outputs.bucket, Key=key, Body=content)
     return key
 
 
@@ -30,8 +29,10 @@ def _content(firehose: Deployed, *keys: str) -> bytes:
     return "".join(f"{firehose.access_line(key)}\n" for key in keys).encode()
 
 
-def _settled(firehose: Deployed) -> None:
-    """Wait until no message waits or is being dealt with."""
+def _settled(firehose: Deployed, s3: Any) -> None:
+    """Wait until one more object is counted, and no message waits or is being dealt with."""
+    _put(firehose, s3, "last", _content(firehose, "last"))
+    demo.wait_until(lambda: firehose.counted("last") == 1)
     sqs = firehose.cloud.emulator.client("sqs")
     (queue,) = [url for url in sqs.list_queues()["QueueUrls"] if "DeliveryObjects" in url]
     waiting = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
@@ -40,7 +41,6 @@ def _settled(firehose: Deployed) -> None:
         found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=waiting)["Attributes"]
         return {found[name] for name in waiting} == {"0"}
 
-    time.sleep(1)  # a notification is on its way for a moment
     demo.wait_until(is_empty)
     sqs.close()
 
@@ -57,7 +57,7 @@ def test_an_object_that_is_notified_twice_counts_once(firehose: Deployed, s3: An
     content = gzip.compress(_content(firehose, "notified"))
     key = _put(firehose, s3, "notified.gz", content)
     demo.wait_until(lambda: firehose.counted("notified") == 1)
-    bucket = firehose.cloud.outputs["Metering"]["Bucket"]
+    bucket = firehose.cloud.outputs.bucket
     notification = {"Records": [{"s3": {"bucket": {"name": bucket}, "object": {"key": key, "eTag": "other"}}}]}
     record = {"messageId": "m1", "body": json.dumps(notification), "eventSource": "aws:sqs"}
     assert firehose.deliver({"Records": [record]}) == {"batchItemFailures": []}
@@ -71,7 +71,7 @@ def test_the_same_content_under_another_name_counts_once(firehose: Deployed, s3:
     demo.wait_until(lambda: firehose.counted("renamed") == 2)
     _put(firehose, s3, "second.gz", gzip.compress(content, compresslevel=1))
     _put(firehose, s3, "third", content)
-    _settled(firehose)
+    _settled(firehose, s3)
     assert firehose.counted("renamed") == 2
 
 
@@ -79,7 +79,7 @@ def test_an_object_that_cannot_be_read_is_reported_and_not_lost(firehose: Deploy
     """I1: the message comes again, at last into the dead-letter queue; the object stays."""
     content = gzip.compress(_content(firehose, "cut"))
     key = _put(firehose, s3, "cut.gz", content[: len(content) // 2])
-    bucket = firehose.cloud.outputs["Metering"]["Bucket"]
+    bucket = firehose.cloud.outputs.bucket
     notification = {"Records": [{"s3": {"bucket": {"name": bucket}, "object": {"key": key}}}]}
     record = {"messageId": "m1", "body": json.dumps(notification), "eventSource": "aws:sqs"}
     good = _put(firehose, s3, "whole.gz", gzip.compress(_content(firehose, "whole")))

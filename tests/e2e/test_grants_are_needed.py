@@ -9,6 +9,7 @@ is named here: so a new one fails these tests until a scenario needs it.
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ def told(deployed: Deployed) -> Iterator[Told]:
     """The events of the cloud."""
     told = Told(deployed)
     yield told
-    told.end()
+    told.close()
 
 
 @pytest.mark.parametrize("function", SCENARIOS)
@@ -60,11 +61,10 @@ def test_each_grant_is_needed(deployed: Deployed, told: Told, function: str, mon
     assert not wrong, "\n".join(wrong)
 
 
-def test_each_grant_is_needed_on_the_road_over_firehose(
-    firehose: Deployed, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_grant_is_needed_on_the_road_over_firehose(firehose: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     """On that road record_usage may do more; the other functions' roles are the same."""
-    wrong = _what_is_wrong(firehose, told, "RecordUsage", monkeypatch)
+    with closing(Told(firehose)) as told:
+        wrong = _what_is_wrong(firehose, told, "RecordUsage", monkeypatch)
     assert not wrong, "\n".join(wrong)
 
 
@@ -149,7 +149,7 @@ def test_the_road_over_firehose_goes_without_two_roles(firehose: Deployed) -> No
     of_the_queue = [grant for grant in role.grants if grant.action.startswith("sqs:")]
     assert {grant.action for grant in of_the_queue} <= NOT_ENFORCED.keys()
     with delivery.without(*delivery.grants), role.without(*of_the_queue):
-        name = firehose.cloud.outputs["Metering"]["DeliveryStream"]
+        name = firehose.cloud.outputs.delivery_stream
         stream.put_record(DeliveryStreamName=name, Record={"Data": firehose.access_line("without-roles").encode()})
         demo.wait_until(lambda: firehose.counted("without-roles") == 1)
     iam.close()
@@ -170,14 +170,13 @@ def test_the_emulator_does_not_hold_a_call_to_its_partition_keys(
         role.statements = statements
 
 
-def test_every_role_is_one_of_these(deployed: Deployed, firehose: Deployed) -> None:
+def test_every_role_is_one_of_these(there: Deployed) -> None:
     """A new role comes with a scenario, or with a reason why its grants are not enforced."""
     known = [f"{function}Role" for function in SCENARIOS] + list(ROLES_NOT_ENFORCED)
-    for there in (deployed, firehose):
-        iam = there.cloud.emulator.client("iam")
-        names = [one["RoleName"] for one in iam.list_roles()["Roles"] if one["RoleName"].startswith("Metering-")]
-        iam.close()
-        assert [name for name in names if not any(part in name for part in known)] == []
+    iam = there.cloud.emulator.client("iam")
+    names = [one["RoleName"] for one in iam.list_roles()["Roles"] if one["RoleName"].startswith("Metering-")]
+    iam.close()
+    assert [name for name in names if not any(part in name for part in known)] == []
 
 
 def test_a_deployed_function_fails_without_a_grant(deployed: Deployed) -> None:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from infra.local.demo.steps import PATIENCE_S
 from infra.operate.posting import retry
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import SIGNING_SECRET, new_name
@@ -18,11 +19,11 @@ def test_a_rejected_total_is_posted_when_it_is_tried_again(deployed: Deployed) -
     deployed.deliver(deployed.payload(f"{name}-key", f"{name}-key"))
     cloud.deployment.close()
     cloud.deployment.put_webhook_secret(SIGNING_SECRET)
-    address = urlsplit(cloud.outputs["Metering"]["NotificationsUrl"])
+    address = urlsplit(cloud.outputs.notifications_url)
     url = f"{cloud.emulator.endpoint_url}/_aws/lambda-url/{str(address.hostname).partition('.')[0]}/"
     unsigned = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})  # noqa: S310 - the cloud's own
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.urlopen(unsigned, timeout=30)  # noqa: S310 - the same
+        urllib.request.urlopen(unsigned, timeout=PATIENCE_S)  # noqa: S310 - the same
     assert deployed.in_ledger(f"customer#{name}") == (2, "POSTED")
     cloud.stripe.set_webhook(url, SIGNING_SECRET)
     cloud.stripe.report_errors()

@@ -4,8 +4,7 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
+from infra.local.demo.steps import PATIENCE_S
 from infra.operate.access import Access
 from infra.operate.doctor.examine import examine
 from tests.e2e.conftest import Deployed
@@ -30,19 +29,17 @@ def status(deployed: Deployed, value: str) -> int:
     headers = {"x-api-key": value, "x-user": "operator"}
     call = urllib.request.Request(f"{deployed.cloud.gateway.url}/items", headers=headers)  # noqa: S310 - the cloud's own
     try:
-        with urllib.request.urlopen(call, timeout=30) as answer:  # noqa: S310 - the same
+        with urllib.request.urlopen(call, timeout=PATIENCE_S) as answer:  # noqa: S310 - the same
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
 
 
-@pytest.mark.parametrize("road", ["subscription", "firehose"])
-def test_a_deployment_is_found_well(road: str, request: pytest.FixtureRequest) -> None:
+def test_a_deployment_is_found_well(there: Deployed) -> None:
     """Stage, log, subscription or stream, Stripe's key and its meters, as they are deployed."""
-    there: Deployed = request.getfixturevalue("deployed" if road == "subscription" else road)
     lines = [line for line in examine(there.cloud.deployment, lambda: datetime.now(UTC)) if line.check in INDEPENDENT]
     assert [line for line in lines if line.state != "ok"] == []
-    assert [line.check for line in lines] == [one for one in INDEPENDENT if road == "firehose" or one != "stream"]
+    assert [line.check for line in lines] == [one for one in INDEPENDENT if there.road == "firehose" or one != "stream"]
 
 
 def test_keys_open_and_close_as_the_operator_says(deployed: Deployed) -> None:

@@ -10,6 +10,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from infra.local.demo.steps import PATIENCE_S
 from infra.operate.portal_access import make_link, portal_url, rotate_key
 from infra.operate.usage import Report
 from metering.portal.reading import By
@@ -23,7 +24,7 @@ def ask(url: str, *, token: str = "", body: bytes | None = None, **headers: str)
         given["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(url, data=body, headers=given)  # noqa: S310 - the emulator's own address
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
             return answer.status, dict(answer.headers), answer.read()
     except urllib.error.HTTPError as error:
         with error:

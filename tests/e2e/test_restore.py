@@ -17,7 +17,7 @@ def test_a_ledger_from_a_point_in_time_ends_at_what_was_counted(deployed: Deploy
     """I4, I5: what was billed since is not billed twice, and what changed since is found again."""
     deployment, emulator = deployed.cloud.deployment, deployed.cloud.emulator
     dynamodb, functions = emulator.client("dynamodb"), emulator.client("lambda")
-    ledger, closing = deployment.outputs["LedgerTable"], deployment.outputs["ClosePeriodsFunction"]
+    ledger, closing = deployment.outputs.ledger_table, deployment.outputs.close_periods_function
     deployed.customer("early", "early-key")
     _log(deployed, "early-key", "early-key")
     deployment.close()
@@ -37,7 +37,7 @@ def test_a_ledger_from_a_point_in_time_ends_at_what_was_counted(deployed: Deploy
         restore(deployment, "restored", progress=lambda pieces, _: pieces)
     functions.put_function_concurrency(FunctionName=closing, ReservedConcurrentExecutions=0)
     with pytest.raises(OperatorError, match="holds no ledger"):
-        restore(deployment, deployment.outputs["CountersTable"], progress=lambda pieces, _: pieces)
+        restore(deployment, deployment.outputs.counters_table, progress=lambda pieces, _: pieces)
     done = restore(deployment, "restored", progress=lambda pieces, _: pieces)
     assert (done.epoch, done.deleted > 0) == (1, True)
     assert deployed.in_ledger("customer#early") == (2, "POSTED")
@@ -45,7 +45,7 @@ def test_a_ledger_from_a_point_in_time_ends_at_what_was_counted(deployed: Deploy
     assert not deployment.switch.read().on
     assert restore(deployment, "restored", progress=lambda pieces, _: pieces).deleted == 0
 
-    posts = deployment.outputs["PostUsageFunction"]
+    posts = deployment.outputs.post_usage_function
     settings = functions.get_function_configuration(FunctionName=posts)["Environment"]["Variables"]
     functions.update_function_configuration(  # as a deployment with ledger_epoch=2 does
         FunctionName=posts, Environment={"Variables": settings | {"LEDGER_EPOCH": "2"}}
@@ -72,7 +72,7 @@ def _log(there: Deployed, *keys: str) -> None:
     """Write good requests' lines into the access log, and wait until they are counted."""
     before, key = there.counted(keys[0]), keys[0]
     logs = there.cloud.emulator.client("logs")
-    group, stream = there.cloud.outputs["Metering"]["AccessLogGroup"], f"by-hand-{there.lines}"
+    group, stream = there.cloud.outputs.access_log_group, f"by-hand-{there.lines}"
     logs.create_log_stream(logGroupName=group, logStreamName=stream)
     at = int(there.hour.start.timestamp() * 1000)
     events = [{"timestamp": at, "message": there.access_line(key)} for key in keys]

@@ -2,8 +2,10 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -12,6 +14,8 @@ import pytest
 from rich.console import Console
 
 from app import METRICS
+from infra.cli import main as cli
+from infra.local import cloud
 from infra.local.demo import steps as demo
 from infra.local.stripe.faults import Fault
 from metering.counting.payloads import subscription
@@ -25,14 +29,12 @@ from tests.e2e.conftest import Deployed
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("road", ["subscription", "firehose"])
-def test_every_request_is_counted_billed_and_at_stripe(road: str, request: pytest.FixtureRequest) -> None:
+def test_every_request_is_counted_billed_and_at_stripe(there: Deployed) -> None:
     """I1 to I5: the demo itself, in small: sent = counted = ledger = Stripe, in total and by resource."""
-    there: Deployed = request.getfixturevalue("deployed" if road == "subscription" else road)
     result = demo.play(there.cloud, requests=120, say=Console(file=io.StringIO()))
     document = result.as_json()
     assert document["equal"] is True, document
-    assert (document["road"], document["requests"]) == (road, 120)
+    assert (document["road"], document["requests"]) == (there.road, 120)
     assert [customer["id"] for customer in document["customers"]] == ["acme", "globex", "initech"]
     acme = document["customers"][0]
     assert set(acme["metrics"]) == {"messages", "requests", "response_bytes", "users"}
@@ -46,8 +48,8 @@ def test_every_request_is_counted_billed_and_at_stripe(road: str, request: pytes
 def test_the_deployed_stage_carries_our_format(deployed: Deployed) -> None:
     """I7, I8: what the gateway renders is what the template says."""
     apigateway = deployed.cloud.emulator.client("apigateway")
-    outputs = deployed.cloud.outputs["SampleApi"]
-    stage = apigateway.get_stage(restApiId=outputs["ApiId"], stageName=outputs["StageName"])
+    sample = deployed.cloud.sample
+    stage = apigateway.get_stage(restApiId=sample["ApiId"], stageName=sample["StageName"])
     apigateway.close()
     assert stage["accessLogSettings"]["format"] == AccessLog().format(declared(METRICS))
 
@@ -75,7 +77,7 @@ def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Dep
         hashing=Hashing(b"no value is seen", deployment.ledger.holders),
     )
     with pytest.raises(KilledError):
-        recorder.record(subscription(payload).batch(deployed.cloud.outputs["Metering"]["AccessLogGroup"]))
+        recorder.record(subscription(payload).batch(deployed.cloud.outputs.access_log_group))
     deployed.deliver(payload)
     assert (deployed.counted("crash-1"), deployed.counted("crash-2")) == (1, 1)
 
@@ -83,7 +85,7 @@ def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Dep
 def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) -> None:
     """I1: in the bucket, with its reason."""
     logs = deployed.cloud.emulator.client("logs")
-    group = deployed.cloud.outputs["Metering"]["AccessLogGroup"]
+    group = deployed.cloud.outputs.access_log_group
     logs.create_log_stream(logGroupName=group, logStreamName="by-hand")
     now = int(deployed.hour.start.timestamp() * 1000)
     lines = [deployed.access_line("aside"), "GET /index.html 200"]
@@ -95,7 +97,7 @@ def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) ->
     logs.close()
     demo.wait_until(lambda: deployed.counted("aside") == 1)
     s3 = deployed.cloud.emulator.client("s3")
-    bucket = deployed.cloud.outputs["Metering"]["Bucket"]
+    bucket = deployed.cloud.outputs.bucket
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="set-aside/")["Contents"]]
     kept = [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys]
     s3.close()
@@ -155,7 +157,7 @@ def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -
     deployed.cloud.deployment.close()
     assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
     deployed.cloud.deployment.put_webhook_secret("whsec_of_this_test")
-    address = urlsplit(deployed.cloud.outputs["Metering"]["NotificationsUrl"])
+    address = urlsplit(deployed.cloud.outputs.notifications_url)
     endpoint = deployed.cloud.emulator.endpoint_url
     url = f"{endpoint}/_aws/lambda-url/{str(address.hostname).partition('.')[0]}/"
     deployed.cloud.stripe.set_webhook(url, "whsec_of_somebody_else")
@@ -176,7 +178,7 @@ def test_a_deployed_look_at_stripe_finds_nothing_amiss(deployed: Deployed) -> No
     deployed.customer("compared", "compared-key")
     deployed.deliver(deployed.payload("compared-key"))
     deployed.cloud.deployment.close()
-    report = deployed.cloud.deployment.invoke("ReconcileUsageFunction", {})
+    report = deployed.cloud.deployment.invoke(deployed.cloud.outputs.reconcile_usage_function, {})
     assert report["customers"] > 0
     assert (report["posted_again"], report["differing"], report["round_over"]) == (0, 0, True)
 
@@ -209,26 +211,52 @@ def test_no_secret_is_in_the_log_or_the_environment(deployed: Deployed) -> None:
     assert value not in said
 
 
-def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(tmp_path: Path) -> None:
+LOCAL = """
+import json, sys
+from contextlib import contextmanager
+from pathlib import Path
+from infra.cli import main
+from infra.local import cloud
+
+address, announcement = sys.argv[1:3]
+del sys.argv[1:3]
+cloud._ANNOUNCEMENT = Path(announcement)
+
+class Running(cloud.LocalCloud):
+    address = cloud.Address(**json.loads(address))
+
+@contextmanager
+def start(*, road, say):
+    yield Running(None, None, None, {}, {})
+
+cloud.start = start
+main.main()
+"""
+"""The command line, but the cloud that it would start runs already."""
+
+
+def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Another command reaches it with --local."""
-    command = [sys.executable, "-m", "infra.cli.main"]
+    address, announcement = asdict(deployed.cloud.address), tmp_path / "local.json"
+    command = [sys.executable, "-c", LOCAL, json.dumps(address), str(announcement), "local", "--json"]
+    monkeypatch.setattr(cloud, "_ANNOUNCEMENT", announcement)
+    adding = ["metering", "customers", "add", "of-local", "--name", "Acme", "--key", "of-local-1", "--local", "--json"]
+    monkeypatch.setattr(sys, "argv", adding)
     with (tmp_path / "stderr").open("w") as stderr:
         running = subprocess.Popen(  # noqa: S603 - our own command
-            [*command, "local", "--json"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT
         )
         try:
             assert running.stdout is not None
-            address = json.loads(running.stdout.readline())
-            found = subprocess.run(  # noqa: S603 - our own command
-                [*command, "customers", "add", "acme", "--name", "Acme", "--key", "k1", "--local", "--json"],
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-                check=True,
-            )
+            assert json.loads(running.stdout.readline()) == address
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
         finally:
-            running.send_signal(2)
-            running.wait(30)
+            running.send_signal(signal.SIGINT)
+            running.wait(demo.PATIENCE_S)
             running.stdout.close()  # type: ignore[union-attr]
     assert set(address) == {
         "aws_endpoint_url",
@@ -240,6 +268,8 @@ def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(tmp_path: P
         "stripe_api_base",
         "stripe_api_key",
     }
-    assert json.loads(found.stdout)["changed"] == ["customer acme added", "key k1 belongs to acme"]
+    said = capsys.readouterr()
+    assert (ended.value.code or 0, said.err) == (0, "")
+    assert json.loads(said.out)["changed"] == ["customer of-local added", "key of-local-1 belongs to of-local"]
     assert running.returncode == 0, (tmp_path / "stderr").read_text()
-    assert not (ROOT / ".metering" / "local.json").exists()
+    assert not announcement.exists()

@@ -1,35 +1,33 @@
 """Stacks with other settings than the app's, and what is asked of a template."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import aws_cdk as cdk
 import pytest
-from aws_cdk.cx_api import CloudAssembly
 
-from app import build
 from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
+from tests.doubles.synthesis import Synthesis, Template
 
 
 @pytest.fixture(scope="session")
-def firehose(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> CloudAssembly:
-    """The app on the road over Firehose, checked by cdk-nag as the other is."""
-    settings = {**context, "road": Road.FIREHOSE.value}
-    return build(cdk.App(context=settings, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+def firehose(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
+    """The templates of the app on the road over Firehose, checked by cdk-nag as the others are."""
+    return synthesis.templates("firehose", {**context, "road": Road.FIREHOSE.value})
 
 
 @pytest.fixture(scope="session")
-def firehose_template(firehose: CloudAssembly) -> dict[str, Any]:
+def firehose_template(firehose: dict[str, Template]) -> Template:
     """The CloudFormation template of the metering stack on the road over Firehose."""
-    return cast("dict[str, Any]", firehose.get_stack_by_name("Metering").template)
+    return firehose["Metering"]
 
 
 @pytest.fixture
-def sample(assembly: CloudAssembly) -> dict[str, Any]:
+def sample(templates: dict[str, Template]) -> Template:
     """The CloudFormation template of the sample API."""
-    return cast("dict[str, Any]", assembly.get_stack_by_name("SampleApi").template)
+    return templates["SampleApi"]
 
 
 @pytest.fixture

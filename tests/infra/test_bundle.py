@@ -1,6 +1,8 @@
 """The zip: what is in it, for whom it is built, and that the same commit gives the same bytes."""
 
 import hashlib
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +93,25 @@ def test_two_builds_are_the_same(bundle: Path, tmp_path: Path) -> None:
     assert _digest(tmp_path) == _digest(bundle)
 
 
+def test_everyone_may_read_what_is_zipped(bundle: Path, tmp_path: Path) -> None:
+    """Lambda runs the zip as another user: a private umask on the machine that builds it changes nothing."""
+    private = (
+        "import os, pathlib, sys; os.umask(0o077); from infra.stack.bundle import build; "
+        "target = pathlib.Path(sys.argv[1], 'private'); target.mkdir(); "
+        "build(target, name='post_usage', local=False, more={'page/index.html': b'<!doctype html>'})"
+    )
+    path = os.pathsep.join((str(ROOT), str(ROOT / "functions")))
+    subprocess.run(  # noqa: S603 - our own arguments
+        [sys.executable, "-c", private, str(tmp_path)], env=os.environ | {"PYTHONPATH": path}, check=True
+    )
+    modes = _modes(tmp_path / "private")
+    assert modes["page"] == modes["."] == modes["metering/model"] == 0o755
+    assert modes["page/index.html"] == modes["post_usage.py"] == modes["stripe/__init__.py"] == 0o644
+    assert set(modes.values()) == {0o644, 0o755}
+    added = {"page", "page/index.html"}
+    assert {name: mode for name, mode in modes.items() if name not in added} == _modes(bundle)
+
+
 def test_a_local_build_runs_on_this_machine(tmp_path: Path) -> None:
     """The emulator's functions are processes of this machine."""
     build(tmp_path, name="record_usage", local=True)
@@ -103,6 +124,12 @@ def test_a_local_build_runs_on_this_machine(tmp_path: Path) -> None:
         check=True,
     )
     assert found.stdout.startswith(str(tmp_path))
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))
+    }
 
 
 def _digest(folder: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk.assertions import Template as Synthesised
-from aws_cdk.cx_api import CloudAssembly
 
 from infra.cli import local as commands
 from infra.stack.ingest import Road
@@ -19,14 +18,13 @@ from tests.doubles.template import Template, flat, of_type, properties
 MakeStack = Callable[..., MeteringStack]
 
 
-def test_the_stage_writes_to_the_stream(firehose: CloudAssembly) -> None:
+def test_the_stage_writes_to_the_stream(firehose: dict[str, Template]) -> None:
     """In the same format as on the other road; API Gateway takes no stream whose name begins otherwise."""
-    sample = firehose.get_stack_by_name("SampleApi").template
-    (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
+    (stage,) = of_type(firehose["SampleApi"], "AWS::ApiGateway::Stage").values()
     setting = stage["Properties"]["AccessLogSetting"]
     assert "IngestDeliveryStream" in str(setting["DestinationArn"])
     assert '"authorizer.messages":"$context.authorizer.messages"' in setting["Format"]
-    stream = properties(firehose.get_stack_by_name("Metering").template, "IngestDeliveryStream")
+    stream = properties(firehose["Metering"], "IngestDeliveryStream")
     assert stream["DeliveryStreamName"] == "amazon-apigateway-metering-access-log"
 
 

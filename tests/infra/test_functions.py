@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from aws_cdk.cx_api import CloudAssembly
 
 from app import METRICS
 from metering.model.metrics import decode, encode
@@ -179,6 +178,6 @@ def test_a_failed_run_is_not_retried_beside_the_next_one(template: Template, nam
     assert (invoked["MaximumRetryAttempts"], invoked["MaximumEventAgeInSeconds"]) == (0, 300)
 
 
-def test_two_stacks_make_one_assembly(assembly: CloudAssembly) -> None:
+def test_two_stacks_make_one_assembly(templates: dict[str, Template]) -> None:
     """The app deploys the metering and the sample, and nothing else."""
-    assert [stack.stack_name for stack in assembly.stacks] == ["Metering", "SampleApi"]
+    assert list(templates) == ["Metering", "SampleApi"]

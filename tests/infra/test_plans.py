@@ -10,7 +10,8 @@ from app import PLANS
 from infra.outputs import METADATA
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
-from metering.model.prices import PerUnit, Plan, PriceError, decode
+from metering.model.price_checks import PriceError
+from metering.model.prices import PerUnit, Plan, decode
 from tests.doubles.template import Template
 
 MakeStack = Callable[..., MeteringStack]

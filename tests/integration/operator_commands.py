@@ -13,6 +13,7 @@ import post_usage
 from infra.cli import main as cli
 from infra.operate.deployment import Deployment
 from metering.billing.closing import Closed
+from tests.doubles.outputs import outputs
 from tests.integration.world import World
 
 WHO = "arn:aws:sts::123456789012:user/moto"
@@ -50,22 +51,13 @@ class Operator:
     @property
     def deployment(self) -> Deployment:
         """The world as the command line reaches it."""
-        outputs = {
-            "CountersTable": "counters",
-            "LedgerTable": "ledger",
-            "StripeSecret": "stripe-secret",
-            "StripeApiBase": self.world.stripe.url,
-            "Deployment": "Metering",
-            "Metrics": "requests,bytes",
-            "ClosePeriodsFunction": "close-periods",
-            "PostUsageFunction": "post-usage",
-        }
-        found = Deployment(lambda name, **_: boto3.client(name), outputs)
-        object.__setattr__(found, "invoke", self._invoke)
-        return found
+        told = outputs(stripe_api_base=self.world.stripe.url)
+        deployment = Deployment(lambda name, **_: boto3.client(name), told)
+        object.__setattr__(deployment, "invoke", self._invoke)
+        return deployment
 
     def _invoke(self, function: str, _event: Mapping[str, Any]) -> dict[str, Any]:
-        if function == "PostUsageFunction":
+        if function == "post-usage":
             return post_usage.report(self.world.post(), leased=[])
         closed: Closed = self.world.close()
         return {name: value for name, value in asdict(closed).items() if isinstance(value, int)}

@@ -174,16 +174,6 @@ def test_the_value_goes_to_the_operator_alone(gate: Gate, tmp_path: Path, caplog
     assert again.err.startswith(f"error: {file} cannot be made: name a new file")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [(), ("--finish", "--key", "k"), ("--finish", "--overlap", "1h"), ("acme", "--overlap", "a day")],
-    ids=" ".join,
-)
-def test_wrong_use_exits_with_2(gate: Gate, arguments: tuple[str, ...]) -> None:
-    """Before anything is asked."""
-    assert gate.operator.run("customers", "rotate-key", *arguments).code == 2
-
-
 # --- suspending and resuming -----------------------------------------------------------------------------------------
 
 

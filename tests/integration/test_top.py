@@ -90,8 +90,7 @@ def scene(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Two customers, acme with two keys and globex with one, in the middle of the world's hour."""
     operator = Operator(world, monkeypatch, capsys)
     deployment = operator.deployment
-    outputs = {**deployment.outputs, "Bucket": "bucket"}
-    found = Deployment(lambda name, **_: boto3.client(name), outputs)
+    found = Deployment(lambda name, **_: boto3.client(name), deployment.outputs)
     vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": msgspec.to_builtins((PLAN, BASIC))}
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found)
     monkeypatch.setattr("infra.cli.top.now", world.clock)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.model.metrics import Count, Sum, Unique
+from metering.model.price_checks import PriceError, check
 from metering.model.prices import (
     Flat,
     Graduated,
@@ -17,10 +18,8 @@ from metering.model.prices import (
     PerUnit,
     Plan,
     Price,
-    PriceError,
     Tier,
     Volume,
-    check,
     decode,
     encode,
     explain,

@@ -23,7 +23,7 @@ STREAM = "POST /v2/billing/meter_event_stream"
 @pytest.fixture
 def http_client() -> Iterator[RequestsClient]:
     """The SDK's own HTTP client."""
-    with closing(RequestsClient(timeout=5)) as http_client:
+    with closing(RequestsClient(timeout=60)) as http_client:
         yield http_client
 
 

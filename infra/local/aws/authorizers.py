@@ -31,11 +31,11 @@ class Authorizer:
     ttl_s: int
 
     @classmethod
-    def read(cls, found: Mapping[str, Any]) -> Self:
+    def read(cls, declared: Mapping[str, Any]) -> Self:
         """Read one as GetAuthorizers describes it."""
-        function = found["authorizerUri"].partition("/functions/")[2].removesuffix("/invocations")
-        sources = tuple(source.strip() for source in found.get("identitySource", "").split(",") if source.strip())
-        return cls(found["id"], function, sources, int(found.get("authorizerResultTtlInSeconds", 300)))
+        function = declared["authorizerUri"].partition("/functions/")[2].removesuffix("/invocations")
+        sources = tuple(source.strip() for source in declared.get("identitySource", "").split(",") if source.strip())
+        return cls(declared["id"], function, sources, int(declared.get("authorizerResultTtlInSeconds", 300)))
 
     def identity(self, request: web.Request) -> tuple[str, ...] | None:
         """Return the values that the answer is cached by; None if one is missing, which is answered 401 unasked."""
@@ -127,11 +127,11 @@ def _written(answer: Mapping[str, Any]) -> dict[str, str]:
 
 def _value(source: str, request: web.Request) -> str:
     """Return an identity source's value: the last of several; empty for kinds that are not played here."""
-    found = SOURCE.fullmatch(source)
-    if found is None:
+    named = SOURCE.fullmatch(source)
+    if named is None:
         return ""
-    values = request.headers if found[1] == "header" else request.query
-    return values.getall(found[2], [""])[-1]
+    values = request.headers if named[1] == "header" else request.query
+    return values.getall(named[2], [""])[-1]
 
 
 def _path_parameters(resource: str, path: str) -> dict[str, str]:

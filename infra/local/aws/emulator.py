@@ -36,8 +36,8 @@ MINISTACK: Final = "ministack==1.5.33"
 CDK_CLI: Final = "aws-cdk@2.1148.1"
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 
-START_LIMIT_S: Final = 120.0
-STOP_LIMIT_S: Final = 5.0
+START_LIMIT_S: Final = 300.0
+STOP_LIMIT_S: Final = 60.0
 TAIL_LINES: Final = 40
 
 # The emulator leads a process group of its own, with the functions it runs as members. Its standard input is a pipe
@@ -78,7 +78,7 @@ class Emulator:
     - `log_path`: its log. It is deleted on exit; if the `with` block raised, it is kept and the error has a note of it.
     - `pid`: the leader of its process group, of which every process that it starts is a member.
 
-    Entering raises `EmulatorFailed` when it dies or does not answer within 120 s. The first start on a machine
+    Entering raises `EmulatorFailed` when it dies or does not answer within 300 s. The first start on a machine
     downloads it; later ones work offline and take about a second and a half.
     """
 

@@ -211,9 +211,9 @@ class _Door:
         key = request.headers.get("x-api-key")
         if method.requires_key and key:
             # A key may have been deleted since it was looked up: a refusal is reason to look again.
-            again = answer.status == HTTPStatus.FORBIDDEN
+            anew = answer.status == HTTPStatus.FORBIDDEN
             values["identity.apiKey"] = key
-            values["identity.apiKeyId"] = await self._keys.id_of(key, again=again) or MISSING
+            values["identity.apiKeyId"] = await self._keys.id_of(key, anew=anew) or MISSING
         return values
 
     async def _forward(self, request: web.Request, body: bytes) -> _Answer:
@@ -250,10 +250,10 @@ class ApiKeys:
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    async def id_of(self, value: str, *, again: bool) -> str | None:
-        """Return the id of the key with this value, or `None`; `again` distrusts what was read before this call."""
+    async def id_of(self, value: str, *, anew: bool) -> str | None:
+        """Return the id of the key with this value, or `None`; `anew` distrusts what was read before this call."""
         asked_at = time.monotonic()
-        if again or value not in self._ids:
+        if anew or value not in self._ids:
             async with self._reading:
                 if self._read_at < asked_at:  # else another request has read them while this one waited
                     self._read_at = time.monotonic()

@@ -63,8 +63,8 @@ class Stage:
             Resource(
                 path=item["path"],
                 methods={
-                    method: Method(bool(found.get("apiKeyRequired")), found.get("authorizerId"))
-                    for method, found in item.get("resourceMethods", {}).items()
+                    method: Method(bool(declared.get("apiKeyRequired")), declared.get("authorizerId"))
+                    for method, declared in item.get("resourceMethods", {}).items()
                 },
             )
             for page in pages
@@ -72,9 +72,9 @@ class Stage:
         )
         # 500 is as many as one answer can hold, and ten is AWS's quota of an API.
         authorizers = {
-            found["id"]: Authorizer.read(found)
-            for found in apigateway.get_authorizers(restApiId=api_id, limit=500)["items"]
-            if found["type"] == "REQUEST"
+            declared["id"]: Authorizer.read(declared)
+            for declared in apigateway.get_authorizers(restApiId=api_id, limit=500)["items"]
+            if declared["type"] == "REQUEST"
         }
         return cls(api_id, name, settings["format"], destination, resources, authorizers)
 

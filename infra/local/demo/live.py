@@ -14,6 +14,8 @@ from rich.console import Console
 from infra.local.cloud import LocalCloud
 from infra.local.demo import steps as demo
 from infra.local.demo.front import Front
+from infra.local.demo.result import Result
+from infra.local.demo.traffic import Caller, ask
 from infra.operate.deployment import Deployment
 from infra.operate.portal_access import make_link, portal_url
 
@@ -22,15 +24,13 @@ CLOSE_EVERY_S: Final = 20
 LINK_HOURS: Final = 24
 
 
-def run(
-    *, requests: int, road: str, faults: bool, say: Console, ready: Callable[[Mapping[str, str]], None]
-) -> demo.Result:
+def run(*, requests: int, road: str, faults: bool, say: Console, ready: Callable[[Mapping[str, str]], None]) -> Result:
     """Run the demo, tell ``ready`` the link of each customer, and go on until SIGINT or SIGTERM.
 
     Commands find it with ``--local``. It ends with the demo if a step differs.
     """
 
-    def go_on(cloud: LocalCloud, callers: list[demo.Caller]) -> None:
+    def go_on(cloud: LocalCloud, callers: list[Caller]) -> None:
         with Front(portal_url(cloud.deployment)) as front:
             ready(links(cloud.deployment, front.url, {caller.customer for caller in callers}))
             asyncio.run(_flow(cloud, callers, requests, say))
@@ -40,14 +40,12 @@ def run(
 
 def links(deployment: Deployment, address: str, customers: set[str]) -> dict[str, str]:
     """Return a link to the page of each customer, where the page is on this machine."""
-    found = {}
-    for name in sorted(customers):
-        link = make_link(deployment, name, hours=LINK_HOURS, now=datetime.now(UTC))
-        found[name] = f"{address}/#{urlsplit(link.url).fragment}"
-    return found
+    now = datetime.now(UTC)
+    made = {name: make_link(deployment, name, hours=LINK_HOURS, now=now) for name in sorted(customers)}
+    return {name: f"{address}/#{urlsplit(link.url).fragment}" for name, link in made.items()}
 
 
-async def _flow(cloud: LocalCloud, callers: list[demo.Caller], sent: int, say: Console) -> None:
+async def _flow(cloud: LocalCloud, callers: list[Caller], sent: int, say: Console) -> None:
     """Send requests, after so many as were sent before, and close and post, until a signal."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
@@ -56,7 +54,7 @@ async def _flow(cloud: LocalCloud, callers: list[demo.Caller], sent: int, say: C
     async def send() -> None:
         async with aiohttp.ClientSession(auto_decompress=False) as session:
             for n in itertools.count(sent):
-                await demo.ask(session, cloud.gateway.url, callers, n)
+                await ask(session, cloud.gateway.url, callers, n)
                 await asyncio.sleep(1 / REQUESTS_A_SECOND)
 
     async def close() -> None:

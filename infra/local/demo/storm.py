@@ -10,8 +10,6 @@ from infra.local.aws.faults import Fate, Proxy
 from infra.local.cloud import LocalCloud
 from infra.local.stripe.faults import Fault
 
-FUNCTIONS: Final = ("RecordUsageFunction", "ClosePeriodsFunction", "PostUsageFunction")
-
 DYNAMODB: Final = {
     Fate.DELAYED: 0.02,
     Fate.CUT_BEFORE: 0.02,
@@ -43,8 +41,8 @@ def storm(cloud: LocalCloud, *, seed: int) -> Iterator["Storm"]:
         raise ValueError(f"an endpoint with a port was expected, got {cloud.emulator.endpoint_url}")
     with Proxy(port) as proxy:
         functions = cloud.emulator.client("lambda")
-        for output in FUNCTIONS:
-            name = cloud.deployment.outputs[output]
+        outputs = cloud.outputs
+        for name in (outputs.record_usage_function, outputs.close_periods_function, outputs.post_usage_function):
             settings = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
             through = settings | {"AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{proxy.port}"}
             functions.update_function_configuration(FunctionName=name, Environment={"Variables": through})

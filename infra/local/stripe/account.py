@@ -189,28 +189,28 @@ class Account:
     def update_meter(self, meter: str, params: Params, now: float) -> dict[str, Any]:
         """Change a meter's display name; nothing else of it can change (docs.stripe.com/api/billing/meter/update)."""
         only(params, "display_name")
-        found = self._meter(meter)
-        found.display_name = text(params, "display_name", default=found.display_name, most=250)
-        found.updated = int(now)
-        return found.as_json()
+        changed = self._meter(meter)
+        changed.display_name = text(params, "display_name", default=changed.display_name, most=250)
+        changed.updated = int(now)
+        return changed.as_json()
 
     def deactivate_meter(self, meter: str, params: Params, now: float) -> dict[str, Any]:
         """Accept no more events for a meter; what it holds stays."""
         only(params)
-        found = self._meter(meter)
-        if found.deactivated_at is None:
-            found.deactivated_at = found.updated = int(now)
-            del self.active[found.event_name]
-        return found.as_json()
+        changed = self._meter(meter)
+        if changed.deactivated_at is None:
+            changed.deactivated_at = changed.updated = int(now)
+            del self.active[changed.event_name]
+        return changed.as_json()
 
     def reactivate_meter(self, meter: str, params: Params, now: float) -> dict[str, Any]:
         """Accept events for a meter again, unless another one has its event name by now."""
         only(params)
-        found = self._meter(meter)
-        if found.deactivated_at is not None:
-            self._activate(found)
-            found.deactivated_at, found.updated = None, int(now)
-        return found.as_json()
+        changed = self._meter(meter)
+        if changed.deactivated_at is not None:
+            self._activate(changed)
+            changed.deactivated_at, changed.updated = None, int(now)
+        return changed.as_json()
 
     def list_event_summaries(self, meter: str, params: Params, now: float) -> dict[str, Any]:
         """Sum up what a meter holds for a customer in [start_time, end_time), newest first.
@@ -219,7 +219,7 @@ class Account:
         out; ungrouped, there is one summary whatever it holds. Events younger than `summary_delay_s` are not in it.
         """
         only(params, "customer", "start_time", "end_time", "value_grouping_window", *PAGING)
-        found = self._meter(meter)
+        summed = self._meter(meter)
         customer = text(params, "customer")
         start, end = integer(params, "start_time"), integer(params, "end_time")
         grouping = one_of(params, "value_grouping_window", ("day", "hour"), default="")
@@ -232,12 +232,12 @@ class Account:
         if customer not in self.customers:
             raise StripeError(f"No such customer: '{customer}'", code="resource_missing", param="customer")
         arrived_by = now - self.summary_delay_s if self.summary_delay_s else None
-        events = list(found.in_force(customer, start, end, self.latest, arrived_by))
+        events = list(summed.in_force(customer, start, end, self.latest, arrived_by))
         windows: dict[tuple[int, int], list[MeterEvent]] = {} if grouping else {(start, end): events}
         for event in events if grouping else ():
             opens = event.timestamp - event.timestamp % step
             windows.setdefault((opens, opens + step), []).append(event)
-        summaries = [found.summary(customer, *window, windows[window]) for window in sorted(windows, reverse=True)]
+        summaries = [summed.summary(customer, *window, windows[window]) for window in sorted(windows, reverse=True)]
         return page(summaries, params, f"/v1/billing/meters/{meter}/event_summaries")
 
     def hour_totals(self) -> dict[tuple[str, str, int], Quantity]:

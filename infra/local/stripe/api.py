@@ -182,7 +182,7 @@ class Api:
 
 def decode(request: web.BaseRequest, body: str) -> Call:
     """Find the route and the parameters of a request: in the body of a POST, in the query of a GET."""
-    route, found = route_of(request.method, request.path)
+    route, object_id = route_of(request.method, request.path)
     if request.method == "POST" and request.path.startswith("/v2/"):
         params = _decode_json(body)
     else:
@@ -191,7 +191,7 @@ def decode(request: web.BaseRequest, body: str) -> Call:
         route=route,
         method=request.method,
         path=request.path,
-        object_id=found,
+        object_id=object_id,
         params=params,
         body=body,
         headers=request.headers,

@@ -86,7 +86,7 @@ class Billing:
         customer, subscription = text(params, "customer", default=""), text(params, "subscription", default="")
         collection = one_of(params, "collection_method", ("charge_automatically", "send_invoice"), default="")
         created = moments(params, "created")
-        found = [
+        invoices = [
             self._as_json(invoice, now)
             for invoice in reversed(self.invoices.values())
             if status in ("", invoice.status)
@@ -95,7 +95,7 @@ class Billing:
             and collection in ("", invoice.collection_method)
             and created(invoice.created)
         ]
-        return page(found, params, "/v1/invoices")
+        return page(invoices, params, "/v1/invoices")
 
     def retrieve_invoice(self, invoice: str, params: Params, now: float) -> dict[str, Any]:
         """Give one invoice."""
@@ -111,11 +111,11 @@ class Billing:
     def finalize_invoice(self, invoice: str, params: Params, now: float) -> dict[str, Any]:
         """Finalise a draft before its hour is over (docs.stripe.com/api/invoices/finalize)."""
         only(params)
-        found = self._found(invoice)
-        if found.finalized_at is not None:
+        finalised = self._found(invoice)
+        if finalised.finalized_at is not None:
             raise StripeError("This invoice is already finalized, you can't re-finalize a non-draft invoice.")
-        self.finalize(found, int(now))
-        return self._as_json(found, now)
+        self.finalize(finalised, int(now))
+        return self._as_json(finalised, now)
 
     def create_preview(self, params: Params, now: float) -> dict[str, Any]:
         """Show the next invoice as it would be if the period ended now (docs.stripe.com/api/invoices/create_preview).

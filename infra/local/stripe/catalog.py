@@ -84,14 +84,14 @@ class Catalog:
         only(params, "active", "created", "ids", *PAGING)
         created, ids = moments(params, "created"), texts(params, "ids")
         active = flag(params, "active", default=True) if "active" in params else None
-        found = [
+        products = [
             dict(product)
             for product in reversed(self.products.values())
             if active in (None, product["active"])
             and created(product["created"])
             and (ids is None or product["id"] in ids)
         ]
-        return page(found, params, "/v1/products")
+        return page(products, params, "/v1/products")
 
     def retrieve_product(self, product: str, params: Params, _now: float) -> dict[str, Any]:
         """Give one product."""
@@ -101,15 +101,15 @@ class Catalog:
     def update_product(self, product: str, params: Params, now: float) -> dict[str, Any]:
         """Change a product; inactive, it takes no new price's purchase (docs.stripe.com/api/products/update)."""
         only(params, "active", "metadata", "name", *PRODUCT_TEXTS)
-        found = self._product(product)
+        changed = self._product(product)
         changes: dict[str, Any] = {
             name: text(params, name, default="") or None for name in PRODUCT_TEXTS if name in params
         }
         if "name" in params:
             changes["name"] = text(params, "name")
-        changes["active"] = flag(params, "active", default=found["active"])
-        found |= changes | {"metadata": metadata(found["metadata"], params), "updated": int(now)}
-        return dict(found)
+        changes["active"] = flag(params, "active", default=changed["active"])
+        changed |= changes | {"metadata": metadata(changed["metadata"], params), "updated": int(now)}
+        return dict(changed)
 
     def create_price(self, params: Params, now: float) -> dict[str, Any]:
         """Create a price (docs.stripe.com/api/prices/create). Here a recurring one, with its product made before."""
@@ -155,15 +155,15 @@ class Catalog:
         type_ = one_of(params, "type", ("one_time", "recurring"), default="")
         recurring = nested(params, "recurring")
         only(recurring, "interval", "meter", "usage_type")
-        found = []
+        prices = []
         for price in reversed(self.prices.values()):
             shown = price.as_json(tiers="data.tiers" in tiers)
             wanted = active in (None, price.active) and created(price.created)
             wanted = wanted and product in ("", price.product) and currency in ("", price.currency)
             wanted = wanted and type_ in ("", shown["type"]) and (keys is None or price.lookup_key in keys)
             if wanted and all(shown["recurring"].get(name) == value for name, value in recurring.items()):
-                found.append(shown)
-        return page(found, params, "/v1/prices")
+                prices.append(shown)
+        return page(prices, params, "/v1/prices")
 
     def retrieve_price(self, price: str, params: Params, _now: float) -> dict[str, Any]:
         """Give one price."""
@@ -174,13 +174,13 @@ class Catalog:
         """Change what is not an amount of a price (docs.stripe.com/api/prices/update)."""
         only(params, "active", "expand", "lookup_key", "metadata", "nickname", "transfer_lookup_key")
         tiers = expanded(params, "tiers")
-        found = self.price(price)
-        active = flag(params, "active", default=found.active)
-        nickname = text(params, "nickname", default="") or None if "nickname" in params else found.nickname
-        merged = metadata(found.metadata, params)
-        self._take_lookup_key(found, params)
-        found.active, found.nickname, found.metadata = active, nickname, merged
-        return found.as_json(tiers="tiers" in tiers)
+        changed = self.price(price)
+        active = flag(params, "active", default=changed.active)
+        nickname = text(params, "nickname", default="") or None if "nickname" in params else changed.nickname
+        merged = metadata(changed.metadata, params)
+        self._take_lookup_key(changed, params)
+        changed.active, changed.nickname, changed.metadata = active, nickname, merged
+        return changed.as_json(tiers="tiers" in tiers)
 
     def price(self, price: str, *, param: str = "price", status: int = 404) -> Price:
         """Find a price by its id, or answer `status`."""

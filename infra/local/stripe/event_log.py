@@ -42,14 +42,14 @@ class EventLog:
             raise StripeError("You may only specify one of these parameters: type, types.", param="type")
         if "type" in params:
             kinds = [text(params, "type")]
-        found = [
+        events = [
             event
             for event in reversed(self.events)
             if event["created"] > now - EVENT_MEMORY
             and created(event["created"])
             and (kinds is None or any(_is_of(event["type"], kind) for kind in kinds))
         ]
-        return page(found, params, "/v1/events")
+        return page(events, params, "/v1/events")
 
     def retrieve_event(self, event: str, params: Params, now: float) -> dict[str, Any]:
         """Give one event of the last 30 days."""

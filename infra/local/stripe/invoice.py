@@ -60,12 +60,12 @@ class Invoice:
         """Give its lines, those of a draft by what the meters hold now."""
         if self.finalized_at is not None:
             return self.lines
-        found: list[dict[str, Any]] = []
+        lines: list[dict[str, Any]] = []
         for part in self.parts:
             quantity = measure(part) if part.quantity is None else part.quantity
             for charge in part.price.charges(quantity, part.share):
-                found.append(
-                    self._line(len(found) + 1, part, charge.quantity, charge.amount)
+                lines.append(
+                    self._line(len(lines) + 1, part, charge.quantity, charge.amount)
                     | {
                         "description": f"{charge.quantity} \N{MULTIPLICATION SIGN} {part.price.name}{charge.text}",
                         "pricing": {
@@ -75,7 +75,7 @@ class Invoice:
                         },
                     }
                 )
-        return found
+        return lines
 
     def _line(self, number: int, part: Part, quantity: Quantity, amount: int) -> dict[str, Any]:
         """Give a line item object (docs.stripe.com/api/invoice-line-item/object)."""
@@ -116,69 +116,33 @@ class Invoice:
         total, status = _total(lines), self.status
         paid = total if status == "paid" else 0
         return {
+            **_unchanging(),
             "id": self.id,
             "object": "invoice",
-            "account_country": "US",
-            "account_name": None,
-            "account_tax_ids": None,
             "amount_due": total,
-            "amount_overpaid": 0,
             "amount_paid": paid,
-            "amount_paid_off_stripe": 0,
             "amount_remaining": total - paid,
-            "amount_shipping": 0,
-            "application": None,
-            "attempt_count": 0,
             "attempted": status == "paid",
             "auto_advance": status != "paid",
-            "automatic_tax": {
-                "disabled_reason": None,
-                "enabled": False,
-                "liability": None,
-                "provider": None,
-                "status": None,
-            },
             "automatically_finalizes_at": self.created + DRAFT_TIME if self.finalized_at is None else None,
             "billing_reason": self.billing_reason,
             "collection_method": self.collection_method,
             "created": self.created,
             "currency": self.currency,
-            "custom_fields": None,
             "customer": self.customer["id"],
-            "customer_account": None,
-            "customer_address": None,
             "customer_email": self.customer["email"],
             "customer_name": self.customer["name"],
             "customer_phone": self.customer["phone"],
-            "customer_shipping": None,
-            "customer_tax_exempt": "none",
-            "customer_tax_ids": [],
-            "default_payment_method": None,
-            "default_source": None,
-            "default_tax_rates": [],
-            "description": None,
-            "discounts": [],
             "due_date": self._due_date(),
             "effective_at": self.finalized_at,
             "ending_balance": None if self.finalized_at is None else 0,
-            "footer": None,
-            "from_invoice": None,
-            "hosted_invoice_url": None,
-            "invoice_pdf": None,
-            "issuer": {"type": "self"},
-            "last_finalization_error": None,
-            "latest_revision": None,
             "lines": {
                 "object": "list",
                 "data": lines[:EMBEDDED],
                 "has_more": len(lines) > EMBEDDED,
                 "url": f"/v1/invoices/{self.id}/lines",
             },
-            "livemode": False,
-            "metadata": {},
-            "next_payment_attempt": None,
             "number": self.number,
-            "on_behalf_of": None,
             "parent": {
                 "quote_details": None,
                 "subscription_details": {
@@ -187,21 +151,8 @@ class Invoice:
                 },
                 "type": "subscription_details",
             },
-            "payment_settings": {
-                "default_mandate": None,
-                "payment_method_options": None,
-                "payment_method_types": None,
-            },
             "period_end": self.period_end,
             "period_start": self.period_start,
-            "post_payment_credit_notes_amount": 0,
-            "pre_payment_credit_notes_amount": 0,
-            "receipt_number": None,
-            "rendering": None,
-            "shipping_cost": None,
-            "shipping_details": None,
-            "starting_balance": 0,
-            "statement_descriptor": None,
             "status": status,
             "status_transitions": {
                 "finalized_at": self.finalized_at,
@@ -211,13 +162,8 @@ class Invoice:
             },
             "subtotal": total,
             "subtotal_excluding_tax": total,
-            "test_clock": None,
             "total": total,
-            "total_discount_amounts": [],
             "total_excluding_tax": total,
-            "total_pretax_credit_amounts": [],
-            "total_taxes": [],
-            "webhooks_delivered_at": None,
         }
 
     def _due_date(self) -> int | None:
@@ -230,3 +176,64 @@ class Invoice:
 def _total(lines: Sequence[dict[str, Any]]) -> int:
     """Add the amounts of lines."""
     return sum(line["amount"] for line in lines)
+
+
+def _unchanging() -> dict[str, Any]:
+    """Give what is the same of every invoice here."""
+    return {
+        "account_country": "US",
+        "account_name": None,
+        "account_tax_ids": None,
+        "amount_overpaid": 0,
+        "amount_paid_off_stripe": 0,
+        "amount_shipping": 0,
+        "application": None,
+        "attempt_count": 0,
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "provider": None,
+            "status": None,
+        },
+        "custom_fields": None,
+        "customer_account": None,
+        "customer_address": None,
+        "customer_shipping": None,
+        "customer_tax_exempt": "none",
+        "customer_tax_ids": [],
+        "default_payment_method": None,
+        "default_source": None,
+        "default_tax_rates": [],
+        "description": None,
+        "discounts": [],
+        "footer": None,
+        "from_invoice": None,
+        "hosted_invoice_url": None,
+        "invoice_pdf": None,
+        "issuer": {"type": "self"},
+        "last_finalization_error": None,
+        "latest_revision": None,
+        "livemode": False,
+        "metadata": {},
+        "next_payment_attempt": None,
+        "on_behalf_of": None,
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "receipt_number": None,
+        "rendering": None,
+        "shipping_cost": None,
+        "shipping_details": None,
+        "starting_balance": 0,
+        "statement_descriptor": None,
+        "test_clock": None,
+        "total_discount_amounts": [],
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+        "webhooks_delivered_at": None,
+    }

@@ -76,21 +76,21 @@ def _lists(value: Any) -> Any:
     return inner
 
 
-def page(found: Sequence[Mapping[str, Any]], params: Params, url: str) -> dict[str, Any]:
+def page(objects: Sequence[Mapping[str, Any]], params: Params, url: str) -> dict[str, Any]:
     """Cut one page out of a list (docs.stripe.com/api/pagination): 10 objects, or `limit` of 1 to 100."""
     limit = integer(params, "limit", default=10)
     if not 1 <= limit <= 100:  # noqa: PLR2004  the documented range
         raise StripeError(f"Invalid limit: must be between 1 and 100, got {limit}.", param="limit")
-    first, last = 0, len(found)
+    first, last = 0, len(objects)
     for name in ("starting_after", "ending_before"):
         if name not in params:
             continue
         cursor = text(params, name)
-        at = next((index for index, each in enumerate(found) if each["id"] == cursor), None)
+        at = next((index for index, each in enumerate(objects) if each["id"] == cursor), None)
         if at is None:
             raise StripeError(f"No such object: '{cursor}'", code="resource_missing", param=name)
         first, last = (at + 1, last) if name == "starting_after" else (max(first, at - limit), at)
-    data = list(found[first : min(last, first + limit)])
+    data = list(objects[first : min(last, first + limit)])
     has_more = first > 0 if "ending_before" in params else first + limit < last
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
 

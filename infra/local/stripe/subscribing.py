@@ -98,7 +98,7 @@ class Subscriptions:
         customer, price = text(params, "customer", default=""), text(params, "price", default="")
         created = moments(params, "created")
         shown = {"": ("active",), "all": ("active", "canceled"), "ended": ("canceled",)}.get(status, (status,))
-        found = [
+        subscriptions = [
             each.as_json()
             for each in reversed(self.billing.subscriptions.values())
             if each.status in shown
@@ -106,7 +106,7 @@ class Subscriptions:
             and (not price or any(item.price.id == price for item in each.items.values()))
             and created(each.created)
         ]
-        return page(found, params, "/v1/subscriptions")
+        return page(subscriptions, params, "/v1/subscriptions")
 
     def retrieve_subscription(self, subscription: str, params: Params, _now: float) -> dict[str, Any]:
         """Give one subscription, also a canceled one."""
@@ -121,54 +121,54 @@ class Subscriptions:
         with the next period, and deleted ones are not paid back: prorations of licences are not built here.
         """
         only(params, "description", "items", "metadata", "proration_behavior")
-        found = self._found(subscription)
-        if found.canceled_at is not None:
+        changed = self._found(subscription)
+        if changed.canceled_at is not None:
             raise StripeError("A canceled subscription can only update its cancellation_details and metadata.")
         prorates, at = _prorates(params), int(now)
         added, deleted = [], []
         for number, each in enumerate(rows(params, "items")):
             if flag(each, "deleted", default=False):
                 only(each, "deleted", "id")
-                deleted.append(self._item(found, text(each, "id"), number))
+                deleted.append(self._item(changed, text(each, "id"), number))
             else:
                 added.append(self._wanted(each, number))
-        if len(deleted) == len(found.items) and not added:
+        if len(deleted) == len(changed.items) and not added:
             raise StripeError("A subscription must have at least one item.", param="items")
-        found = replace(
-            found,
-            items=dict(found.items),
-            pending=list(found.pending),
-            description=text(params, "description", default=found.description or "") or None,
-            metadata=metadata(found.metadata, params),
+        changed = replace(
+            changed,
+            items=dict(changed.items),
+            pending=list(changed.pending),
+            description=text(params, "description", default=changed.description or "") or None,
+            metadata=metadata(changed.metadata, params),
         )
         for item in deleted:
-            del found.items[item.id]
+            del changed.items[item.id]
             if item.price.metered and prorates:
-                found.pending.append(item.usage(at))
+                changed.pending.append(item.usage(at))
         for price, quantity, about in added:
-            self._add(found, price, quantity, at).metadata = about
-        self.billing.subscriptions[found.id] = found
-        self.billing.note(found.next_end, CYCLE, found.id)
-        self.billing.log.record("customer.subscription.updated", found.as_json(), at)
-        return found.as_json()
+            self._add(changed, price, quantity, at).metadata = about
+        self.billing.subscriptions[changed.id] = changed
+        self.billing.note(changed.next_end, CYCLE, changed.id)
+        self.billing.log.record("customer.subscription.updated", changed.as_json(), at)
+        return changed.as_json()
 
     def cancel_subscription(self, subscription: str, params: Params, now: float) -> dict[str, Any]:
         """End a subscription now; with `invoice_now` its usage so far is billed, otherwise never (docs: .../cancel)."""
         only(params, "invoice_now", "prorate")
-        found, at = self._found(subscription), int(now)
-        if found.canceled_at is not None:
+        cancelled, at = self._found(subscription), int(now)
+        if cancelled.canceled_at is not None:
             message = f"No such subscription: '{subscription}'"
             raise StripeError(message, status=404, code="resource_missing", param="id")
         if flag(params, "prorate", default=False):
             raise StripeError("Prorations of licences are not built here.", param="prorate")
         if flag(params, "invoice_now", default=False):
-            usage = [item.usage(at) for item in found.items.values() if item.price.metered]
-            if usage or found.pending:
-                invoice = self.billing.draft(found, [*found.pending, *usage], "subscription_update", at)
+            usage = [item.usage(at) for item in cancelled.items.values() if item.price.metered]
+            if usage or cancelled.pending:
+                invoice = self.billing.draft(cancelled, [*cancelled.pending, *usage], "subscription_update", at)
                 self.billing.finalize(invoice, at)
-        found.canceled_at = at
-        self.billing.log.record("customer.subscription.deleted", found.as_json(), at)
-        return found.as_json()
+        cancelled.canceled_at = at
+        self.billing.log.record("customer.subscription.deleted", cancelled.as_json(), at)
+        return cancelled.as_json()
 
     def _wanted(self, params: Params, number: int) -> tuple[Price, int, dict[str, str]]:
         """Read an item: an active price, a quantity if it is a licence, metadata."""

@@ -12,7 +12,7 @@ from typing import Any
 
 ATTEMPTS = 4  # Stripe itself goes on for three days
 PAUSE = 0.05  # seconds before the second attempt, doubled before each further one
-PATIENCE = 10.0  # seconds that one attempt may take
+PATIENCE = 60.0  # seconds that one attempt may take
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,25 +9,6 @@ from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.doctor.findings import DAY, DEPLOY, Finding, broken, items, measured, ok, warning
 from metering.model.periods import CLOCK_SKEW
 
-OUTPUTS: Final = (
-    "CountersTable",
-    "LedgerTable",
-    "Bucket",
-    "Road",
-    "AccessLogGroup",
-    "RecordUsageFunction",
-    "ClosePeriodsFunction",
-    "PostUsageFunction",
-    "ReconcileUsageFunction",
-    "NotificationsUrl",
-    "StripeSecret",
-    "StripeApiBase",
-    "Deployment",
-    "Metrics",
-    "AlarmTopic",
-)
-"""What the commands read of the stack."""
-
 MOST_API_KEYS: Final = 10_000
 """API keys per account and Region (API Gateway Developer Guide, "Quotas"); it cannot be raised."""
 
@@ -83,9 +64,6 @@ def check_stack(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that the stack was deployed by a version that these commands fit."""
-    if missing := [name for name in OUTPUTS if name not in deployment.outputs]:
-        yield broken(f"the stack has no {', '.join(missing)}: an older version deployed it", DEPLOY)
-        return
     try:
         metrics, plans = deployment.declared_metrics, deployment.declared_plans
     except OperatorError as error:
@@ -96,18 +74,18 @@ def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that somebody is told, and what rings."""
-    topic = deployment.outputs["AlarmTopic"]
+    topic = deployment.outputs.alarm_topic
     told = [
-        one
-        for one in items(deployment.client("sns"), "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
-        if one["SubscriptionArn"] != "PendingConfirmation"
+        listed
+        for listed in items(deployment.client("sns"), "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
+        if listed["SubscriptionArn"] != "PendingConfirmation"
     ]
     if not told:
         yield warning("nobody is told of an alarm", f"subscribe to the topic {topic}, and confirm it")
     cloudwatch = deployment.client("cloudwatch")
     ringing = [
-        one["AlarmName"]
-        for one in items(
+        listed["AlarmName"]
+        for listed in items(
             cloudwatch, "describe_alarms", "MetricAlarms", StateValue="ALARM", AlarmNamePrefix=f"{deployment.stack}-"
         )
     ]

@@ -59,11 +59,11 @@ def examine(deployment: Deployment, clock: Callable[[], datetime]) -> Iterator[L
     """Make every check and yield what it finds; one that cannot be made is a warning that says why."""
     for name, check in CHECKS.items():
         try:
-            for found in check(deployment, clock()):
-                yield Line(name, found.state, found.said, found.do)
+            for finding in check(deployment, clock()):
+                yield Line(name, finding.state, finding.said, finding.do)
         except Exception as error:  # noqa: BLE001 - whatever one check meets, the others are still made, and it is said
-            found = _unchecked(error)
-            yield Line(name, found.state, found.said, found.do)
+            finding = _unchecked(error)
+            yield Line(name, finding.state, finding.said, finding.do)
 
 
 def _unchecked(error: Exception) -> Finding:

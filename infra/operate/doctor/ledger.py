@@ -42,15 +42,15 @@ def check_posting(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """Count what was set aside; each batch that ever was is read."""
-    waiting = (one for one in redrive.entries(deployment) if not one.batch.startswith(FAILED_BATCHES))
-    found = [*islice(waiting, MOST_SHOWN)]
-    if not found:
+    waiting = (entry for entry in redrive.entries(deployment) if not entry.batch.startswith(FAILED_BATCHES))
+    entries = [*islice(waiting, MOST_SHOWN)]
+    if not entries:
         yield ok("nothing is set aside")
         return
-    reasons = sorted({reason for one in found for reason in one.reasons})
+    reasons = sorted({reason for entry in entries for reason in entry.reasons})
+    left, batches = sum(entry.left for entry in entries), f"{len(entries)}{'+' * (len(entries) == MOST_SHOWN)}"
     yield warning(
-        f"{sum(one.left for one in found):,} lines of {len(found)}{'+' * (len(found) == MOST_SHOWN)} batches are set "
-        f"aside and not billed: {reasons[0]}{', ...' * (len(reasons) > 1)}",
+        f"{left:,} lines of {batches} batches are set aside and not billed: {reasons[0]}{', ...' * (len(reasons) > 1)}",
         "metering set-aside list shows why; mend the cause, then metering set-aside redrive --all",
     )
 
@@ -58,14 +58,14 @@ def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]
 def check_dead_letters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See whether a batch, or on the road over Firehose an object, failed for good."""
     s3 = deployment.client("s3")
-    found = s3.list_objects_v2(Bucket=deployment.outputs["Bucket"], Prefix=FAILED_BATCHES, MaxKeys=MOST_SHOWN)
-    failed = found.get("KeyCount", 0)
+    listed = s3.list_objects_v2(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES, MaxKeys=MOST_SHOWN)
+    failed = listed.get("KeyCount", 0)
     if failed:
         yield broken(
-            f"{failed}{'+' * bool(found.get('IsTruncated'))} batches failed for good and are not counted",
+            f"{failed}{'+' * bool(listed.get('IsTruncated'))} batches failed for good and are not counted",
             "read the log of record_usage, mend the cause, then metering set-aside redrive --all",
         )
-    queue = deployment.outputs.get("FailedObjects")
+    queue = deployment.outputs.failed_objects
     waiting = 0
     if queue:
         wanted = ["ApproximateNumberOfMessages"]
@@ -82,18 +82,20 @@ def check_dead_letters(deployment: Deployment, _now: datetime) -> Iterator[Findi
 
 def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See whether replaced keys are still valid that should not be."""
-    there = [*AccessNotes(deployment.client("dynamodb"), deployment.outputs["LedgerTable"]).rotations()]
-    due = [one for one in there if one.is_due(now)]
+    rotations = [*AccessNotes(deployment.client("dynamodb"), deployment.outputs.ledger_table).rotations()]
+    due = [rotation for rotation in rotations if rotation.is_due(now)]
     if due:
-        named = ", ".join(f"{one.old} of {one.customer}" for one in due)
+        named = ", ".join(f"{rotation.old} of {rotation.customer}" for rotation in due)
         yield broken(
             f"replaced keys still open what they should not: {named}", "metering customers rotate-key --finish"
         )
-    for one in there:
-        if not one.until:
-            do = f"metering customers rotate-key {one.customer} --key {one.old}"
-            yield warning(f"the rotation of the key {one.old} of {one.customer} was interrupted", do)
-    if not due and all(one.until for one in there):
+    for rotation in rotations:
+        if not rotation.until:
+            do = f"metering customers rotate-key {rotation.customer} --key {rotation.old}"
+            yield warning(f"the rotation of the key {rotation.old} of {rotation.customer} was interrupted", do)
+    if not due and all(rotation.until for rotation in rotations):
         yield ok(
-            f"{len(there)} replaced keys are still valid, as they should be" if there else "no replaced key is valid"
+            f"{len(rotations)} replaced keys are still valid, as they should be"
+            if rotations
+            else "no replaced key is valid"
         )

@@ -5,14 +5,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, DEPLOY, Finding, Measured, broken, items, measured, ok, warning
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
-
-_FUNCTION: Final = "Function"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +28,9 @@ def check_log_format(deployment: Deployment, _now: datetime) -> Iterator[Finding
 
     One call for each REST and HTTP API of the Region.
     """
-    ours = [f":log-group:{deployment.outputs['AccessLogGroup']}"]
-    if "DeliveryStream" in deployment.outputs:
-        ours.append(f":deliverystream/{deployment.outputs['DeliveryStream']}")
+    ours = [f":log-group:{deployment.outputs.access_log_group}"]
+    if deployment.outputs.delivery_stream:
+        ours.append(f":deliverystream/{deployment.outputs.delivery_stream}")
     variables = declared(deployment.declared_metrics)
     there = [one for one in _stages(deployment) if one.destination.removesuffix(":*").endswith(tuple(ours))]
     if not there:
@@ -69,10 +67,10 @@ def _stages(deployment: Deployment) -> Iterator[_Stage]:
 
 def _fields(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _caller(text: str) -> str:
@@ -97,12 +95,12 @@ def _reformat(stage: _Stage) -> str:
 
 def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See that the access log is brought to ``record_usage``, that it may be, and whether it failed in the last day."""
-    group, name = deployment.outputs["AccessLogGroup"], deployment.outputs["RecordUsageFunction"]
+    group, name = deployment.outputs.access_log_group, deployment.outputs.record_usage_function
     logs, functions = deployment.client("logs"), deployment.client("lambda")
     filters = [
-        one
-        for one in items(logs, "describe_subscription_filters", "subscriptionFilters", logGroupName=group)
-        if one["destinationArn"].split(":function:")[-1].split(":")[0] == name
+        subscription
+        for subscription in items(logs, "describe_subscription_filters", "subscriptionFilters", logGroupName=group)
+        if subscription["destinationArn"].split(":function:")[-1].split(":")[0] == name
     ]
     if not filters:
         yield broken(
@@ -110,7 +108,7 @@ def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Findin
             f"{DEPLOY}, then bring in what was missed: metering recount --all --from HOUR --fix",
         )
         return
-    if any(one.get("filterPattern") for one in filters):
+    if any(subscription.get("filterPattern") for subscription in filters):
         yield broken("the subscription has a pattern, which keeps lines away unseen", DEPLOY)
     if not _may_be_invoked(functions, name):
         yield broken(
@@ -119,7 +117,8 @@ def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Findin
         )
         return
     dimensions = [
-        {"LogGroupName": group, "DestinationType": "Lambda", "FilterName": one["filterName"]} for one in filters
+        {"LogGroupName": group, "DestinationType": "Lambda", "FilterName": subscription["filterName"]}
+        for subscription in filters
     ]
     names = ("DeliveryErrors", "DeliveryThrottling")
     metrics: list[Measured] = [("AWS/Logs", metric, "Sum", where) for metric in names for where in dimensions]
@@ -145,9 +144,9 @@ def _may_be_invoked(functions: Any, name: str) -> bool:
 
 def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """On the road over Firehose: see that the stream is active, delivers, and that its objects are taken."""
-    if "DeliveryStream" not in deployment.outputs:
+    name, function = deployment.outputs.delivery_stream, deployment.outputs.record_usage_function
+    if not name:
         return
-    name, function = deployment.outputs["DeliveryStream"], deployment.outputs["RecordUsageFunction"]
     found = deployment.client("firehose").describe_delivery_stream(DeliveryStreamName=name)
     status = found["DeliveryStreamDescription"]["DeliveryStreamStatus"]
     if status != "ACTIVE":
@@ -172,15 +171,16 @@ def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
 def check_functions(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See that each function can run, and how often it failed or was throttled in the last day."""
     functions = deployment.client("lambda")
-    for output in sorted(name for name in deployment.outputs if name.endswith(_FUNCTION)):
-        name = deployment.outputs[output]
-        found = functions.get_function_configuration(FunctionName=name)
-        state, update = found.get("State", "Active"), found.get("LastUpdateStatus", "Successful")
+    for name in deployment.outputs.functions:
+        function = functions.get_function_configuration(FunctionName=name)
+        state, update = function.get("State", "Active"), function.get("LastUpdateStatus", "Successful")
         if (state, update) not in (("Active", "Successful"), ("Inactive", "Successful")):
-            yield broken(f"{name} is {state}, its last update {update}: {found.get('StateReason', '')}", DEPLOY)
+            yield broken(f"{name} is {state}, its last update {update}: {function.get('StateReason', '')}", DEPLOY)
             continue
         where = {"FunctionName": name}
-        wanted: list[Measured] = [("AWS/Lambda", one, "Sum", where) for one in ("Invocations", "Errors", "Throttles")]
+        wanted: list[Measured] = [
+            ("AWS/Lambda", metric, "Sum", where) for metric in ("Invocations", "Errors", "Throttles")
+        ]
         runs, errors, throttles = measured(deployment, wanted, now, DAY)
         said = f"{name}: {runs:,.0f} runs in the last day, {errors:,.0f} failed, {throttles:,.0f} throttled"
         do = "read its log; what an alarm asks of you is in infra/operate/RUNBOOK.md"
@@ -198,19 +198,19 @@ def check_schedules(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         "StackResourceSummaries",
         StackName=deployment.stack,
     )
-    schedules = [one for one in resources if one["ResourceType"] == "AWS::Scheduler::Schedule"]
+    schedules = [resource for resource in resources if resource["ResourceType"] == "AWS::Scheduler::Schedule"]
     if not schedules:
         yield broken("the stack has no schedule, so that nothing is closed by itself", DEPLOY)
     for resource in schedules:
         name = resource["PhysicalResourceId"]
-        found = deployment.client("scheduler").get_schedule(Name=name)
-        if found["State"] != "ENABLED":
-            yield broken(f"the schedule {name} is {found['State']}", "enable it in EventBridge Scheduler")
+        schedule = deployment.client("scheduler").get_schedule(Name=name)
+        if schedule["State"] != "ENABLED":
+            yield broken(f"the schedule {name} is {schedule['State']}", "enable it in EventBridge Scheduler")
             continue
-        function = found["Target"]["Arn"].split(":function:")[-1].split(":")[0]
-        window = 3 * max(_interval(found["ScheduleExpression"]), timedelta(minutes=10))
+        function = schedule["Target"]["Arn"].split(":function:")[-1].split(":")[0]
+        window = 3 * max(_interval(schedule["ScheduleExpression"]), timedelta(minutes=10))
         where = {"FunctionName": function}
-        wanted: list[Measured] = [("AWS/Lambda", one, "Sum", where) for one in ("Invocations", "Errors")]
+        wanted: list[Measured] = [("AWS/Lambda", metric, "Sum", where) for metric in ("Invocations", "Errors")]
         runs, errors = measured(deployment, wanted, now, window)
         of_late = f"in the last {window.total_seconds() / 60:.0f} minutes"
         if runs and errors < runs:

@@ -83,12 +83,12 @@ def _declared(metrics: tuple[Metric, ...]) -> tuple[dict[str, int], frozenset[st
 def _fields(line: str) -> dict[str, str]:
     """Return a line's fields as text; raise UnreadableError for what is not our format."""
     try:
-        found = json.loads(line)
+        parsed = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON") from error
-    if not isinstance(found, dict) or not isinstance(found.get("metering"), str):
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("metering"), str):
         raise UnreadableError("not our format")
-    fields = {name: str(value) for name, value in found.items()}
+    fields = {name: str(value) for name, value in parsed.items()}
     version, _, written = fields["metering"].partition(":")
     if version != FORMAT_VERSION or written not in ("", str(len(fields))):
         raise UnreadableError("not our format")
@@ -142,10 +142,10 @@ def _meter(metric: Count | Sum | Max, fields: Mapping[str, str]) -> str:
 def read_usage_line(event_id: str, line: str, metrics: Sequence[Metric]) -> Record | None:
     """Return what a usage line reports, or None if it is none; raise UnreadableError."""
     try:
-        found = json.loads(line, parse_float=Decimal)
+        parsed = json.loads(line, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError):
         return None
-    usage = found.get("usage") if isinstance(found, dict) else None
+    usage = parsed.get("usage") if isinstance(parsed, dict) else None
     if not isinstance(usage, dict):
         return None
     kinds = {metric.name: metric for metric in metrics if isinstance(metric, Sum | Max) and metric.of == USAGE_LINES}

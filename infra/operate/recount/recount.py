@@ -12,7 +12,7 @@ in the ledger's quantity, and no difference. So a recount that is repeated mends
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -42,7 +42,7 @@ _Where = tuple[Subject, str]
 """Whom usage belongs to, and the meter or metric."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Compared:
     """One line of the report; ``period`` is an hour, or a month for distinct values.
 
@@ -146,15 +146,14 @@ class Recount:
             begin = begin.month_end
         return left_out
 
-    def fix(self, line: Compared, who: str) -> None:
-        """Mend what a line says, and note in it that this is done, or why not.
+    def fix(self, line: Compared, who: str) -> Compared:
+        """Mend what a line says, and return it with a note that this is done, or why not.
 
         The correction is bound to the count that it was made against: it is void once another is counted.
         """
         if line.difference:
             if line.subject.kind is Kind.KEY:
-                line.note = NO_CUSTOMER
-                return
+                return replace(line, note=NO_CUSTOMER)
             try:
                 adjust(
                     self._deployment,
@@ -168,11 +167,10 @@ class Recount:
                     now=self._now,
                 )
             except OperatorError as error:
-                line.note = str(error)
-                return
+                return replace(line, note=str(error))
         for hour in line.stale:
             self._deployment.counters.marks.mark_late(hour, line.subject, new_mark())
-        line.fixed = line.stays
+        return replace(line, fixed=line.stays)
 
     # --- an hour ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +187,7 @@ class Recount:
         named = [self._only] if self._only else deployment.ledger.holders.customer_ids()
         subjects = {*map(customer, named), *(() if self._only else owners.values())}
         rows = deployment.ledger.rows.at(hour, subjects)
-        ready, waiting, before = (self._by_owner(one, owners) for one in (*archived[:2], counted))
+        ready, waiting, before = (self._by_owner(numbers, owners) for numbers in (*archived[:2], counted))
         for subject in sorted(subjects):
             for meter in self._meters:
                 where = (subject, meter)
@@ -202,9 +200,9 @@ class Recount:
                 if any(numbers) or total is not None:
                     yield self._compare_meter(hour, where, numbers, rows[subject], is_written=is_written)
         for into, values in ((month.ready, archived[2]), (month.waiting, archived[3])):
-            for (source, metric), found in values.items():
+            for (source, metric), distinct in values.items():
                 if owners[source] in subjects:
-                    into.setdefault((owners[source], metric), set()).update(found)
+                    into.setdefault((owners[source], metric), set()).update(distinct)
 
     def _compare_meter(
         self, hour: Hour, where: _Where, numbers: tuple[int, int, int], row: UsageRow, *, is_written: bool
@@ -286,11 +284,11 @@ class Recount:
     def _archive(self) -> Archive:
         client, outputs = self._deployment.client, self._deployment.outputs
         usage_logs = self._usage_log_groups() if reads_usage_lines(self._metrics) else []
-        return Archive(client("s3"), client("logs"), outputs["Bucket"], outputs["AccessLogGroup"], usage_logs)
+        return Archive(client("s3"), client("logs"), outputs.bucket, outputs.access_log_group, usage_logs)
 
     def _usage_log_groups(self) -> list[str]:
         """Return the log groups that may invoke ``record_usage``, but for the access log: those of usage lines."""
-        function = self._deployment.outputs["RecordUsageFunction"]
+        function = self._deployment.outputs.record_usage_function
         policy = json.loads(self._deployment.client("lambda").get_policy(FunctionName=function)["Policy"])
         arns = [
             str(of_arn)
@@ -300,29 +298,29 @@ class Recount:
             if name.lower() == "aws:sourcearn"
         ]
         groups = {arn.split(":log-group:")[1].removesuffix(":*") for arn in arns if ":log-group:" in arn}
-        return sorted(groups - {self._deployment.outputs["AccessLogGroup"]})
+        return sorted(groups - {self._deployment.outputs.access_log_group})
 
     def _set_aside(self) -> set[str]:
         """Return the ids of the records that were set aside, surely not counted, and not redriven yet."""
-        found: set[str] = set()
+        ids: set[str] = set()
         for name in self._deployment.set_aside.batches():
             kept = self._deployment.set_aside.of(name)
             if kept.certain is not None:
-                found |= self._ids_of(kept.certain, kept.redriven)
-        return found
+                ids |= self._ids_of(kept.certain, kept.redriven)
+        return ids
 
     def _ids_of(self, kept: SetAsideBatch, redriven: Collection[str]) -> set[str]:
         waiting = [line for line in kept.lines if line.id not in redriven]
         if kept.source is Source.USAGE_LINES:
             log_group = kept.origin.split(" ")[0]
             return {usage_record_id(log_group, line.id) for line in waiting}
-        found = set()
+        ids = set()
         for line in waiting:
             with suppress(UnreadableError):  # in the archive, too, it cannot be read
                 record = read_access_line(line.message, self._metrics)
                 if record is not None:
-                    found.add(record.id)
-        return found
+                    ids.add(record.id)
+        return ids
 
 
 def _corrections(changes: Iterable[tuple[Hour, Change]], metric: str, counted: Mapping[Hour, int]) -> tuple[int, str]:
@@ -333,7 +331,7 @@ def _corrections(changes: Iterable[tuple[Hour, Change]], metric: str, counted: M
         if change.metric == metric and change.if_counted is not None and not change.carry
     ]
     void = [change for change, is_void in made if is_void]
-    note = "; ".join(f"void: the correction of {one.amount:+} made against a count of {one.if_counted}" for one in void)
+    note = "; ".join(f"void: the correction of {it.amount:+} made against a count of {it.if_counted}" for it in void)
     return sum(change.amount for change, is_void in made if not is_void), note
 
 

@@ -1,0 +1,97 @@
+"""What a user sees of a command, and a CloudFormation that knows the stacks that a test names."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+import boto3
+
+KEY = "sk_test_local"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a user sees of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Return the one document on stdout of a command that succeeded."""
+        assert (self.code, self.err) == (0, "")
+        return json.loads(self.out)
+
+
+Metering = Callable[..., Result]
+"""Runs a command line."""
+
+
+class CloudFormation(ThreadingHTTPServer):
+    """A CloudFormation that knows stacks' outputs and templates, at an address of its own.
+
+    moto's needs packages for every service that a template can name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), DescribeStacks)
+        self.stacks: dict[tuple[str, str], dict[str, str]] = {}
+        self.templates: dict[str, dict[str, Any]] = {}
+
+    def add(self, name: str, **outputs: str) -> None:
+        """Make a stack in us-east-1."""
+        self.stacks["us-east-1", name] = outputs
+
+
+class DescribeStacks(BaseHTTPRequestHandler):
+    """Answers as the Query API does (AWS CloudFormation API Reference, "DescribeStacks", "GetTemplate")."""
+
+    def do_POST(self) -> None:
+        """Answer a call: the Region is in its signature."""
+        assert isinstance(self.server, CloudFormation)
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode(), keep_blank_values=True)
+        region, name = self.headers["Authorization"].split("/")[2], asked["StackName"][0]
+        told = self.server.stacks.get((region, name))
+        if told is None:
+            words = f"Stack with id {name} does not exist"
+            status, body = 400, f"<ErrorResponse><Error><Code>ValidationError</Code><Message>{words}</Message></Error>"
+            body += "</ErrorResponse>"
+        elif asked["Action"] == ["GetTemplate"]:
+            template = escape(json.dumps(self.server.templates.get(name, {})))
+            status, body = 200, f"<GetTemplateResponse><GetTemplateResult><TemplateBody>{template}</TemplateBody>"
+            body += "</GetTemplateResult></GetTemplateResponse>"
+        else:
+            members = "".join(
+                f"<member><OutputKey>{key}</OutputKey><OutputValue>{value}</OutputValue></member>"
+                for key, value in told.items()
+            )
+            status, body = 200, "<DescribeStacksResponse><DescribeStacksResult><Stacks><member>"
+            body += f"<StackName>{name}</StackName><Outputs>{members}</Outputs>"
+            body += "</member></Stacks></DescribeStacksResult></DescribeStacksResponse>"
+        self.send_response(status)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+def secret() -> str | None:
+    """Return what is in the deployment's secret."""
+    secrets: Any = boto3.client("secretsmanager")
+    try:
+        return str(secrets.get_secret_value(SecretId="stripe-secret")["SecretString"])
+    except secrets.exceptions.ResourceNotFoundException:
+        return None
+
+
+def put_secret(**values: str) -> None:
+    """Put values in the deployment's secret."""
+    secrets: Any = boto3.client("secretsmanager")
+    secrets.put_secret_value(SecretId="stripe-secret", SecretString=json.dumps(values))

@@ -1,0 +1,133 @@
+"""What is sold at Stripe, who is subscribed to it, and what it costs, by commands."""
+
+import json
+
+import pytest
+import stripe as stripe_sdk
+
+from infra.outputs import METADATA
+from metering.model import metrics
+from metering.model.prices import Flat, Package, PerUnit, Plan, encode
+from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result
+from tests.integration.world import World
+
+
+@pytest.fixture
+def selling(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> World:
+    """The deployment with a plan, connected, and with a customer."""
+    plan = Plan(
+        name="standard",
+        title="Standard",
+        currency="usd",
+        prices=(
+            Flat(amount=4900, included={"requests": 2}),
+            PerUnit(metric="requests", amount="0.04"),
+            Package(metric="bytes", size=1000, amount=3),
+        ),
+    )
+    declared = {"metrics": json.loads(metrics.encode(deployed.metrics)), "plans": json.loads(encode([plan]))}
+    cloudformation.templates["Metering"] = {"Metadata": {METADATA: declared}}
+    assert metering("stripe", "connect", stdin=KEY).code == 0
+    monkeypatch.setattr("infra.cli.customers.now", deployed.clock)
+    deployed.customer("acme", "key1")
+    return deployed
+
+
+def test_a_plan_gets_to_stripe(selling: World, metering: Metering) -> None:
+    """Shown before it is made, and made once."""
+    lines = [
+        "+ make product standard.base_fee: Standard: Base fee",
+        "+ make price standard.base_fee: 4900 flat (usd, each month)",
+        "+ make product standard.requests: Standard: Requests",
+        "+ make price standard.requests: graduated: up to 2 0, beyond 0.04 (usd, each month)",
+        "+ make product standard.bytes: Standard: Bytes",
+        "+ make price standard.bytes: 3 per started 1,000 (usd, each month)",
+    ]
+    for command in ("plan", "apply"):
+        assert metering("stripe", command) == Result(0, "\n".join(lines) + "\n", "")
+    assert metering("stripe", "plan") == Result(0, "Stripe is as declared\n", "")
+    assert metering("stripe", "plan", "--json").json() == {"steps": [], "in_the_way": [], "unpriced": []}
+    assert metering("stripe", "apply") == Result(0, "nothing to change\n", "")
+    assert metering("stripe", "apply", "--json").json() == {"done": []}
+    assert len(selling.meters().meters()) == 2
+
+
+def test_a_plan_says_what_is_in_its_way_and_what_nobody_pays_for(
+    selling: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """Nothing is made then."""
+    plans = cloudformation.templates["Metering"]["Metadata"][METADATA]["plans"]
+    plans[0]["prices"].pop()
+    client = stripe_sdk.StripeClient(KEY, base_addresses={"api": selling.stripe.url})
+    client.v1.products.create({"id": "Metering-standard-requests", "name": "theirs"})
+    out = metering("stripe", "plan").out
+    assert "note: no plan has a price for bytes\n" in out
+    assert "in the way: the product Metering-standard-requests at Stripe is none of ours: " in out
+    result = metering("stripe", "apply")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.endswith("give its plan or price another name. Nothing was changed\n")
+
+
+@pytest.mark.usefixtures("selling")
+def test_a_deployment_without_plans_in_its_template_says_what_to_do(
+    metering: Metering, cloudformation: CloudFormation
+) -> None:
+    """Rather than archive all that is at Stripe; and so does one whose plans are written in another way."""
+    declared = cloudformation.templates["Metering"]["Metadata"][METADATA]
+    declared["plans"][0]["colour"] = "red"
+    assert metering("stripe", "apply") == Result(
+        1, "", "error: the stack 'Metering' was deployed by another version: deploy it again\n"
+    )
+    del declared["plans"]
+    assert metering("stripe", "apply") == Result(
+        1, "", "error: the stack 'Metering' was deployed by an older version: deploy it again\n"
+    )
+
+
+@pytest.mark.usefixtures("selling")
+def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> None:
+    """Without a word to Stripe's dashboard."""
+    assert metering("customers", "subscribe", "acme", "standard").err == (
+        "error: Stripe does not have standard.base_fee, standard.requests, standard.bytes as app.py declares it: "
+        "run 'metering stripe apply' first\n"
+    )
+    assert (
+        "acme has no Stripe customer yet, so that nothing is invoiced: subscribe it" in metering("invoice", "acme").err
+    )
+    metering("stripe", "apply")
+    subscribed = metering("customers", "subscribe", "acme", "standard", "--json").json()
+    assert {**subscribed, "changed": []} == {
+        "customer": "acme",
+        "plan": "standard",
+        "stripe_customer": "cus_00000000000001",
+        "subscription": "sub_00000000000001",
+        "begins": "2026-11-22T05",
+        "changed": [],
+        "notes": [],
+    }
+    assert metering("customers", "subscribe", "acme", "standard") == Result(
+        0, "nothing to change: acme is subscribed to standard\n", ""
+    )
+    result = metering("invoice", "acme")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("acme, standard, 2026-11-22T05:00Z to 2026-12-22T05:00Z (UTC)\n")
+    assert result.out.endswith("total 49.00 USD\n")
+    document = metering("invoice", "acme", "--json").json()
+    assert document["total"] == 4900
+    assert document["lines"][0] | {"description": ""} == {
+        "price": "base_fee",
+        "description": "",
+        "quantity": 1,
+        "unit_amount": "4900",
+        "amount": 4900,
+        "period": {"from": "2026-12-22T05:00Z", "to": "2027-01-22T05:00Z"},
+    }
+
+
+@pytest.mark.usefixtures("selling")
+@pytest.mark.parametrize("command", [("invoice", "nobody"), ("customers", "subscribe", "nobody", "standard")])
+def test_what_needs_a_customer_says_that_there_is_none(metering: Metering, command: tuple[str, ...]) -> None:
+    """With how to see those that there are."""
+    assert metering(*command).err == "error: there is no customer 'nobody': 'metering customers list' shows them\n"

@@ -1,0 +1,149 @@
+"""What was set aside, by commands, and how a function that is invoked answers."""
+
+import io
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from infra.operate.deployment import Deployment, OperatorError
+from metering.counting import payloads, redriving
+from tests.doubles.outputs import outputs
+from tests.integration.cli.command_line import Metering, Result
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
+
+
+@pytest.fixture
+def recording(deployed: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world with record_usage invoked in it instead of in Lambda."""
+
+    def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
+        assert name == "record-usage"
+        if "redrive" in sent:
+            return redriving.redrive(deployed.recorder(), sent["redrive"])
+        recorded = deployed.recorder().record(payloads.subscription(sent).batch(ACCESS_LOG_GROUP))
+        return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
+
+    monkeypatch.setattr(Deployment, "invoke", invoke)
+    return deployed
+
+
+def future(world: World) -> str:
+    """Return a line that can be read an hour later."""
+    return world.line(time=str(int((HOUR.end + timedelta(minutes=1)).timestamp() * 1000)))
+
+
+def test_what_is_set_aside_is_listed_shown_and_redriven(recording: World, metering: Metering) -> None:
+    """I1, I2: a line that can be read by now is counted once, and what still cannot be is left with its reason."""
+    recording.record(recording.line(), future(recording), "nonsense")
+    (entry,) = metering("set-aside", "list", "--json").json()
+    assert (entry["kind"], entry["source"], entry["left"], entry["doubtful"]) == ("lines", "access log", 2, 0)
+    assert set(entry["reasons"].values()) == {1}
+    recording.now = HOUR.next().start + timedelta(minutes=30)
+    for _ in range(2):
+        result = metering("set-aside", "redrive", entry["batch"], "--json")
+        assert (result.code, json.loads(result.out)[0]["left"]) == (1, 1)
+    assert recording.counted(HOUR.next()) == {"key1": {"requests": 1, "bytes": 10}}
+    shown = metering("set-aside", "show", entry["batch"], "--json").json()
+    assert [(line["state"], line["message"]) for line in shown if line["message"] == "nonsense"] == [
+        ("set aside", "nonsense")
+    ]
+    assert sorted(line["state"] for line in shown) == ["counted", "set aside"]
+    (left,) = metering("set-aside", "list", "--json").json()
+    assert (left["left"], left["counted"], left["reasons"]) == (1, 1, {"not JSON": 1})
+
+
+def test_a_redrive_of_everything_says_what_it_did(recording: World, metering: Metering) -> None:
+    """And has nothing left to do the second time."""
+    recording.record(future(recording))
+    (entry,) = metering("set-aside", "list", "--json").json()
+    recording.now = HOUR.next().start + timedelta(minutes=30)
+    assert metering("set-aside", "redrive", "--all") == Result(0, f"{entry['batch']}: 1 counted, 0 left\n", "")
+    assert metering("set-aside", "list", "--json").json() == []
+    assert metering("set-aside", "list") == Result(0, "", "nothing there\n")
+
+
+def test_a_batch_that_failed_for_good_is_listed_and_delivered_again(recording: World, metering: Metering) -> None:
+    """I1: its counters refuse what they have (I2), and the record of the failure is deleted once it is counted."""
+    sent = envelope(recording.line(), recording.line())
+    recording.recorder().record(payloads.subscription(sent).batch(ACCESS_LOG_GROUP))
+    name = "aws/lambda/async/record-usage/2026/11/22/failed"
+    body = json.dumps({"version": "1.0", "requestPayload": sent}).encode()
+    recording.set_aside.client.put_object(Bucket="bucket", Key=name, Body=body)
+    (entry,) = metering("set-aside", "list", "--json").json()
+    assert (entry["batch"], entry["kind"]) == (name, "failed")
+    assert metering("set-aside", "redrive", name).code == 0
+    assert recording.counted() == {"key1": {"requests": 2, "bytes": 20}}
+    assert metering("set-aside", "list", "--json").json() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("show", "nonsense"), "nothing is set aside of a batch 'nonsense'"),
+        (("redrive", "0" * 24), "nothing is set aside of a batch"),
+        (("redrive", "aws/lambda/async/gone"), "there is no failed batch 'aws/lambda/async/gone'"),
+    ],
+)
+@pytest.mark.usefixtures("recording")
+def test_an_unknown_batch_is_said_in_a_sentence(metering: Metering, arguments: tuple[str, ...], why: str) -> None:
+    """With where their names are."""
+    result = metering("set-aside", *arguments)
+    assert (result.code, result.out) == (1, "")
+    assert why in result.err
+    assert "'metering set-aside list' names them" in result.err
+
+
+@pytest.mark.usefixtures("recording")
+@pytest.mark.parametrize("arguments", [(), ("0" * 24, "--all")])
+def test_a_redrive_names_batches_or_all(metering: Metering, arguments: tuple[str, ...]) -> None:
+    """Not both, not none."""
+    assert metering("set-aside", "redrive", *arguments).code == 2
+
+
+@dataclass
+class FakeLambda:
+    """Lambda's client, which answers as told."""
+
+    answer: dict[str, Any]
+
+    def invoke(self, **_: Any) -> dict[str, Any]:
+        """Answer."""
+        return self.answer
+
+    def close(self) -> None:
+        """Keep nothing open."""
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b'{"errorMessage": "Task timed out after 300.00 seconds"}', "Task timed out after 300.00 seconds"),
+        (b'"no object"', "no object"),
+        (b"", "None"),
+    ],
+)
+def test_a_function_that_fails_is_said_in_a_sentence(payload: bytes, said: str) -> None:
+    """With the next step."""
+    fake = FakeLambda({"FunctionError": "Unhandled", "Payload": io.BytesIO(payload)})
+    deployment = Deployment(lambda _name, **_: fake, outputs())
+    with pytest.raises(OperatorError) as caught:
+        deployment.close()
+    assert str(caught.value) == f"the function close-periods failed: {said}; its log group says more"
+
+
+def test_what_a_function_answers_is_returned() -> None:
+    """As it is."""
+    fake = FakeLambda({"StatusCode": 200, "Payload": io.BytesIO(b'{"posted": 1}')})
+    deployment = Deployment(lambda _name, **_: fake, outputs())
+    assert deployment.invoke("close-periods", {}) == {"posted": 1}
+
+
+@pytest.mark.usefixtures("deployed")
+def test_closing_where_the_function_is_gone_is_said_in_a_sentence(metering: Metering) -> None:
+    """Somebody deleted it by hand."""
+    result = metering("close")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("error: AWS answered ResourceNotFoundException to Invoke: ")

@@ -1,0 +1,225 @@
+"""What was used, as operators see it, and closing it."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from infra.operate.deployment import Deployment
+from metering.model.subjects import customer
+from metering.stores.rows import shard_of
+from tests.integration.cli.command_line import KEY, Metering, Result, put_secret
+from tests.integration.lambdas import Clock, begin
+from tests.integration.world import HOUR, World
+
+
+@pytest.fixture
+def used(deployed: World) -> World:
+    """Two customers and a key of nobody in a closed hour, and one request more in the hour that is open."""
+    deployed.customer("acme", "key1", "key2", stripe_customer="cus_acme")
+    deployed.customer("globex", "key3")
+    deployed.record(deployed.line(), deployed.line(key="key2"), deployed.line(key="key3"), deployed.line(key="key9"))
+    deployed.after_grace()
+    deployed.run()
+    deployed.record(deployed.line(time=str(int((HOUR.end + timedelta(minutes=5)).timestamp() * 1000))))
+    return deployed
+
+
+def lines(result: Result, metric: str = "requests") -> list[tuple[Any, ...]]:
+    """Return the lines of a metric, each as (period, customer, key, quantity, state)."""
+    found = result.json()
+    assert all(list(line) == ["period", "customer", "key", "metric", "quantity", "state"] for line in found)
+    return [
+        (line["period"], line["customer"], line["key"], line["quantity"], line["state"])
+        for line in found
+        if line["metric"] == metric
+    ]
+
+
+@pytest.mark.usefixtures("used")
+def test_usage_is_shown_by_hour_and_key_with_its_state(metering: Metering) -> None:
+    """I5: also of the open hour, and of a key that belongs to nobody, whose customer is null."""
+    assert lines(metering("usage", "--json")) == [
+        ("2026-11-22T05", None, "key9", 1, "HELD"),
+        ("2026-11-22T05", "acme", "key1", 1, "POSTED"),
+        ("2026-11-22T05", "acme", "key2", 1, "POSTED"),
+        ("2026-11-22T05", "globex", "key3", 1, "HELD"),
+        ("2026-11-22T06", "acme", "key1", 1, "OPEN"),
+    ]
+    assert lines(metering("usage", "--json"), "bytes")[1] == ("2026-11-22T05", "acme", "key1", 10, "POSTED")
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize(("by", "period"), [("day", "2026-11-22"), ("month", "2026-11")])
+def test_usage_is_added_up_by_longer_periods(metering: Metering, by: str, period: str) -> None:
+    """I5: the least settled state stands for the whole."""
+    assert lines(metering("usage", "--by", by, "--json")) == [
+        (period, None, "key9", 1, "HELD"),
+        (period, "acme", "key1", 2, "OPEN"),
+        (period, "acme", "key2", 1, "POSTED"),
+        (period, "globex", "key3", 1, "HELD"),
+    ]
+
+
+@pytest.mark.usefixtures("used")
+def test_usage_of_one_customer_and_of_some_hours(metering: Metering) -> None:
+    """From the first hour up to the last, exclusive; a day means its first hour."""
+    assert lines(metering("usage", "acme", "--to", "2026-11-22T06", "--json")) == [
+        ("2026-11-22T05", "acme", "key1", 1, "POSTED"),
+        ("2026-11-22T05", "acme", "key2", 1, "POSTED"),
+    ]
+    assert lines(metering("usage", "acme", "--from", "2026-11-22T06", "--json")) == [
+        ("2026-11-22T06", "acme", "key1", 1, "OPEN")
+    ]
+    assert len(lines(metering("usage", "--from", "2026-11-22", "--to", "2026-11-23", "--json"))) == 5
+    assert metering("usage", "--from", "2026-11-23", "--to", "2027-11-23", "--json").json() == []
+
+
+def test_usage_of_a_customer_shows_nothing_of_who_has_its_key_now(used: World, metering: Metering) -> None:
+    """I6: a customer's report is the customer's own."""
+    used.customer("globex", "key1", since=HOUR)
+    used.run()
+    assert lines(metering("usage", "acme", "--json")) == [("2026-11-22T05", "acme", "key2", 1, "POSTED")]
+    assert lines(metering("usage", "globex", "--json")) == [
+        ("2026-11-22T05", "globex", "key1", 1, "HELD"),
+        ("2026-11-22T05", "globex", "key3", 1, "HELD"),
+        ("2026-11-22T06", "globex", "key1", 1, "OPEN"),
+    ]
+
+
+def test_a_late_record_is_not_shown_as_posted(used: World, metering: Metering) -> None:
+    """I5: it is counted, and not in the ledger until the hour is closed again."""
+    used.record(used.line())
+    shown = lines(metering("usage", "acme", "--to", "2026-11-22T06", "--json"))
+    assert shown == [("2026-11-22T05", "acme", "key1", 2, "OPEN"), ("2026-11-22T05", "acme", "key2", 1, "OPEN")]
+    used.run()
+    shown = lines(metering("usage", "acme", "--to", "2026-11-22T06", "--json"))
+    assert [state for *_, state in shown] == ["POSTED", "POSTED"]
+
+
+def test_usage_outlives_its_counters_in_the_ledger(used: World, metering: Metering) -> None:
+    """I5: 62 days later there is no key any more but for what belongs to no customer."""
+    used.now = HOUR.end + timedelta(days=63)
+    assert lines(metering("usage", "--from", "2026-11-22", "--to", "2026-11-23", "--json")) == [
+        ("2026-11-22T05", None, "key9", 1, "HELD"),
+        ("2026-11-22T05", "acme", None, 2, "POSTED"),
+        ("2026-11-22T05", "globex", None, 1, "HELD"),
+    ]
+    assert lines(metering("usage", "acme", "--from", "2026-11-22", "--to", "2026-11-23", "--json")) == [
+        ("2026-11-22T05", "acme", None, 2, "POSTED")
+    ]
+
+
+@pytest.mark.usefixtures("used")
+def test_usage_is_shown_as_a_table(metering: Metering) -> None:
+    """For people, with thousands apart."""
+    table = [line.split() for line in metering("usage", "--by", "month").out.splitlines()]
+    assert table[0] == ["period", "customer", "key", "metric", "quantity", "state"]
+    assert ["2026-11", "(none)", "key9", "requests", "1", "HELD"] in table
+    assert ["2026-11", "acme", "key1", "requests", "2", "OPEN"] in table
+
+
+@pytest.fixture
+def function(
+    deployed: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[tuple[str, Any]]]:
+    """What was invoked: the handlers themselves, in the world's time, with a key in the secret."""
+    invoked: list[tuple[str, Any]] = []
+    with begin(deployed, template, monkeypatch) as functions:
+        monkeypatch.setenv("STRIPE_SECRET", "stripe-secret")
+        put_secret(api_key=KEY)
+
+        def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
+            invoked.append((name, sent))
+            monkeypatch.setattr(Clock, "at", deployed.now)
+            with redirect_stdout(io.StringIO()):  # the function's own
+                if name == "close-periods":
+                    return dict(json.loads(json.dumps(functions.close(sent))))
+                assert name == "post-usage"
+                return dict(json.loads(json.dumps(functions.post(*sent.get("shards", ())))))
+
+        monkeypatch.setattr(Deployment, "invoke", invoke)
+        yield invoked
+
+
+def test_close_says_what_it_did(deployed: World, function: list[tuple[str, Any]], metering: Metering) -> None:
+    """I4: it closes as the schedule would, and posts by itself; the next tick notes that nothing is left to post."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line(), deployed.line(key="key9"))
+    deployed.after_grace()
+    assert metering("close") == Result(
+        0,
+        "       1  hours written into the ledger\n"
+        "       0  hours closed\n"
+        "       0  late marks dealt with\n"
+        "       2  totals that Stripe accepted\n"
+        "       0  totals that are still to be posted\n"
+        "       0  totals that Stripe rejected\n"
+        "       0  totals held, for want of a Stripe customer or as too old\n"
+        "       1  rows written for keys that belong to no customer\n"
+        "       1  due hours that the next run closes, if nothing of them is pending then\n",
+        "",
+    )
+    assert function == [("close-periods", {"post": False}), ("post-usage", {})]
+    assert deployed.at_stripe("cus_acme") == 1
+    deployed.now += timedelta(minutes=5)
+    again = metering("close", "--json").json()
+    assert (again["closed"], again["behind"], again["posted"]) == (["2026-11-22T05"], 0, 0)
+
+
+@pytest.mark.usefixtures("function")
+def test_close_says_why_something_waits(deployed: World, metering: Metering) -> None:
+    """I4: with the reason, and what to do."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    put_secret(api_key="")
+    reason = "the secret holds no Stripe key: run 'metering stripe connect'"
+    assert metering("close").out.splitlines()[-1] == f"       1  wait because: {reason}"
+    assert metering("close", "--json").json() == {
+        "written": [],
+        "closed": [],
+        "closed_again": 0,
+        "behind": 1,
+        "unmapped": 0,
+        "posting": True,
+        "workers": 0,
+        "posted": 0,
+        "rejected": 0,
+        "held": 0,
+        "pending": 1,
+        "reasons": {reason: 1},
+        "leased": [],
+    }
+
+
+@pytest.mark.usefixtures("function")
+def test_close_posts_nothing_while_posting_is_off(deployed: World, metering: Metering) -> None:
+    """I4: it closes all the same."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    deployed.switch.turn(msgspec.structs.replace(deployed.switch.read(), on=False))
+    did = metering("close", "--json").json()
+    assert (did["posting"], did["closed"], did["posted"], did["pending"]) == (False, ["2026-11-22T05"], 0, 0)
+    assert deployed.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+
+
+def test_close_waits_for_a_worker_of_the_schedule(
+    deployed: World, function: list[tuple[str, Any]], metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I4: what somebody else posts from is asked for again, until it is free, and added up."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    theirs = shard_of(customer("acme"))
+    deployed.switch.lease([theirs], "other", now=deployed.now, until=deployed.now + timedelta(minutes=4))
+    monkeypatch.setattr("infra.operate.deployment.time.sleep", lambda _: deployed.switch.release([theirs], "other"))
+    did = metering("close", "--json").json()
+    assert (did["posted"], did["pending"], did["leased"]) == (2, 0, [])
+    assert function[1:] == [("post-usage", {}), ("post-usage", {"shards": [theirs]})]
