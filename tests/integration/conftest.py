@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto import mock_aws  # before a session is made, which would not know of moto
 
 from infra.local.stripe.server import LocalStripe
 from metering.stores import aws as clients
@@ -42,8 +43,6 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
             if service in account.services:
                 return account.client(service)
             if not begun:
-                from moto import mock_aws  # noqa: PLC0415 - takes long, and most tests need none of it
-
                 begun.append(stack.enter_context(mock_aws(config={"core": {"mock_credentials": False}})))
             return in_moto(session, service, **how)
 
