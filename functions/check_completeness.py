@@ -22,19 +22,22 @@ signals = Metrics()
 @logger.inject_lambda_context
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Compare the day that ended an hour ago; where there was no traffic, nothing is told, and nothing paid."""
-    found = _sources().read(_cloudwatch(), datetime.now(UTC))
-    ratios = {Signal.COMPLETENESS_OF_LINES: found.of_lines, Signal.COMPLETENESS_OF_REQUESTS: found.of_requests}
+    completeness = _sources().read(_cloudwatch(), datetime.now(UTC))
+    ratios = {
+        Signal.COMPLETENESS_OF_LINES: completeness.of_lines,
+        Signal.COMPLETENESS_OF_REQUESTS: completeness.of_requests,
+    }
     for signal, ratio in ratios.items():
         if ratio is not None:
             signals.add_metric(signal, MetricUnit.NoUnit, ratio)
     if signals.metric_set:
         signals.flush_metrics()
     report: dict[str, Any] = {
-        "counted": found.counted,
-        "written": found.written,
-        "requests": found.requests,
-        "of_lines": found.of_lines,
-        "of_requests": found.of_requests,
+        "counted": completeness.counted,
+        "written": completeness.written,
+        "requests": completeness.requests,
+        "of_lines": completeness.of_lines,
+        "of_requests": completeness.of_requests,
     }
     logger.info("completeness checked", **report)
     return report

@@ -126,12 +126,19 @@ class Carrier:
             by_name.setdefault(metric.stripe_customer, []).append(metric)
         return sum(side_by_side(lambda some: sum(map(self._note, some)), by_name.values()))
 
-    def _note(self, one: InvoicedMetric) -> bool:
-        billed = Billed(one.invoice, one.stripe_customer, one.metric, str(one.first), str(one.end), one.quantity)
-        if not self.ledger.holders.owner(one.stripe_customer):
+    def _note(self, invoiced: InvoicedMetric) -> bool:
+        billed = Billed(
+            invoiced.invoice,
+            invoiced.stripe_customer,
+            invoiced.metric,
+            str(invoiced.first),
+            str(invoiced.end),
+            invoiced.quantity,
+        )
+        if not self.ledger.holders.owner(invoiced.stripe_customer):
             self.changes.keep(billed)
         # Whoever got the Stripe customer before it was kept is seen here, and whoever does so later finds it.
-        name = self.ledger.holders.owner(one.stripe_customer)
+        name = self.ledger.holders.owner(invoiced.stripe_customer)
         return bool(name) and self._note_for(name, billed)
 
     def _note_for(self, name: str, billed: Billed) -> bool:

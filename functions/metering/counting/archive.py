@@ -35,18 +35,18 @@ class Archive:
     clock: Callable[[], datetime]
     deadline: datetime
 
-    def record(self, found: ArchiveObject) -> Recorded:
+    def record(self, stored: ArchiveObject) -> Recorded:
         """Record an object of any size; raise OutOfTimeError if the next run must go on with it."""
         counters = self.recorder.counters
-        name = f"{found} {found.version}"
+        name = f"{stored} {stored.version}"
         done = counters.recorded_chunks(name)
         recorded = Recorded()
-        body = self.client.get_object(Bucket=found.bucket, Key=found.key)["Body"]
-        for number, batch in enumerate(batches(body.iter_chunks(_PIECE), str(found))):
+        body = self.client.get_object(Bucket=stored.bucket, Key=stored.key)["Body"]
+        for number, batch in enumerate(batches(body.iter_chunks(_PIECE), str(stored))):
             if number < done:
                 continue
             if self.clock() >= self.deadline:
                 counters.save_recorded_chunks(name, number, self.clock())
-                raise OutOfTimeError(f"{found} goes on at chunk {number} in the next run")
+                raise OutOfTimeError(f"{stored} goes on at chunk {number} in the next run")
             recorded.include(self.recorder.record(batch))
         return recorded

@@ -97,12 +97,12 @@ def subscription(event: Mapping[str, Any]) -> Subscription:
     except (ValueError, zlib.error) as error:
         raise PayloadError(f"awslogs.data must be base64 of gzipped JSON, got something else: {error}") from error
     try:
-        found = msgspec.json.decode(payload, type=Subscription)
+        delivered = msgspec.json.decode(payload, type=Subscription)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadError(f"awslogs.data must hold a subscription payload of CloudWatch Logs: {error}") from error
-    if found.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
-        raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {short(found.message_type)}")
-    return found
+    if delivered.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
+        raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {short(delivered.message_type)}")
+    return delivered
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Rejected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reader:
     """Reads the lines of a batch that arrived at ``now``."""
 
@@ -44,11 +44,11 @@ class Reader:
     _known_keys: set[str] = field(init=False, default_factory=lambda: {MISSING})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_decoder", _decoder(self.declared.variables))
-        object.__setattr__(self, "_exactly", _exact_decoder(self.declared.variables))
-        object.__setattr__(self, "_quotes", 4 * (len(AccessRecord.__struct_fields__) + len(self.declared.variables)))
-        object.__setattr__(self, "_earliest", int((aware(self.now) - OLDEST_RECORD).timestamp() * 1000))
-        object.__setattr__(self, "_latest", int((aware(self.now) + LATEST_RECORD).timestamp() * 1000))
+        self._decoder = _decoder(self.declared.variables)
+        self._exactly = _exact_decoder(self.declared.variables)
+        self._quotes = 4 * (len(AccessRecord.__struct_fields__) + len(self.declared.variables))
+        self._earliest = int((aware(self.now) - OLDEST_RECORD).timestamp() * 1000)
+        self._latest = int((aware(self.now) + LATEST_RECORD).timestamp() * 1000)
 
     def read_at_once(self, lines: bytes) -> list[AccessRecord] | None:
         """Read lines that are all as our format writes them, several times faster; None if any may not be.

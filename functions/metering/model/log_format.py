@@ -89,12 +89,12 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False):
 
 def _fields() -> dict[str, tuple[Context, bool]]:
     """Return each field's context variable, and whether it is a measured number, by its name."""
-    found = {}
+    fields = {}
     for name, hint in get_type_hints(AccessRecord, include_extras=True).items():
         for note in getattr(hint, "__metadata__", ()):
             if isinstance(note, Context):
-                found[name] = (note, MISSING in [get_args(part)[0] for part in get_args(get_args(hint)[0])])
-    return found
+                fields[name] = (note, MISSING in [get_args(part)[0] for part in get_args(get_args(hint)[0])])
+    return fields
 
 
 FIELDS: Final = {name: context for name, (context, _) in _fields().items()}

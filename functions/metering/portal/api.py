@@ -183,14 +183,14 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     check_known("metric", metric, list(scales))
     check_known("dimension", dimension, dimensions)
     read = parts.reader.read(customer, first, end, now=now, by_key=dimension == BY_KEY)
-    found = lines(read.cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
-    if len(found) > MOST_LINES:
+    added = lines(read.cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
+    if len(added) > MOST_LINES:
         raise ProblemError(
             HTTPStatus.BAD_REQUEST,
-            f"an answer holds {MOST_LINES:,} lines at most, and this one would hold {len(found):,}: "
+            f"an answer holds {MOST_LINES:,} lines at most, and this one would hold {len(added):,}: "
             "ask for less time, for a longer period in by, or for one metric",
         )
-    rows = [row(line, scales) for line in found]
+    rows = [row(line, scales) for line in added]
     if format_ == "csv" or (not format_ and "text/csv" in header(routes.current_event.raw_event, "accept")):
         name = f"usage-{customer}-{first}-{end}.csv"
         return good(as_csv(rows), "text/csv; charset=utf-8", {"Content-Disposition": f'attachment; filename="{name}"'})
@@ -217,7 +217,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
 def invoice() -> Response[str]:
     """Return what the running period costs so far, as a forecast, and by Stripe's own preview."""
     try:
-        found = _parts().charges.invoice(routes.context["customer"], now=_now())
+        charged = _parts().charges.invoice(routes.context["customer"], now=_now())
     except NotSubscribedError as error:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, "there is no subscription to a plan, so that nothing is invoiced"
@@ -229,7 +229,7 @@ def invoice() -> Response[str]:
             "Stripe, which keeps the prices of the subscription, does not answer now: try again",
             {"Retry-After": str(RETRY_AFTER_S)},
         ) from error
-    return good(msgspec.json.encode(found).decode())
+    return good(msgspec.json.encode(charged).decode())
 
 
 @routes.get(

@@ -33,16 +33,16 @@ def span(from_: str, to: str, now: datetime) -> tuple[Hour, Hour]:
 
 def _hour(name: str, text: str) -> Hour:
     try:
-        found = Hour.parse(text if "T" in text else f"{text}T00")
+        asked = Hour.parse(text if "T" in text else f"{text}T00")
     except ValueError as error:  # a month or day that there is not
         raise ProblemError(
             HTTPStatus.BAD_REQUEST, f"{name} must be a date or hour that exists; got {text!r}"
         ) from error
-    if not _FIRST_YEAR <= found.start.year < _LAST_YEAR:
+    if not _FIRST_YEAR <= asked.start.year < _LAST_YEAR:
         raise ProblemError(
             HTTPStatus.BAD_REQUEST, f"{name} must be from {_FIRST_YEAR} on and before {_LAST_YEAR}; got {text!r}"
         )
-    return found
+    return asked
 
 
 def check_known(name: str, given: str, known: Sequence[str]) -> None:

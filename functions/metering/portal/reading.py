@@ -211,7 +211,7 @@ class _Kept:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeptUniques(Uniques):
     """Distinct values that came through several keys: their claims are all of a month's, so that they are kept a while.
 
@@ -326,16 +326,16 @@ def _of_row(row: "_Row", splits: Mapping[Hour, ByKey]) -> dict[str, Cell]:
     by_key = {} if row.only_key else splits.get(row.hour, {})
     cells = {}
     for metric, total in row.totals.M.items():
-        found = total.M
-        counted = found.counted.N
+        booked = total.M
+        counted = booked.counted.N
         keys = (
             {row.only_key.S: counted}
             if row.only_key
             else {name: numbers[metric] for name, numbers in by_key.items() if metric in numbers}
         )
-        split = {value: number.N for value, number in found.split.M.items()} if found.split else {}
+        split = {value: number.N for value, number in booked.split.M.items()} if booked.split else {}
         cells[metric] = Cell(
-            counted, found.adjusted.N + found.carried.N, _STANDING.get(found.state.S, Standing.CLOSED), split, keys
+            counted, booked.adjusted.N + booked.carried.N, _STANDING.get(booked.state.S, Standing.CLOSED), split, keys
         )
     return cells
 

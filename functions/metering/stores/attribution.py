@@ -94,7 +94,7 @@ class Attribution:
                 self.uniques.settle(subject.id, hour, share.together)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Uniques:
     """Reads who held which key, and the claims."""
 

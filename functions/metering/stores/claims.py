@@ -79,12 +79,12 @@ class Claims:
 
         One write unit for each new claim; the others are looked at first, since a refused write costs a unit, too.
         """
-        found: dict[Key, Claim] = {}
+        claimed: dict[Key, Claim] = {}
         for piece in side_by_side(self._look, in_pieces(list(wanted), BATCH)):
-            found |= piece
-        new = [key for key in wanted if key not in found]
+            claimed |= piece
+        new = [key for key in wanted if key not in claimed]
         made = side_by_side(lambda key: self._make(key, wanted[key], batch, now), new)
-        return found | dict(zip(new, made, strict=True))
+        return claimed | dict(zip(new, made, strict=True))
 
     def of_key(self, metric: str, key: str, month: Hour) -> Iterator[tuple[str, Claim]]:
         """Yield the hashed values that a key brought in the month of ``month``, and their claims; consistent reads."""

@@ -113,14 +113,14 @@ class Counters:
 
     def has_counted(self, hour: Hour, key: str, batch: bytes) -> bool:
         """Say whether the counters of an hour and key have counted a batch; a consistent read."""
-        found = self.client.get_item(
+        answer = self.client.get_item(
             TableName=self.table,
             Key=counter_key(hour, key, batch),
             ProjectionExpression="#batches",
             ExpressionAttributeNames={"#batches": "batches"},
             ConsistentRead=True,
         )
-        return batch in found.get("Item", {}).get("batches", {}).get("BS", [])
+        return batch in answer.get("Item", {}).get("batches", {}).get("BS", [])
 
     def read(self, hour: Hour, keys: Collection[str] | None = None) -> Counted:
         """Return what has been counted in an hour, for these keys or for all; consistent reads.
@@ -169,7 +169,7 @@ class Counters:
         if len(keys) == 1:
             return [], keys
         first, *_, last = sorted(keys)
-        found = self.client.query(
+        answer = self.client.query(
             TableName=self.table,
             KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :last",
             ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
@@ -182,11 +182,11 @@ class Counters:
             ConsistentRead=True,
         )
         missed: set[str] = set()
-        if "LastEvaluatedKey" in found:
-            reached = found["LastEvaluatedKey"]["sk"]["S"]
+        if "LastEvaluatedKey" in answer:
+            reached = answer["LastEvaluatedKey"]["sk"]["S"]
             missed = {key for key in keys if f"{key}#~" > reached}
         whole = set(keys) - missed
-        return [item for item in found["Items"] if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
+        return [item for item in answer["Items"] if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
 
     def recorded_chunks(self, name: str) -> int:
         """Return how many chunks of a big object an earlier run has recorded before its time was over."""

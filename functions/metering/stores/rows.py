@@ -121,13 +121,13 @@ class Rows:
 
     def _listed(self, state: State, shards: Iterable[int], since: Hour) -> dict[str, list[Hour]]:
         from_then_on = (f"usage#{since}", "usage#~")
-        found: dict[str, list[Hour]] = {}
+        by_customer: dict[str, list[Hour]] = {}
         pages = side_by_side(
             lambda n: list(self._items.query_index("pending", _shard_name(state, n), between=from_then_on)), shards
         )
         for item in (item for items in pages for item in items):
-            found.setdefault(Subject.parse(item["pk"]["S"]).id, []).append(_hour_of(item))
-        return {name: sorted(hours) for name, hours in found.items()}
+            by_customer.setdefault(Subject.parse(item["pk"]["S"]).id, []).append(_hour_of(item))
+        return {name: sorted(hours) for name, hours in by_customer.items()}
 
 
 def _row_key(subject: Subject, hour: Hour) -> tuple[str, str]:

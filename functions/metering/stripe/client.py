@@ -136,14 +136,14 @@ def webhook_secret_from(provider: "SecretsProvider", secret: str) -> Callable[[]
 
 def _read_secret(provider: "SecretsProvider", secret: str, *, fresh: bool) -> dict[str, str]:
     try:
-        found = provider.get(secret, max_age=300, force_fetch=fresh)
+        stored = provider.get(secret, max_age=300, force_fetch=fresh)
     except GetParameterError as error:
         cause = error.__cause__ or error.__context__
         code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
         if code != "ResourceNotFoundException":
             raise StripeNotConnectedError(f"the secret with the Stripe key cannot be read: {code}") from error
-        found = None  # a secret that has no value yet, or is gone
-    return secret_values(str(found or ""))
+        stored = None  # a secret that has no value yet, or is gone
+    return secret_values(str(stored or ""))
 
 
 def secret_values(text: str) -> dict[str, str]:

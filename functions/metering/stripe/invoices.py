@@ -105,14 +105,15 @@ class StripeReader:
             return False
         if stripe_customer not in self._billed:
             try:
-                found = self._all(
+                subscriptions = self._all(
                     lambda client, page: client.v1.subscriptions.list(_params(customer=stripe_customer, **page))
                 )
             except StripeRejectedError as error:
                 if _UNKNOWN not in str(error):
                     raise
-                found = []
-            items = (item for one in found if one.status in _BILLING for item in one["items"].data)
+                subscriptions = []
+            billing = (subscription for subscription in subscriptions if subscription.status in _BILLING)
+            items = (item for subscription in billing for item in subscription["items"].data)
             self._billed[stripe_customer] = frozenset(
                 item.price.recurring.meter for item in items if item.price.recurring and item.price.recurring.meter
             )
@@ -124,15 +125,15 @@ class StripeReader:
         whole = lines.data
         if lines.has_more:
             whole = self._all(lambda client, page: client.v1.invoices.line_items.list(invoice.id, _params(**page)))
-        found: dict[str, tuple[Hour, Hour, int]] = {}
+        metered: dict[str, tuple[Hour, Hour, int]] = {}
         for line in whole:
             metric = self._metric_of(line)
             if metric is None:
                 continue
             first, end = (Hour.of_epoch_ms(at * 1000) for at in (line.period.start, line.period.end))
-            before = found.get(metric, (first, end, 0))
-            found[metric] = (min(first, before[0]), max(end, before[1]), before[2] + int(line.quantity or 0))
-        for metric, (first, end, quantity) in found.items():
+            before = metered.get(metric, (first, end, 0))
+            metered[metric] = (min(first, before[0]), max(end, before[1]), before[2] + int(line.quantity or 0))
+        for metric, (first, end, quantity) in metered.items():
             yield InvoicedMetric(invoice.id, invoice.customer, metric, first, end, quantity)
 
     def _metric_of(self, line: Any) -> str | None:

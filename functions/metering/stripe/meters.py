@@ -97,12 +97,12 @@ class StripeMeters(StripeAccount):
         """Return the active meters of the whole account, by event name."""
 
         def fetch(client: stripe.StripeClient) -> dict[str, Meter]:
-            found = client.v1.billing.meters.list({"status": "active", "limit": 100}).auto_paging_iter()
+            listed = client.v1.billing.meters.list({"status": "active", "limit": 100}).auto_paging_iter()
             return {
                 meter.event_name: Meter(
                     meter.id, meter.event_name, meter.event_time_window or "", meter.default_aggregation.formula
                 )
-                for meter in found
+                for meter in listed
             }
 
         return self.call(fetch)
