@@ -1,10 +1,11 @@
 """Fixtures for every kind of test, and how tests are dealt out to processes."""
 
+import contextlib
 import functools
 import json
 import os
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NoReturn
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.synthesis import Synthesis, Template
+from tests.doubles.dynamodb_local import CannotRunError, DynamoDBLocal
+from tests.doubles.synthesis import Synthesis, Template
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,14 +44,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 MEASURED: Final = ("unit", "integration", "infra")
 """The kinds of tests that coverage is measured by; the others play the same code a million times, or from outside."""
 
+BEYOND_MEMORY: Final = {"apigateway", "metering", "raw", "mock_client", "dynamodb_local"}
+"""The fixtures of tests/integration that begin moto, or another program."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is fast: unit, infra, and of integration what has its tables in memory; and what is not measured."""
+    """Mark what is fast: unit, infra, and of integration what needs nothing but memory; and what is not measured."""
     for item in items:
         if _folder(item) not in MEASURED:
             item.add_marker(pytest.mark.no_cover)
-        in_memory = _folder(item) == "integration" and item.get_closest_marker("in_memory")
+        in_memory = _folder(item) == "integration" and not BEYOND_MEMORY & {*getattr(item, "fixturenames", ())}
         if in_memory or _folder(item) in ("unit", "infra"):
             item.add_marker(pytest.mark.fast)
 
@@ -103,6 +108,17 @@ def cannot_run(reason: str, *, needs: str) -> NoReturn:
     if needs in os.environ.get("REQUIRED_FOR_TESTS", "").split():
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[DynamoDBLocal]:
+    """AWS's own engine; without Java or Maven the tests are skipped, or fail where every test has to run."""
+    with contextlib.ExitStack() as stack:
+        try:
+            started = stack.enter_context(DynamoDBLocal())
+        except CannotRunError as error:
+            cannot_run(str(error), needs="java")
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.config import Config
 
 from metering.stores.counters import Counters
-from tests.dynamodb_local import DynamoDBLocal
+from tests.doubles.dynamodb_local import DynamoDBLocal
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient

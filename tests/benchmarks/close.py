@@ -48,7 +48,7 @@ from metering.stores.marks import new_mark
 from metering.stores.switch import PostingSwitch, Switch, shares
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
-from tests.dynamodb_local import DynamoDBLocal, table_definition
+from tests.doubles.dynamodb_local import DynamoDBLocal, table_definition
 
 METRICS: Final = ("requests", "bytes", "messages")
 BATCHES: Final = 12

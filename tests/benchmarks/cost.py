@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any, Final, Self, cast
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from infra.local.aws.emulator import Emulator
 from infra.operate.customers import Customers, Entry
 from metering.billing.posting import CUSTOMERS_AT_ONCE
@@ -51,6 +49,7 @@ from metering.stripe.meters import StripeMeters
 from tests.benchmarks import prices
 from tests.benchmarks.common import parser, report
 from tests.benchmarks.units import Units
+from tests.doubles.lambdas import context
 
 KEYS: Final = 200
 """Active in an hour, of as many customers by default."""
@@ -210,7 +209,7 @@ class Bench:
         function.logger.registered_handler.setStream(said)
         with contextlib.redirect_stdout(said):
             began = time.process_time()
-            answer = function.handler(event, cast("LambdaContext", Context()))
+            answer = function.handler(event, context())
             used = time.process_time() - began
         if answer.get("batchItemFailures"):
             raise RuntimeError(said.getvalue())
@@ -229,20 +228,6 @@ class Bench:
             log_bytes=len(said.getvalue().encode()),
             signals=_signals(said.getvalue()),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What Lambda tells a function of itself."""
-
-    function_name: str = "Metering-Function"
-    memory_limit_in_mb: int = 512
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:Metering-Function"
-    aws_request_id: str = "52fdfc07-2182-454f-963f-5f0f9a621d72"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return how long the function may still run."""
-        return 240_000
 
 
 def _median(runs: Sequence[Run]) -> Run:

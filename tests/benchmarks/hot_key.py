@@ -20,7 +20,7 @@ from metering.model.periods import Hour
 from metering.stores.counters import Counters, counter_key
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
-from tests.dynamodb_local import DynamoDBLocal
+from tests.doubles.dynamodb_local import DynamoDBLocal
 
 AT_ONCE: Final = 32
 HOUR: Final = Hour.parse("2026-11-22T05")

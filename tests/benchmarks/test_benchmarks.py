@@ -247,7 +247,7 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
 def _failed(said: str) -> NoReturn:
     """End a test whose benchmark failed: where it could not run, as a test that needs Java does."""
     last = said.strip().rpartition("\n")[2]
-    if last.startswith("tests.dynamodb_local.CannotRunError"):
+    if last.startswith("tests.doubles.dynamodb_local.CannotRunError"):
         cannot_run(last, needs="java")
     pytest.fail(said)
 

@@ -39,8 +39,8 @@ from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.ledger import Ledger
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
-from tests.dynamodb_local import DynamoDBLocal
-from tests.integration.portal import event
+from tests.doubles.dynamodb_local import DynamoDBLocal
+from tests.doubles.lambdas import context, request
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -228,18 +228,13 @@ def of_customer(name: str, ledger: Ledger, plain: Ledger, size: Size) -> dict[st
 def ask(name: str, size: Size, query: Mapping[str, str] | None = None) -> None:
     """Ask the function for a month by day."""
     token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1))
-    sent = event(
+    sent = request(
         "GET", "/v1/usage", {"from": str(size.first), **(query or {})}, {"authorization": f"Bearer {token}"}, None
     )
-    answer = show_usage.handler(sent, cast("Any", CONTEXT))
+    answer = show_usage.handler(sent, context())
     days = {line["period"] for line in json.loads(answer["body"])["usage"]}
     assert answer["statusCode"] == 200
     assert len(days) >= size.days
-
-
-CONTEXT: Final = SimpleNamespace(
-    function_name="f", memory_limit_in_mb=1769, invoked_function_arn="arn:aws:lambda:::f", aws_request_id="r"
-)
 
 
 def unread(client: "DynamoDBClient", calls: list[tuple[str, dict[str, Any]]]) -> None:

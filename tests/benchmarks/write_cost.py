@@ -28,7 +28,7 @@ from metering.stores.holders import Holders, Holding
 from metering.stores.set_aside import Kept, SetAside
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
-from tests.dynamodb_local import DynamoDBLocal
+from tests.doubles.dynamodb_local import DynamoDBLocal
 
 KEYS: Final = 200
 USERS: Final = 2_000

@@ -45,10 +45,9 @@ from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, new_mark, partition
 from metering.stores.progress import Round
+from tests.doubles.lambdas import context, request
 from tests.e2e.conftest import Deployed
 from tests.e2e.roles import Role, acting
-from tests.integration.lambdas import context
-from tests.integration.portal import event
 
 SIGNING_SECRET: Final = "whsec_of_this_test"
 """The same in all tests that share a cloud: a function that runs keeps what it has read for five minutes."""
@@ -315,7 +314,7 @@ def show(deployed: Deployed, _: Told) -> Iterator[Again]:
     )
 
     def ask(path: str, **query: str) -> dict[str, Any]:
-        asked = event("GET", path, query, {"authorization": f"Bearer {token}"}, None)
+        asked = request("GET", path, query, {"authorization": f"Bearer {token}"}, None)
         return dict(show_usage.handler(asked, context()))
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as changed:

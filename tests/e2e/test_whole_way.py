@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +23,7 @@ from metering.counting.recording import Hashing, Recorder
 from metering.model.log_format import AccessLog
 from metering.model.metrics import declared
 from metering.stores.counters import Counters
+from tests.doubles.dying import Dying, KilledError, Life
 from tests.e2e.conftest import Deployed
 
 ROOT = Path(__file__).parents[2]
@@ -60,30 +62,21 @@ def test_a_redelivered_payload_counts_once(deployed: Deployed) -> None:
     assert deployed.counted("redelivered") == 2
 
 
-class _Dying(Counters):
-    """Counters of a process that dies before its second write."""
-
-    def count(self, *arguments: object) -> bool:
-        """Count one key, and die at the other."""
-        if arguments[1] == "crash-2":
-            raise SystemExit
-        return super().count(*arguments)  # type: ignore[arg-type]
-
-
 def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Deployed) -> None:
     """I1, I2: what was written before the crash is not counted again, what was not is."""
     payload = deployed.payload("crash-1", "crash-2")
     deployment = deployed.cloud.deployment
+    dying = Dying(deployment.counters.client, Life(2))
     recorder = Recorder(
         metrics=METRICS,
         log=declared(METRICS),
-        counters=_Dying(deployment.counters.client, deployment.counters.table),
+        counters=Counters(cast("Any", dying), deployment.counters.table),
         claims=deployment.uniques.claims,
         set_aside=deployment.set_aside,
         clock=lambda: deployed.hour.end,
         hashing=Hashing(b"no value is seen", deployment.ledger.holders),
     )
-    with pytest.raises(SystemExit):
+    with pytest.raises(KilledError):
         recorder.record(subscription(payload).batch(deployed.cloud.outputs.access_log_group))
     deployed.deliver(payload)
     assert (deployed.counted("crash-1"), deployed.counted("crash-2")) == (1, 1)

@@ -1,39 +1,19 @@
-"""DynamoDB Local, once for all of these tests."""
+"""What lets schedules be played on DynamoDB Local."""
 
-import contextlib
-from collections.abc import Iterator
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.local.aws.faults import Proxy
-from tests.conftest import cannot_run
-from tests.dynamodb_local import CannotRunError, DynamoDBLocal, table_definition
-from tests.faults.referee import Lanes, Referee
-
-LANES = 3
-"""How many schedules are played side by side: one waits while another works."""
+from tests.doubles.dynamodb_local import DynamoDBLocal, table_definition
 
 
 @pytest.fixture(scope="session")
-def dynamodb() -> Iterator[DynamoDBLocal]:
-    """AWS's own engine; without Java or Maven the tests are skipped, or fail where every test has to run."""
-    with contextlib.ExitStack() as stack:
-        try:
-            started = stack.enter_context(DynamoDBLocal())
-        except CannotRunError as error:
-            cannot_run(str(error), needs="java")
-        yield started
-
-
-@pytest.fixture(scope="session")
-def definition(template: dict[str, Any]) -> dict[str, Any]:
-    """The Counters table as the template defines it."""
-    return table_definition(template, "Counters")
-
-
-@pytest.fixture(scope="session")
-def referees(dynamodb: DynamoDBLocal, definition: dict[str, Any]) -> Iterator[Lanes]:
-    """Referees with DynamoDB Local, each with a proxy of its own."""
-    with contextlib.ExitStack() as stack:
-        yield Lanes([Referee(dynamodb, stack.enter_context(Proxy(dynamodb.port)), definition) for _ in range(LANES)])
+def on_dynamodb_local(
+    dynamodb_local: DynamoDBLocal, template: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """What lets schedules be played on AWS's own engine, on tables as the template defines them."""
+    definitions: Path = tmp_path_factory.mktemp("schedules") / "tables.json"
+    definitions.write_text(json.dumps({name: table_definition(template, name) for name in ("Counters", "Ledger")}))
+    return ["--dynamodb", str(dynamodb_local.port), "--definitions", str(definitions)]

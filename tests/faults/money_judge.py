@@ -17,36 +17,26 @@ What it promises, and checks with code that shares nothing with the closer but t
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from metering.model.periods import CLOCK_SKEW, Hour, due_before
 from metering.model.usage_row import Change, State
-from metering.stores.attribution import Uniques
-from metering.stores.aws import Item, from_item
+from metering.stores.attribution import Attribution, Uniques
+from metering.stores.aws import from_item
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
+from tests.doubles.clock import Clock
 from tests.faults.money_schedule import Schedule
-from tests.faults.money_stage import World
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount
+from tests.faults.tables import Backing
 
 Cell = tuple[str, str, int]
 """A customer, a metric, and an hour's number."""
 
 _LAST: Final = Hour(10**6)
-
-
-class Backing(Protocol):
-    """Two tables, in memory or in DynamoDB Local."""
-
-    client: Any
-    counters: str
-    ledger: str
-
-    def items(self, table: str) -> Iterable[Item]:
-        """Return every item of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +49,11 @@ class Parts:
     changes: Changes
     switch: PostingSwitch
     uniques: Uniques
+
+    @property
+    def attribution(self) -> Attribution:
+        """Who used what."""
+        return Attribution(self.counters, self.uniques)
 
     @classmethod
     def of(cls, client: Any, counters_table: str, ledger_table: str) -> "Parts":
@@ -80,7 +75,7 @@ class Judge:
     """Knows a schedule, what it was played with, and what was used beside it (``doses``)."""
 
     schedule: Schedule
-    world: World
+    world: Clock
     stripe: StripeAccount
     backing: Backing
     parts: Parts
@@ -128,13 +123,13 @@ class Judge:
 
     def nobody_waits(self) -> Iterator[str]:
         """Say who waits for another after calm has returned, and what Stripe took and does not hold."""
-        first, due = self.parts.switch.read().first, due_before(self.world.moment())
+        first, due = self.parts.switch.read().first, due_before(self.world.moment)
         unknown = {whom for whom, how in self.schedule.bad.items() if how is Behaviour.UNKNOWN}
         stripe = self._at_stripe()
         for cell, total in self._ledger().items():
             accepted = total["state"] == State.POSTED and total.get("posted_to", "") not in {"", *unknown}
             quantity = max(0, sum(total.get(name, 0) for name in ("counted", "adjusted", "carried")))
-            if accepted and quantity != stripe[cell] and not Hour(cell[2]).is_past_stripe(self.world.moment()):
+            if accepted and quantity != stripe[cell] and not Hour(cell[2]).is_past_stripe(self.world.moment):
                 yield f"I4: Stripe took {quantity} of {_named(cell)}, and holds {stripe[cell]}: {total}"
             owner = self.parts.ledger.holders.customers([cell[0]])[cell[0]]
             fails = self.schedule.failing in self._owned(cell[0]) or owner.stripe_customer in self.stripe.bad
@@ -150,7 +145,7 @@ class Judge:
             cell = (name, metric, hour)
             if name not in corrected and cell not in carried and held > most[cell]:
                 yield f"I4: Stripe holds {held} of {_named(cell)}, and {most[cell]} were delivered"
-        due = due_before(self.world.moment() + CLOCK_SKEW).number
+        due = due_before(self.world.moment + CLOCK_SKEW).number
         delivered: Counter[tuple[str, str]] = Counter()
         for (name, metric, hour), amount in most.items():
             delivered[name, metric] += amount if hour < due else 0
@@ -180,7 +175,7 @@ class Judge:
 
     def final(self, batches: Iterable[int]) -> list[str]:
         """Say what is wrong now, of the hours that are due."""
-        due = due_before(self.world.moment()).number
+        due = due_before(self.world.moment).number
         since = Hour.parse(self.parts.switch.read().since).number
         used = {cell: n for cell, n in self._straight(batches).items() if cell[2] < due}
         adjusted = {cell: n for cell, n in self._adjusted().items() if cell[2] < due}
@@ -201,7 +196,7 @@ class Judge:
             if held:
                 yield f"Stripe holds {held} of {_named(cell)}, before posting began"
             return
-        if quantity != held and not Hour(cell[2]).is_past_stripe(self.world.moment()):
+        if quantity != held and not Hour(cell[2]).is_past_stripe(self.world.moment):
             yield f"I4: Stripe holds {held} of {_named(cell)}, and the ledger {quantity}: {total}"
         if total and total["state"] != State.POSTED:
             yield f"I4: {_named(cell)} is not posted: {total}"

@@ -3,18 +3,17 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from enum import Enum
 from typing import Final, Literal
 
 from infra.local.stripe.faults import Fault
-from metering.model.periods import CLOCK_SKEW, Hour
-from tests.faults.money_stage import Death
+from metering.model.periods import Hour
+from tests.faults.fates import Fate
 from tests.faults.money_stripe import Behaviour, Trouble
-from tests.faults.money_table import Fate
+from tests.faults.stage import CALM, UNHURT, Death, Episode, Run, Weather, skewed
 
 START: Final = Hour.parse("2026-11-22T05")
 METRICS: Final = ("requests", "bytes")
-UNHURT: Final = Death()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,35 +111,7 @@ class Mend:
 Task = Deliver | Close | Post | Reconcile | HandOver | Connect | Adjust | Turn | Retry | Notify | Mend
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A task as a process does it: by a clock that is off, perhaps to its death."""
-
-    task: Task
-    skew: timedelta = timedelta()
-    death: Death = UNHURT
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """What happens at once, ``after`` so many seconds since the episode before has ended."""
-
-    after: float
-    runs: tuple[Run, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """How likely each fate of a call is, and that a process pauses at a step."""
-
-    name: str
-    stripe: Mapping[Fault | Trouble, float]
-    table: Mapping[Fate, float]
-    stalls: float = 0.0
-
-
-CALM: Final = Weather("calm", {}, {})
-_NET: Final[Mapping[Fault | Trouble, float]] = {
+_NET: Final[Mapping[Enum, float]] = {
     Fault.ERROR_BEFORE: 0.06,
     Fault.ERROR_AFTER: 0.06,
     Fault.TIMEOUT_BEFORE: 0.04,
@@ -149,13 +120,13 @@ _NET: Final[Mapping[Fault | Trouble, float]] = {
     Fault.RESET_AFTER: 0.05,
     Fault.LANDS_LATE: 0.08,
 }
-_LIMITS: Final[Mapping[Fault | Trouble, float]] = {
+_LIMITS: Final[Mapping[Enum, float]] = {
     Fault.RATE_LIMITED: 0.1,
     Fault.RATE_LIMITED_RETRY: 0.1,
     Trouble.SLOWED: 0.1,
     Trouble.BUSY: 0.1,
 }
-_TABLE: Final = {
+_TABLE: Final[Mapping[Enum, float]] = {
     Fate.LOST: 0.002,
     Fate.UNANSWERED: 0.008,
     Fate.REPLAYED: 0.03,
@@ -164,19 +135,19 @@ _TABLE: Final = {
 }
 WEATHERS: Final = (
     (3, CALM),
-    (3, Weather("slow", {}, {}, stalls=0.02)),
-    (4, Weather("net", _NET, {}, stalls=0.005)),
-    (2, Weather("limits", _LIMITS, {})),
-    (2, Weather("table", {}, _TABLE, stalls=0.005)),
-    (2, Weather("late", {Fault.LANDS_LATE: 0.35}, {})),
-    (2, Weather("late and refused", {Fault.LANDS_LATE: 0.2, Trouble.REFUSED: 0.15}, {})),
-    (3, Weather("everything", {**_NET, Trouble.REFUSED: 0.05, Trouble.BUSY: 0.03}, _TABLE, stalls=0.01)),
+    (3, Weather("slow", stalls=0.02)),
+    (4, Weather("net", stripe=_NET, stalls=0.005)),
+    (2, Weather("limits", stripe=_LIMITS)),
+    (2, Weather("table", _TABLE, stalls=0.005)),
+    (2, Weather("late", stripe={Fault.LANDS_LATE: 0.35})),
+    (2, Weather("late and refused", stripe={Fault.LANDS_LATE: 0.2, Trouble.REFUSED: 0.15})),
+    (3, Weather("everything", _TABLE, {**_NET, Trouble.REFUSED: 0.05, Trouble.BUSY: 0.03}, stalls=0.01)),
 )
 NARROW_WEATHERS: Final = (
-    Weather("slow", {}, {}, stalls=0.05),
-    Weather("late", {Fault.LANDS_LATE: 0.75}, {}),
-    Weather("late and refused", {Fault.LANDS_LATE: 0.25, Trouble.REFUSED: 0.35}, {}),
-    Weather("net", _NET, _TABLE, stalls=0.01),
+    Weather("slow", stalls=0.05),
+    Weather("late", stripe={Fault.LANDS_LATE: 0.75}),
+    Weather("late and refused", stripe={Fault.LANDS_LATE: 0.25, Trouble.REFUSED: 0.35}),
+    Weather("net", _TABLE, _NET, stalls=0.01),
 )
 
 
@@ -410,7 +381,7 @@ def _operators(  # noqa: PLR0913 - what they are drawn from
 
 def _grouped(chance: random.Random, tasks: list[Task], after: float) -> list[Episode]:
     """Play tasks at once, or one after the other."""
-    runs = [Run(task, CLOCK_SKEW * (chance.random() - 0.5) * 0.99, _death(chance, task)) for task in tasks]
+    runs = [Run(task, skewed(chance), _death(chance, task)) for task in tasks]
     if not runs:
         return [Episode(after, ())]
     if chance.random() < 0.4:

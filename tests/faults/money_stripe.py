@@ -1,13 +1,10 @@
 """The local Stripe without HTTP: the SDK hands its requests to the same `Api`, by a transport that fails as told."""
 
-import json
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import stripe
 
@@ -15,11 +12,11 @@ from infra.local.stripe.account import Account
 from infra.local.stripe.api import Answer, Api, Call, lock_timeout, refuse
 from infra.local.stripe.faults import METER_EVENT_STREAM, METER_EVENTS, Fault
 from infra.local.stripe.meter import Latest
-from infra.local.stripe.params import StripeError, decode_form
-from infra.local.stripe.routes import route_of
+from infra.local.stripe.params import StripeError
 from metering.stripe.client import SLOWEST_CALL
 from metering.stripe.meters import StripeMeters
-from tests.faults.money_stage import Stage
+from tests.doubles.stripe import call_of
+from tests.faults.stage import Stage
 
 API_KEY: Final = "sk_test_local"
 DEPLOYMENT: Final = "Metering"
@@ -37,7 +34,7 @@ class Trouble(Enum):
     SLOWED = "429 with Retry-After"
 
 
-Fates = Mapping[Fault | Trouble, float]
+Fates = Mapping[Enum, float]
 
 
 class Behaviour(Enum):
@@ -58,7 +55,6 @@ class StripeAccount:
     summary_delay_s: float
     fates: Fates = field(default_factory=dict)
     bad: dict[str, Behaviour] = field(default_factory=dict)
-    met: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Open the account."""
@@ -84,19 +80,19 @@ class StripeAccount:
 
     def perform(self, call: Call) -> Answer:
         """Meet a call's fate; raise APIConnectionError where no answer comes."""
-        self.stage.step()
         process = self.stage.current
         if process is None:
             return self.api.perform(call)
         if call.method == "GET":
+            self.stage.step()
             return self._suffer(call)
-        answer: Answer = process.write(lambda: self._suffer(call))
+        answer: Answer = process.life.write(lambda: self._suffer(call))
         return answer
 
     def _suffer(self, call: Call) -> Answer:  # noqa: PLR0911  a fate each
         fate = self._draw(call)
         if fate is not None:
-            self.met[fate.name] += 1
+            self.stage.met[fate.name] += 1
         match fate:
             case Trouble.BUSY:
                 return refuse(lock_timeout())
@@ -129,6 +125,7 @@ class StripeAccount:
         for fate, rate in self.fates.items():
             drawn -= rate
             if drawn < 0:
+                assert isinstance(fate, Fault | Trouble)
                 return fate if posts or fate not in (Trouble.REFUSED, Trouble.BUSY) else None
         return None
 
@@ -179,13 +176,7 @@ class _Transport(stripe.HTTPClient):
         **_: Any,
     ) -> tuple[str, int, Mapping[str, str]]:
         """Answer a request."""
-        address, verb, body = urlsplit(url), method.upper(), post_data or ""
-        route, found = route_of(verb, address.path)
-        if verb == "POST" and address.path.startswith("/v2/"):
-            params = json.loads(body or "{}")
-        else:
-            params = decode_form(body if verb == "POST" else address.query)
-        answer = self._account.perform(Call(route, verb, address.path, found, params, body, headers or {}))
+        answer = self._account.perform(call_of(method, url, headers, post_data or ""))
         return answer.body.decode(), answer.status, answer.headers
 
     def _sleep_time_seconds(self, *_: Any, **__: Any) -> float:

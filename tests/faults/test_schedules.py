@@ -1,134 +1,148 @@
-"""Random schedules on AWS's own engine: whatever goes wrong, every counter equals a straight count of the lines.
+"""Random schedules of counting and of the money: whatever goes wrong, every counter and every bill ends right.
 
 pytest tests/faults --schedules 10000
-pytest tests/faults --schedules 20 --seed 12345
+pytest tests/faults --schedules 1 --seed 12345
+
+What is promised, and so checked, stands in `counting_game.py` and `money_judge.py`.
 """
 
+import json
 import os
 import random
+import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.local.aws.faults import Fate
-from metering.model.amounts import Amounts
-from metering.model.periods import CLOCK_SKEW, GRACE, Hour
-from metering.model.subjects import Subject, key
-from metering.stores.counters import Counters
-from metering.stores.marks import Marks
-from tests.faults.referee import DIED, FAILED, Lanes, MakeCounters
+from infra.local.aws.faults import Fate as OfTheNetwork
+from tests.conftest import ROOT
+from tests.faults.breaks import BREAKS
+from tests.faults.fates import Fate
+from tests.faults.money_stripe import Trouble
 
 ENOUGH: Final = 2_000
 """In so many schedules even the rarest fault occurs."""
 
-TO_BE_CAUGHT_IN: Final = 300
+TO_BE_CAUGHT_IN: Final = 400
+AS_AWS_HAS_THEM: Final = {"counting": 5, "money": 2}
+THROUGH_THE_PROXY: Final = 20
 
+LEFT_TO_THE_MODEL: Final = {
+    "a newer total does not wait for the older one",
+    "a rejected total is posted again at once",
+}
+"""Breaks that these schedules meet too seldom to be relied upon; the model of a row in tests/unit/test_usage_row.py
+catches them."""
 
-def test_after_every_schedule_the_counters_equal_a_straight_count(
-    referees: Lanes, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """I1, I2, I3, and I4 as far as the late marks: nothing is lost, double, in another hour, or closed for good."""
-    schedules, seed = pytestconfig.getoption("schedules"), pytestconfig.getoption("seed")
-    first = random.SystemRandom().randrange(10**9) if seed is None else seed
-    begun = time.monotonic()
-    wrong: list[str] = []
-    for number, (played, found) in enumerate(referees.play(range(first, first + schedules)), 1):
-        wrong += [f"seed {played}: {sentence}" for sentence in found]
-        if number % 500 == 0:
-            with capsys.disabled():
-                seconds = time.monotonic() - begun
-                print(f"{number} schedules in {seconds:.0f} s, {len(wrong)} differences", file=sys.stderr)  # noqa: T201
-    faults = referees.faults()
-    assert not wrong, "\n".join([f"to play it again: --seed {first} --schedules {schedules}", *wrong])
-    assert faults[DIED] > 0
-    if schedules >= ENOUGH:
-        assert set(+faults) == {str(fate.value) for fate in Fate} | {DIED, FAILED}
+NARROW: Final = {"a renewed mark is cleared"}
+"""Which breaks show in few schedules but those that are narrow."""
 
+RARELY_MET: Final = {"carries are made without condition": 190}
+"""From which seed on a break is looked for that few schedules show; the first ones do not."""
 
-class Unconditional:
-    """A client that leaves out the condition of each update."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.client, name)
-
-    def update_item(self, **arguments: Any) -> Any:
-        """Update, whatever is there."""
-        arguments.pop("ConditionExpression", None)
-        arguments["ExpressionAttributeValues"].pop(":token", None)
-        return self.client.update_item(**arguments)
-
-
-class TokenPerDelivery(Counters):
-    """Names a batch by its delivery rather than by its content."""
-
-    __slots__ = ()
-
-    def count(self, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
-        """Count, with a token that no other delivery has."""
-        return super().count(hour, key, amounts, os.urandom(len(batch)))
-
-
-class Swallowing(Counters):
-    """Goes on where the table fails."""
-
-    __slots__ = ()
-
-    def count(self, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
-        """Count, or do not."""
-        try:
-            return super().count(hour, key, amounts, batch)
-        except (BotoCoreError, ClientError):
-            return False
-
-
-class NoMarks(Marks):
-    """Marks that are not made."""
-
-    __slots__ = ()
-
-    def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
-        """It is too late for that."""
-
-
-@dataclass(frozen=True, slots=True)
-class MarksFirst(Counters):
-    """Marks a closed hour before it counts, so that a closer in between misses the counter."""
-
-    clock: Callable[[], datetime]
-
-    def count(self, hour: Hour, key_: str, amounts: Amounts, batch: bytes) -> bool:
-        """Mark, then count."""
-        if hour.is_due(self.clock(), grace=GRACE - CLOCK_SKEW):
-            Marks(self.client, self.table).mark_late(hour, key(key_), batch.hex())
-        return Counters.count(self, hour, key_, amounts, batch)
-
-    @property
-    def marks(self) -> Marks:
-        """Return marks that come too late to be made."""
-        return NoMarks(self.client, self.table)
-
-
-BREAKS: Final[dict[str, MakeCounters]] = {
-    "no condition": lambda client, table, _: Counters(Unconditional(client), table),  # type: ignore[arg-type]
-    "a token per delivery": lambda client, table, _: TokenPerDelivery(client, table),
-    "errors swallowed": lambda client, table, _: Swallowing(client, table),
-    "marked before counted": MarksFirst,
+EACH_FAULT: Final = {
+    "counting": {"deaths", *(fate.name for fate in Fate)},
+    "money": {
+        *("RATE_LIMITED", "RATE_LIMITED_RETRY", "ERROR_BEFORE", "ERROR_AFTER", "deaths"),
+        *("TIMEOUT_BEFORE", "TIMEOUT_AFTER", "RESET_BEFORE", "RESET_AFTER", "LANDS_LATE"),
+        *(trouble.name for trouble in Trouble),
+        *(fate.name for fate in Fate),
+    },
 }
 
 
-@pytest.mark.parametrize("break_", BREAKS)
-def test_broken_counters_are_caught(referees: Lanes, break_: str) -> None:
-    """The referee can fail: each of these would lose or double usage, and does not get past it."""
-    played = enumerate(referees.play(range(TO_BE_CAUGHT_IN), BREAKS[break_]), 1)
-    found = ((number, wrong) for number, (_, wrong) in played if wrong)
-    caught = next(found, None)
-    assert caught is not None
+def begin(side: str, seed: int, schedules: int, *more: str) -> "subprocess.Popen[str]":
+    """Begin to play schedules in a process of its own, in which sets have one order."""
+    command = [sys.executable, "-m", "tests.faults.play", side, f"--seed={seed}", f"--schedules={schedules}", *more]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "functions")])
+    environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": paths}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
+
+
+def ended(playing: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Return what came of schedules."""
+    output, _ = playing.communicate()
+    assert playing.returncode == 0
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+def played_by_all(side: str, first: int, schedules: int) -> tuple[dict[str, Sequence[str]], Counter[str]]:
+    """Play schedules on all CPUs; return what went wrong by seed, and how often which fault was met."""
+    processes = min(os.cpu_count() or 1, schedules)
+    shares = [schedules // processes + (number < schedules % processes) for number in range(processes)]
+    playing = [begin(side, first + sum(shares[:number]), share) for number, share in enumerate(shares)]
+    wrong: dict[str, Sequence[str]] = {}
+    met: Counter[str] = Counter()
+    for result in map(ended, playing):
+        wrong |= result["wrong"]
+        met += Counter(result["met"])
+    return wrong, met
+
+
+@pytest.fixture
+def first(pytestconfig: pytest.Config) -> int:
+    """The seed of the first schedule."""
+    seed: int | None = pytestconfig.getoption("seed")
+    return random.SystemRandom().randrange(10**9) if seed is None else seed
+
+
+def sentences(wrong: dict[str, Sequence[str]]) -> str:
+    """Say what went wrong, and how to play it again."""
+    return "\n".join(f"--schedules 1 --seed {seed}: {said}" for seed, found in wrong.items() for said in found)
+
+
+Judged = Callable[[str], None]
+
+
+@pytest.fixture
+def judged(first: int, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]) -> Judged:
+    """What plays the schedules of a side and judges them."""
+
+    def play(side: str) -> None:
+        schedules = pytestconfig.getoption("schedules")
+        with capsys.disabled():
+            wrong, met = played_by_all(side, first, schedules)
+        assert not wrong, sentences(wrong)
+        assert schedules < ENOUGH or EACH_FAULT[side] <= met.keys()
+
+    return play
+
+
+def test_after_every_schedule_the_counters_equal_a_straight_count(judged: Judged) -> None:
+    """I1, I2, I3, and I4 as far as the late marks: nothing is lost, double, in another hour, or closed for good."""
+    judged("counting")
+
+
+def test_after_every_schedule_the_money_is_right(judged: Judged) -> None:
+    """I4, I5, I6: Stripe's hours are the ledger's and the ledger's the straight count; nobody waits for another."""
+    judged("money")
+
+
+@pytest.mark.parametrize(
+    ("side", "broken"),
+    [(side, broken) for side, breaks in BREAKS.items() for broken in sorted(breaks.keys() - LEFT_TO_THE_MODEL)],
+)
+def test_code_that_would_bill_wrongly_is_caught(side: str, broken: str) -> None:
+    """The referee can fail: each of these would lose, double or misbill usage, and does not get past it."""
+    narrow = ["--narrow"] if broken in NARROW else []
+    first = RARELY_MET.get(broken, 0)
+    assert ended(begin(side, first, TO_BE_CAUGHT_IN, "--break", broken, "--until-wrong", *narrow))["wrong"]
+
+
+@pytest.mark.parametrize("side", AS_AWS_HAS_THEM)
+def test_the_tables_in_memory_are_as_aws_has_them(side: str, on_dynamodb_local: list[str]) -> None:
+    """The same schedules end with the same items on AWS's own engine, deaths, faults and all."""
+    in_memory = ended(begin(side, 0, AS_AWS_HAS_THEM[side], "--no-lag"))
+    real = ended(begin(side, 0, AS_AWS_HAS_THEM[side], *on_dynamodb_local))
+    assert real["contents"] == in_memory["contents"]
+
+
+def test_what_boto3_sends_again_counts_once(first: int, on_dynamodb_local: list[str]) -> None:
+    """I1, I2: on AWS's own engine, through a network that fails; which of its faults are met depends on the seeds."""
+    result = ended(begin("counting", first, THROUGH_THE_PROXY, *on_dynamodb_local, "--proxy"))
+    assert not result["wrong"], sentences(result["wrong"])
+    assert {fate.name for fate in OfTheNetwork} & result["met"].keys()

@@ -9,7 +9,7 @@ import pytest
 from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
-from tests.synthesis import Synthesis, Template
+from tests.doubles.synthesis import Synthesis, Template
 
 
 @pytest.fixture(scope="session")

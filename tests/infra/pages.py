@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from infra.cli.main import app as command_line
 from infra.operate.catalog import RIGHTS
 from tests.conftest import ROOT
-from tests.infra.resources import Template, grants, of_type
+from tests.doubles.template import Template, grants, of_type
 
 SETTINGS: Final = {
     "metrics": "what is billed for ([functions](../../functions/README.md#metrics))",

@@ -6,7 +6,7 @@ from typing import Any
 
 from metering.signals import NAMESPACE, Signal
 from tests.conftest import ROOT
-from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
 
 RUNBOOK = (ROOT / "infra" / "operate" / "RUNBOOK.md").read_text()
 CHAPTERS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))

@@ -13,7 +13,7 @@ import pytest
 from aws_cdk import aws_sqs as sqs
 
 from app import build
-from tests.infra.resources import of_type
+from tests.doubles.template import of_type
 
 ROOT = Path(__file__).parent.parent.parent
 

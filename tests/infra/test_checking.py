@@ -11,7 +11,7 @@ from infra.stack.metering import MeteringStack
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Count
 from metering.model.stages import Stage, decode, encode
-from tests.infra.resources import DEPLOYMENT, Template, grants, properties
+from tests.doubles.template import DEPLOYMENT, Template, grants, properties
 
 
 def _environment(template: Template) -> dict[str, object]:

@@ -6,7 +6,7 @@ import pytest
 from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack.metering import MeteringStack
-from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
 
 
 def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None:

@@ -13,7 +13,7 @@ from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Count
-from tests.infra.resources import Template, flat, of_type, properties
+from tests.doubles.template import Template, flat, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 

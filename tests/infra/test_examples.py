@@ -15,7 +15,7 @@ from infra.stack.examples import http_api, usage_lines
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
 from metering.model.usage_lines import Report, UsageLineReader
-from tests.infra.resources import Template, flat, of_type, properties
+from tests.doubles.template import Template, flat, of_type, properties
 
 EXAMPLES = Path(http_api.__file__).parent
 FILES = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "__init__.py")

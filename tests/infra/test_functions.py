@@ -6,7 +6,7 @@ import pytest
 
 from app import METRICS
 from metering.model.metrics import decode, encode
-from tests.infra.resources import DEPLOYMENT, Template, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, of_type, properties
 
 FUNCTIONS = [
     "IngestRecordUsage",

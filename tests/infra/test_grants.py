@@ -7,7 +7,7 @@ from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
-from tests.infra.resources import LEADING, Template, flat, grants, listed, of_type, policies, properties
+from tests.doubles.template import LEADING, Template, flat, grants, listed, of_type, policies, properties
 
 RECORD_USAGE = {
     ("logs:CreateLogStream", "IngestRecordUsageLog", ()),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.resources import Template
+from tests.doubles.template import Template
 
 PINNED = json.loads((Path(__file__).parent / "logical_ids.json").read_text())
 """By stack and type; what only the road over Firehose has stands apart."""

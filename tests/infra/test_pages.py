@@ -15,8 +15,8 @@ from metering.model.log_format import MEASURED_FIELDS, AccessLog
 from metering.model.usage_lines import Report, UsageLineReader
 from metering.model.usage_row import State
 from tests.conftest import ROOT
+from tests.doubles.template import Template
 from tests.infra import pages
-from tests.infra.resources import Template
 
 NOT_OURS = {"cdk.out", "node_modules"}
 OF_OTHER_PROGRAMS = {"--all", "--schedules", "--seed"}

@@ -12,7 +12,7 @@ from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
 from metering.model.price_checks import PriceError
 from metering.model.prices import PerUnit, Plan, decode
-from tests.infra.resources import Template
+from tests.doubles.template import Template
 
 MakeStack = Callable[..., MeteringStack]
 

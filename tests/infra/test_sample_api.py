@@ -9,7 +9,7 @@ from app import METRICS
 from infra.stack.sample_api import AUTHORIZER, BACKEND
 from metering.model.log_format import AccessLog
 from metering.model.metrics import declared
-from tests.infra.resources import Template, of_type
+from tests.doubles.template import Template, of_type
 
 
 def test_the_stage_writes_the_format_that_the_reader_reads(sample: Template) -> None:

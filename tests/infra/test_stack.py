@@ -14,7 +14,7 @@ from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, MetricError, Sum
-from tests.infra.resources import DEPLOYMENT, Template, flat, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 

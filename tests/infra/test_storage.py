@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.infra.resources import Template, of_type, properties
+from tests.doubles.template import Template, of_type, properties
 
 KEPT = ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9", "HashSecret3D9FFBC2")
 

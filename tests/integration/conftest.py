@@ -1,29 +1,32 @@
-"""Tables and bucket as the template defines them, in moto, and the local Stripe."""
+"""Tables, bucket and secrets in memory, moto for the rest of AWS, and the local Stripe."""
 
-import threading
-from collections.abc import Iterator, Mapping
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from types import ModuleType
 from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
-from moto.dynamodb.responses import DynamoHandler
+from moto import mock_aws  # before a session is made, which would not know of moto
 
 from infra.local.stripe.server import LocalStripe
+from metering.stores import aws as clients
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch
-from tests.dynamodb_local import table_definition
-from tests.faults.processes import Bucket
-from tests.integration.memory import Memory
+from tests.doubles.aws import Account
+from tests.doubles.clock import Clock
+from tests.doubles.stripe import in_process
+from tests.integration.billing import Billing, subscribed
 from tests.integration.world import HOUR, World
 
 
 @pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty AWS account in moto."""
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    """An empty AWS account, for all clients that are made; moto begins with the first that is not in memory."""
     for name, value in {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -32,30 +35,32 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "POWERTOOLS_METRICS_NAMESPACE": "Metering",
     }.items():
         monkeypatch.setenv(name, value)
-    with mock_aws():
-        yield
+    in_moto, account = boto3.Session.client, Account()
+    begun: list[object] = []
+    with contextlib.ExitStack() as stack:
+
+        def client(session: Any, service: Any, **how: Any) -> Any:
+            if service in account.services:
+                return account.client(service)
+            if not begun:
+                begun.append(stack.enter_context(mock_aws(config={"core": {"mock_credentials": False}})))
+            return in_moto(session, service, **how)
+
+        monkeypatch.setattr(boto3.Session, "client", client)
+        _forget()
+        yield account
+        _forget()
 
 
-@pytest.fixture(autouse=True)
-def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moto copies its tables for a transaction, which fails while another thread writes; DynamoDB does not."""
-    answer, turn = DynamoHandler.call_action, threading.RLock()
-
-    def call_action(self: Any) -> Any:
-        with turn:
-            return answer(self)
-
-    monkeypatch.setattr(DynamoHandler, "call_action", call_action)
-
-
-def make_table(template: Mapping[str, Any], logical_id: str, name: str) -> None:
-    """Make a table as the synthesised template says, so that schema and tests cannot drift."""
-    boto3.client("dynamodb").create_table(TableName=name, **table_definition(template, logical_id))
+def _forget() -> None:
+    """Forget the clients that a process has made."""
+    for cached in (clients.dynamodb, clients.s3, clients.functions, clients.events, clients.secrets):
+        cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in these tests depends on how many partitions there are, and each is a call to moto."""
+    """Nothing in these tests depends on how many partitions there are, and each is a read."""
     for name in ("claims.SHARDS", "marks.PARTITIONS", "rows.SHARDS"):
         monkeypatch.setattr(f"metering.stores.{name}", 2)
 
@@ -67,46 +72,66 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stripe() -> Iterator[LocalStripe]:
+def clock() -> Clock:
+    """The world's clock, in the middle of its hour."""
+    return Clock(HOUR.start + timedelta(minutes=30))
+
+
+@pytest.fixture(autouse=True)
+def stripe_at_hand(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The local Stripe is called without HTTP, but where it is compared with another over HTTP."""
+    with contextlib.nullcontext() if "mock_client" in request.fixturenames else in_process():
+        yield
+
+
+@pytest.fixture
+def stripe_time() -> Callable[[], float]:
+    """The time at Stripe, which stands still, an hour after the world's."""
+    return (HOUR.end + timedelta(hours=1)).timestamp
+
+
+@pytest.fixture
+def stripe(stripe_time: Callable[[], float]) -> Iterator[LocalStripe]:
     """The local Stripe."""
-    with LocalStripe(api_keys=["sk_test_local"], now=(HOUR.end + timedelta(hours=1)).timestamp) as server:
+    with LocalStripe(api_keys=["sk_test_local"], now=stripe_time) as server:
         yield server
 
 
-def _in_memory(request: pytest.FixtureRequest) -> bool:
-    """Say whether a test is marked so; the operator's commands make clients of their own, which find moto alone."""
-    return request.node.get_closest_marker("in_memory") is not None and "operator" not in request.fixturenames
+@pytest.fixture
+def dynamodb(aws: Account) -> Any:
+    """A client of the tables, which are empty."""
+    return aws.client("dynamodb")
 
 
 @pytest.fixture
-def dynamodb(request: pytest.FixtureRequest) -> Any:
-    """A client of the tables, which are empty: in moto, or in memory for tests that are marked so."""
-    if _in_memory(request):
-        return Memory()
-    request.getfixturevalue("aws")
-    template = request.getfixturevalue("template")
-    make_table(template, "Counters", "counters")
-    make_table(template, "Ledger", "ledger")
-    return boto3.client("dynamodb")
+def s3(aws: Account) -> Any:
+    """A client of the bucket, which is empty."""
+    return aws.client("s3")
 
 
 @pytest.fixture
-def s3(request: pytest.FixtureRequest) -> Any:
-    """A client of the bucket, which is empty: in moto, or in memory for tests that are marked so."""
-    if _in_memory(request):
-        return Bucket()
-    request.getfixturevalue("aws")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    return client
-
-
-@pytest.fixture
-def world(dynamodb: Any, s3: Any, stripe: LocalStripe) -> World:
+def world(dynamodb: Any, s3: Any, stripe: LocalStripe, clock: Clock) -> World:
     """A deployment with meters and nothing else."""
-    made = World(stripe, Counters(dynamodb, "counters"), Ledger(dynamodb, "ledger"), SetAside(s3, "bucket"))
+    made = World(stripe, Counters(dynamodb, "counters"), Ledger(dynamodb, "ledger"), SetAside(s3, "bucket"), clock)
     for metric in ("requests", "bytes"):
         made.meters().create_meter(metric)
     made.ledger.progress.advance_cursor(HOUR)
     made.switch.turn(Switch(on=True, since="2026-09-01T00"))
     return made
+
+
+@pytest.fixture
+def billing(world: World) -> Billing:
+    """Acme, subscribed since the world's hour, with 5 requests in it that are posted."""
+    return subscribed(world)
+
+
+@pytest.fixture
+def apigateway(aws: Account, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of moto's API Gateway, without the validator of OpenAPI documents that it imports and nobody needs."""
+    del aws
+    for name in ("", ".validation", ".validation.exceptions"):
+        validator: Any = ModuleType(f"openapi_spec_validator{name}")
+        validator.validate, validator.OpenAPIValidationError = None, ValueError
+        monkeypatch.setitem(sys.modules, validator.__name__, validator)
+    return boto3.client("apigateway")

@@ -3,17 +3,15 @@
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from fnmatch import fnmatchcase
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar, Self, cast
+from functools import cache
+from typing import Any, ClassVar, Self
 
 import pytest
 from aws_lambda_powertools import Metrics
-from aws_lambda_powertools.utilities.typing import LambdaContext
 
 import close_periods
 import post_usage
@@ -21,33 +19,13 @@ import receive_events
 import reconcile_usage
 from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
 from metering.stores import aws as clients
-from tests.infra.resources import grants
+from tests.doubles.aws import Bus, Client, Nobody
+from tests.doubles.lambdas import context, event
+from tests.doubles.template import grants
 from tests.integration.world import World
 
-EVENTS = Path(__file__).parent.parent / "events"
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
 POST_USAGE = "Metering-PostUsage"
-
-
-@dataclass
-class Context:
-    """What Lambda tells a function of itself."""
-
-    milliseconds: int
-    function_name: str = "Metering-Function"
-    function_version: str = "$LATEST"
-    memory_limit_in_mb: int = 512
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:Metering-Function"
-    aws_request_id: str = "52fdfc07-2182-454f-963f-5f0f9a621d72"
-
-    def get_remaining_time_in_millis(self) -> int:
-        """Return how long the function may still run."""
-        return self.milliseconds
-
-
-def context(milliseconds: int = 240_000) -> LambdaContext:
-    """Return what Lambda hands to a function that may run this long."""
-    return cast("LambdaContext", Context(milliseconds))
 
 
 class Clock(datetime):
@@ -59,11 +37,6 @@ class Clock(datetime):
     def now(cls, tz: tzinfo | None = None) -> Self:
         """Return the moment that the test has set."""
         return cls.fromtimestamp(cls.at.timestamp(), tz)
-
-
-def event(name: str) -> dict[str, Any]:
-    """Return one of the events as AWS sends them."""
-    return dict(json.loads((EVENTS / f"{name}.json").read_text()))
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -80,21 +53,18 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def told_to_eventbridge() -> list[list[dict[str, Any]]]:
-    """Return what this process will tell EventBridge from now on: the details of each call's events.
-
-    moto could route them to a queue only with a package more.
-    """
+    """Return what this process will tell EventBridge from now on: the details of each call's events."""
     calls: list[list[dict[str, Any]]] = []
 
-    def take(params: Any, **_: Any) -> tuple[Any, dict[str, Any]]:
-        entries = json.loads(params["body"])["Entries"]
+    def take(_: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        entries = arguments["Entries"]
         assert {(one["Source"], one["DetailType"]) for one in entries} == {("metering", "Usage rejected")}
         assert {one.get("EventBusName", "default") for one in entries} == {"default"}
         calls.append([json.loads(one["Detail"]) for one in entries])
-        return SimpleNamespace(status_code=200), {"FailedEntryCount": 0, "Entries": []}
+        return {"FailedEntryCount": 0, "Entries": []}
 
-    hooks: Any = clients.events().meta.events
-    hooks.register("before-call.events.PutEvents", take)
+    bus: Any = clients.events()
+    bus.before.append(take)
     return calls
 
 
@@ -143,35 +113,43 @@ class Functions:
         with self._acting_as("ReceiveEvents"):
             return dict(receive_events.handler(sent, context()))
 
-    @contextmanager
-    def _acting_as(self, name: str) -> Iterator[None]:
-        """Hold each call to DynamoDB against the role that the template gives a function.
+    def _acting_as(self, name: str) -> "AbstractContextManager[list[Need]]":
+        return under_role(self.template, f"Billing{name}Role")
 
-        The emulator cannot: it never fills in which partition keys a call names.
-        """
-        allowed = grants(dict(self.template), f"Billing{name}Role")
 
-        def check(params: Mapping[str, Any], model: Any, **_: Any) -> None:
-            for action, resource, pk in _needs(model.name, params):
-                assert any(
-                    (f"dynamodb:{action}", resource) == granted[:2]
-                    and (not granted[2] or any(fnmatchcase(pk, pattern) for pattern in granted[2]))
-                    for granted in allowed
-                ), f"{name} may not {action} {pk} of {resource}"
+Need = tuple[str, str, str]
+"""What a call to DynamoDB needs: an action, on which resource, and the partition key that it names."""
 
-        hooks = clients.dynamodb().meta.events
-        hooks.register("before-parameter-build.dynamodb", check)
-        try:
-            yield
-        finally:
-            hooks.unregister("before-parameter-build.dynamodb", check)
+
+@contextmanager
+def under_role(template: Mapping[str, Any], role: str) -> Iterator[list[Need]]:
+    """Hold each call to DynamoDB against what the template lets a role do; return what was needed.
+
+    The emulator cannot: it never fills in which partition keys a call names.
+    """
+    allowed, needed = grants(dict(template), role), []
+
+    def check(operation: str, arguments: Mapping[str, Any]) -> None:
+        for action, resource, pk in _needs(operation, arguments):
+            needed.append((action, resource, pk))
+            assert any(
+                (f"dynamodb:{action}", resource) == granted[:2]
+                and (not granted[2] or any(fnmatchcase(pk, pattern) for pattern in granted[2]))
+                for granted in allowed
+            ), f"{role} may not {action} {pk} of {resource}"
+
+    dynamodb: Any = clients.dynamodb()
+    dynamodb.before.append(check)
+    try:
+        yield needed
+    finally:
+        dynamodb.before.remove(check)
 
 
 _TABLES = {"counters": "Counters", "ledger": "Ledger"}
 
 
-def _needs(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield what a call to DynamoDB needs: actions, each with its resource and the partition key that it names."""
+def _needs(operation: str, params: Mapping[str, Any]) -> Iterator[Need]:
     match operation:
         case "TransactWriteItems":
             actions = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem"}
@@ -212,6 +190,8 @@ def begin(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyP
     written = io.StringIO()
     handler = close_periods.logger.registered_handler  # one for all: it belongs to the service's name
     monkeypatch.setattr(handler, "stream", written)
+    monkeypatch.setattr(clients, "functions", cache(lambda: Client("lambda", Nobody())))
+    monkeypatch.setattr(clients, "events", cache(lambda: Client("events", Bus())))
     forget()
     yield Functions(world, template, written)
     forget()

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import boto3
 import pytest
@@ -25,12 +23,11 @@ from metering.portal import api
 from metering.portal.tokens import issue
 from metering.settings import ShowUsageSettings
 from metering.stores import aws as clients
-from tests.infra.resources import grants
-from tests.integration.lambdas import _needs, context
+from tests.doubles.lambdas import context, request
+from tests.integration.lambdas import Need, under_role
 from tests.integration.world import World
 
 PORTAL_KEY = "k" * 64
-HOST = "a1b2c3.execute-api.us-east-1.amazonaws.com"
 IAM = {"iam": {"userArn": "arn:aws:iam::123456789012:role/backend", "accountId": "123456789012"}}
 ORIGIN = "https://app.example.com"
 
@@ -55,7 +52,7 @@ class Portal:
     world: World
     secret: str
     template: Mapping[str, Any]
-    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    calls: list[Need] = field(default_factory=list)
     """What it did with DynamoDB: action, table and partition key."""
 
     def token(self, customer: str = "acme", *, key: str = PORTAL_KEY, **wanted: Any) -> str:
@@ -93,7 +90,7 @@ class Portal:
         """Send a request as API Gateway writes it (payload version 2.0)."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
         token = self.token() if token is None else token
-        sent = event(method, path, query, given | ({"authorization": f"Bearer {token}"} if token else {}), body)
+        sent = request(method, path, query, given | ({"authorization": f"Bearer {token}"} if token else {}), body)
         sent |= {"routeKey": route or f"{method} {path}", "rawPath": base + path}
         sent["requestContext"]["http"]["path"] = base + path
         if authorizer:
@@ -102,71 +99,14 @@ class Portal:
 
     def send(self, sent: dict[str, Any]) -> Answer:
         """Give the function an event."""
-        with self._under_its_role():
+        with under_role(self.template, "PortalShowUsageRole") as needed:
             got = show_usage.handler(sent, context())
+        self.calls += needed
         raw = got["body"] or ""
         content = base64.b64decode(raw) if got["isBase64Encoded"] else raw.encode()
         if got["headers"].get("Content-Encoding") == "gzip":
             content = gzip.decompress(content)
         return Answer(got["statusCode"], got["headers"], content)
-
-    @contextmanager
-    def _under_its_role(self) -> Iterator[None]:
-        """Hold each call to DynamoDB against the template."""
-        allowed = grants(dict(self.template), "PortalShowUsageRole")
-
-        def check(params: Mapping[str, Any], model: Any, **_: Any) -> None:
-            for action, resource, pk in _needs(model.name, params):
-                self.calls.append((action, resource, pk))
-                assert any(
-                    (f"dynamodb:{action}", resource) == granted[:2]
-                    and (not granted[2] or any(fnmatchcase(pk, pattern) for pattern in granted[2]))
-                    for granted in allowed
-                ), f"show_usage may not {action} {pk} of {resource}"
-
-        hooks = clients.dynamodb().meta.events
-        hooks.register("before-parameter-build.dynamodb", check)
-        try:
-            yield
-        finally:
-            hooks.unregister("before-parameter-build.dynamodb", check)
-
-
-def event(
-    method: str, path: str, query: Mapping[str, str] | None, headers: Mapping[str, str], body: str | None
-) -> dict[str, Any]:
-    """Return an HTTP API's event (API Gateway Developer Guide, "Payload format version 2.0")."""
-    made: dict[str, Any] = {
-        "version": "2.0",
-        "routeKey": f"{method} {path}",
-        "rawPath": path,
-        "rawQueryString": urlencode(query or {}),
-        "headers": dict(headers),
-        "requestContext": {
-            "accountId": "123456789012",
-            "apiId": "a1b2c3",
-            "domainName": HOST,
-            "domainPrefix": "a1b2c3",
-            "http": {
-                "method": method,
-                "path": path,
-                "protocol": "HTTP/1.1",
-                "sourceIp": "203.0.113.1",
-                "userAgent": "test",
-            },
-            "requestId": "JKJaXmPLvHcESHA=",
-            "routeKey": f"{method} {path}",
-            "stage": "$default",
-            "time": "22/Nov/2026:05:30:00 +0000",
-            "timeEpoch": 1795325400000,
-        },
-        "isBase64Encoded": False,
-    }
-    if query:
-        made["queryStringParameters"] = dict(query)
-    if body is not None:
-        made["body"] = body
-    return made
 
 
 @contextmanager

@@ -1,54 +1,20 @@
 """Keys that are rotated, customers that are suspended and resumed: on moto's API Gateway."""
 
 import stat
-import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import boto3
 import pytest
 
 from infra.operate.access import Access, UsagePlans
 from infra.operate.access_notes import AccessNotes
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
+from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.operator_commands import Operator, Said
-from tests.integration.world import HOUR, CrashError, World
-
-CALLS = (
-    "create_api_key",
-    "create_usage_plan_key",
-    "delete_usage_plan_key",
-    "put_item",
-    "delete_item",
-    "transact_write_items",
-)
-"""What writes."""
-
-
-@dataclass
-class Dying:
-    """A client of AWS that dies after its n-th write, which it shares with others."""
-
-    client: Any
-    left: list[int]
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.client, name)
-        if name not in CALLS:
-            return found
-
-        def call(**arguments: Any) -> Any:
-            answer = found(**arguments)
-            self.left[0] -= 1
-            if not self.left[0]:
-                raise CrashError
-            return answer
-
-        return call
+from tests.integration.world import HOUR, World
 
 
 @dataclass
@@ -93,26 +59,20 @@ class Gate:
 
     def dying(self, after: int) -> Access:
         """Return the verbs of a process that dies after so many writes."""
-        left = [after]
-        dynamodb: Any = Dying(self.world.ledger.client, left)
+        life = Life(after, accepted=True)
+        dynamodb: Any = Dying(self.world.ledger.client, life)
         ledger = type(self.world.ledger)(dynamodb, "ledger")
         notes = AccessNotes(dynamodb, "ledger")
-        plans = UsagePlans(Dying(self.client, left))
+        plans = UsagePlans(Dying(self.client, life))
         return Access(plans, notes, ledger, Customers(ledger, self.world.counters), "Metering")
 
 
 @pytest.fixture
-def gate(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gate:
+def gate(world: World, apigateway: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gate:
     """The world's customers and their keys; commands see the world's time."""
-    # moto's API Gateway imports a validator of OpenAPI documents, which only an import of one would use.
-    for name in ("", ".validation", ".validation.exceptions"):
-        validator: Any = ModuleType(f"openapi_spec_validator{name}")
-        validator.validate, validator.OpenAPIValidationError = None, ValueError
-        monkeypatch.setitem(sys.modules, validator.__name__, validator)
     operator = Operator(world, monkeypatch, capsys)
     monkeypatch.setattr("infra.cli.access.now", world.clock)
-    client: Any = boto3.client("apigateway")
-    return Gate(world, operator, client, client.create_usage_plan(name="Standard")["id"])
+    return Gate(world, operator, apigateway, apigateway.create_usage_plan(name="Standard")["id"])
 
 
 # --- rotating --------------------------------------------------------------------------------------------------------
@@ -171,7 +131,7 @@ def test_a_rotation_that_dies_anywhere_leaves_one_new_key_and_is_made_good(gate:
     customer = gate.world.ledger.holders.customers(["acme"])["acme"]
     try:
         gate.dying(writes).rotate(customer, gate.keys["first"], timedelta(hours=1), now=gate.world.now)
-    except CrashError:
+    except KilledError:
         died = True
     else:
         died = False
@@ -237,7 +197,7 @@ def test_a_suspension_that_dies_anywhere_is_made_good(gate: Gate, writes: int) -
     for then in ("suspend", "resume"):
         try:
             gate.dying(writes).suspend(customer, now=gate.world.now)
-        except CrashError:
+        except KilledError:
             assert writes < 5
         gate.run(then, "acme")
         assert gate.admitted() == ({gate.keys["other"]} if then == "suspend" else {*gate.keys.values()})
@@ -250,7 +210,7 @@ def test_a_resumption_that_dies_anywhere_is_made_good(gate: Gate, writes: int) -
     gate.run("suspend", "acme")
     try:
         gate.dying(writes).resume(gate.world.ledger.holders.customers(["acme"])["acme"], now=gate.world.now)
-    except CrashError:
+    except KilledError:
         assert writes < 5
     gate.run("resume", "acme")
     assert gate.admitted() == {*gate.keys.values()}

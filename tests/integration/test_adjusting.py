@@ -1,33 +1,25 @@
 """Adjustments by an operator: beside what was counted, with who and why, made once, and billed once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from infra.local.stripe.server import LocalStripe
 from infra.operate.adjusting import adjust
 from infra.operate.deployment import OperatorError
 from metering.model.periods import Hour
-from tests.integration.billing import FINALISED, Billing, due, subscribed
+from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.operator_commands import WHO, Operator
-from tests.integration.world import HOUR, World
+from tests.integration.world import HOUR
 
 ADJUST = ("adjust", "acme", "requests", str(HOUR))
 
 
 @pytest.fixture
-def stripe() -> Iterator[LocalStripe]:
-    """The local Stripe, at the beginning of the world's hour."""
-    with LocalStripe(api_keys=["sk_test_local"], now=HOUR.start.timestamp) as server:
-        yield server
-
-
-@pytest.fixture
-def billing(world: World) -> Billing:
-    """Acme with 5 requests in the world's hour, which is posted."""
-    return subscribed(world)
+def stripe_time() -> Callable[[], float]:
+    """The world's hour begins."""
+    return HOUR.start.timestamp
 
 
 @pytest.fixture

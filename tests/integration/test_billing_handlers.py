@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -35,19 +34,10 @@ from metering.stores import aws as clients
 from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
 from metering.stripe import client as stripe_client
-from tests.infra.resources import of_type
+from tests.doubles.lambdas import context
+from tests.doubles.template import of_type
 from tests.integration.billing import FINALISED, Billing, due
-from tests.integration.lambdas import (
-    POST_USAGE,
-    SECRET,
-    Clock,
-    Functions,
-    begin,
-    context,
-    forget,
-    said,
-    told_to_eventbridge,
-)
+from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
 KEY = "sk_test_local"
@@ -78,17 +68,16 @@ def functions(world: World, template: Mapping[str, Any], monkeypatch: pytest.Mon
 
 @pytest.fixture
 def started(functions: Functions) -> list[tuple[str, str, list[int]]]:
-    """The workers that were started: the function, how it was invoked, and its shards. Lambda is not in moto."""
+    """The workers that were started: the function, how it was invoked, and its shards."""
     del functions
     found: list[tuple[str, str, list[int]]] = []
 
-    def take(params: Any, **_: Any) -> tuple[Any, dict[str, Any]]:
-        kind = params["headers"]["X-Amz-Invocation-Type"]
-        found.append((params["url_path"].split("/")[3], kind, json.loads(params["body"])["shards"]))
-        return SimpleNamespace(status_code=202), {"StatusCode": 202}
+    def take(_: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+        found.append((sent["FunctionName"], sent["InvocationType"], json.loads(sent["Payload"])["shards"]))
+        return {"StatusCode": 202}
 
-    hooks: Any = clients.functions().meta.events
-    hooks.register("before-call.lambda.Invoke", take)
+    lambda_: Any = clients.functions()
+    lambda_.before.append(take)
     return found
 
 
@@ -273,16 +262,16 @@ def test_a_worker_that_cannot_be_started_fails_the_run_after_its_signals(
 ) -> None:
     """I4: the alarm on errors tells; what is closed stays closed, and the next tick starts the worker."""
 
-    def refuse(**_: Any) -> None:
+    def refuse(*_: Any) -> None:
         raise ClientError({"Error": {"Code": "TooManyRequestsException", "Message": "Rate exceeded"}}, "Invoke")
 
-    hooks = clients.functions().meta.events
-    hooks.register_first("before-call.lambda.Invoke", refuse)
+    lambda_: Any = clients.functions()
+    lambda_.before.insert(0, refuse)
     with pytest.raises(ClientError, match="Rate exceeded"):
         functions.close()
     assert said(capsys)["HoursBehind"] == (1, "Count")
     assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
-    hooks.unregister("before-call.lambda.Invoke", refuse)
+    lambda_.before.remove(refuse)
     Clock.at += timedelta(minutes=5)
     assert functions.close()["workers"] == 1
 
@@ -484,22 +473,24 @@ def test_a_worker_that_fails_gives_its_leases_back(functions: Functions) -> None
     """I4: the next one need not wait until they end."""
     functions.close()
 
-    def fail(**_: Any) -> None:
-        raise EndpointConnectionError(endpoint_url="https://dynamodb.us-east-1.amazonaws.com")
+    def fail(operation: str, _: Any) -> None:
+        if operation == "BatchGetItem":
+            raise EndpointConnectionError(endpoint_url="https://dynamodb.us-east-1.amazonaws.com")
 
-    hooks = clients.dynamodb().meta.events
-    hooks.register("before-call.dynamodb.BatchGetItem", fail)
+    dynamodb: Any = clients.dynamodb()
+    dynamodb.before.append(fail)
     with pytest.raises(EndpointConnectionError):
         functions.post()
     assert _leases() == []
-    hooks.unregister("before-call.dynamodb.BatchGetItem", fail)
+    dynamodb.before.remove(fail)
     assert functions.post()["posted"] == 2
 
 
 def _leases() -> list[Any]:
     found = boto3.client("dynamodb").query(
         TableName="ledger",
-        KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
+        KeyConditionExpression="#pk = :pk AND begins_with(#sk, :sk)",
+        ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
         ExpressionAttributeValues={":pk": {"S": "posting"}, ":sk": {"S": "lease#"}},
     )
     return list(found["Items"])
@@ -576,10 +567,11 @@ def test_a_bus_that_cannot_be_reached_loses_no_rejection(
     functions.close()
     said(capsys)
 
-    def fail(**_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://events.us-east-1.amazonaws.com")
 
-    clients.events().meta.events.register("before-call.events.PutEvents", fail)
+    bus: Any = clients.events()
+    bus.before.append(fail)
     assert functions.post()["rejected"] == 1
     assert said(capsys) == {"UsageRejected": (1, "Count")}
     assert world.in_ledger("customer#acme")["requests"] == (10**20, "REJECTED")

@@ -1,6 +1,6 @@
 """Carrying: what a finalised invoice, or Stripe's reach, leaves unbilled is billed once, in a later hour."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -9,7 +9,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from infra.local.stripe.server import LocalStripe
 from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carrier
 from metering.model.periods import Hour
@@ -20,26 +19,18 @@ from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, new_mark
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
-from tests.integration.billing import FINALISED, PERIOD_END, Billing, due, subscribed
-from tests.integration.world import HOUR, CrashError, Watched, World
-
-pytestmark = pytest.mark.in_memory
+from tests.doubles.dying import Dying, KilledError, Life
+from tests.integration.billing import FINALISED, PERIOD_END, Billing, due
+from tests.integration.world import HOUR, World
 
 LAST = Hour.parse("2026-11-23T04")
 """The last hour of the first invoice."""
 
 
 @pytest.fixture
-def stripe() -> Iterator[LocalStripe]:
-    """The local Stripe, at the beginning of the world's hour."""
-    with LocalStripe(api_keys=["sk_test_local"], now=HOUR.start.timestamp) as server:
-        yield server
-
-
-@pytest.fixture
-def billing(world: World) -> Billing:
-    """Acme, subscribed since the world's hour, with 5 requests in it."""
-    return subscribed(world)
+def stripe_time() -> Callable[[], float]:
+    """The world's hour begins."""
+    return HOUR.start.timestamp
 
 
 def test_a_late_record_after_the_invoice_is_carried_once(billing: Billing) -> None:
@@ -187,13 +178,13 @@ def test_a_crash_at_any_transaction_of_a_look_ends_right(
     billing.world.run()
     billing.adjust(-9)
     world = billing.world
-    watched = cast("Any", Watched(world.ledger.client, ("transact_write_items", write), after=after))
+    watched = cast("Any", Dying(world.ledger.client, Life(write, accepted=after, of={"transact_write_items"})))
     dying = replace(world, ledger=Ledger(watched, "ledger"))
     try:
         for _ in range(3):
             dying.run()
             dying.check()
-    except CrashError:
+    except KilledError:
         pass
     else:
         assert write > 1

@@ -21,9 +21,8 @@ from metering.stores.progress import PeriodState
 from metering.stores.rows import Rows
 from metering.stores.table import RowChangedError
 from metering.stripe import client as stripe_client
-from tests.integration.world import HOUR, CrashError, Watched, World
-
-pytestmark = pytest.mark.in_memory
+from tests.doubles.dying import Dying, KilledError, Life
+from tests.integration.world import HOUR, World
 
 
 def test_an_hour_becomes_a_bill(world: World) -> None:
@@ -127,8 +126,8 @@ def test_a_crash_at_a_row_with_several_keys_leaves_both_or_none(world: World, af
     world.customer("acme", "key1", "key2", stripe_customer="cus_acme")
     world.record(world.line(), world.line(key="key2"))
     world.after_grace()
-    dying = cast("Any", Watched(world.ledger.client, ("transact_write_items", 1), after=after))
-    with pytest.raises(CrashError):
+    dying = cast("Any", Dying(world.ledger.client, Life(1, accepted=after, of={"transact_write_items"})))
+    with pytest.raises(KilledError):
         replace(world, ledger=Ledger(dying, "ledger")).run()
     assert bool(world.in_ledger("customer#acme")) is after
     assert len(dict(world.ledger.rows.by_key(customer("acme"), HOUR, HOUR.next()))) == after
@@ -231,8 +230,10 @@ def test_a_crash_at_any_write_of_the_ledger_ends_right(world: World, left: int, 
     world.customer("globex", "key3", stripe_customer="cus_globex")
     world.record(world.line(), world.line(key="key3"), world.line(key="stray"))
     world.after_grace()
-    ledger = replace(world.ledger, client=cast("Any", Watched(world.ledger.client, ("put_item", left), after=after)))
-    with pytest.raises(CrashError):
+    ledger = replace(
+        world.ledger, client=cast("Any", Dying(world.ledger.client, Life(left, accepted=after, of={"put_item"})))
+    )
+    with pytest.raises(KilledError):
         replace(world, ledger=ledger).run()
     world.now += timedelta(minutes=5)
     world.run()
@@ -254,14 +255,14 @@ def test_a_hand_over_beside_a_run_that_dies_bills_one_customer(world: World, bef
         def save(self, row: Any, by_key: Any = None) -> Any:
             world.customer("globex", "key1", stripe_customer="cus_globex", since=HOUR if before else None)
             super().save(row, by_key)
-            raise CrashError
+            raise KilledError
 
     class HandingOver(Ledger):
         @property
         def rows(self) -> Rows:
             return HandedOver(self.client, self.table)
 
-    with pytest.raises(CrashError):
+    with pytest.raises(KilledError):
         replace(world, ledger=HandingOver(world.ledger.client, "ledger")).run()
     world.now += timedelta(minutes=5)
     world.run()

@@ -19,7 +19,8 @@ from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
 from metering.stores import aws as clients
-from tests.integration.lambdas import Clock, context
+from tests.doubles.lambdas import context
+from tests.integration.lambdas import Clock
 from tests.integration.world import ACCESS_LOG_GROUP, World, envelope
 
 NOW = datetime.fromisoformat("2026-11-22T17:20:00+00:00")

@@ -14,29 +14,13 @@ from metering.model.subjects import Subject
 from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holders, Holding
 from metering.stores.ledger import Ledger
-from metering.stores.marks import Marks
+from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
 
 
-class CrashError(Exception):
-    """The process dies here."""
-
-
-class DyingMarks(Marks):
-    """Marks of a process that dies when it marks an hour."""
-
-    def mark_late(self, hour: Hour, subject: Subject, mark: str) -> None:
-        """Die."""
-        raise CrashError(hour, subject, mark)
-
-
-class DyingCounters(Counters):
-    """Counters with such marks."""
-
-    @property
-    def marks(self) -> Marks:
-        """Return them."""
-        return DyingMarks(self.client, self.table)
+def dying_marks(world: World) -> Counters:
+    """Return the counters of a process that dies when it marks an hour."""
+    return Counters(cast("Any", Dying(world.counters.client, Life(1))), world.counters.table)
 
 
 class RacingHolders(Holders):
@@ -375,8 +359,8 @@ def test_a_crash_before_the_marks_is_mended_by_the_same_command(world: World) ->
     add(world, "acme", "key1")
     use(world, HOUR, "key1")
     entry = Entry("globex", "Globex", "", ("key1",), HOUR)
-    with pytest.raises(CrashError):
-        Customers(world.ledger, DyingCounters(world.counters.client, "counters")).add(entry, now=world.now)
+    with pytest.raises(KilledError):
+        Customers(world.ledger, dying_marks(world)).add(entry, now=world.now)
     assert world.ledger.holders.holdings(["key1"])["key1"].holders[-1] == Holder(HOUR, "globex")
     assert marks(world) == set()
     change = Customers(world.ledger, world.counters).add(entry, now=world.now)
@@ -391,8 +375,8 @@ def test_a_crash_before_the_marks_of_an_exclusion_is_mended_by_the_same_command(
     """I5: the customer would go on being billed for the key."""
     add(world, "acme", "key1")
     use(world, HOUR, "key1")
-    dying = Customers(world.ledger, DyingCounters(world.counters.client, "counters"))
-    with pytest.raises(CrashError):
+    dying = Customers(world.ledger, dying_marks(world))
+    with pytest.raises(KilledError):
         dying.exclude("key1", reason="health check", since=HOUR, now=world.now)
     assert exclude(world, "key1", since=HOUR).marks == 1
     world.run()

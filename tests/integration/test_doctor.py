@@ -2,12 +2,10 @@
 
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from types import ModuleType
 from typing import Any
 
 import boto3
@@ -180,13 +178,8 @@ def stripe() -> Iterator[LocalStripe]:
 
 
 @pytest.fixture
-def ward(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ward:
+def ward(world: World, apigateway: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ward:
     """A deployment where all is well."""
-    # moto's API Gateway imports a validator of OpenAPI documents, which only an import of one would use.
-    for name in ("", ".validation", ".validation.exceptions"):
-        validator: Any = ModuleType(f"openapi_spec_validator{name}")
-        validator.validate, validator.OpenAPIValidationError = None, ValueError
-        monkeypatch.setitem(sys.modules, validator.__name__, validator)
     operator = Operator(world, monkeypatch, capsys)
     topic: Any = boto3.client("sns").create_topic(Name="alarms")
     boto3.client("sns").subscribe(
@@ -194,7 +187,7 @@ def ward(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     )
     told = outputs(stripe_api_base=world.stripe.url, access_log_group=ACCESS_LOG_GROUP, alarm_topic=topic["TopicArn"])
     found = Ward(world, operator, told)
-    _deploy(found)
+    _deploy(found, apigateway)
     world.ledger.progress.advance_cursor(HOUR)
     world.now = HOUR.start + timedelta(minutes=30)
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found.deployment)
@@ -203,7 +196,7 @@ def ward(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return found
 
 
-def _deploy(ward: Ward) -> None:
+def _deploy(ward: Ward, rest: Any) -> None:
     boto3.client("iam").create_role(RoleName="functions", AssumeRolePolicyDocument="{}")
     arns = {name: function(name) for name in FUNCTIONS}
     boto3.client("lambda").add_permission(
@@ -220,7 +213,6 @@ def _deploy(ward: Ward) -> None:
         )
     for name in FUNCTIONS:
         ward.measure("AWS/Lambda", "Invocations", 6, FunctionName=name)
-    rest: Any = boto3.client("apigateway")
     ward.api = rest.create_rest_api(name="items")["id"]
     (root,) = rest.get_resources(restApiId=ward.api)["items"]
     rest.put_method(restApiId=ward.api, resourceId=root["id"], httpMethod="GET", authorizationType="NONE")

@@ -18,7 +18,8 @@ from metering.model.log_format import AccessLog
 from metering.model.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.settings import RecordUsageSettings, SettingsError
 from metering.stores import aws as clients
-from tests.integration.lambdas import Clock, context, event, said
+from tests.doubles.lambdas import context, event
+from tests.integration.lambdas import Clock, said
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope
 
 

@@ -10,7 +10,6 @@ import pytest
 
 import show_usage
 from infra.local.stripe.faults import Fault
-from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers
 from infra.operate.subscribing import Subscriber, Wishes
@@ -18,6 +17,7 @@ from metering.model.metrics import Count, Sum
 from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
 from metering.portal.answers import InvoiceAnswer, PricesAnswer
 from metering.portal.charges import BASIS, KEPT_S
+from tests.doubles.clock import Clock
 from tests.integration.portal import Portal, opened
 from tests.integration.world import HOUR, World
 
@@ -41,28 +41,16 @@ DEARER = Plan(
 )
 
 
-@dataclass
-class Clock:
-    """Stripe's clock."""
-
-    now: datetime = HOUR.start + timedelta(minutes=40)
-
-    def __call__(self) -> float:
-        """Return it in seconds since the epoch."""
-        return self.now.timestamp()
-
-
 @pytest.fixture
 def clock() -> Clock:
-    """A clock in the world's hour."""
-    return Clock()
+    """One clock for the world and Stripe, in the world's hour."""
+    return Clock(HOUR.start + timedelta(minutes=40))
 
 
 @pytest.fixture
-def stripe(clock: Clock) -> Iterator[LocalStripe]:
-    """The local Stripe, whose clock can be set."""
-    with LocalStripe(api_keys=["sk_test_local"], now=clock) as server:
-        yield server
+def stripe_time(clock: Clock) -> Clock:
+    """The world's."""
+    return clock
 
 
 @dataclass
@@ -70,14 +58,13 @@ class Seller:
     """A deployment that sells to acme, and what acme is shown. ``passed`` is what the function's process counts."""
 
     world: World
-    clock: Clock
     portal: Portal
     passed: float = 0
 
     def at(self, moment: datetime) -> None:
         """Let it be this moment, for all."""
         self.passed += (moment - self.world.now).total_seconds()
-        self.clock.now = self.world.now = moment
+        self.world.now = moment
 
     def use(self, times: int) -> None:
         """Let requests of ten bytes be counted now."""
@@ -93,7 +80,7 @@ class Seller:
         subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
         wishes = Wishes(email="billing@acme.example")
         subscriber.subscribe(
-            self.world.ledger.holders.customers(["acme"])["acme"], "standard", wishes, now=self.clock.now
+            self.world.ledger.holders.customers(["acme"])["acme"], "standard", wishes, now=self.world.now
         )
 
     def invoice(self) -> dict[str, Any]:
@@ -108,15 +95,12 @@ class Seller:
 
 
 @pytest.fixture
-def seller(
-    world: World, template: dict[str, Any], clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Seller]:
+def seller(world: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Seller]:
     """A customer that is subscribed."""
-    world.now = clock.now
     world.bill(*METRICS)
     world.customer("acme", "key1")
     with opened(world, template, monkeypatch, tmp_path, metrics=METRICS, plans=(PLAN,)) as portal:
-        made = Seller(world, clock, portal)
+        made = Seller(world, portal)
         show_usage._parts().charges.clock = lambda: made.passed
         made.catalog().apply(lambda _: None)
         made.subscribe()

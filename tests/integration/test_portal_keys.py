@@ -31,12 +31,10 @@ class Vault:
 @pytest.fixture
 def vault(aws: None) -> Vault:  # noqa: ARG001 - asked for what it does
     """A secret that was never rotated."""
-    client = boto3.client("secretsmanager")
+    client: Any = boto3.client("secretsmanager")
     client.create_secret(Name="portal", SecretString=FIRST)
     made = Vault(client)
-    client.meta.events.register(
-        "before-call.secrets-manager.GetSecretValue", lambda params, **_: made.reads.append(str(params["body"]))
-    )
+    client.before.append(lambda name, asked: made.reads.append(str(asked)) if name == "GetSecretValue" else None)
     return made
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,9 +22,8 @@ from metering.stores.switch import shares
 from metering.stripe import client as stripe_client
 from metering.stripe.client import StripeBusyError, StripeUnavailableError
 from metering.stripe.meters import StripeMeters
+from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World
-
-pytestmark = pytest.mark.in_memory
 
 NEXT = HOUR.next()
 STREAM = "POST /v2/billing/meter_event_stream"
@@ -116,21 +115,9 @@ def test_a_worker_posts_the_customers_of_its_shards_alone(world: World) -> None:
 # --- pace ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Clock:
-    """A clock for a pace, in which waiting takes no time."""
-
-    now: float = 0.0
-    slept: list[float] = field(default_factory=list)
-
-    def pace(self, per_second: float = 1000) -> Pace:
-        """Return a pace on this clock."""
-        return Pace(per_second, now=lambda: self.now, sleep=self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.slept.append(seconds)
-        self.now += seconds
+def pace(clock: Clock, per_second: float = 1000) -> Pace:
+    """Return a pace on a clock."""
+    return Pace(per_second, now=clock, sleep=clock.sleep)
 
 
 class Busy(StripeMeters):
@@ -158,7 +145,7 @@ def test_retry_after_is_honoured(world: World) -> None:
     names = many(world, 3)
     _refusals["cus_c0"] = StripeBusyError("RateLimitError 429", 9.0, alone=False)
     clock = Clock()
-    posted = replace(world.poster(), stripe=busy(world), pace=clock.pace()).post_pending(HOUR, range(SHARDS))
+    posted = replace(world.poster(), stripe=busy(world), pace=pace(clock)).post_pending(HOUR, range(SHARDS))
     assert posted.posted == 3
     assert max(clock.slept) == pytest.approx(9, abs=0.1)
     assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 2, 3]
@@ -170,7 +157,7 @@ def test_without_retry_after_the_pace_falls(world: World, monkeypatch: pytest.Mo
     many(world, 3)
     world.stripe.set_faults([Fault.RATE_LIMITED])
     clock = Clock()
-    posted = replace(world.poster(), pace=clock.pace(10)).post_pending(HOUR, range(SHARDS))
+    posted = replace(world.poster(), pace=pace(clock, 10)).post_pending(HOUR, range(SHARDS))
     assert posted.posted == 3
     assert any(seconds > 0.15 for seconds in clock.slept)  # a tenth of a second is the whole rate
 
@@ -180,7 +167,7 @@ def test_a_lock_timeout_slows_its_customer_alone(world: World) -> None:
     many(world, 3)
     _refusals["cus_c0"] = StripeBusyError("RateLimitError 429", 9.0, alone=True)
     clock = Clock()
-    posted = replace(world.poster(), stripe=busy(world), pace=clock.pace()).post_pending(HOUR, range(SHARDS))
+    posted = replace(world.poster(), stripe=busy(world), pace=pace(clock)).post_pending(HOUR, range(SHARDS))
     assert posted.posted == 3
     assert max(clock.slept, default=0) < 0.1
 

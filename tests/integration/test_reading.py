@@ -11,8 +11,9 @@ from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.reading import UsageReader
 from metering.stores.counters import Counters
 from metering.stores.marks import new_mark
+from tests.doubles.dying import Dying
 from tests.integration.portal import hour_after
-from tests.integration.world import HOUR, Watched, World
+from tests.integration.world import HOUR, World
 
 
 def reader(world: World) -> UsageReader:
@@ -39,7 +40,7 @@ def test_a_hundred_keys_alone_take_a_query_for_each_partition(world: World) -> N
     names = [f"k{number:03d}" for number in range(100)]
     for name in names:
         world.counters.count(HOUR, name, Amounts({"requests": 1}), b"x" * 12)
-    watched: Any = Watched(world.counters.client)
+    watched: Any = Dying(world.counters.client)
     assert len(Counters(watched, world.counters.table).read_keys(HOUR, names)) == 100
     assert watched.calls["query"] == 2
 

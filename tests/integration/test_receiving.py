@@ -288,12 +288,13 @@ def test_a_notification_that_cannot_be_dealt_with_now_comes_again(
     """I1: an error is no refusal; Stripe delivers it again until it is answered 200."""
     failed: list[int] = []
 
-    def fail_once(**_: Any) -> None:
-        if not failed:
+    def fail_once(operation: str, _: Any) -> None:
+        if operation == "PutItem" and not failed:
             failed.append(1)
             raise TimeoutError
 
-    clients.dynamodb().meta.events.register("before-call.dynamodb.PutItem", fail_once)
+    dynamodb: Any = clients.dynamodb()
+    dynamodb.before.append(fail_once)
     with delivering(functions) as answers:
         unknown.stripe.report_errors()
     assert answers[:2] == [502, 200]
@@ -458,7 +459,8 @@ def test_no_secret_is_logged_or_answered(
 def test_a_hundred_refusals_ask_for_the_secret_once(functions: Functions) -> None:
     """Anyone may call the address, and each look at the secret costs money."""
     asked = []
-    clients.secrets().meta.events.register("before-call.secrets-manager.GetSecretValue", lambda **_: asked.append(1))
+    secrets: Any = clients.secrets()
+    secrets.before.append(lambda *_: asked.append(1))
     for _ in range(100):
         functions.receive(request("{}", "nonsense"))
     assert len(asked) == 1

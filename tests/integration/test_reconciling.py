@@ -1,14 +1,13 @@
 """Reconciling: what Stripe shows and the ledger holds are compared, mended, and told where it cannot be mended."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
-from infra.local.stripe.server import LocalStripe
 from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
@@ -19,17 +18,14 @@ from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
 
-pytestmark = pytest.mark.in_memory
-
 LATER = due(HOUR) + timedelta(hours=2)
 """Stripe shows by now what it took when the world's hour was closed."""
 
 
 @pytest.fixture
-def stripe() -> Iterator[LocalStripe]:
-    """The local Stripe, at the beginning of the world's hour."""
-    with LocalStripe(api_keys=["sk_test_local"], now=HOUR.start.timestamp) as server:
-        yield server
+def stripe_time() -> Callable[[], float]:
+    """The world's hour begins."""
+    return HOUR.start.timestamp
 
 
 @pytest.fixture

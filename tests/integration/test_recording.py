@@ -3,11 +3,9 @@
 import base64
 import gzip
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from threading import Lock
 from typing import Any, cast
 
 import boto3
@@ -22,48 +20,13 @@ from metering.model.subjects import key
 from metering.stores.counters import Counters
 from metering.stores.marks import PARTITIONS, partition
 from metering.stores.set_aside import SetAside
+from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
 
 
-class CrashError(Exception):
-    """The process dies here."""
-
-
-@dataclass
-class Dying:
-    """Counters of a process that dies before or after its n-th write."""
-
-    counters: Counters
-    writes: int
-    after: bool
-    lock: Lock = field(default_factory=Lock)
-
-    def count(self, *arguments: Any) -> bool:
-        """Count, or die."""
-        return bool(self._do(lambda: self.counters.count(*arguments)))
-
-    def has_counted(self, *arguments: Any) -> bool:
-        """Look, which is no write."""
-        return self.counters.has_counted(*arguments)
-
-    @property
-    def marks(self) -> "Dying":
-        """Marks die as counters do."""
-        return self
-
-    def mark_late(self, *arguments: Any) -> None:
-        """Mark, or die."""
-        self._do(lambda: self.counters.marks.mark_late(*arguments))
-
-    def _do(self, write: Callable[[], Any]) -> Any:
-        with self.lock:
-            self.writes -= 1
-            if self.writes == 0 and not self.after:
-                raise CrashError
-            done = write()
-            if self.writes == 0:
-                raise CrashError
-            return done
+def dying(world: World, writes: int, *, after: bool) -> Counters:
+    """Return the counters of a process that dies at its n-th write."""
+    return Counters(cast("Any", Dying(world.counters.client, Life(writes, accepted=after))), world.counters.table)
 
 
 def counted(world: World, hour: Hour = HOUR) -> dict[str, dict[str, int]]:
@@ -118,8 +81,8 @@ def test_a_crash_at_any_write_loses_and_doubles_nothing(world: World, writes: in
     """I1, I2: the batch is delivered again whole, and the late marks are there in the end."""
     world.after_grace()
     batch = world.batch(world.line(), world.line(key="key2"), world.line(key="key3"))
-    with pytest.raises(CrashError):
-        world.recorder(Dying(world.counters, writes, after)).record(batch)
+    with pytest.raises(KilledError):
+        world.recorder(dying(world, writes, after=after)).record(batch)
     world.recorder().record(batch)
     assert counted(world) == {name: {"requests": 1, "bytes": 10} for name in ("key1", "key2", "key3")}
     assert {mark.subject for mark in world.counters.marks.late()} == {key("key1"), key("key2"), key("key3")}
@@ -235,8 +198,8 @@ def test_what_an_earlier_delivery_may_have_counted_is_kept_apart(world: World, o
 def test_a_line_that_a_crashed_delivery_did_not_set_aside_is_kept_by_the_next(world: World) -> None:
     """I1: the first delivery died before it counted; the second finds one line more to be bad."""
     lines = [old(world), "nonsense"]
-    with pytest.raises(CrashError):
-        world.recorder(Dying(world.counters, 1, after=False)).record(world.batch(*lines))
+    with pytest.raises(KilledError):
+        world.recorder(dying(world, 1, after=False)).record(world.batch(*lines))
     world.now += timedelta(days=2)
     assert world.record(*lines).set_aside == 2
     assert sorted(line["message"] for batch in objects().values() for line in batch["lines"]) == sorted(lines)

@@ -19,7 +19,8 @@ from metering.model.periods import Hour
 from metering.model.subjects import key
 from metering.stores.counters import Counters
 from metering.stores.set_aside import SetAside
-from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment
+from tests.doubles.dying import Dying, KilledError, Life
+from tests.integration.world import HOUR, World, event_ids, moment
 
 NEXT = HOUR.next()
 TOKENS = Sum(name="tokens", of=USAGE_LINES)
@@ -47,9 +48,9 @@ def deliver(world: World, *lines: str) -> Batch:
     return batch
 
 
-def dying_at(world: World, call: tuple[str, int] | None, *, after: bool = False) -> Recorder:
-    """Return the recorder of a process that dies at a write to the counters, if at any."""
-    dying = cast("Any", Watched(world.counters.client, call, after))
+def dying_at(world: World, update: int, *, after: bool = False) -> Recorder:
+    """Return the recorder of a process that dies at an update of the counters, if at any."""
+    dying = cast("Any", Dying(world.counters.client, Life(update, accepted=after, of={"update_item"})))
     return replace(world.recorder(), counters=replace(world.counters, client=dying))
 
 
@@ -86,7 +87,7 @@ def test_redriving_at_once_counts_once(world: World) -> None:
     """I2: four operators press the button; each call by itself is atomic, which moto is not."""
     batch = deliver(world, *(ahead(world) for _ in range(5)))
     world.now = NEXT.start + timedelta(minutes=30)
-    at_work = dying_at(world, None)
+    at_work = dying_at(world, 0)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: redrive(at_work, {"batch": batch.token.hex()}), range(4)))
     assert {answer["left"] for answer in answers} == {0}
@@ -211,8 +212,8 @@ def test_a_doubtful_line_is_left_if_its_counter_has_the_batch(world: World) -> N
 def test_a_doubtful_line_counts_if_its_counter_lacks_the_batch(world: World) -> None:
     """I1: the first delivery died before it counted anything."""
     batch = world.batch(old(world), "nonsense")
-    dying = dying_at(world, ("update_item", 1))
-    with pytest.raises(CrashError):
+    dying = dying_at(world, 1)
+    with pytest.raises(KilledError):
         dying.record(batch)
     world.now += timedelta(days=2)
     assert world.recorder().record(batch).set_aside == 2
@@ -243,7 +244,7 @@ class CountingOnly(Counters):
     def count(self, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
         """Count, or die."""
         if key != self.only:
-            raise CrashError
+            raise KilledError
         return Counters.count(self, hour, key, amounts, batch)
 
 
@@ -254,7 +255,7 @@ def test_a_line_that_a_crashed_delivery_counted_is_not_counted_again_by_a_redriv
     other = json.dumps({"usage": {"id": "x", "time": int(moment(HOUR)), "customer": "globex", "pages": 3}})
     batch = reported(other, usage_line(tokens=5))
     dying = CountingOnly(world.counters.client, world.counters.table, "@globex")
-    with pytest.raises(CrashError):
+    with pytest.raises(KilledError):
         world.recorder(dying).record(batch)
     world.bill(TOKENS)
     assert world.recorder().record(batch).set_aside == 1
@@ -270,8 +271,8 @@ def test_a_value_claimed_by_a_delivery_that_died_counts_when_its_line_is_redrive
     world.bill(Count(name="requests"), Unique(name="users", of="authorizer.user", opaque_id=True))
     line = world.line(time=str(int((HOUR.start - timedelta(days=59)).timestamp() * 1000)), **{"authorizer.user": "ann"})
     batch = world.batch(line, "nonsense")
-    dying = dying_at(world, ("update_item", 1))
-    with pytest.raises(CrashError):
+    dying = dying_at(world, 1)
+    with pytest.raises(KilledError):
         dying.record(batch)
     world.now += timedelta(days=2)
     world.recorder().record(batch)
@@ -283,28 +284,12 @@ def test_a_value_claimed_by_a_delivery_that_died_counts_when_its_line_is_redrive
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Forgetful:
-    """A bucket that takes no note of what was redriven."""
-
-    client: Any
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.client, name)
-
-    def put_object(self, **arguments: Any) -> Any:
-        """Put an object, or die."""
-        if arguments["Key"].endswith(".redriven.json"):
-            raise CrashError
-        return self.client.put_object(**arguments)
-
-
 def test_a_crash_before_the_note_counts_once_in_the_end(world: World) -> None:
     """I2: the counter refuses what it has; the next redrive takes the note."""
     batch = deliver(world, ahead(world), "nonsense")
     world.now = NEXT.start + timedelta(minutes=30)
-    forgetful = SetAside(cast("Any", Forgetful(world.set_aside.client)), "bucket")
-    with pytest.raises(CrashError):
+    forgetful = SetAside(cast("Any", Dying(world.set_aside.client, Life(1))), "bucket")
+    with pytest.raises(KilledError):
         redrive(replace(world.recorder(), set_aside=forgetful), {"batch": batch.token.hex()})
     assert world.counted(NEXT)["key1"]["requests"] == 1
     assert again(world, batch)["counted"] == 1
@@ -317,8 +302,8 @@ def test_a_crash_at_the_counter_counts_once_in_the_end(world: World, after: bool
     """I1, I2: the line stays set aside until its count is certain."""
     batch = deliver(world, ahead(world))
     world.now = NEXT.start + timedelta(minutes=30)
-    dying = dying_at(world, ("update_item", 1), after=after)
-    with pytest.raises(CrashError):
+    dying = dying_at(world, 1, after=after)
+    with pytest.raises(KilledError):
         redrive(dying, {"batch": batch.token.hex()})
     assert again(world, batch)["counted"] == 1
     assert world.counted(NEXT)["key1"]["requests"] == 1

@@ -23,7 +23,8 @@ from metering.portal.page import read
 from metering.portal.reading import By
 from metering.stores.marks import new_mark
 from tests.conftest import ROOT
-from tests.integration.portal import HOST, IAM, ORIGIN, Portal, forget, opened
+from tests.doubles.lambdas import HOST
+from tests.integration.portal import IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 
 METRICS = (

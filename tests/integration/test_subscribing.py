@@ -24,6 +24,7 @@ from metering.stripe.client import StripeNotConnectedError, StripeUnavailableErr
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer, offer_of
+from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World, moment
 
 KEY = "sk_test_local"
@@ -47,21 +48,10 @@ LESSER = {
 """A restricted key for each right that is missing, or only to read where it is to write."""
 
 
-@dataclass
-class Clock:
-    """Stripe's clock."""
-
-    now: datetime = HOUR.start + timedelta(minutes=40)
-
-    def __call__(self) -> float:
-        """Return it in seconds since the epoch."""
-        return self.now.timestamp()
-
-
 @pytest.fixture
 def clock() -> Clock:
-    """A clock in the world's hour."""
-    return Clock()
+    """One clock for the world and Stripe, in the world's hour."""
+    return Clock(HOUR.start + timedelta(minutes=40))
 
 
 @pytest.fixture
@@ -77,12 +67,11 @@ class Shop:
     """A deployment that sells."""
 
     world: World
-    clock: Clock
     plans: tuple[Plan, ...] = (STANDARD, BASIC)
 
     def at(self, moment: datetime) -> None:
         """Let it be this moment, for all."""
-        self.clock.now = self.world.now = moment
+        self.world.now = moment
 
     def catalog(self) -> Catalog:
         """Return its catalog."""
@@ -96,7 +85,7 @@ class Shop:
         """Subscribe a customer."""
         subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
         customer = self.world.ledger.holders.customers([name])[name]
-        return subscriber.subscribe(customer, plan, Wishes(**wishes), now=self.clock.now)
+        return subscriber.subscribe(customer, plan, Wishes(**wishes), now=self.world.now)
 
     def preview(self, name: str = "acme") -> dict[str, Any]:
         """Return the running invoice."""
@@ -115,10 +104,9 @@ class Shop:
 
 
 @pytest.fixture
-def shop(world: World, clock: Clock) -> Shop:
+def shop(world: World) -> Shop:
     """A deployment with a customer that Stripe does not know, and its catalog at Stripe."""
-    made = Shop(world, clock)
-    made.at(clock.now)
+    made = Shop(world)
     world.customer("acme", "key1")
     made.apply()
     return made
@@ -380,11 +368,11 @@ def everything(shop: Shop, key: str) -> None:
     catalog.apply(lambda _: None)
     customer = shop.world.ledger.holders.customers([key])[key]
     customers = Customers(shop.world.ledger, shop.world.counters)
-    done = Subscriber(meters, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.clock.now)
+    done = Subscriber(meters, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.world.now)
     event: Any = {
         "event_name": meters.event_name("requests"),
         "identifier": key,
-        "timestamp": int(shop.clock.now.timestamp()),
+        "timestamp": int(shop.world.now.timestamp()),
         "payload": {"stripe_customer_id": done.stripe_customer, "value": "3"},
     }
     meters.call(lambda client: client.v1.billing.meter_events.create(event))

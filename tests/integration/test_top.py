@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from infra.cli.top import shown
-from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
@@ -24,6 +23,7 @@ from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
 from metering.model.subjects import customer
 from metering.model.usage_row import State
+from tests.doubles.clock import Clock
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
 
@@ -79,33 +79,15 @@ class Scene:
         return self.top().look(self.world.now)
 
 
-class Clocked:
-    """The world's time, for a Stripe that is made before it."""
-
-    world: World | None = None
-
-    def __call__(self) -> float:
-        """Return it in seconds since 1970."""
-        return (self.world.now if self.world else HOUR.start).timestamp()
+@pytest.fixture
+def stripe_time(clock: Clock) -> Clock:
+    """The world's."""
+    return clock
 
 
 @pytest.fixture
-def clocked() -> Clocked:
-    """One clock for all."""
-    return Clocked()
-
-
-@pytest.fixture
-def stripe(clocked: Clocked) -> Any:
-    """The local Stripe, at the world's time."""
-    with LocalStripe(api_keys=["sk_test_local"], now=clocked) as server:
-        yield server
-
-
-@pytest.fixture
-def scene(world: World, clocked: Clocked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scene:
+def scene(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scene:
     """Two customers, acme with two keys and globex with one, in the middle of the world's hour."""
-    clocked.world = world
     operator = Operator(world, monkeypatch, capsys)
     deployment = operator.deployment
     found = Deployment(lambda name, **_: boto3.client(name), deployment.outputs)

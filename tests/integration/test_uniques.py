@@ -19,9 +19,8 @@ from metering.model.periods import Hour, hours
 from metering.portal.reading import By
 from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
-from tests.integration.world import HOUR, CrashError, Watched, World, moment
-
-pytestmark = pytest.mark.in_memory
+from tests.doubles.dying import Dying, KilledError, Life
+from tests.integration.world import HOUR, World, moment
 
 USERS = Unique(name="users", of="authorizer.user", opaque_id=True)
 NEXT, AFTER, LAST = (Hour(HOUR.number + n) for n in (1, 2, 3))
@@ -114,7 +113,7 @@ def test_the_same_value_counts_again_in_the_next_month(users: World) -> None:
 
 def test_batches_at_once_with_the_same_values_count_each_value_once(users: World) -> None:
     """I1, I2: eight workers deliver ten batches twice; each call by itself is atomic, which moto is not."""
-    atomic = cast("Any", Watched(users.counters.client))
+    atomic = cast("Any", Dying(users.counters.client))
     at_work = replace(recorder(users, atomic), counters=replace(users.counters, client=atomic))
     batches = [users.batch(seen(users, "ann"), seen(users, f"user{n % 4}")) for n in range(10)] * 2
     with ThreadPoolExecutor(8) as pool:
@@ -134,8 +133,8 @@ def test_a_crash_between_claims_and_counters_is_made_good_by_the_redelivery(
 ) -> None:
     """I1, I2: what a batch has claimed is its own to count, also for another batch that comes in between."""
     batch = users.batch(seen(users, "ann"), seen(users, "bob"), seen(users, "cid"))
-    dying = Watched(users.counters.client, (call, nth), after)
-    with pytest.raises(CrashError):
+    dying = Dying(users.counters.client, Life(nth, accepted=after, of={call}))
+    with pytest.raises(KilledError):
         replace(recorder(users, dying), counters=replace(users.counters, client=cast("Any", dying))).record(batch)
     users.record(seen(users, "ann"))
     users.recorder().record(batch)
@@ -166,7 +165,7 @@ def test_a_claim_that_boto3_sent_twice_is_our_own(users: World) -> None:
 
 def test_a_new_value_costs_one_write_and_a_known_one_none(users: World) -> None:
     """A refused conditional write costs a unit, too, so claims are looked at first."""
-    first, second = (Watched(users.counters.client) for _ in range(2))
+    first, second = (Dying(users.counters.client) for _ in range(2))
     recorder(users, first).record(users.batch(*(seen(users, f"user{n}") for n in range(20))))
     assert first.calls == {"batch_get_item": 1, "put_item": 20}
     recorder(users, second).record(users.batch(*(seen(users, f"user{n}") for n in range(22))))

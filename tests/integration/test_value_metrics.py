@@ -21,7 +21,8 @@ from metering.portal.reading import By
 from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
-from tests.integration.world import HOUR, CrashError, Watched, World, event_ids, moment
+from tests.doubles.dying import Dying, KilledError, Life
+from tests.integration.world import HOUR, World, event_ids, moment
 
 MESSAGES = "authorizer.messages"
 SEATS = "authorizer.seats"
@@ -173,8 +174,8 @@ def test_a_crash_between_the_claim_of_an_id_and_its_counter_counts_once_in_the_e
     world.bill(JOBS)
     lines = [report(jobs=1), report("job-2", jobs=1)]
     batch = batch_of(event_ids(lines), lines, Source.USAGE_LINES, "application stream")
-    with pytest.raises(CrashError):
-        recorder(world, Watched(world.counters.client, (call, nth), after)).record(batch)
+    with pytest.raises(KilledError):
+        recorder(world, Dying(world.counters.client, Life(nth, accepted=after, of={call}))).record(batch)
     world.report(report(jobs=1), "usage")
     world.recorder().record(batch)
     world.recorder().record(batch)
@@ -184,7 +185,7 @@ def test_a_crash_between_the_claim_of_an_id_and_its_counter_counts_once_in_the_e
 def test_an_id_is_stored_as_a_hash(world: World) -> None:
     """I8: an application's id may be anything; deduplicating costs one write an id."""
     world.bill(JOBS)
-    watched = Watched(world.counters.client)
+    watched = Dying(world.counters.client)
     line = report("order-of-ann@globex", jobs=1)
     recorder(world, watched).record(batch_of(["e"], [line], Source.USAGE_LINES, "application stream"))
     assert (watched.calls["put_item"], watched.calls["update_item"]) == (1, 1)
@@ -246,8 +247,8 @@ def test_a_crash_between_a_peak_and_its_counter_is_made_good(
 ) -> None:
     """I1, I2: the peak stands in an item of its own."""
     batch = peaks.batch(seats(peaks, 5), seats(peaks, 8))
-    with pytest.raises(CrashError):
-        recorder(peaks, Watched(peaks.counters.client, ("update_item", nth), after)).record(batch)
+    with pytest.raises(KilledError):
+        recorder(peaks, Dying(peaks.counters.client, Life(nth, accepted=after, of={"update_item"}))).record(batch)
     peaks.recorder().record(batch)
     assert peaks.counted() == {"key1": {"requests": 2, "seats": 8}}
 
@@ -331,7 +332,7 @@ def test_a_split_is_shown_and_the_total_billed(world: World) -> None:
 def test_a_split_stands_in_the_same_write_as_its_total(world: World) -> None:
     """One update for each hour and key, however many values."""
     world.bill(Count(name="requests", by=PLAN), Sum(name="bytes", of="response_length", by="method"))
-    watched = Watched(world.counters.client)
+    watched = Dying(world.counters.client)
     batch = world.batch(*(world.line(**{PLAN: f"plan{n}"}) for n in range(20)), world.line(key="key2"))
     recorder(world, watched).record(batch)
     assert watched.calls["update_item"] == 2

@@ -1,13 +1,11 @@
-"""A deployment in moto with the time in hand, and the events that AWS would send it."""
+"""A deployment in memory with the time in hand, and the events that AWS would send it."""
 
 import base64
 import gzip
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from threading import Lock
 from typing import Any
 
 from infra.local.stripe.server import LocalStripe
@@ -34,6 +32,7 @@ from metering.stores.switch import PostingSwitch
 from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
+from tests.doubles.clock import Clock
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 HOUR = Hour.parse("2026-11-22T05")
@@ -43,18 +42,27 @@ ACCESS_LOG_GROUP = "Metering-AccessLog3A1B2C3D-x7Yz0pQwErTy"
 
 @dataclass
 class World:
-    """A deployment in moto, with the time in hand."""
+    """A deployment in memory, with the time in hand."""
 
     stripe: LocalStripe
     counters: Counters
     ledger: Ledger
     set_aside: SetAside
-    now: datetime = HOUR.start + timedelta(minutes=30)
+    time: Clock = field(default_factory=lambda: Clock(HOUR.start + timedelta(minutes=30)))
     ids: int = 0
     key: str | None = "sk_test_local"
     ledger_epoch: str = EPOCH
     metrics: tuple[Metric, ...] = METRICS
     streamed_from: Hour | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The present moment, by the world's clock."""
+        return self.time.moment
+
+    @now.setter
+    def now(self, moment: datetime) -> None:
+        self.time.moment = moment
 
     def clock(self) -> datetime:
         """Return the present moment."""
@@ -208,39 +216,6 @@ class World:
         if self.key is None:
             raise StripeNotConnectedError("the secret holds no Stripe key")
         return self.key
-
-
-class CrashError(Exception):
-    """The process dies here."""
-
-
-@dataclass
-class Watched:
-    """A client of DynamoDB that counts its calls, and may die before or after the n-th of one kind."""
-
-    client: Any
-    dies_at: tuple[str, int] | None = None
-    after: bool = False
-    calls: Counter[str] = field(default_factory=Counter)
-    lock: Lock = field(default_factory=Lock)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.client, name)
-        if name not in ("put_item", "update_item", "batch_get_item", "get_item", "query", "transact_write_items"):
-            return found
-
-        def call(**arguments: Any) -> Any:
-            with self.lock:
-                self.calls[name] += 1
-                dies = self.dies_at == (name, self.calls[name])
-                if dies and not self.after:
-                    raise CrashError
-                answer = found(**arguments)
-                if dies:
-                    raise CrashError
-                return answer
-
-        return call
 
 
 def moment(hour: Hour, minute: int = 29) -> str:

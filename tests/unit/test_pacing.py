@@ -7,31 +7,13 @@ import pytest
 
 from metering.billing import pacing
 from metering.billing.pacing import Pace, pause
-
-
-class Clock:
-    """A clock that sleeping puts forward."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.slept: list[float] = []
-        self.lock = Lock()
-
-    def __call__(self) -> float:
-        """Return the present moment in seconds."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        with self.lock:
-            self.slept.append(seconds)
-            self.now += seconds
+from tests.doubles.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
     """A clock at 100 seconds."""
-    return Clock()
+    return Clock(100.0)
 
 
 def made(clock: Clock, per_second: float = 10) -> Pace:

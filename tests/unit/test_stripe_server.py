@@ -6,7 +6,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,27 +24,17 @@ from stripe.billing import Meter, MeterEvent, MeterEventSummary
 from infra.local.stripe.faults import Fault, FaultPlan
 from infra.local.stripe.params import decode_form
 from infra.local.stripe.server import LocalStripe
+from tests.doubles.clock import Clock
 
 HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z
 NOW = HOUR + 4_200  # 06:10, the hour's grace has passed
 POST_EVENT = "POST /v1/billing/meter_events"
 
 
-@dataclass
-class Clock:
-    """A clock that stands still until it is told otherwise."""
-
-    now: float = NOW
-
-    def __call__(self) -> float:
-        """Tell the time, in seconds since the epoch."""
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     """Ten past six."""
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

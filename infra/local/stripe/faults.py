@@ -66,6 +66,11 @@ class FaultPlan:
             raise ValueError(f"fault rates must be at least 0 and add up to at most 1, got {self._rates}")
         self._random = random.Random(seed)  # noqa: S311  repeatable on purpose
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no call will ever meet a fault again."""
+        return not self._script and not self._rates
+
     def draw(self, route: str, customer: str | None) -> Fault | None:
         """Say what happens to one call of `route` that concerns the Stripe customer, if any."""
         fault = self._draw(route, customer)

@@ -57,6 +57,11 @@ class Wire:
         self._thread.join()
         self._loop.close()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether calls are answered at once, and none is lost or late."""
+        return not self._latency_s and self.plan.is_over
+
     def land_late_calls(self) -> int:
         """Let every call that is still on its way arrive now, oldest first; give their number."""
         return self._in_loop(self._land_all())

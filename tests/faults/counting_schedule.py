@@ -1,22 +1,20 @@
-"""A schedule: batches, who delivers them how often, what goes wrong meanwhile, and the straight count beside it.
-
-What is drawn depends on the seed alone. What the threads and the engine make of it differs from run to run, so a seed
-that failed may have to be played several times.
-"""
+"""Schedules of counting: batches, who delivers them how often, what goes wrong meanwhile, and the straight count."""
 
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Final
 
-from infra.local.aws.faults import Fate
 from metering.model.batches import EventBatch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, Unique
-from metering.model.periods import CLOCK_SKEW, Hour
+from metering.model.periods import Hour
 from metering.stores.counters import SLOTS
+from tests.faults.fates import Fate
+from tests.faults.stage import CALM, UNHURT, Death, Run, Weather, skewed
 
 METRICS: Final[tuple[Metric, ...]] = (
     Count(name="requests"),
@@ -54,53 +52,28 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One delivery of a batch: in some order, perhaps with events twice, by a clock that is off, perhaps killed."""
+class Deliver:
+    """A batch is delivered: in some order, perhaps with events twice."""
 
     batch: int
     order: int
-    skew: timedelta
-    killed: tuple[int, bool] = (0, False)
-    """At which write it dies, counted from 1 (0: it does not), and whether that write was still done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
-    """A run of a closer: it reads the hours that are due, and those that are marked, by a clock that is off."""
-
-    skew: timedelta
+class Close:
+    """A run of a closer: it reads the hours that are due, and those that are marked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """How often a request meets each fate; ``burst`` is how many requests in a row then meet the same."""
-
-    chances: Mapping[Fate, float]
-    burst: int = 1
-
-    def fates(self, seed: int) -> Iterator[Fate]:
-        """Yield what becomes of each request."""
-        chance = random.Random(seed)
-        fates, weights = list(self.chances), list(self.chances.values())
-        while True:
-            if not fates or chance.random() >= sum(weights):
-                yield Fate.PASSED
-            else:
-                yield from chance.choices(fates, weights) * chance.randint(1, self.burst)
-
-
-CALM: Final = Weather({})
-SLOW: Final = Weather({Fate.DELAYED: 0.4})
-# Each with its weight. Throttling and silence cost the client seconds (botocore's backoff, its read timeout), so they
-# are the rarer.
+_FEW: Final[Mapping[Enum, float]] = {Fate.LOST: 0.02, Fate.UNANSWERED: 0.05, Fate.REPLAYED: 0.03, Fate.CONFLICT: 0.02}
 WEATHERS: Final = (
     (6, CALM),
-    (4, SLOW),
-    (6, Weather({Fate.CUT_BEFORE: 0.03, Fate.CUT_AFTER: 0.05, Fate.FAILED_AFTER: 0.05})),
-    (4, Weather({Fate.CUT_BEFORE: 0.02, Fate.CUT_AFTER: 0.01, Fate.FAILED_AFTER: 0.01}, burst=100)),
-    (3, Weather({Fate.SWALLOWED: 0.03, Fate.BELATED: 0.05})),
-    (1, Weather({Fate.EXCEEDED: 0.02, Fate.THROTTLED: 0.02}, burst=4)),
+    (4, Weather("slow", stalls=0.05)),
+    (6, Weather("few", _FEW)),
+    (4, Weather("lost", {Fate.LOST: 0.2})),
+    (4, Weather("late", {Fate.REPLAYED: 0.15, Fate.BELATED: 0.3}, stalls=0.01)),
+    (2, Weather("everything", {**_FEW, Fate.BELATED: 0.05}, stalls=0.02)),
 )
+"""Each with its weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +86,10 @@ class Schedule:
     """How far the clock moves each time that somebody looks at it."""
 
     batches: tuple[tuple[Line, ...], ...]
-    tasks: tuple[Delivery | Closing, ...]
+    runs: tuple[Run, ...]
     weather: Weather
-    in_turns: bool
-    """Whether its tasks take turns at each write, so that they meet in narrow places; else they run freely."""
 
-    def batch(self, delivery: Delivery) -> EventBatch:
+    def batch(self, delivery: Deliver) -> EventBatch:
         """Return a batch as this delivery brings it: the same events in another order, some perhaps twice."""
         chance = random.Random(delivery.order)
         events = [line.event for line in self.batches[delivery.batch]]
@@ -157,22 +128,24 @@ class Schedule:
         return {hour for hour in self.hours() if hour.is_due(self.start)}
 
 
-def draw(seed: int) -> Schedule:
+def draw(seed: int, *, narrow: bool = False) -> Schedule:
     """Draw a schedule; the same one for the same seed.
 
-    One in four is narrow: two batches count for one key of one closed hour, which is closed again meanwhile, in turns.
+    One in four is narrow, or each if asked for: two batches count for one key of one closed hour, which is closed again
+    meanwhile.
     """
     chance = random.Random(seed)
-    narrow = chance.random() < 1 / 4
+    narrow = chance.random() < 1 / 4 or narrow
     start = NOW.start + timedelta(seconds=chance.randint(0, 960))
     closed = Hour.containing(start - LATEST * chance.random())
     hours = [closed] if narrow else chance.sample([NOW, Hour(NOW.number - 1), closed], k=chance.randint(1, 3))
     keys = [KEYS[0]] if narrow else chance.sample(KEYS, k=chance.randint(1, 4))
     crowded = chance.random() < 0.5
+    weights, weathers = zip(*WEATHERS, strict=True)
     batches = []
     for number in range(2 if narrow else chance.randint(1, 5)):
         size = chance.randint(1, 2 if narrow else 10)
-        users = [chance.choice(USERS)] if narrow else USERS  # one claim, so that a task takes its steps in one thread
+        users = [chance.choice(USERS)] if narrow else USERS
         lines = [_line(chance, f"{seed}-{number}-{n}", start, hours, keys, users) for n in range(size)]
         batches.append(_crowd(lines) if crowded else tuple(lines))
     return Schedule(
@@ -180,14 +153,9 @@ def draw(seed: int) -> Schedule:
         start=start,
         step=timedelta(seconds=chance.choice((0, 5, 60))),
         batches=tuple(batches),
-        tasks=tuple(_tasks(chance, len(batches), narrow=narrow)),
-        weather=_one_of(chance, WEATHERS),
-        in_turns=narrow,
+        runs=tuple(_runs(chance, len(batches), narrow=narrow)),
+        weather=chance.choices(weathers, weights)[0],
     )
-
-
-def _one_of(chance: random.Random, weathers: Sequence[tuple[int, Weather]]) -> Weather:
-    return chance.choices([weather for _, weather in weathers], [weight for weight, _ in weathers])[0]
 
 
 def _batch(events: Sequence[Event]) -> EventBatch:
@@ -227,31 +195,15 @@ def _line(  # noqa: PLR0913, PLR0917 - what a line is drawn from
     return Line(Event(name, json.dumps(record)), (hour, key), amounts, user if amounts and user != "-" else "")
 
 
-def _tasks(chance: random.Random, batches: int, *, narrow: bool) -> list[Delivery | Closing]:
-    """Return deliveries and closings in the order in which they begin; those of a batch one after the other or not."""
-    closings = chance.choice((2, 3) if narrow else (0, 0, 0, 1, 2))
-    groups: list[list[Delivery | Closing]] = [[Closing(_skew(chance))] for _ in range(closings)]
-    groups += [
-        [
-            Delivery(
-                batch=number,
-                order=chance.randrange(10**6),
-                skew=_skew(chance),
-                killed=_death(chance, likely=0.2 if narrow else 0.4),
-            )
-            for _ in range(chance.choice((1, 2) if narrow else (1, 1, 2, 2, 3, 4)))
-        ]
-        for number in range(batches)
-    ]
-    chance.shuffle(groups)
-    tasks = [task for group in groups for task in group]
-    if chance.random() < 0.5:
-        chance.shuffle(tasks)
-    return tasks
-
-
-def _death(chance: random.Random, *, likely: float) -> tuple[int, bool]:
-    return (chance.randint(1, 8), chance.random() < 0.5) if chance.random() < likely else (0, False)
+def _runs(chance: random.Random, batches: int, *, narrow: bool) -> list[Run]:
+    """Return closings and deliveries, those of a batch beside each other or not."""
+    runs = [Run(Close(), skewed(chance)) for _ in range(chance.choice((2, 3) if narrow else (0, 0, 0, 1, 2)))]
+    for number in range(batches):
+        for _ in range(chance.choice((1, 2) if narrow else (1, 1, 2, 2, 3, 4))):
+            dies = chance.random() < (0.2 if narrow else 0.4)
+            death = Death(chance.randint(1, 8), accepted=chance.random() < 0.5) if dies else UNHURT
+            runs.append(Run(Deliver(number, chance.randrange(10**6)), skewed(chance), death))
+    return runs
 
 
 def _crowd(lines: list[Line]) -> tuple[Line, ...]:
@@ -263,11 +215,6 @@ def _crowd(lines: list[Line]) -> tuple[Line, ...]:
         if _batch([line.event for line in found]).token[-1] % SLOTS == 0:
             return found
     raise AssertionError("no token ends as it should")
-
-
-def _skew(chance: random.Random) -> timedelta:
-    """Two clocks differ by less than the code allows for."""
-    return CLOCK_SKEW * (chance.random() - 0.5) * 0.99
 
 
 def _milliseconds(moment: datetime) -> int:

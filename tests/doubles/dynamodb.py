@@ -1,25 +1,24 @@
-"""DynamoDB in memory, as far as the money side uses it, and a client that suffers what a network does.
+"""DynamoDB in memory, as far as this project uses it.
 
 An expression, operation or argument that is not known raises: what is here must be as DynamoDB has it, or not be.
-`test_money.py` plays the same schedules on DynamoDB Local and compares what both hold at the end.
+`tests/integration/test_expressions.py` asks the same of moto and of DynamoDB Local, and `tests/faults` compares what
+whole schedules leave in DynamoDB Local.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from enum import Enum
 from functools import lru_cache
 from typing import Any, Final
 
-from botocore.exceptions import ClientError, ReadTimeoutError
-
-from tests.faults.money_stage import KilledError, Process
+from botocore.exceptions import ClientError
 
 Item = dict[str, Any]
 Names = Mapping[str, str]
 Test = Callable[[Item, Names, Item], bool]
 
 INDEX: Final = "pending"
+BEGINNING: Final = datetime.fromtimestamp(0, UTC)
 
 _TOKEN: Final = re.compile(r"\s*(<>|<=|>=|[=<>(),]|[#:]?\w+)")
 _SECTION: Final = re.compile(r"\b(SET|ADD)\b")
@@ -37,23 +36,34 @@ class TransactionCanceled(ClientError):  # noqa: N818
     """A transaction was not done."""
 
 
+class ResourceNotFound(ClientError):  # noqa: N818
+    """There is no such table."""
+
+
 class Exceptions:
     """What the client raises, under the names that boto3 has."""
 
     ConditionalCheckFailedException = ConditionalCheckFailed
     TransactionConflictException = TransactionConflict
     TransactionCanceledException = TransactionCanceled
+    ResourceNotFoundException = ResourceNotFound
 
 
 class Tables:
-    """Tables with `pk` and `sk`, and the sparse index `pending`, which shows a write only after `lag()` seconds."""
+    """Tables with `pk` and `sk`, and the sparse index `pending` of their keys, which lags `lag()` seconds behind."""
 
     exceptions = Exceptions
 
-    def __init__(self, now: Callable[[], float], lag: Callable[[], float]) -> None:
-        self._now, self._lag = now, lag
-        self._items: dict[str, dict[str, dict[str, Item]]] = {}
-        self._index: dict[str, dict[tuple[str, str], list[tuple[float, Item | None]]]] = {}
+    def __init__(
+        self,
+        names: Iterable[str] = ("counters", "ledger"),
+        now: Callable[[], float] = lambda: 0.0,
+        lag: Callable[[], float] = lambda: 0.0,
+        made: datetime = BEGINNING,
+    ) -> None:
+        self._now, self._lag, self._made = now, lag, made
+        self._items: dict[str, dict[str, dict[str, Item]]] = {name: {} for name in names}
+        self._index: dict[str, dict[tuple[str, str], list[tuple[float, Item | None]]]] = {name: {} for name in names}
 
     def get_item(
         self,
@@ -66,13 +76,12 @@ class Tables:
     ) -> dict[str, Any]:
         """Return an item."""
         found = self._get(TableName, Key)
-        if found is not None and ProjectionExpression:
-            wanted = {(ExpressionAttributeNames or {})[name.strip()] for name in ProjectionExpression.split(",")}
-            found = {name: value for name, value in found.items() if name in wanted}
-        return {} if found is None else {"Item": dict(found)}
+        names = ExpressionAttributeNames or {}
+        _used({ProjectionExpression}, names, {})
+        return {} if found is None else {"Item": _projected(found, ProjectionExpression, names)}
 
     def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
-        """Return items; some are left for the next call where they are many, as DynamoDB does."""
+        """Return items, all that are asked for."""
         responses: dict[str, list[Item]] = {}
         for table, asked in RequestItems.items():
             keys = [_place(key) for key in asked["Keys"]]
@@ -91,30 +100,51 @@ class Tables:
         ExpressionAttributeValues: Item,  # noqa: N803
         ConsistentRead: bool = False,  # noqa: N803
         IndexName: str = "",  # noqa: N803
+        ProjectionExpression: str = "",  # noqa: N803
+        Limit: int = 0,  # noqa: N803
+        ExclusiveStartKey: Item | None = None,  # noqa: N803
     ) -> dict[str, Any]:
         """Return the items of a partition that meet a condition, in order of `sk`."""
+        names, values = ExpressionAttributeNames, ExpressionAttributeValues
+        _used({KeyConditionExpression, ProjectionExpression}, names, values)
         first, _, rest = KeyConditionExpression.partition(" AND ")
         if first != "#pk = :pk":
             raise AssertionError(f"a key condition begins with '#pk = :pk', got {KeyConditionExpression}")
-        pk = ExpressionAttributeValues[":pk"]["S"]
+        pk = values[":pk"]["S"]
         if IndexName:
-            if ConsistentRead or (IndexName, ExpressionAttributeNames["#pk"]) != (INDEX, INDEX):
-                raise AssertionError("an index is read by its own key, and never consistently")
-            found = sorted(self._shown(TableName, pk), key=lambda item: (item["sk"]["S"], item["pk"]["S"]))
+            if ConsistentRead or Limit or (IndexName, names["#pk"]) != (INDEX, INDEX):
+                raise AssertionError("an index is read by its own key, whole, and never consistently")
+            keys = [{name: item[name] for name in ("pk", "sk", INDEX)} for item in self._shown(TableName, pk)]
+            found = sorted(keys, key=lambda item: (item["sk"]["S"], item["pk"]["S"]))
         else:
-            partition = self._items.get(TableName, {}).get(pk, {})
+            partition = self._table(TableName).get(pk, {})
             found = [partition[sk] for sk in sorted(partition)]
         if rest:
             meets = _condition(rest)
-            found = [item for item in found if meets(item, ExpressionAttributeNames, ExpressionAttributeValues)]
-        return {"Items": [dict(item) for item in found]}
+            found = [item for item in found if meets(item, names, values)]
+        return _page(found, Limit, ExclusiveStartKey, ProjectionExpression, names)
+
+    def scan(  # noqa: PLR0913
+        self,
+        *,
+        TableName: str,  # noqa: N803
+        ConsistentRead: bool = False,  # noqa: N803, ARG002
+        ProjectionExpression: str = "",  # noqa: N803
+        ExpressionAttributeNames: Names | None = None,  # noqa: N803
+        Limit: int = 0,  # noqa: N803
+        ExclusiveStartKey: Item | None = None,  # noqa: N803
+    ) -> dict[str, Any]:
+        """Return every item."""
+        names = ExpressionAttributeNames or {}
+        _used({ProjectionExpression}, names, {})
+        found = sorted(self.items(TableName), key=_place)
+        return _page(found, Limit, ExclusiveStartKey, ProjectionExpression, names)
 
     def put_item(
         self,
         *,
         TableName: str,  # noqa: N803
         Item: Item,  # noqa: N803
-        ReturnValuesOnConditionCheckFailure: str = "",  # noqa: N803, ARG002
         **condition: Any,
     ) -> dict[str, Any]:
         """Write an item."""
@@ -131,7 +161,7 @@ class Tables:
         **condition: Any,
     ) -> dict[str, Any]:
         """Change an item, which is made if it is not there."""
-        self._check(TableName, Key, "UpdateItem", **condition)
+        self._check(TableName, Key, "UpdateItem", UpdateExpression, **condition)
         self._update(TableName, Key, UpdateExpression, condition)
         return {}
 
@@ -139,7 +169,8 @@ class Tables:
         """Delete an item."""
         self._check(TableName, Key, "DeleteItem", **condition)
         pk, sk = _place(Key)
-        self._items.get(TableName, {}).get(pk, {}).pop(sk, None)
+        self._table(TableName).get(pk, {}).pop(sk, None)
+        assert (pk, sk) not in self._index[TableName], "nothing that the index shows is ever deleted"
         return {}
 
     def transact_write_items(self, *, TransactItems: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
@@ -152,7 +183,8 @@ class Tables:
             places.add((what["TableName"], _place(key)))
             names = ("ConditionExpression", "ExpressionAttributeNames", "ExpressionAttributeValues")
             try:
-                self._check(what["TableName"], key, kind, **{name: what[name] for name in names if name in what})
+                about = {name: what[name] for name in names if name in what}
+                self._check(what["TableName"], key, kind, what.get("UpdateExpression", ""), **about)
             except ConditionalCheckFailed:
                 reasons.append({"Code": "ConditionalCheckFailed"})
             else:
@@ -172,27 +204,35 @@ class Tables:
         return {}
 
     def describe_table(self, *, TableName: str) -> dict[str, Any]:  # noqa: N803
-        """Say when a table was made."""
-        return {"Table": {"TableName": TableName, "CreationDateTime": datetime.fromtimestamp(0, UTC)}}
+        """Say when a table was made, and what its key is."""
+        self._table(TableName)
+        keys = [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}]
+        return {"Table": {"TableName": TableName, "CreationDateTime": self._made, "KeySchema": keys}}
 
-    def get_paginator(self, name: str) -> "Pages":
-        """Return what reads every page."""
-        assert name == "query"
-        return Pages(self.query)
+    def delete_table(self, *, TableName: str) -> dict[str, Any]:  # noqa: N803
+        """Delete a table."""
+        del self._items[TableName]
+        return {}
 
-    def scan(self, table: str) -> Iterator[Item]:
+    def items(self, table: str) -> Iterator[Item]:
         """Yield every item of a table."""
-        for partition in self._items.get(table, {}).values():
+        for partition in self._table(table).values():
             yield from partition.values()
+
+    def _table(self, name: str) -> dict[str, dict[str, Item]]:
+        if name not in self._items:
+            said: Any = {"Error": {"Code": "ResourceNotFoundException", "Message": "Requested resource not found"}}
+            raise ResourceNotFound(said, "DynamoDB")
+        return self._items[name]
 
     def _get(self, table: str, key: Item) -> Item | None:
         pk, sk = _place(key)
-        return self._items.get(table, {}).get(pk, {}).get(sk)
+        return self._table(table).get(pk, {}).get(sk)
 
     def _put(self, table: str, item: Item) -> None:
         pk, sk = _place(item)
-        self._items.setdefault(table, {}).setdefault(pk, {})[sk] = dict(item)
-        index = self._index.setdefault(table, {})
+        self._table(table).setdefault(pk, {})[sk] = dict(item)
+        index = self._index[table]
         if INDEX in item or (pk, sk) in index:
             shown = dict(item) if INDEX in item else None
             history = index.setdefault((pk, sk), [])
@@ -201,7 +241,7 @@ class Tables:
 
     def _shown(self, table: str, value: str) -> Iterator[Item]:
         now = self._now()
-        for history in self._index.get(table, {}).values():
+        for history in self._index[table].values():
             item = next((item for at, item in reversed(history) if at <= now), None)
             if item is not None and item[INDEX]["S"] == value:
                 yield item
@@ -211,17 +251,22 @@ class Tables:
         table: str,
         key: Item,
         operation: str,
+        update: str = "",
         ConditionExpression: str = "",  # noqa: N803
         ExpressionAttributeNames: Names | None = None,  # noqa: N803
         ExpressionAttributeValues: Item | None = None,  # noqa: N803
+        ReturnValuesOnConditionCheckFailure: str = "NONE",  # noqa: N803
     ) -> None:
+        there = self._get(table, key)
+        names, values = ExpressionAttributeNames or {}, ExpressionAttributeValues or {}
+        _used({ConditionExpression, update}, names, values)
         if not ConditionExpression:
             return
-        there = self._get(table, key)
-        meets = _condition(ConditionExpression)
-        if not meets(there or {}, ExpressionAttributeNames or {}, ExpressionAttributeValues or {}):
-            error: Any = {"Error": {"Code": "ConditionalCheckFailedException"}}
-            raise ConditionalCheckFailed(error | ({"Item": dict(there)} if there else {}), operation)
+        if not _condition(ConditionExpression)(there or {}, names, values):
+            said: Any = {"Error": {"Code": "ConditionalCheckFailedException"}}
+            if there and ReturnValuesOnConditionCheckFailure == "ALL_OLD":
+                said["Item"] = dict(there)
+            raise ConditionalCheckFailed(said, operation)
 
     def _update(self, table: str, key: Item, expression: str, arguments: Mapping[str, Any]) -> None:
         names, values = arguments["ExpressionAttributeNames"], arguments["ExpressionAttributeValues"]
@@ -244,6 +289,34 @@ def canceled(reasons: list[dict[str, str]]) -> TransactionCanceled:
 
 def _place(key: Item) -> tuple[str, str]:
     return key["pk"]["S"], key["sk"]["S"]
+
+
+def _used(expressions: Iterable[str], names: Names, values: Item) -> None:
+    """Raise AssertionError unless expressions use each name and value, and no other, as DynamoDB asks for."""
+    used = frozenset[str]().union(*(_placeholders(one) for one in expressions))
+    if used != names.keys() | values.keys():
+        raise AssertionError(f"{sorted(expressions)} use {sorted(used)}, and given are {[*names, *values]}")
+
+
+@lru_cache(maxsize=1024)
+def _placeholders(expression: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[#:]\w+", expression))
+
+
+def _projected(item: Item, expression: str, names: Names) -> Item:
+    wanted = {names[name.strip()] for name in expression.split(",")} if expression else item.keys()
+    return {name: value for name, value in item.items() if name in wanted}
+
+
+def _page(found: list[Item], limit: int, after: Item | None, expression: str, names: Names) -> dict[str, Any]:
+    """Return the items that come after one, at most so many."""
+    if after:
+        found = [item for item in found if _place(item) > _place(after)]
+    page: dict[str, Any] = {"Items": [_projected(item, expression, names) for item in found[: limit or None]]}
+    if limit and len(found) >= limit:
+        last = found[limit - 1]
+        page["LastEvaluatedKey"] = {"pk": last["pk"], "sk": last["sk"]}
+    return page
 
 
 def _added(before: Item | None, value: Item) -> Item:
@@ -356,119 +429,3 @@ def _compare(  # noqa: PLR0911  a comparison each
         case ">=":
             return bool(there >= wanted)
     raise AssertionError(f"an unknown comparison: {operator}")
-
-
-class Fate(Enum):
-    """What becomes of a request to DynamoDB."""
-
-    LOST = "fails before DynamoDB gets it, at every attempt"
-    UNANSWERED = "fails after DynamoDB did it"
-    REPLAYED = "is done, sent again after a read timeout, and meets its own write"
-    BELATED = "is sent again after a read timeout, and its first copy lands later"
-    CONFLICT = "meets a transaction"
-
-
-WRITES: Final = {"put_item", "update_item", "delete_item", "transact_write_items"}
-READS: Final = {"get_item", "batch_get_item", "query", "describe_table"}
-
-
-class TableClient:
-    """A process's client of `backing`: in memory, or boto3's own. ``fates`` says how likely each fate is."""
-
-    def __init__(self, backing: Any, process: Process, fates: Mapping[Fate, float]) -> None:
-        self.exceptions = backing.exceptions
-        self._backing = backing
-        self._process = process
-        self._fates = fates
-
-    def __getattr__(self, name: str) -> Any:
-        if name in WRITES:
-            return lambda **arguments: self._write(name, arguments)
-        if name in READS:
-            return lambda **arguments: self._read(name, arguments)
-        raise AssertionError(f"an unknown operation: {name}")
-
-    def get_paginator(self, name: str) -> "Pages":
-        """Return what reads every page."""
-        assert name == "query"
-        return Pages(lambda **arguments: self._read("query", arguments))
-
-    def _read(self, name: str, arguments: dict[str, Any]) -> Any:
-        self._process.stage.step()
-        if self._draw({Fate.LOST}) is Fate.LOST:
-            raise ReadTimeoutError(endpoint_url="dynamodb")
-        answer = getattr(self._backing, name)(**arguments)
-        for items in answer.get("Responses", {}).values():  # in any order; in one here, so that a seed plays the same
-            items.sort(key=_place)
-        return answer
-
-    def _write(self, name: str, arguments: dict[str, Any]) -> Any:
-        self._process.stage.step()
-        return self._process.write(lambda: self._suffer(name, arguments))
-
-    def _suffer(self, name: str, arguments: dict[str, Any]) -> Any:
-        world = self._process.stage.world
-        send: Callable[[], Any] = lambda: getattr(self._backing, name)(**arguments)  # noqa: E731
-        fate = self._draw({*Fate})
-        again = fate in (Fate.REPLAYED, Fate.BELATED) and name != "transact_write_items"  # which has a token for that
-        if fate is Fate.LOST:
-            raise ReadTimeoutError(endpoint_url="dynamodb")
-        if fate is Fate.CONFLICT and _may_conflict(name, arguments):
-            error: Any = {"Error": {"Code": "TransactionConflictException"}}
-            raise self.exceptions.TransactionConflictException(error, name)
-        if fate is Fate.CONFLICT and name == "transact_write_items":
-            reasons: Any = [{"Code": "TransactionConflict"}, {"Code": "None"}]
-            raise self.exceptions.TransactionCanceledException(
-                {"Error": {"Code": "TransactionCanceledException"}, "CancellationReasons": reasons}, name
-            )
-        if again:
-            world.advance(5)
-        if again and fate is Fate.BELATED:
-            world.later(self._process.stage.chance.random() * 20, lambda: _quietly(send))
-        answer = send()
-        if fate is Fate.UNANSWERED:
-            raise ReadTimeoutError(endpoint_url="dynamodb")
-        return send() if again and fate is Fate.REPLAYED else answer
-
-    def _draw(self, possible: set[Fate]) -> Fate | None:
-        if not self._fates:
-            return None
-        drawn = self._process.stage.chance.random()
-        for fate, rate in self._fates.items():
-            drawn -= rate
-            if drawn < 0:
-                return fate if fate in possible else None
-        return None
-
-
-def _may_conflict(name: str, arguments: Mapping[str, Any]) -> bool:
-    """Say whether a write is of an item that transactions write, too: a usage row, or a late mark."""
-    if name == "put_item":
-        return str(arguments["Item"]["sk"]["S"]).startswith("usage#")
-    return name in ("update_item", "delete_item") and str(arguments["Key"]["pk"]["S"]).startswith("late#")
-
-
-class Pages:
-    """A paginator, of one page or more."""
-
-    def __init__(self, query: Callable[..., dict[str, Any]]) -> None:
-        self._query = query
-
-    def paginate(self, **arguments: Any) -> Iterator[dict[str, Any]]:
-        """Yield the pages."""
-        while True:
-            page = self._query(**arguments)
-            yield page
-            if "LastEvaluatedKey" not in page:
-                return
-            arguments["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-
-
-def _quietly(send: Callable[[], Any]) -> None:
-    """Let a copy land that nobody waits for."""
-    try:
-        send()
-    except ClientError:
-        pass
-    except KilledError:
-        raise AssertionError("a copy has no process") from None

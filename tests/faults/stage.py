@@ -1,52 +1,30 @@
-"""The stage on which schedules of the money side are played: a time of its own, and processes that take turns and die.
+"""The stage on which schedules are played: a time of its own, and processes that take turns and die.
 
 One process does something at a time, and after each of its steps the seed picks who goes on: between two steps of one,
 others do whole runs. So narrow places are met often, and what is played is the same for the same seed.
 """
 
-import heapq
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from enum import Enum
 from typing import Any, Final, Self
+from unittest.mock import patch
+
+from metering.model.periods import CLOCK_SKEW
+from metering.stores import aws
+from tests.doubles.clock import Clock
+from tests.doubles.dying import KilledError, Life
 
 LIFE_S: Final = 300
 """A function's time limit, as the stack sets it: whoever is still at work is killed."""
 
 STUCK_S: Final = 120
-
-
-class KilledError(BaseException):
-    """The process has been killed: nothing may catch this and go on."""
-
-
-class World:
-    """The present moment, in seconds since 1970, and what will happen by itself later."""
-
-    def __init__(self, start: datetime) -> None:
-        self.now = start.timestamp()
-        self._later: list[tuple[float, int, Callable[[], object]]] = []
-        self._noted = 0
-
-    def later(self, seconds: float, do: Callable[[], object]) -> None:
-        """Let something happen after so many seconds."""
-        self._noted += 1
-        heapq.heappush(self._later, (self.now + seconds, self._noted, do))
-
-    def advance(self, seconds: float) -> None:
-        """Move on, and let happen what is due meanwhile, in the order of time."""
-        end = self.now + seconds
-        while self._later and self._later[0][0] <= end:
-            self.now, _, do = heapq.heappop(self._later)
-            do()
-        self.now = end
-
-    def moment(self) -> datetime:
-        """Return the present moment."""
-        return datetime.fromtimestamp(self.now, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +36,44 @@ class Death:
     """Whether that one is still done."""
 
 
+UNHURT: Final = Death()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A task as a process does it: by a clock that is off, perhaps to its death."""
+
+    task: Any
+    skew: timedelta = timedelta()
+    death: Death = UNHURT
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """What happens at once, ``after`` so many seconds since the episode before has ended."""
+
+    after: float
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How likely each fate of a call to DynamoDB and to Stripe is, and that a process pauses at a step."""
+
+    name: str
+    table: Mapping[Enum, float] = field(default_factory=dict)
+    stripe: Mapping[Enum, float] = field(default_factory=dict)
+    stalls: float = 0.0
+
+
+CALM: Final = Weather("calm")
+
+
+def skewed(chance: random.Random) -> timedelta:
+    """Draw how far a clock is off: two differ by less than the code allows for."""
+    return CLOCK_SKEW * (chance.random() - 0.5) * 0.99
+
+
 @dataclass
 class Process:
     """A run of a function, with a clock that is off, which may die."""
@@ -65,35 +81,29 @@ class Process:
     stage: "Stage"
     skew: timedelta
     death: Death
-    writes: int = 0
     ends_at: float = 0.0
     wakes_at: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def clock(self) -> datetime:
-        """Return the moment that this machine's clock shows."""
-        return self.stage.world.moment() + self.skew
-
-    def write(self, do: Callable[[], Any]) -> Any:
-        """Do a write or a call, or die before or after it."""
-        self.writes += 1
-        dies = self.death.at and self.writes >= self.death.at
-        if dies and not (self.death.accepted and self.writes == self.death.at):
-            raise KilledError
-        answer = do()
-        if dies:
-            raise KilledError
-        return answer
+    def __post_init__(self) -> None:
+        """Begin to live."""
+        self.clock = self.stage.world.of_a_machine(self.skew)
+        self.life = Life(self.death.at, self.death.accepted, step=self.stage.step)
 
 
 class Stage:
-    """Runs processes, one step of one of them at a time. ``stalls`` is how likely one pauses at a step."""
+    """Runs processes, one step of one of them at a time. ``stalls`` is how likely one pauses at a step.
 
-    def __init__(self, world: World, seed: int) -> None:
+    ``met`` counts which faults were met; ``trace`` is told what happens.
+    """
+
+    def __init__(self, world: Clock, seed: int, life_s: float = LIFE_S) -> None:
         self.world = world
         self.chance = random.Random(seed)
+        self.met: Counter[str] = Counter()
+        self.trace: Callable[[str], object] = lambda _: None
+        self._life_s = life_s
         self.stalls = 0.0
-        self.deaths = 0
         self.current: Process | None = None
         self._living: list[Process] = []
         self._chosen: Process | None = None
@@ -103,7 +113,7 @@ class Stage:
         """Run processes at once, to the end of each; what one raises is raised when all have ended."""
         self._living = [process for process, _ in tasks]
         for process in self._living:
-            process.ends_at = self.world.now + LIFE_S
+            process.ends_at = self.world.now + self._life_s
             process.wakes_at = 0.0 if len(tasks) == 1 else self.world.now + self.chance.choice((0, 0, 1, 3, 6))
         if not tasks:
             return
@@ -144,7 +154,7 @@ class Stage:
         try:
             do()
         except KilledError:
-            self.deaths += 1
+            self.met["deaths"] += 1
         finally:
             self.current = None
 
@@ -234,3 +244,11 @@ class InTurn:
         except Exception as error:  # noqa: BLE001 - the future keeps it, as the executor's does
             future.set_exception(error)
         return future
+
+
+@contextmanager
+def in_turn(seed: int) -> Iterator[None]:
+    """Let what a process does side by side be done one after the other."""
+    InTurn.chance = random.Random(seed)
+    with patch.object(aws, "ThreadPoolExecutor", InTurn):
+        yield

@@ -136,15 +136,7 @@ class DynamoDBLocal:
 
     def client(self, config: Config | None = None, *, port: int | None = None) -> "DynamoDBClient":
         """Return a new client; `port` is that of a proxy in between."""
-        # A session of its own, since a session is not for many threads.
-        return boto3.Session().client(
-            "dynamodb",
-            endpoint_url=f"http://127.0.0.1:{port or self.port}",
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local",
-            config=Config(proxies={}).merge(config or Config()),
-        )
+        return client_at(port or self.port, config)
 
     @property
     def group(self) -> int:
@@ -159,6 +151,19 @@ class DynamoDBLocal:
         if self._process.stdin is not None:
             self._process.stdin.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def client_at(port: int, config: Config | None = None) -> "DynamoDBClient":
+    """Return a new client of what listens on a port."""
+    # A session of its own, since a session is not for many threads.
+    return boto3.Session().client(
+        "dynamodb",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(proxies={}).merge(config or Config()),
+    )
 
 
 def table_definition(template: Mapping[str, Any], logical_id: str) -> dict[str, Any]:

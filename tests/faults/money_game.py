@@ -1,11 +1,11 @@
-"""The referee of the money side: plays a schedule, then lets calm return, and has a judge say where it is wrong."""
+"""The side of the money: plays a schedule, then lets calm return, and has a judge say where it is wrong."""
 
 import itertools
 import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, assert_never, cast
@@ -33,7 +33,6 @@ from metering.model.metrics import Count, Metric, Sum, declared
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import source_of_customer
 from metering.model.usage_row import FLIGHT_TIME
-from metering.stores import aws
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.progress import Seen
 from metering.stores.set_aside import SetAside
@@ -43,31 +42,30 @@ from metering.stripe import client as stripe_client
 from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.webhooks import Webhooks
-from tests.faults.money_judge import Backing, Judge, Parts
+from tests.doubles.clock import Clock
+from tests.doubles.s3 import Buckets
+from tests.faults.fates import TableClient
+from tests.faults.money_judge import Judge, Parts
 from tests.faults.money_schedule import (
-    CALM,
     METRICS,
     START,
     Adjust,
     Close,
     Connect,
     Deliver,
-    Episode,
     HandOver,
     Mend,
     Notify,
     Post,
     Reconcile,
     Retry,
-    Run,
     Schedule,
     Task,
     Turn,
 )
-from tests.faults.money_stage import LIFE_S, Death, InTurn, Process, Stage, World
 from tests.faults.money_stripe import StripeAccount
-from tests.faults.money_table import TableClient
-from tests.faults.processes import Bucket
+from tests.faults.stage import CALM, LIFE_S, Episode, InTurn, Process, Run, Stage, in_turn
+from tests.faults.tables import MakeBacking
 
 DECLARED: Final[tuple[Metric, ...]] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 EPOCH: Final = "1"
@@ -88,20 +86,18 @@ class Game:
     """One schedule under way."""
 
     schedule: Schedule
-    make_backing: Callable[[World, Schedule], Backing]
+    make_backing: MakeBacking
     wrong: list[str] = field(default_factory=list)
-    failures: Counter[str] = field(default_factory=Counter)
-    trace: Callable[[str], object] = lambda _: None
 
     def __post_init__(self) -> None:
         """Set the stage."""
-        self.world = World(START.start)
+        self.world = Clock(START.start)
         self.stage = Stage(self.world, self.schedule.seed)
         schedule = self.schedule
         self.stripe = StripeAccount(self.stage, schedule.latest, schedule.summary_delay_s, bad=dict(schedule.bad))
-        self.backing = self.make_backing(self.world, schedule)
-        self.direct = Parts.of(self.backing.client, self.backing.counters, self.backing.ledger)
-        self.bucket = Bucket()
+        self.backing = self.make_backing(self.world, schedule.seed, schedule.lag_s)
+        self.direct = Parts.of(self.backing.direct, self.backing.counters, self.backing.ledger)
+        self.bucket = Buckets()
         self.weather = CALM
         self.begun: set[int] = set()
         self.recorded: set[int] = set()
@@ -112,26 +108,30 @@ class Game:
     @property
     def met(self) -> Counter[str]:
         """How often which fault was met."""
-        return self.stripe.met + self.failures + Counter({"deaths": self.stage.deaths})
+        return self.stage.met
 
     def play(self) -> None:
         """Play it; where the result differs from what it should be, ``wrong`` has a sentence each."""
+        self._set_up()
+        self.weather = self.schedule.weather
+        for episode in self.schedule.episodes:
+            self._play(episode)
+            self.wrong += self.judge.never_more(self.begun)
+        self._settle()
+
+    @contextmanager
+    def playing(self) -> Iterator[None]:
+        """Keep up what has to hold while it is played: no thread, time, call or number but the stage's."""
         with ExitStack() as stack:
             time = _StageTime(self.stage)
-            InTurn.chance = random.Random(self.schedule.seed)
-            stack.enter_context(patch.object(aws, "ThreadPoolExecutor", InTurn))
+            stack.enter_context(in_turn(self.schedule.seed))
             stack.enter_context(patch.object(posting, "ThreadPoolExecutor", InTurn))
             stack.enter_context(patch.object(sending, "time", time))
             stack.enter_context(patch.object(stripe_client, "time", time))
             stack.enter_context(patch.object(stripe_client, "_client", self.stripe.client))
             stack.enter_context(patch.object(stripe_client, "_sessions", {}))
             stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
-            self._set_up()
-            self.weather = self.schedule.weather
-            for episode in self.schedule.episodes:
-                self._play(episode)
-                self.wrong += self.judge.never_more(self.begun)
-            self._settle()
+            yield
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Game:
             self._calm_tick()
         for _ in range(int(seconds // WEEK_S)):
             self.world.advance(WEEK_S)
-            self.direct.ledger.progress.advance_cursor(Hour(due_before(self.world.moment()).number - 1))
+            self.direct.ledger.progress.advance_cursor(Hour(due_before(self.world.moment).number - 1))
             self._calm_tick()
             self._calmly(Reconcile(1000))
         self.weather = weather
@@ -213,20 +213,20 @@ class Game:
         commanded = isinstance(task, HandOver | Connect | Adjust | Turn | Retry | Deliver)
         if commanded:
             self.unfinished.append(task)
-        self.trace(
-            f"{self.world.moment():%dT%H:%M:%S} begins {task} {process.skew.total_seconds():.0f} {process.death}"
+        self.stage.trace(
+            f"{self.world.moment:%dT%H:%M:%S} begins {task} {process.skew.total_seconds():.0f} {process.death}"
         )
         try:
             self._do(task, process, parts)
         except (ClientError, BotoCoreError, RowChangedError, StripeUnavailableError, OperatorError) as error:
-            self.failures[f"{type(task).__name__} {type(error).__name__}"] += 1
-            self.trace(f"{self.world.moment():%dT%H:%M:%S} failed {task}: {error!r}")
+            self.stage.met[f"{type(task).__name__} {type(error).__name__}"] += 1
+            self.stage.trace(f"{self.world.moment:%dT%H:%M:%S} failed {task}: {error!r}")
         except Exception as error:  # noqa: BLE001 - whatever else a function raises is a finding
             self.wrong.append(f"{task} raised {type(error).__name__}: {error}")
         else:
             if commanded:
                 self.unfinished.remove(task)
-            self.trace(f"{self.world.moment():%dT%H:%M:%S} ended {task}")
+            self.stage.trace(f"{self.world.moment:%dT%H:%M:%S} ended {task}")
 
     def _do(self, task: Task, process: Process, parts: Parts) -> None:  # noqa: C901, PLR0912 - a task each
         match task:
@@ -373,7 +373,7 @@ class Game:
 
     def _settle(self) -> None:
         """Let calm return, and judge."""
-        self.weather = CALM
+        self.weather, self.backing.calm = CALM, True
         self.world.advance(FLIGHT_TIME.total_seconds() + 120)
         self.stripe.bad = {whom: how for whom, how in self.stripe.bad.items() if whom == self.schedule.failing}
         self.stripe.account.customers = self.stripe.account.directory.customers
@@ -421,7 +421,7 @@ class Game:
             self._calmly(Turn(on=True))
 
     def _calmly(self, task: Task) -> None:
-        self._play(Episode(0.0, (Run(task, death=Death()),)))
+        self._play(Episode(0.0, (Run(task),)))
 
     def _calm_tick(self) -> None:
         weather, self.weather = self.weather, CALM
@@ -436,7 +436,7 @@ class Game:
 
     def _dose(self, number: int) -> None:
         """Let every customer use something, so that what is less than nothing has something to be taken from."""
-        hour = Hour.containing(self.world.moment())
+        hour = Hour.containing(self.world.moment)
         for name in self.schedule.connected:
             amounts = Amounts(sums={"requests": 1000, "bytes": 10**13})
             self.direct.counters.count(hour, source_of_customer(name), amounts, number.to_bytes(12))

@@ -1,0 +1,117 @@
+"""S3 in memory: objects, with the conditions under which they are written (S3 User Guide, "Conditional writes")."""
+
+import io
+import zlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+from botocore.response import StreamingBody
+
+
+class NoSuchKey(ClientError):  # noqa: N818  as clients name it
+    """There is no such object."""
+
+
+class NoSuchBucket(ClientError):  # noqa: N818
+    """There is no such bucket."""
+
+
+class Exceptions:
+    """What the client raises, under the names that boto3 has."""
+
+    NoSuchKey = NoSuchKey
+    NoSuchBucket = NoSuchBucket
+
+
+class Buckets:
+    """Buckets of objects, which lists show in pages of so many."""
+
+    exceptions = Exceptions
+
+    def __init__(self, names: Iterable[str] = ("bucket",), page: int = 1000) -> None:
+        self._buckets: dict[str, dict[str, bytes]] = {name: {} for name in names}
+        self._page = page
+
+    def objects(self, bucket: str = "bucket") -> dict[str, bytes]:
+        """Return the objects of a bucket by their keys."""
+        return self._of(bucket, "ListObjectsV2")
+
+    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803  as S3 names them, here and below
+        """Return an object."""
+        objects = self._of(Bucket, "GetObject")
+        if Key not in objects:
+            said: Any = {"Error": {"Code": "NoSuchKey", "Message": "The specified key does not exist.", "Key": Key}}
+            raise NoSuchKey(said, "GetObject")
+        body = objects[Key]
+        stream = StreamingBody(io.BytesIO(body), len(body))
+        return {"Body": stream, "ETag": _etag(body), "ContentLength": len(body)}
+
+    def put_object(  # noqa: PLR0913
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        Body: bytes | str,  # noqa: N803
+        IfNoneMatch: str = "",  # noqa: N803
+        IfMatch: str = "",  # noqa: N803
+        ContentType: str = "",  # noqa: N803, ARG002  which nobody asks for
+    ) -> dict[str, Any]:
+        """Write an object, unless it must not exist and does, or must be as it was read and is not."""
+        objects = self._of(Bucket, "PutObject")
+        there = objects.get(Key)
+        refused = there is not None if IfNoneMatch == "*" else IfMatch and _etag(there or b"") != IfMatch
+        if refused:
+            said: Any = {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"HTTPStatusCode": 412}}
+            raise ClientError(said, "PutObject")
+        body = Body.encode() if isinstance(Body, str) else Body
+        objects[Key] = body
+        return {"ETag": _etag(body)}
+
+    def delete_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+        """Delete an object, whether it is there or not."""
+        self._of(Bucket, "DeleteObject").pop(Key, None)
+        return {}
+
+    def list_objects_v2(
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Prefix: str = "",  # noqa: N803
+        MaxKeys: int = 1000,  # noqa: N803
+        ContinuationToken: str = "",  # noqa: N803
+    ) -> dict[str, Any]:
+        """Return the next page of objects below a prefix, in order of their keys."""
+        objects = self._of(Bucket, "ListObjectsV2")
+        keys = sorted(key for key in objects if key.startswith(Prefix) and key > ContinuationToken)
+        shown = keys[: min(MaxKeys, self._page)]
+        page: dict[str, Any] = {"KeyCount": len(shown), "IsTruncated": len(shown) < len(keys)}
+        if shown:
+            moment = datetime.now(UTC)
+            page["Contents"] = [
+                {"Key": key, "Size": len(objects[key]), "ETag": _etag(objects[key]), "LastModified": moment}
+                for key in shown
+            ]
+        return page | ({"NextContinuationToken": shown[-1]} if len(shown) < len(keys) else {})
+
+    def create_bucket(self, *, Bucket: str) -> dict[str, Any]:  # noqa: N803
+        """Make a bucket."""
+        self._buckets.setdefault(Bucket, {})
+        return {}
+
+    def delete_bucket(self, *, Bucket: str) -> dict[str, Any]:  # noqa: N803
+        """Delete a bucket, which has to be empty."""
+        assert not self._of(Bucket, "DeleteBucket"), "a bucket that is deleted is empty"
+        del self._buckets[Bucket]
+        return {}
+
+    def _of(self, bucket: str, operation: str) -> dict[str, bytes]:
+        if bucket not in self._buckets:
+            said = "The specified bucket does not exist"
+            raise NoSuchBucket({"Error": {"Code": "NoSuchBucket", "Message": said}}, operation)
+        return self._buckets[bucket]
+
+
+def _etag(body: bytes) -> str:
+    return f'"{zlib.crc32(body):08x}"'
