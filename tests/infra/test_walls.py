@@ -53,6 +53,12 @@ PLANTED: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("infra.operate.recount.raw_lines", "metering.model.access_log"),
         ("infra.operate.recount.raw_log", "metering.counting.payloads"),
     ),
+    "tests-layers": (
+        ("tests.faults.play", "tests.integration.world"),
+        ("tests.doubles.clock", "tests.unit.test_prices"),
+        ("tests.doubles.clock", "tests.conftest"),
+    ),
+    "product-knows-no-tests": (("infra.local.cloud", "tests.doubles.clock"),),
 }
 """For each contract what it forbids, each by itself."""
 
@@ -107,7 +113,10 @@ def test_a_wall_falls_with_a_forbidden_import(
     assert not holds(name, changed, settings)
 
 
-@pytest.mark.parametrize(("name", "room"), [("metering-layers", "metering.helpers"), ("infra-layers", "infra.utils")])
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [("metering-layers", "metering.helpers"), ("infra-layers", "infra.utils"), ("tests-layers", "tests.support")],
+)
 def test_a_room_that_has_no_place_is_noticed(
     name: str, room: str, house: grimp.ImportGraph, settings: dict[str, Any]
 ) -> None:

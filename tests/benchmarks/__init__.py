@@ -1,0 +1,1 @@
+"""What things take, beside a floor of the same run."""

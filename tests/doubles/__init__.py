@@ -1,0 +1,1 @@
+"""One double of each thing; below all tests, whose kinds import no other kind."""

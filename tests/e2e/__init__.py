@@ -1,0 +1,1 @@
+"""The whole way, on the deployed stack in the embedded AWS."""

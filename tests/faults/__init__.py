@@ -1,0 +1,1 @@
+"""Random schedules under every fault, with a referee."""

@@ -1,0 +1,1 @@
+"""Mutated lines and payloads, many of them."""

@@ -1,0 +1,1 @@
+"""What is synthesised, bundled and written about it."""

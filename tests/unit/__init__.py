@@ -1,0 +1,1 @@
+"""Rules by themselves: no table, no server."""
