@@ -214,12 +214,13 @@ _SESSION_S: Final = 14 * 60  # a minute less than it lasts
 def _session(client: stripe.StripeClient, api_key: str, now: float) -> str:
     """Return the token of a session of the event stream, which is made anew before it ends.
 
-    Threads that need one at once wait for the first, instead of making one each.
+    The lock is not held during the call, behind which all other threads would wait; two at once make one each.
     """
     with _sessions_lock:
         token, made_at = _sessions.get(api_key, ("", 0.0))
-        if not token or now - made_at > _SESSION_S:
-            token = client.v2.billing.meter_event_session.create().authentication_token
+    if not token or now - made_at > _SESSION_S:
+        token = client.v2.billing.meter_event_session.create().authentication_token
+        with _sessions_lock:
             _sessions[api_key] = (token, now)
     return token
 
