@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -22,7 +21,7 @@ signals = Metrics()
 @logger.inject_lambda_context
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Compare the day that ended an hour ago; where there was no traffic, nothing is told, and nothing paid."""
-    completeness = _sources().read(_cloudwatch(), datetime.now(UTC))
+    completeness = _sources().read(aws.cloudwatch(), datetime.now(UTC))
     ratios = {
         Signal.COMPLETENESS_OF_LINES: completeness.of_lines,
         Signal.COMPLETENESS_OF_REQUESTS: completeness.of_requests,
@@ -47,8 +46,3 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 def _sources() -> Sources:
     settings = CheckCompletenessSettings.read()
     return Sources(settings.deployment, settings.access_log_group, settings.delivery_stream, decode(settings.stages))
-
-
-@cache
-def _cloudwatch() -> Any:
-    return boto3.client("cloudwatch", config=aws.CONFIG)

@@ -21,7 +21,7 @@ from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
-from metering.stores.switch import PostingSwitch, shares
+from metering.stores.switch import PostingSwitch, shards_of_workers
 
 logger = Logger()
 signals = Metrics()
@@ -79,7 +79,7 @@ def report(closed: Closed) -> dict[str, Any]:
 
 def _start(workers: int, function: str) -> None:
     """Start workers; if one cannot be started, the run fails, and what is left is posted from the next tick on."""
-    for shards in shares(workers):
+    for shards in shards_of_workers(workers):
         event = json.dumps({"shards": shards}).encode()
         aws.functions().invoke(FunctionName=function, InvocationType="Event", Payload=event)
 

@@ -13,19 +13,17 @@ METADATA: Final = "Metering"
 _TABLES: Final = {"counters_table", "ledger_table"}
 
 
-class MissingOutputsError(Exception):
-    """Outputs that a stack does not have, in a sentence; without ``is_metering`` it is no metering stack at all."""
-
-    def __init__(self, names: list[str], *, is_metering: bool) -> None:
-        super().__init__(f"it has no {', '.join(names)}")
-        self.is_metering = is_metering
+class MissingOutputError(Exception):
+    """An output that a stack does not have, in a sentence."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Outputs:
     """A metering stack's outputs. ``counters_table`` is the output ``CountersTable``, and so on.
 
     To the stack that writes them they may be CDK's tokens; to the commands that read them they are names and addresses.
+    What a stack of another version does not have raises MissingOutputError when it is asked for, and not before: a
+    command that needs none of it works on.
     """
 
     counters_table: str
@@ -85,12 +83,28 @@ class Outputs:
 
     @classmethod
     def read(cls, told: Mapping[str, str]) -> "Outputs":
-        """Return what a stack told, by the outputs' names; MissingOutputsError names each that it lacks."""
-        there = {field.name: told[_name(field.name)] for field in fields(cls) if _name(field.name) in told}
-        missing = [field.name for field in fields(cls) if field.name not in there and field.default is MISSING]
-        if missing:
-            raise MissingOutputsError([_name(field) for field in missing], is_metering=there.keys() >= _TABLES)
-        return cls(**there)
+        """Return what a stack told, by the outputs' names."""
+        outputs = cls.__new__(cls)
+        there = {field.name: told.get(_name(field.name)) for field in fields(cls)}
+        vars(outputs).update({name: value for name, value in there.items() if value is not None})
+        return outputs
+
+    def __getattr__(self, name: str) -> str:
+        """Return nothing, but say what is missing: only what was not told is looked for here."""
+        if name in {field.name for field in fields(self)}:
+            raise MissingOutputError(f"the stack has no {_name(name)}: another version deployed it. Deploy it again")
+        raise AttributeError(name)
+
+    @property
+    def is_metering(self) -> bool:
+        """Say whether they are a metering stack's at all."""
+        return vars(self).keys() >= _TABLES
+
+    @property
+    def missing(self) -> list[str]:
+        """The names of those that a stack of this version has, and this one has not."""
+        needed = [field.name for field in fields(self) if field.default is MISSING]
+        return [_name(name) for name in needed if name not in vars(self)]
 
     def written(self) -> dict[str, str]:
         """Return the outputs that there are by their names, in their order."""

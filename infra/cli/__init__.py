@@ -1,4 +1,4 @@
-"""The ``metering`` command: typer and rich alone; what is done is done in ``infra.operate`` and ``infra.local``.
+"""The ``metering`` command: arguments in, words out; what is done is done in ``infra.operate`` and ``infra.local``.
 
 Nobody imports it.
 """

@@ -29,6 +29,8 @@ from infra.cli.stripe import stripe_app
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
 from infra.operate.deployment import OperatorError
+from infra.outputs import MissingOutputError
+from metering.stores.table import UnprocessedError
 from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 
 app = typer.Typer(
@@ -71,7 +73,7 @@ def main() -> None:
     logging.lastResort = None  # what the functions' code logs is for their logs
     try:
         app(prog_name="metering")  # also when Python runs it by the name of a module
-    except (OperatorError, StripeUnavailableError, StripeRejectedError) as error:
+    except (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError) as error:
         _fail(str(error))
     except NoCredentialsError:
         _fail("no AWS credentials are found: sign in with 'aws sso login' or 'aws configure', or use --local")

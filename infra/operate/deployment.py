@@ -13,7 +13,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
-from infra.outputs import LAMBDA_TIMEOUT, METADATA, MissingOutputsError, Outputs
+from infra.outputs import LAMBDA_TIMEOUT, METADATA, Outputs
 from metering.model.metrics import Metric, decode
 from metering.model.prices import Plan
 from metering.model.prices import decode as decode_plans
@@ -204,14 +204,10 @@ class Deployment:
 def _outputs(stack: str, described: Mapping[str, Any]) -> Outputs:
     """Return the outputs of a stack as CloudFormation describes it; OperatorError if it is no such stack."""
     told = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
-    try:
-        return Outputs.read(told)
-    except MissingOutputsError as error:
-        if not error.is_metering:
-            raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack") from error
-        raise OperatorError(
-            f"the stack {stack!r} was deployed by another version, since {error}: deploy it again"
-        ) from error
+    outputs = Outputs.read(told)
+    if not outputs.is_metering:
+        raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack")
+    return outputs
 
 
 def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:

@@ -85,8 +85,9 @@ class Report:
         return sorted(Line(*name, *value) for name, value in added.items())
 
     def _hour(self, hour: Hour, keys: set[str] | None) -> Iterator[Line]:
-        by_owner = Attribution(self.counters, self.uniques).of_hour(hour, keys)
-        wanted = {customer(self.only)} if self.only else set(by_owner)
+        only = customer(self.only) if self.only else None
+        by_owner = Attribution(self.counters, self.uniques).of_hour(hour, keys, only=only)
+        wanted = {only} if only else set(by_owner)
         rows = self.ledger.rows.at(hour, wanted)
         shown: dict[tuple[Subject, str], int] = {}
         for owner in sorted(wanted):

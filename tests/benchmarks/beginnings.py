@@ -44,9 +44,10 @@ def receive_events() -> None:
 def check_completeness() -> None:
     """The counters against what was written."""
     import check_completeness
+    from metering.stores import aws
 
     check_completeness._sources()
-    check_completeness._cloudwatch()
+    aws.cloudwatch()
 
 
 def show_usage() -> None:

@@ -45,7 +45,7 @@ from metering.stores.counters import Counters, counter_key
 from metering.stores.holders import Holder, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import new_mark
-from metering.stores.switch import PostingSwitch, Switch, shares
+from metering.stores.switch import PostingSwitch, Switch, shards_of_workers
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks.common import parser, report
 from tests.doubles.dynamodb_local import DynamoDBLocal, table_definition
@@ -295,7 +295,7 @@ class Bench:
         closed = time.monotonic()
         workers = [
             poster.submit(post, self.place, shards, now)
-            for poster, shards in zip(posters, shares(WORKERS), strict=True)
+            for poster, shards in zip(posters, shards_of_workers(WORKERS), strict=True)
         ]
         posted = [worker.result() for worker in workers]
         ended = time.monotonic()

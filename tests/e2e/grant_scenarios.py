@@ -103,7 +103,7 @@ def process(deployed: Deployed, function: str, monkeypatch: pytest.MonkeyPatch) 
 
 def _begin() -> None:
     """Forget what a process keeps between two events, clients and all."""
-    for cached in (aws.dynamodb, aws.s3, aws.functions, aws.events, aws.secrets, check_completeness._cloudwatch):
+    for cached in (aws.dynamodb, aws.s3, aws.functions, aws.events, aws.secrets, aws.cloudwatch):
         cached.cache_clear()
     check_completeness._sources.cache_clear()
     _forget()

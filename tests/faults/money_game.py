@@ -36,7 +36,7 @@ from metering.model.usage_row import FLIGHT_TIME
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.progress import Seen
 from metering.stores.set_aside import SetAside
-from metering.stores.switch import Switch, shares
+from metering.stores.switch import Switch, shards_of_workers
 from metering.stores.table import RowChangedError
 from metering.stripe import client as stripe_client
 from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
@@ -313,7 +313,7 @@ class Game:
         if first is None:
             return
         now, holder = process.clock(), f"worker-{next(self.numbers)}"
-        wanted = shares(task.shares)[task.share]
+        wanted = shards_of_workers(task.shares)[task.share]
         until = now + timedelta(seconds=LIFE_S)
         shards = parts.switch.lease(wanted, holder, now=now, until=until) if task.leased else wanted
         if not shards:

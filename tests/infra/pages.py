@@ -1,6 +1,6 @@
 """What the pages say that a program knows better: each function here writes a part of a page, and cog puts it there.
 
-``uv run cog -r $(git ls-files '*.md')`` brings the pages up to date; a test fails while one of them is not.
+``uv run poe docs`` brings the pages up to date; a test fails while one of them is not.
 """
 
 import ast

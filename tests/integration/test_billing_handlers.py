@@ -738,7 +738,7 @@ def counting(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (record_usage, check_completeness):
         monkeypatch.setattr(module, "datetime", Clock)
         monkeypatch.setattr(module, "signals", Metrics())
-    caches = (record_usage._parts, check_completeness._sources, check_completeness._cloudwatch, clients.s3)
+    caches = (record_usage._parts, check_completeness._sources, clients.cloudwatch, clients.s3)
     for cached in caches:
         cached.cache_clear()
     yield

@@ -44,7 +44,7 @@ def fresh(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for cached in (
         check_completeness._sources,
-        check_completeness._cloudwatch,
+        clients.cloudwatch,
         record_usage._parts,
         clients.dynamodb,
         clients.s3,

@@ -362,6 +362,16 @@ def test_a_stack_whose_deployment_failed_is_told(ward: Ward, status: str, state:
     assert ward.of("stack")[0][0] == state
 
 
+def test_a_stack_of_another_version_is_told(ward: Ward) -> None:
+    """By what it lacks."""
+    told = ward.outputs.written()
+    del told["NotificationsUrl"]
+    ward.outputs = Outputs.read(told)
+    assert ward.of("version") == [
+        ("broken", "the stack has no NotificationsUrl: an older version deployed it", "deploy the stack again")
+    ]
+
+
 def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> None:
     """Field by field; in another order it would be read all the same, but not at once."""
     good = json.loads(AccessLog().format(declared(METRICS)))

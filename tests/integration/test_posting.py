@@ -18,7 +18,7 @@ from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Posting
 from metering.stores.rows import shard_of
-from metering.stores.switch import shares
+from metering.stores.switch import shards_of_workers
 from metering.stripe import client as stripe_client
 from metering.stripe.client import StripeBusyError, StripeUnavailableError
 from metering.stripe.meters import StripeMeters
@@ -96,7 +96,7 @@ def test_a_lease_is_given_back_and_can_be_taken_again(world: World) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 4, 8, 16])
 def test_workers_share_all_shards_out(workers: int) -> None:
     """Each has as many as any other."""
-    dealt = shares(workers)
+    dealt = shards_of_workers(workers)
     assert sorted(shard for share in dealt for shard in share) == list(range(SHARDS))
     assert {len(share) for share in dealt} == {SHARDS // workers}
 
@@ -183,7 +183,7 @@ def test_two_workers_together_keep_the_accounts_rate(world: World) -> None:
 
     begin = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        posted = list(pool.map(work, shares(2)))
+        posted = list(pool.map(work, shards_of_workers(2)))
     assert sum(posted) == 12
     assert time.monotonic() - begin >= (max(posted) - 1) / (rate / 2) - 0.05
 

@@ -13,7 +13,7 @@ import pytest
 
 import show_usage
 from infra.operate.usage import Report
-from metering.model.amounts import Amounts
+from metering.model.amounts import MOST_VALUES, Amounts
 from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour
 from metering.model.subjects import key
@@ -117,6 +117,18 @@ def test_usage_splits_by_the_dimension_of_a_metric(portal: Portal) -> None:
             ("requests", "/items", 2),
             ("requests", "/orders", 1),
         ]
+
+
+def test_a_split_of_several_keys_shows_the_largest_values_as_the_ledger_will(portal: Portal) -> None:
+    """Open or closed: an hour that gets closed changes no line."""
+    for number in range(MOST_VALUES + 1):
+        times = 1 + (number < MOST_VALUES)
+        use(portal.world, times, resource=f"/r{number}", key=("key1", "key2")[number % 2])
+    open_hour = portal.usage(dimension="resource", metric="requests")
+    close(portal.world)
+    for lines in (open_hour, portal.usage(dimension="resource", metric="requests")):
+        assert len(lines) == MOST_VALUES + 1
+        assert [line[1:4] for line in lines if line[2] == "other"] == [("requests", "other", 1)]
 
 
 def test_usage_splits_by_key(portal: Portal) -> None:

@@ -16,8 +16,9 @@ from metering.counting.recording import Hashing, Recorder
 from metering.model.batches import Batch
 from metering.model.metrics import Count, Unique
 from metering.model.periods import Hour, hours
+from metering.model.subjects import customer
 from metering.portal.reading import By
-from metering.stores.attribution import Uniques
+from metering.stores.attribution import Attribution, Uniques
 from metering.stores.claims import Claims
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World, moment
@@ -518,3 +519,27 @@ def test_hourly_increments_add_up_to_the_months_distinct_values(
                     value for key, at, value in schedule.facts if at == hour and schedule.holder(key, at) == subject
                 }
                 assert billed.get(hour, 0) <= len(there)
+
+
+def test_usage_of_one_customer_reads_nobody_elses_claims(users: World) -> None:
+    """I6: a key that it held before is another's now, whose month may be a million values."""
+    world, later = users, HOUR.next()
+    world.now = later.end
+    for name in ("key2", "key3"):
+        world.customer("big", name)
+    world.customer("acme", "key4")
+    world.customer("big", "key4", since=later)
+    world.record(world.line(key="key4", time=moment(later), **{"authorizer.user": "ann"}))
+    asked: list[str] = []
+
+    class Watched(Uniques):
+        def by_hour(self, customer: str, metric: str, hour: Hour) -> Any:
+            asked.append(customer)
+            return Uniques.by_hour(self, customer, metric, hour)
+
+    attribution = Attribution(world.counters, Watched(world.claims, world.ledger.holders))
+    assert set(attribution.of_hour(later)) == {customer("big")}
+    assert asked == ["big"]
+    asked.clear()
+    assert attribution.of_hour(later, {"key4"}, only=customer("acme")) == {}
+    assert asked == []

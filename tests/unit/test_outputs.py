@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.outputs import MissingOutputsError, Outputs
+from infra.outputs import MissingOutputError, Outputs
 from tests.doubles.outputs import outputs
 
 
@@ -17,17 +17,23 @@ def test_an_output_is_called_as_its_field() -> None:
     assert list(outputs(failed_objects="queue").written())[-3:] == ["AlarmTopic", "Dashboard", "FailedObjects"]
 
 
-def test_each_output_that_is_missing_is_named() -> None:
-    """A stack without the tables is no metering stack at all."""
+def test_what_is_missing_is_said_when_it_is_asked_for() -> None:
+    """And not before: whoever turns posting off on an older stack needs none of what is new."""
     told = outputs().written()
-    without = {name: value for name, value in told.items() if name not in ("Metrics", "PortalUrl")}
-    with pytest.raises(MissingOutputsError, match=r"^it has no PortalUrl, Metrics$") as caught:
-        Outputs.read(without)
-    assert caught.value.is_metering
+    read = Outputs.read({name: value for name, value in told.items() if name not in ("Metrics", "PortalUrl")})
+    assert (read.missing, read.is_metering, read.ledger_table) == (["PortalUrl", "Metrics"], True, "ledger")
+    with pytest.raises(
+        MissingOutputError, match=r"^the stack has no PortalUrl: another version deployed it\. Deploy it"
+    ):
+        _ = read.portal_url
+    assert Outputs.read(told).missing == []
+
+
+def test_a_stack_without_the_tables_is_none_of_ours() -> None:
+    """Whatever else it tells."""
+    told = outputs().written()
     del told["LedgerTable"]
-    with pytest.raises(MissingOutputsError, match=r"^it has no LedgerTable$") as caught:
-        Outputs.read(told)
-    assert not caught.value.is_metering
+    assert not Outputs.read(told).is_metering
 
 
 def test_the_functions_are_all_that_the_outputs_name() -> None:

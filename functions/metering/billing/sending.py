@@ -90,7 +90,7 @@ class Sent:
     """
 
     row: UsageRow
-    silence: Counter[str] = field(default_factory=Counter)
+    silence: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     changed: bool = False
 

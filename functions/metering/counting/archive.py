@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from metering.counting.payloads import ArchiveObject, batches
 from metering.counting.recording import Recorded, Recorder
+from metering.stores.objects import pieces
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 SLOWEST_CHUNK: Final = timedelta(seconds=60)
 """No chunk is begun when less time is left than this."""
-
-_PIECE: Final = 1 << 18
 
 
 class OutOfTimeError(Exception):
@@ -41,8 +40,8 @@ class Archive:
         name = f"{stored} {stored.version}"
         done = counters.recorded_chunks(name)
         recorded = Recorded()
-        body = self.client.get_object(Bucket=stored.bucket, Key=stored.key)["Body"]
-        for number, batch in enumerate(batches(body.iter_chunks(_PIECE), str(stored))):
+        content = pieces(self.client, stored.bucket, stored.key)
+        for number, batch in enumerate(batches(content, str(stored))):
             if number < done:
                 continue
             if self.clock() >= self.deadline:

@@ -84,7 +84,7 @@ class Flat(_Declared, frozen=True, kw_only=True, tag="flat"):
 
 
 Price = PerUnit | Package | Graduated | Volume | Flat
-"""Every kind of price. A new kind is a class above, cases below, and its spelling in ``stripe_prices.py``."""
+"""Every kind of price. A new kind is a class above, cases below, and its spelling in ``metering/stripe/prices.py``."""
 
 
 class Plan(_Declared, frozen=True, kw_only=True):

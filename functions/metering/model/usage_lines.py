@@ -50,7 +50,7 @@ class Report:
         return self.moment
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsageLineReader:
     """Reads the lines of a batch that arrived at ``now``, for the metrics that measure usage lines."""
 
@@ -64,7 +64,7 @@ class UsageLineReader:
             for metric in self.metrics
             if isinstance(metric, Sum | Max) and metric.of == USAGE_LINES
         }
-        object.__setattr__(self, "_scales", scales)
+        self._scales = scales
 
     def read(self, line: str) -> Report | Rejected | None:
         """Return what a line reports, why it must be set aside, or None if it is none of our business."""

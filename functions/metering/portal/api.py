@@ -6,7 +6,7 @@ Every route is here, with what the OpenAPI document says of it. What a route wor
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -93,7 +93,7 @@ def answer(
     return finished(answered, event, cors)
 
 
-@cache
+@lru_cache(maxsize=1)  # the routes tell what a request is about by the application that took them in last
 def application(*, cors: CORSConfig | None) -> APIGatewayHttpResolver:
     """Return the routes as Powertools plays them; those of ``cors`` may call from browsers."""
     app = APIGatewayHttpResolver(cors=cors, enable_validation=True)

@@ -1,4 +1,4 @@
-"""The only room that knows DynamoDB, S3 and the AWS clients: what is kept, and how it is read and written.
+"""The only room that makes AWS clients, and that speaks to DynamoDB and S3: what is kept, and how.
 
 For counting, billing, the portal, the handlers and the operator's tools; it knows the model alone.
 """

@@ -73,12 +73,15 @@ class Attribution:
     counters: Counters
     uniques: "Uniques"
 
-    def of_hour(self, hour: Hour, keys: Collection[str] | None = None) -> dict[Subject, Share]:
-        """Return what each subject used, of these keys or of all."""
+    def of_hour(
+        self, hour: Hour, keys: Collection[str] | None = None, *, only: Subject | None = None
+    ) -> dict[Subject, Share]:
+        """Return what each subject used, of these keys or of all; of ``only`` one, no other's claims are read (I6)."""
         counted = self.counters.read(hour, keys)
-        found = shares(hour, counted, self.uniques.holders.holdings(counted))
-        self._settle(hour, found.items())
-        return found
+        by_owner = shares(hour, counted, self.uniques.holders.holdings(counted))
+        wanted = {owner: share for owner, share in by_owner.items() if only in (None, owner)}
+        self._settle(hour, wanted.items())
+        return wanted
 
     def of_customer(self, name: str, hour: Hour) -> Amounts:
         """Return what one customer used."""
@@ -88,8 +91,8 @@ class Attribution:
         self._settle(hour, [(customer(name), share)])
         return share.together
 
-    def _settle(self, hour: Hour, found: Iterable[tuple[Subject, Share]]) -> None:
-        for subject, share in found:
+    def _settle(self, hour: Hour, shared: Iterable[tuple[Subject, Share]]) -> None:
+        for subject, share in shared:
             if subject.kind is Kind.CUSTOMER:
                 self.uniques.settle(subject.id, hour, share.together)
 

@@ -56,6 +56,12 @@ def events() -> "EventBridgeClient":
 
 
 @cache
+def cloudwatch() -> Any:
+    """Return the process's CloudWatch client."""
+    return boto3.client("cloudwatch", config=CONFIG)
+
+
+@cache
 def secrets() -> "SecretsManagerClient":
     """Return the process's Secrets Manager client."""
     return boto3.client("secretsmanager", config=CONFIG)

@@ -1,12 +1,10 @@
-"""The Counters table, known to this file and to :mod:`metering.stores.claims` alone.
+"""Counters: what each key used in an hour. In the Counters table, with marks and claims.
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
 | peak | ``hour#<hour>#<partition>`` | ``<key>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
-| mark | see :mod:`metering.stores.marks` | | |
 | big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
-| claim | see :mod:`metering.stores.claims` | | |
 
 A counter's amounts are flat attributes: ``n:<metric>`` a sum, ``u:<metric>`` values new in the month, and
 ``g:<metric>:<value>`` how a sum splits. Where a customer's usage was reported without a key, ``@<customer>`` stands for

@@ -1,4 +1,15 @@
-"""Who is billed: customers, and who holds which key from which hour on. In the Ledger table."""
+"""Who is billed: customers, and who holds which key from which hour on. In the Ledger table.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
+| key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
+| key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
+| owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
+| directory | ``list#customers``, ``list#keys`` | id | (none) |
+
+A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

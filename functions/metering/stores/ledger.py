@@ -1,27 +1,7 @@
-"""The Ledger table: what is billed, to whom, and how far. Known to its parts alone.
+"""The Ledger table, by its parts: what is billed, to whom, and how far.
 
-What only an operator's commands keep there is in ``infra/operate/access_notes.py``; ``reading.py`` reads many rows at
-once.
-
-| item | pk | sk | attributes |
-| --- | --- | --- | --- |
-| customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
-| key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
-| usage | ``customer#<id>``, ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``only_key``, ``pending`` |
-| usage by key | ``customer#<id>`` | ``keys#<hour>`` | ``counted``: JSON, quantities by key and metric |
-| key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
-| owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
-| period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
-| cursor | ``period#cursor`` | ``close`` | ``hour``: every hour before it is closed |
-| invoices | ``period#invoices`` | ``seen`` | ``at``: up to when finalised invoices are noted |
-| round | ``period#reconciled`` | ``round`` | the fields of :class:`Round` |
-| directory | ``list#customers``, ``list#keys`` | id | (none) |
-
-The sparse index ``pending`` lists the rows that have a pending total under ``pending#<shard>``, and the other ones that
-have a rejected total under ``rejected#<shard>``.
-
-A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
-Usage rows are never deleted: a row that is not there has never been written.
+Beside them stand ``changes.py`` and ``switch.py``, and what only an operator's commands keep there,
+``infra/operate/access_notes.py``.
 """
 
 from dataclasses import dataclass

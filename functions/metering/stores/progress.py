@@ -1,4 +1,12 @@
-"""How far closing, carrying and comparing have got. In the Ledger table."""
+"""How far closing, carrying and comparing have got. In the Ledger table.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
+| cursor | ``period#cursor`` | ``close`` | ``hour``: every hour before it is closed |
+| invoices | ``period#invoices`` | ``seen`` | ``at``: up to when finalised invoices are noted |
+| round | ``period#reconciled`` | ``round`` | the fields of :class:`Round` |
+"""
 
 from collections.abc import Iterable
 from contextlib import suppress

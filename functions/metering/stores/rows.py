@@ -1,4 +1,13 @@
-"""Usage rows: what is billed of a customer's hour, and what waits to be. In the Ledger table."""
+"""Usage rows: what is billed of a customer's hour, and what waits to be. In the Ledger table.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| usage | ``customer#<id>``, ``key#<key>`` | ``usage#<hour>`` | ``version``, ``totals``, ``only_key``, ``pending`` |
+| usage by key | ``customer#<id>`` | ``keys#<hour>`` | ``counted``: JSON, quantities by key and metric |
+
+The sparse index ``pending`` lists the rows that have a pending total under ``pending#<shard>``, and the other ones that
+have a rejected total under ``rejected#<shard>``. Rows are never deleted: one that is not there has never been written.
+"""
 
 import zlib
 from collections import Counter

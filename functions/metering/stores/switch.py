@@ -109,6 +109,6 @@ class PostingSwitch:
             )
 
 
-def shares(workers: int) -> list[list[int]]:
+def shards_of_workers(workers: int) -> list[list[int]]:
     """Deal the shards out to so many workers."""
     return [list(range(n, SHARDS, workers)) for n in range(workers)]

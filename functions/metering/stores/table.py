@@ -143,7 +143,10 @@ def batch_get(client: "DynamoDBClient", table: str, keys: Sequence[tuple[str, st
         if not asked:
             return items
     left = len(asked[table]["Keys"])
-    raise UnprocessedError(f"{table}: {left} of {len(keys)} keys were left unprocessed {ATTEMPTS} times")
+    raise UnprocessedError(
+        f"{table}: {left} of {len(keys)} keys were left unprocessed {ATTEMPTS} times: "
+        "the table is asked for too much, try again later"
+    )
 
 
 def item_key(pk: str, sk: str) -> Item:

@@ -64,6 +64,9 @@ def check_stack(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that the stack was deployed by a version that these commands fit."""
+    if missing := deployment.outputs.missing:
+        yield broken(f"the stack has no {', '.join(missing)}: an older version deployed it", DEPLOY)
+        return
     try:
         metrics, plans = deployment.declared_metrics, deployment.declared_plans
     except OperatorError as error:

@@ -7,6 +7,8 @@ An hour's difference is what is left once everything that is known has explained
 ``corrected`` are adjustments that recounts made and that are still valid; ``waiting`` is what stands in lines that were
 set aside, as far as it is missing. Other adjustments and carries are an operator's or an invoice's business: they are
 in the ledger's quantity, and no difference. So a recount that is repeated mends nothing twice.
+
+Its readers know nothing of the way that counts. Whose usage a key's is, it asks of the same attribution as closing.
 """
 
 import json
