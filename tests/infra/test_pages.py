@@ -225,3 +225,14 @@ def test_the_usage_line_that_a_page_shows_is_one() -> None:
     found = reader.read(example)
     assert isinstance(found, Report)
     assert (found.source, found.amounts) == ("@acme", {"job_minutes": 1250})
+
+
+def test_figures_say_where_they_were_made() -> None:
+    """By which commit and on what machine: written by `poe bench`, not by hand."""
+    page = (ROOT / "infra" / "stack" / "README.md").read_text()
+    _, _, figures = page.partition("<!-- bench:begin -->\n")
+    figures, end, _ = figures.partition("<!-- bench:end -->")
+    assert end
+    assert re.match(r"Made with commit `[0-9a-f]{12}`, .+, \d+ cores, Python 3\.\d+\.\d+, ", figures)
+    scripts = {file.stem for file in (ROOT / "tests" / "benchmarks").glob("*.py") if "__main__" in file.read_text()}
+    assert set(re.findall(r"^\| `(\w+)\.py` \|", figures, re.MULTILINE)) == scripts - {"bench", "test_benchmarks"}
