@@ -399,11 +399,11 @@ def test_a_customer_without_usage_is_told_so(deployed: Deployed, front: Front, b
 
 @pytest.fixture(scope="module")
 def regular(deployed: Deployed, front: Front) -> Reader:
-    """A customer with two weeks of usage, and some of the month before."""
+    """A customer with two weeks of usage, and the month before."""
     began = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=14)
     made = subscribed(deployed, front, "page-regular", "Northwind Traders", since=began)
     lines = []
-    for day in range(-14, 15):
+    for day in range(-31, 15):
         for at in (9, 15):
             moment = began + timedelta(days=day, hours=at)
             if moment > datetime.now(UTC) - CLOCK_BACK:
