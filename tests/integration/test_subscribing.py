@@ -468,5 +468,5 @@ def test_the_explanation_of_a_price_is_what_stripe_invoices(
         )
     invoice = client.v1.invoices.create_preview({"customer": customer})
     lines = explain(said, quantity)
-    assert [line.amount for line in invoice.lines.data] == [line.amount for line in lines]
+    assert [line.amount for line in invoice.lines.auto_paging_iter()] == [line.amount for line in lines]
     assert invoice.total == sum(line.amount for line in lines)
