@@ -16,10 +16,9 @@ from infra.stack import bundle
 from metering.model.metrics import Metric, encode
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
-from metering.portal.page import FILES
+from metering.portal.page import FILES, FOLDER
 from metering.settings import ShowUsageSettings
 
-PAGE: Final = bundle.ROOT / "functions" / "page"
 OPEN_ROUTES: Final = (
     *(f"GET {path}" for path in FILES),
     "GET /v1/openapi.json",
@@ -88,7 +87,7 @@ class Portal(Construct):
             description="Shows a customer what it used and what it costs.",
             more={
                 "declared.json": json.dumps(declared, sort_keys=True).encode(),
-                **{f"page/{name}": (PAGE / name).read_bytes() for name, _ in FILES.values()},
+                **{f"page/{name}": (FOLDER / name).read_bytes() for name, _ in FILES.values()},
             },
         )
         self.api = apigatewayv2.HttpApi(

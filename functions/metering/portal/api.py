@@ -3,10 +3,10 @@
 Every route is here, with what the OpenAPI document says of it. What a route works with comes in the request's context.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -59,7 +59,7 @@ logger = Logger(child=True)
 routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Parts:
     """What the API works with, made once in a process."""
 
@@ -69,6 +69,11 @@ class Parts:
     charges: Charges
     metrics: tuple[Metric, ...]
     plans: tuple[Plan, ...]
+
+    @cached_property
+    def prices(self) -> str:
+        """The plans and metrics as they are declared, which no deployment changes while it runs."""
+        return _declared(self.plans, self.metrics)
 
 
 def answer(
@@ -241,10 +246,10 @@ def invoice() -> Response[str]:
 )
 def prices() -> Response[str]:
     """Return the plans and metrics as they are declared."""
-    return good(_declared(_parts()))
+    return good(_parts().prices)
 
 
-def _declared(parts: Parts) -> str:
+def _declared(declared_plans: Sequence[Plan], declared_metrics: Sequence[Metric]) -> str:
     plans = [
         {
             "name": plan.name,
@@ -254,7 +259,7 @@ def _declared(parts: Parts) -> str:
             "interval": plan.interval,
             "prices": [msgspec.to_builtins(price) | {"terms": terms_of(price, plan.interval)} for price in plan.prices],
         }
-        for plan in parts.plans
+        for plan in declared_plans
     ]
     metrics = [
         {
@@ -264,7 +269,7 @@ def _declared(parts: Parts) -> str:
             "unit": unit_of(metric),
             "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
         }
-        for metric in parts.metrics
+        for metric in declared_metrics
         for name in meters_of(metric).values()
     ]
     return msgspec.json.encode({"plans": plans, "metrics": metrics}).decode()

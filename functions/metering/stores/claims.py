@@ -28,7 +28,7 @@ from botocore.exceptions import ClientError
 
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores.aws import Item, in_pieces, side_by_side
-from metering.stores.table import BATCH, batch_get, item_key
+from metering.stores.table import BATCH, Table, batch_get, item_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -89,7 +89,8 @@ class Claims:
     def of_key(self, metric: str, key: str, month: Hour) -> Iterator[tuple[str, Claim]]:
         """Yield the hashed values that a key brought in the month of ``month``, and their claims; consistent reads."""
         beginning = _of_month(metric, month, key)
-        for items in side_by_side(lambda shard: self._query(f"{beginning}#{shard}"), range(SHARDS)):
+        table = Table(self.client, self.table)
+        for items in side_by_side(lambda shard: list(table.query(f"{beginning}#{shard}")), range(SHARDS)):
             for item in items:
                 yield item["sk"]["S"].partition("#")[0], _read(item)
 
@@ -120,16 +121,6 @@ class Claims:
         except self.client.exceptions.ConditionalCheckFailedException as error:
             return _read(_item_of(error))
         return made
-
-    def _query(self, pk: str) -> list[Item]:
-        pages = self.client.get_paginator("query").paginate(
-            TableName=self.table,
-            KeyConditionExpression="#pk = :pk",
-            ExpressionAttributeNames={"#pk": "pk"},
-            ExpressionAttributeValues={":pk": {"S": pk}},
-            ConsistentRead=True,
-        )
-        return [item for page in pages for item in page["Items"]]
 
 
 def _of_month(metric: str, hour: Hour, key: str) -> str:

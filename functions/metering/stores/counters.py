@@ -16,7 +16,7 @@ refuse it, the others count it (I1).
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,7 @@ from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores import marks
 from metering.stores.aws import Item, side_by_side
 from metering.stores.marks import Marks, partition
+from metering.stores.table import Table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -131,7 +132,8 @@ class Counters:
         else:
             queries = [(_hour_key(hour, n), "") for n in range(marks.PARTITIONS)]
         counted: Counted = {}
-        for items in side_by_side(lambda query: list(self._query(*query)), queries):
+        table = Table(self.client, self.table)
+        for items in side_by_side(lambda query: list(table.query(query[0], beginning=query[1])), queries):
             for item in items:
                 if keys is None or item["sk"]["S"].partition("#")[0] in keys:
                     _include(counted, item)
@@ -155,7 +157,10 @@ class Counters:
             left += missed
             for item in found:
                 _include(counted, item)
-        for items in side_by_side(lambda key: list(self._query(_hour_key(hour, partition(key)), f"{key}#")), left):
+        table = Table(self.client, self.table)
+        for items in side_by_side(
+            lambda key: list(table.query(_hour_key(hour, partition(key)), beginning=f"{key}#")), left
+        ):
             for item in items:
                 _include(counted, item)
         for amounts in counted.values():
@@ -205,22 +210,6 @@ class Counters:
     def made_at(self) -> datetime:
         """Return when the table was made."""
         return self.client.describe_table(TableName=self.table)["Table"]["CreationDateTime"]
-
-    def _query(self, pk: str, beginning: str = "") -> Iterable[Item]:
-        condition, values = "#pk = :pk", {":pk": {"S": pk}}
-        names = {"#pk": "pk"}
-        if beginning:
-            condition += " AND begins_with(#sk, :beginning)"
-            values[":beginning"] = {"S": beginning}
-            names["#sk"] = "sk"
-        pages = self.client.get_paginator("query").paginate(
-            TableName=self.table,
-            KeyConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=values,
-            ConsistentRead=True,
-        )
-        return (item for page in pages for item in page["Items"])
 
 
 def counter_key(hour: Hour, key: str, batch: bytes) -> Item:
