@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line, read_usage_line
+from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line
+from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.layout import ARCHIVE
 from metering.model.metrics import Max, Metric
 from metering.model.periods import Hour
