@@ -120,9 +120,9 @@ def customers_import(
     deployment = connect()
     customers = Customers(deployment.ledger, deployment.counters)
     problems |= customers.check(entries, now=now())
-    bad = [f"line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
+    bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
-        raise OperatorError(f"nothing was imported from {file}:\n  " + "\n  ".join(bad))
+        raise OperatorError(f"nothing was imported from {file}:", *bad)
     whole = Change()
     for entry in progress("importing", as_json)(entries.values(), len(entries)):
         whole += customers.add(entry, now=now())

@@ -3,9 +3,9 @@
 from typing import Final
 
 import typer
-from rich.text import Text
 
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json
+from infra.cli.terminal import line as said
 from infra.operate.doctor.examine import examine
 from infra.operate.doctor.findings import State
 
@@ -25,9 +25,9 @@ def doctor(connect: Connect, as_json: Json = False) -> None:
         for line in examine(connect(), now):
             lines.append(line)
             if not as_json:
-                out.print(Text(f"{line.state:<8}", style=_STYLES[line.state]) + Text(f" {line.check}: {line.said}"))
+                out.print(said(f"{line.state:<8}", _STYLES[line.state]) + said(f" {line.check}: {line.said}"))
                 if line.do:
-                    out.print(Text(f"{'':8} -> {line.do}"))
+                    out.print(said(f"{'':8} -> {line.do}"))
     is_broken = any(line.state is State.BROKEN for line in lines)
     if as_json:
         print_json({"broken": is_broken, "checks": [line.as_json() for line in lines]})

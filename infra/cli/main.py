@@ -63,8 +63,8 @@ _NOT_SIGNED_IN: Final = {
 }
 
 
-def _fail(sentence: str) -> NoReturn:
-    err.print(f"error: {sentence}", style="red")
+def _fail(sentence: str, *more: str) -> NoReturn:
+    err.print(f"error: {sentence}", *more, sep="\n", style="red")
     raise SystemExit(1)
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     try:
         app(prog_name="metering")  # also when Python runs it by the name of a module
     except (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError) as error:
-        _fail(str(error))
+        _fail(*map(str, error.args))
     except NoCredentialsError:
         _fail("no AWS credentials are found: sign in with 'aws sso login' or 'aws configure', or use --local")
     except NoRegionError:

@@ -51,7 +51,7 @@ def set_aside_show(
         print_json([asdict(line) for line in lines])
         return
     for line in lines:
-        out.print(f"{line.id}  {line.state}: {line.reason}\n    {line.message[:WIDEST]}")
+        out.print(f"{line.id}  {line.state}: {line.reason}", f"    {line.message[:WIDEST]}", sep="\n")
 
 
 @on_deployment(set_aside_app, "redrive")

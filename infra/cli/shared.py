@@ -11,19 +11,18 @@ from typing import Annotated, Any, Final, get_type_hints
 
 import boto3
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from infra.cli.terminal import Terminal, line
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
 from metering.model.subjects import CUSTOMER_ID_PATTERN
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 
-# What is printed are names that people chose: none of them is markup, an emoji code or to be coloured.
-out: Final = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
-err: Final = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+out: Final = Terminal()
+err: Final = Terminal(stderr=True)
 
 WIDEST: Final = 1000
 
@@ -112,7 +111,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for column in columns:
         made.add_column(column, justify="right" if column == "quantity" else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(line, row))
     if made.row_count:
         if not out.is_terminal:
             out.width = WIDEST  # a pipe gets each row on one line

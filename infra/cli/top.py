@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.cli.shared import WIDEST, Connect, Json, hour, now, on_deployment, out, print_json
+from infra.cli.terminal import line
 from infra.operate.top import MOST_SET_ASIDE, Busy, Look, Top, in_units
 from metering.model.periods import Hour
 from metering.model.prices import in_money
@@ -91,11 +92,11 @@ def shown(look: Look) -> Group:
         Text("nothing is counted in this hour")
     ]
     return Group(
-        Text(heading, style="bold"),
-        *map(Text, money),
+        line(heading, "bold"),
+        *map(line, money),
         *(part for block in blocks for part in (Text(), block)),
         Text(),
-        *(Text(sentence, style="yellow") for sentence in waiting(look)),
+        *(line(sentence, "yellow") for sentence in waiting(look)),
     )
 
 
@@ -105,7 +106,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
         is_number = column.endswith("a second") or column in ("keys", "costs", "an hour")
         made.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*map(line, row))
     return made
 
 

@@ -36,7 +36,11 @@ _CONFIG: Final = Config(
 
 
 class OperatorError(Exception):
-    """What a command cannot do, as one sentence that says what to do next."""
+    """What a command cannot do, as one sentence that says what to do next; more lines are more arguments."""
+
+    def __str__(self) -> str:
+        """Return all lines."""
+        return "\n".join(self.args)
 
 
 @dataclass

@@ -207,9 +207,9 @@ class Emulator:
         deadline = time.monotonic() + START_LIMIT_S
         while not _is_healthy(port):
             if (code := self._process.poll()) is not None:
-                raise EmulatorFailed(f"ministack ended with code {code} while starting:\n{_tail(self._log())}")
+                raise EmulatorFailed(f"ministack ended with code {code} while starting:", *_tail(self._log()))
             if time.monotonic() > deadline:
-                raise EmulatorFailed(f"ministack did not answer within {START_LIMIT_S:.0f} s:\n{_tail(self._log())}")
+                raise EmulatorFailed(f"ministack did not answer within {START_LIMIT_S:.0f} s:", *_tail(self._log()))
             time.sleep(0.03)
 
     def _log(self) -> str:
@@ -267,7 +267,7 @@ def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -
         raise EmulatorFailed(f"cannot run {command[0]}: {missing}") from missing
     if done.returncode != 0:
         raise EmulatorFailed(
-            f"code {done.returncode} from: {shlex.join(command)}\n{_tail(done.stdout)}\n{_tail(done.stderr)}"
+            f"code {done.returncode} from: {shlex.join(command)}", *_tail(done.stdout), *_tail(done.stderr)
         )
     return done.stdout
 
@@ -306,5 +306,5 @@ def _is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _tail(text: str) -> str:
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
+def _tail(text: str) -> list[str]:
+    return text.splitlines()[-TAIL_LINES:]

@@ -69,7 +69,7 @@ def run(
 
 def _show(result: Result, say: Console) -> None:
     say.print(result.table())
-    say.print("\nStripe's preview of the running invoices:")
+    say.print("", "Stripe's preview of the running invoices:", sep="\n")
     say.print(result.invoice_table())
     for where, failed in result.faults.items():
         say.print(f"{where} failed: " + ", ".join(f"{n} x {what}" for what, n in sorted(failed.items())))

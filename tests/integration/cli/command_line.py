@@ -12,6 +12,42 @@ import boto3
 
 KEY = "sk_test_local"
 
+ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
+    "customers add": ("acme", "--name", "Acme"),
+    "customers list": (),
+    "customers show": ("acme",),
+    "customers import": (__file__,),
+    "customers subscribe": ("acme", "standard"),
+    "customers rotate-key": ("acme",),
+    "customers suspend": ("acme",),
+    "customers resume": ("acme",),
+    "customers link": ("acme",),
+    "portal rotate-key": (),
+    "top": ("--once",),
+    "doctor": (),
+    "restore": ("restored",),
+    "keys exclude": ("key1", "--reason", "health check"),
+    "usage": (),
+    "close": (),
+    "recount": ("--all", "--hour", "2026-11-22T04"),
+    "set-aside list": (),
+    "set-aside show": ("0" * 24,),
+    "set-aside redrive": ("--all",),
+    "stripe connect": (),
+    "stripe plan": (),
+    "stripe apply": (),
+    "stripe webhook": (),
+    "invoice": ("acme",),
+    "posting on": (),
+    "posting off": (),
+    "posting status": (),
+    "adjust": ("acme", "requests", "2026-11-22T04", "--to", "1", "--reason", "a mistake"),
+    "rejected list": (),
+    "rejected retry": ("--all",),
+    "reconcile": (),
+}
+"""Each command that acts on a deployment, with what it needs."""
+
 
 @dataclass(frozen=True)
 class Result:

@@ -16,44 +16,8 @@ from infra.cli.shared import on_deployment
 from infra.local import cloud
 from infra.operate.deployment import Deployment, OperatorError
 from tests.doubles.outputs import outputs
-from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result
+from tests.integration.cli.command_line import KEY, ON_A_DEPLOYMENT, CloudFormation, Metering, Result
 from tests.integration.world import World
-
-ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
-    "customers add": ("acme", "--name", "Acme"),
-    "customers list": (),
-    "customers show": ("acme",),
-    "customers import": (__file__,),
-    "customers subscribe": ("acme", "standard"),
-    "customers rotate-key": ("acme",),
-    "customers suspend": ("acme",),
-    "customers resume": ("acme",),
-    "customers link": ("acme",),
-    "portal rotate-key": (),
-    "top": ("--once",),
-    "doctor": (),
-    "restore": ("restored",),
-    "keys exclude": ("key1", "--reason", "health check"),
-    "usage": (),
-    "close": (),
-    "recount": ("--all", "--hour", "2026-11-22T04"),
-    "set-aside list": (),
-    "set-aside show": ("0" * 24,),
-    "set-aside redrive": ("--all",),
-    "stripe connect": (),
-    "stripe plan": (),
-    "stripe apply": (),
-    "stripe webhook": (),
-    "invoice": ("acme",),
-    "posting on": (),
-    "posting off": (),
-    "posting status": (),
-    "adjust": ("acme", "requests", "2026-11-22T04", "--to", "1", "--reason", "a mistake"),
-    "rejected list": (),
-    "rejected retry": ("--all",),
-    "reconcile": (),
-}
-"""Each command that acts on a deployment, with what it needs."""
 
 
 def everything(group: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
