@@ -53,12 +53,25 @@ def test_keys_are_kept_for_five_minutes(vault: Vault) -> None:
     """One read of each version for all tokens of that time."""
     keys = vault.keys()
     for _ in range(3):
-        keys.current()
         keys.of(key_id(FIRST))
+        vault.now += 1
     assert len(vault.reads) == 2
     vault.now += MAX_AGE_S
-    keys.current()
+    keys.of(key_id(FIRST))
     assert len(vault.reads) == 4
+
+
+def test_nothing_is_signed_with_a_key_that_was_ended(vault: Vault) -> None:
+    """I7: a process that has signed before sees the rotation within ten seconds."""
+    keys = vault.keys()
+    assert keys.current() == FIRST
+    vault.put(SECOND)
+    vault.put(THIRD)
+    vault.now += PATIENCE_S - 1
+    assert keys.current() == FIRST
+    vault.now += 1
+    assert keys.current() == THIRD
+    assert keys.of(key_id(FIRST)) is None
 
 
 def test_a_new_key_is_known_at_once_to_who_sees_its_token(vault: Vault) -> None:

@@ -20,10 +20,11 @@ from metering.model.subjects import key
 from metering.model.usage_row import Change
 from metering.portal import api
 from metering.portal.page import read
+from metering.portal.queries import as_csv
 from metering.portal.reading import By
 from metering.stores.marks import new_mark
 from tests.conftest import ROOT
-from tests.doubles.lambdas import HOST
+from tests.doubles.lambdas import HOST, request
 from tests.integration.portal import IAM, ORIGIN, Portal, forget, opened
 from tests.integration.world import HOUR, World, moment
 
@@ -269,6 +270,82 @@ def test_it_writes_csv_where_it_is_asked_to(portal: Portal, how: dict[str, Any])
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        (" =1+1", "' =1+1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("\uff20SUM(1)", "'\uff20SUM(1)"),
+        ("x;=1+1", "x;'=1+1"),
+        ("x; -1", "x;' -1"),
+        ("x\t@SUM(1)", "x\t'@SUM(1)"),
+        ("x\n+1", "x\n'+1"),
+        ("x\r=1", "x\r'=1"),
+        ("\tx", "'\tx"),
+        ("/items;v=1,2", "/items;v=1,2"),
+    ],
+)
+def test_no_cell_of_a_file_is_a_formula(value: str, written: str) -> None:
+    """Whatever character the spreadsheet takes for the one between cells; every cell is quoted."""
+    text = as_csv(
+        [{"period": "2026-11", "metric": "requests", "value": value, "quantity": 1, "scale": 0, "state": "x"}]
+    )
+    assert list(csv.reader(io.StringIO(text, newline="")))[1][2] == written
+    assert text.startswith('"period","metric",')
+    for separator in ";\t":
+        cells = (cell for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) for cell in row)
+        assert [cell for cell in cells if cell.lstrip()[:1] in {*"=+-@\uff1d\uff0b\uff0d\uff20"}] == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ("", "application/json"),
+        ("application/json, text/csv;q=0.1", "application/json"),
+        ("TEXT/CSV", "text/csv"),
+        ("text/csv; charset=utf-8", "text/csv"),
+        ("text/csv, application/json;Q=0.9", "text/csv"),
+        ("text/*", "text/csv"),
+        ("text/*;q=0.5, application/json;q=0.4", "text/csv"),
+        ("*/*;q=0.5", "application/json"),
+        ("*/*, text/csv;q=0", "application/json"),
+        ("text/csv;q=0.5, */*;q=0.5", "application/json"),
+        ("application/json;q=0, text/csv;q=0.001", "text/csv"),
+        ("text/csv;q=0.000", "application/json"),
+        ("text/html", "application/json"),
+        ("nothing that could be read;;;=, text/csv", "text/csv"),
+        (",,;q=", "application/json"),
+    ],
+)
+def test_an_answer_has_the_form_that_its_caller_likes_best(portal: Portal, accept: str, media: str) -> None:
+    """By weight, whatever the case (RFC 9110, 12.5.1); JSON where it likes neither, or both alike."""
+    answer = portal.get("/v1/usage", accept=accept)
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, media)
+
+
+@pytest.mark.parametrize(
+    ("accept", "coding"),
+    [
+        ("", ""),
+        ("gzip", "gzip"),
+        ("GZIP;Q=1", "gzip"),
+        ("br, gzip;q=0.2", "gzip"),
+        ("*", "gzip"),
+        ("identity, gzip;q=0", ""),
+        ("gzip;q=0.000", ""),
+        ("*;q=0", ""),
+        ("gzip;q=0.5, identity", ""),
+        ("gzip;q=0.5, *;q=0", "gzip"),
+        ("gzipped, x-gzip-not, /;q", ""),
+    ],
+)
+def test_an_answer_is_packed_as_its_caller_likes_best(portal: Portal, accept: str, coding: str) -> None:
+    """By weight, whatever the case (RFC 9110, 12.5.3); not at all where nothing is said."""
+    answer = portal.get("/v1/openapi.json", accept_encoding=accept)
+    assert answer.headers.get("Content-Encoding", "") == coding
+
+
 def test_what_a_client_has_already_is_not_sent_again(portal: Portal) -> None:
     """That time went by is no difference; another request is."""
     use(portal.world)
@@ -425,6 +502,10 @@ def test_nobody_else_gets_a_link(portal: Portal, authorizer: Any) -> None:
         ("{}", 400, "customer must be given"),
         ("{", 400, "the body must be JSON"),
         ("[]", 400, "the body"),
+        ("[" * 900, 400, "the body must be one flat JSON object"),
+        ("[" * 100_000, 400, "the body must have at most 4,096 characters, got 100,000"),
+        (f'{{"customer": "acme", "hours": {"1" * 4000}}}', 400, "hours input should be less than or equal to 24; got"),
+        (f'{{"customer": "acme", "hours": {"1" * 4000}e4000}}', 400, "hours input should be"),
         ("", 400, "the body"),
     ],
 )
@@ -433,6 +514,15 @@ def test_a_wrong_wish_for_a_link_is_refused(portal: Portal, body: str, status: i
     answer = portal.call("POST", "/v1/links", token="", body=body, authorizer=IAM)
     assert answer.status == status, answer.body
     assert answer.json()["detail"].startswith(detail)
+
+
+def test_documents_of_any_number_of_hosts_fill_no_memory(portal: Portal) -> None:
+    """I10: a wildcard domain has as many names as anybody likes."""
+    for number in range(20):
+        sent = request("GET", "/v1/openapi.json", None, {}, None)
+        sent["requestContext"]["domainName"] = f"a{number}.example.com"
+        assert portal.send(sent).json()["servers"] == [{"url": f"https://a{number}.example.com"}]
+    assert api._document.cache_info().currsize == 8
 
 
 def test_the_page_is_found_under_a_name_of_its_own(

@@ -6,7 +6,7 @@ Every route is here, with what the OpenAPI document says of it. What a route wor
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -29,6 +29,7 @@ from metering.portal.charges import Charges, NotSubscribedError, scales_of, term
 from metering.portal.http import (
     ProblemError,
     built,
+    check_body,
     etag_of,
     failed,
     finished,
@@ -36,6 +37,7 @@ from metering.portal.http import (
     header,
     invalid,
     not_found,
+    prefers_csv,
     unsupported,
 )
 from metering.portal.page import FILES, read
@@ -87,6 +89,7 @@ def answer(
     try:
         needs_none = method == "OPTIONS" or path in OPEN_TO_ALL
         customer = None if needs_none else _authenticated(event, path, parts, now)
+        check_body(event)
         app.append_context(  # type: ignore[no-untyped-call]
             app=app, parts=parts, now=now, customer=customer, base=base, whole=event["rawPath"].endswith(path)
         )
@@ -196,7 +199,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
             "ask for less time, for a longer period in by, or for one metric",
         )
     rows = [row(line, scales) for line in added]
-    if format_ == "csv" or (not format_ and "text/csv" in header(routes.current_event.raw_event, "accept")):
+    if format_ == "csv" or (not format_ and prefers_csv(header(routes.current_event.raw_event, "accept"))):
         name = f"usage-{customer}-{first}-{end}.csv"
         return good(as_csv(rows), "text/csv; charset=utf-8", {"Content-Disposition": f'attachment; filename="{name}"'})
     shown = {
@@ -326,7 +329,7 @@ def openapi() -> Response[str]:
     return good(_document(routes.context["app"], _base_url()), headers={"Cache-Control": "no-cache"})
 
 
-@cache
+@lru_cache(maxsize=8)  # a wildcard domain has any number of names
 def _document(app: APIGatewayHttpResolver, url: str) -> str:
     written = app.get_openapi_json_schema(
         title="Usage",

@@ -3,11 +3,14 @@
 import base64
 import gzip
 import hashlib
+import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
+import mimeparse
 import msgspec
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import CORSConfig, Response
@@ -36,6 +39,10 @@ SECURITY: Final = {
 LONGEST_SHOWN: Final = 80
 """Characters of what was got that an answer quotes."""
 
+LONGEST_BODY: Final = 4096
+"""Characters of what may be sent."""
+
+_DEEPEST_BODY: Final = 16
 _SMALLEST_GZIP: Final = 1024
 
 
@@ -77,6 +84,54 @@ def header(event: Mapping[str, Any], name: str) -> str:
     return str((event.get("headers") or {}).get(name, ""))
 
 
+def check_body(event: Mapping[str, Any]) -> None:
+    """Raise ProblemError for a body that Python could not even read as JSON: too long, too deep, too long a number."""
+    body = event.get("body") or ""
+    if len(body) > LONGEST_BODY:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, f"the body must have at most {LONGEST_BODY:,} characters, got {len(body):,}"
+        )
+    try:
+        text = base64.b64decode(body).decode() if event.get("isBase64Encoded") else body
+        if text.count("[") + text.count("{") > _DEEPEST_BODY:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "the body must be one flat JSON object")
+        with suppress(json.JSONDecodeError):  # which is answered where the body's type is known
+            json.loads(text)
+    except ValueError as error:  # a number of thousands of digits, or no UTF-8
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "the body must be JSON with numbers that can be meant") from error
+
+
+def prefers_csv(accept: str) -> bool:
+    """Say if a caller that accepts these media types would rather have CSV than JSON (RFC 9110, 12.5.1).
+
+    What accepts neither is answered as if it had said nothing, which the RFC leaves to the server: whoever can read no
+    JSON could not read why it is refused either.
+    """
+    ranges = _ranges(accept.split(","))
+    return bool(_quality("text/csv", ranges) > _quality("application/json", ranges))
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Say if a caller that accepts these codings takes gzip, and likes none of them less (RFC 9110, 12.5.3)."""
+    # A coding has the grammar of a media type without a slash.
+    ranges = _ranges(f"coding/{coding.strip()}" for coding in accept_encoding.split(","))
+    gzip_quality = _quality("coding/gzip", ranges)
+    return bool(gzip_quality > 0 and gzip_quality >= _quality("coding/identity", ranges))
+
+
+def _ranges(written: Iterable[str]) -> list[Any]:
+    """Return what can be read of a header's elements; another one means nothing."""
+    ranges = []
+    for element in written:
+        with suppress(mimeparse.MimeTypeParseException):
+            ranges.append(mimeparse.parse_media_range(element.lower()))
+    return ranges
+
+
+def _quality(wanted: str, ranges: list[Any]) -> float:
+    return float(mimeparse.quality_parsed(wanted, ranges))
+
+
 def finished(answer: dict[str, Any], event: Mapping[str, Any], cors: CORSConfig | None) -> dict[str, Any]:
     """Return an answer with the headers that every one has, without a body where the caller has it, and compressed."""
     headers = answer.setdefault("headers", {})
@@ -89,7 +144,7 @@ def finished(answer: dict[str, Any], event: Mapping[str, Any], cors: CORSConfig 
         headers.pop("Content-Type", None)
         return answer | {"statusCode": int(HTTPStatus.NOT_MODIFIED), "body": ""}
     body = answer["body"]
-    if body and len(body) >= _SMALLEST_GZIP and "gzip" in header(event, "accept-encoding"):
+    if body and len(body) >= _SMALLEST_GZIP and takes_gzip(header(event, "accept-encoding")):
         headers["Content-Encoding"] = "gzip"
         packed = base64.b64encode(gzip.compress(body.encode(), 6, mtime=0)).decode()
         return answer | {"body": packed, "isBase64Encoded": True}

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -12,6 +13,9 @@ from metering.portal.http import LONGEST_SHOWN, ProblemError
 from metering.portal.reading import Line
 
 LONGEST_RANGE: Final = timedelta(days=366)
+_FORMULA: Final = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])")
+"""Where a cell begins, or would where another character separates them, that a spreadsheet takes for a formula."""
+
 _FIRST_YEAR: Final = 2020
 _LAST_YEAR: Final = 2100
 
@@ -68,11 +72,10 @@ def row(line: Line, scales: Mapping[str, int]) -> dict[str, Any]:
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return lines as a table for a spreadsheet."""
     written = io.StringIO()
-    table = csv.writer(written)
+    table = csv.writer(written, quoting=csv.QUOTE_ALL)
     table.writerow(("period", "metric", "value", "quantity", "scale", "state"))
     for row in rows:
-        value = row["value"] or ""
         # What a spreadsheet would take for a formula, it is to take for text.
-        shown = f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        shown = _FORMULA.sub(r"\1'", row["value"] or "")
         table.writerow({**row, "value": shown}.values())
     return written.getvalue()

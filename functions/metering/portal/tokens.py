@@ -25,10 +25,10 @@ SKEW: Final = timedelta(seconds=30)
 """How far the clocks of who signs and who verifies may differ."""
 
 MAX_AGE_S: Final = 300
-"""Seconds for which keys are kept before they are read again: as long as an ended key may go on."""
+"""Seconds for which keys that verify are kept before they are read again: as long as an ended key may go on."""
 
 PATIENCE_S: Final = 10
-"""Seconds between two reads that unknown keys' ids cause, whoever sends them."""
+"""Seconds between two reads that signing or unknown keys' ids cause, whoever asks."""
 
 LONGEST_TOKEN: Final = 1024
 SHORTEST_KEY: Final = 48
@@ -115,9 +115,9 @@ class PortalKeys:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def current(self) -> str:
-        """Return the key that signs."""
+        """Return the key that signs: never one that was ended more than ``PATIENCE_S`` ago."""
         with self._lock:
-            self._refresh(MAX_AGE_S)
+            self._refresh(PATIENCE_S)
             return self._current
 
     def of(self, name: str) -> str | None:
