@@ -13,10 +13,12 @@ import http
 import http.client
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -32,38 +34,13 @@ from botocore.config import Config
 
 from infra.operate.deployment import OperatorError
 
-MINISTACK: Final = "ministack==1.5.33"
 CDK_CLI: Final = "aws-cdk@2.1148.1"
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
+SERVING: Final = Path(__file__).with_name("serving.py")
 
 START_LIMIT_S: Final = 300.0
 STOP_LIMIT_S: Final = 60.0
 TAIL_LINES: Final = 40
-
-# The emulator leads a process group of its own, with the functions it runs as members. Its standard input is a pipe
-# that only its starter holds: however the starter ends, SIGKILL included, the pipe then ends, and the group with it.
-# The files go after the group: without them a living emulator would start functions that fail, over and over.
-SERVE = """
-import os, signal, subprocess, sys, threading
-
-def end_with_the_starter(folder):
-    os.read(0, 1)
-    end = 'kill -s KILL -- "-$1"; rm -rf -- "$2"'
-    subprocess.Popen(["/bin/sh", "-c", end, "sh", str(os.getpgrp()), folder], start_new_session=True)
-
-folder, descriptor = sys.argv[1:]
-threading.Thread(target=end_with_the_starter, args=(folder,), daemon=True).start()
-import hypercorn.asyncio, hypercorn.config, asyncio
-from ministack.app import app
-
-async def as_if_by_tls(scope, receive, send):
-    # Buckets deny what does not come by TLS; on the loopback nobody listens in.
-    return await app({**scope, "scheme": "https"} if scope["type"] == "http" else scope, receive, send)
-
-config = hypercorn.config.Config()
-config.bind = ["fd://" + descriptor]
-asyncio.run(hypercorn.asyncio.serve(as_if_by_tls, config))
-"""
 
 
 class EmulatorFailed(OperatorError):  # noqa: N818  it says what happened, as the others here do
@@ -74,7 +51,9 @@ class Emulator:
     """AWS on 127.0.0.1 for as long as its `with` lasts, in one account and Region, with nothing kept afterwards.
 
     - `endpoint_url`: where it listens; functions that it runs get it as `AWS_ENDPOINT_URL`.
-    - `region`, `account_id`, `access_key_id`, `secret_access_key`: what clients use.
+    - `region`, `account_id`, `access_key_id`, `secret_access_key`: what clients use. The keys are made for this run,
+      and are root's: no web page, and no other program that was not told them, can ask anything of it but the APIs
+      that are deployed there (`serving.py` has the rules).
     - `log_path`: its log. It is deleted on exit; if the `with` block raised, it is kept and the error has a note of it.
     - `pid`: the leader of its process group, of which every process that it starts is a member.
 
@@ -84,9 +63,9 @@ class Emulator:
 
     region: Final = "us-east-1"
     account_id: Final = "000000000000"  # ministack's own, unless an access key of 12 digits names another
-    access_key_id: Final = "test"
-    secret_access_key: Final = "test"  # noqa: S105  the emulator accepts any; with AUTH=true this one is root
 
+    access_key_id: str
+    secret_access_key: str
     endpoint_url: str
     log_path: Path
     pid: int
@@ -95,17 +74,21 @@ class Emulator:
         python = ministack_python()
         self._folder = Path(tempfile.mkdtemp(prefix="metering-emulator-"))
         self.log_path = self._folder / "emulator.log"
+        self.access_key_id = "AKIA" + _random(string.ascii_uppercase + "234567", 16)
+        self.secret_access_key = _random(string.ascii_letters + string.digits, 40)
         # Bound here and inherited, so that no other process can take the port in between.
         with socket.create_server(("127.0.0.1", 0)) as listener, self.log_path.open("wb") as log:
             port = int(listener.getsockname()[1])
             descriptor = listener.fileno()
+            # It leads a process group of its own, with the functions that it runs as members. Its standard input is a
+            # pipe that only this process holds: however this one ends, the pipe then ends, and the group with it.
             self._process = subprocess.Popen(  # noqa: S603  the arguments are ours
-                [python, "-B", "-c", SERVE, str(self._folder), str(descriptor)],
+                [python, "-B", "-P", str(SERVING), str(self._folder), str(descriptor)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[descriptor],
-                env=_emulator_environment(port, self._folder),
+                env=self._own_environment(port),
                 cwd=self._folder,
                 start_new_session=True,
             )
@@ -203,6 +186,30 @@ class Emulator:
             found: dict[str, dict[str, str]] = json.loads(outputs.read_text())
             return found
 
+    def _own_environment(self, port: int) -> dict[str, str]:
+        """Return the variables that ministack, and each function that it runs, starts with: none of ours but two.
+
+        What this process holds (Stripe's key, an AWS profile, a proxy, a home with its files) must not reach the
+        functions by inheritance.
+        """
+        inherited = {"LANG": os.environ["LANG"]} if "LANG" in os.environ else {}
+        return inherited | {
+            "PATH": _path(),
+            "HOME": str(self._folder),
+            "TMPDIR": str(self._folder),
+            "STATE_DIR": str(self._folder / "state"),
+            "S3_DATA_DIR": str(self._folder / "s3"),
+            "GATEWAY_PORT": str(port),
+            "AUTH": "true",  # functions may do what their roles allow, and nothing else
+            # Root's. Functions get those of their roles in place of these.
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            # At its start ministack removes containers of any other ministack, and it would listen on fixed ports.
+            "DOCKER_HOST": f"unix://{self._folder}/no-docker.sock",
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+        }
+
     def _wait_until_healthy(self, port: int) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         while not _is_healthy(port):
@@ -231,15 +238,15 @@ class Emulator:
 
 @functools.cache
 def ministack_python() -> str:
-    """Return the Python of ministack's own environment, made with uv by the Python that runs this.
+    """Return the Python of ministack's own environment, which uv makes as `serving.py.lock` says, hash by hash.
 
-    That it is the same Python matters: ministack runs functions with its own interpreter, and their zips hold compiled
-    packages. Asking uv takes 0.3 s offline and 7 s with a look at the index, so that comes second.
+    It is made by the Python that runs this: ministack runs functions with its own interpreter, and their zips hold
+    compiled packages.
     """
-    uv = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "--python", sys.executable]
-    packages = ["--from", MINISTACK, "--with", "boto3"]
-    program = ["python", "-c", "import ministack, sys; print(sys.executable)"]
-    return _first_line([*uv, "--offline", *packages, *program], [*uv, *packages, *program])
+    uv = [sys.executable, "-m", "uv"]
+    sync = [*uv, "sync", "--quiet", "--frozen", "--python", sys.executable, "--script", str(SERVING)]
+    _run(sync, cwd=REPOSITORY, environment=os.environ)
+    return _run([*uv, "python", "find", "--script", str(SERVING)], cwd=REPOSITORY, environment=os.environ).strip()
 
 
 @functools.cache
@@ -272,23 +279,8 @@ def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -
     return done.stdout
 
 
-def _emulator_environment(port: int, folder: Path) -> dict[str, str]:
-    """Return the variables that ministack, and each function that it runs, starts with: none of ours but these few.
-
-    What this process holds (Stripe's key, an AWS profile, a proxy) must not reach the functions by inheritance.
-    """
-    inherited = {name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ}
-    return inherited | {
-        "GATEWAY_PORT": str(port),
-        "AUTH": "true",  # functions may do what their roles allow, and nothing else
-        "TMPDIR": str(folder),
-        "STATE_DIR": str(folder / "state"),
-        "S3_DATA_DIR": str(folder / "s3"),
-        # At its start ministack removes containers of any other ministack, and it would listen on fixed ports.
-        "DOCKER_HOST": f"unix://{folder}/no-docker.sock",
-        "IOT_MTLS_ENABLED": "0",
-        "SFTP_ENABLED": "0",
-    }
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
 def _path() -> str:
