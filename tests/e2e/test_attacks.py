@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from infra.local.aws.gateway import render
+from infra.local.aws.log_line import render
 from infra.local.demo import steps as demo
 from tests.e2e.conftest import Deployed
 
@@ -130,7 +130,7 @@ def test_an_authorizer_that_tells_a_callers_own_text_forges_no_field(deployed: D
     """Values are put into the line as they are: one with quotes is set aside whole, and nobody is billed by it."""
     stage = json.loads(deployed.access_line("forger"))
     template = json.dumps({name: f"$context.{name}" for name in stage}, separators=(",", ":"))
-    line = render(template, stage | {"authorizer.user": forged})
+    line = render(template, stage | {"authorizer.user": forged}, raw=True)
     payload = deployed.payload("honest")
     assert deployed.deliver(_with_line(payload, line)) == {"read": 2, "billed": 1, "set_aside": 1}
     assert deployed.counted("victim") == deployed.counted("forger") == 0

@@ -13,10 +13,11 @@ from botocore.exceptions import EndpointConnectionError
 from multidict import CIMultiDict
 
 from infra.local.aws.authorizers import Answers, Authorizer, Route
+from infra.local.aws.sources import Source
 
 ROUTE = Route("us-east-1", "123456789012", "a1b2", "v1", "/files/{owner}/{path+}")
 POLICY = {"Version": "2012-10-17", "Statement": []}
-SOURCES = ("method.request.header.X-User", "method.request.querystring.team")
+SOURCES = (Source("header", "X-User"), Source("querystring", "team"))
 
 
 @dataclass
@@ -119,10 +120,46 @@ def test_what_is_no_answer_tells_nothing(functions: FakeFunctions) -> None:
     assert _of(functions, _request()) == [{}]
 
 
+ARN = "arn:aws:lambda:us-east-1:123456789012:function:asks"
+URI = f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{ARN}/invocations"
+
+
 def test_it_is_read_as_api_gateway_describes_it() -> None:
     """The function's ARN is within a URI; five minutes unless told otherwise."""
-    arn = "arn:aws:lambda:us-east-1:123456789012:function:asks"
-    uri = f"arn:aws:apigateway:us-east-1:lambda:path/2015-03-31/functions/{arn}/invocations"
-    described = {"id": "a1", "authorizerUri": uri, "identitySource": ", ".join(SOURCES)}
-    assert Authorizer.read(described) == Authorizer("a1", arn, SOURCES, 300)
-    assert Authorizer.read({"id": "a1", "authorizerUri": uri, "authorizerResultTtlInSeconds": 0}).sources == ()
+    written = "method.request.header.X-User, method.request.querystring.team"
+    described = {"id": "a1", "authorizerUri": URI, "identitySource": written}
+    assert Authorizer.of_rest(described) == Authorizer("a1", ARN, SOURCES, 300)
+    assert Authorizer.of_rest({"id": "a1", "authorizerUri": URI, "authorizerResultTtlInSeconds": 0}).sources == ()
+
+
+HTTP_API = {
+    "AuthorizerId": "a1",
+    "AuthorizerUri": URI,
+    "IdentitySource": ["$request.header.X-User", "$request.querystring.team"],
+    "AuthorizerPayloadFormatVersion": "2.0",
+    "AuthorizerResultTtlInSeconds": 60,
+    "EnableSimpleResponses": True,
+}
+
+
+def test_an_http_apis_is_read_as_api_gateway_describes_it() -> None:
+    """Nothing is kept of one without a source."""
+    assert Authorizer.of_http(HTTP_API) == Authorizer("a1", ARN, SOURCES, 60, "2.0", answers_simply=True)
+    assert Authorizer.of_http(HTTP_API | {"IdentitySource": []}).ttl_s == 0
+
+
+@pytest.mark.parametrize(("answer", "told"), [(True, "b"), (False, "b"), ("yes", None)])
+def test_an_http_apis_may_say_yes_or_no(answer: object, told: str | None) -> None:
+    """One that denies has told all the same; what is neither tells nothing."""
+    functions = FakeFunctions({"isAuthorized": answer, "context": {"a": "b", "n": 3}})
+    route = Route(
+        "us-east-1", "123456789012", "a1b2", "$default", "/files/{owner}/{path+}", "GET /files/{owner}/{path+}"
+    )
+    answered = asyncio.run(Answers(functions).of(Authorizer.of_http(HTTP_API), _request(), route))
+    assert answered.get("authorizer.a") == told
+    (event,) = functions.asked
+    assert (event["version"], event["routeKey"], event["rawPath"]) == ("2.0", route.key, "/files/ada/a/b%20c")
+    assert event["routeArn"] == "arn:aws:execute-api:us-east-1:123456789012:a1b2/$default/GET/files/ada/a/b%20c"
+    assert (event["identitySource"], event["headers"]["x-tag"]) == (["ada", "red"], "1,2")
+    assert event["queryStringParameters"] == {"team": "red", "n": "1,2"}
+    assert event["pathParameters"] == {"owner": "ada", "path": "a/b c"}

@@ -1,18 +1,23 @@
-"""How the local gateway renders an access-log line and finds the resource of a request (I7)."""
+"""How the local gateway renders an access-log line and finds the resource or route of a request (I7)."""
 
 import asyncio
 import gzip
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from infra.local.aws.gateway import extended_request_id, render, request_id, request_time
+from infra.local.aws.gateway import extended_request_id, request_id
+from infra.local.aws.log_line import Error, Exchange, Integration, Kind, render, request_time
 from infra.local.aws.log_writer import AccessLog, AccessLogFailed, DeliveryStream, Destination, LogStream
-from infra.local.aws.stage import Method, Resource, match
+from infra.local.aws.stage import Method, Resource, match, match_route
+
+PUBLISHED = json.loads((Path(__file__).parents[1] / "events" / "access_log_lines.json").read_text())
+"""Lines that people have published, each with its source, its stage's format, and the request that it is of."""
 
 RESOURCES = [
     Resource("/", {"GET": Method()}),
@@ -23,6 +28,74 @@ RESOURCES = [
     Resource("/files/{proxy+}", {"ANY": Method()}),
     Resource("/{proxy+}", {"POST": Method()}),
 ]
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=[entry["name"] for entry in PUBLISHED])
+def test_a_line_is_as_api_gateway_has_written_it(published: Mapping[str, Any]) -> None:
+    """Units, hyphens, escapes and names, for each kind of API: what was published is the witness."""
+    request = dict(published["request"])
+    for part, made in {"integration": Integration, "error": Error}.items():
+        request |= {part: made(**request[part])} if part in request else {}
+    exchange = Exchange(**request | {"kind": Kind(request["kind"])})
+    assert render(published["format"], exchange.variables()) == published["line"]
+
+
+def test_the_published_lines_are_of_every_kind_with_both_units_of_time() -> None:
+    """Else the test above would hold nobody to anything."""
+    lines = [(entry["request"]["kind"], json.loads(entry["line"])) for entry in PUBLISHED]
+    digits = {(kind, len(line["requestTimeEpoch"])) for kind, line in lines if "requestTimeEpoch" in line}
+    assert digits == {("REST", 13), ("HTTP", 10), ("WEBSOCKET", 13)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "unknown"),
+    [
+        (Kind.REST, ("routeKey", "dataProcessed", "eventType", "connectionId")),
+        (Kind.HTTP, ("resourcePath", "identity.apiKeyId", "eventType", "connectionId")),
+        (Kind.WEBSOCKET, ("httpMethod", "path", "resourcePath", "responseLength", "responseLatency", "dataProcessed")),
+    ],
+)
+def test_what_a_kind_of_api_does_not_know_is_a_hyphen(kind: Kind, unknown: Sequence[str]) -> None:
+    """As AWS's three tables have it; what all of them know is there."""
+    exchange = Exchange(
+        kind=kind,
+        api_id="a1b2",
+        stage="v1",
+        at=1_795_305_600_123,
+        request_id="r=",
+        extended_request_id="e=",
+        method="GET",
+        path="/items",
+        resource="/items",
+        status=200,
+        response_length=7,
+        connection_id="c=" if kind is Kind.WEBSOCKET else "",
+    )
+    values = exchange.variables()
+    assert render(" ".join(f"$context.{name}" for name in unknown), values) == " ".join("-" * len(unknown))
+    assert render("$context.apiId $context.stage $context.status", values) == "a1b2 v1 200"
+
+
+def test_an_http_apis_request_has_one_identifier_and_counts_in_seconds() -> None:
+    """Both bodies are data that was processed."""
+    exchange = Exchange(
+        kind=Kind.HTTP,
+        at=1_795_305_600_999,
+        request_id="r=",
+        extended_request_id="e=",
+        status=200,
+        request_length=5,
+        response_length=7,
+    )
+    line = "$context.requestId $context.extendedRequestId $context.requestTimeEpoch $context.dataProcessed"
+    assert render(line, exchange.variables()) == "r= r= 1795305600 12"
+
+
+def test_an_error_has_its_message_with_and_without_quotes() -> None:
+    """The message with quotes is JSON already."""
+    exchange = Exchange(kind=Kind.REST, at=0, request_id="r", status=403, error=Error('no "key"'))
+    line = render('{"a":"$context.error.message","b":$context.error.messageString}', exchange.variables())
+    assert json.loads(line) == {"a": 'no "key"', "b": 'no "key"'}
 
 
 def test_each_variable_is_replaced_by_its_value_and_all_else_is_kept() -> None:
@@ -59,6 +132,7 @@ def test_an_unknown_longer_name_never_shows_the_secret_that_it_begins_with() -> 
         "nonsense",
         "authorizer.units-per-call",
         "authorizer.claims.sub",
+        "authorizer.claims.cognito:username",
         "responseOverride.header.x-u",
     ],
 )
@@ -87,9 +161,16 @@ def test_a_value_is_not_rendered_again() -> None:
 ATTACK = '"},\n{"status":"200","key":"victim'
 
 
-def test_values_are_not_escaped_so_a_free_field_can_break_the_line() -> None:
-    """As on AWS; this is why the deployed format has no such field."""
+def test_values_are_escaped_as_json_is() -> None:
+    """Quotes and backslashes as was seen; other marks as JSON has them, of which nothing was seen."""
     line = render('{"agent":"$context.identity.userAgent"}', {"identity.userAgent": ATTACK})
+    assert json.loads(line) == {"agent": ATTACK}
+    assert "\n" not in line
+
+
+def test_a_raw_value_can_break_the_line() -> None:
+    """Nobody promises that values are escaped; this is why the deployed format has no such field."""
+    line = render('{"agent":"$context.identity.userAgent"}', {"identity.userAgent": ATTACK}, raw=True)
     with pytest.raises(json.JSONDecodeError):
         json.loads(line)
 
@@ -150,6 +231,47 @@ def test_a_request_that_nothing_serves_has_no_resource(method: str, path: str) -
     assert match(RESOURCES, method, path) is None
 
 
+ROUTES = [
+    Resource("/", {"GET": Method()}),
+    Resource("/items", {"GET": Method(), "ANY": Method(is_lambda=False)}),
+    Resource("/items/new", {"GET": Method()}),
+    Resource("/items/{id}", {"ANY": Method()}),
+    Resource("/files/{proxy+}", {"GET": Method()}),
+    Resource("/{any}/old", {"GET": Method()}),
+    Resource("/{proxy+}", {"POST": Method()}),
+    Resource("$default", {"ANY": Method()}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key"),
+    [
+        ("GET", "/", "GET /"),
+        ("GET", "/items", "GET /items"),
+        ("PUT", "/items", "ANY /items"),
+        ("GET", "/items/new", "GET /items/new"),
+        ("GET", "/items/17", "ANY /items/{id}"),
+        ("GET", "/%69tems", "GET /items"),
+        ("GET", "/files/a/b", "GET /files/{proxy+}"),
+        ("GET", "/files/old", "GET /{any}/old"),
+        ("POST", "/a/b", "POST /{proxy+}"),
+        ("GET", "/items/", "$default"),
+        ("GET", "/files", "$default"),
+        ("DELETE", "/", "$default"),
+    ],
+)
+def test_the_most_specific_route_is_found(method: str, path: str, key: str) -> None:
+    """A full match comes before a greedy one, a method's own before ANY, and the default last."""
+    found = match_route(ROUTES, method, path)
+    assert found is not None
+    assert found.name == key
+
+
+def test_without_a_default_route_a_request_may_have_none() -> None:
+    """API Gateway then answers 404, and logs no route."""
+    assert match_route(ROUTES[:-1], "DELETE", "/nowhere") is None
+
+
 def test_a_method_of_its_own_decides_about_key_and_authorizer_before_any() -> None:
     """`ANY` speaks for the methods that have no entry."""
     items = RESOURCES[1]
@@ -160,7 +282,7 @@ def test_a_method_of_its_own_decides_about_key_and_authorizer_before_any() -> No
 
 def test_the_request_time_is_in_common_log_format() -> None:
     """English months in every locale."""
-    assert request_time(1_795_305_600.9) == "22/Nov/2026:00:00:00 +0000"
+    assert request_time(1_795_305_600_900) == "22/Nov/2026:00:00:00 +0000"
 
 
 def test_a_caller_can_choose_the_request_id_only_as_a_uuid() -> None:

@@ -1,67 +1,91 @@
-"""What a stage's authorizers say of a request, for its access-log line.
+"""What a stage's functions for authorizing say of a request, for its access-log line.
 
 The emulator asks REQUEST authorizers itself, and lets in or refuses; but it shows nobody what they answered, and API
 Gateway logs that as `$context.authorizer.<name>`. So the gateway asks their functions once more, with the event that
 they get on AWS, and keeps the answers as long as API Gateway would:
-docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-use-lambda-authorizer.html
+docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-use-lambda-authorizer.html and, of HTTP APIs,
+docs.aws.amazon.com/apigateway/latest/developerguide/http-api-lambda-authorizer.html
 """
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Self
 from urllib.parse import unquote
 
 from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
 
-SOURCE: Final = re.compile(r"method\.request\.(header|querystring)\.(.+)")
+from infra.local.aws.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Authorizer:
-    """A REQUEST authorizer: its function, what its answers are cached by, and for how many seconds."""
+    """A REQUEST authorizer: its function, what its answers are cached by, and for how many seconds.
+
+    `payload` is the version of the event that it is given; one that `answers_simply` says yes or no.
+    """
 
     id: str
     function: str
-    sources: tuple[str, ...]
+    sources: tuple[Source, ...]
     ttl_s: int
+    payload: str = "1.0"
+    answers_simply: bool = False
 
     @classmethod
-    def read(cls, declared: Mapping[str, Any]) -> Self:
-        """Read one as GetAuthorizers describes it."""
-        function = declared["authorizerUri"].partition("/functions/")[2].removesuffix("/invocations")
-        sources = tuple(source.strip() for source in declared.get("identitySource", "").split(",") if source.strip())
-        return cls(declared["id"], function, sources, int(declared.get("authorizerResultTtlInSeconds", 300)))
+    def of_rest(cls, declared: Mapping[str, Any]) -> Self:
+        """Read a REST API's as GetAuthorizers describes it."""
+        sources = tuple(Source.read(text) for text in declared.get("identitySource", "").split(",") if text.strip())
+        ttl_s = int(declared.get("authorizerResultTtlInSeconds", 300))
+        return cls(declared["id"], _function(declared["authorizerUri"]), sources, ttl_s)
+
+    @classmethod
+    def of_http(cls, declared: Mapping[str, Any]) -> Self:
+        """Read an HTTP API's as GetAuthorizers describes it; without a source its answers are not cached."""
+        sources = tuple(Source.read(text) for text in declared.get("IdentitySource", ()))
+        return cls(
+            declared["AuthorizerId"],
+            _function(declared["AuthorizerUri"]),
+            sources,
+            int(declared.get("AuthorizerResultTtlInSeconds", 0)) if sources else 0,
+            declared.get("AuthorizerPayloadFormatVersion", "2.0"),
+            bool(declared.get("EnableSimpleResponses")),
+        )
 
     def identity(self, request: web.Request) -> tuple[str, ...] | None:
         """Return the values that the answer is cached by; None if one is missing, which is answered 401 unasked."""
-        values = tuple(_value(source, request) for source in self.sources)
+        values = tuple(source.value(request) for source in self.sources)
         return values if all(values) or not self.ttl_s else None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The method that a request reaches: of which API and stage, and by which resource's path."""
+    """The method that a request reaches: of which API and stage, by which resource's path or route's key."""
 
     region: str
     account_id: str
     api_id: str
     stage: str
     resource: str
+    key: str = ""
 
-    def event(self, request: web.Request) -> dict[str, Any]:
+    def event(self, request: web.Request, authorizer: Authorizer) -> dict[str, Any]:
         """Return what a REQUEST authorizer is given of a request."""
+        return self._second(request, authorizer) if authorizer.payload == "2.0" else self._first(request)
+
+    def _arn(self, method: str) -> str:
+        return f"arn:aws:execute-api:{self.region}:{self.account_id}:{self.api_id}/{self.stage}/{method}"
+
+    def _first(self, request: web.Request) -> dict[str, Any]:
         path, method = request.rel_url.raw_path, request.method
-        arn = f"arn:aws:execute-api:{self.region}:{self.account_id}:{self.api_id}/{self.stage}/{method}"
         headers = {name: request.headers.getall(name) for name in request.headers}
         query = {name: request.query.getall(name) for name in request.query}
         return {
             "type": "REQUEST",
-            "methodArn": f"{arn}{path}",
+            "methodArn": f"{self._arn(method)}{path}",
             "resource": self.resource,
             "path": path,
             "httpMethod": method,
@@ -82,6 +106,36 @@ class Route:
             },
         }
 
+    def _second(self, request: web.Request, authorizer: Authorizer) -> dict[str, Any]:
+        path, method = request.rel_url.raw_path, request.method
+        root = "" if self.stage == "$default" else f"/{self.stage}"
+        return {
+            "version": "2.0",
+            "type": "REQUEST",
+            "routeArn": f"{self._arn(method)}{path}",
+            "identitySource": [source.value(request) for source in authorizer.sources],
+            "routeKey": self.key,
+            "rawPath": f"{root}{path}",
+            "rawQueryString": request.rel_url.raw_query_string,
+            "headers": {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers},
+            "queryStringParameters": {name: ",".join(request.query.getall(name)) for name in request.query},
+            "pathParameters": _path_parameters(self.resource, path),
+            "stageVariables": {},
+            "requestContext": {
+                "accountId": self.account_id,
+                "apiId": self.api_id,
+                "http": {
+                    "method": method,
+                    "path": f"{root}{path}",
+                    "protocol": "HTTP/1.1",
+                    "sourceIp": request.remote,
+                    "userAgent": request.headers.get("User-Agent", ""),
+                },
+                "routeKey": self.key,
+                "stage": self.stage,
+            },
+        }
+
 
 class Answers:
     """The authorizers' answers, kept for as long and by the same values as API Gateway keeps them."""
@@ -99,10 +153,11 @@ class Answers:
         if time.monotonic() < until:
             return kept
         try:
-            answer = await asyncio.to_thread(self._ask, authorizer.function, route.event(request))
+            answer = await asyncio.to_thread(self._ask, authorizer.function, route.event(request, authorizer))
         except (BotoCoreError, ClientError, ValueError):
             return {}  # the request has its line all the same
-        if not (isinstance(answer, dict) and isinstance(answer.get("policyDocument"), dict)):
+        decision = "isAuthorized" if authorizer.answers_simply else "policyDocument"
+        if not (isinstance(answer, dict) and isinstance(answer.get(decision), bool | dict)):
             return {}
         variables = {f"authorizer.{name}": value for name, value in _written(answer).items()}
         if authorizer.ttl_s:
@@ -125,13 +180,8 @@ def _written(answer: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _value(source: str, request: web.Request) -> str:
-    """Return an identity source's value: the last of several; empty for kinds that are not played here."""
-    named = SOURCE.fullmatch(source)
-    if named is None:
-        return ""
-    values = request.headers if named[1] == "header" else request.query
-    return values.getall(named[2], [""])[-1]
+def _function(uri: str) -> str:
+    return uri.partition("/functions/")[2].removesuffix("/invocations")
 
 
 def _path_parameters(resource: str, path: str) -> dict[str, str]:

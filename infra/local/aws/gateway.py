@@ -1,25 +1,22 @@
-"""A gateway in front of the emulator's REST APIs that writes access logs, which the emulator does not.
+"""A gateway in front of the emulator's REST and HTTP APIs that writes access logs, which the emulator does not.
 
     with Emulator() as emulator, Gateway(emulator, api_id="a1b2c3d4", stage="v1") as gateway:
         requests.get(f"{gateway.url}/items", headers={"x-api-key": "..."})
         gateway.flush()
 
 A request goes to the deployed stage as it came; the answer comes back as it is; and a line in the format that the stage
-carries goes to the log group or the stream of Firehose that the stage names. Names of variables and what they hold:
-docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-variables-for-access-logging.html
+carries goes to the log group or the stream of Firehose that the stage names. What a line holds stands in `log_line`.
 """
 
 import asyncio
 import base64
 import contextlib
 import json
-import re
 import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
 
@@ -28,37 +25,21 @@ from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
 from multidict import CIMultiDict
 
-from infra.local.aws.authorizers import Answers, Route
+from infra.local.aws.authorizers import Answers, Authorizer, Route
 from infra.local.aws.emulator import Emulator
 from infra.local.aws.forwarding import Forwarder, emulator_session, forward, forwarded
+from infra.local.aws.json_web_tokens import JwtAuthorizer, RefusedError, Tokens, logged
+from infra.local.aws.log_line import MISSING, Error, Exchange, Integration, Kind, render
 from infra.local.aws.log_writer import AccessLog
-from infra.local.aws.stage import Resource, Stage, match
-
-MISSING: Final = "-"
-MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-# An authorizer chooses its properties' names and a mapping template those of headers; all other names are words.
-VARIABLE: Final = re.compile(r"\$context\.((?:authorizer(?:\.claims)?|responseOverride\.header)\.[\w-]+|\w+(?:\.\w+)*)")
+from infra.local.aws.stage import Place, Stage
 
 REQUEST_ID: Final = "x-amzn-RequestId"
 EXTENDED_REQUEST_ID: Final = "x-amz-apigw-id"
+HTTP_REQUEST_ID: Final = "apigw-requestid"
 ERROR_TYPE: Final = "x-amzn-ErrorType"  # API Gateway sends it with its own errors, not with a backend's
-KEY_REFUSED: Final = b'{"message":"Forbidden"}'  # the emulator's answer to a missing or unknown key lacks that header
-
-
-def render(template: str, values: Mapping[str, str]) -> str:
-    """Return the access-log line: `template` with each `$context.<name>` replaced by its value, or by `-` without one.
-
-    It is plain text substitution, as API Gateway's: a value is neither escaped nor looked at again, and a name is read
-    as far as it goes, so that `$context.identity.apiKeyId` is not `$context.identity.apiKey` followed by `Id`.
-    """
-    return VARIABLE.sub(lambda found: values.get(found[1]) or MISSING, template)
-
-
-def request_time(seconds: float) -> str:
-    """Return `seconds` since the epoch as `$context.requestTime`: `09/Apr/2026:12:34:56 +0000`, whatever the locale."""
-    at = datetime.fromtimestamp(seconds, UTC)
-    return f"{at.day:02}/{MONTHS[at.month - 1]}/{at:%Y:%H:%M:%S} +0000"
+# The emulator's answers to a missing or unknown key, and its refusals in front of an HTTP API, lack that header.
+KEY_REFUSED: Final = b'{"message":"Forbidden"}'
+HTTP_REFUSALS: Final = ("Unauthorized", "Forbidden", "Not Found", "Internal Server Error")
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -77,14 +58,14 @@ def extended_request_id() -> str:
 class Gateway(Forwarder):
     """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
 
-    - `emulator`, `api_id`, `stage`: the deployed REST API. Its format and resources are read on entering: enter a new
-      gateway after a deployment that changes them.
+    - `emulator`, `api_id`, `stage`: the deployed REST or HTTP API. Its format and resources are read on entering: enter
+      a new gateway after a deployment that changes them.
     - `clock`: seconds since the epoch, for the times in the lines and of the log events.
     - `url`: where callers send their requests, `{url}/{path}` for a resource `/{path}`.
 
-    Every request is logged, whatever its answer; only one of more than 10 MiB (413) is not, as on AWS. The variables of
-    REQUEST authorizers are logged, those of other kinds are `-`. Leaving waits for the requests on their way and for
-    their lines, and raises `AccessLogFailed` if some could not be written.
+    Every request is logged, whatever its answer; only one of more than 10 MiB (413) is not, as on AWS. Of authorizers
+    it is logged what a REQUEST authorizer told and what a JSON Web Token claims. Leaving waits for the requests on
+    their way and for their lines, and raises `AccessLogFailed` if some could not be written.
     """
 
     url: str
@@ -104,13 +85,15 @@ class Gateway(Forwarder):
         """Read the stage, open its log, and forward."""
         apigateway, functions = self._emulator.client("apigateway"), self._emulator.client("lambda")
         try:
-            stage = await asyncio.to_thread(Stage.read, apigateway, api_id=self._api_id, name=self._stage_name)
+            stage = await asyncio.to_thread(Stage.read, self._emulator, api_id=self._api_id, name=self._stage_name)
             destination = await asyncio.to_thread(stage.open_log, self._emulator)
             self._lines = AccessLog(destination)
             with contextlib.closing(destination):
                 async with emulator_session() as session:
                     keys, answers = ApiKeys(apigateway), Answers(functions)
-                    door = _Door(self._emulator, stage, keys, answers, session, self._clock, self._lines.add)
+                    door = _Door(
+                        self._emulator, stage, keys, answers, Tokens(session), session, self._clock, self._lines
+                    )
                     async with self._lines:
                         await self.listen(door.answer)
         finally:
@@ -120,21 +103,22 @@ class Gateway(Forwarder):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the stage answered; `error` is the message of an answer that came from API Gateway, not from a backend."""
+    """What the stage answered; `error` is what API Gateway says itself, in a backend's place."""
 
     status: int
     headers: CIMultiDict[str]
     body: bytes
-    error: str | None
+    error: Error | None
 
     @classmethod
-    def of_gateway(cls, status: HTTPStatus, message: str) -> Self:
-        body = json.dumps({"message": message}).encode()
-        return cls(status, CIMultiDict({"Content-Type": "application/json"}), body, message)
+    def of_gateway(cls, status: HTTPStatus, error: Error, **headers: str) -> Self:
+        body = json.dumps({"message": error.message}).encode()
+        sent = CIMultiDict({"Content-Type": "application/json"} | {n.replace("_", "-"): v for n, v in headers.items()})
+        return cls(status, sent, body, error)
 
 
 class _Door:
-    """One request: forward it, answer it, log it."""
+    """One request: let it in, forward it, answer it, log it."""
 
     def __init__(  # noqa: PLR0913, PLR0917  it is where all parts of the gateway meet
         self,
@@ -142,103 +126,132 @@ class _Door:
         stage: Stage,
         keys: "ApiKeys",
         answers: Answers,
+        tokens: Tokens,
         session: aiohttp.ClientSession,
         clock: Callable[[], float],
-        log: Callable[[int, str], None],
+        lines: AccessLog,
     ) -> None:
         self._base = f"{emulator.endpoint_url}/_aws/execute-api/{stage.api_id}/{stage.name}"
         self._account_id, self._region = emulator.account_id, emulator.region
         self._stage = stage
         self._keys = keys
         self._answers = answers
+        self._tokens = tokens
         self._session = session
         self._clock = clock
-        self._log = log
+        self._lines = lines
 
     async def answer(self, request: web.Request) -> web.Response:
         arrived_at, ticks = self._clock(), time.perf_counter()
         body = await request.read()
-        resource = match(self._stage.resources, request.method, request.rel_url.raw_path)
+        place = self._stage.find(request.method, request.rel_url.raw_path)
+        refusal, caller = await self._let_in(request, place)
         called = time.perf_counter()
-        answer = await self._forward(request, body)
+        answer = refusal or await self._forward(request, place, body)
         answered = time.perf_counter()
-        values = {
-            "accountId": self._account_id,
-            "apiId": self._stage.api_id,
-            "stage": self._stage.name,
-            "extendedRequestId": extended_request_id(),
-            "requestId": request_id(request.headers),
-            "requestTimeEpoch": str(int(arrived_at * 1000)),
-            "requestTime": request_time(arrived_at),
-            "httpMethod": request.method,
-            "path": f"/{self._stage.name}{request.rel_url.raw_path}",
-            "protocol": f"HTTP/{request.version.major}.{request.version.minor}",
-            "identity.sourceIp": request.remote or MISSING,
-            "identity.userAgent": request.headers.get("User-Agent", MISSING),
-            "status": str(answer.status),
-            "responseLength": str(len(answer.body)),
-            "responseLatency": _milliseconds(answered - ticks),
-        }
-        if answer.error is None:
-            latency = _milliseconds(answered - called)
-            values |= {
-                "integration.status": str(answer.status),
-                "integrationStatus": str(answer.status),
-                "integration.latency": latency,
-                "integrationLatency": latency,
-            }
-        else:
-            values |= {"error.message": answer.error, "error.messageString": json.dumps(answer.error)}
-        if resource is not None:
-            values["resourcePath"] = resource.path
-            values |= await self._who_called(request, resource, answer)
-        self._log(int(self._clock() * 1000), render(self._stage.format, values))
-        headers = answer.headers
-        headers[REQUEST_ID] = values["requestId"]
-        headers[EXTENDED_REQUEST_ID] = values["extendedRequestId"]
-        return web.Response(status=answer.status, headers=headers, body=answer.body)
+        if place:
+            caller |= await self._who_called(request, place, answer)
+        latency_ms = round((answered - called) * 1000)
+        is_lambda = place is not None and place.method.is_lambda
+        identifiers = self._identifiers(request)
+        exchange = Exchange(
+            kind=self._stage.kind,
+            account_id=self._account_id,
+            api_id=self._stage.api_id,
+            stage=self._stage.name,
+            domain_name=request.host.partition(":")[0],
+            at=int(arrived_at * 1000),
+            **identifiers,
+            method=request.method,
+            path=f"{self._stage.root}{request.rel_url.raw_path}",
+            source_ip=request.remote or "",
+            user_agent=request.headers.get("User-Agent", ""),
+            resource=place.name if place else "",
+            status=answer.status,
+            request_length=len(body),
+            response_length=len(answer.body),
+            response_latency_ms=round((answered - ticks) * 1000),
+            integration=None if answer.error else Integration(answer.status, latency_ms, is_lambda=is_lambda),
+            error=answer.error,
+            caller=caller,
+        )
+        self._lines.add(int(self._clock() * 1000), render(self._stage.format, exchange.variables()))
+        answer.headers.update(self._told(exchange))
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
-    async def _who_called(self, request: web.Request, resource: Resource, answer: _Answer) -> dict[str, str]:
+    def _identifiers(self, request: web.Request) -> dict[str, str]:
+        """Return a request's identifiers; of an HTTP API's there is one, and no caller has a part in it."""
+        if self._stage.kind is Kind.HTTP:
+            return {"request_id": extended_request_id()}
+        return {"request_id": request_id(request.headers), "extended_request_id": extended_request_id()}
+
+    def _told(self, exchange: Exchange) -> dict[str, str]:
+        if self._stage.kind is Kind.HTTP:
+            return {HTTP_REQUEST_ID: exchange.request_id}
+        return {REQUEST_ID: exchange.request_id, EXTENDED_REQUEST_ID: exchange.extended_request_id}
+
+    async def _let_in(self, request: web.Request, place: Place | None) -> tuple[_Answer | None, dict[str, str]]:
+        """Return the refusal of a token that is not good, or what a good one claims; other callers go on.
+
+        The emulator checks whom it is given once more.
+        """
+        authorizer = self._authorizer(place) if place else None
+        if place is None or not isinstance(authorizer, JwtAuthorizer):
+            return None, {}
+        try:
+            return None, logged(await self._tokens.claims(authorizer, request, place.method.scopes))
+        except RefusedError as refused:
+            why = {"authorizer.error": str(refused)}
+            if refused.is_known:
+                return _Answer.of_gateway(HTTPStatus.FORBIDDEN, Error("Forbidden", "ACCESS_DENIED")), why
+            error = Error("Unauthorized", "UNAUTHORIZED")
+            return _Answer.of_gateway(HTTPStatus.UNAUTHORIZED, error, www_authenticate="Bearer"), why
+
+    async def _who_called(self, request: web.Request, place: Place, answer: _Answer) -> dict[str, str]:
         """Return what the line says of the caller: its API key, and what the method's authorizer told."""
-        method = resource.serving(request.method)
-        if method is None:
-            return {}
         values: dict[str, str] = {}
-        if authorizer := self._stage.authorizers.get(method.authorizer_id or ""):
-            stage = self._stage
-            route = Route(self._region, self._account_id, stage.api_id, stage.name, resource.path)
+        stage, authorizer = self._stage, self._authorizer(place)
+        if isinstance(authorizer, Authorizer):
+            route = Route(self._region, self._account_id, stage.api_id, stage.name, place.path, place.name)
             values |= await self._answers.of(authorizer, request, route)
         key = request.headers.get("x-api-key")
-        if method.requires_key and key:
+        if place.method.requires_key and key:
             # A key may have been deleted since it was looked up: a refusal is reason to look again.
             anew = answer.status == HTTPStatus.FORBIDDEN
             values["identity.apiKey"] = key
             values["identity.apiKeyId"] = await self._keys.id_of(key, anew=anew) or MISSING
         return values
 
-    async def _forward(self, request: web.Request, body: bytes) -> _Answer:
+    async def _forward(self, request: web.Request, place: Place | None, body: bytes) -> _Answer:
         try:
             async with forward(self._session, request, f"{self._base}{request.rel_url.raw_path_qs}", body) as response:
                 content = await response.read()
-                return _Answer(response.status, forwarded(response.headers), content, _message(response, content))
+                error = self._error(response, place, content)
+                return _Answer(response.status, forwarded(response.headers), content, error)
         except TimeoutError:
-            return _Answer.of_gateway(HTTPStatus.GATEWAY_TIMEOUT, "Endpoint request timed out")
+            return _Answer.of_gateway(HTTPStatus.GATEWAY_TIMEOUT, Error("Endpoint request timed out"))
         except aiohttp.ClientError:
-            return _Answer.of_gateway(HTTPStatus.BAD_GATEWAY, "Internal server error")
+            return _Answer.of_gateway(HTTPStatus.BAD_GATEWAY, Error("Internal server error"))
+
+    def _error(self, response: aiohttp.ClientResponse, place: Place | None, content: bytes) -> Error | None:
+        """Return what the emulator says in a backend's place, or None where a backend has answered."""
+        message = _message(content)
+        if self._stage.kind is Kind.HTTP:
+            asks = place is None or isinstance(self._authorizer(place), Authorizer)
+            return Error(message) if asks and message in HTTP_REFUSALS else None
+        is_own = ERROR_TYPE in response.headers or content == KEY_REFUSED
+        return Error(message) if is_own else None
+
+    def _authorizer(self, place: Place) -> Authorizer | JwtAuthorizer | None:
+        return self._stage.authorizers.get(place.method.authorizer_id or "")
 
 
-def _message(response: aiohttp.ClientResponse, content: bytes) -> str | None:
-    if ERROR_TYPE not in response.headers and content != KEY_REFUSED:
-        return None
+def _message(content: bytes) -> str:
     try:
         answer = json.loads(content)
     except ValueError:
         return MISSING
     return str(answer.get("message", MISSING)) if isinstance(answer, dict) else MISSING
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(round(seconds * 1000))
 
 
 class ApiKeys:
