@@ -26,7 +26,10 @@ LARGEST: Final = 10**12
 
 FORMAT_VERSION: Final = "1"
 
-VARIABLE_PATTERN: Final = r"authorizer\.(claims\.)?[A-Za-z0-9_]{1,64}|responseOverride\.header\.[A-Za-z0-9-]{1,64}"
+_AUTHORIZER: Final = r"authorizer\.([A-Za-z0-9_]{1,64}|claims\.[A-Za-z0-9_:]{1,64})"
+"""What an authorizer returned; claims of user pools have names such as ``cognito:username`` and ``custom:tenant``."""
+
+VARIABLE_PATTERN: Final = rf"{_AUTHORIZER}|responseOverride\.header\.[A-Za-z0-9-]{{1,64}}"
 """The ``$context`` variables that a metric may name: what an authorizer returned (known before the call), and a header
 that a mapping template of a non-proxy REST integration has set. A caller can write neither by itself."""
 
@@ -156,9 +159,7 @@ class AccessLog:
             raise ValueError(
                 "an HTTP API has no API keys: say who is billed, for example caller='authorizer.claims.sub'"
             )
-        if self.caller is not None and not re.fullmatch(
-            r"identity\.apiKeyId|authorizer\.(claims\.)?[A-Za-z0-9_]{1,64}", self.caller
-        ):
+        if self.caller is not None and not re.fullmatch(rf"identity\.apiKeyId|{_AUTHORIZER}", self.caller):
             raise ValueError(
                 "caller must be 'identity.apiKeyId', 'authorizer.<property>' or 'authorizer.claims.<name>', "
                 f"got {self.caller!r}"
