@@ -121,4 +121,4 @@ def _tell(posted: Posted) -> None:
             signals.add_metric(signal, MetricUnit.Count, count)
     if signals.metric_set:
         signals.flush_metrics()
-    tell_rejected(posted.refused)
+    tell_rejected(posted.refused, _parts().ledger.holders)

@@ -15,7 +15,7 @@ from metering.billing.rejections import tell_rejected
 from metering.settings import ReceiveEventsSettings
 from metering.signals import Signal
 from metering.stores import aws
-from metering.stores.rows import Rows
+from metering.stores.ledger import Ledger
 from metering.stripe.client import key_from, webhook_secret_from
 from metering.stripe.meters import StripeMeters
 from metering.stripe.webhooks import RefusedError, Webhooks
@@ -36,7 +36,7 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         return {"statusCode": 400, "body": "refused"}
     if refused:
         _tell(Signal.USAGE_REJECTED, len(refused))
-        tell_rejected(refused)
+        tell_rejected(refused, _receiver().ledger.holders)
     return {"statusCode": 200, "body": "ok"}
 
 
@@ -62,4 +62,4 @@ def _receiver() -> Receiver:
     secrets = SecretsProvider(boto3_client=aws.secrets())
     meters = StripeMeters(key_from(secrets, settings.stripe_secret), settings.deployment, settings.stripe_api_base)
     webhooks = Webhooks(meters, webhook_secret_from(secrets, settings.stripe_secret))
-    return Receiver(Rows(aws.dynamodb(), settings.ledger_table), webhooks)
+    return Receiver(Ledger(aws.dynamodb(), settings.ledger_table), webhooks)

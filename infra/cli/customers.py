@@ -84,7 +84,7 @@ def customers_show(
     ledger = connect().ledger
     customer = known_customer(ledger, customer_id)
     keys = []
-    for name, holding in sorted(ledger.holders.holdings(ledger.holders.keys_of(customer_id)).items()):
+    for name, holding in sorted(ledger.holders.of_keys(ledger.holders.keys_of(customer_id)).items()):
         ends = [holder.since for holder in holding.holders[1:]]
         for holder, end in zip(holding.holders, [*ends, None], strict=True):
             if holder.customer == customer_id:

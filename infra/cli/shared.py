@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from rich.table import Table
 from infra.cli.terminal import Terminal, line
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
-from metering.model.subjects import CUSTOMER_ID_PATTERN
+from metering.model.subjects import is_id
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 
@@ -93,8 +92,7 @@ def now() -> datetime:
 
 def known_customer(ledger: Ledger, customer_id: str) -> Customer:
     """Return a customer; raise OperatorError if there is none."""
-    well_formed = re.fullmatch(CUSTOMER_ID_PATTERN, customer_id)
-    customer = ledger.holders.customers([customer_id]).get(customer_id) if well_formed else None
+    customer = ledger.holders.customers([customer_id]).get(customer_id) if is_id(customer_id) else None
     if customer is None:
         raise OperatorError(f"there is no customer {customer_id!r}: 'metering customers list' shows them")
     return customer

@@ -18,6 +18,7 @@ from infra.operate.access_notes import AccessNotes, Rotation, Suspension
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
+from metering.model.subjects import short_id
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
@@ -37,7 +38,7 @@ class UsagePlans:
         pages = self.client.get_paginator("get_usage_plans").paginate(keyId=key)
         try:
             there = [plan["id"] for page in pages for plan in page.get("items", [])]
-        except self.client.exceptions.NotFoundException:
+        except (self.client.exceptions.NotFoundException, self.client.exceptions.BadRequestException):
             return []
         return sorted(plan for plan in there if self.holds(plan, key))
 
@@ -187,7 +188,7 @@ class Access:
                 f"{customer.id} is suspended: resume it first with 'metering customers resume {customer.id}'"
             )
         rotation = self._begin(customer, old, now)
-        name = f"{self.deployment}-{customer.id}-after-{rotation.old}"
+        name = f"{self.deployment}-{short_id(customer.id)}-after-{rotation.old}"
         if not rotation.new:
             new = self.plans.make_key(name, f"{customer.name}: takes the place of {rotation.old}")
             rotation = self._write(msgspec.structs.replace(rotation, new=new))
@@ -255,7 +256,7 @@ class Access:
     def _keys(self, customer: Customer, now: datetime) -> Sequence[str]:
         """Return the keys that a customer holds in the current hour."""
         hour = Hour.containing(now)
-        holdings = self.ledger.holders.holdings(sorted(self.ledger.holders.keys_of(customer.id)))
+        holdings = self.ledger.holders.of_keys(sorted(self.ledger.holders.keys_of(customer.id)))
         return [
             key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == customer.id
         ]

@@ -3,7 +3,7 @@
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | suspended key | ``customer#<id>`` | ``suspended#<key>`` | ``plans``: the usage plans that it was taken out of |
-| rotation | ``rotations`` | ``<customer>#<old key>`` | the fields of :class:`Rotation` |
+| rotation | ``rotations`` | ``<short id>#<old key>`` | the fields of :class:`Rotation` |
 
 Each item has a ``version``, too, and is written before what it tells of is done, so that a command that dies is made
 good by the same command again. Only operators' commands read them.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from metering.model.subjects import customer
+from metering.model.subjects import customer, short_id
 from metering.stores.aws import Item, from_item, to_item
 from metering.stores.table import Table, item_key, unchanged
 
@@ -85,14 +85,14 @@ class AccessNotes:
 
     def rotations(self, name: str = "") -> Iterator[Rotation]:
         """Yield the rotations whose old key is not taken out yet, of one customer or of all."""
-        for item in self._items.query(_ROTATIONS, beginning=f"{name}#" if name else ""):
+        for item in self._items.query(_ROTATIONS, beginning=f"{short_id(name)}#" if name else ""):
             yield _read_rotation(item)
 
     def write(self, after: Rotation) -> Rotation:
         """Write how far a rotation has got, and return it as it now stands."""
         written = msgspec.structs.replace(after, version=after.version + 1)
-        values = {"plans": list(written.plans), "new": written.new, "until": written.until, "version": written.version}
-        self._items.put_as_read({**_rotation_key(written), **to_item(values)}, version=after.version)
+        item = {**_rotation_key(written), **to_item(msgspec.to_builtins(written))}
+        self._items.put_as_read(item, version=after.version)
         return written
 
     def end(self, before: Rotation) -> None:
@@ -106,7 +106,7 @@ class AccessNotes:
 
 
 def _rotation_key(rotation: Rotation) -> Item:
-    return item_key(_ROTATIONS, f"{rotation.customer}#{rotation.old}")
+    return item_key(_ROTATIONS, f"{short_id(rotation.customer)}#{rotation.old}")
 
 
 def _read_suspension(item: Item) -> Suspension:
@@ -115,6 +115,4 @@ def _read_suspension(item: Item) -> Suspension:
 
 
 def _read_rotation(item: Item) -> Rotation:
-    values = from_item(item)
-    name, _, old = values["sk"].partition("#")
-    return Rotation(name, old, tuple(values["plans"]), values["new"], values["until"], values["version"])
+    return msgspec.convert(from_item(item), Rotation)

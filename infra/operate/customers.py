@@ -15,7 +15,7 @@ from typing import Final
 
 from infra.operate.deployment import OperatorError
 from metering.model.periods import OLDEST_RECORD, Hour
-from metering.model.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, Subject, customer, key
+from metering.model.subjects import ID_RULE, Subject, customer, is_id, is_name, key
 from metering.model.usage_row import State
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counters
@@ -42,15 +42,15 @@ class Entry:
 
     def problems(self) -> Iterator[str]:
         """Say what is wrong with the entry by itself."""
-        if not re.fullmatch(CUSTOMER_ID_PATTERN, self.id):
-            yield f"a customer's id is 1 to 40 letters, digits, '_' or '-', got {self.id!r}"
-        if not (0 < len(self.name) <= _LONGEST_NAME and self.name.isprintable() and self.name.strip() == self.name):
+        if not is_id(self.id):
+            yield f"a customer's id is {ID_RULE}, got {self.id!r}"
+        if not is_name(self.name, _LONGEST_NAME):
             yield f"a name is 1 to {_LONGEST_NAME} printable characters, no space around it, got {self.name[:60]!r}"
         if self.stripe_customer and not re.fullmatch(_STRIPE_CUSTOMER, self.stripe_customer):
             yield f"a Stripe customer is written cus_..., got {self.stripe_customer!r}"
         for name in self.keys:
-            if not re.fullmatch(ID_PATTERN, name):
-                yield f"an API key's id is 1 to 64 letters, digits, '_' or '-', got {name!r}"
+            if not is_id(name):
+                yield f"a key's id is {ID_RULE}, got {name!r}"
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Customers:
         if malformed := [*entry.problems()]:
             raise OperatorError("; ".join(malformed))
         # Written on condition that it is as it was read here: what another operator does from now on is met below.
-        holdings = self.ledger.holders.holdings(dict.fromkeys(entry.keys))
+        holdings = self.ledger.holders.of_keys(dict.fromkeys(entry.keys))
         if conflicts := self._conflicts({1: entry}, holdings, now=now)[1]:
             raise OperatorError("; ".join(conflicts))
         change = self._save(entry)
@@ -94,11 +94,11 @@ class Customers:
 
         Raises OperatorError if it belongs to a customer, unless ``since`` says from when on it does not.
         """
-        if not re.fullmatch(ID_PATTERN, name):
-            raise OperatorError(f"an API key's id is 1 to 64 letters, digits, '_' or '-', got {name!r}")
-        if not (0 < len(reason) <= _LONGEST_NAME and reason.isprintable()):
+        if not is_id(name):
+            raise OperatorError(f"a key's id is {ID_RULE}, got {name!r}")
+        if not is_name(reason, _LONGEST_NAME):
             raise OperatorError("say in --reason, in one line, why the key is not billed")
-        holding = self.ledger.holders.holdings([name])[name]
+        holding = self.ledger.holders.of_keys([name])[name]
         holder = Holder(since or BEGINNING, "", reason)
         refusal = _refusal(holding, holder, now=now)
         if refusal:
@@ -108,7 +108,7 @@ class Customers:
     def check(self, entries: Mapping[int, Entry], *, now: datetime) -> dict[int, list[str]]:
         """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
         good = {line: entry for line, entry in entries.items() if not any(entry.problems())}
-        holdings = self.ledger.holders.holdings({name for entry in good.values() for name in entry.keys})
+        holdings = self.ledger.holders.of_keys({name for entry in good.values() for name in entry.keys})
         twice, conflicts = _given_twice(entries), self._conflicts(good, holdings, now=now)
         return {
             line: [*entry.problems(), *twice.get(line, []), *conflicts.get(line, [])] for line, entry in entries.items()
@@ -154,7 +154,7 @@ class Customers:
             try:
                 self.ledger.holders.hand_over(holding.with_holder(holder))
             except RowChangedError as error:
-                now_held = self.ledger.holders.holdings([holding.key])[holding.key]
+                now_held = self.ledger.holders.of_keys([holding.key])[holding.key]
                 if now_held.holders[-1:] != (holder,):
                     raise OperatorError(
                         f"the key {holding.key} was changed by somebody else just now: try again"
@@ -192,7 +192,8 @@ class Customers:
 def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
     """Read customers from a CSV file with a header line; return them, and what cannot be read, by line.
 
-    Columns: ``id``, ``name``, ``stripe_customer`` (may be empty), ``keys`` (ids of API keys with spaces between).
+    Columns: ``id``, ``name``, ``stripe_customer`` (may be empty), ``keys`` (with spaces between; one that
+    holds a space stands in quotes).
     """
     entries: dict[int, Entry] = {}
     problems: dict[int, list[str]] = {}
@@ -206,7 +207,8 @@ def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
                 if "too many" in row or None in row.values():
                     problems[reader.line_num] = [f"{len(COLUMNS)} columns are wanted"]
                     continue
-                keys = tuple(row["keys"].split())
+                spaced = " ".join(row["keys"].split())
+                keys = tuple(next(csv.reader([spaced], delimiter=" ", strict=True), ()))
                 entries[reader.line_num] = Entry(row["id"], row["name"], row["stripe_customer"], keys)
         except csv.Error as error:
             problems[reader.line_num] = [f"not CSV: {error}"]

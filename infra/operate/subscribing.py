@@ -22,6 +22,7 @@ from infra.operate.deployment import Deployment, OperatorError
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Plan, explain, name_of, terms, title_of, written
 from metering.model.subjects import customer as subject_of
+from metering.model.subjects import short_id
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stripe.client import StripeUnavailableError
@@ -176,7 +177,7 @@ class Subscriber:
             return next((made for made in newest if metadata_of(made) == ours), None)
 
         made = self._once(
-            f"customer.{self.stripe.deployment}.{customer.id}",
+            f"customer.{self.stripe.deployment}.{short_id(customer.id)}",
             parameters,
             lambda given, options: lambda client: client.v1.customers.create(given, options),
             just_made,

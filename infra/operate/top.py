@@ -26,7 +26,7 @@ from metering.layout import FAILED_BATCHES
 from metering.model.metrics import Count, Metric, meters_of
 from metering.model.periods import HOUR, Hour, hours
 from metering.model.prices import Flat, Plan, Price, explain, terms, written
-from metering.model.subjects import Kind, customer, customer_of_source
+from metering.model.subjects import Kind, customer, key_of_source
 from metering.stores.attribution import owner_of
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
@@ -175,15 +175,15 @@ class Top:
         until = min(now, hour.end) if before is None else now
         seconds = max(1.0, (until - since).total_seconds())
 
-        def rate(keys: Iterable[str]) -> float:
-            more = sum(_added(counted, before, key, names) for key in keys)
+        def rate(sources: Iterable[str]) -> float:
+            more = sum(_added(counted, before, source, names) for source in sources)
             return round(more / seconds, 3)
 
-        keys = [self._key(key, hour, amounts.quantities(), rate([key])) for key, amounts in counted.items()]
+        keys = [self._key(source, hour, amounts.quantities(), rate([source])) for source, amounts in counted.items()]
         theirs: dict[str, list[str]] = {}
-        for busy in keys:
+        for source, busy in zip(counted, keys, strict=True):
             if busy.customer:
-                theirs.setdefault(busy.customer, []).append(busy.name)
+                theirs.setdefault(busy.customer, []).append(source)
         customers = [self._customer(name, counted, names_of, rate) for name, names_of in theirs.items()]
         busiest = sorted(customers, key=_busiest)[: self.rows]
         self._before = hour, now, counted
@@ -195,7 +195,7 @@ class Top:
             rate_of=rate_of,
             per_second=rate(counted),
             customers=self._priced(busiest, hour, min(now, hour.end)),
-            keys=sorted((busy for busy in keys if customer_of_source(busy.name) is None), key=_busiest)[: self.rows],
+            keys=sorted((busy for busy in keys if busy.name), key=_busiest)[: self.rows],
             unmapped=sorted((busy for busy in keys if not busy.customer and not busy.reason), key=_busiest),
             set_aside=self._set_aside,
             rejected=self._rejected,
@@ -222,12 +222,12 @@ class Top:
         )
         return sum(bool(one.ids - one.redriven) for one in kept) + int(failed.get("KeyCount", 0))
 
-    def _learn_holders(self, counted: Iterable[str]) -> None:
-        self._holdings |= self.deployment.ledger.holders.holdings([key for key in counted if key not in self._holdings])
+    def _learn_holders(self, counted: Counted) -> None:
+        self._holdings |= self.deployment.ledger.holders.holdings(counted.keys() - self._holdings.keys())
 
-    def _owner(self, key: str, hour: Hour) -> str:
-        """Return the customer that a key's usage of an hour belongs to, or an empty string."""
-        subject = owner_of(key, self._holdings[key], hour)
+    def _owner(self, source: str, hour: Hour) -> str:
+        """Return the customer that a source's usage of an hour belongs to, or an empty string."""
+        subject = owner_of(source, self._holdings[source], hour)
         return subject.id if subject.kind is Kind.CUSTOMER else ""
 
     def _since(self, hour: Hour, now: datetime) -> tuple[Counted | None, datetime]:
@@ -236,15 +236,16 @@ class Top:
             return None, hour.start
         return self._before[2], self._before[1]
 
-    def _key(self, key: str, hour: Hour, quantities: Mapping[str, int], per_second: float) -> Busy:
-        holder = self._holdings[key].at(hour)
-        return Busy(key, self._owner(key, hour), quantities, per_second, holder.reason if holder else "")
+    def _key(self, source: str, hour: Hour, quantities: Mapping[str, int], per_second: float) -> Busy:
+        holder = self._holdings[source].at(hour)
+        reason = holder.reason if holder else ""
+        return Busy(key_of_source(source), self._owner(source, hour), quantities, per_second, reason)
 
-    def _customer(self, name: str, counted: Counted, keys: list[str], rate: Any) -> Busy:
+    def _customer(self, name: str, counted: Counted, sources: list[str], rate: Any) -> Busy:
         together: Counter[str] = Counter()
-        for key in keys:
-            together.update(counted[key].quantities())
-        return Busy(name, name, dict(together), rate(keys), keys=len(keys))
+        for source in sources:
+            together.update(counted[source].quantities())
+        return Busy(name, name, dict(together), rate(sources), keys=len(sources))
 
     def _priced(self, busiest: list[Busy], hour: Hour, end: datetime) -> list[Busy]:
         """Return customers with what they cost."""
@@ -302,8 +303,8 @@ class Top:
                 used.update({metric: total.quantity for metric, total in row.totals.items()})
             for earlier, counted in self._open[hour]:
                 self._learn_holders(counted)
-                for key, amounts in counted.items():
-                    if since <= earlier and self._owner(key, earlier) == name:
+                for source, amounts in counted.items():
+                    if since <= earlier and self._owner(source, earlier) == name:
                         used.update(amounts.quantities())
             self._used[name, hour] = used
         return self._used[name, hour]
@@ -324,10 +325,10 @@ def _rate_of(metrics: Iterable[Metric]) -> tuple[str, set[str]]:
     return first.name, {*meters_of(first).values()}
 
 
-def _added(counted: Counted, before: Counted | None, key: str, names: set[str]) -> int:
-    """Return how much of some metrics a key has used since the look before, or in the hour."""
-    quantities = counted[key].quantities()
-    former = before[key].quantities() if before and key in before else {}
+def _added(counted: Counted, before: Counted | None, source: str, names: set[str]) -> int:
+    """Return how much of some metrics a source has used since the look before, or in the hour."""
+    quantities = counted[source].quantities()
+    former = before[source].quantities() if before and source in before else {}
     return sum(quantities.get(name, 0) - former.get(name, 0) for name in names)
 
 

@@ -7,14 +7,7 @@ from typing import Final
 
 from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
-from metering.model.subjects import (
-    Kind,
-    Subject,
-    customer,
-    key,
-    key_of_source,
-    source_of_customer,
-)
+from metering.model.subjects import Kind, Subject, customer, key, key_of_source
 from metering.model.usage_row import Total, UsageRow
 from metering.portal.reading import By
 from metering.stores.attribution import Attribution, Share, Uniques
@@ -66,7 +59,7 @@ class Report:
         progress: Callable[[Iterable[Hour], int], Iterable[Hour]],
     ) -> list[Line]:
         """Return what was used from ``first`` up to ``end``, exclusive."""
-        keys = {*self.ledger.holders.keys_of(self.only), source_of_customer(self.only)} if self.only else None
+        sources = self.ledger.holders.sources_of(self.only) if self.only else None
         counters_begin = Hour.containing(now - COUNTER_LIFE)
         everyone = [customer(self.only)] if self.only else []
         if first < counters_begin and not self.only:
@@ -77,16 +70,16 @@ class Report:
             if hour < counters_begin:  # a counter that is still there may be one of several
                 lines = self._ledger_alone(hour, self.ledger.rows.at(hour, everyone), {})
             else:
-                lines = self._hour(hour, keys)
+                lines = self._hour(hour, sources)
             for line in lines:
                 name = (by.period(hour), line.customer, line.key, line.metric, line.value)
                 quantity, state = added.get(name, (0, line.state))
                 added[name] = (quantity + line.quantity, min(state, line.state, key=_LEAST_SETTLED_FIRST.index))
         return sorted(Line(*name, *value) for name, value in added.items())
 
-    def _hour(self, hour: Hour, keys: set[str] | None) -> Iterator[Line]:
+    def _hour(self, hour: Hour, sources: set[str] | None) -> Iterator[Line]:
         only = customer(self.only) if self.only else None
-        by_owner = Attribution(self.counters, self.uniques).of_hour(hour, keys, only=only)
+        by_owner = Attribution(self.counters, self.uniques).of_hour(hour, sources, only=only)
         wanted = {only} if only else set(by_owner)
         rows = self.ledger.rows.at(hour, wanted)
         shown: dict[tuple[Subject, str], int] = {}

@@ -88,6 +88,7 @@ def post_usage(function: lambda_.Function, storage: Storage) -> None:
         _items("LeaseShards", ledger, ["GetItem", "PutItem", "DeleteItem"], "posting"),
         _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
         _read_stripe_key(storage),
+        _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
         _tell_what_was_rejected(function),
     )
 
@@ -114,6 +115,7 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
         _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
         _items("WriteRows", ledger, ["PutItem"], "customer#*"),
         _read_stripe_key(storage),
+        _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
         _tell_what_was_rejected(function),
     )
 

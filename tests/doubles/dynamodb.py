@@ -20,6 +20,10 @@ Test = Callable[[Item, Names, Item], bool]
 INDEX: Final = "pending"
 BEGINNING: Final = datetime.fromtimestamp(0, UTC)
 
+LONGEST_PK: Final = 2048
+LONGEST_SK: Final = 1024
+"""In bytes (Developer Guide, "Constraints in Amazon DynamoDB")."""
+
 _TOKEN: Final = re.compile(r"\s*(<>|<=|>=|[=<>(),]|[#:]?\w+)")
 _SECTION: Final = re.compile(r"\b(SET|ADD)\b")
 
@@ -231,6 +235,9 @@ class Tables:
 
     def _put(self, table: str, item: Item) -> None:
         pk, sk = _place(item)
+        if len(pk) > LONGEST_PK // 4 or len(sk) > LONGEST_SK // 4:  # a character has four bytes at most
+            assert len(pk.encode()) <= LONGEST_PK, pk
+            assert len(sk.encode()) <= LONGEST_SK, sk
         self._table(table).setdefault(pk, {})[sk] = dict(item)
         index = self._index[table]
         if INDEX in item or (pk, sk) in index:

@@ -365,7 +365,7 @@ class Game:
     def _notify(self, task: Notify, parts: Parts) -> None:
         for notification in self.stripe.account.reports.report(self.world.now):
             body = json.dumps(notification)
-            receiver = Receiver(parts.ledger.rows, Webhooks(self.stripe.meters, lambda: SECRET))
+            receiver = Receiver(parts.ledger, Webhooks(self.stripe.meters, lambda: SECRET))
             if not task.lost:
                 receiver.receive(body.encode(), Webhook("", SECRET).sign(body))
 

@@ -104,6 +104,7 @@ def test_post_usage_posts_what_is_pending(template: Template) -> None:
         ("dynamodb:PutItem", "Ledger", ("posting",)),
         ("dynamodb:DeleteItem", "Ledger", ("posting",)),
         ("dynamodb:Query", "Ledger/index/pending", ("pending#*",)),
+        NAME,
         *STRIPE,
         TELL,
     }
@@ -134,12 +135,14 @@ def test_receive_events_marks_rows_and_nothing_else(template: Template) -> None:
         ("logs:PutLogEvents", "BillingReceiveEventsLog", ()),
         ("dynamodb:BatchGetItem", "Ledger", ("customer#*",)),
         ("dynamodb:PutItem", "Ledger", ("customer#*",)),
+        NAME,
         *STRIPE,
         TELL,
     }
 
 
 STRIPE = {("secretsmanager:GetSecretValue", "StripeSecret", ())}
+NAME = ("dynamodb:GetItem", "Ledger", ("list#hashed",))
 TELL = (
     "events:PutEvents",
     "arn:AWS::Partition:events:AWS::Region:AWS::AccountId:event-bus/default",

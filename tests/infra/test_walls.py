@@ -150,7 +150,7 @@ PURE: Final = {
         "hashlib",
         "itertools",
     ),
-    *("math", "metering", "msgspec", "operator", "re", "typing"),
+    *("math", "metering", "msgspec", "operator", "re", "typing", "unicodedata"),
 }
 """What the model may import: nothing that knows a machine, a network, a clock or a thread."""
 

@@ -246,7 +246,7 @@ def test_record_usage_logs_numbers_and_no_line(
     world: World, log: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """I8: neither the line that was set aside nor whose it was is logged."""
-    lines = [world.line(key="key-of-somebody"), "GET /?token=k3yvalue", world.line(key="k3yvalue with a space")]
+    lines = [world.line(key="key-of-somebody"), "GET /?token=k3yvalue", world.line(key="k3yvalue and a tab\t")]
     record_usage.handler(envelope(*lines), context())
     (recorded,) = [json.loads(line) for line in log.getvalue().splitlines()]
     assert recorded["message"] == "batch recorded"

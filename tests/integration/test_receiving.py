@@ -170,6 +170,20 @@ def test_a_rejection_that_is_notified_is_told_to_eventbridge(functions: Function
     assert sorted(event["identifier"] for (event,) in told) == [IDENTIFIER.replace("requests", "bytes"), IDENTIFIER]
 
 
+def test_what_stripe_could_not_use_of_a_customer_of_any_id_is_marked(functions: Functions, world: World) -> None:
+    """I4: its identifiers hold a hash of its id."""
+    Customers(world.ledger, world.counters).add(Entry("acme.com", "Acme", "cus_acme", ("key1",), None), now=world.now)
+    world.record(world.line())
+    world.after_grace()
+    world.run()
+    told = told_to_eventbridge()
+    with delivering(functions) as answers:
+        world.stripe.report_errors()
+    assert set(answers) == {200}
+    assert world.in_ledger("customer#acme.com") == {"requests": (1, "REJECTED"), "bytes": (10, "REJECTED")}
+    assert {event["customer"] for (event,) in told} == {"acme.com"}
+
+
 def test_a_notification_that_comes_twice_changes_nothing_new(
     functions: Functions, unknown: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

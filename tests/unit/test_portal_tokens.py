@@ -120,7 +120,7 @@ ATTACKS: dict[str, Callable[[], str]] = {
     "an end that never comes": lambda: by_hand({"alg": "HS256", "kid": key_id(KEY)}, CLAIMS | {"exp": float("inf")}),
     "no customer": lambda: signed(CLAIMS | {"sub": ""}),
     "two customers": lambda: by_hand({"alg": "HS256", "kid": key_id(KEY)}, CLAIMS | {"sub": ["acme", "globex"]}),
-    "a customer that is no id": lambda: signed(CLAIMS | {"sub": "acme#x"}),
+    "a customer that is no id": lambda: signed(CLAIMS | {"sub": "-"}),
     "a customer with a line break": lambda: signed(CLAIMS | {"sub": "acme\n"}),
     "claims that are a list": lambda: by_hand({"alg": "HS256", "kid": key_id(KEY)}, [CLAIMS]),
     "a header that is a list": lambda: by_hand(["HS256"], CLAIMS),
@@ -128,7 +128,7 @@ ATTACKS: dict[str, Callable[[], str]] = {
     "two points": lambda: "..",
     "an encrypted token's five parts": lambda: "a.b.c.d.e",
     "an API key": lambda: "sk_live_" + "a" * 24,
-    "far too long": lambda: signed(CLAIMS | {"more": "x" * 1000}),
+    "far too long": lambda: signed(CLAIMS | {"more": "x" * 3000}),
     "not ASCII": lambda: "ü.ü.ü",
     "nothing": lambda: "",
 }

@@ -19,13 +19,7 @@ from aws_lambda_powertools import Logger
 
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour, due_before, hours
-from metering.model.subjects import (
-    Kind,
-    Subject,
-    customer,
-    source_of_customer,
-    subject_of_source,
-)
+from metering.model.subjects import Kind, Subject, customer, source_of, source_of_key, subject_of_source
 from metering.model.usage_row import Change, State, UsageRow, recounted
 from metering.stores.attribution import Share, Uniques, shares
 from metering.stores.aws import in_pieces, side_by_side
@@ -169,7 +163,7 @@ class Closer:
         again = {row.subject for row in there if _differs(row, totals, holdings)} | self._write(fresh, by_key, did)
         self.close_again(hour, again | self._moved(hour, holdings), did)
         customers = len(by_kind(totals, Kind.CUSTOMER))
-        unmapped = sum(holdings[name].at(hour) is None for name in by_kind(totals, Kind.KEY))
+        unmapped = sum(holdings[source_of_key(name)].at(hour) is None for name in by_kind(totals, Kind.KEY))
         self.ledger.progress.save_period(Period(hour, PeriodState.WRITTEN, self.clock(), customers, unmapped))
         did.written.append(hour)
         did.unmapped += unmapped
@@ -199,9 +193,9 @@ class Closer:
             if not todo:
                 return
             self._check_time()
-            named = self.ledger.holders.holdings(by_kind(todo, Kind.KEY))
+            named = self.ledger.holders.holdings(map(source_of_key, by_kind(todo, Kind.KEY)))
             rows = self.ledger.rows.at(hour, todo | _ever_concerned(named))
-            holdings = self.ledger.holders.holdings(self._keys_of(rows))
+            holdings = self.ledger.holders.holdings(self._sources_of(rows))
             counted = self.counters.read(hour, holdings.keys())
             by_owner = shares(hour, counted, holdings)
             totals = self._totals(hour, counted, by_owner, concerned=rows)
@@ -246,10 +240,10 @@ class Closer:
         names = by_kind(subjects, Kind.CUSTOMER)
         side_by_side(lambda name: self.counters.marks.mark_to_check(hour, customer(name)), names)
 
-    def _keys_of(self, subjects: Collection[Subject]) -> set[str]:
-        customers = by_kind(subjects, Kind.CUSTOMER)
-        held = side_by_side(self.ledger.holders.keys_of, customers)
-        return {*by_kind(subjects, Kind.KEY), *map(source_of_customer, customers)}.union(*held)
+    def _sources_of(self, subjects: Collection[Subject]) -> set[str]:
+        return set(map(source_of, subjects)).union(
+            *side_by_side(self.ledger.holders.sources_of, by_kind(subjects, Kind.CUSTOMER))
+        )
 
     def _totals(
         self, hour: Hour, counted: Counted, by_owner: Mapping[Subject, Share], concerned: Collection[Subject] = ()
@@ -322,11 +316,11 @@ class Closer:
         that had read the old holder are found here: looked at after they were written.
         """
         moved: set[Subject] = set()
-        for name, now in self.ledger.holders.holdings(before).items():
-            was, is_now = before[name].at(hour), now.at(hour)
+        for source, now in self.ledger.holders.holdings(before).items():
+            was, is_now = before[source].at(hour), now.at(hour)
             if was != is_now:
-                moved |= {subject_of_source(name)} | {
-                    owner for holding in (before[name], now) if (owner := mapped_to(holding, hour))
+                moved |= {subject_of_source(source)} | {
+                    owner for holding in (before[source], now) if (owner := mapped_to(holding, hour))
                 }
         return moved
 
@@ -370,12 +364,12 @@ def _ever_concerned(holdings: Mapping[str, Holding]) -> set[Subject]:
     A run that died may have left a row by a holder that has since been replaced.
     """
     holders = {customer(one.customer) for holding in holdings.values() for one in holding.holders if one.customer}
-    return holders | {subject_of_source(name) for name in holdings}
+    return holders | {subject_of_source(source) for source in holdings}
 
 
 def _why_held(row: UsageRow, holdings: Mapping[str, Holding]) -> str:
     """Say why a key's own row is billed to nobody."""
-    holder = holdings[row.subject.id].at(row.hour)
+    holder = holdings[source_of(row.subject)].at(row.hour)
     if holder is None:
         return "the key belongs to no customer"
     return f"counted for the customer {holder.customer}" if holder.customer else f"not billed: {holder.reason}"

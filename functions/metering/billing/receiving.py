@@ -8,8 +8,9 @@ from typing import Final
 
 from aws_lambda_powertools import Logger
 
+from metering.model.subjects import customer
 from metering.model.usage_row import named_by, rejected_later
-from metering.stores.rows import Rows
+from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
 from metering.stripe.webhooks import Webhooks
 
@@ -22,7 +23,7 @@ _ROUNDS: Final = 5
 class Receiver:
     """Marks what Stripe reports."""
 
-    rows: Rows
+    ledger: Ledger
     webhooks: Webhooks
 
     def receive(self, body: bytes, signature: str) -> dict[str, str]:
@@ -36,14 +37,17 @@ class Receiver:
 
     def _mark(self, known_as: str, words: str) -> bool:
         """Mark a total as rejected, unless another one has taken its place."""
-        subject, _, hour = named_by(known_as)
+        short, _, hour = named_by(known_as)
+        name = self.ledger.holders.id_of(short)
+        if not name:
+            return False
         for _ in range(_ROUNDS):
-            (row,) = self.rows.at(hour, [subject]).values()
+            (row,) = self.ledger.rows.at(hour, [customer(name)]).values()
             after = rejected_later(row, known_as, words)
             if after is row:
                 return False
             try:
-                self.rows.save(after)
+                self.ledger.rows.save(after)
             except RowChangedError:
                 continue
             logger.warning("Stripe rejected usage later", identifier=known_as, reason=words)

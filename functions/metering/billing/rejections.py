@@ -8,6 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from metering.model.usage_row import named_by
 from metering.stores import aws
+from metering.stores.holders import Holders
 
 logger = Logger(child=True)
 
@@ -17,15 +18,15 @@ DETAIL_TYPE: Final = "Usage rejected"
 _AT_ONCE: Final = 10  # PutEvents' limit
 
 
-def tell_rejected(refused: dict[str, str]) -> None:
+def tell_rejected(refused: dict[str, str], holders: Holders) -> None:
     """Put an event on the default bus for each rejected total, named by its identifier, with Stripe's words.
 
     The row and the alarm tell of it as well, so that a bus which cannot be reached is no reason to fail.
     """
-    entries: list[Any] = [_entry(known_as, words) for known_as, words in refused.items()]
-    for piece in aws.in_pieces(entries, _AT_ONCE):
+    for piece in aws.in_pieces(list(refused.items()), _AT_ONCE):
         try:
-            answer = aws.events().put_events(Entries=piece)
+            entries: list[Any] = [_entry(known_as, words, holders) for known_as, words in piece]
+            answer = aws.events().put_events(Entries=entries)
         except (BotoCoreError, ClientError):
             logger.exception("no event could be put")
             return
@@ -33,7 +34,13 @@ def tell_rejected(refused: dict[str, str]) -> None:
             logger.error("events could not be put", failed=answer["FailedEntryCount"])
 
 
-def _entry(known_as: str, words: str) -> dict[str, str]:
-    owner, metric, hour = named_by(known_as)
-    detail = {"customer": owner.id, "metric": metric, "hour": str(hour), "identifier": known_as, "reason": words}
+def _entry(known_as: str, words: str, holders: Holders) -> dict[str, str]:
+    short, metric, hour = named_by(known_as)
+    detail = {
+        "customer": holders.id_of(short),
+        "metric": metric,
+        "hour": str(hour),
+        "identifier": known_as,
+        "reason": words,
+    }
     return {"Source": SOURCE, "DetailType": DETAIL_TYPE, "Detail": json.dumps(detail)}

@@ -19,7 +19,7 @@ from metering.model.log_format import (
     version_of,
 )
 from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, aware
-from metering.model.subjects import ID_PATTERN
+from metering.model.subjects import ID_RULE, is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ class Reader:
     def _bad_key(self, key: str) -> str:
         if key in self._known_keys:
             return ""
-        if not re.fullmatch(ID_PATTERN, key):
-            return f"key must be 1 to 64 letters, digits, '_' or '-', got {short(key)}"
+        if not is_id(key):
+            return f"key must be {ID_RULE}, got {short(key)}"
         self._known_keys.add(key)
         return ""
 

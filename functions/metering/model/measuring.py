@@ -7,6 +7,7 @@ are asked once for each such group, not for each record.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final, assert_never
 
@@ -15,6 +16,7 @@ from metering.model.amounts import Amounts
 from metering.model.log_format import MISSING, NOTHING_DECLARED, AccessRecord, Declared
 from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, bills, meters_of
 from metering.model.periods import Hour
+from metering.model.subjects import source_of_key
 
 LONGEST_VALUE: Final = 64
 
@@ -23,7 +25,7 @@ _HOUR_MS: Final = 3_600_000
 
 @dataclass(slots=True)
 class Usage:
-    """What records add up to: ``cells`` holds the amounts of each hour and key.
+    """What records add up to: ``cells`` holds the amounts of each hour and source.
 
     Every record is in ``billed`` or, by its reason, in ``unbilled``. Adding up is independent of the records' order
     and of how they are split into batches.
@@ -31,7 +33,7 @@ class Usage:
 
     cells: dict[tuple[Hour, str], Amounts] = field(default_factory=dict)
     seen: dict[tuple[Hour, str], dict[str, set[str]]] = field(default_factory=dict)
-    """The values that each hour and key saw, by metric; which of them are new in the month is for claims to say."""
+    """The values that each hour and source saw, by metric; which of them are new in the month is for claims to say."""
 
     once: dict[tuple[str, str, str], tuple[Hour, int]] = field(default_factory=dict)
     """By metric, source and id: what counts only if this id has not been counted before."""
@@ -39,11 +41,11 @@ class Usage:
     billed: int = 0
     unbilled: Counter[str] = field(default_factory=Counter)
 
-    def cell(self, hour: Hour, key: str) -> Amounts:
-        """Return the amounts of an hour and key, to be added to."""
-        found = self.cells.get((hour, key))
+    def cell(self, hour: Hour, source: str) -> Amounts:
+        """Return the amounts of an hour and source, to be added to."""
+        found = self.cells.get((hour, source))
         if found is None:
-            found = self.cells[hour, key] = Amounts()
+            found = self.cells[hour, source] = Amounts()
         return found
 
 
@@ -128,6 +130,7 @@ class Tally:
         """Return what all records add up to."""
         usage = Usage()
         billing: dict[tuple[int, str, str], list[Metric]] = {}
+        source_of = cache(source_of_key)
         for number, groups in self._hours.items():
             hour = Hour(number)
             for (key, status, method, resource, *values), cell in groups.items():
@@ -141,7 +144,7 @@ class Tally:
                     usage.unbilled[NOT_BILLED] += cell[0]
                     continue
                 usage.billed += cell[0]
-                self._add_group(usage, (hour, key), billing[kind], cell, values)
+                self._add_group(usage, (hour, source_of(key)), billing[kind], cell, values)
         for amounts in usage.cells.values():
             amounts.cap_splits()
         return usage

@@ -8,6 +8,7 @@ from typing import Final, assert_never, get_args
 
 from metering.model.metrics import Metric, meters
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, name_of, written
+from metering.model.subjects import is_name
 
 INTERVALS: Final = ("day", "week", "month", "year")
 MOST_DECIMALS: Final = 12
@@ -162,7 +163,7 @@ def _check_amount(amount: object, where: str, *, whole: bool = False) -> None:
 
 
 def _check_title(title: str, where: str) -> None:
-    if not (0 < len(title) <= LONGEST_TITLE and title.isprintable() and title.strip() == title):
+    if not is_name(title, LONGEST_TITLE):
         raise PriceError(f"{where}: a title is 1 to {LONGEST_TITLE} printable characters, got {title[:60]!r}")
 
 

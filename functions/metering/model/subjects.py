@@ -1,15 +1,58 @@
-"""Subjects: whom usage is written down for, a customer or a key that has none. Pure."""
+"""Subjects: whom usage is written down for, a customer or a key that has none. Pure.
 
+An id is whatever an identity provider or an operator gives: ``a1b2c3d4e5``, ``auth0|5f7c8ec7``, ``us-east-1:…``,
+``acme.com``. Three spellings of it are made here, and nowhere else:
+
+| spelling | where | of ``acme.com`` | of ``a@b c`` |
+| --- | --- | --- | --- |
+| subject | the Ledger table, marks | ``customer#acme.com`` | ``customer#a@b c`` |
+| source | the Counters table, set-aside entries | ``@acme.com`` | ``@a%40b%20c`` |
+| short id | identifiers at Stripe | ``~``, and 32 hex digits of its hash | the same |
+"""
+
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final, Self, TypeGuard
 
-ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,64}"
-"""What the id of an API key looks like here: it becomes part of the keys of tables."""
+from metering.model.log_format import MISSING
 
-CUSTOMER_ID_PATTERN: Final = r"[A-Za-z0-9_-]{1,40}"
-"""Bounded, so that an identifier at Stripe keeps within its 100 characters."""
+LONGEST_ID: Final = 128
+"""With four bytes a character, an id takes half of what a sort key may hold (1,024 bytes)."""
+
+ID_RULE: Final = f"1 to {LONGEST_ID} printable characters, no space around them, not {MISSING!r}"
+
+
+def is_id(text: object) -> TypeGuard[str]:
+    """Say whether this can be the id of a key or of a customer: :data:`ID_RULE`.
+
+    With a space around it, it would look like another; ``-`` is how the access log writes that there is none.
+    """
+    return (
+        isinstance(text, str)
+        and 0 < len(text) <= LONGEST_ID
+        and text.isprintable()
+        and text.strip() == text
+        and text != MISSING
+    )
+
+
+_JOINERS: Final = frozenset("\u200c\u200d")
+"""Zero-width non-joiner and joiner: Persian and Indic words, and emoji made of several, cannot be written without."""
+
+_SPACE: Final = "Zs"
+"""The Unicode category of spaces: that of Japanese or French text is none that ``isprintable`` knows."""
+
+
+def is_name(text: str, longest: int) -> bool:
+    """Say whether a text can be a name: one line for people to read, which cannot turn the direction of another."""
+    return (
+        0 < len(text) <= longest
+        and text.strip() == text
+        and all(sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == _SPACE for sign in text)
+    )
 
 
 class Kind(StrEnum):
@@ -21,15 +64,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Subject:
-    """A customer or a key, written ``customer#acme`` or ``key#a1b2c3``. An id of another form raises ValueError."""
+    """A customer or a key, written ``customer#acme`` or ``key#a1b2c3``. What is no id raises ValueError."""
 
     kind: Kind
     id: str
 
     def __post_init__(self) -> None:
-        pattern = CUSTOMER_ID_PATTERN if self.kind is Kind.CUSTOMER else ID_PATTERN
-        if not re.fullmatch(pattern, self.id):
-            raise ValueError(f"the id of a {self.kind} must match {pattern}, got {self.id[:80]!r}")
+        if not is_id(self.id):
+            raise ValueError(f"the id of a {self.kind} must be {ID_RULE}, got {self.id[:80]!r}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -52,25 +94,46 @@ def key(name: str) -> Subject:
 
 
 _CUSTOMER_SIGN: Final = "@"
-"""Stands before the id of a customer where the counters otherwise name a key; no key's id may hold it."""
+"""Stands before a customer's id where the counters otherwise name a key."""
+
+_ESCAPES: Final = {ord(sign): f"%{ord(sign):02X}" for sign in f' !"#%{_CUSTOMER_SIGN}'}
+"""``#`` parts a source from what follows it, so it and all that sorts before it is escaped: then sources sort as the
+items that begin with them do, and no item of one lies among those of another."""
+
+
+def source_of_key(name: str) -> str:
+    """Return what the counters call a key: its id, with a few signs escaped."""
+    return name.translate(_ESCAPES)
 
 
 def source_of_customer(name: str) -> str:
     """Return what the counters call a customer whose usage was reported without a key: ``@acme``."""
-    return f"{_CUSTOMER_SIGN}{name}"
+    return f"{_CUSTOMER_SIGN}{name.translate(_ESCAPES)}"
 
 
-def customer_of_source(source: str) -> str | None:
-    """Return the customer that a source of usage names itself, or None for a key."""
-    return source.removeprefix(_CUSTOMER_SIGN) if source.startswith(_CUSTOMER_SIGN) else None
-
-
-def key_of_source(source: str) -> str:
-    """Return the key that a source of usage names, or an empty string for a customer."""
-    return source if customer_of_source(source) is None else ""
+def source_of(subject: Subject) -> str:
+    """Return what the counters call a subject."""
+    return source_of_customer(subject.id) if subject.kind is Kind.CUSTOMER else source_of_key(subject.id)
 
 
 def subject_of_source(source: str) -> Subject:
     """Return the subject that a source of usage stands for by itself: a key, or the customer that it names."""
-    named = customer_of_source(source)
-    return key(source) if named is None else customer(named)
+    name = re.sub("%([0-9A-F]{2})", lambda escape: chr(int(escape[1], 16)), source.removeprefix(_CUSTOMER_SIGN))
+    return customer(name) if source.startswith(_CUSTOMER_SIGN) else key(name)
+
+
+def key_of_source(source: str) -> str:
+    """Return the key that a source of usage names, or an empty string for a customer."""
+    subject = subject_of_source(source)
+    return subject.id if subject.kind is Kind.KEY else ""
+
+
+HASHED: Final = "~"
+"""How a short id begins that is a hash."""
+
+
+def short_id(name: str) -> str:
+    """Return an id as it stands in identifiers of at most 100 characters: itself if it is plain, else its hash."""
+    if re.fullmatch("[A-Za-z0-9_-]{1,40}", name):
+        return name
+    return f"{HASHED}{hashlib.sha256(name.encode()).hexdigest()[:32]}"

@@ -23,7 +23,7 @@ from metering.model.amounts import Amounts
 from metering.model.measuring import Usage
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, Hour, aware
-from metering.model.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, source_of_customer
+from metering.model.subjects import ID_RULE, is_id, source_of_customer, source_of_key
 
 LONGEST_ID: Final = 128
 
@@ -144,11 +144,11 @@ def _source(usage: Mapping[str, Any]) -> str:
     if (key is None) == (customer is None):
         raise ValueError("exactly one of key and customer must say who used it")
     if key is not None:
-        if not (isinstance(key, str) and re.fullmatch(ID_PATTERN, key)):
-            raise ValueError(f"key must be 1 to 64 letters, digits, '_' or '-', got {short(key)}")
-        return key
-    if not (isinstance(customer, str) and re.fullmatch(CUSTOMER_ID_PATTERN, customer)):
-        raise ValueError(f"customer must be 1 to 40 letters, digits, '_' or '-', got {short(customer)}")
+        if not is_id(key):
+            raise ValueError(f"key must be {ID_RULE}, got {short(key)}")
+        return source_of_key(key)
+    if not is_id(customer):
+        raise ValueError(f"customer must be {ID_RULE}, got {short(customer)}")
     return source_of_customer(customer)
 
 

@@ -27,7 +27,7 @@ import msgspec
 
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
-from metering.model.subjects import Kind, Subject, customer
+from metering.model.subjects import Kind, Subject, short_id
 
 FLIGHT_TIME: Final = timedelta(minutes=16)
 """A copy of a request can land this long after it was written down: the longest life of a Lambda, and a minute."""
@@ -35,7 +35,7 @@ FLIGHT_TIME: Final = timedelta(minutes=16)
 NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
 TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
 
-_IDENTIFIER: Final = re.compile(r"[0-9a-f]{1,6}\.([A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
+_IDENTIFIER: Final = re.compile(r"[0-9a-f]{1,6}\.(~?[A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
 
 _TIMESTAMPS: Final = 600
 """Events are dated in the hour's last ten minutes, so that an hour in which a subscription begins is billed."""
@@ -327,15 +327,15 @@ def identifier(epoch: str, subject: Subject, metric: str, hour: Hour, revision: 
     """Return what Stripe knows a posting by: derived, unique to this revision, at most 100 characters."""
     if subject.kind is not Kind.CUSTOMER:
         raise ValueError(f"only a customer's usage is posted, got {subject}")
-    return f"{epoch}.{subject.id}.{metric}.{hour}.r{revision}"
+    return f"{epoch}.{short_id(subject.id)}.{metric}.{hour}.r{revision}"
 
 
-def named_by(known_as: str) -> tuple[Subject, str, Hour]:
-    """Return the customer, metric and hour of an identifier; raise ValueError if it is none of ours."""
+def named_by(known_as: str) -> tuple[str, str, Hour]:
+    """Return the customer's short id, metric and hour of an identifier; raise ValueError if it is none of ours."""
     match = _IDENTIFIER.fullmatch(known_as)
     if match is None:
         raise ValueError(f"no identifier of ours: {known_as[:100]!r}")
-    return customer(match[1]), match[2], Hour.parse(match[3])
+    return match[1], match[2], Hour.parse(match[3])
 
 
 def _on_its_way(total: Total) -> Posting:

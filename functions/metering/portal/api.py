@@ -3,6 +3,7 @@
 Every route is here, with what the OpenAPI document says of it. What a route works with comes in the request's context.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from pydantic import BaseModel, Field
 
 from metering.model.metrics import Count, Max, Metric, Sum, meters_of, unit_of
 from metering.model.prices import Plan, decimals_of
-from metering.model.subjects import CUSTOMER_ID_PATTERN
+from metering.model.subjects import LONGEST_ID, is_id
 from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
 from metering.portal.charges import Charges, NotSubscribedError, scales_of, terms_of
 from metering.portal.http import (
@@ -200,7 +201,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
         )
     rows = [row(line, scales) for line in added]
     if format_ == "csv" or (not format_ and prefers_csv(header(routes.current_event.raw_event, "accept"))):
-        name = f"usage-{customer}-{first}-{end}.csv"
+        name = f"usage-{re.sub('[^A-Za-z0-9._-]', '_', customer)}-{first}-{end}.csv"
         return good(as_csv(rows), "text/csv; charset=utf-8", {"Content-Disposition": f'attachment; filename="{name}"'})
     shown = {
         "customer": customer,
@@ -281,7 +282,7 @@ def _declared(declared_plans: Sequence[Plan], declared_metrics: Sequence[Metric]
 class Wanted(BaseModel):
     """Whom a link is for, and for how many hours."""
 
-    customer: str = Field(pattern=f"^{CUSTOMER_ID_PATTERN}$")
+    customer: str = Field(min_length=1, max_length=LONGEST_ID)
     hours: int = Field(default=24, ge=1, le=24, strict=True)
 
 
@@ -301,7 +302,7 @@ class Wanted(BaseModel):
 def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
     """Return a link that shows a customer its usage, for the operator's own back end to hand on."""
     parts = _parts()
-    if wanted.customer not in parts.reader.ledger.holders.customers([wanted.customer]):
+    if not is_id(wanted.customer) or not parts.reader.ledger.holders.customers([wanted.customer]):
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no customer {wanted.customer!r}")
     token, ends = issue(
         parts.keys.current(),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
-from metering.model.subjects import Subject, customer, key, source_of_customer
+from metering.model.subjects import Subject, customer, key, source_of_customer, source_of_key
 from metering.model.usage_row import State, UsageRow
 from metering.stores.attribution import Share, Uniques, sources_of
 from metering.stores.aws import in_pieces, side_by_side
@@ -271,7 +271,7 @@ class UsageReader:
         open_from = min(end, max(first, cursor or first, Hour(end.number - MOST_OPEN_HOURS)))
         counters_begin = max(first, Hour.containing(now - COUNTER_LIFE).next())
         holdings, marked = _both(
-            lambda: self.ledger.holders.holdings({*keys, source_of_customer(name)}),
+            lambda: self.ledger.holders.holdings([source_of_customer(name), *map(source_of_key, keys)]),
             lambda: self.counters.marks.late_hours([mine, *map(key, keys)], counters_begin, open_from),
         )
         rows_from = max(first, since or first)

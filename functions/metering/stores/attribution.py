@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
-from metering.model.subjects import Kind, Subject, customer, key_of_source, source_of_customer, subject_of_source
+from metering.model.subjects import Kind, Subject, customer, key_of_source, source_of_key, subject_of_source
 from metering.stores.claims import Claim, Claims
 from metering.stores.counters import Counted, Counters
 from metering.stores.holders import Holders, Holding, mapped_to
@@ -86,7 +86,7 @@ class Attribution:
     def of_customer(self, name: str, hour: Hour) -> Amounts:
         """Return what one customer used."""
         holders = self.uniques.holders
-        holdings = holders.holdings({*holders.keys_of(name), source_of_customer(name)})
+        holdings = holders.holdings(holders.sources_of(name))
         share = Share.of(self.counters.read(hour, sources_of(customer(name), holdings, hour)))
         self._settle(hour, [(customer(name), share)])
         return share.together
@@ -106,12 +106,12 @@ class Uniques:
 
     def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
         """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
-        holdings = self.holders.holdings(self.holders.keys_of(customer))
+        holdings = self.holders.holdings(map(source_of_key, self.holders.keys_of(customer)))
         if _alone(holdings, customer, hour):
             return None
         first: dict[str, Claim] = {}
-        for key, holding in sorted(holdings.items()):
-            for value, claim in self.claims.of_key(metric, key, hour):
+        for source, holding in sorted(holdings.items()):
+            for value, claim in self.claims.of_source(metric, source, hour):
                 holder = holding.at(claim.hour)
                 mine = holder is not None and holder.customer == customer
                 if mine and (value not in first or claim.at < first[value].at):

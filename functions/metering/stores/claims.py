@@ -2,7 +2,7 @@
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
-| value | ``unique#<metric>#<2026-11>#<key>#<shard>`` | ``<hash>#<tenure>`` | ``hour``, ``batch``, ``at``, ``ttl`` |
+| value | ``unique#<metric>#<2026-11>#<source>#<shard>`` | ``<hash>#<tenure>`` | ``hour``, ``batch``, ``at``, ``ttl`` |
 | id of a usage line | ``once#<metric>#<source>#<shard>`` | ``<hash>`` | the same |
 
 A claim is made once and never changed: it says which batch the value counts in, and in which hour. A batch counts the
@@ -56,9 +56,9 @@ def hashed(secret: bytes, metric: str, value: str) -> str:
     return hmac.digest(secret, f"{metric}\0{value}".encode(errors="surrogatepass"), "sha256")[:_HASH_BYTES].hex()
 
 
-def of_value(metric: str, key: str, hour: Hour, value: str, tenure: Hour | None) -> Key:
-    """Return the claim of a hashed ``value`` that a key brought in an hour's month."""
-    return f"{_of_month(metric, hour, key)}#{_shard(value)}", f"{value}#{tenure or ''}"
+def of_value(metric: str, source: str, hour: Hour, value: str, tenure: Hour | None) -> Key:
+    """Return the claim of a hashed ``value`` that a source brought in an hour's month."""
+    return f"{_of_month(metric, hour, source)}#{_shard(value)}", f"{value}#{tenure or ''}"
 
 
 def of_line(metric: str, source: str, name: str) -> Key:
@@ -86,9 +86,9 @@ class Claims:
         made = side_by_side(lambda key: self._make(key, wanted[key], batch, now), new)
         return claimed | dict(zip(new, made, strict=True))
 
-    def of_key(self, metric: str, key: str, month: Hour) -> Iterator[tuple[str, Claim]]:
-        """Yield the hashed values that a key brought in the month of ``month``, and their claims; consistent reads."""
-        beginning = _of_month(metric, month, key)
+    def of_source(self, metric: str, source: str, month: Hour) -> Iterator[tuple[str, Claim]]:
+        """Yield the hashed values that a source brought in the month of ``month``, and their claims; consistent."""
+        beginning = _of_month(metric, month, source)
         table = Table(self.client, self.table)
         for items in side_by_side(lambda shard: list(table.query(f"{beginning}#{shard}")), range(SHARDS)):
             for item in items:
@@ -123,8 +123,8 @@ class Claims:
         return made
 
 
-def _of_month(metric: str, hour: Hour, key: str) -> str:
-    return f"unique#{metric}#{hour.month}#{key}"
+def _of_month(metric: str, hour: Hour, source: str) -> str:
+    return f"unique#{metric}#{hour.month}#{source}"
 
 
 def _shard(value: str) -> int:

@@ -2,13 +2,13 @@
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
-| counter | ``hour#<hour>#<partition>`` | ``<key>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
-| peak | ``hour#<hour>#<partition>`` | ``<key>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
+| counter | ``hour#<hour>#<partition>`` | ``<source>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
+| peak | ``hour#<hour>#<partition>`` | ``<source>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
 | big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
 
 A counter's amounts are flat attributes: ``n:<metric>`` a sum, ``u:<metric>`` values new in the month, and
-``g:<metric>:<value>`` how a sum splits. Where a customer's usage was reported without a key, ``@<customer>`` stands for
-the key.
+``g:<metric>:<value>`` how a sum splits. A source is a key, or ``@<customer>`` where a customer's usage was reported
+without one; signs that would part it from what follows are escaped (:mod:`metering.model.subjects`).
 
 A counter remembers the batches that it has counted, in the same item and the same write: a batch that comes again is
 refused by the counter itself (I2). A batch that fails half-way is delivered again whole; the counters that have it
@@ -46,7 +46,7 @@ _LOOK: Final = 16
 """Items that are read for each key where several are looked for at once."""
 
 Counted = dict[str, Amounts]
-"""What was counted, by key; or by ``@<customer>``, where no key was named."""
+"""What was counted, by source."""
 
 
 @dataclass(frozen=True, slots=True)

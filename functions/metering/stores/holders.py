@@ -7,6 +7,7 @@
 | key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
 | owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
 | directory | ``list#customers``, ``list#keys`` | id | (none) |
+| short id | ``list#hashed`` | ``~<hash>`` | ``customer``: the one that identifiers at Stripe name so |
 
 A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
 """
@@ -16,7 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from metering.model.periods import Hour
-from metering.model.subjects import Kind, Subject, customer, customer_of_source
+from metering.model.subjects import (
+    HASHED,
+    Kind,
+    Subject,
+    customer,
+    key,
+    short_id,
+    source_of_customer,
+    source_of_key,
+    subject_of_source,
+)
 from metering.stores.aws import Item, from_item, to_item
 from metering.stores.table import Table, item_key
 
@@ -25,6 +36,8 @@ if TYPE_CHECKING:
 
 BEGINNING: Final = Hour(0)
 """From when a key's first holder holds it: usage that was counted before anyone was named is theirs."""
+
+_HASHED: Final = "list#hashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,10 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A key's history as it was read: its holders in order of time. ``version`` 0 means that it has none yet."""
+    """A key's history as it was read: its holders in order of time. ``version`` 0 means that it has none yet.
+
+    ``key`` is empty for a customer whose usage came without a key.
+    """
 
     key: str
     holders: tuple[Holder, ...] = ()
@@ -73,18 +89,30 @@ class Holders:
     def _items(self) -> Table:
         return Table(self.client, self.table)
 
-    def holdings(self, keys: Iterable[str]) -> dict[str, Holding]:
-        """Return each key's history; a customer whose usage came without a key holds its own name for ever."""
+    def of_keys(self, keys: Iterable[str]) -> dict[str, Holding]:
+        """Return each key's history."""
         wanted = list(keys)
-        found = {key: Holding(key, (Holder(BEGINNING, name),)) for key in wanted if (name := customer_of_source(key))}
-        found |= self._items.read({(f"key#{key}", "holders"): key for key in wanted if key not in found}, _read_holding)
-        return {key: found.get(key) or Holding(key) for key in wanted}
+        found = self._items.read({(str(key(name)), "holders"): name for name in wanted}, _read_holding)
+        return {name: found.get(name) or Holding(name) for name in wanted}
+
+    def holdings(self, sources: Iterable[str]) -> dict[str, Holding]:
+        """Return each source's history; a customer whose usage came without a key holds its own name for ever."""
+        wanted = {source: subject_of_source(source) for source in sources}
+        held = self.of_keys(by_kind(wanted.values(), Kind.KEY))
+        return {
+            source: held[subject.id] if subject.kind is Kind.KEY else Holding("", (Holder(BEGINNING, subject.id),))
+            for source, subject in wanted.items()
+        }
 
     def keys_of(self, name: str) -> set[str]:
         """Return every key that a customer holds or has ever held."""
         return {
             item["sk"]["S"].removeprefix("key#") for item in self._items.query(str(customer(name)), beginning="key#")
         }
+
+    def sources_of(self, name: str) -> set[str]:
+        """Return every source whose usage may be a customer's: its own name, and the keys that it has ever held."""
+        return {source_of_customer(name), *map(source_of_key, self.keys_of(name))}
 
     def hand_over(self, holding: Holding) -> None:
         """Write a key's history; raise RowChangedError if it is not as it was read.
@@ -94,18 +122,25 @@ class Holders:
         """
         newest = holding.holders[-1]
         if newest.customer:
-            self._items.put(item_key(str(customer(newest.customer)), f"key#{holding.key}"))
+            self._items.put(item_key(str(customer(newest.customer)), str(key(holding.key))))
         self.list_key(holding.key)
         history = [
             {"since": str(holder.since), "customer": holder.customer, "reason": holder.reason}
             for holder in holding.holders
         ]
         item = to_item({"version": holding.version + 1, "holders": history})
-        self._items.put_as_read({**item_key(f"key#{holding.key}", "holders"), **item}, version=holding.version)
+        self._items.put_as_read({**item_key(str(key(holding.key)), "holders"), **item}, version=holding.version)
 
     def customers(self, names: Iterable[str]) -> dict[str, Customer]:
         """Return those of the customers that exist."""
         return self._items.read({(str(customer(name)), "profile"): name for name in names}, _read_customer)
+
+    def id_of(self, short: str) -> str:
+        """Return the customer's id that an identifier at Stripe spells so; empty for a hash that is nobody's."""
+        if not short.startswith(HASHED):
+            return short
+        found = self._items.get(_HASHED, short)
+        return found["customer"]["S"] if found else ""
 
     def customer_ids(self, after: str = "") -> Iterator[str]:
         """Yield the id of every customer in order, or of those after one."""
@@ -115,9 +150,9 @@ class Holders:
         """Return the id of every key that was ever held, or used without a customer."""
         return [item["sk"]["S"] for item in self._items.query("list#keys")]
 
-    def list_key(self, key: str) -> None:
+    def list_key(self, name: str) -> None:
         """Enter a key in the directory; entering it again changes nothing."""
-        self._items.put(item_key("list#keys", key))
+        self._items.put(item_key("list#keys", name))
 
     def save_customer(self, after: Customer, *, before: Customer | None) -> None:
         """Write a customer and its claim on a Stripe customer, in one transaction.
@@ -138,6 +173,8 @@ class Holders:
         put = {"TableName": self.table, "Item": {**item_key(str(customer(after.id)), "profile"), **item}, **as_read}
         entry = {"TableName": self.table, "Item": item_key("list#customers", after.id)}
         writes = [{"Put": put}, {"Put": entry}]
+        if (short := short_id(after.id)) != after.id:
+            writes.append(self._items.putting({**item_key(_HASHED, short), "customer": {"S": after.id}}))
         if after.stripe_customer:
             writes.append({"Put": self._claim(after)})
         self._items.transact(*writes)
@@ -163,7 +200,7 @@ def _read_holding(item: Item) -> Holding:
     holders = [
         Holder(Hour.parse(holder["since"]), holder["customer"], holder["reason"]) for holder in values["holders"]
     ]
-    return Holding(values["pk"].removeprefix("key#"), tuple(holders), values["version"])
+    return Holding(Subject.parse(values["pk"]).id, tuple(holders), values["version"])
 
 
 def _read_customer(item: Item) -> Customer:

@@ -184,5 +184,5 @@ def _written(by_key: ByKey) -> str:
     ranked = sorted(by_key, key=lambda key: (-sum(by_key[key].values()), key))
     told = {key: dict(by_key[key]) for key in ranked[:MOST_KEYS]}
     if rest := ranked[MOST_KEYS:]:
-        told[OTHER_KEYS] = dict(sum((Counter(by_key[key]) for key in rest), Counter()))
+        told[OTHER_KEYS] = dict(sum((Counter(by_key[key]) for key in rest), Counter(told.get(OTHER_KEYS))))
     return msgspec.json.encode(told, order="sorted").decode()  # the same, in whichever order it was read

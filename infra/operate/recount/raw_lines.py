@@ -14,7 +14,7 @@ from typing import Final, assert_never
 from metering.model.log_format import FORMAT_VERSION, LARGEST, LONGEST_VALUE, MEASURED_FIELDS, MISSING
 from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared, meters_of
 from metering.model.periods import Hour
-from metering.model.subjects import ID_PATTERN
+from metering.model.subjects import is_id, source_of_key
 
 _LONGEST_SPLIT: Final = 64
 
@@ -50,7 +50,7 @@ def read_access_line(line: str, metrics: tuple[Metric, ...]) -> Record | None:
     key = fields["key"]
     if key == MISSING:
         return None
-    if not re.fullmatch(ID_PATTERN, key):
+    if not is_id(key):
         raise UnreadableError("not the id of a key")
     billing = [metric for metric in metrics if _lets_through(metric, fields)]
     amounts: dict[str, int] = {}
@@ -67,7 +67,7 @@ def read_access_line(line: str, metrics: tuple[Metric, ...]) -> Record | None:
             case _:
                 assert_never(metric)
     brought = {name: value for name, value in values.items() if value not in (MISSING, "")}
-    return Record(fields["request_id"], Hour.of_epoch_ms(int(fields["time"])), key, amounts, brought)
+    return Record(fields["request_id"], Hour.of_epoch_ms(int(fields["time"])), source_of_key(key), amounts, brought)
 
 
 @lru_cache

@@ -4,7 +4,6 @@ Why there is a second reader: :mod:`infra.operate.recount.raw_log`.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +14,7 @@ from infra.operate.recount.raw_lines import Record, UnreadableError, scaled
 from metering.model.log_format import LONGEST_VALUE
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.model.periods import Hour
-from metering.model.subjects import CUSTOMER_ID_PATTERN, ID_PATTERN, source_of_customer
+from metering.model.subjects import is_id, source_of_customer, source_of_key
 
 _LONGEST_LINE_ID: Final = 128
 
@@ -32,8 +31,8 @@ def read_usage_line(event_id: str, line: str, metrics: Sequence[Metric]) -> Reco
     kinds = {metric.name: metric for metric in metrics if isinstance(metric, Sum | Max) and metric.of == USAGE_LINES}
     named = {name: value for name, value in usage.items() if name not in ("id", "time", "key", "customer")}
     line_id = usage.get("id")
-    is_id = isinstance(line_id, str) and 0 < len(line_id) <= _LONGEST_LINE_ID
-    if not (is_id and named and named.keys() <= kinds.keys()):
+    has_id = isinstance(line_id, str) and 0 < len(line_id) <= _LONGEST_LINE_ID
+    if not (has_id and named and named.keys() <= kinds.keys()):
         raise UnreadableError("no id, or no metric of usage lines")
     amounts: dict[str, int] = {}
     once: dict[str, int] = {}
@@ -62,8 +61,8 @@ def _moment(time: object) -> Hour:
 
 def _reporter(usage: Mapping[str, Any]) -> str:
     key, customer = usage.get("key"), usage.get("customer")
-    if customer is None and isinstance(key, str) and re.fullmatch(ID_PATTERN, key):
-        return key
-    if key is None and isinstance(customer, str) and re.fullmatch(CUSTOMER_ID_PATTERN, customer):
+    if customer is None and is_id(key):
+        return source_of_key(key)
+    if key is None and is_id(customer):
         return source_of_customer(customer)
     raise UnreadableError("exactly one of key and customer must say who used it")

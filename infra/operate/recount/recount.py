@@ -25,7 +25,7 @@ from infra.operate.recount.raw_log import Archive, HourTally, RawLog, usage_reco
 from metering.model.batches import Source
 from metering.model.metrics import Max, Unique, meters_of, reads_usage_lines
 from metering.model.periods import Hour, due_before, hours
-from metering.model.subjects import Kind, Subject, customer, source_of_customer
+from metering.model.subjects import Kind, Subject, customer
 from metering.model.usage_row import Change, UsageRow
 from metering.stores.attribution import owner_of
 from metering.stores.marks import new_mark
@@ -103,7 +103,7 @@ class Recount:
         self._peaks = {metric.name for metric in self._metrics if isinstance(metric, Max)}
         self._uniques = {metric.name for metric in self._metrics if isinstance(metric, Unique)}
         self._meters = [name for metric in self._metrics for name in meters_of(metric).values()]
-        self._sources = {*deployment.ledger.holders.keys_of(only), source_of_customer(only)} if only else None
+        self._sources = deployment.ledger.holders.sources_of(only) if only else None
         self._raw = RawLog(
             self._archive(),
             self._metrics,

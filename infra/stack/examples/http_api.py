@@ -1,8 +1,8 @@
 """An HTTP API whose callers show a JWT: each request is billed to the ``sub`` of its token.
 
 HTTP APIs have no API keys, so what stands for one is a claim that the authorizer has verified. Give each customer the
-``sub`` values that are its own: ``metering customers add acme --name "Acme Ltd" --key SUB``. They must be 1 to 64
-letters, digits, ``_`` or ``-``; an issuer whose subjects look otherwise can put such an id into a claim of its own.
+``sub`` values that are its own: ``metering customers add acme --name "Acme Ltd" --key SUB``. They are whatever the
+issuer gives, up to 128 printable characters.
 """
 
 import aws_cdk as cdk
