@@ -64,7 +64,7 @@ class Deployment:
             if error.response["Error"]["Code"] != "ValidationError":
                 raise
             raise OperatorError(
-                f"there is no stack {stack!r} in {session.region_name}: deploy it with 'cdk deploy {stack}', "
+                f"there is no stack {stack!r} in {session.region_name}: deploy it with 'uv run cdk deploy {stack}', "
                 "or name another with --stack, --region or --profile"
             ) from error
         except InvalidRegionError:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -23,10 +24,15 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.local.cache import kept
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 VERSION: Final = "2.6.1"
+JARS_SHA256: Final = "d8ba819ff4c84c49d074ba0e137a374b0fccd3c9c7d3dffe429336af731cb73e"
+"""Of the names of all jars with the SHA-256 of each."""
+
 START_LIMIT_S: Final = 300
 TAIL_LINES: Final = 20
 
@@ -179,28 +185,23 @@ def table_definition(template: Mapping[str, Any], logical_id: str) -> dict[str, 
 
 
 def _jars() -> Path:
-    """Return the folder of DynamoDB Local and all it needs, fetched with Maven the first time (50 MB).
+    """Return the folder of DynamoDB Local and all it needs, fetched with Maven the first time (50 MB)."""
+    return kept(f"dynamodb-local-{JARS_SHA256[:16]}", _fetch)
 
-    Two processes may do so at once: each fetches into a folder of its own, and the first to be done gives its name.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "serverless-metering"
-    jars = cache / f"dynamodb-local-{VERSION}"
-    if jars.exists():
-        return jars
+
+def _fetch(folder: Path) -> None:
     mvn = _program("mvn")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as name:
-        fetching = Path(name)
-        (fetching / "pom.xml").write_text(POM)
-        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={fetching / 'jars'}"]
+    with tempfile.TemporaryDirectory() as project:
+        (Path(project) / "pom.xml").write_text(POM)
+        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
         done = subprocess.run(  # noqa: S603  Maven, as found on PATH
-            [mvn, "--batch-mode", "--quiet", *goal], cwd=fetching, capture_output=True, text=True, check=False
+            [mvn, "--batch-mode", "--quiet", *goal], cwd=project, capture_output=True, text=True, check=False
         )
-        if done.returncode != 0:
-            raise CannotRunError(f"Maven could not fetch DynamoDB Local:\n{_tail(done.stdout + done.stderr)}")
-        with contextlib.suppress(OSError):  # another process was faster
-            (fetching / "jars").rename(jars)
-    return jars
+    if done.returncode != 0:
+        raise CannotRunError(f"Maven could not fetch DynamoDB Local:\n{_tail(done.stdout + done.stderr)}")
+    content = "".join(f"{jar.name} {sha256(jar.read_bytes()).hexdigest()}\n" for jar in sorted(folder.iterdir()))
+    if (got := sha256(content.encode()).hexdigest()) != JARS_SHA256:
+        raise CannotRunError(f"the jars of DynamoDB Local must have the SHA-256 {JARS_SHA256}, got {got}:\n{content}")
 
 
 def _program(name: str) -> str:

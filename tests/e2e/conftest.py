@@ -19,6 +19,7 @@ from app import METRICS
 from infra.local.cloud import CLOCK_BACK, LocalCloud, start
 from infra.local.demo.front import Front
 from infra.local.demo.steps import PATIENCE_S
+from infra.local.npm import NpmError
 from infra.operate.customers import Customers, Entry
 from infra.operate.portal_access import portal_url
 from infra.operate.posting import turn_on
@@ -171,5 +172,5 @@ def axe_script() -> str:
     """axe-core's script."""
     try:
         return axe.source()
-    except axe.CannotRunError as error:
+    except NpmError as error:
         cannot_run(str(error), needs="chromium")

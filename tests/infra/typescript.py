@@ -7,27 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
 
+from infra.local import npm
 from tests.conftest import ROOT
-
-COMPILER: Final = "typescript@7.0.2"
-BIN: Final = Path(sys.executable).parent  # the Node that is locked with the project is there
-
-
-class CannotRunError(RuntimeError):
-    """The compiler cannot be had; the message says why."""
 
 
 def compiler() -> Path:
-    """Return where the compiler is; npm is asked for it only where it has not been yet."""
-    found = ["--yes", "--package", COMPILER, "--call", "command -v tsc"]
-    done = _run("npx", "--offline", *found)
-    if done.returncode != 0:
-        done = _run("npx", *found)
-    if done.returncode != 0:
-        raise CannotRunError(f"npm could not fetch {COMPILER}: {done.stderr.strip()}")
-    return Path(done.stdout.strip())
+    """Return where the compiler is; NpmError if it cannot be had."""
+    return npm.installed(ROOT / "tests" / "npm") / ".bin" / "tsc"
 
 
 def complaints(project: Path) -> str:
@@ -39,9 +26,8 @@ def complaints(project: Path) -> str:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
     return subprocess.run(  # noqa: S603 - our own arguments
-        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env={**os.environ, "PATH": npm.path()}, capture_output=True, text=True, check=False
     )
 
 

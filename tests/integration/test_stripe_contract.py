@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from stripe import RequestsClient, StripeClient
 
+from infra.local.cache import kept
 from infra.local.stripe.server import LocalStripe
 from tests.conftest import cannot_run
 
 HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z
-MODULE = "github.com/stripe/stripe-mock@latest"
+STRIPE_MOCK = "v0.203.0"  # whose content Go compares with its public log of checksums
 FREE_TEXT = {"metadata", "payload"}  # their keys are the caller's
 OPTIONAL = (".pricing.price_details",)  # in the description of the API, but not in stripe-mock's example of a line
 SNAPSHOT = ".data.object"  # of an event: whatever object it is about
@@ -45,25 +46,23 @@ class Ids:
 Ask = Callable[[StripeClient, Ids], Any]
 
 
-def find_stripe_mock(install_to: Path) -> str | None:
-    """Find stripe-mock on PATH or among Go's programs, or install it with Go, where there is Go."""
-    found = shutil.which("stripe-mock")
+def find_stripe_mock() -> Path | None:
+    """Return stripe-mock, of this version and no other, which Go installs once on a machine, where there is Go."""
     go = shutil.which("go")
-    if found or not go:
-        return found
-    gopath = run(go, "env", "GOPATH").stdout.strip()
-    installed = shutil.which("stripe-mock", path=Path(gopath) / "bin")
-    if installed:
-        return installed
-    run(go, "install", MODULE, GOBIN=str(install_to))
-    return shutil.which("stripe-mock", path=install_to)
+    if not go:
+        return None
+    module = f"github.com/stripe/stripe-mock@{STRIPE_MOCK}"
+    folder = kept(f"stripe-mock-{STRIPE_MOCK}", lambda into: run(go, "install", module, GOBIN=str(into)))
+    return folder / "stripe-mock"
 
 
-def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, **environment: str) -> None:
     """Run a program to its end, with more environment variables."""
-    return subprocess.run(  # noqa: S603  Go, as found on PATH
+    done = subprocess.run(  # noqa: S603  Go, as found on PATH
         command, env=os.environ | environment, capture_output=True, text=True, check=False
     )
+    if done.returncode != 0:
+        cannot_run(f"Go could not install stripe-mock: {done.stderr.strip()}", needs="go")
 
 
 def free_port() -> int:
@@ -81,11 +80,11 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stripe_mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def stripe_mock() -> Iterator[str]:
     """The address of a running stripe-mock, on the loopback alone."""
-    program = find_stripe_mock(tmp_path_factory.mktemp("gobin"))
+    program = find_stripe_mock()
     if program is None:
-        cannot_run("stripe-mock is not on PATH, and Go is missing or could not install it", needs="go")
+        cannot_run("stripe-mock is installed by Go, which is not on PATH", needs="go")
     port, https_port = free_port(), free_port()
     addresses = ["-http-addr", f"127.0.0.1:{port}", "-https-addr", f"127.0.0.1:{https_port}"]
     process = subprocess.Popen(  # noqa: S603  stripe-mock, as found above

@@ -32,9 +32,9 @@ from typing import Any, Final, Self
 import boto3
 from botocore.config import Config
 
+from infra.local import npm
 from infra.operate.deployment import OperatorError
 
-CDK_CLI: Final = "aws-cdk@2.1148.1"
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 SERVING: Final = Path(__file__).with_name("serving.py")
 
@@ -131,7 +131,7 @@ class Emulator:
             "AWS_EC2_METADATA_DISABLED": "true",
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
-            "PATH": _path(),
+            "PATH": npm.path(),
         }
 
     def client(self, service: str) -> Any:
@@ -168,7 +168,7 @@ class Emulator:
         """
         environment = self.environment() | {"CDK_VALIDATION": "false", "CDK_DISABLE_VERSION_CHECK": "1"} | dict(env)
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        cdk = [cdk_cli(), "--no-notices", "--no-version-reporting"]
+        cdk = [_cdk_cli(), "--no-notices", "--no-version-reporting"]
         values = [argument for name, value in context.items() for argument in ("--context", f"{name}={value}")]
         with tempfile.TemporaryDirectory(prefix="metering-cdk-") as name, ThreadPoolExecutor(1) as beside:
             folder = Path(name)
@@ -194,7 +194,7 @@ class Emulator:
         """
         inherited = {"LANG": os.environ["LANG"]} if "LANG" in os.environ else {}
         return inherited | {
-            "PATH": _path(),
+            "PATH": npm.path(),
             "HOME": str(self._folder),
             "TMPDIR": str(self._folder),
             "STATE_DIR": str(self._folder / "state"),
@@ -249,21 +249,6 @@ def ministack_python() -> str:
     return _run([*uv, "python", "find", "--script", str(SERVING)], cwd=REPOSITORY, environment=os.environ).strip()
 
 
-@functools.cache
-def cdk_cli() -> str:
-    """Return the path of the CDK CLI that `npx` installs; running it directly saves npx's own second each time."""
-    npx = ["npx", "--yes"]
-    program = ["--package", CDK_CLI, "--call", "command -v cdk"]
-    return _first_line([*npx, "--offline", *program], [*npx, *program])
-
-
-def _first_line(offline: Sequence[str], online: Sequence[str]) -> str:
-    environment = os.environ | {"PATH": _path()}
-    cached = subprocess.run(offline, capture_output=True, text=True, env=environment, check=False)  # noqa: S603
-    answer = cached.stdout.strip()
-    return answer if cached.returncode == 0 else _run(online, cwd=Path.cwd(), environment=environment).strip()
-
-
 def _run(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> str:
     """Return what `command` wrote to its standard output; raise `EmulatorFailed` when it fails or cannot be run."""
     try:
@@ -283,8 +268,11 @@ def _random(alphabet: str, length: int) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
-def _path() -> str:
-    return os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")]))
+def _cdk_cli() -> str:
+    try:
+        return str(npm.installed(npm.CDK) / ".bin" / "cdk")
+    except npm.NpmError as error:
+        raise EmulatorFailed(str(error)) from error
 
 
 def _is_healthy(port: int) -> bool:

@@ -165,7 +165,7 @@ def test_an_unknown_stack_is_said_in_a_sentence(metering: Metering, option: tupl
     assert metering("usage", *option, "--stack", "Nowhere") == Result(
         1,
         "",
-        "error: there is no stack 'Nowhere' in us-east-1: deploy it with 'cdk deploy Nowhere', "
+        "error: there is no stack 'Nowhere' in us-east-1: deploy it with 'uv run cdk deploy Nowhere', "
         "or name another with --stack, --region or --profile\n",
     )
 
