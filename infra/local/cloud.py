@@ -48,7 +48,7 @@ class Address:
             aws_secret_access_key=self.secret_access_key,
             region_name=self.region,
         )
-        return Deployment.find(stack, session, endpoint_url=self.aws_endpoint_url)
+        return Deployment.find(stack, session, embedded_at=self.aws_endpoint_url)
 
 
 class Phases:

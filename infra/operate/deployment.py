@@ -45,19 +45,23 @@ class OperatorError(Exception):
 
 @dataclass
 class Deployment:
-    """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is."""
+    """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is.
+
+    ``embedded_at`` is the address of the embedded AWS, if the operator asked for the stack that is deployed there.
+    """
 
     client: Callable[..., Any]
     outputs: Outputs
     stack: str = "Metering"
+    embedded_at: str | None = None
 
     @classmethod
-    def find(cls, stack: str, session: boto3.Session, *, endpoint_url: str | None = None) -> "Deployment":
-        """Find a stack in the session's account and Region, or at an endpoint.
+    def find(cls, stack: str, session: boto3.Session, *, embedded_at: str | None = None) -> "Deployment":
+        """Find a stack in the session's account and Region, or in the embedded AWS at an address.
 
         Raises OperatorError if there is no such stack, it is none of ours, or it lacks an output.
         """
-        client: Callable[..., Any] = partial(session.client, endpoint_url=endpoint_url, config=_CONFIG)
+        client: Callable[..., Any] = partial(session.client, endpoint_url=embedded_at, config=_CONFIG)
         try:
             described = client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         except ClientError as error:
@@ -71,7 +75,7 @@ class Deployment:
             raise
         except ValueError as error:  # botocore's answer to an endpoint that is no URL
             raise OperatorError(f"{error}: set AWS_ENDPOINT_URL to a URL, or to nothing") from error
-        return cls(client, _outputs(stack, described), stack)
+        return cls(client, _outputs(stack, described), stack, embedded_at)
 
     @cached_property
     def counters(self) -> Counters:

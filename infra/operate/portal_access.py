@@ -33,13 +33,12 @@ def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetim
 
 
 def portal_url(deployment: Deployment) -> str:
-    """Return where the page is; the emulator serves an API under a path of its own address."""
+    """Return where the page is; the embedded AWS serves an API under a path of its own address."""
     url = deployment.outputs.portal_url
-    name, _, rest = (urlsplit(url).hostname or "").partition(".execute-api.")
-    endpoint = str(deployment.client("lambda").meta.endpoint_url)
-    if rest and not (urlsplit(endpoint).hostname or "").endswith(rest.partition(".")[2]):
-        return f"{endpoint}/_aws/execute-api/{name}/$default/"
-    return url
+    if deployment.embedded_at is None:
+        return url
+    api = (urlsplit(url).hostname or "").partition(".")[0]
+    return f"{deployment.embedded_at}/_aws/execute-api/{api}/$default/"
 
 
 def rotate_key(deployment: Deployment, *, times: int) -> None:
