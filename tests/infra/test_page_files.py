@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.local.npm import NpmError
 from metering.portal.page import FILES, SCRIPTS
 from tests.conftest import ROOT, cannot_run
 from tests.infra import typescript
@@ -23,7 +25,7 @@ def complaints(project: Path) -> str:
     """Return what TypeScript says of modules."""
     try:
         return typescript.complaints(project)
-    except typescript.CannotRunError as error:
+    except NpmError as error:
         cannot_run(str(error), needs="npm")
 
 
@@ -64,7 +66,7 @@ def computed(expression: str) -> Any:
         const whole = (_, value) => (typeof value === "bigint" ? Number(value) : value);
         console.log(JSON.stringify({expression}, whole));
     """
-    node = [str(typescript.BIN / "node"), "--input-type=module", "--eval", program]
+    node = [str(Path(sys.executable).with_name("node")), "--input-type=module", "--eval", program]
     done = subprocess.run(  # noqa: S603 - our own program
         node, env=os.environ | {"LC_ALL": "en_US.UTF-8"}, capture_output=True, text=True, check=False
     )
