@@ -5,6 +5,8 @@ from cdk_nag import AwsSolutionsChecks
 
 from infra.stack import (
     STRIPE,
+    AccessLog,
+    Api,
     Count,
     Flat,
     Graduated,
@@ -14,6 +16,7 @@ from infra.stack import (
     Plan,
     Road,
     SampleApi,
+    SampleHttpApi,
     Sum,
     Tier,
     Unique,
@@ -53,29 +56,37 @@ PLANS = (
 def build(app: cdk.App) -> cdk.App:
     """Add the stacks to ``app``, and the checks that fail its synthesis.
 
-    The context may set ``road`` (``subscription`` or ``firehose``), ``local`` (``true`` bundles the functions for this
-    machine, for the emulator) and ``stripe_api_base``. Raises ValueError for a road that there is not.
+    The context may set ``road`` (``subscription`` or ``firehose``), ``api`` (``rest``, or ``http`` for the sample of an
+    HTTP API with metrics and plans of its own, which takes tokens of ``issuer``), ``local`` (``true`` bundles the
+    functions for this machine, for the emulator) and ``stripe_api_base``. Raises ValueError for another road or API.
     """
+    is_http = _chosen(app, "api", [Api.REST.value, Api.HTTP.value]) == Api.HTTP.value
     metering = MeteringStack(
         app,
         "Metering",
         description="Usage metering: access logs to counters to Stripe.",
-        metrics=METRICS,
-        plans=PLANS,
-        road=_road(app.node.try_get_context("road") or Road.SUBSCRIPTION.value),
+        metrics=SampleHttpApi.METRICS if is_http else METRICS,
+        plans=SampleHttpApi.PLANS if is_http else PLANS,
+        access_log=SampleHttpApi.ACCESS_LOG if is_http else AccessLog(),
+        road=Road(_chosen(app, "road", [road.value for road in Road])),
         stripe_api_base=app.node.try_get_context("stripe_api_base") or STRIPE,
         local=app.node.try_get_context("local") == "true",
     )
-    SampleApi(app, "SampleApi", metering=metering)
+    if is_http:
+        issuer = app.node.try_get_context("issuer")
+        SampleHttpApi(app, "SampleHttpApi", metering=metering, **{"issuer": issuer} if issuer else {})
+    else:
+        SampleApi(app, "SampleApi", metering=metering)
     cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     return app
 
 
-def _road(name: str) -> Road:
-    roads = [road.value for road in Road]
-    if name not in roads:
-        raise ValueError(f"the context value road must be one of {roads}, got {name!r}")
-    return Road(name)
+def _chosen(app: cdk.App, name: str, choices: list[str]) -> str:
+    """Return what the context says, or the first of the choices."""
+    value = str(app.node.try_get_context(name) or choices[0])
+    if value not in choices:
+        raise ValueError(f"the context value {name} must be one of {choices}, got {value!r}")
+    return value
 
 
 if __name__ == "__main__":

@@ -17,12 +17,16 @@ app: Final = typer.Typer()
 Road = Annotated[
     Literal["subscription", "firehose"], typer.Option(help="How the access log's lines reach the counters.")
 ]
+Api = Annotated[
+    Literal["rest", "http"], typer.Option(help="Which sample to call: a REST API by keys, or an HTTP API by tokens.")
+]
 
 
 @app.command()
 def demo(
     requests: Annotated[int, typer.Option(help="How many HTTP requests to send.", min=1, max=100_000)] = 600,
     road: Road = "subscription",
+    api: Api = "rest",
     faults: Annotated[bool, typer.Option("--faults", help="Let DynamoDB and Stripe fail at random meanwhile.")] = False,
     page: Annotated[
         bool, typer.Option("--page", help="Then keep traffic flowing, and print links to the customers' pages.")
@@ -37,19 +41,21 @@ def demo(
     With --page it goes on until Ctrl-C, commands reach it with --local, and with --json the one line on stdout holds
     the links.
     """
+    if api == "http" and road == "firehose":
+        raise typer.BadParameter("an HTTP API cannot write its access log to Firehose: leave --road out")
     if page:
-        _until_stopped(requests, road, faults, as_json)
+        _until_stopped(requests, road, api, faults, as_json)
         return
     from infra.local.demo import steps as local_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
 
-    result = local_demo.run(requests=requests, road=road, faults=faults, say=err if as_json else out)
+    result = local_demo.run(requests=requests, road=road, api=api, faults=faults, say=err if as_json else out)
     if as_json:
         print_json(result.as_json())
     if not result.equal:
         raise typer.Exit(1)
 
 
-def _until_stopped(requests: int, road: str, faults: bool, as_json: bool) -> None:
+def _until_stopped(requests: int, road: str, api: str, faults: bool, as_json: bool) -> None:
     from infra.local.demo import live  # noqa: PLC0415 - the CDK and the servers are for this command alone
 
     def ready(links: Mapping[str, str]) -> None:
@@ -63,7 +69,9 @@ def _until_stopped(requests: int, road: str, faults: bool, as_json: bool) -> Non
 
     _heed_signals()
     with suppress(KeyboardInterrupt):
-        result = live.run(requests=requests, road=road, faults=faults, say=err if as_json else out, ready=ready)
+        result = live.run(
+            requests=requests, road=road, api=api, faults=faults, say=err if as_json else out, ready=ready
+        )
         if not result.equal:
             raise typer.Exit(1)
 

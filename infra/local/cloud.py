@@ -17,10 +17,12 @@ from rich.console import Console
 
 from infra.local.aws.emulator import REPOSITORY, Emulator
 from infra.local.aws.gateway import Gateway
+from infra.local.aws.json_web_tokens import Issuer
 from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.deployment import Deployment, OperatorError, connect
 from infra.outputs import Outputs
+from metering.model.log_format import Api
 
 CLOCK_BACK: Final = timedelta(hours=2)
 """How far the gateway's clock is set back, so that the hour of each request is over and can be closed at once."""
@@ -75,7 +77,10 @@ class Phases:
 
 @dataclass
 class LocalCloud:
-    """A running local cloud: the metering stack's outputs, the sample's, and the phases so far."""
+    """A running local cloud: the metering stack's outputs, the sample's, and the phases so far.
+
+    ``issuer`` gives the tokens that an HTTP API asks for; a REST API asks for keys.
+    """
 
     emulator: Emulator
     stripe: LocalStripe
@@ -83,6 +88,7 @@ class LocalCloud:
     outputs: Outputs
     sample: Mapping[str, str]
     phases: Phases
+    issuer: Issuer | None = None
 
     @property
     def address(self) -> Address:
@@ -140,33 +146,36 @@ class LocalCloud:
 
 
 @contextmanager
-def start(*, road: str = "subscription", say: Console) -> Iterator[LocalCloud]:
+def start(*, road: str = "subscription", api: str = "rest", say: Console) -> Iterator[LocalCloud]:
     """Start everything, deploy the app's stacks, and connect them to the local Stripe; stop it all at the end.
 
-    ``road`` is the value of an :class:`infra.stack.ingest.Road`. ``say`` is told each phase and how long it took.
+    ``road`` is the value of an :class:`infra.stack.ingest.Road`, ``api`` that of an
+    :class:`metering.model.log_format.Api`. ``say`` is told each phase and how long it took.
     """
     phases = Phases(say)
     with ExitStack() as running:
         with phases.time("starting the embedded AWS and Stripe", "start"):
             stripe = running.enter_context(LocalStripe())
             emulator = running.enter_context(Emulator())
+            issuer = running.enter_context(Issuer()) if api == Api.HTTP.value else None
         with phases.time("deploying with the CDK", "deploy"):
-            context = {"local": "true", "road": road, "stripe_api_base": stripe.url}
-            told = emulator.deploy({}, context=context)
-            outputs, sample = Outputs.read(told["Metering"]), told["SampleApi"]
+            context = {"local": "true", "road": road, "api": api, "stripe_api_base": stripe.url}
+            told = emulator.deploy({}, context=context | ({"issuer": issuer.url} if issuer else {}))
+            outputs, sample = Outputs.read(told["Metering"]), told["SampleHttpApi" if issuer else "SampleApi"]
         with phases.time("connecting to Stripe", "connect"):
-            _put_access_log(emulator, outputs, sample)
+            if not issuer:
+                _put_access_log(emulator, outputs, sample)
             gateway = running.enter_context(
                 Gateway(emulator, api_id=sample["ApiId"], stage=sample["StageName"], clock=_clock)
             )
-            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases)
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases, issuer)
             cloud.connect_stripe()
             cloud.probe_subscriber()
         yield cloud
 
 
 def _put_access_log(emulator: Emulator, outputs: Outputs, sample: Mapping[str, str]) -> None:
-    """Give the sample's stage the access log that its deployed template has.
+    """Give the REST sample's stage the access log that its deployed template has.
 
     The emulator's CloudFormation leaves a REST stage's ``AccessLogSetting`` out, and its API Gateway keeps it.
     """

@@ -6,6 +6,7 @@
 from infra.stack.ingest import Road
 from infra.stack.metering import STRIPE, MeteringStack
 from infra.stack.sample_api import SampleApi
+from infra.stack.sample_http_api import SampleHttpApi
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, Max, Sum, Unique
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier, Volume
@@ -25,6 +26,7 @@ __all__ = [
     "Plan",
     "Road",
     "SampleApi",
+    "SampleHttpApi",
     "Sum",
     "Tier",
     "Unique",

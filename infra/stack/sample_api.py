@@ -97,8 +97,8 @@ class SampleApi(cdk.Stack):
             cloud_watch_role=True,
         )
         metering.compare_with(api=api.rest_api_name, stage=STAGE)
-        backend = apigateway.LambdaIntegration(self._function("Backend", BACKEND), allow_test_invoke=False)
-        knows = self._function("Authorizer", AUTHORIZER)
+        backend = apigateway.LambdaIntegration(function(self, "Backend", BACKEND), allow_test_invoke=False)
+        knows = function(self, "Authorizer", AUTHORIZER)
         # Answers are cached by these headers; a request that lacks one is answered 401, and the function is not asked.
         readers, senders = self._authorizer("Readers", knows, USER), self._authorizer("Senders", knows, USER, MESSAGES)
         for method, path, authorizer in (
@@ -107,7 +107,7 @@ class SampleApi(cdk.Stack):
             ("POST", "messages", senders),
             ("GET", "fail", readers),
         ):
-            _acknowledge(
+            acknowledge(
                 api.root.resource_for_path(path).add_method(method, backend, authorizer=authorizer),
                 {"COG4": "A caller is known by its API key, which is what is billed."},
             )
@@ -122,15 +122,15 @@ class SampleApi(cdk.Stack):
             "TrialPlan": trial.usage_plan_id,
         }.items():
             cdk.CfnOutput(self, name, value=value)
-        _acknowledge(api, {"APIG2": "The backend checks its only parameter and its only body itself."})
-        _acknowledge(
+        acknowledge(api, {"APIG2": "The backend checks its only parameter and its only body itself."})
+        acknowledge(
             api.deployment_stage,
             {
                 "APIG3": "A firewall costs more than this sample; its plans' throttles bound what it can cost.",
                 "APIG6": "The access log is what metering needs; execution logs would hold callers' data.",
             },
         )
-        _acknowledge(
+        acknowledge(
             api.node.find_child("CloudWatchRole"),
             {
                 "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
@@ -138,30 +138,11 @@ class SampleApi(cdk.Stack):
             },
         )
 
-    def _function(self, name: str, code: str) -> lambda_.Function:
-        log = logs.LogGroup(
-            self, f"{name}Log", retention=logs.RetentionDays.ONE_WEEK, removal_policy=cdk.RemovalPolicy.DESTROY
-        )
-        role = iam.Role(self, f"{name}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
-        log.grant_write(role)
-        made = lambda_.Function(
-            self,
-            name,
-            code=lambda_.Code.from_inline(code.lstrip()),
-            handler="index.handler",
-            runtime=RUNTIME,
-            architecture=lambda_.Architecture.ARM_64,
-            role=role,
-            log_group=log,
-        )
-        _acknowledge(made, {"L1": "The same runtime as the metering functions'."})
-        return made
-
-    def _authorizer(self, name: str, function: lambda_.Function, *headers: str) -> apigateway.RequestAuthorizer:
+    def _authorizer(self, name: str, handler: lambda_.Function, *headers: str) -> apigateway.RequestAuthorizer:
         return apigateway.RequestAuthorizer(
             self,
             name,
-            handler=function,
+            handler=handler,
             identity_sources=[apigateway.IdentitySource.header(header) for header in headers],
             results_cache_ttl=cdk.Duration.minutes(5),
         )
@@ -177,7 +158,28 @@ def _plan(api: apigateway.RestApi, name: str, *, rate: int, burst: int) -> apiga
     )
 
 
-def _acknowledge(construct: IConstruct, reasons: Mapping[str, str]) -> None:
+def function(stack: cdk.Stack, name: str, code: str) -> lambda_.Function:
+    """Add a function of inline code, with a log and a role of its own."""
+    log = logs.LogGroup(
+        stack, f"{name}Log", retention=logs.RetentionDays.ONE_WEEK, removal_policy=cdk.RemovalPolicy.DESTROY
+    )
+    role = iam.Role(stack, f"{name}Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+    log.grant_write(role)
+    made = lambda_.Function(
+        stack,
+        name,
+        code=lambda_.Code.from_inline(code.lstrip()),
+        handler="index.handler",
+        runtime=RUNTIME,
+        architecture=lambda_.Architecture.ARM_64,
+        role=role,
+        log_group=log,
+    )
+    acknowledge(made, {"L1": "The same runtime as the metering functions'."})
+    return made
+
+
+def acknowledge(construct: IConstruct, reasons: Mapping[str, str]) -> None:
     """Acknowledge each of cdk-nag's rules, named without their common prefix, with its reason."""
     cdk.Validations.of(construct).acknowledge(
         *(cdk.Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason) for rule, reason in reasons.items())

@@ -130,6 +130,13 @@ def firehose() -> Iterator[Deployed]:
         yield there
 
 
+@pytest.fixture(scope="session")
+def http() -> Iterator[Deployed]:
+    """The same with the sample of an HTTP API."""
+    with _posting("subscription", api="http") as there:
+        yield there
+
+
 @pytest.fixture(params=["subscription", "firehose"])
 def there(request: pytest.FixtureRequest) -> Deployed:
     """One and the other, for what holds on both roads."""
@@ -138,9 +145,9 @@ def there(request: pytest.FixtureRequest) -> Deployed:
 
 
 @contextmanager
-def _posting(road: str) -> Iterator[Deployed]:
+def _posting(road: str, *, api: str = "rest") -> Iterator[Deployed]:
     """Deploy, and turn posting on, which a deployment does not begin with."""
-    with start(road=road, say=Console(file=io.StringIO())) as cloud:
+    with start(road=road, api=api, say=Console(file=io.StringIO())) as cloud:
         now = datetime.now(UTC)
         hour = Hour.containing(now - CLOCK_BACK)
         turn_on(cloud.deployment, hour, who=cloud.deployment.who(), now=now, progress=lambda names, _: names)

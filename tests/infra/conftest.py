@@ -8,6 +8,7 @@ import pytest
 
 from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
+from metering.model.log_format import Api
 from metering.model.metrics import Count
 from tests.doubles.synthesis import Synthesis, Template
 
@@ -22,6 +23,12 @@ def firehose(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Temp
 def firehose_template(firehose: dict[str, Template]) -> Template:
     """The CloudFormation template of the metering stack on the road over Firehose."""
     return firehose["Metering"]
+
+
+@pytest.fixture(scope="session")
+def http(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
+    """The templates of the app with the sample of an HTTP API, checked by cdk-nag as the others are."""
+    return synthesis.templates("http", {**context, "api": Api.HTTP.value})
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_an_open_finding_fails_the_synthesis(app: cdk.App) -> None:
 
 
 def test_the_context_turns_to_the_emulator(context: Mapping[str, Any], tmp_path: Path) -> None:
-    """`local`, `stripe_api_base` and `road` are all that app.py reads from it."""
+    """`local`, `stripe_api_base`, `road`, `api` and its `issuer` are all that app.py reads from it."""
     settings = {**context, "local": "true", "stripe_api_base": "http://127.0.0.1:1"}
     assembly = build(cdk.App(context=settings, outdir=str(tmp_path))).synth()
     functions = of_type(assembly.get_stack_by_name("Metering").template, "AWS::Lambda::Function").items()
@@ -67,10 +67,29 @@ def test_the_context_turns_to_the_emulator(context: Mapping[str, Any], tmp_path:
     )
 
 
-def test_a_road_that_there_is_not_is_refused(context: Mapping[str, Any], tmp_path: Path) -> None:
-    """Instead of taking the other."""
-    with pytest.raises(ValueError, match=r"road must be one of \['subscription', 'firehose'\], got 'kinesis'"):
-        build(cdk.App(context={**context, "road": "kinesis"}, outdir=str(tmp_path)))
+def test_the_context_names_the_issuer_of_an_http_apis_tokens(context: Mapping[str, Any], tmp_path: Path) -> None:
+    """One on this machine, for example."""
+    settings = {**context, "api": "http", "issuer": "http://127.0.0.1:1"}
+    assembly = build(cdk.App(context=settings, outdir=str(tmp_path))).synth()
+    template = assembly.get_stack_by_name("SampleHttpApi").template
+    (authorizer,) = of_type(template, "AWS::ApiGatewayV2::Authorizer").values()
+    assert authorizer["Properties"]["JwtConfiguration"]["Issuer"] == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"road": "kinesis"}, r"road must be one of \['subscription', 'firehose'\], got 'kinesis'"),
+        ({"api": "soap"}, r"api must be one of \['rest', 'http'\], got 'soap'"),
+        ({"api": "http", "road": "firehose"}, "an HTTP API cannot write its access log to Firehose"),
+    ],
+)
+def test_what_there_is_not_is_refused(
+    context: Mapping[str, Any], tmp_path: Path, chosen: Mapping[str, str], sentence: str
+) -> None:
+    """Instead of taking another."""
+    with pytest.raises(ValueError, match=sentence):
+        build(cdk.App(context={**context, **chosen}, outdir=str(tmp_path)))
 
 
 def _synthesise(context: Mapping[str, Any], outdir: Path) -> Path:

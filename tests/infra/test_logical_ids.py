@@ -37,6 +37,11 @@ def test_no_logical_id_of_the_sample_has_changed(templates: dict[str, Template],
         assert_pinned(synthesised["SampleApi"], _pinned("SampleApi"))
 
 
+def test_no_logical_id_of_the_http_sample_has_changed(http: dict[str, Template]) -> None:
+    """An API that was replaced would have another address."""
+    assert_pinned(http["SampleHttpApi"], _pinned("SampleHttpApi"))
+
+
 def test_a_changed_id_is_explained() -> None:
     """Whoever moves a construct reads what that does to a deployment."""
     template = {"Resources": {"StorageCountersABCD1234": {"Type": "AWS::DynamoDB::GlobalTable"}}}

@@ -149,9 +149,9 @@ def render(template: str, values: Mapping[str, str], *, raw: bool = False) -> st
     A value is not looked at again, and a name is read as far as it goes, so that `$context.identity.apiKeyId` is not
     `$context.identity.apiKey` followed by `Id`.
 
-    Values are escaped as JSON's strings are. That is published of quotes and backslashes in a REST API's user agent; an older
-    report saw none escaped, and of line ends or an authorizer's values nothing is known. So nobody may rely on it:
-    `raw` writes values as they are.
+    Values are escaped as JSON's strings are. That is published of quotes and backslashes in the user agents of a REST
+    API; an older report saw none escaped, and of line ends or an authorizer's values nothing is known. So nobody may
+    rely on it: `raw` writes values as they are.
     """
 
     def value(found: re.Match[str]) -> str:

@@ -24,7 +24,15 @@ CLOSE_EVERY_S: Final = 20
 LINK_HOURS: Final = 24
 
 
-def run(*, requests: int, road: str, faults: bool, say: Console, ready: Callable[[Mapping[str, str]], None]) -> Result:
+def run(  # noqa: PLR0913 - what the command can be told, each by name
+    *,
+    requests: int,
+    road: str,
+    api: str,
+    faults: bool,
+    say: Console,
+    ready: Callable[[Mapping[str, str]], None],
+) -> Result:
     """Run the demo, tell ``ready`` the link of each customer, and go on until SIGINT or SIGTERM.
 
     Commands find it with ``--local``. It ends with the demo if a step differs.
@@ -35,7 +43,7 @@ def run(*, requests: int, road: str, faults: bool, say: Console, ready: Callable
             ready(links(cloud.deployment, front.url, {caller.customer for caller in callers}))
             asyncio.run(_flow(cloud, callers, requests, say))
 
-    return demo.run(requests=requests, road=road, faults=faults, say=say, then=go_on)
+    return demo.run(requests=requests, road=road, api=api, faults=faults, say=say, then=go_on)
 
 
 def links(deployment: Deployment, address: str, customers: set[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from infra.local.cloud import CLOCK_BACK, LocalCloud, start
 from infra.local.demo.holdings import Step, Usage, counted_usage, ledger_usage, stripe_usage
 from infra.local.demo.result import Result
 from infra.local.demo.storm import Storm, storm
-from infra.local.demo.traffic import Answer, Caller, owed, send
+from infra.local.demo.traffic import Answer, Caller, by_key, by_token, owed, send
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.posting import turn_on
@@ -39,22 +39,24 @@ SLOWEST_COUNT: Final = 60.0
 """Seconds without a new count after which the demo stops waiting for more."""
 
 
-def run(
+def run(  # noqa: PLR0913 - what the command can be told, each by name
     *,
     requests: int,
     road: str = "subscription",
+    api: str = "rest",
     faults: bool = False,
     say: Console,
     then: Callable[[LocalCloud, list[Caller]], None] | None = None,
 ) -> Result:
-    """Run the demo by a road, the value of an :class:`infra.stack.ingest.Road`; ``say`` is told what happens.
+    """Run the demo by a road and with an API, both as :func:`infra.local.cloud.start` has them.
 
-    A step that never gets there is shown as different. With ``faults``, DynamoDB and Stripe fail at random meanwhile.
-    If every step is equal, ``then`` is what comes then, with everything still running and announced.
+    ``say`` is told what happens. A step that never gets there is shown as different. With ``faults``, DynamoDB and
+    Stripe fail at random meanwhile. If every step is equal, ``then`` is what comes then, with everything still running
+    and announced.
     """
     began = time.monotonic()
     with ExitStack() as running:
-        cloud = running.enter_context(start(road=road, say=say))
+        cloud = running.enter_context(start(road=road, api=api, say=say))
         if then:
             running.enter_context(cloud.announced())
         storming = running.enter_context(storm(cloud, seed=secrets.randbits(32))) if faults else None
@@ -94,7 +96,7 @@ def bill(
         cloud.gateway.flush()
     _say_answers(answers, say)
     span = (first, Hour.containing(datetime.now(UTC) - CLOCK_BACK).next())
-    sent = owed(answers)
+    sent = owed(answers, cloud.deployment.metrics, by_route=cloud.issuer is not None)
     counted = _wait_until_counted(cloud, sent, names, span, say)
     with cloud.phases.time("closing the hour and posting it to Stripe", "close"):
         close(cloud.deployment, say, runs=MOST_RUNS if storming else 1)
@@ -152,22 +154,31 @@ def make_customers(cloud: LocalCloud) -> list[Caller]:
 
 
 def _make_customers(cloud: LocalCloud, first: Hour) -> list[Caller]:
-    """Make three customers with API keys: one with two keys, one with one, one on the plan that is soon throttled."""
+    """Make three customers: one with two keys, one with one, and one on the plan that is soon throttled."""
     customers = Customers(cloud.deployment.ledger, cloud.deployment.counters)
     subscriber = Subscriber.of(cloud.deployment)
     callers = []
     for name, plans in {"acme": ["Standard", "Standard"], "globex": ["Standard"], "initech": ["Trial"]}.items():
-        keys = [cloud.add_api_key(f"{name}-{n}", plan=plan) for n, plan in enumerate(plans)]
-        entry = Entry(name, name.capitalize(), keys=tuple(key for key, _ in keys))
+        named = [_caller(cloud, name, f"{name}-{n}", plan) for n, plan in enumerate(plans)]
+        entry = Entry(name, name.capitalize(), keys=tuple(caller.key for caller in named))
         customers.add(entry, now=datetime.now(UTC))
         (owner,) = _owners(cloud.deployment, [name])
         subscriber.subscribe(owner, PLAN, Wishes(), now=first.start)
-        callers += [Caller(name, *key) for key in keys]
+        callers += named
     known = cloud.deployment.switch.read().since
     since = None if known and first > Hour.parse(known) else first  # an environment that was played in an hour before
     who = cloud.deployment.who()
     turn_on(cloud.deployment, since, who=who, now=datetime.now(UTC), progress=lambda names, _: names)
     return callers
+
+
+def _caller(cloud: LocalCloud, customer: str, name: str, plan: str) -> Caller:
+    """Make a caller with an API key on a plan, or with the subject of tokens, as the API asks."""
+    if cloud.issuer:
+        subject = f"auth0|{name}"
+        return Caller(customer, subject, by_token(cloud.issuer, subject))
+    key, value = cloud.add_api_key(name, plan=plan)
+    return Caller(customer, key, by_key(value))
 
 
 def _say_answers(answers: Iterable[Answer], say: Console) -> None:

@@ -1,24 +1,16 @@
 """Who calls the sample API and with what, and what they should pay for it by what they saw themselves."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
+from infra.local.aws.json_web_tokens import Issuer
 from infra.local.demo.holdings import Step
 
 WORKERS: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sends requests: a customer of the demo, one of its keys, and that key's secret value."""
-
-    customer: str
-    key: str
-    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +23,38 @@ class Request:
     user: str
     messages: int = 0
     declared: int = 0
+
+
+Proof = Callable[[Request], dict[str, str]]
+"""The headers by which a request shows whose it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends requests: a customer of the demo, one of its keys, and how it proves that this is its key."""
+
+    customer: str
+    key: str
+    proof: Proof
+
+
+STRANGER: Final = Caller("", "", lambda _: {})
+"""Somebody without a key."""
+
+
+def by_key(value: str) -> Proof:
+    """Prove it by an API key's secret value."""
+    return lambda _: {"x-api-key": value}
+
+
+def by_token(issuer: Issuer, subject: str) -> Proof:
+    """Prove it by a token, which says who uses the customer's subject, too."""
+
+    def proof(request: Request) -> dict[str, str]:
+        claims: dict[str, Any] = {"user": request.user} if request.user else {}
+        return {"authorization": f"Bearer {issuer.token(subject, **claims)}"}
+
+    return proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ async def send(url: str, callers: Sequence[Caller], requests: int) -> list[Answe
 
 async def ask(session: aiohttp.ClientSession, url: str, callers: Sequence[Caller], n: int) -> Answer:
     """Send the n-th request."""
-    caller = callers[n % len(callers)] if n % 10 else Caller("", "", "")
+    caller = callers[n % len(callers)] if n % 10 else STRANGER
     request = _request(n)
     async with session.request(
         request.method, f"{url}{request.path}", headers=_headers(caller, request), json=_body(request)
@@ -86,7 +110,7 @@ def _request(n: int) -> Request:
 
 
 def _headers(caller: Caller, request: Request) -> dict[str, str]:
-    headers = {"x-api-key": caller.value, "x-user": request.user}
+    headers = caller.proof(request) | {"x-user": request.user}
     if request.declared:
         headers["x-messages"] = str(request.declared)
     return {name: value for name, value in headers.items() if value}
@@ -96,8 +120,11 @@ def _body(request: Request) -> dict[str, list[str]] | None:
     return {"messages": ["hello"] * request.messages} if request.messages else None
 
 
-def owed(answers: Iterable[Answer]) -> Step:
-    """Count what the callers saw and should pay for, by code that shares nothing with the metering."""
+def owed(answers: Iterable[Answer], metrics: Collection[str], *, by_route: bool) -> Step:
+    """Count what the callers saw and should pay for, by code that shares nothing with the metering.
+
+    The log of an HTTP API names routes (``GET /items``), that of a REST API resources (``/items``).
+    """
     usage: dict[tuple[str, str], int] = {}
     split: dict[tuple[str, str, str], int] = {}
     users: dict[str, set[str]] = {}
@@ -106,9 +133,10 @@ def owed(answers: Iterable[Answer]) -> Step:
             continue
         request = answer.request
         for metric, amount in (("requests", 1), ("response_bytes", answer.length), ("messages", request.messages)):
-            if amount:
+            if amount and metric in metrics:
                 usage[answer.customer, metric] = usage.get((answer.customer, metric), 0) + amount
-        part = (answer.customer, "requests", request.resource)
+        part = (answer.customer, "requests", f"{request.method} {request.resource}" if by_route else request.resource)
         split[part] = split.get(part, 0) + 1
-        users.setdefault(answer.customer, set()).add(request.user)
+        if request.user:
+            users.setdefault(answer.customer, set()).add(request.user)
     return Step(usage | {(name, "users"): len(seen) for name, seen in users.items()}, split)

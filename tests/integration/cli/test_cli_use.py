@@ -124,6 +124,8 @@ def test_what_contradicts_itself_is_wrong_use(metering: Metering) -> None:
         ("adjust", "acme", "requests", "2026-11-22T05", "--to", "1", "--by", "1", "--reason", "both"),
         ("rejected", "retry"),
         ("rejected", "retry", "acme", "--all"),
+        ("demo", "--api", "http", "--road", "firehose"),
+        ("demo", "--api", "http", "--road", "firehose", "--page"),
         ("customers", "rotate-key"),
         ("customers", "rotate-key", "--finish", "--key", "k"),
         ("customers", "rotate-key", "--finish", "--overlap", "1h"),
