@@ -45,6 +45,8 @@ class Outputs:
     close_periods_function: str
     post_usage_function: str
     reconcile_usage_function: str
+    check_completeness_function: str
+    receive_events_function: str
 
     notifications_url: str
     """Where Stripe's notifications are to be sent."""

@@ -14,6 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
 from infra.outputs import LAMBDA_TIMEOUT, METADATA, Outputs
+from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, decode
 from metering.model.prices import Plan
 from metering.model.prices import decode as decode_plans
@@ -112,19 +113,28 @@ class Deployment:
         return dict(template["Metadata"][METADATA])
 
     @property
+    def access_log(self) -> AccessLog:
+        """Which kind of API writes the access log, and who is billed; OperatorError if an older version deployed it."""
+        written = self._declared("access_log")
+        return AccessLog(Api(written["api"]), written.get("caller"))  # a template has no value for None
+
+    @property
     def declared_metrics(self) -> tuple[Metric, ...]:
         """The metrics as ``app.py`` declares them."""
         return decode(json.dumps(self.declared["metrics"]))
 
     @property
     def declared_plans(self) -> tuple[Plan, ...]:
-        """The plans as ``app.py`` declares them; OperatorError if the stack was deployed before there were any."""
-        if "plans" not in self.declared:
-            raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
+        """The plans as ``app.py`` declares them; OperatorError if another version deployed the stack."""
         try:
-            return decode_plans(json.dumps(self.declared["plans"]))
+            return decode_plans(json.dumps(self._declared("plans")))
         except msgspec.ValidationError as error:
             raise OperatorError(f"the stack {self.stack!r} was deployed by another version: deploy it again") from error
+
+    def _declared(self, name: str) -> Any:
+        if name not in self.declared:
+            raise OperatorError(f"the stack {self.stack!r} was deployed by an older version: deploy it again")
+        return self.declared[name]
 
     @property
     def metrics(self) -> list[str]:

@@ -304,6 +304,8 @@ class MeteringStack(cdk.Stack):
             close_periods_function=self._billing.close_periods.function_name,
             post_usage_function=self._billing.post_usage.function_name,
             reconcile_usage_function=self._billing.reconcile_usage.function_name,
+            check_completeness_function=self._checking.check_completeness.function_name,
+            receive_events_function=self._billing.receive_events.function_name,
             notifications_url=self._billing.notifications.url,
             show_usage_function=self._portal.show_usage.function_name,
             portal_url=self._portal.url,
@@ -325,7 +327,11 @@ class MeteringStack(cdk.Stack):
             # does after this one; CloudFormation refuses to take away an export that is in use.
             self.export_value(self._storage.access_log.log_group_name)
         self.template_options.metadata = {
-            METADATA: {"metrics": json.loads(encode(self._metrics)), "plans": json.loads(encode_plans(self._plans))}
+            METADATA: {
+                "metrics": json.loads(encode(self._metrics)),
+                "plans": json.loads(encode_plans(self._plans)),
+                "access_log": {"api": self._access_log.api.value, "caller": self._access_log.caller},
+            }
         }
 
 

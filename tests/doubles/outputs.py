@@ -17,6 +17,8 @@ def outputs(**told: Any) -> Outputs:
         "close_periods_function": "close-periods",
         "post_usage_function": "post-usage",
         "reconcile_usage_function": "reconcile-usage",
+        "check_completeness_function": "check-completeness",
+        "receive_events_function": "receive-events",
         "notifications_url": "https://example.com",
         "show_usage_function": "show-usage",
         "portal_url": "https://portal.example.com/",

@@ -31,6 +31,8 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
         "ClosePeriodsFunction",
         "PostUsageFunction",
         "ReconcileUsageFunction",
+        "CheckCompletenessFunction",
+        "ReceiveEventsFunction",
         "NotificationsUrl",
         "StripeSecret",
         "StripeApiBase",

@@ -19,24 +19,31 @@ from infra.operate.catalog import RIGHTS
 from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
 from infra.operate.doctor import examine as doctor
+from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor.examine import CHECKS, Line
 from infra.outputs import Outputs
 from metering.layout import FAILED_BATCHES
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
+from metering.model.stages import Stage, encode
+from metering.settings import CheckCompletenessSettings
 from tests.doubles.outputs import outputs
 from tests.integration.operator_commands import Operator
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World
 
-FUNCTIONS = ("record-usage", "close-periods", "post-usage", "reconcile-usage", "show-usage")
+FUNCTIONS = (
+    "record-usage", "close-periods", "post-usage", "reconcile-usage", "receive-events", "check-completeness",
+    "show-usage",
+)  # fmt: skip
+STAGE = Stage(Api.REST, "items", "v1")
 SCHEDULES = {
     "five-minutes": ("cron(*/5 * * * ? *)", "close-periods"),
     "hour": ("cron(40 * * * ? *)", "reconcile-usage"),
 }
 STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
-    "credentials", "clock", "stack", "version", "log format", "subscription", *["functions"] * 5, "schedules",
+    "credentials", "clock", "stack", "version", "log role", "stages", "subscription", *["functions"] * 7, "schedules",
     "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "keys", "alarms",
     "API keys", "concurrency",
 ]  # fmt: skip
@@ -88,6 +95,7 @@ class Ward:
     outputs: Outputs
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     api: str = ""
+    log: AccessLog = field(default_factory=AccessLog)
     clients: dict[str, Any] = field(default_factory=dict)
 
     def client(self, name: str, **_: Any) -> Any:
@@ -100,7 +108,8 @@ class Ward:
     def deployment(self) -> Deployment:
         """The deployment as it stands."""
         found = Deployment(self.client, self.outputs)
-        vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": []}
+        log = {"api": self.log.api.value} | ({"caller": self.log.caller} if self.log.caller else {})
+        vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": [], "access_log": log}
         return found
 
     def tell(self, **told: str) -> None:
@@ -135,6 +144,13 @@ class Ward:
                     "Value": value,
                 }
             ],
+        )
+
+    def compare_with(self, *stages: Stage) -> None:
+        """Let these stages be compared."""
+        settings = CheckCompletenessSettings("Metering", ACCESS_LOG_GROUP, stages=encode(stages)).environment()
+        boto3.client("lambda").update_function_configuration(
+            FunctionName="check-completeness", Environment={"Variables": settings}
         )
 
     def set_log(self, **settings: str) -> None:
@@ -219,10 +235,19 @@ def _deploy(ward: Ward, rest: Any) -> None:
     rest.put_integration(restApiId=ward.api, resourceId=root["id"], httpMethod="GET", type="MOCK")
     deployed = rest.create_deployment(restApiId=ward.api)["id"]
     rest.create_stage(restApiId=ward.api, stageName="v1", deploymentId=deployed)
+    ward.compare_with(STAGE)
+    rest.update_account(
+        patchOperations=[
+            {"op": "replace", "path": "/cloudwatchRoleArn", "value": "arn:aws:iam::123456789012:role/logs"}
+        ]
+    )
+    for name in ("record-usage", "show-usage"):
+        boto3.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=50)
     ward.set_log(
         destinationArn=f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}",
         format=AccessLog().format(declared(METRICS)),
     )
+    limits = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
     since = ward.world.now - timedelta(days=3)
     stack = {"StackStatus": "UPDATE_COMPLETE", "CreationTime": since, "LastUpdatedTime": since}
     resources = [
@@ -234,7 +259,7 @@ def _deploy(ward: Ward, rest: Any) -> None:
             "describe_stacks": {"Stacks": [stack]},
             "list_stack_resources": {"StackResourceSummaries": resources},
         },
-        "lambda": {"get_account_settings": {"AccountLimit": {"ConcurrentExecutions": 1000}}},
+        "lambda": {"get_account_settings": {"AccountLimit": limits}},
     }
 
 
@@ -379,39 +404,110 @@ def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> 
     for text, said in {
         json.dumps(other): "it lacks status; it has also path; it has otherwise time",
         json.dumps(good, indent=1): "its fields are in another order",
-        "$context.requestId": "caller must be ",
+        "$context.requestId": "it is no JSON object",
         '{"key":"$context.identity.apiKeyId"}': "it lacks ",
     }.items():
         ward.set_log(format=text)
-        ((state, found, _),) = ward.of("log format")
+        ((state, found, _),) = ward.of("stages")
         assert state == "broken"
         assert f"the stage v1 of items writes another format than ours: {said}" in found
 
 
-def test_any_caller_that_the_stack_may_choose_is_our_format(ward: Ward) -> None:
-    """It is said whom the stage bills."""
+def test_the_caller_that_the_stack_declares_is_our_format(ward: Ward) -> None:
+    """It is said whom the stage bills; another caller is another format."""
     ward.set_log(format=AccessLog(caller="authorizer.tenant").format(declared(METRICS)))
-    assert ward.of("log format") == [("ok", "the stage v1 of items writes our format, and bills authorizer.tenant", "")]
+    assert ward.of("stages")[0][:2] == (
+        "broken",
+        "the stage v1 of items writes another format than ours: it has otherwise key",
+    )
+    ward.log = AccessLog(caller="authorizer.tenant")
+    assert ward.of("stages") == [("ok", "the stage v1 of items writes our format, and bills authorizer.tenant", "")]
 
 
-def test_an_http_apis_stage_is_compared_too(ward: Ward) -> None:
-    """With the format of its kind."""
+def test_an_http_apis_stages_are_compared_too(ward: Ward) -> None:
+    """By the API's id, with the format of its kind; they need no role of the account."""
+    ward.log = AccessLog(Api.HTTP, "authorizer.claims.sub")
     http: Any = boto3.client("apigatewayv2")
+    ids = {name: http.create_api(Name=name, ProtocolType="HTTP")["ApiId"] for name in ("orders", "returns")}
     destination = f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}:*"
-    ours = AccessLog(Api.HTTP, "authorizer.claims.sub").format(declared(METRICS))
-    for name, written in {"orders": ours, "returns": AccessLog().format(declared(METRICS))}.items():
-        api = http.create_api(Name=name, ProtocolType="HTTP")["ApiId"]
-        log = {"DestinationArn": destination, "Format": written}
-        http.create_stage(ApiId=api, StageName="$default", AccessLogSettings=log)
-    _, orders, returns = ward.of("log format")
-    assert orders[:2] == ("ok", "the stage $default of orders writes our format, and bills authorizer.claims.sub")
-    assert returns[0] == "broken"
+    for name, written in {"orders": ward.log, "returns": AccessLog()}.items():
+        log = {"DestinationArn": destination, "Format": written.format(declared(METRICS))}
+        http.create_stage(ApiId=ids[name], StageName="$default", AccessLogSettings=log)
+    ward.compare_with(*(Stage(Api.HTTP, api, "$default") for api in ids.values()))
+    found = ward.of("stages")
+    assert ("ok", "the stage $default of orders writes our format, and bills authorizer.claims.sub", "") in found
+    assert sorted(said.partition(" writes ")[0] for state, said, _ in found if state == "broken") == [
+        "the stage $default of returns",
+        "the stage v1 of items",
+    ]
+    assert "the requests of the stage v1 of items:" in found[-1][1]
+    assert ward.of("log role") == []
 
 
-def test_a_log_that_no_stage_writes_is_told(ward: Ward) -> None:
-    """A stage that writes elsewhere is none of ours, whatever its format."""
-    ward.set_log(destinationArn=f"arn:aws:logs:us-east-1:123456789012:log-group:not-{ACCESS_LOG_GROUP}", format="x")
-    assert ward.of("log format")[0][:2] == ("warning", "no stage writes into the access log")
+def test_a_compared_stage_that_writes_elsewhere_is_told(ward: Ward) -> None:
+    """Whatever its format: its requests are billed to nobody."""
+    elsewhere = f"arn:aws:logs:us-east-1:123456789012:log-group:not-{ACCESS_LOG_GROUP}"
+    ward.set_log(destinationArn=elsewhere)
+    assert [found[:2] for found in ward.of("stages")] == [
+        ("broken", f"the stage v1 of items writes its access log to {elsewhere}: its requests are billed to nobody")
+    ]
+
+
+def test_a_compared_stage_that_writes_nothing_or_is_gone_is_told(ward: Ward) -> None:
+    """Somebody deployed over it, or took it away."""
+    rest: Any = boto3.client("apigateway")
+    deployed = rest.create_deployment(restApiId=ward.api)["id"]
+    rest.create_stage(restApiId=ward.api, stageName="v2", deploymentId=deployed)
+    ward.compare_with(STAGE, Stage(Api.REST, "items", "v2"), Stage(Api.REST, "items", "v3"))
+    assert [found[:2] for found in ward.of("stages")] == [
+        ("broken", "the stage v2 of items writes no access log: its requests are billed to nobody"),
+        ("broken", "the stage v3 of items is to be compared, and is not there"),
+        ("ok", "the stage v1 of items writes our format, and bills identity.apiKeyId"),
+    ]
+
+
+def test_where_no_stage_is_compared_it_is_told(ward: Ward) -> None:
+    """I7: whoever may write into the log could write lines of requests that were never made."""
+    ward.compare_with()
+    good, alone = ward.of("stages")
+    assert (good[0], alone[0]) == ("ok", "warning")
+    assert "lines that somebody else writes into the log would be noticed" in alone[1]
+    ward.set_log(destinationArn="arn:aws:logs:us-east-1:123456789012:log-group:other")
+    assert [found[:2] for found in ward.of("stages")] == [("warning", "no stage writes into the access log")]
+
+
+def test_apis_of_one_name_are_told(ward: Ward) -> None:
+    """CloudWatch adds up their requests; and it knows a name without what is not ASCII."""
+    rest: Any = boto3.client("apigateway")
+    other = rest.create_rest_api(name="itemsé")["id"]
+    (root,) = rest.get_resources(restApiId=other)["items"]
+    rest.put_method(restApiId=other, resourceId=root["id"], httpMethod="GET", authorizationType="NONE")
+    rest.put_integration(restApiId=other, resourceId=root["id"], httpMethod="GET", type="MOCK")
+    rest.create_stage(restApiId=other, stageName="v1", deploymentId=rest.create_deployment(restApiId=other)["id"])
+    told, good = ward.of("stages")
+    assert told[:2] == ("warning", "2 APIs of the Region are named items, and their requests are counted together")
+    assert good[0] == "ok"
+
+
+def test_of_many_apis_those_that_are_compared_are_looked_at(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I10: each of the others is a call."""
+    monkeypatch.setattr(health_stages, "MOST_APIS", 1)
+    for number in range(3):
+        boto3.client("apigateway").create_rest_api(name=f"another {number}")
+    good, bounded = ward.of("stages")
+    assert (good[0], bounded[:2]) == ("ok", ("warning", "2 APIs of the Region were not looked at"))
+
+
+def test_an_account_without_a_role_for_logs_is_told(ward: Ward) -> None:
+    """A REST API's stage can write none then, unless it writes to Firehose."""
+    assert ward.of("log role") == [("ok", "API Gateway writes access logs by the role logs", "")]
+    ward.answers["apigateway"] = {"get_account": {}}
+    assert ward.of("log role")[0][:2] == (
+        "broken",
+        "API Gateway has no role to write access logs by in this account and Region, so that no stage can",
+    )
+    ward.tell(delivery_stream=STREAM)
+    assert ward.of("log role") == []
 
 
 def test_a_subscription_that_is_not_there_is_told(ward: Ward) -> None:
@@ -445,13 +541,17 @@ def test_a_subscription_with_a_pattern_is_told(ward: Ward) -> None:
 
 
 def test_errors_of_the_subscription_are_told(ward: Ward) -> None:
-    """Of the last day."""
+    """Of the last day, by whatever CloudWatch calls a function; those of another subscription are not ours."""
+    for kind, name, count in (("Lambda", "filter", 3), ("LambdaFunction", "filter", 4), ("Lambda", "other", 5)):
+        ward.measure(
+            "AWS/Logs", "DeliveryErrors", count, LogGroupName=ACCESS_LOG_GROUP, DestinationType=kind, FilterName=name
+        )
     ward.measure(
-        "AWS/Logs", "DeliveryErrors", 3, LogGroupName=ACCESS_LOG_GROUP, DestinationType="Lambda", FilterName="filter"
+        "AWS/Logs", "DeliveryThrottling", 6, LogGroupName="elsewhere", DestinationType="x", FilterName="filter"
     )
     assert ward.of("subscription")[0][:2] == (
         "warning",
-        "3 deliveries of the subscription failed in the last day",
+        "7 log events could not be delivered at once in the last day",
     )
 
 
@@ -471,7 +571,10 @@ def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
     arn = "arn:aws:sqs:us-east-1:123456789012:objects"
     boto3.client("lambda").create_event_source_mapping(FunctionName="record-usage", EventSourceArn=arn)
     assert queue
-    assert ward.of("stream") == [("ok", f"the delivery stream {STREAM} delivers, and its objects are taken", "")]
+    assert ward.of("stream") == [
+        ("ok", f"the delivery stream {STREAM} delivers, and its objects are taken", ""),
+        ("ok", f"the delivery stream {STREAM} took at most 0% of the bytes a second that it may, in the last day", ""),
+    ]
     ward.measure("AWS/Firehose", "DeliveryToS3.DataFreshness", 7200, DeliveryStreamName=STREAM)
     assert ward.of("stream")[0][:2] == (
         "broken",
@@ -479,11 +582,38 @@ def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
     )
 
 
+def test_a_stream_near_its_quota_is_told(ward: Ward) -> None:
+    """Before it refuses lines, and once it does: API Gateway may never send them again."""
+    boto3.client("firehose").create_delivery_stream(
+        DeliveryStreamName=STREAM,
+        S3DestinationConfiguration={
+            "RoleARN": "arn:aws:iam::123456789012:role/functions",
+            "BucketARN": "arn:aws:s3:::bucket",
+        },
+    )
+    ward.tell(delivery_stream=STREAM)
+    for name, value in (
+        ("BytesPerSecondLimit", 1_048_576),
+        ("IncomingBytes", 300 * 524_288),
+        ("RecordsPerSecondLimit", 1_000),
+        ("IncomingRecords", 300 * 790),
+    ):
+        ward.measure("AWS/Firehose", name, value, DeliveryStreamName=STREAM)
+    said = f"the delivery stream {STREAM} took at most"
+    assert ward.of("stream")[-1] == ("ok", f"{said} 79% of the records a second that it may, in the last day", "")
+    ward.measure("AWS/Firehose", "IncomingBytes", 300 * 524_288, DeliveryStreamName=STREAM)
+    state, found, do = ward.of("stream")[-1]
+    assert (state, found) == ("warning", f"{said} 100% of the bytes a second that it may, in the last day")
+    ward.measure("AWS/Firehose", "ThrottledRecords", 7, DeliveryStreamName=STREAM)
+    assert ward.of("stream")[-1][:2] == ("warning", f"{found}, and refused 7 lines")
+    assert do.startswith("ask for more in Service Quotas (Firehose)")
+
+
 def test_a_stage_that_writes_to_the_stream_is_compared(ward: Ward) -> None:
     """By its ARN."""
     ward.tell(delivery_stream=STREAM)
     ward.set_log(destinationArn=f"arn:aws:firehose:us-east-1:123456789012:deliverystream/{STREAM}")
-    assert ward.of("log format")[0][0] == "ok"
+    assert ward.of("stages")[0][0] == "ok"
 
 
 def test_a_function_that_fails_is_told(ward: Ward) -> None:
@@ -500,7 +630,7 @@ def test_a_function_that_cannot_run_is_told(ward: Ward) -> None:
     """As after a failed update."""
     answer = {"State": "Failed", "LastUpdateStatus": "Failed", "StateReason": "no image"}
     ward.answers["lambda"]["get_function_configuration"] = answer
-    assert ward.of("functions")[0][:2] == ("broken", "close-periods is Failed, its last update Failed: no image")
+    assert ward.of("functions")[0][:2] == ("broken", "check-completeness is Failed, its last update Failed: no image")
 
 
 def test_a_schedule_that_is_disabled_is_told(ward: Ward) -> None:
@@ -680,9 +810,11 @@ def test_keys_that_were_to_leave_are_told(ward: Ward) -> None:
 
 
 def test_alarms_that_ring_or_that_nobody_hears_are_told(ward: Ward) -> None:
-    """Those of this stack alone."""
+    """Those of this stack alone, whatever they are called."""
     cloudwatch: Any = boto3.client("cloudwatch")
-    for name in ("Metering-HoursBehind", "Elsewhere-HoursBehind"):
+    resources = ward.answers["cloudformation"]["list_stack_resources"]["StackResourceSummaries"]
+    resources.append({"ResourceType": "AWS::CloudWatch::Alarm", "PhysicalResourceId": "Metering-HoursBehind"})
+    for name in ("Metering-HoursBehind", "Metering-eu-HoursBehind"):
         cloudwatch.put_metric_alarm(
             AlarmName=name,
             MetricName="m",
@@ -709,7 +841,7 @@ def test_api_keys_near_their_quota_are_told(ward: Ward) -> None:
 
 
 def test_functions_near_their_quota_are_told(ward: Ward) -> None:
-    """And the small quota of a new account."""
+    """And the small quota of a new account, which has nothing to reserve."""
     ward.measure("AWS/Lambda", "ConcurrentExecutions", 799)
     assert ward.of("concurrency")[0][0] == "ok"
     ward.measure("AWS/Lambda", "ConcurrentExecutions", 800)
@@ -717,9 +849,26 @@ def test_functions_near_their_quota_are_told(ward: Ward) -> None:
         "warning",
         "at most 800 of 1,000 functions ran at once in the last day",
     )
-    ward.answers["lambda"]["get_account_settings"]["AccountLimit"]["ConcurrentExecutions"] = 10
+    limits = {"ConcurrentExecutions": 10, "UnreservedConcurrentExecutions": 10}
+    ward.answers["lambda"]["get_account_settings"]["AccountLimit"] = limits
+    boto3.client("lambda").delete_function_concurrency(FunctionName="show-usage")
     ward.world.now += timedelta(days=2)
-    assert ward.of("concurrency")[0][:2] == (
-        "warning",
-        "at most 0 of 10 functions ran at once in the last day, which is what a new account may",
+    ((state, said, _),) = ward.of("concurrency")
+    assert state == "warning"
+    assert said == (
+        "at most 0 of 10 functions ran at once in the last day, which is what a new account may: a burst of lines "
+        "takes them from the functions of your API"
     )
+
+
+def test_functions_that_nothing_bounds_are_told(ward: Ward) -> None:
+    """I6: where there is something to reserve, with the settings that reserve it."""
+    for name in ("record-usage", "show-usage"):
+        boto3.client("lambda").delete_function_concurrency(FunctionName=name)
+    _, (state, said, do) = ward.of("concurrency")
+    assert state == "warning"
+    assert said == (
+        "nothing keeps record-usage and show-usage from taking all 1,000 functions of the account, also from your "
+        "API's own"
+    )
+    assert do == "set record_usage_concurrency and portal_concurrency of the stack, and deploy it"

@@ -38,4 +38,7 @@ def test_a_stack_without_the_tables_is_none_of_ours() -> None:
 
 def test_the_functions_are_all_that_the_outputs_name() -> None:
     """Those that the doctor looks at."""
-    assert outputs().functions == ["close-periods", "post-usage", "reconcile-usage", "record-usage", "show-usage"]
+    assert outputs().functions == [
+        *("check-completeness", "close-periods", "post-usage", "receive-events", "reconcile-usage"),
+        *("record-usage", "show-usage"),
+    ]

@@ -6,8 +6,9 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 from infra.operate.deployment import Deployment, OperatorError
-from infra.operate.doctor.findings import DAY, DEPLOY, Finding, broken, items, measured, ok, warning
+from infra.operate.doctor.findings import DAY, DEPLOY, NEAR, Finding, broken, items, measured, ok, resources, warning
 from metering.model.periods import CLOCK_SKEW
+from metering.stores.aws import in_pieces
 
 MOST_API_KEYS: Final = 10_000
 """API keys per account and Region (API Gateway Developer Guide, "Quotas"); it cannot be raised."""
@@ -15,8 +16,9 @@ MOST_API_KEYS: Final = 10_000
 NEW_ACCOUNT: Final = 10
 """How many functions a new account may run at once."""
 
-NEAR: Final = 0.8
-"""From this part of a quota on, somebody should know."""
+LEAST_UNRESERVED: Final = 100
+"""So many of an account's concurrent functions Lambda leaves to those that have none reserved (Lambda Developer Guide,
+"Configuring reserved concurrency")."""
 
 REFUSED_SKEW: Final = timedelta(minutes=5)
 """AWS refuses a request whose signature is further from its own time (IAM User Guide, "Signature Version 4")."""
@@ -86,11 +88,11 @@ def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     if not told:
         yield warning("nobody is told of an alarm", f"subscribe to the topic {topic}, and confirm it")
     cloudwatch = deployment.client("cloudwatch")
+    ours = [resource["PhysicalResourceId"] for resource in resources(deployment, "AWS::CloudWatch::Alarm")]
     ringing = [
         listed["AlarmName"]
-        for listed in items(
-            cloudwatch, "describe_alarms", "MetricAlarms", StateValue="ALARM", AlarmNamePrefix=f"{deployment.stack}-"
-        )
+        for names in in_pieces(ours, 100)
+        for listed in items(cloudwatch, "describe_alarms", "MetricAlarms", StateValue="ALARM", AlarmNames=names)
     ]
     if ringing:
         yield warning(
@@ -113,15 +115,34 @@ def check_api_keys(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 
 def check_concurrency(deployment: Deployment, now: datetime) -> Iterator[Finding]:
-    """Compare how many functions the account ran at once in the last day with how many it may."""
+    """Compare how many functions the account ran at once in the last day with how many it may, and who may take all."""
     limits = deployment.client("lambda").get_account_settings()["AccountLimit"]
     most = limits["ConcurrentExecutions"]
     (peak,) = measured(deployment, [("AWS/Lambda", "ConcurrentExecutions", "Maximum", {})], now, DAY)
     said = f"at most {peak:.0f} of {most:,} functions ran at once in the last day"
     do = "ask for more in Service Quotas (Lambda, concurrent executions): what is throttled is counted late"
-    if peak >= NEAR * most:
-        yield warning(said, do)
-    elif most <= NEW_ACCOUNT:
-        yield warning(f"{said}, which is what a new account may", do)
+    if most <= NEW_ACCOUNT:
+        yield warning(
+            f"{said}, which is what a new account may: a burst of lines takes them from the functions of your API", do
+        )
     else:
-        yield ok(said)
+        yield warning(said, do) if peak >= NEAR * most else ok(said)
+    unbounded = [*_unbounded(deployment)] if limits["UnreservedConcurrentExecutions"] > LEAST_UNRESERVED else []
+    if unbounded:
+        yield warning(
+            f"nothing keeps {' and '.join(name for name, _ in unbounded)} from taking all {most:,} functions of the "
+            "account, also from your API's own",
+            f"set {' and '.join(setting for _, setting in unbounded)} of the stack, and deploy it",
+        )
+
+
+def _unbounded(deployment: Deployment) -> Iterator[tuple[str, str]]:
+    """Yield the functions that callers and viewers can start without a bound, with the stack's setting for one."""
+    outputs, functions = deployment.outputs, deployment.client("lambda")
+    bounded_by = {
+        outputs.record_usage_function: "record_usage_concurrency",
+        outputs.show_usage_function: "portal_concurrency",
+    }
+    for name, setting in bounded_by.items():
+        if "ReservedConcurrentExecutions" not in functions.get_function_concurrency(FunctionName=name):
+            yield name, setting

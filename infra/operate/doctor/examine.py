@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
 from infra.operate.doctor import ledger as health_ledger
+from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor import way as health_way
 from infra.operate.doctor.findings import Check, Finding, State, warning
@@ -20,7 +21,8 @@ CHECKS: Final[dict[str, Check]] = {
     "clock": health_account.check_clock,
     "stack": health_account.check_stack,
     "version": health_account.check_version,
-    "log format": health_way.check_log_format,
+    "log role": health_stages.check_log_role,
+    "stages": health_stages.check_stages,
     "subscription": health_way.check_subscription,
     "stream": health_way.check_stream,
     "functions": health_way.check_functions,

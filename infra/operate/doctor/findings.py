@@ -9,7 +9,11 @@ from typing import Any, Final
 from infra.operate.deployment import Deployment
 
 DAY: Final = timedelta(days=1)
+PERIOD: Final = timedelta(minutes=5)
 DEPLOY: Final = "deploy the stack again"
+
+NEAR: Final = 0.8
+"""From this part of a quota on, somebody should know."""
 
 
 class State(StrEnum):
@@ -56,9 +60,17 @@ Measured = tuple[str, str, str, Mapping[str, str]]
 
 
 def measured(deployment: Deployment, metrics: Sequence[Measured], now: datetime, window: timedelta) -> list[float]:
-    """Return each metric's sum, or for the statistic Maximum its highest value, in the time before ``now``.
+    """Return each metric's sum, or for the statistic Maximum its highest value, in the time before ``now``."""
+    return [
+        max(values, default=0.0) if statistic == "Maximum" else sum(values)
+        for (_, _, statistic, _), values in zip(metrics, series(deployment, metrics, now, window), strict=True)
+    ]
 
-    One call for up to 500 metrics, in periods of five minutes.
+
+def series(deployment: Deployment, metrics: Sequence[Measured], now: datetime, window: timedelta) -> list[list[float]]:
+    """Return each metric's values in the time before ``now``, one for each :data:`PERIOD` in which it was measured.
+
+    One call for up to 500 metrics.
     """
     queries = [
         {
@@ -69,7 +81,7 @@ def measured(deployment: Deployment, metrics: Sequence[Measured], now: datetime,
                     "MetricName": name,
                     "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
                 },
-                "Period": 300,
+                "Period": int(PERIOD.total_seconds()),
                 "Stat": statistic,
             },
         }
@@ -80,10 +92,15 @@ def measured(deployment: Deployment, metrics: Sequence[Measured], now: datetime,
     for page in pages.paginate(MetricDataQueries=queries, StartTime=now - window, EndTime=now):
         for found in page["MetricDataResults"]:
             values[found["Id"]] += found["Values"]
-    return [
-        max(values[f"m{number}"], default=0.0) if statistic == "Maximum" else sum(values[f"m{number}"])
-        for number, (_, _, statistic, _) in enumerate(metrics)
-    ]
+    return list(values.values())
+
+
+def resources(deployment: Deployment, kind: str) -> Iterator[Any]:
+    """Yield the stack's own resources of a kind, such as ``AWS::CloudWatch::Alarm``."""
+    client = deployment.client("cloudformation")
+    for resource in items(client, "list_stack_resources", "StackResourceSummaries", StackName=deployment.stack):
+        if resource["ResourceType"] == kind:
+            yield resource
 
 
 def items(client: Any, operation: str, name: str, **arguments: Any) -> Iterator[Any]:

@@ -1,96 +1,27 @@
-"""Checks of a line's way to the counters, and of what ticks: stage, access log, stream, functions, schedules."""
+"""Checks of a line's way to the counters, and of what ticks: subscription, stream, functions, schedules."""
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from infra.operate.deployment import Deployment
-from infra.operate.doctor.findings import DAY, DEPLOY, Finding, Measured, broken, items, measured, ok, warning
-from metering.model.log_format import AccessLog, Api
-from metering.model.metrics import declared
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """A stage that writes an access log somewhere."""
-
-    name: str
-    api: Api
-    destination: str
-    format: str
-
-
-def check_log_format(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
-    """Compare the access-log format of every stage that writes to us with ours.
-
-    One call for each REST and HTTP API of the Region.
-    """
-    ours = [f":log-group:{deployment.outputs.access_log_group}"]
-    if deployment.outputs.delivery_stream:
-        ours.append(f":deliverystream/{deployment.outputs.delivery_stream}")
-    variables = declared(deployment.declared_metrics)
-    there = [one for one in _stages(deployment) if one.destination.removesuffix(":*").endswith(tuple(ours))]
-    if not there:
-        yield warning(
-            "no stage writes into the access log", "attach your API, as infra/stack/README.md says, and deploy it"
-        )
-    for stage in there:
-        try:
-            wanted = AccessLog(stage.api, _caller(stage.format)).format(variables)
-        except ValueError as error:
-            yield broken(f"{stage.name} writes another format than ours: {error}", _reformat(stage))
-            continue
-        if stage.format.strip() == wanted:
-            yield ok(f"{stage.name} writes our format, and bills {_caller(stage.format)}")
-        else:
-            yield broken(
-                f"{stage.name} writes another format than ours{_difference(stage.format, wanted)}", _reformat(stage)
-            )
-
-
-def _stages(deployment: Deployment) -> Iterator[_Stage]:
-    rest, http = deployment.client("apigateway"), deployment.client("apigatewayv2")
-    for api in items(rest, "get_rest_apis", "items"):
-        for stage in rest.get_stages(restApiId=api["id"])["item"]:
-            log = stage.get("accessLogSettings", {})
-            name = f"the stage {stage['stageName']} of {api['name']}"
-            yield _Stage(name, Api.REST, log.get("destinationArn", ""), log.get("format", ""))
-    for api in items(http, "get_apis", "Items"):
-        for stage in items(http, "get_stages", "Items", ApiId=api["ApiId"]):
-            log = stage.get("AccessLogSettings", {})
-            name = f"the stage {stage['StageName']} of {api['Name']}"
-            yield _Stage(name, Api.HTTP, log.get("DestinationArn", ""), log.get("Format", ""))
-
-
-def _fields(text: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _caller(text: str) -> str:
-    """Return the variable by which a format says whom a request is billed to, which is the stack's own choice."""
-    return str(_fields(text).get("key", "")).removeprefix("$context.")
-
-
-def _difference(text: str, wanted: str) -> str:
-    there, ours = _fields(text), _fields(wanted)
-    if not there:
-        return ": it is no JSON object"
-    lacking, extra = sorted(ours.keys() - there.keys()), sorted(there.keys() - ours.keys())
-    other = sorted(name for name in ours.keys() & there.keys() if ours[name] != there[name])
-    parts = {"lacks": lacking, "has also": extra, "has otherwise": other}
-    said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
-    return f": it {'; it '.join(said)}" if said else ": its fields are in another order"
-
-
-def _reformat(stage: _Stage) -> str:
-    return f"give {stage.name} metering.access_log_format, and deploy it: until then its lines are set aside"
+from infra.operate.doctor.findings import (
+    DAY,
+    DEPLOY,
+    NEAR,
+    PERIOD,
+    Finding,
+    Measured,
+    broken,
+    items,
+    measured,
+    ok,
+    resources,
+    series,
+    warning,
+)
 
 
 def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Finding]:
@@ -116,19 +47,28 @@ def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Findin
             f"{DEPLOY}, then bring in what was missed: metering recount --all --from HOUR --fix",
         )
         return
-    dimensions = [
-        {"LogGroupName": group, "DestinationType": "Lambda", "FilterName": subscription["filterName"]}
-        for subscription in filters
-    ]
-    names = ("DeliveryErrors", "DeliveryThrottling")
-    metrics: list[Measured] = [("AWS/Logs", metric, "Sum", where) for metric in names for where in dimensions]
+    metrics = [*_delivery_errors(deployment, group, {subscription["filterName"] for subscription in filters})]
     if failed := sum(measured(deployment, metrics, now, DAY)):
         yield warning(
-            f"{failed:,.0f} deliveries of the subscription failed in the last day",
+            f"{failed:,.0f} log events could not be delivered at once in the last day",
             f"read the log of {name}; whether lines were lost, metering recount --all --from HOUR says",
         )
     else:
         yield ok(f"the subscription of {group} delivers to {name}, without an error in the last day")
+
+
+def _delivery_errors(deployment: Deployment, group: str, filters: Collection[str]) -> Iterator[Measured]:
+    """Yield the metrics of what could not be delivered by these filters, under the dimensions that CloudWatch lists.
+
+    What stands for a destination's type in them is documented nowhere, and one that does not exist reads as zero.
+    """
+    cloudwatch, of_group = deployment.client("cloudwatch"), [{"Name": "LogGroupName", "Value": group}]
+    for name in ("DeliveryErrors", "DeliveryThrottling"):
+        wanted = {"Namespace": "AWS/Logs", "MetricName": name, "Dimensions": of_group}
+        for metric in items(cloudwatch, "list_metrics", "Metrics", **wanted):
+            dimensions = {one["Name"]: one["Value"] for one in metric["Dimensions"]}
+            if dimensions.get("FilterName") in filters:
+                yield "AWS/Logs", name, "Sum", dimensions
 
 
 def _may_be_invoked(functions: Any, name: str) -> bool:
@@ -166,6 +106,36 @@ def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         )
     if status == "ACTIVE" and taken == ["Enabled"] and oldest <= timedelta(hours=1).total_seconds():
         yield ok(f"the delivery stream {name} delivers, and its objects are taken")
+    yield _quota(deployment, name, now)
+
+
+_QUOTAS: Final = {
+    "bytes": ("IncomingBytes", "BytesPerSecondLimit"),
+    "records": ("IncomingRecords", "RecordsPerSecondLimit"),
+    "calls": ("IncomingPutRequests", "PutRequestsPerSecondLimit"),
+}
+"""What Firehose takes, and how much a second it may be (Firehose Developer Guide, "Monitoring with CloudWatch")."""
+
+
+def _quota(deployment: Deployment, name: str, now: datetime) -> Finding:
+    """Compare the busiest five minutes of the last day with what the stream may take, and say what it refused."""
+    where = {"DeliveryStreamName": name}
+    pairs: list[Measured] = [("AWS/Firehose", metric, "Sum", where) for metric, _ in _QUOTAS.values()]
+    pairs += [("AWS/Firehose", limit, "Maximum", where) for _, limit in _QUOTAS.values()]
+    *values, refused = series(deployment, [*pairs, ("AWS/Firehose", "ThrottledRecords", "Sum", where)], now, DAY)
+    most = [max(one, default=0.0) for one in values]
+    used, limits = (most[: len(_QUOTAS)], most[len(_QUOTAS) :])
+    parts = {
+        what: taken / PERIOD.total_seconds() / limit
+        for what, taken, limit in zip(_QUOTAS, used, limits, strict=True)
+        if limit
+    }
+    part, what = max(((part, what) for what, part in parts.items()), default=(0.0, "bytes"))
+    said = f"the delivery stream {name} took at most {part:.0%} of the {what} a second that it may, in the last day"
+    do = "ask for more in Service Quotas (Firehose): API Gateway does not promise to send again what is refused"
+    if sum(refused):
+        return warning(f"{said}, and refused {sum(refused):,.0f} lines", f"{do}; see RequestsNotLogged for how many")
+    return warning(said, do) if part >= NEAR else ok(said)
 
 
 def check_functions(deployment: Deployment, now: datetime) -> Iterator[Finding]:
@@ -192,13 +162,7 @@ def check_functions(deployment: Deployment, now: datetime) -> Iterator[Finding]:
 
 def check_schedules(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See that each schedule is enabled, and that its function has run of late, and not failed each time."""
-    resources = items(
-        deployment.client("cloudformation"),
-        "list_stack_resources",
-        "StackResourceSummaries",
-        StackName=deployment.stack,
-    )
-    schedules = [resource for resource in resources if resource["ResourceType"] == "AWS::Scheduler::Schedule"]
+    schedules = [*resources(deployment, "AWS::Scheduler::Schedule")]
     if not schedules:
         yield broken("the stack has no schedule, so that nothing is closed by itself", DEPLOY)
     for resource in schedules:

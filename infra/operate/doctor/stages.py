@@ -1,0 +1,182 @@
+"""Checks of the stages that write the access log: those that are compared, any other that writes it, and their role."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from infra.operate.deployment import Deployment
+from infra.operate.doctor.findings import Finding, broken, items, ok, warning
+from metering.model.log_format import Api
+from metering.model.metrics import declared
+from metering.model.stages import Stage, decode
+from metering.settings import CheckCompletenessSettings
+
+MOST_APIS: Final = 100
+"""Of so many APIs that no compared stage is of the stages are looked at, by a call each."""
+
+_ATTACH: Final = "as infra/stack/README.md says (Attach your own API), and deploy it"
+
+
+@dataclass(frozen=True, slots=True)
+class _Api:
+    """An API of the Region."""
+
+    kind: Api
+    id: str
+    name: str
+
+    def is_of(self, stage: Stage) -> bool:
+        """Say whether CloudWatch counts this API's requests where it counts the stage's."""
+        return self.kind is stage.kind and stage.api in (
+            self.id,
+            self.name,
+            self.name.encode("ascii", "ignore").decode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A stage as it is, and what it writes where."""
+
+    api: _Api
+    name: str
+    destination: str
+    format: str
+
+    def __str__(self) -> str:
+        return f"the stage {self.name} of {self.api.name}"
+
+    def is_one_of(self, stages: Sequence[Stage]) -> bool:
+        """Say whether it is compared."""
+        return any(self.name == stage.name and self.api.is_of(stage) for stage in stages)
+
+
+def check_stages(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See that each stage that is compared with what is counted writes our format to us, and which others do.
+
+    One call for each of their APIs and for at most :data:`MOST_APIS` others.
+    """
+    compared = _compared(deployment)
+    apis = [*_apis(deployment)]
+    others = [api for api in apis if not any(map(api.is_of, compared))]
+    looked_at = [api for api in apis if api not in others] + others[:MOST_APIS]
+    there = [stage for api in looked_at for stage in _stages(deployment, api)]
+    ours = _destinations(deployment)
+    writing = [stage for stage in there if stage.destination.removesuffix(":*").endswith(ours)]
+    for stage in compared:
+        yield from _missing(stage, [found for found in there if found.is_one_of([stage])], writing)
+    for found in writing:
+        yield _written(deployment, found)
+    alone = [str(found) for found in writing if not found.is_one_of(compared)]
+    if alone:
+        yield warning(
+            f"nothing is compared with the requests of {', '.join(alone)}: neither lines that it does not write nor "
+            "lines that somebody else writes into the log would be noticed",
+            "name it in app.py: metering.compare_with(api=..., stage=...), and deploy the stack",
+        )
+    if not writing and not compared:
+        yield warning("no stage writes into the access log", f"attach your API, {_ATTACH}")
+    if len(others) > MOST_APIS:
+        yield warning(
+            f"{len(others) - MOST_APIS} APIs of the Region were not looked at", "name yours by metering.compare_with"
+        )
+
+
+def check_log_role(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See that API Gateway has a role to write access logs by: REST APIs need it, unless they write to Firehose."""
+    if deployment.access_log.api is not Api.REST or deployment.outputs.delivery_stream:
+        return
+    role = deployment.client("apigateway").get_account().get("cloudwatchRoleArn")
+    if role:
+        yield ok(f"API Gateway writes access logs by the role {role.rpartition('/')[2]}")
+    else:
+        yield broken(
+            "API Gateway has no role to write access logs by in this account and Region, so that no stage can",
+            "make one, as infra/stack/README.md says (Attach your own API)",
+        )
+
+
+def _compared(deployment: Deployment) -> tuple[Stage, ...]:
+    """Return the stages that ``compare_with`` named, as the function that compares them is told of them."""
+    name = deployment.outputs.check_completeness_function
+    function = deployment.client("lambda").get_function_configuration(FunctionName=name)
+    return decode(CheckCompletenessSettings.read(function["Environment"]["Variables"]).stages)
+
+
+def _destinations(deployment: Deployment) -> tuple[str, ...]:
+    stream = deployment.outputs.delivery_stream
+    return f":log-group:{deployment.outputs.access_log_group}", *([f":deliverystream/{stream}"] if stream else [])
+
+
+def _missing(stage: Stage, found: Sequence[_Found], writing: Sequence[_Found]) -> Iterator[Finding]:
+    """Say what is wrong with a stage that is compared and writes nothing to us."""
+    if not found:
+        yield broken(
+            f"the stage {stage.name} of {stage.api} is to be compared, and is not there",
+            "deploy it, or take it out of compare_with, and deploy the stack",
+        )
+    elif not any(one in writing for one in found):
+        where = found[0].destination
+        yield broken(
+            f"{found[0]} writes {f'its access log to {where}' if where else 'no access log'}: its requests are billed "
+            "to nobody",
+            f"give it destination and format, {_ATTACH}",
+        )
+    if len(found) > 1:
+        yield warning(
+            f"{len(found)} APIs of the Region are named {stage.api}, and their requests are counted together",
+            "give yours a name of its own",
+        )
+
+
+def _written(deployment: Deployment, found: _Found) -> Finding:
+    """Compare what a stage writes with our format."""
+    log = deployment.access_log
+    wanted = log.format(declared(deployment.declared_metrics))
+    if found.api.kind is log.api and found.format.strip() == wanted:
+        return ok(f"{found} writes our format, and bills {log.caller or 'identity.apiKeyId'}")
+    return broken(
+        f"{found} writes another format than ours{_difference(found.format, wanted)}",
+        f"give {found} metering.access_log_format, and deploy it: until then its lines may be set aside",
+    )
+
+
+def _apis(deployment: Deployment) -> Iterator[_Api]:
+    rest, http = deployment.client("apigateway"), deployment.client("apigatewayv2")
+    for api in items(rest, "get_rest_apis", "items", PaginationConfig={"PageSize": 500}):
+        yield _Api(Api.REST, api["id"], api["name"])
+    for api in items(http, "get_apis", "Items"):
+        if api.get("ProtocolType", "HTTP") == "HTTP":
+            yield _Api(Api.HTTP, api["ApiId"], api["Name"])
+
+
+def _stages(deployment: Deployment, api: _Api) -> Iterator[_Found]:
+    if api.kind is Api.REST:
+        for stage in deployment.client("apigateway").get_stages(restApiId=api.id)["item"]:
+            log = stage.get("accessLogSettings", {})
+            yield _Found(api, stage["stageName"], log.get("destinationArn", ""), log.get("format", ""))
+    else:
+        for stage in items(deployment.client("apigatewayv2"), "get_stages", "Items", ApiId=api.id):
+            log = stage.get("AccessLogSettings", {})
+            yield _Found(api, stage["StageName"], log.get("DestinationArn", ""), log.get("Format", ""))
+
+
+def _difference(text: str, wanted: str) -> str:
+    there, ours = _fields(text), _fields(wanted)
+    if not there:
+        return ": it is no JSON object"
+    lacking, extra = sorted(ours.keys() - there.keys()), sorted(there.keys() - ours.keys())
+    other = sorted(name for name in ours.keys() & there.keys() if ours[name] != there[name])
+    parts = {"lacks": lacking, "has also": extra, "has otherwise": other}
+    said = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
+    return f": it {'; it '.join(said)}" if said else ": its fields are in another order"
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
