@@ -22,6 +22,7 @@ from metering.stores import aws
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
+from metering.stores.objects import Bucket
 from metering.stores.set_aside import SetAside
 
 logger = Logger()
@@ -56,7 +57,9 @@ def _record_lines(subscription: payloads.Subscription) -> dict[str, Any]:
 def _record_objects(notified: payloads.Notified, context: LambdaContext) -> dict[str, Any]:
     """Record the objects of each message; only those that failed, or go on in the next run, come again."""
     time = timedelta(milliseconds=context.get_remaining_time_in_millis())
-    reading = archive.Archive(aws.s3(), _parts().recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
+    parts = _parts()
+    bucket = Bucket(aws.s3(), parts.bucket, owner=context.invoked_function_arn.split(":")[4])
+    reading = archive.Archive(bucket, parts.recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
     return dict(
         process_partial_response(
             event=notified.event,
@@ -91,6 +94,7 @@ class Parts:
     """What the function works with, made once in a process."""
 
     access_log_group: str
+    bucket: str
     recorder: Recorder
 
 
@@ -100,14 +104,14 @@ def _parts() -> Parts:
     declared = metrics.decode(settings.metrics)
     recorder = _TellingRecorder(
         metrics=declared,
-        log=metrics.declared(declared),
+        nonces=tuple(settings.nonces.split()),
         counters=Counters(aws.dynamodb(), settings.counters_table),
         claims=Claims(aws.dynamodb(), settings.counters_table),
         set_aside=SetAside(aws.s3(), settings.bucket),
         clock=_clock,
         hashing=_hashing(settings) if metrics.needs_hash(declared) else None,
     )
-    return Parts(settings.access_log_group, recorder)
+    return Parts(settings.access_log_group, settings.bucket, recorder)
 
 
 def _hashing(settings: RecordUsageSettings) -> Hashing:
@@ -138,5 +142,6 @@ def _tell(recorded: Recorded, source: Source) -> None:
         billed=recorded.billed,
         unbilled=dict(recorded.unbilled),
         set_aside=recorded.set_aside,
+        partly=recorded.partly,
         refused=recorded.refused,
     )

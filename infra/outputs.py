@@ -71,6 +71,9 @@ class Outputs:
     metrics: str
     """The names of the metrics that have a meter, with commas between."""
 
+    nonces: str
+    """What the access log's lines begin and end with, the stack's own first, with spaces between."""
+
     alarm_topic: str
     """The ARN of the topic that alarms are told to."""
 

@@ -11,6 +11,9 @@ ARCHIVE: Final = "access-log/"
 SET_ASIDE: Final = "set-aside/"
 """Where lines that cannot be counted are kept in the bucket."""
 
+DONE: Final = {"metering": "done"}
+"""The tag of what was set aside and waits for nothing any more."""
+
 FAILED_BATCHES: Final = "aws/lambda/async/"
 """Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
 asynchronous invocations"): ``aws/lambda/async/<function>/YYYY/MM/DD/…``."""

@@ -38,6 +38,7 @@ class _Settings:
 class RecordUsageSettings(_Settings):
     """What ``record_usage`` needs: its table, its bucket, and the metrics as :func:`metrics.encode` writes them.
 
+    ``nonces``, with spaces between them, are those by which it knows the access log's lines.
     Lines of the log group ``access_log_group`` are access-log lines, those of any other are usage lines. Metrics that
     count distinct values also need ``ledger_table``, to see who holds a key, and ``hash_secret``, which names the
     secret of their hashes.
@@ -46,6 +47,7 @@ class RecordUsageSettings(_Settings):
     counters_table: str
     bucket: str
     metrics: str
+    nonces: str
     access_log_group: str
     ledger_table: str = ""
     hash_secret: str = ""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from infra.operate.deployment import Deployment, OperatorError
 from metering.layout import FAILED_BATCHES
-from metering.stores.set_aside import BATCH_PATTERN, Kept, SetAsideLine
+from metering.stores.set_aside import BATCH_PATTERN, Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ShownLine:
-    """One line that was set aside; ``state`` is "set aside", "doubtful" or "counted"."""
+    """One line that was set aside, for ``metrics`` alone if it names any.
+
+    ``state`` is "set aside", "doubtful", "counted" or "dismissed".
+    """
 
     id: str
     state: str
     reason: str
     message: str
+    metrics: tuple[str, ...] = ()
 
 
 _LINES: Final = "lines"
@@ -60,10 +64,14 @@ def entries(deployment: Deployment) -> Iterator[Entry]:
 def lines(deployment: Deployment, batch: str) -> list[ShownLine]:
     """Return the lines that a batch set aside; OperatorError if there are none."""
     kept = _kept(deployment, batch)
-    return [
-        ShownLine(line.id, "counted" if line.id in kept.redriven else state, line.reason, line.message)
-        for state, line in _kept_lines(kept)
-    ]
+    waiting = {one.line.name: one for one in kept.waiting}
+    shown = []
+    for _, line in kept.lines:
+        left = waiting.get(line.name)
+        ended = "dismissed" if line.name in kept.dismissed else "counted"
+        state = ended if left is None else "doubtful" if left.doubtful else "set aside"
+        shown.append(ShownLine(line.id, state, line.reason, line.message, left.metrics if left else line.metrics))
+    return shown
 
 
 def redrive(deployment: Deployment, batch: str, *, doubtful: bool) -> dict[str, Any]:
@@ -102,20 +110,13 @@ def _kept(deployment: Deployment, batch: str) -> Kept:
 
 
 def _entry(batch: str, kept: Kept) -> Entry:
-    waiting = [(state, line) for state, line in _kept_lines(kept) if line.id not in kept.redriven]
     return Entry(
         batch,
         _LINES,
         str(kept.certain.source) if kept.certain else "",
         kept.certain.origin if kept.certain else "",
-        left=len(waiting),
-        doubtful=sum(state == "doubtful" for state, _ in waiting),
+        left=len(kept.waiting),
+        doubtful=sum(waiting.doubtful for waiting in kept.waiting),
         counted=len(kept.redriven),
-        reasons=dict(Counter(line.reason for _, line in waiting)),
+        reasons=dict(Counter(waiting.line.reason for waiting in kept.waiting)),
     )
-
-
-def _kept_lines(kept: Kept) -> Iterator[tuple[str, SetAsideLine]]:
-    for state, batch in (("set aside", kept.certain), ("doubtful", kept.doubtful)):
-        for line in batch.lines if batch else ():
-            yield state, line

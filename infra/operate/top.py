@@ -220,7 +220,7 @@ class Top:
         failed = self.deployment.client("s3").list_objects_v2(
             Bucket=bucket, Prefix=FAILED_BATCHES, MaxKeys=MOST_SET_ASIDE
         )
-        return sum(bool(one.ids - one.redriven) for one in kept) + int(failed.get("KeyCount", 0))
+        return sum(bool(one.waiting) for one in kept) + int(failed.get("KeyCount", 0))
 
     def _learn_holders(self, counted: Counted) -> None:
         self._holdings |= self.deployment.ledger.holders.holdings(counted.keys() - self._holdings.keys())

@@ -22,7 +22,7 @@ from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.portal import Portal
 from infra.stack.storage import Storage
-from metering.model.log_format import AccessLog, Api
+from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.model.price_checks import check as check_plans
@@ -59,6 +59,10 @@ class MeteringStack(cdk.Stack):
     ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers. ``local`` bundles for
     this machine, for the emulator.
 
+    ``nonce`` (default: the GUID of the stack's own id) begins and ends each line of the access log, and no caller may
+    know it; lines with ``former_nonce`` count, too, while stages still write it: give both when a nonce became known,
+    and the former one when the stack was made again.
+
     Raises MetricError for a metric that cannot be counted, PriceError for a plan that cannot be billed, and ValueError
     for any other setting out of bounds.
     """
@@ -81,6 +85,8 @@ class MeteringStack(cdk.Stack):
         stripe_calls: int = 5000,
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
+        nonce: str | None = None,
+        former_nonce: str = "",
         local: bool = False,
         **stack_props: Any,
     ) -> None:
@@ -91,10 +97,16 @@ class MeteringStack(cdk.Stack):
         _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
         _check_posting(stripe_rate, stripe_calls, streamed_from)
         _check_road(road, access_log, archive_days)
+        for name, given in (("nonce", nonce), ("former_nonce", former_nonce)):
+            if given and not re.fullmatch(NONCE_PATTERN, given):
+                raise ValueError(f"{name} must match {NONCE_PATTERN}, got {given!r}")
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
         self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
+        # arn:aws:cloudformation:<region>:<account>:stack/<name>/<GUID>, of this stack, whichever one writes it down.
+        self._nonce = nonce or cdk.Fn.select(2, cdk.Fn.split("/", self.stack_id))
+        self._nonces = f"{self._nonce} {former_nonce}".strip()
         self._storage = Storage(
             self, access_log_retention=access_log_retention, archive_days=archive_days, hashes=needs_hash(metrics)
         )
@@ -169,13 +181,14 @@ class MeteringStack(cdk.Stack):
             "Ingest",
             road=road,
             access_log=self._access_log,
-            access_log_format=self._access_log.format(declared(self._metrics)),
+            access_log_format=self._access_log.format(self._nonce, declared(self._metrics)),
             log_group=self._storage.access_log,
             bucket=self._storage.bucket,
             settings=RecordUsageSettings(
                 counters_table=self._storage.counters.table_name,
                 bucket=self._storage.bucket.bucket_name,
                 metrics=encode(self._metrics),
+                nonces=self._nonces,
                 access_log_group=self._storage.access_log.log_group_name,
                 ledger_table=self._storage.ledger.table_name if secret else "",
                 hash_secret=secret.secret_arn if secret else "",
@@ -314,6 +327,7 @@ class MeteringStack(cdk.Stack):
             stripe_api_base=self._stripe_api_base,
             deployment=self._deployment,
             metrics=",".join(meters(self._metrics)),
+            nonces=self._nonces,
             alarm_topic=self._alarms.topic.topic_arn,
             dashboard=self._dashboard.name,
             delivery_stream=delivery.stream.ref if delivery else None,

@@ -39,6 +39,7 @@ from metering.settings import (
 )
 from tests.benchmarks import beginnings
 from tests.benchmarks.common import parser, report
+from tests.doubles.access_log import NONCE
 
 HANDLERS: Final = (
     "record_usage",
@@ -81,7 +82,7 @@ SETTINGS: Final = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "POWERTOOLS_SERVICE_NAME": "Metering",
     "POWERTOOLS_METRICS_NAMESPACE": "Metering",
-    **RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), "access-log").environment(),
+    **RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log").environment(),
     **ClosePeriodsSettings(**TABLES, post_usage_function="post-usage").environment(),
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
     **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_calls="5000").environment(),
@@ -149,6 +150,7 @@ botocore.session.Session.create_client = look
 import beginnings
 beginnings.{handler}()
 from metering.stores import aws
+from tests.doubles.access_log import NONCE
 files = [(name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items())]
 print(json.dumps([files, made, aws.CONFIG._user_provided_options]))
 """

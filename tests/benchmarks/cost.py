@@ -49,6 +49,7 @@ from metering.stripe.meters import StripeMeters
 from tests.benchmarks import prices
 from tests.benchmarks.common import parser, report
 from tests.benchmarks.units import Units
+from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
 
 KEYS: Final = 200
@@ -143,7 +144,7 @@ class Bench:
 
     def lines(self, count: int) -> list[str]:
         """Return access-log lines of the present hour; five in a hundred are failures."""
-        form = json.loads(AccessLog().format(metrics.declared(METRICS)))
+        form = json.loads(AccessLog().format(NONCE, metrics.declared(METRICS)))
         keys = self.draw.choices(range(KEYS), WEIGHTS, k=count)
         moment = int(time.time() * 1000)
         made = []
@@ -259,7 +260,7 @@ def bench(repeats: int) -> Iterator[Bench]:
 
 
 def _settings(stripe_url: str) -> dict[str, str]:
-    recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), "access-log")
+    recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log")
     closing = ClosePeriodsSettings("counters", "ledger", "post-usage")
     posting = PostUsageSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url, "1000")
     reconciling = ReconcileUsageSettings("counters", "ledger", "Metering", "stripe", stripe_url, "5000")

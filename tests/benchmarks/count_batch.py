@@ -24,6 +24,7 @@ from metering.model.log_format import AccessLog, AccessRecord
 from metering.model.measuring import Tally
 from metering.model.metrics import Count, Metric, Sum
 from tests.benchmarks.common import parser, report
+from tests.doubles.access_log import NONCE
 
 KEYS: Final = 200
 PER_BATCH: Final = 10_000
@@ -43,7 +44,7 @@ def lines(count: int) -> list[str]:
     """Return access-log lines of half an hour, as the format writes them: heavy-tailed keys, 5 % failures."""
     draw = random.Random(1)
     keys = draw.choices(range(KEYS), [1 / (rank + 1) for rank in range(KEYS)], k=count)
-    fields = json.loads(AccessLog().format(metrics.declared(METRICS)))
+    fields = json.loads(AccessLog().format(NONCE, metrics.declared(METRICS)))
     start = int(NOW.timestamp() * 1000) - 1_800_000
     made = []
     for number in range(count):
@@ -108,7 +109,7 @@ def count(batches: Any) -> int:
     declared = metrics.declared(METRICS)
     total = 0
     for batch in batches:
-        reader, tally = Reader(NOW, declared), Tally(METRICS, declared)
+        reader, tally = Reader(NOW, METRICS, (NONCE,)), Tally(METRICS, declared)
         for piece in batch.pieces():
             records = reader.read_at_once(piece.text)
             if records is None:

@@ -120,7 +120,7 @@ def main() -> None:
 def soak(cloud: LocalCloud, seconds: float, *, warm_up_s: float, nothing_s: float) -> dict[str, Any]:
     """Put lines for some seconds, wait for the counters, and return the figures."""
     hour = Hour.containing(datetime.now(UTC))
-    calls = _calls(hour, _declared(cloud), random.Random(1))
+    calls = _calls(hour, cloud.outputs.nonces, _declared(cloud), random.Random(1))
     by_function = _records_per_s_per_core(cloud, calls)
     with _subscriber_that_does_nothing(cloud.emulator) as group:
         by_emulator = _put_for(cloud.emulator, group, calls, nothing_s)
@@ -147,9 +147,9 @@ def soak(cloud: LocalCloud, seconds: float, *, warm_up_s: float, nothing_s: floa
     }
 
 
-def _calls(hour: Hour, declared: Sequence[Metric], draw: random.Random) -> list[Call]:
+def _calls(hour: Hour, nonce: str, declared: Sequence[Metric], draw: random.Random) -> list[Call]:
     """Return calls to be put again and again: the emulator gives each line a new id whenever it is put."""
-    form = json.loads(AccessLog().format(metrics.declared(declared)))
+    form = json.loads(AccessLog().format(nonce, metrics.declared(declared)))
     moment = int(datetime.now(UTC).timestamp() * 1000)
     made = []
     for _ in range(10):
@@ -265,7 +265,7 @@ def _records_per_s_per_core(cloud: LocalCloud, calls: Sequence[Call]) -> int:
     declared = _declared(cloud)
     recorder = Recorder(
         declared,
-        metrics.declared(declared),
+        tuple(cloud.outputs.nonces.split()),
         Counters(dynamodb, "soak"),
         Claims(dynamodb, "soak"),
         cloud.deployment.set_aside,

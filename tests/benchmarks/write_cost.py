@@ -28,6 +28,7 @@ from metering.stores.holders import Holders, Holding
 from metering.stores.set_aside import Kept, SetAside
 from tests.benchmarks.capacity import fresh_counters
 from tests.benchmarks.common import parser, report
+from tests.doubles.access_log import NONCE
 from tests.doubles.dynamodb_local import DynamoDBLocal
 
 KEYS: Final = 200
@@ -67,7 +68,7 @@ class NoHolders(Holders):
 def lines(declared: Sequence[Metric], count: int) -> list[tuple[str, str]]:
     """Return keys and access-log lines of one hour, with heavy-tailed keys and users."""
     draw = random.Random(1)
-    fields = json.loads(AccessLog().format(metrics.declared(declared)))
+    fields = json.loads(AccessLog().format(NONCE, metrics.declared(declared)))
     keys = draw.choices(range(KEYS), [1 / (rank + 1) for rank in range(KEYS)], k=count)
     users = draw.choices(range(USERS), [1 / (rank + 1) for rank in range(USERS)], k=count)
     made = []
@@ -94,7 +95,7 @@ def measure(dynamodb: DynamoDBLocal, declared: Sequence[Metric], requests: int, 
     counters, capacity = fresh_counters(dynamodb)
     recorder = Recorder(
         declared,
-        metrics.declared(declared),
+        (NONCE,),
         counters,
         Claims(counters.client, counters.table),
         NothingAside(None, ""),  # type: ignore[arg-type]

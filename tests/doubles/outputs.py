@@ -3,6 +3,7 @@
 from typing import Any
 
 from infra.outputs import Outputs
+from tests.doubles.access_log import NONCE
 
 
 def outputs(**told: Any) -> Outputs:
@@ -27,6 +28,7 @@ def outputs(**told: Any) -> Outputs:
         "stripe_api_base": "http://127.0.0.1:1",
         "deployment": "Metering",
         "metrics": "requests,bytes",
+        "nonces": NONCE,
         "alarm_topic": "alarms",
         "dashboard": "Metering",
     }

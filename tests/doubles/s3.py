@@ -9,6 +9,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 
+OWNER = "123456789012"
+"""The account of every bucket here."""
+
 
 class NoSuchKey(ClientError):  # noqa: N818  as clients name it
     """There is no such object."""
@@ -32,14 +35,24 @@ class Buckets:
 
     def __init__(self, names: Iterable[str] = ("bucket",), page: int = 1000) -> None:
         self._buckets: dict[str, dict[str, bytes]] = {name: {} for name in names}
+        self._tags: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._page = page
 
     def objects(self, bucket: str = "bucket") -> dict[str, bytes]:
         """Return the objects of a bucket by their keys."""
         return self._of(bucket, "ListObjectsV2")
 
-    def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803  as S3 names them, here and below
-        """Return an object."""
+    def get_object(
+        self,
+        *,
+        Bucket: str,  # noqa: N803  as S3 names them, here and below
+        Key: str,  # noqa: N803
+        ExpectedBucketOwner: str = OWNER,  # noqa: N803
+    ) -> dict[str, Any]:
+        """Return an object, if the bucket is whose it is said to be."""
+        if ExpectedBucketOwner != OWNER:
+            denied: Any = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}
+            raise ClientError(denied, "GetObject")
         objects = self._of(Bucket, "GetObject")
         if Key not in objects:
             said: Any = {"Error": {"Code": "NoSuchKey", "Message": "The specified key does not exist.", "Key": Key}}
@@ -67,7 +80,18 @@ class Buckets:
             raise ClientError(said, "PutObject")
         body = Body.encode() if isinstance(Body, str) else Body
         objects[Key] = body
+        self._tags.pop((Bucket, Key), None)
         return {"ETag": _etag(body)}
+
+    def put_object_tagging(self, *, Bucket: str, Key: str, Tagging: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+        """Tag an object; it loses its tags when it is written anew."""
+        self.get_object(Bucket=Bucket, Key=Key)
+        self._tags[Bucket, Key] = list(Tagging["TagSet"])
+        return {}
+
+    def get_object_tagging(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+        """Return an object's tags."""
+        return {"TagSet": self._tags.get((Bucket, Key), [])}
 
     def delete_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         """Delete an object, whether it is there or not."""

@@ -62,3 +62,15 @@ def flat(resource: Any) -> str:
 def listed(value: Any) -> list[Any]:
     """Return a statement's value, which is not a list where there is only one, as a list."""
     return value if isinstance(value, list) else [value]
+
+
+def joined(value: Any, known: str) -> str:
+    """Return a text of a template, with what is known after the deployment alone as ``known``."""
+    parts = value["Fn::Join"][1] if isinstance(value, dict) else [value]
+    return "".join(part if isinstance(part, str) else known for part in parts)
+
+
+def exports(template: Template) -> list[dict[str, Any]]:
+    """Return what other stacks import, but for the stack's own id, whose GUID is in each line of the access log."""
+    exported = [output for output in template["Outputs"].values() if "Export" in output]
+    return [output for output in exported if output["Value"] != {"Ref": "AWS::StackId"}]

@@ -60,10 +60,15 @@ class Deployed:
         customers = Customers(deployment.ledger, deployment.counters)
         customers.add(Entry(name, name, stripe_customer, keys), now=datetime.now(UTC))
 
+    @property
+    def nonce(self) -> str:
+        """What a line begins and ends with."""
+        return self.cloud.outputs.nonces
+
     def access_line(self, key: str) -> str:
         """Return the line of one good request of a key, in the closed hour."""
         self.lines += 1
-        line = json.loads(AccessLog().format(declared(METRICS))) | {
+        line = json.loads(AccessLog().format(self.nonce, declared(METRICS))) | {
             "request_id": f"r{self.lines}=",
             "time": str(int(self.hour.start.timestamp() * 1000) + self.lines),
             "key": key,

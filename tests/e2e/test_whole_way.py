@@ -51,7 +51,7 @@ def test_the_deployed_stage_carries_our_format(deployed: Deployed) -> None:
     sample = deployed.cloud.sample
     stage = apigateway.get_stage(restApiId=sample["ApiId"], stageName=sample["StageName"])
     apigateway.close()
-    assert stage["accessLogSettings"]["format"] == AccessLog().format(declared(METRICS))
+    assert stage["accessLogSettings"]["format"] == AccessLog().format(deployed.cloud.outputs.nonces, declared(METRICS))
 
 
 def test_a_redelivered_payload_counts_once(deployed: Deployed) -> None:
@@ -69,7 +69,7 @@ def test_a_crash_between_two_writes_is_made_good_by_the_redelivery(deployed: Dep
     dying = Dying(deployment.counters.client, Life(2))
     recorder = Recorder(
         metrics=METRICS,
-        log=declared(METRICS),
+        nonces=tuple(deployed.cloud.outputs.nonces.split()),
         counters=Counters(cast("Any", dying), deployment.counters.table),
         claims=deployment.uniques.claims,
         set_aside=deployment.set_aside,

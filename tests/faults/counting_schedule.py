@@ -1,6 +1,5 @@
 """Schedules of counting: batches, who delivers them how often, what goes wrong meanwhile, and the straight count."""
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from metering.model.batches import EventBatch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, Unique
 from metering.model.periods import Hour
 from metering.stores.counters import SLOTS
+from tests.doubles.access_log import line_of
 from tests.faults.fates import Fate
 from tests.faults.stage import CALM, UNHURT, Death, Run, Weather, skewed
 
@@ -172,7 +172,6 @@ def _line(  # noqa: PLR0913, PLR0917 - what a line is drawn from
     length = chance.choice(("-", "0", "1", "1000", str(10**12)))
     first, last = _milliseconds(hour.start), min(_milliseconds(hour.end), _milliseconds(start) + 1) - 1
     record = {
-        "metering": "1",
         "request_id": name,
         "time": str(chance.choice((first, last, chance.randint(first, last)))),
         "key": key,
@@ -186,13 +185,13 @@ def _line(  # noqa: PLR0913, PLR0917 - what a line is drawn from
     }
     if chance.random() < 0.08:
         broken = chance.choice(({"status": "x"}, {"key": "a b"}, {"time": "1"}, {"response_length": str(10**39)}, None))
-        message = json.dumps(record | broken) if broken else "no JSON, from " + name
+        message = line_of(record | broken) if broken else "no JSON, from " + name
         return Line(Event(name, message), None, {}, bad=True)
     amounts: dict[str, int] = {}
     if key != "-" and status[0] in "23":
         amounts = {"requests": 1} | ({"writes": 1} if method == "POST" else {})
         amounts |= {"bytes": int(length)} if length not in ("-", "0") else {}
-    return Line(Event(name, json.dumps(record)), (hour, key), amounts, user if amounts and user != "-" else "")
+    return Line(Event(name, line_of(record)), (hour, key), amounts, user if amounts and user != "-" else "")
 
 
 def _runs(chance: random.Random, batches: int, *, narrow: bool) -> list[Run]:

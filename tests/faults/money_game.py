@@ -29,7 +29,7 @@ from metering.counting.recording import Recorder
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.batches import Batch, Source, batch_of
-from metering.model.metrics import Count, Metric, Sum, declared
+from metering.model.metrics import Count, Metric, Sum
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import source_of_customer
 from metering.model.usage_row import FLIGHT_TIME
@@ -42,6 +42,7 @@ from metering.stripe import client as stripe_client
 from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.webhooks import Webhooks
+from tests.doubles.access_log import NONCE, line_of
 from tests.doubles.clock import Clock
 from tests.doubles.s3 import Buckets
 from tests.faults.fates import TableClient
@@ -269,7 +270,7 @@ class Game:
     def _deliver(self, task: Deliver, process: Process, parts: Parts) -> None:
         self.begun.add(task.batch)
         set_aside = SetAside(cast("Any", self.bucket), "bucket")
-        recorder = Recorder(DECLARED, declared(DECLARED), parts.counters, parts.claims, set_aside, process.clock)
+        recorder = Recorder(DECLARED, (NONCE,), parts.counters, parts.claims, set_aside, process.clock)
         recorded = recorder.record(self._batch(task.batch))
         if recorded.set_aside or recorded.unbilled:
             self.wrong.append(f"batch {task.batch} was not counted whole: {recorded}")
@@ -277,9 +278,8 @@ class Game:
 
     def _batch(self, number: int) -> Batch:
         lines = [
-            json.dumps(
+            line_of(
                 {
-                    "metering": "1",
                     "request_id": f"{number}-{n}",
                     "time": str(int(line.hour.start.timestamp() * 1000) + n),
                     "key": line.key,

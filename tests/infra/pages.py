@@ -40,6 +40,9 @@ SETTINGS: Final = {
     "in a call. Once set, leave it: an hour's totals should not take two ways",
     "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
     'browsers: `["https://app.example.com"]`',
+    "nonce": "begins and ends each line of the access log, where no caller sees it; by default the GUID of the stack's "
+    "own id. Give another if it became known",
+    "former_nonce": "lines with this nonce count, too: the one of before, until every stage writes the new one",
     "local": "bundle the functions for this machine, for the emulator",
 }
 """What a setting of the stack is for."""

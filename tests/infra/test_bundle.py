@@ -12,7 +12,7 @@ import pytest
 from infra.stack.bundle import ROOT, build
 
 BOTH = {"metering", "aws_lambda_powertools", "jmespath", "msgspec", "typing_extensions.py"}
-CHECKS = {"jwt", "pydantic", "pydantic_core", "annotated_types", "typing_inspection"}
+CHECKS = {"jwt", "pydantic", "pydantic_core", "annotated_types", "typing_inspection", "mimeparse.py"}
 STRIPE = {"stripe", "requests", "certifi", "charset_normalizer", "idna", "urllib3"}
 
 

@@ -13,7 +13,8 @@ from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Count
-from tests.doubles.template import Template, flat, of_type, properties
+from tests.doubles.access_log import NONCE
+from tests.doubles.template import Template, flat, joined, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 
@@ -23,7 +24,7 @@ def test_the_stage_writes_to_the_stream(firehose: dict[str, Template]) -> None:
     (stage,) = of_type(firehose["SampleApi"], "AWS::ApiGateway::Stage").values()
     setting = stage["Properties"]["AccessLogSetting"]
     assert "IngestDeliveryStream" in str(setting["DestinationArn"])
-    assert '"authorizer.messages":"$context.authorizer.messages"' in setting["Format"]
+    assert '"authorizer.messages":"$context.authorizer.messages"' in joined(setting["Format"], NONCE)
     stream = properties(firehose["Metering"], "IngestDeliveryStream")
     assert stream["DeliveryStreamName"] == "amazon-apigateway-metering-access-log"
 

@@ -15,7 +15,8 @@ from infra.stack.examples import http_api, usage_lines
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
 from metering.model.usage_lines import Report, UsageLineReader
-from tests.doubles.template import Template, flat, of_type, properties
+from tests.doubles.access_log import NONCE
+from tests.doubles.template import Template, exports, flat, joined, of_type, properties
 
 EXAMPLES = Path(http_api.__file__).parent
 FILES = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "__init__.py")
@@ -72,16 +73,16 @@ def _template(assembly: CloudAssembly, stack: str) -> Template:
 def test_the_http_stage_writes_the_format_that_the_reader_reads(http: CloudAssembly) -> None:
     """Who is billed is the token's subject; the metrics' fields are those of an HTTP API."""
     (stage,) = of_type(_template(http, "ItemsApi"), "AWS::ApiGatewayV2::Stage").values()
-    written = stage["Properties"]["AccessLogSettings"]["Format"]
+    written = joined(stage["Properties"]["AccessLogSettings"]["Format"], NONCE)
     assert '"key":"$context.authorizer.claims.sub"' in written
     log = AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")
-    assert written == log.format(declared(http_api.METRICS))
+    assert written == log.format(NONCE, declared(http_api.METRICS))
 
 
 def test_the_http_stage_writes_into_the_metered_log(http: CloudAssembly) -> None:
     """The metering stack exports its access log to the API's, and record_usage subscribes to it."""
     metering = _template(http, "Metering")
-    (exported,) = [output for output in metering["Outputs"].values() if "Export" in output]
+    (exported,) = exports(metering)
     assert flat(exported["Value"]) == "AccessLog"
     (stage,) = of_type(_template(http, "ItemsApi"), "AWS::ApiGatewayV2::Stage").values()
     assert exported["Export"]["Name"] in str(stage["Properties"]["AccessLogSettings"]["DestinationArn"])

@@ -49,6 +49,7 @@ def test_record_usage_knows_tables_bucket_metrics_and_secret(template: Template)
     environment = properties(template, "IngestRecordUsage")["Environment"]["Variables"]
     assert environment == {
         "METRICS": encode(METRICS),
+        "NONCES": {"Fn::Select": [2, {"Fn::Split": ["/", {"Ref": "AWS::StackId"}]}]},
         "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
         "LEDGER_TABLE": {"Ref": "LedgerB7379752"},
         "BUCKET": {"Ref": "Bucket83908E77"},

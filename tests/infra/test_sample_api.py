@@ -9,18 +9,38 @@ from app import METRICS
 from infra.stack.sample_api import AUTHORIZER, BACKEND
 from metering.model.log_format import AccessLog
 from metering.model.metrics import declared
-from tests.doubles.template import Template, of_type
+from tests.doubles.access_log import NONCE
+from tests.doubles.template import Template, exports, joined, of_type
 
 
 def test_the_stage_writes_the_format_that_the_reader_reads(sample: Template) -> None:
     """Writer and reader come from one definition."""
     (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
-    assert stage["Properties"]["AccessLogSetting"]["Format"] == AccessLog().format(declared(METRICS))
+    written = joined(stage["Properties"]["AccessLogSetting"]["Format"], NONCE)
+    assert written == AccessLog().format(NONCE, declared(METRICS))
+
+
+def test_the_lines_hold_the_guid_of_the_metering_stack(template: Template, sample: Template) -> None:
+    """I7: of the stack that counts, whichever one writes it down; no caller ever sees it."""
+    (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
+    _, parts = stage["Properties"]["AccessLogSetting"]["Format"]["Fn::Join"]
+    guids = [part for part in parts if not isinstance(part, str)]
+    name = guids[0]["Fn::Select"][1]["Fn::Split"][1]["Fn::ImportValue"]
+    assert guids == [{"Fn::Select": [2, {"Fn::Split": ["/", {"Fn::ImportValue": name}]}]}] * 2
+    (exported,) = [output for output in template["Outputs"].values() if output.get("Export", {}).get("Name") == name]
+    assert exported["Value"] == {"Ref": "AWS::StackId"}
+    (function,) = [
+        resource
+        for resource in of_type(template, "AWS::Lambda::Function").values()
+        if "NONCES" in resource["Properties"].get("Environment", {}).get("Variables", {})
+    ]
+    nonces = function["Properties"]["Environment"]["Variables"]["NONCES"]
+    assert nonces == {"Fn::Select": [2, {"Fn::Split": ["/", {"Ref": "AWS::StackId"}]}]}
 
 
 def test_the_stage_writes_into_the_metered_log(template: Template, sample: Template) -> None:
     """The metering stack exports its access log to the sample, and nothing else."""
-    (exported,) = [output for output in template["Outputs"].values() if "Export" in output]
+    (exported,) = exports(template)
     assert exported["Value"] == {"Ref": "AccessLogD598EBE9"}
     (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
     assert exported["Export"]["Name"] in str(stage["Properties"]["AccessLogSetting"]["DestinationArn"])

@@ -10,7 +10,8 @@ import pytest
 from infra.stack import SampleHttpApi
 from infra.stack.sample_http_api import BACKEND
 from metering.model.metrics import declared
-from tests.doubles.template import Template, of_type
+from tests.doubles.access_log import NONCE
+from tests.doubles.template import Template, exports, joined, of_type
 
 
 def test_either_sample_is_deployed_alone(http: Mapping[str, Template], templates: Mapping[str, Template]) -> None:
@@ -23,10 +24,11 @@ def test_the_stage_writes_the_format_that_the_reader_reads(http: Mapping[str, Te
     """Who is billed is the token's subject; the route's key stands for the resource."""
     (stage,) = of_type(http["SampleHttpApi"], "AWS::ApiGatewayV2::Stage").values()
     settings = stage["Properties"]["AccessLogSettings"]
-    assert settings["Format"] == SampleHttpApi.ACCESS_LOG.format(declared(SampleHttpApi.METRICS))
-    assert '"key":"$context.authorizer.claims.sub"' in settings["Format"]
-    assert '"resource":"$context.routeKey"' in settings["Format"]
-    (exported,) = [output for output in http["Metering"]["Outputs"].values() if "Export" in output]
+    written = joined(settings["Format"], NONCE)
+    assert written == SampleHttpApi.ACCESS_LOG.format(NONCE, declared(SampleHttpApi.METRICS))
+    assert '"key":"$context.authorizer.claims.sub"' in written
+    assert '"resource":"$context.routeKey"' in written
+    (exported,) = exports(http["Metering"])
     assert exported["Export"]["Name"] in str(settings["DestinationArn"])
 
 

@@ -14,7 +14,8 @@ from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, MetricError, Sum
-from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
+from tests.doubles.access_log import NONCE
+from tests.doubles.template import DEPLOYMENT, Template, flat, joined, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 
@@ -38,6 +39,7 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
         "StripeApiBase",
         "Deployment",
         "Metrics",
+        "Nonces",
         "AlarmTopic",
         *(["Dashboard"] if "Dashboard" in template["Outputs"] else []),
         "PortalUrl",
@@ -152,7 +154,7 @@ def test_a_rest_api_in_the_same_stack_takes_metering(stack: MakeStack) -> None:
     )
     apigateway.RestApi(metering, "Api", deploy_options=options).root.add_method("GET")
     (stage,) = of_type(_template(metering), "AWS::ApiGateway::Stage").values()
-    assert stage["Properties"]["AccessLogSetting"]["Format"] == AccessLog().format()
+    assert joined(stage["Properties"]["AccessLogSetting"]["Format"], NONCE) == AccessLog().format(NONCE)
 
 
 def test_an_http_api_takes_metering(stack: MakeStack) -> None:
@@ -163,8 +165,8 @@ def test_an_http_api_takes_metering(stack: MakeStack) -> None:
     apigatewayv2.HttpStage(metering, "Stage", http_api=api, access_log_settings=metering.access_log_settings)
     stages = of_type(_template(metering), "AWS::ApiGatewayV2::Stage").values()
     (written,) = [found for stage in stages if (found := stage["Properties"].get("AccessLogSettings"))]
-    assert written["Format"] == access_log.format()
-    assert "$context.authorizer.claims.sub" in written["Format"]
+    assert joined(written["Format"], NONCE) == access_log.format(NONCE)
+    assert "$context.authorizer.claims.sub" in joined(written["Format"], NONCE)
     assert "AccessLogD598EBE9" in str(written["DestinationArn"])
 
 

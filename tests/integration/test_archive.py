@@ -1,7 +1,7 @@
 """The archive: each line of an object counts once, however often, under whatever name and in how many runs it comes."""
 
 import gzip
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -16,13 +16,14 @@ from metering.counting.recording import Recorded
 from metering.counting.redriving import redrive
 from metering.model.batches import Batch
 from metering.stores.counters import Counters
+from metering.stores.objects import Bucket
 from tests.integration.world import HOUR, World
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 1000 bytes, which are five lines, and few partitions, each of which is a call to moto."""
-    monkeypatch.setattr(payloads, "CHUNK", 1000)
+    """Chunks of 1500 bytes, which are five lines, and few partitions, each of which is a call to moto."""
+    monkeypatch.setattr(payloads, "CHUNK", 1500)
     for name in ("marks.PARTITIONS", "rows.SHARDS"):
         monkeypatch.setattr(f"metering.stores.{name}", 2)
 
@@ -45,7 +46,7 @@ class Watching:
         return self.world.recorder().record(batch)
 
 
-def put(content: bytes, name: str = "archive/2026/11/22/05/one.gz") -> ArchiveObject:
+def put(content: bytes, name: str = "access-log/2026/11/22/05/one.gz") -> ArchiveObject:
     """Put an object, and return it as S3 tells of it."""
     found = boto3.client("s3").put_object(Bucket="bucket", Key=name, Body=content)
     return ArchiveObject("bucket", name, found["ETag"].strip('"'))
@@ -55,7 +56,7 @@ def archive(world: World, recorder: Watching | None = None, moments: Iterable[da
     """Return what records objects; its clock tells some moments and then stands still, its time is over in an hour."""
     ticking = iter(moments)
     return Archive(
-        cast("Any", boto3.client("s3")),
+        Bucket(cast("Any", boto3.client("s3")), "bucket", "123456789012"),
         cast("Any", recorder or Watching(world)),
         lambda: next(ticking, world.now),
         world.now + timedelta(hours=1),
@@ -101,14 +102,14 @@ def test_the_same_content_under_another_name_counts_once(world: World) -> None:
     content = lines(world)
     packed = gzip.compress(content[:500]) + gzip.compress(content[500:])
     for number, body in enumerate((gzip.compress(content), content, packed)):
-        archive(world).record(put(body, f"archive/{number}"))
+        archive(world).record(put(body, f"access-log/{number}"))
     assert requests(world) == 20
 
 
 def test_an_object_without_a_line_counts_nothing(world: World) -> None:
     """Blank lines are nobody's."""
     for number, body in enumerate((b"", b"\n\n", gzip.compress(b""))):
-        assert archive(world).record(put(body, f"archive/{number}")).read == 0
+        assert archive(world).record(put(body, f"access-log/{number}")).read == 0
 
 
 def test_a_line_that_is_no_utf_8_is_set_aside_and_its_neighbours_count(world: World) -> None:
@@ -116,11 +117,11 @@ def test_a_line_that_is_no_utf_8_is_set_aside_and_its_neighbours_count(world: Wo
     watching = Watching(world)
     content = [world.line(), world.line().replace("/items", "/\udcff"), world.line()]
     body = "\n".join(content).encode(errors="surrogateescape")
-    recorded = archive(world, watching).record(put(body, "archive/bad"))
+    recorded = archive(world, watching).record(put(body, "access-log/bad"))
     assert (recorded.billed, recorded.set_aside) == (2, 1)
     kept = world.set_aside.of(watching.recorded[0].hex()).certain
     assert kept is not None
-    assert kept.origin == "s3://bucket/archive/bad"
+    assert kept.origin == "s3://bucket/access-log/bad"
     ((name, message),) = [(line.id, line.message) for line in kept.lines]
     assert (name, "/\\xff" in message) == ("1", True)
 
@@ -130,7 +131,7 @@ def test_a_line_longer_than_two_chunks_is_set_aside_in_pieces_and_its_neighbours
     watching = Watching(world)
     body = b"\n".join([world.line().encode(), b"x" * 5000, world.line().encode()])
     recorded = archive(world, watching).record(put(body))
-    assert (recorded.billed, recorded.set_aside) == (2, 3)
+    assert (recorded.billed, recorded.set_aside) == (2, 2)
     kept = [world.set_aside.of(token.hex()).certain for token in watching.recorded]
     assert sum(len(line.message) for batch in kept if batch for line in batch.lines) == 5000
 
@@ -204,3 +205,34 @@ def test_what_an_object_set_aside_is_redriven_once(world: World) -> None:
         redrive(world.recorder(), {"batch": token.hex()})
     archive(world).record(found)
     assert requests(world) == 20
+
+
+@pytest.mark.parametrize("where", [("strangers-bucket", "access-log/a.gz"), ("bucket", "set-aside/a.json")])
+def test_what_is_not_where_firehose_writes_is_read_by_nobody(world: World, where: tuple[str, str]) -> None:
+    """I7: whoever has a bucket in the account can tell the queue of it, and let its lines bill anybody."""
+    bucket, name = where
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket=bucket)
+    s3.put_object(Bucket=bucket, Key=name, Body=lines(world))
+    with pytest.raises(PayloadError, match=f"wanted an object of s3://bucket/access-log/, got s3://{bucket}/{name}"):
+        archive(world).record(ArchiveObject(bucket, name, "1"))
+    assert requests(world) == 0
+
+
+@pytest.mark.parametrize(
+    ("joined", "count"),
+    [
+        (lambda found: b"\xef\xbb\xbf" + b"\n".join(found), 20),
+        (b"".join, 20),
+        (b",".join, 20),
+        (b",\r\n".join, 20),
+        (lambda found: gzip.compress(b"\n".join(found)) + bytes(2000), 20),
+        (lambda found: gzip.compress(found[0]) + bytes(500) + gzip.compress(b"\n" + found[1]) + bytes(9), 2),
+    ],
+)
+def test_an_object_that_something_joined_is_read_all_the_same(
+    world: World, joined: Callable[[list[bytes]], bytes], count: int
+) -> None:
+    """I1: a byte order mark, records without line ends or with commas, blocks filled up with zeros."""
+    recorded = archive(world).record(put(joined(lines(world).splitlines())))
+    assert (recorded.billed, recorded.set_aside, requests(world)) == (count, 0, count)

@@ -34,6 +34,7 @@ from metering.stores import aws as clients
 from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
 from metering.stripe import client as stripe_client
+from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
 from tests.doubles.template import of_type
 from tests.integration.billing import FINALISED, Billing, due
@@ -728,7 +729,7 @@ def _overwrite_at_stripe(stripe_customer: str, value: int, world: World) -> None
 def counting(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The processes of record_usage and check_completeness, which have just begun."""
     for settings in (
-        RecordUsageSettings("counters", "bucket", encode(world.metrics), ACCESS_LOG_GROUP),
+        RecordUsageSettings("counters", "bucket", encode(world.metrics), NONCE, ACCESS_LOG_GROUP),
         CheckCompletenessSettings(
             "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
         ),

@@ -19,6 +19,7 @@ from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
 from metering.stores import aws as clients
+from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
 from tests.integration.lambdas import Clock
 from tests.integration.world import ACCESS_LOG_GROUP, World, envelope
@@ -178,7 +179,7 @@ def test_record_usage_tells_lines_without_usage_lines_and_without_what_came_agai
 ) -> None:
     """I2: what is compared with the log group is one line of it each."""
     declared = (Count(name="requests"), Sum(name="jobs", of=USAGE_LINES))
-    made = RecordUsageSettings("counters", "bucket", encode_metrics(declared), ACCESS_LOG_GROUP)
+    made = RecordUsageSettings("counters", "bucket", encode_metrics(declared), NONCE, ACCESS_LOG_GROUP)
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
     lines = [world.line(time=str(int((NOW - timedelta(minutes=1)).timestamp() * 1000))) for _ in range(3)]

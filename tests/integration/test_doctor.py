@@ -28,6 +28,7 @@ from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
 from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings
+from tests.doubles.access_log import NONCE
 from tests.doubles.outputs import outputs
 from tests.integration.operator_commands import Operator
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World
@@ -245,7 +246,7 @@ def _deploy(ward: Ward, rest: Any) -> None:
         boto3.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=50)
     ward.set_log(
         destinationArn=f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}",
-        format=AccessLog().format(declared(METRICS)),
+        format=AccessLog().format(NONCE, declared(METRICS)),
     )
     limits = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
     since = ward.world.now - timedelta(days=3)
@@ -399,7 +400,7 @@ def test_a_stack_of_another_version_is_told(ward: Ward) -> None:
 
 def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> None:
     """Field by field; in another order it would be read all the same, but not at once."""
-    good = json.loads(AccessLog().format(declared(METRICS)))
+    good = json.loads(AccessLog().format(NONCE, declared(METRICS)))
     other = {name: value for name, value in good.items() if name != "status"} | {"path": "$context.path", "time": "1"}
     for text, said in {
         json.dumps(other): "it lacks status; it has also path; it has otherwise time",
@@ -415,7 +416,7 @@ def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> 
 
 def test_the_caller_that_the_stack_declares_is_our_format(ward: Ward) -> None:
     """It is said whom the stage bills; another caller is another format."""
-    ward.set_log(format=AccessLog(caller="authorizer.tenant").format(declared(METRICS)))
+    ward.set_log(format=AccessLog(caller="authorizer.tenant").format(NONCE, declared(METRICS)))
     assert ward.of("stages")[0][:2] == (
         "broken",
         "the stage v1 of items writes another format than ours: it has otherwise key",
@@ -431,7 +432,7 @@ def test_an_http_apis_stages_are_compared_too(ward: Ward) -> None:
     ids = {name: http.create_api(Name=name, ProtocolType="HTTP")["ApiId"] for name in ("orders", "returns")}
     destination = f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}:*"
     for name, written in {"orders": ward.log, "returns": AccessLog()}.items():
-        log = {"DestinationArn": destination, "Format": written.format(declared(METRICS))}
+        log = {"DestinationArn": destination, "Format": written.format(NONCE, declared(METRICS))}
         http.create_stage(ApiId=ids[name], StageName="$default", AccessLogSettings=log)
     ward.compare_with(*(Stage(Api.HTTP, api, "$default") for api in ids.values()))
     found = ward.of("stages")

@@ -18,6 +18,7 @@ from metering.model.log_format import AccessLog
 from metering.model.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.settings import RecordUsageSettings, SettingsError
 from metering.stores import aws as clients
+from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context, event
 from tests.integration.lambdas import Clock, said
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope
@@ -49,7 +50,11 @@ def log(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """The log of a process that has just begun, with its settings and its clock."""
     del world
     settings = RecordUsageSettings(
-        counters_table="counters", bucket="bucket", metrics=encode(METRICS), access_log_group=ACCESS_LOG_GROUP
+        counters_table="counters",
+        bucket="bucket",
+        metrics=encode(METRICS),
+        nonces=NONCE,
+        access_log_group=ACCESS_LOG_GROUP,
     )
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
@@ -61,6 +66,12 @@ def log(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     forget()
     yield written
     forget()
+
+
+def twice(sent: dict[str, Any]) -> dict[str, Any]:
+    """Return an event whose gzip holds everything twice, in two members."""
+    packed_twice = base64.b64decode(sent["awslogs"]["data"]) * 2
+    return {"awslogs": {"data": base64.b64encode(packed_twice).decode()}}
 
 
 def everything_stored() -> list[Any]:
@@ -80,7 +91,7 @@ def test_the_envelopes_hold_the_readable_messages(name: str) -> None:
 
 def test_the_data_message_holds_lines_of_our_format() -> None:
     """What the stage's format would write, field by field."""
-    fields = json.loads(AccessLog().format()).keys()
+    fields = json.loads(AccessLog().format(NONCE)).keys()
     lines = [json.loads(log["message"]) for log in event("data_message_decoded")["logEvents"]]
     assert [list(line) for line in lines] == [list(fields)] * 4
 
@@ -113,6 +124,7 @@ def test_a_control_message_is_ignored(capsys: pytest.CaptureFixture[str]) -> Non
 
 TRUNCATED = {"awslogs": {"data": base64.b64encode(gzip.compress(b'{"messageType": "DATA_MESSAGE"}')[:-12]).decode()}}
 SHAPE = "awslogs.data must hold a subscription payload of CloudWatch Logs: "
+OTHER = "wanted messages of SQS, got records of "
 PACKING = "awslogs.data must be base64 of gzipped JSON, got something else: "
 OUTER = 'wanted {"awslogs": {"data": "..."}}, {"Records": [...]} of SQS or {"redrive": {...}}, got '
 
@@ -132,7 +144,14 @@ OUTER = 'wanted {"awslogs": {"data": "..."}}, {"Records": [...]} of SQS or {"red
         ({"awslogs": {}}, OUTER + "an object with the fields ['awslogs']"),
         ({"awslogs": {"data": 7}}, OUTER + "an object with the fields ['awslogs']"),
         ({"awslogs": {"data": ["x"]}}, OUTER + "an object with the fields ['awslogs']"),
-        ({"awslogs": {"data": ""}}, PACKING),
+        ({"Records": [{"eventSource": "aws:kinesis", "kinesis": {"data": "H4s="}}]}, OTHER + "'aws:kinesis'"),
+        ({"Records": [{"eventSource": "aws:s3", "s3": {}}]}, OTHER + "'aws:s3'"),
+        ({"Records": [{"EventSource": "aws:sns", "Sns": {}}]}, OUTER + "an object with the fields ['Records']"),
+        ({"Records": [7]}, OUTER + "an object with the fields ['Records']"),
+        ({"invocationId": "1", "records": []}, OUTER + "an object with the fields ['invocationId', 'records']"),
+        ({"awslogs": {"data": ""}}, SHAPE + "Input data was truncated"),
+        (packed(json.dumps(event("data_message_decoded")).encode() * 2), SHAPE + "JSON is malformed: trailing"),
+        (twice(packed(json.dumps(event("data_message_decoded")).encode())), SHAPE + "JSON is malformed: trailing"),
         ({"awslogs": {"data": "no base64!"}}, PACKING),
         ({"awslogs": {"data": "größe"}}, PACKING),
         ({"awslogs": {"data": "abcde"}}, PACKING),
@@ -263,7 +282,7 @@ def test_record_usage_logs_numbers_and_no_line(
 
 # --- record_usage: objects and redriving ------------------------------------------------------------------------------
 
-DECODED_KEY = "archive/2026/11/22/05/amazon-apigateway-metering-1-2026-11-22-05-34-11-a b+cé.gz"
+DECODED_KEY = "access-log/2026/11/22/05/amazon-apigateway-metering-1-2026-11-22-05-34-11-a b+cé.gz"
 
 
 def put_archived(*lines: str, name: str = DECODED_KEY) -> None:
@@ -304,9 +323,11 @@ def test_a_message_that_comes_again_counts_once(world: World) -> None:
 
 def test_a_message_that_fails_is_delivered_again_alone(world: World, log: io.StringIO) -> None:
     """I1, I6: a broken object, one that is gone and a body of another form keep no other from being counted."""
-    put_archived(world.line(), name="archive/good")
-    boto3.client("s3").put_object(Bucket="bucket", Key="archive/broken", Body=gzip.compress(b"x" * 1000)[:-8])
-    sent = queued(told("archive/broken"), told("archive/good"), told("archive/gone"), "k3yvalue: no notification")
+    put_archived(world.line(), name="access-log/good")
+    boto3.client("s3").put_object(Bucket="bucket", Key="access-log/broken", Body=gzip.compress(b"x" * 1000)[:-8])
+    sent = queued(
+        told("access-log/broken"), told("access-log/good"), told("access-log/gone"), "k3yvalue: no notification"
+    )
     answer = record_usage.handler(sent, context())
     assert answer == {"batchItemFailures": [{"itemIdentifier": name} for name in ("m0", "m2", "m3")]}
     assert world.counted()["key1"]["requests"] == 1
@@ -315,7 +336,7 @@ def test_a_message_that_fails_is_delivered_again_alone(world: World, log: io.Str
 
 def test_messages_that_all_fail_are_all_delivered_again() -> None:
     """I1: each by itself; what cannot be read at all ends in the dead-letter queue."""
-    answer = record_usage.handler(queued("no notification", told("archive/gone")), context())
+    answer = record_usage.handler(queued("no notification", told("access-log/gone")), context())
     assert answer == {"batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]}
 
 
@@ -334,8 +355,8 @@ def test_a_message_without_a_record_is_a_success() -> None:
 def test_a_run_without_time_gives_its_message_back(world: World) -> None:
     """I1: no chunk is begun that might not be ended; the next run has the time."""
     put_archived(world.line())
-    put_archived(world.line(), name="archive/other")
-    sent = {"Records": [*event("sqs_message")["Records"], *queued(told("archive/other"))["Records"]]}
+    put_archived(world.line(), name="access-log/other")
+    sent = {"Records": [*event("sqs_message")["Records"], *queued(told("access-log/other"))["Records"]]}
     answer = record_usage.handler(sent, context(milliseconds=59_000))
     assert [failed["itemIdentifier"] for failed in answer["batchItemFailures"]] == [
         message_["messageId"] for message_ in sent["Records"]

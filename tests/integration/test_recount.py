@@ -320,8 +320,6 @@ def random_line(chance: random.Random, world: World, hour: Hour) -> str:
             "authorizer.user": pick(["-", "ann", "bob", "eve", "x" * 257]),
         },
     )
-    fields = json.loads(line)
-    line = json.dumps({**fields, "metering": f"1:{len(fields)}"}, separators=(",", ":"))  # as API Gateway writes it
     forged = line.replace('"status":', '"key":"key1","status":')
     return pick([line] * 30 + [line[:-1], line.replace('"GET"', '"GE\\"T"'), forged, "null"])
 

@@ -61,7 +61,7 @@ def shown(world: World, *, split: bool) -> list[dict[str, Any]]:
 
 
 def test_units_that_calls_carry_reach_stripe(world: World) -> None:
-    """I1, I2, I4: a call with an unreadable number is set aside, and its neighbours count once."""
+    """I1, I2, I4: an unreadable number is set aside for its metric, and all else of its call counts once."""
     world.bill(Count(name="requests"), Sum(name="messages", of=MESSAGES))
     world.customer("acme", "key1", "key2", stripe_customer="cus_acme")
     lines = [
@@ -74,7 +74,7 @@ def test_units_that_calls_carry_reach_stripe(world: World) -> None:
     world.record(*lines)
     world.after_grace()
     world.run()
-    assert (world.at_stripe("cus_acme"), world.at_stripe("cus_acme", "messages")) == (3, 107)
+    assert (world.at_stripe("cus_acme"), world.at_stripe("cus_acme", "messages")) == (4, 107)
 
 
 # --- usage lines ------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_malformed_usage_line_is_set_aside_and_its_neighbours_count(world: Wor
     recorded = world.report(*lines)
     assert (recorded.read, recorded.billed, recorded.set_aside) == (4, 1, 3)
     assert world.counted() == {"@acme": {"tokens": 5}}
-    token = batch_of(event_ids(lines), lines, Source.USAGE_LINES, "").token.hex()
+    token = batch_of(event_ids(lines), lines, Source.USAGE_LINES, "application stream").token.hex()
     kept = world.set_aside.of(token).certain
     assert kept is not None
     assert (kept.source, [line.message for line in kept.lines]) == (Source.USAGE_LINES, lines[1:4])

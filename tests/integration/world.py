@@ -19,7 +19,7 @@ from metering.billing.sending import Posted
 from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.layout import SHARDS
 from metering.model.batches import Batch, Source, batch_of
-from metering.model.metrics import Count, Metric, Sum, declared, meters, needs_hash
+from metering.model.metrics import Count, Metric, Sum, meters, needs_hash
 from metering.model.periods import Hour
 from metering.model.subjects import Subject
 from metering.stores.attribution import Uniques
@@ -32,6 +32,7 @@ from metering.stores.switch import PostingSwitch
 from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
+from tests.doubles.access_log import NONCE, line_of
 from tests.doubles.clock import Clock
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
@@ -79,9 +80,8 @@ class World:
     def line(self, **changes: str) -> str:
         """Return a good access-log line of this moment, with some fields changed."""
         self.ids += 1
-        return json.dumps(
+        return line_of(
             {
-                "metering": "1",
                 "request_id": f"request-{self.ids}=",
                 "time": str(int((HOUR.start + timedelta(minutes=29)).timestamp() * 1000)),
                 "key": "key1",
@@ -103,7 +103,7 @@ class World:
         """Return what record_usage uses."""
         return Recorder(
             self.metrics,
-            declared(self.metrics),
+            (NONCE,),
             counters or self.counters,
             self.claims,
             self.set_aside,

@@ -13,6 +13,7 @@ from metering.model.log_format import AccessRecord, Declared
 from metering.model.measuring import Tally, Usage, measure
 from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared
 from metering.model.periods import Hour
+from tests.doubles.access_log import NONCE
 
 HOUR = Hour.parse("2026-11-22T05")
 MESSAGES = "authorizer.messages"
@@ -24,13 +25,16 @@ PLAN = "authorizer.plan"
 def record(log: Declared, values: dict[str, str] | None = None, **changes: Any) -> AccessRecord:
     """Make a record of a log, with the values of some of its variables."""
     fields: dict[str, Any] = {
-        "metering": "1:11",
+        "metering": f"1:14:{NONCE}",
         "request_id": "r",
         "time": HOUR.number * 3_600_000 + 1,
         "key": "k1",
         "status": 200,
         "method": "GET",
         "resource": "/items",
+        "api_id": "a1b2c3d4e5",
+        "stage": "v1",
+        "end": NONCE,
         "response_length": 10,
     }
     return log.record_type()(

@@ -27,6 +27,7 @@ from metering.model.metrics import (
     unit_of,
 )
 from metering.model.periods import Hour
+from tests.doubles.access_log import NONCE
 
 HOUR = Hour.parse("2026-11-22T05")
 METRICS: tuple[Metric, ...] = (
@@ -48,13 +49,16 @@ def record(  # noqa: PLR0913 - one argument a field
 ) -> AccessRecord:
     """Make a record."""
     return AccessRecord(
-        metering="1",
+        metering=f"1:14:{NONCE}",
         request_id="r",
         time=hour.number * 3_600_000 + 1,
         key=key,
         status=status,
         method=method,
         resource=resource,
+        api_id="a1b2c3d4e5",
+        stage="v1",
+        end=NONCE,
         response_length=length,
     )
 

@@ -8,14 +8,12 @@ one goes on there.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from metering.counting.payloads import ArchiveObject, batches
+from metering.counting.payloads import ArchiveObject, PayloadError, batches
 from metering.counting.recording import Recorded, Recorder
-from metering.stores.objects import pieces
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
+from metering.layout import ARCHIVE
+from metering.stores.objects import Bucket
 
 SLOWEST_CHUNK: Final = timedelta(seconds=60)
 """No chunk is begun when less time is left than this."""
@@ -27,20 +25,26 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Records objects; no chunk is begun after ``deadline``."""
+    """Records objects of ``bucket``; no chunk is begun after ``deadline``."""
 
-    client: "S3Client"
+    bucket: Bucket
     recorder: Recorder
     clock: Callable[[], datetime]
     deadline: datetime
 
     def record(self, stored: ArchiveObject) -> Recorded:
-        """Record an object of any size; raise OutOfTimeError if the next run must go on with it."""
+        """Record an object of any size; raise OutOfTimeError if the next run must go on with it.
+
+        Raises PayloadError for an object that is not where Firehose writes: whoever has a bucket in the account can
+        tell the queue of it, and what lies there is no line of ours (I7).
+        """
+        if stored.bucket != self.bucket.name or not stored.key.startswith(ARCHIVE):
+            raise PayloadError(f"wanted an object of s3://{self.bucket.name}/{ARCHIVE}, got {stored}")
         counters = self.recorder.counters
         name = f"{stored} {stored.version}"
         done = counters.recorded_chunks(name)
         recorded = Recorded()
-        content = pieces(self.client, stored.bucket, stored.key)
+        content = self.bucket.pieces(stored.key)
         for number, batch in enumerate(batches(content, str(stored))):
             if number < done:
                 continue

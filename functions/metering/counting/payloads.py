@@ -4,6 +4,8 @@ Both roads end in a batch: lines, and a token that is a hash of their content al
 another envelope or under another name are the same batch (I2).
 """
 
+import base64
+import gzip
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +14,6 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 import msgspec
-from aws_lambda_powertools.utilities.data_classes import CloudWatchLogsEvent
 
 from metering.model.access_log import short
 from metering.model.batches import PIECE, Chunk, EventBatch, Source, batch_of, token_of
@@ -76,8 +77,10 @@ Received = Subscription | Notified | RedriveWanted
 def received(event: Any) -> Received:
     """Return what a Lambda event is, or raise PayloadError."""
     match event:
-        case {"Records": [_, *_]}:
+        case {"Records": [{"eventSource": "aws:sqs"}, *_]}:
             return Notified(event)
+        case {"Records": [{"eventSource": source}, *_]}:
+            raise PayloadError(f"wanted messages of SQS, got records of {short(source)}, which nothing here reads")
         case {"redrive": wanted}:
             return RedriveWanted(wanted)
         case _:
@@ -93,8 +96,8 @@ def subscription(event: Mapping[str, Any]) -> Subscription:
             + _outline(event)
         )
     try:
-        payload = CloudWatchLogsEvent(dict(event)).decompress_logs_data
-    except (ValueError, zlib.error) as error:
+        payload = gzip.decompress(base64.b64decode(logs["data"], validate=True))
+    except (ValueError, EOFError, OSError, zlib.error) as error:
         raise PayloadError(f"awslogs.data must be base64 of gzipped JSON, got something else: {error}") from error
     try:
         delivered = msgspec.json.decode(payload, type=Subscription)
@@ -164,7 +167,8 @@ def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
             end = text.find(b"\n", CHUNK - 1, 2 * CHUNK) + 1
             if not end and len(text) < 2 * CHUNK:
                 break
-            end = end or 2 * CHUNK
+            # What joined objects without line ends is cut where a record of ours begins, what is none anywhere.
+            end = end or max(text.find(b'{"metering"', CHUNK, 2 * CHUNK), 0) or 2 * CHUNK
             yield text[:end]
             text = text[end:]
         waiting, size = [text], len(text)
@@ -189,6 +193,9 @@ def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
         rest = piece
         while rest:
             if member.eof:
+                rest = rest.lstrip(b"\0")  # zeros fill up a block, as gzip(1) takes them
+                if not rest:
+                    break
                 member = zlib.decompressobj(wbits=31)
             try:
                 yield member.decompress(rest, PIECE)

@@ -10,18 +10,16 @@ redelivery   its object stands, its claims are its own, each counter refuses wha
 ```
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Self, TypeVar, assert_never
+from typing import Protocol, Self, TypeVar, assert_never
 
-from metering.model.access_log import Reader, Rejected
-from metering.model.batches import TOKEN_BYTES, Batch, Piece, Source, batch_of
-from metering.model.log_format import Declared
+from metering.model.access_log import Partly, Reader, Rejected
+from metering.model.batches import Batch, Piece, Source, batch_of, token_of
 from metering.model.measuring import Tally, Usage
-from metering.model.metrics import Metric
+from metering.model.metrics import Metric, declared
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
@@ -32,19 +30,22 @@ from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
 from metering.stores.marks import new_mark
-from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine
+from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine, Waiting
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Recorded:
-    """What became of lines: read = billed + unbilled + set aside."""
+    """What became of lines: read = billed + unbilled + set aside - partly, which are among both."""
 
     read: int = 0
     billed: int = 0
     unbilled: Counter[str] = field(default_factory=Counter)
     set_aside: int = 0
+    partly: int = 0
+    """Of those set aside: lines that are so for some metrics alone, and count for the others."""
+
     refused: int = 0
     """Batches of which every counter said that it had counted them before."""
 
@@ -57,6 +58,7 @@ class Recorded:
         self.billed += other.billed
         self.unbilled += other.unbilled
         self.set_aside += other.set_aside
+        self.partly += other.partly
         self.refused += other.refused
         moments = [moment for moment in (self.oldest, other.oldest) if moment is not None]
         self.oldest = min(moments) if moments else None
@@ -71,8 +73,17 @@ class Hashing:
 
 
 @dataclass(frozen=True, slots=True)
+class Redriven:
+    """What became of a line that was redriven: whether it counts, for which metrics it still waits, and why."""
+
+    counted: bool = False
+    left: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Read:
-    """The lines of a batch that are our business: how many are good, what they add up to, and the others by id."""
+    """The lines of a batch that are our business: how many count, what they add up to, and what does not, by id."""
 
     good: int
     usage: Usage
@@ -85,11 +96,12 @@ class _Read:
 class Recorder:
     """Records batches by these metrics into this table and bucket; ``clock`` gives the present moment.
 
-    ``hashing`` may be None if no metric counts distinct values.
+    ``nonces`` are those that the access log's lines begin and end with. ``hashing`` may be None if no metric counts
+    distinct values.
     """
 
     metrics: Sequence[Metric]
-    log: Declared
+    nonces: tuple[str, ...]
     counters: Counters
     claims: Claims
     set_aside: SetAside
@@ -102,10 +114,11 @@ class Recorder:
         What a failing table or bucket raises is raised, so that Lambda delivers the batch again.
         """
         kept = self.set_aside.of(batch.token.hex())
-        read = self._read(batch, leave_out=kept.ids)
+        left_out = kept.left_out
+        read = self._read(batch, left_out)
         usage = read.usage
         if read.rejected:
-            lines = [SetAsideLine(name, found.line, found.reason) for name, found in read.rejected.items()]
+            lines = [SetAsideLine(name, bad.line, bad.reason, bad.metrics) for name, bad in read.rejected.items()]
             doubtful = kept.certain is not None or self._was_counted(usage.cells, batch.token)
             counters = tuple(sorted(f"{hour} {key}" for hour, key in usage.cells))
             bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines), counters)
@@ -114,61 +127,73 @@ class Recorder:
             else:
                 self.set_aside.keep(bad)
         counted = self._count(usage, batch.token)
+        apart = {name: bad.metrics for name, bad in read.rejected.items()} | left_out
+        partly = sum(1 for metrics in apart.values() if metrics)
         return Recorded(
-            read=read.good + len(read.rejected) + len(kept.ids),
+            read=read.good + len(apart) - partly,
             billed=usage.billed,
             unbilled=usage.unbilled,
-            set_aside=len(kept.ids) + len(read.rejected),
+            set_aside=len(apart),
+            partly=partly,
             refused=int(bool(counted) and not any(counted)),
             oldest=None if read.oldest is None else datetime.fromtimestamp(read.oldest / 1000, UTC),
         )
 
-    def redrive(self, kept: SetAsideBatch, line: SetAsideLine, *, doubtful: bool) -> str:
-        """Count a line that was set aside, if it can be read now; return why not, or an empty string.
+    def redrive(self, waiting: Waiting, *, believed: bool) -> Redriven:
+        """Count a line that was set aside, for the metrics that it waits for, as far as they can read it now.
 
-        Its token is derived from its batch and its own id, so that it counts once however often it is redriven, and
-        whatever else is redriven with it (I2). A line whose counter has the batch is not counted, if an earlier
-        delivery may have counted it there: if the line is ``doubtful``, or the delivery that set it aside did not
-        itself count into that counter.
+        Its token is derived from its batch, its own id and these metrics, so that it counts once however often it is
+        redriven, and whatever else is redriven with it (I2). A line whose counter has the batch is not counted, if an
+        earlier delivery may have counted it there: if it is doubtful and not ``believed``, or the delivery that set it
+        aside did not itself count into that counter.
         """
-        token = hashlib.sha256(f"{kept.batch}\0{line.id}".encode()).digest()[:TOKEN_BYTES]
-        read = self._read(batch_of([line.id], [line.message], kept.source, kept.origin), leave_out=set())
-        if read.rejected:
-            return read.rejected[line.id].reason
-        asked = [where for where in read.usage.cells if doubtful or f"{where[0]} {where[1]}" not in kept.counters]
+        kept, line, metrics = waiting.batch, waiting.line, waiting.metrics
+        token = token_of(" ".join((f"{kept.batch}\0{line.id}", *metrics)).encode())
+        read = self._read(batch_of([line.id], [line.message], kept.source, kept.origin), {}, metrics)
+        bad = read.rejected.get(line.id)
+        if bad and not bad.metrics:
+            return Redriven(left=metrics, reason=bad.reason)
+        in_doubt = waiting.doubtful and not believed
+        asked = [where for where in read.usage.cells if in_doubt or f"{where[0]} {where[1]}" not in kept.counters]
         if self._was_counted(asked, bytes.fromhex(kept.batch)):
-            return "doubtful: its counter has the batch, so an earlier delivery may have counted it"
+            return Redriven(
+                left=metrics, reason="doubtful: its counter has the batch, so an earlier delivery may have counted it"
+            )
         self._count(read.usage, token)
-        return ""
+        return Redriven(counted=True, left=bad.metrics if bad else (), reason=bad.reason if bad else "")
 
-    def _read(self, batch: Batch, *, leave_out: set[str]) -> _Read:
-        """Read a batch's lines but for those that were set aside before, and add them up."""
+    def _read(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]], only: tuple[str, ...] = ()) -> _Read:
+        """Read a batch's lines, but for what was set aside of them before, and add them up; for ``only`` these metrics.
+
+        ``left_out`` are metrics by the ids of lines; a line without any is left out whole.
+        """
         match batch.source:
             case Source.ACCESS_LOG:
-                return self._read_access_log(batch, leave_out)
+                return self._read_access_log(batch, left_out, only)
             case Source.USAGE_LINES:
-                return self._read_usage_lines(batch, leave_out)
+                return self._read_usage_lines(batch, left_out, only)
             case _:
                 assert_never(batch.source)
 
-    def _read_access_log(self, batch: Batch, leave_out: set[str]) -> _Read:
-        reader, tally = Reader(self.clock(), self.log), Tally(self.metrics, self.log)
+    def _read_access_log(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]], only: tuple[str, ...]) -> _Read:
+        metrics = [metric for metric in self.metrics if metric.name in only or not only]
+        reader, tally = Reader(self.clock(), metrics, self.nonces), Tally(metrics, declared(metrics))
         good = 0
         rejected: dict[str, Rejected] = {}
         for piece in batch.pieces():
-            records = None if leave_out else reader.read_at_once(piece.text)
+            records = None if left_out else reader.read_at_once(piece.text)
             if records is None:
-                records = list(_one_by_one(piece, reader.read, leave_out, rejected))
+                records = list(_one_by_one(piece, reader, left_out, rejected))
             tally.add(records)
             good += len(records)
         return _Read(good, tally.usage(), rejected, tally.oldest)
 
-    def _read_usage_lines(self, batch: Batch, leave_out: set[str]) -> _Read:
-        reader = UsageLineReader(self.clock(), self.metrics)
+    def _read_usage_lines(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]], only: tuple[str, ...]) -> _Read:
+        reader = UsageLineReader(self.clock(), self.metrics, only)
         reports: list[Report] = []
         rejected: dict[str, Rejected] = {}
         for piece in batch.pieces():
-            reports += _one_by_one(piece, reader.read, leave_out, rejected)
+            reports += _one_by_one(piece, reader, left_out, rejected)
         oldest = min((report.time for report in reports), default=None)
         return _Read(len(reports), measure_reports(reports, self.metrics), rejected, oldest)
 
@@ -229,13 +254,35 @@ class Recorder:
                 sums[metric] = sums.get(metric, 0) + quantity
 
 
+class _LineReader(Protocol[T]):
+    """What reads lines of one kind, for the metrics of these names."""
+
+    @property
+    def measured(self) -> Sequence[str]: ...
+
+    def read(self, line: str, /) -> T | Partly[T] | Rejected | None:
+        """Return what a line holds, why it must be set aside, both, or None if it is none of our business."""
+
+    def without(self, good: T, metrics: Sequence[str], /) -> T:
+        """Return what a line holds but for what these metrics read of it."""
+
+
 def _one_by_one(
-    piece: Piece, read: Callable[[str], T | Rejected | None], leave_out: set[str], rejected: dict[str, Rejected]
+    piece: Piece, reader: _LineReader[T], left_out: Mapping[str, tuple[str, ...]], rejected: dict[str, Rejected]
 ) -> Iterator[T]:
-    """Yield what the lines of a piece hold; those that cannot be counted go to ``rejected``, by their ids."""
+    """Yield what the lines of a piece hold; what cannot be counted goes to ``rejected``, by the lines' ids."""
     for name, line in piece.lines():
-        found = None if name in leave_out else read(line)
-        if isinstance(found, Rejected):
-            rejected[name] = found
-        elif found is not None:
-            yield found
+        before = left_out.get(name, ())
+        if name in left_out and not before:
+            continue
+        found = reader.read(line)
+        good, bad = (found.good, found.bad) if isinstance(found, Partly) else (found, None)
+        if isinstance(good, Rejected):
+            good, bad = None, good
+        if bad and before:  # it was set aside for some metrics: now it is so for more
+            metrics = tuple(metric for metric in bad.metrics or reader.measured if metric not in before)
+            bad = replace(bad, metrics=metrics) if metrics else None
+        if bad:
+            rejected[name] = bad
+        if good is not None:
+            yield reader.without(good, before) if before else good

@@ -1,10 +1,12 @@
-"""The access log's lines, and how one is read: line → AccessRecord or Rejected. Pure."""
+"""The access log's lines, and how one is read: line → AccessRecord, Partly or Rejected. Pure."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal, localcontext
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -12,31 +14,47 @@ from metering.model.log_format import (
     FORMAT_VERSION,
     LARGEST,
     LONGEST_VALUE,
+    MEASURED_FIELDS,
     MISSING,
-    NOTHING_DECLARED,
+    NONCE_PATTERN,
+    VARIABLE_PATTERN,
     AccessRecord,
     Declared,
-    version_of,
+    fields_of,
 )
-from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, aware
+from metering.model.metrics import Metric, bills, declared, of_the_access_log, value_of
+from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, all_in_ms, aware, epoch_ms
 from metering.model.subjects import ID_RULE, is_id
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A line that cannot be counted as it stands, and why."""
+    """A line that cannot be counted as it stands, and why; of ``metrics`` alone, or wholly if it names none."""
 
     line: str
     reason: str
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Partly(Generic[T]):
+    """A line that some metrics can read and others cannot: what counts of it, and what is set aside."""
+
+    good: T
+    bad: Rejected
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads the lines of a batch that arrived at ``now``."""
+    """Reads the lines of a batch that arrived at ``now``, for these metrics; ``nonces`` are those of our own lines."""
 
     now: datetime
-    declared: Declared = NOTHING_DECLARED
-    _decoder: "msgspec.json.Decoder[AccessRecord]" = field(init=False)
+    metrics: Sequence[Metric]
+    nonces: tuple[str, ...]
+    _measuring: list[Metric] = field(init=False)
+    _log: Declared = field(init=False)
     _exactly: "msgspec.json.Decoder[AccessRecord]" = field(init=False)
     _quotes: int = field(init=False)
     _earliest: int = field(init=False)
@@ -44,11 +62,17 @@ class Reader:
     _known_keys: set[str] = field(init=False, default_factory=lambda: {MISSING})
 
     def __post_init__(self) -> None:
-        self._decoder = _decoder(self.declared.variables)
-        self._exactly = _exact_decoder(self.declared.variables)
-        self._quotes = 4 * (len(AccessRecord.__struct_fields__) + len(self.declared.variables))
+        self._measuring = of_the_access_log(self.metrics)
+        self._log = declared(self.metrics)
+        self._exactly = _exact_decoder(self._log.variables, self.nonces)
+        self._quotes = 4 * fields_of(self._log)
         self._earliest = int((aware(self.now) - OLDEST_RECORD).timestamp() * 1000)
         self._latest = int((aware(self.now) + LATEST_RECORD).timestamp() * 1000)
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the metrics that it reads for."""
+        return [metric.name for metric in self._measuring]
 
     def read_at_once(self, lines: bytes) -> list[AccessRecord] | None:
         """Read lines that are all as our format writes them, several times faster; None if any may not be.
@@ -64,52 +88,63 @@ class Reader:
             records = self._exactly.decode_lines(lines)
         except _UNREADABLE:
             return None
-        times = [record.time for record in records]
+        times = all_in_ms([record.time for record in records])
         if len(records) != count or min(times) < self._earliest or max(times) > self._latest:
             return None
         if any(self._bad_key(key) for key in {record.key for record in records}):
             return None
-        for variable in {*self.declared.amounts, *self.declared.ids}:
-            attribute = self.declared.attribute(variable)
+        for variable in {*self._log.amounts, *self._log.ids}:
+            attribute = self._log.attribute(variable)
             if any(self._bad_value(variable, value) for value in {getattr(record, attribute) for record in records}):
                 return None
         return records
 
-    def read(self, line: str) -> AccessRecord | Rejected:
-        """Return the line's record, or why it must be set aside."""
-        try:
-            record = self._decoder.decode(line)
-        except _UNREADABLE as error:
-            return Rejected(line, _explain(line, error))
-        reason = self._bad_line(line, record) or self._bad_record(record)
-        return Rejected(line, reason) if reason else record
+    def read(self, line: str) -> AccessRecord | Partly[AccessRecord] | Rejected:
+        """Return the line's record, as far as the metrics can read it, and why it must be set aside where they cannot.
 
-    def _bad_line(self, line: str, record: AccessRecord) -> str:
-        """Say what is wrong with a line that decodes: another format, or a value that holds quotes (I7).
-
-        A line says by itself how many fields it was written with, before any value, so that one of an older or a newer
-        format is good, too.
+        A value is only looked at for the metrics that bill the request by it: one that nothing bills is no fault.
         """
-        if record.metering.partition(":")[0] != FORMAT_VERSION:
-            return f"not our format: the version of 'metering' must be {FORMAT_VERSION}, got {short(record.metering)}"
-        written = _WRITTEN.match(line)
-        most = 4 * int(written[1]) if written else self._quotes
-        quotes = line.count('"')
-        if quotes > most or (written and quotes < most):
-            return f"not our format: wanted {most} quotes, got {quotes}, so that a value holds some"
-        return ""
+        try:
+            fields = _fields(line, self.nonces)
+            self._check(fields)
+        except ValueError as error:
+            return Rejected(line, str(error))
+        bad = {name: why for name, value in fields.items() if (why := self._bad_value(name, value))}
+        record = self._record({name: MISSING if name in bad else value for name, value in fields.items()})
+        if not bad or record.key == MISSING:
+            return record
+        billing = [one for one in self._measuring if bills(one, record.status, record.method, record.resource)]
+        failing = [one for one in billing if value_of(one) in bad]
+        if not failing:
+            return record
+        reason = "; ".join(bad[name] for name in sorted({value_of(one) for one in failing}))
+        if len(failing) == len(billing):
+            return Rejected(line, reason)
+        return Partly(record, Rejected(line, reason, tuple(one.name for one in failing)))
 
-    def _bad_record(self, record: AccessRecord) -> str:
-        if not self._earliest <= record.time <= self._latest:
-            return explain_time(record.time, self._latest, self.now)
-        if bad := self._bad_key(record.key):
-            return bad
-        if record.request_id in ("", MISSING):
-            return f"request_id must name the request, got {record.request_id!r}"
-        for variable in self.declared.variables:
-            if bad := self._bad_value(variable, getattr(record, self.declared.attribute(variable))):
-                return bad
-        return ""
+    def without(self, record: AccessRecord, metrics: Sequence[str]) -> AccessRecord:
+        """Return a record without the values that these metrics read."""
+        values = [value for one in self._measuring if one.name in metrics and (value := value_of(one))]
+        return msgspec.structs.replace(record, **{self._log.attribute(value): MISSING for value in values})
+
+    def _check(self, fields: Mapping[str, str]) -> None:
+        """Raise ValueError for a value without which nothing of the request can be counted."""
+        for name, wanted in (("time", "milliseconds or seconds since 1970"), ("status", "a whole number up to 10^12")):
+            if fields[name] in ("", MISSING) or (_bad_amount(fields[name], 0, LARGEST if name == "status" else _NEVER)):
+                raise ValueError(f"{name} must be {wanted}, got {short(fields[name])}")
+        moment = epoch_ms(amount(fields["time"], 0, _NEVER))
+        if not self._earliest <= moment <= self._latest:
+            raise ValueError(explain_time(moment, self._latest, self.now))
+        if bad := self._bad_key(fields["key"]):
+            raise ValueError(bad)
+        if fields["request_id"] in ("", MISSING):
+            raise ValueError(f"request_id must name the request, got {fields['request_id']!r}")
+
+    def _record(self, fields: Mapping[str, str]) -> AccessRecord:
+        numbers = {"time": amount(fields["time"], 0, _NEVER), "status": amount(fields["status"], 0)}
+        measured = {name: amount(fields[name], 0) for name in MEASURED_FIELDS if fields[name] not in ("", MISSING)}
+        absent = dict.fromkeys((name for name in MEASURED_FIELDS if fields[name] == ""), MISSING)
+        return msgspec.convert({**fields, **absent, **numbers, **measured}, self._log.record_type())
 
     def _bad_key(self, key: str) -> str:
         if key in self._known_keys:
@@ -119,34 +154,93 @@ class Reader:
         self._known_keys.add(key)
         return ""
 
-    def _bad_value(self, variable: str, value: str) -> str:
-        if variable in self.declared.ids and len(value) > LONGEST_VALUE:
-            return f"{variable} must have at most {LONGEST_VALUE} characters, got {len(value)}"
-        if variable in self.declared.amounts:
-            try:
-                amount(value, self.declared.amounts[variable])
-            except ValueError as error:
-                return f"{variable} must be {error}"
+    def _bad_value(self, name: str, value: str) -> str:
+        """Say what is wrong with the value of a measured field or a variable."""
+        if name in self._log.ids and len(value) > LONGEST_VALUE:
+            return f"{name} must have at most {LONGEST_VALUE} characters, got {len(value)}"
+        if name in MEASURED_FIELDS or name in self._log.amounts:
+            why = _bad_amount(value, self._log.amounts.get(name, 0), LARGEST)
+            return f"{name} must be {why}" if why else ""
         return ""
 
 
+def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
+    """Return the fields of a line of ours; raise ValueError for any other (I7).
+
+    It begins and ends with the nonce, has as many fields as it says, each once and each text, those that every line
+    has and variables beside them. So a line that was written for more metrics or fewer is as good.
+    """
+    try:
+        fields = msgspec.json.decode(line.strip(_AROUND), type=dict[str, Any])
+    except msgspec.ValidationError as error:
+        raise ValueError("not our format: the line is no JSON object with the field 'metering'") from error
+    except _UNREADABLE as error:
+        raise ValueError("not JSON") from error
+    begins = _BEGINS.match(line)
+    if begins is None or begins[2] not in nonces:
+        raise ValueError(_not_ours(fields, begins=begins is not None))
+    strings = sum(1 for _ in _STRING.finditer(line))
+    if not strings == 2 * len(fields) == 2 * int(begins[1]):
+        raise ValueError(_miscounted(fields, int(begins[1]), strings))
+    if next(reversed(fields)) != "end" or fields["end"] not in nonces:
+        raise ValueError("not our format: the line does not end with 'end' and the nonce")
+    if missing := [name for name in AccessRecord.__struct_fields__ if name not in fields]:
+        raise ValueError(f"the field {missing[0]!r} is missing")
+    others = fields.keys() - set(AccessRecord.__struct_fields__)
+    if strange := [name for name in others if not re.fullmatch(VARIABLE_PATTERN, name)]:
+        raise ValueError(f"not our format: it has no field {short(min(strange))}")
+    return fields
+
+
+def _not_ours(fields: Mapping[str, Any], *, begins: bool) -> str:
+    if begins:
+        return "not of this deployment: 'metering' holds another nonce than its own"
+    if "metering" not in fields:
+        return "not our format: the line does not begin with 'metering'"
+    got = short(fields["metering"])
+    return f"not our format: the version of 'metering' must be {FORMAT_VERSION} and its nonce must follow, got {got}"
+
+
+def _miscounted(fields: Mapping[str, Any], said: int, strings: int) -> str:
+    """Say why a line has not as many strings as it says that it has fields, each with a name and a value."""
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            return f"{name} must be a string, got {short(value)}"
+    twice = " with one of them twice" if strings > 2 * len(fields) else ""
+    return f"not our format: the line says that it has {said} fields, got {strings // 2}{twice}"
+
+
 @lru_cache(maxsize=1 << 14)
-def amount(text: str, scale: int) -> int:
+def amount(text: str, scale: int, largest: int = LARGEST) -> int:
     """Return a number's multiple of 10^-scale: ``amount("1.5", 3)`` is 1500; 0 for a missing one.
 
-    Raises ValueError, with what was wanted, for what is no number, is negative, too large, or finer than the scale:
-    nothing is rounded.
+    Any spelling of an exact number is as good as another: ``3``, ``3.0``, ``3e0``. Raises ValueError, with what was
+    wanted, for what is no number, is negative, too large, or finer than the scale: nothing is rounded.
     """
     if text in (MISSING, ""):
         return 0
-    if re.fullmatch(rf"[0-9]{{1,13}}(\.[0-9]{{1,{scale}}})?" if scale else "[0-9]{1,13}", text):
-        whole, _, decimals = text.partition(".")
-        scaled = int(whole + decimals.ljust(scale, "0"))
-        if scaled <= LARGEST:
-            return scaled
+    if not scale and len(text) <= _PLAIN and text.isascii() and text.isdigit():  # nearly all of them
+        return int(text)
+    if len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text):
+        with localcontext(prec=2 * _LONGEST_NUMBER):
+            scaled = Decimal(text).scaleb(scale)
+            # The exponent first: a number of a billion digits is never written out.
+            if scaled.is_zero() or (scaled.adjusted() < _LONGEST_NUMBER and scaled == scaled.to_integral_value()):
+                whole = int(scaled)
+                if 0 <= whole <= largest:
+                    return whole
     kind = f"a number with at most {scale} decimals" if scale else "a whole number"
-    largest = f"10^{12 - scale}" if scale else "10^12"
-    raise ValueError(f"{kind} from 0 to {largest}, got {short(text)}")
+    most = f"10^{12 - scale}" if scale else "10^12"
+    raise ValueError(f"{kind} from 0 to {most}, got {short(text)}")
+
+
+def _bad_amount(text: str, scale: int, largest: int) -> str:
+    """Say what was wanted instead of a text that is no such number, or nothing."""
+    try:
+        amount(text, scale, largest)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def explain_time(time: int, latest: int, now: datetime) -> str:
@@ -156,67 +250,46 @@ def explain_time(time: int, latest: int, now: datetime) -> str:
     return f"time must not be over 60 days before {now:%Y-%m-%dT%H:%M:%SZ}, got {short(time)}"
 
 
-_WRITTEN: Final = re.compile(rf'\{{"metering":"{FORMAT_VERSION}:([0-9]{{1,3}})"')
-"""How a line begins that API Gateway wrote, with the number of its fields."""
+_AROUND: Final = "\ufeff, \t\r\n"
+"""What may stand around a line: what joined objects leaves a byte order mark or a comma there."""
+
+_BEGINS: Final = re.compile(rf'[\ufeff,\s]*\{{\s*"metering"\s*:\s*"{FORMAT_VERSION}:([0-9]{{1,3}}):({NONCE_PATTERN})"')
+"""How a line of ours begins, with the number of its fields and the nonce."""
+
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"')
+"""A string of JSON."""
+
+_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_LONGEST_NUMBER: Final = 64
+_PLAIN: Final = 12  # as many digits are below the largest
+_NEVER: Final = 10**15
+"""A moment far beyond any, in milliseconds since 1970."""
 
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 """How lines fail to decode: not JSON or not the record's types, nested too deep, no UTF-8, half a surrogate pair."""
-
 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 
 @lru_cache
-def _exact_decoder(variables: tuple[str, ...]) -> "msgspec.json.Decoder[AccessRecord]":
+def _exact_decoder(variables: tuple[str, ...], nonces: tuple[str, ...]) -> "msgspec.json.Decoder[AccessRecord]":
     """Return a decoder of lines that are exactly as the format writes them; what it refuses is looked at singly."""
-    declared = Declared(variables)
+    log = Declared(variables)
+    begins = tuple(f"{FORMAT_VERSION}:{fields_of(log)}:{nonce}" for nonce in nonces)
     exact: Any = msgspec.defstruct(
         "ExactRecord",
         [
-            ("metering", Literal[version_of(declared)]),
+            ("metering", Literal[begins]),
             ("request_id", Annotated[str, msgspec.Meta(min_length=len(MISSING) + 1)]),
             ("method", Literal[_METHODS]),
+            ("end", Literal[nonces]),
         ],
-        bases=(declared.record_type(),),
+        bases=(log.record_type(),),
         kw_only=True,
         frozen=True,
         gc=False,
     )
     return msgspec.json.Decoder(exact, strict=False)
-
-
-@lru_cache
-def _decoder(variables: tuple[str, ...]) -> "msgspec.json.Decoder[AccessRecord]":
-    return msgspec.json.Decoder(Declared(variables).record_type(), strict=False)
-
-
-def _explain(line: str, error: Exception) -> str:
-    """Say in one sentence why a line does not decode; slow, for the few lines that do not."""
-    try:
-        values = msgspec.json.decode(line)
-    except _UNREADABLE:
-        return "not JSON"
-    if not isinstance(values, dict) or "metering" not in values:
-        return "not our format: the line is no JSON object with the field 'metering'"
-    for name in AccessRecord.__struct_fields__:
-        if name not in values:
-            if name in AccessRecord.__struct_fields__[: -len(AccessRecord.__struct_defaults__)]:
-                return f"the field {name!r} is missing"
-            continue
-        try:
-            msgspec.convert(values[name], _types[name], strict=False)
-        except msgspec.ValidationError:
-            return f"{name} must be {_wanted(name)}, got {short(values[name])}"
-    return f"not our format: {short(str(error))}"
-
-
-def _wanted(name: str) -> str:
-    if name == "time":
-        return "milliseconds since 1970"
-    return "a whole number from 0 to 10^12" if "int" in str(_types[name]) else "a string"
-
-
-_types = {name: get_type_hints(AccessRecord, include_extras=True)[name] for name in AccessRecord.__struct_fields__}
 
 
 def short(value: object) -> str:

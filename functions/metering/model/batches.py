@@ -1,10 +1,11 @@
 """Batches: lines that are recorded together, whichever road they came by. Pure.
 
-A batch's token is a hash of its content alone, so that the same lines in another envelope or under another name are
-the same batch (I2).
+A batch's token is a hash of its content and, where that is a log group's, of the group's name: the same lines in
+another envelope or under another name are the same batch (I2), and events that two log groups number alike are two.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,11 @@ PIECE: Final = 1 << 18
 """Bytes of an object that fit into a processor's cache."""
 
 _PIECE_LINES: Final = 1000
+
+_RECORD: Final = '"metering"'
+_BETWEEN_RECORDS: Final = re.compile(rf"(?<=\}})[\s,]*(?=\ufeff?\s*\{{\s*{_RECORD}\s*:)")
+"""Where one record of an object ends and the next begins without a line end: what joins objects may leave them out.
+Nothing is trusted for that: each part must be a whole line of ours."""
 
 
 class Source(StrEnum):
@@ -46,7 +52,11 @@ class Piece:
             return
         # A line that is no UTF-8 is kept with its bytes spelled out: it will be set aside.
         lines = self.text.decode(errors="backslashreplace").split("\n")
-        yield from ((str(number), line) for number, line in enumerate(lines, self.first) if line.strip())
+        for number, line in enumerate(lines, self.first):
+            records = _BETWEEN_RECORDS.split(line) if line.count(_RECORD) > 1 else [line]
+            for place, record in enumerate(records):
+                if record.strip():
+                    yield f"{number}.{place}" if place else str(number), record
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +102,16 @@ Batch = EventBatch | Chunk
 
 
 def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: str) -> EventBatch:
-    """Return a batch of lines with their ids; its token is a hash of the ids, in whatever order they came."""
+    """Return a batch of lines with their ids; its token is a hash of the ids, in whatever order they came.
+
+    ``origin`` is their log group and stream, with a space between them.
+    """
     ordered = sorted(ids)  # they mostly are
     if any(map(eq, ordered, ordered[1:])):  # one event twice in one delivery
         once = dict(zip(ids, events, strict=True))
         ids, events, ordered = list(once), list(once.values()), sorted(once)
-    return EventBatch(token_of("\n".join(ordered).encode()), source, origin, ids, events)
+    named = "\n".join((origin.partition(" ")[0], *ordered))
+    return EventBatch(token_of(named.encode()), source, origin, ids, events)
 
 
 def token_of(content: bytes) -> bytes:

@@ -6,8 +6,14 @@ metric may name further variables: an authorizer's properties, and headers that 
 under the variable's own name.
 
 Every value is quoted in the format and arrives as a string; a missing one is written ``-`` (API Gateway Developer
-Guide, "Variables for access logging"). No field is one that a caller can write freely (no raw path, query or user
-agent): a caller can neither break the JSON nor forge a field (I7).
+Guide, "Variables for access logging"). API Gateway escapes nothing, so that a value may end its own line or add a
+field. What no value can do is to begin or to end a line of ours (I7): a line begins and ends with a nonce that no
+caller ever sees, and says how many fields it has::
+
+    {"metering":"1:<fields>:<nonce>","request_id":…, …,"end":"<nonce>"}
+
+Without the nonce in front, text behind a line end would be a line; without the one at the end, a line that text has
+cut short, with fields of its own, would be whole.
 """
 
 import re
@@ -26,10 +32,17 @@ LARGEST: Final = 10**12
 
 FORMAT_VERSION: Final = "1"
 
-_AUTHORIZER: Final = r"authorizer\.([A-Za-z0-9_]{1,64}|claims\.[A-Za-z0-9_:]{1,64})"
-"""What an authorizer returned; claims of user pools have names such as ``cognito:username`` and ``custom:tenant``."""
+LONGEST_FORMAT: Final = 3 << 10
+"""Bytes of an access-log format (API Gateway Developer Guide, "Quotas": "Access log template size", 3 KB)."""
 
-VARIABLE_PATTERN: Final = rf"{_AUTHORIZER}|responseOverride\.header\.[A-Za-z0-9-]{{1,64}}"
+NONCE_PATTERN: Final = r"[A-Za-z0-9-]{16,64}"
+NONCE_LENGTH: Final = 36
+"""The characters of a stack's GUID, which is only known once it is deployed."""
+
+CALLER_PATTERN: Final = r"authorizer\.(claims\.[A-Za-z0-9_:]{1,64}|[A-Za-z0-9_]{1,64})"
+"""What an authorizer tells: a property, or a token's claim, such as Cognito's ``custom:tenant``."""
+
+VARIABLE_PATTERN: Final = rf"{CALLER_PATTERN}|responseOverride\.header\.[A-Za-z0-9-]{{1,64}}"
 """The ``$context`` variables that a metric may name: what an authorizer returned (known before the call), and a header
 that a mapping template of a non-proxy REST integration has set. A caller can write neither by itself."""
 
@@ -67,19 +80,24 @@ _Measured = _Whole | Literal["-"]
 class AccessRecord(msgspec.Struct, frozen=True, gc=False):
     """One request, as the access log tells it.
 
-    ``request_id`` is ``extendedRequestId``, because a client can choose ``requestId`` with a header. ``key`` is the
-    API key's id, never its value, which is the secret. ``time`` is in milliseconds since 1970, lengths are in bytes,
-    latencies in milliseconds; a measured field is ``-`` where the request had no such thing. ``metering`` is the
-    format's version and how many fields its lines have: ``1:11``.
+    ``request_id`` is a REST API's ``extendedRequestId``, because a client can choose ``requestId`` with a header; an
+    HTTP API's ``requestId`` is the same as that, and the one that its format must hold. ``key`` is the API key's id,
+    never its value, which is the secret. ``time`` is in milliseconds since 1970, or in seconds where an HTTP API wrote
+    it (:func:`metering.model.periods.epoch_ms`); lengths are in bytes, latencies in milliseconds; a measured field is
+    ``-`` where the request had no such thing. ``metering`` is the format's version, how many fields its lines have,
+    and the nonce, which ``end`` repeats.
     """
 
     metering: str
-    request_id: Annotated[str, Context(rest="extendedRequestId", http="extendedRequestId")]
+    request_id: Annotated[str, Context(rest="extendedRequestId", http="requestId")]
     time: Annotated[_Moment, Context(rest="requestTimeEpoch", http="requestTimeEpoch")]
     key: str
     status: Annotated[_Whole, Context(rest="status", http="status")]
     method: Annotated[str, Context(rest="httpMethod", http="httpMethod")]
     resource: Annotated[str, Context(rest="resourcePath", http="routeKey")]
+    api_id: Annotated[str, Context(rest="apiId", http="apiId")]
+    stage: Annotated[str, Context(rest="stage", http="stage")]
+    end: str
     response_length: Annotated[_Measured, Context(rest="responseLength", http="responseLength", unit="bytes")] = MISSING
     response_latency: Annotated[
         _Measured, Context(rest="responseLatency", http="responseLatency", unit="milliseconds")
@@ -159,7 +177,7 @@ class AccessLog:
             raise ValueError(
                 "an HTTP API has no API keys: say who is billed, for example caller='authorizer.claims.sub'"
             )
-        if self.caller is not None and not re.fullmatch(rf"identity\.apiKeyId|{_AUTHORIZER}", self.caller):
+        if self.caller is not None and not re.fullmatch(rf"identity\.apiKeyId|{CALLER_PATTERN}", self.caller):
             raise ValueError(
                 "caller must be 'identity.apiKeyId', 'authorizer.<property>' or 'authorizer.claims.<name>', "
                 f"got {self.caller!r}"
@@ -167,16 +185,28 @@ class AccessLog:
         if self.api is Api.HTTP and self.caller == "identity.apiKeyId":
             raise ValueError("an HTTP API cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead")
 
-    def format(self, declared: Declared = NOTHING_DECLARED) -> str:
-        """Return the stage's access-log format: one line of JSON with every field and every value quoted."""
+    def format(self, nonce: str, declared: Declared = NOTHING_DECLARED) -> str:
+        """Return the stage's access-log format: one line of JSON with every field and every value quoted.
+
+        ``nonce`` may be a token of the CDK that becomes one. Raises ValueError for a format that API Gateway refuses.
+        """
         variables = {name: variable for name, context in FIELDS.items() if (variable := context.on(self.api))}
         variables["key"] = self.caller or "identity.apiKeyId"
-        variables |= {variable: variable for variable in declared.variables}
-        line = {"metering": version_of(declared)} | dict.fromkeys(AccessRecord.__struct_fields__[1:], MISSING)
+        line = dict.fromkeys(AccessRecord.__struct_fields__, MISSING)
         line |= {name: f"$context.{variable}" for name, variable in variables.items()}
-        return msgspec.json.encode(line).decode()
+        del line["end"]
+        line |= {variable: f"$context.{variable}" for variable in declared.variables}
+        line |= {"metering": f"{FORMAT_VERSION}:{fields_of(declared)}:{nonce}", "end": nonce}
+        written = msgspec.json.encode(line).decode()
+        size = len(written.replace(nonce, "n" * NONCE_LENGTH).encode())
+        if size > LONGEST_FORMAT:
+            raise ValueError(
+                f"an access-log format has at most {LONGEST_FORMAT} bytes, got {size}: let the metrics name fewer or "
+                f"shorter variables than these {len(declared.variables)}"
+            )
+        return written
 
 
-def version_of(declared: Declared) -> str:
-    """Return what stands first in a line: the format's version, and how many fields its lines have."""
-    return f"{FORMAT_VERSION}:{len(AccessRecord.__struct_fields__) + len(declared.variables)}"
+def fields_of(declared: Declared) -> int:
+    """Return how many fields a line has."""
+    return len(AccessRecord.__struct_fields__) + len(declared.variables)

@@ -14,8 +14,8 @@ from typing import Any, Final, assert_never
 from metering.model.access_log import amount
 from metering.model.amounts import Amounts
 from metering.model.log_format import MISSING, NOTHING_DECLARED, AccessRecord, Declared
-from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, bills, meters_of
-from metering.model.periods import Hour
+from metering.model.metrics import OTHER, Count, Max, Metric, Sum, Unique, bills, meters_of, of_the_access_log
+from metering.model.periods import Hour, all_in_ms
 from metering.model.subjects import source_of_key
 
 LONGEST_VALUE: Final = 64
@@ -95,7 +95,7 @@ class Tally:
     """Adds up records piece by piece; a piece that fits into the processor's cache is added up several times faster."""
 
     def __init__(self, metrics: Sequence[Metric], log: Declared) -> None:
-        self._metrics = [one for one in metrics if isinstance(one, Count | Unique) or one.of != USAGE_LINES]
+        self._metrics = of_the_access_log(metrics)
         self._dimensions = list(dict.fromkeys(one.by for one in metrics if isinstance(one, Count | Sum) and one.by))
         measured = [one for one in self._metrics if not isinstance(one, Count) and one.of != "key"]
         self._places = {name: n for n, name in enumerate(dict.fromkeys((one.of, type(one)) for one in measured), 1)}
@@ -112,7 +112,7 @@ class Tally:
         """Add records to what there is."""
         if not records:
             return
-        times = [record.time for record in records]
+        times = all_in_ms([record.time for record in records])
         oldest = min(times)
         self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
         for number, of_hour in _by_hour(records, times).items():

@@ -132,6 +132,11 @@ def unit_of(metric: Metric) -> str | None:
     return FIELDS[metric.of].unit if isinstance(metric, Sum | Max) and metric.of in MEASURED_FIELDS else None
 
 
+def value_of(metric: Metric) -> str:
+    """Return the field or variable whose values a metric reads; one that counts requests reads none."""
+    return "" if isinstance(metric, Count) or metric.of == "key" else metric.of
+
+
 def needs_hash(metrics: Sequence[Metric]) -> bool:
     """Say whether values are kept as keyed hashes."""
     return any(isinstance(metric, Unique) for metric in metrics)
@@ -140,6 +145,11 @@ def needs_hash(metrics: Sequence[Metric]) -> bool:
 def reads_usage_lines(metrics: Sequence[Metric]) -> bool:
     """Say whether a metric measures what your own code logs."""
     return any(isinstance(metric, Sum | Max) and metric.of == USAGE_LINES for metric in metrics)
+
+
+def of_the_access_log(metrics: Sequence[Metric]) -> list[Metric]:
+    """Return the metrics that measure requests, and not usage lines."""
+    return [metric for metric in metrics if isinstance(metric, Count | Unique) or metric.of != USAGE_LINES]
 
 
 def check(metrics: Sequence[Metric], log: AccessLog) -> None:

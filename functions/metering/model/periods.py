@@ -30,8 +30,25 @@ COUNTER_LIFE = timedelta(days=62)
 STRIPE_REACH = timedelta(days=34, hours=12)
 """How far back Stripe still takes usage: 35 days (API reference, "Create a billing meter event"), less half a day."""
 
+_FIRST_MS: Final = 10**11
+"""In seconds the year 5138, in milliseconds 1973: a smaller moment is in seconds, a larger one in milliseconds."""
+
 _WRITTEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def epoch_ms(moment: int) -> int:
+    """Return a moment since 1970 in milliseconds; HTTP APIs log it in seconds, REST and WebSocket APIs as it is here.
+
+    Source: AWS says "in milliseconds" of REST and WebSocket APIs' ``requestTimeEpoch`` alone, and the lines of HTTP
+    APIs that are published hold seconds (API Gateway Developer Guide, "Variables for access logging").
+    """
+    return moment * 1000 if moment < _FIRST_MS else moment
+
+
+def all_in_ms(moments: list[int]) -> list[int]:
+    """Return moments in milliseconds; they mostly are, which costs one look at the earliest."""
+    return moments if min(moments, default=_FIRST_MS) >= _FIRST_MS else [epoch_ms(moment) for moment in moments]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -11,7 +11,7 @@ must be your own code alone.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -52,10 +52,11 @@ class Report:
 
 @dataclass(slots=True)
 class UsageLineReader:
-    """Reads the lines of a batch that arrived at ``now``, for the metrics that measure usage lines."""
+    """Reads the lines of a batch that arrived at ``now``, for the metrics of usage lines, or ``only`` some of them."""
 
     now: datetime
     metrics: Sequence[Metric]
+    only: tuple[str, ...] = ()
     _scales: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +66,15 @@ class UsageLineReader:
             if isinstance(metric, Sum | Max) and metric.of == USAGE_LINES
         }
         self._scales = scales
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the metrics that it reads for."""
+        return list(self._scales)
+
+    def without(self, report: Report, metrics: Sequence[str]) -> Report:
+        """Return a report without the amounts of these metrics."""
+        return replace(report, amounts={name: n for name, n in report.amounts.items() if name not in metrics})
 
     def read(self, line: str) -> Report | Rejected | None:
         """Return what a line reports, why it must be set aside, or None if it is none of our business."""

@@ -1,6 +1,7 @@
-"""Objects of the bucket, read piece by piece."""
+"""Objects of a bucket, read piece by piece."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -9,6 +10,15 @@ if TYPE_CHECKING:
 _PIECE: Final = 1 << 18
 
 
-def pieces(client: "S3Client", bucket: str, key: str) -> Iterator[bytes]:
-    """Yield an object's bytes as they come; errors of S3 are raised as they are."""
-    yield from client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(_PIECE)
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket of the account ``owner``: S3 refuses the read if it has come to be another account's."""
+
+    client: "S3Client"
+    name: str
+    owner: str
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """Yield an object's bytes as they come; errors of S3 are raised as they are."""
+        answer = self.client.get_object(Bucket=self.name, Key=key, ExpectedBucketOwner=self.owner)
+        yield from answer["Body"].iter_chunks(_PIECE)

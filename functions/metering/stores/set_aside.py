@@ -2,22 +2,23 @@
 
 | object below ``set-aside/`` | what |
 | --- | --- |
-| ``<batch>.json`` | lines that the batch's first delivery rejected |
+| ``<batch>.json`` | lines that the batch's first delivery rejected, wholly or for some metrics |
 | ``<batch>.doubtful.json`` | lines that only a later delivery rejected; an earlier one may have counted them |
-| ``<batch>.redriven.json`` | which of these have been counted since |
+| ``<batch>.redriven.json`` | which of these have been counted since, and for which metrics they still wait |
+| ``<batch>.dismissed.json`` | which of these nobody will ever bill, who said so, and why |
 
 What a batch set aside is decided once, by the first delivery that gets here: a line that was set aside is counted by
 a redrive alone, never by a redelivery of its batch to newer code that could read it (I2). A line that only a later
 delivery finds bad (other code, another clock) is kept apart, as doubtful, and is left out from then on, too.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from metering.layout import SET_ASIDE
+from metering.layout import DONE, SET_ASIDE
 from metering.model.batches import Source
 
 if TYPE_CHECKING:
@@ -29,14 +30,21 @@ BATCH_PATTERN: Final = r"[0-9a-f]{24}"
 _LINES: Final = ".json"
 _DOUBTFUL: Final = ".doubtful.json"
 _REDRIVEN: Final = ".redriven.json"
+_DISMISSED: Final = ".dismissed.json"
 
 
-class SetAsideLine(msgspec.Struct, frozen=True):
-    """A line as it came, its id within the batch, and why it was set aside."""
+class SetAsideLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line as it came, its id within the batch, and why it was set aside: for ``metrics`` alone if it names any."""
 
     id: str
     message: str
     reason: str
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the line is called in notes: one line may be set aside twice, each time for other metrics."""
+        return " ".join((self.id, *self.metrics))
 
 
 class SetAsideBatch(msgspec.Struct, frozen=True):
@@ -53,6 +61,24 @@ class SetAsideBatch(msgspec.Struct, frozen=True):
     counters: tuple[str, ...] = ()
 
 
+class Dismissal(msgspec.Struct, frozen=True):
+    """Who said, and why, that nobody will ever bill a line; ``at`` is a moment, ``2026-11-22T05:17:00Z``."""
+
+    reason: str
+    who: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A line that waits to be counted, for ``metrics`` alone if it names any."""
+
+    batch: SetAsideBatch
+    line: SetAsideLine
+    metrics: tuple[str, ...]
+    doubtful: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """All that is kept of one batch."""
@@ -60,13 +86,35 @@ class Kept:
     certain: SetAsideBatch | None = None
     doubtful: SetAsideBatch | None = None
     doubtful_version: str = ""
-    redriven: frozenset[str] = frozenset()
-    """The ids of the lines that a redrive has counted."""
+    redriven: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By the names of lines that a redrive has counted: the metrics for which they still wait."""
+
+    dismissed: Mapping[str, Dismissal] = field(default_factory=dict)
+    """By the names of lines that nobody will ever bill."""
 
     @property
-    def ids(self) -> set[str]:
-        """The lines that no delivery of the batch counts any more."""
-        return {line.id for batch in (self.certain, self.doubtful) if batch for line in batch.lines}
+    def lines(self) -> list[tuple[SetAsideBatch, SetAsideLine]]:
+        """Every line that was set aside, behind its batch: first the certain ones."""
+        return [(batch, line) for batch in (self.certain, self.doubtful) if batch for line in batch.lines]
+
+    @property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """By the ids of lines: the metrics for which no delivery of the batch counts them; for none at all if empty."""
+        left_out: dict[str, tuple[str, ...]] = {}
+        for _, line in self.lines:
+            before = left_out.get(line.id)
+            whole = not line.metrics or before == ()
+            left_out[line.id] = () if whole else (*(before or ()), *line.metrics)
+        return left_out
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """What is neither counted nor dismissed."""
+        return [
+            Waiting(batch, line, self.redriven.get(line.name, line.metrics), batch is self.doubtful)
+            for batch, line in self.lines
+            if line.name not in self.dismissed and (line.name not in self.redriven or self.redriven[line.name])
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +131,13 @@ class SetAside:
             return Kept()
         doubtful, version = self._read(batch, _DOUBTFUL)
         redriven, _ = self._read(batch, _REDRIVEN)
+        dismissed, _ = self._read(batch, _DISMISSED)
         return Kept(
             msgspec.json.decode(certain, type=SetAsideBatch),
             msgspec.json.decode(doubtful, type=SetAsideBatch) if doubtful is not None else None,
             version,
-            msgspec.json.decode(redriven, type=frozenset[str]) if redriven is not None else frozenset(),
+            msgspec.json.decode(redriven or b"{}", type=dict[str, tuple[str, ...]]),
+            msgspec.json.decode(dismissed or b"{}", type=dict[str, Dismissal]),
         )
 
     def keep(self, bad: SetAsideBatch) -> None:
@@ -110,9 +160,35 @@ class SetAside:
         unchanged = {"IfMatch": before.doubtful_version} if before.doubtful else {"IfNoneMatch": "*"}
         self._put(bad.batch, _DOUBTFUL, msgspec.json.encode(kept), **unchanged)
 
-    def note_redriven(self, batch: str, ids: Collection[str]) -> None:
-        """Write which lines have been counted. A lost note is harmless: a line that is redriven again is refused."""
-        self._put(batch, _REDRIVEN, msgspec.json.encode(sorted(ids)))
+    def note_redriven(self, batch: str, redriven: Mapping[str, Collection[str]]) -> None:
+        """Write which lines have been counted, by their names, and for which metrics each still waits.
+
+        A lost note is harmless: a line that is redriven again is refused.
+        """
+        self._put(batch, _REDRIVEN, msgspec.json.encode(redriven))
+        self._mark_done(batch)
+
+    def dismiss(self, batch: str, dismissed: Mapping[str, Dismissal]) -> None:
+        """Write which lines nobody will ever bill, by their names; a replay writes the same."""
+        self._put(batch, _DISMISSED, msgspec.json.encode(dict(dismissed)))
+        self._mark_done(batch)
+
+    def _mark_done(self, batch: str) -> None:
+        """Let a batch expire of which nothing waits any more.
+
+        Dying before leaves it for good, which loses nothing; lines that come to be doubtful later are an object
+        that is written anew, without the tag.
+        """
+        kept = self.of(batch)
+        if kept.waiting:
+            return
+        there = {_LINES: kept.certain, _DOUBTFUL: kept.doubtful, _REDRIVEN: kept.redriven, _DISMISSED: kept.dismissed}
+        for kind in [kind for kind, content in there.items() if content]:
+            self.client.put_object_tagging(
+                Bucket=self.bucket,
+                Key=f"{SET_ASIDE}{batch}{kind}",
+                Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in DONE.items()]},
+            )
 
     def batches(self) -> Iterator[str]:
         """Yield the batches of which something is kept."""

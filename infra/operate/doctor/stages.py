@@ -134,7 +134,7 @@ def _missing(stage: Stage, found: Sequence[_Found], writing: Sequence[_Found]) -
 def _written(deployment: Deployment, found: _Found) -> Finding:
     """Compare what a stage writes with our format."""
     log = deployment.access_log
-    wanted = log.format(declared(deployment.declared_metrics))
+    wanted = log.format(deployment.outputs.nonces.partition(" ")[0], declared(deployment.declared_metrics))
     if found.api.kind is log.api and found.format.strip() == wanted:
         return ok(f"{found} writes our format, and bills {log.caller or 'identity.apiKeyId'}")
     return broken(

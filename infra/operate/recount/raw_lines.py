@@ -5,18 +5,30 @@ Why there is a second reader: :mod:`infra.operate.recount.raw_log`.
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Final, assert_never
+from typing import Final, Self, assert_never
 
-from metering.model.log_format import FORMAT_VERSION, LARGEST, LONGEST_VALUE, MEASURED_FIELDS, MISSING
-from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, declared, meters_of
+from metering.model.log_format import (
+    FORMAT_VERSION,
+    LARGEST,
+    LONGEST_VALUE,
+    MISSING,
+    VARIABLE_PATTERN,
+    AccessRecord,
+)
+from metering.model.metrics import OTHER, USAGE_LINES, Count, Max, Metric, Sum, Unique, meters_of
 from metering.model.periods import Hour
 from metering.model.subjects import is_id, source_of_key
 
 _LONGEST_SPLIT: Final = 64
+_LONGEST_NUMBER: Final = 64
+_FIRST_IN_MS: Final = 10**11
+_NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+_VARIABLE: Final = re.compile(VARIABLE_PATTERN)
+_EVERY_LINE: Final = frozenset(AccessRecord.__struct_fields__)
 
 
 class UnreadableError(ValueError):
@@ -28,7 +40,7 @@ class Record:
     """One good line: what it adds, by meter, and the values that it brings, by metric.
 
     ``id`` is the request's or the log event's own; ``source`` is a key, or ``@<customer>``. What is in ``once`` counts
-    only the first time that ``line_id`` is met.
+    only the first time that ``line_id`` is met; ``bad`` are metrics that cannot read it.
     """
 
     id: str
@@ -38,15 +50,27 @@ class Record:
     values: Mapping[str, str] = field(default_factory=dict)
     once: Mapping[str, int] = field(default_factory=dict)
     line_id: str = ""
+    bad: tuple[str, ...] = ()
+
+    def parted(self, metrics: Collection[str]) -> tuple[Self, Self]:
+        """Return what these meters and metrics have of it, and what the others have."""
+        return self._of(lambda name: name in metrics), self._of(lambda name: name not in metrics)
+
+    def _of(self, has: Callable[[str], bool]) -> Self:
+        return replace(
+            self,
+            amounts={name: amount for name, amount in self.amounts.items() if has(name)},
+            values={name: value for name, value in self.values.items() if has(name)},
+            once={name: amount for name, amount in self.once.items() if has(name)},
+        )
 
 
-def read_access_line(line: str, metrics: tuple[Metric, ...]) -> Record | None:
-    """Return what a line of the access log adds up to, or None if it names no key; raise UnreadableError."""
-    fields = _fields(line)
-    scales, ids = _declared(metrics)
-    numbers = {name: _number(fields.get(name, MISSING), scale) for name, scale in scales.items()}
-    if any(len(fields.get(name, "")) > LONGEST_VALUE for name in ids):
-        raise UnreadableError("a value is too long")
+def read_access_line(line: str, metrics: tuple[Metric, ...], nonces: Sequence[str]) -> Record | None:
+    """Return what a line of the access log adds up to, or None if it names no key; raise UnreadableError.
+
+    A metric that cannot read its value is in ``bad``; a line that no metric can read raises.
+    """
+    fields = _fields(line, nonces)
     key = fields["key"]
     if key == MISSING:
         return None
@@ -55,48 +79,60 @@ def read_access_line(line: str, metrics: tuple[Metric, ...]) -> Record | None:
     billing = [metric for metric in metrics if _lets_through(metric, fields)]
     amounts: dict[str, int] = {}
     values: dict[str, str] = {}
+    bad: list[str] = []
     for metric in billing:
-        match metric:
-            case Count():
-                amounts[_meter(metric, fields)] = 1
-            case Sum() | Max():
-                if metric.of != USAGE_LINES:
-                    amounts[_meter(metric, fields)] = numbers[metric.of]
-            case Unique():
-                values[metric.name] = fields.get(metric.of, "")
-            case _:
-                assert_never(metric)
+        try:
+            match metric:
+                case Count():
+                    amounts[_meter(metric, fields)] = 1
+                case Sum() | Max():
+                    amounts[_meter(metric, fields)] = _number(fields.get(metric.of, MISSING), metric.scale)
+                case Unique():
+                    values[metric.name] = _value(fields.get(metric.of, MISSING))
+                case _:
+                    assert_never(metric)
+        except UnreadableError:
+            bad.append(metric.name)
+    if bad and len(bad) == len(billing):
+        raise UnreadableError("no metric can read its value")
     brought = {name: value for name, value in values.items() if value not in (MISSING, "")}
-    return Record(fields["request_id"], Hour.of_epoch_ms(int(fields["time"])), source_of_key(key), amounts, brought)
+    return Record(fields["request_id"], _hour(fields["time"]), source_of_key(key), amounts, brought, bad=tuple(bad))
 
 
-@lru_cache
-def _declared(metrics: tuple[Metric, ...]) -> tuple[dict[str, int], frozenset[str]]:
-    """Return how many decimals of each number count, and which variables hold ids."""
-    variables = declared(metrics)
-    return dict.fromkeys(MEASURED_FIELDS, 0) | dict(variables.amounts), variables.ids
-
-
-def _fields(line: str) -> dict[str, str]:
-    """Return a line's fields as text; raise UnreadableError for what is not our format."""
+def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
+    """Return a line's fields; raise UnreadableError for what is no line of ours, whole as it was written (I7)."""
     try:
-        parsed = json.loads(line)
+        pairs = json.loads(line.strip("\ufeff, \t\r\n"), object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON") from error
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("metering"), str):
+    is_flat = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs)
+    if not is_flat or not pairs or pairs[0][0] != "metering" or pairs[-1][0] != "end":
         raise UnreadableError("not our format")
-    fields = {name: str(value) for name, value in parsed.items()}
-    version, _, written = fields["metering"].partition(":")
-    if version != FORMAT_VERSION or written not in ("", str(len(fields))):
-        raise UnreadableError("not our format")
-    # Each field has four quotes of its own: more of them, and a value holds some or a field stands there twice (I7).
-    if line.count('"') > 4 * len(fields):
-        raise UnreadableError("a value holds quotes")
-    if not all(re.fullmatch("[0-9]{1,15}", fields.get(name, "")) for name in ("time", "status")):
-        raise UnreadableError("no time or no status")
-    if fields.get("request_id", MISSING) in ("", MISSING) or not {"key", "method", "resource"} <= fields.keys():
-        raise UnreadableError("a field is missing")
+    fields = dict(pairs)
+    beginnings = [f"{FORMAT_VERSION}:{len(pairs)}:{nonce}" for nonce in nonces]
+    if fields["metering"] not in beginnings or fields["end"] not in nonces:
+        raise UnreadableError("not of this deployment, or not as long as it says")
+    others = fields.keys() - _EVERY_LINE
+    if len(fields) != len(pairs) or not fields.keys() >= _EVERY_LINE or not all(map(_VARIABLE.fullmatch, others)):
+        raise UnreadableError("a field twice, missing or of another kind")
+    if any(fields[name] in ("", MISSING) for name in ("request_id", "time", "status")):
+        raise UnreadableError("no request, no time or no status")
+    _number(fields["status"], 0)
     return fields
+
+
+def _hour(time: str) -> Hour:
+    """Return the hour of a time in milliseconds, or in seconds as HTTP APIs write it."""
+    moment = Fraction(time) if len(time) <= _LONGEST_NUMBER and _NUMBER.fullmatch(time) else Fraction(-1)
+    if moment.denominator != 1 or moment < 0:
+        raise UnreadableError("no time")
+    return Hour.of_epoch_ms(int(moment) if moment >= _FIRST_IN_MS else int(moment) * 1000)
+
+
+def _value(text: str) -> str:
+    if len(text) > LONGEST_VALUE:
+        raise UnreadableError("a value is too long")
+    return text
 
 
 @lru_cache(maxsize=1 << 14)
@@ -104,7 +140,7 @@ def _number(text: str, scale: int) -> int:
     """Return a number of the log times ten to the power of ``scale``; a missing one is 0."""
     if text in (MISSING, ""):
         return 0
-    if not re.fullmatch(r"[0-9]{1,13}(\.[0-9]{1,9})?", text):
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         raise UnreadableError("not a number")
     return scaled(Fraction(text), scale)
 
@@ -118,7 +154,9 @@ def scaled(number: Fraction, scale: int) -> int:
 
 
 def _lets_through(metric: Metric, fields: Mapping[str, str]) -> bool:
-    status = int(fields["status"])
+    if not isinstance(metric, Count | Unique) and metric.of == USAGE_LINES:
+        return False
+    status = _number(fields["status"], 0)
     path = fields["resource"].split(" ")[-1]  # an HTTP API's route key is "GET /items/{id}"
     right_status = str(status) in metric.statuses or f"{status // 100}xx" in metric.statuses
     right_method = not metric.methods or fields["method"] in metric.methods
@@ -132,6 +170,7 @@ def _meter(metric: Count | Sum | Max, fields: Mapping[str, str]) -> str:
     """Return the name that a record is billed under, where a metric's values have meters of their own."""
     if isinstance(metric, Max) or not metric.meters:
         return metric.name
-    value = f"{int(fields['status']) // 100}xx" if metric.by == "status_class" else fields.get(metric.by) or MISSING
+    status_class = f"{_number(fields['status'], 0) // 100}xx"
+    value = status_class if metric.by == "status_class" else fields.get(metric.by) or MISSING
     names = meters_of(metric)
     return names[value if value in names and len(value) <= _LONGEST_SPLIT else OTHER]

@@ -8,15 +8,16 @@ two lines the same record is the record's own id, so that neither objects, batch
 
 import gzip
 import io
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line
 from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.layout import ARCHIVE
-from metering.model.metrics import Max, Metric
+from metering.model.metrics import Max, Metric, meters_of
 from metering.model.periods import Hour
 
 MOST_EVENTS: Final = 10_000
@@ -83,9 +84,14 @@ def _lines_of(body: Any) -> Iterator[str]:
     raw = io.BufferedReader(body)
     lines: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
     for line in lines:
-        text = line.decode(errors="backslashreplace").rstrip("\n")
-        if text.strip():
-            yield text
+        for text in _records_of(line.decode(errors="backslashreplace")):
+            if text.strip():
+                yield text.rstrip("\n")
+
+
+def _records_of(line: str) -> list[str]:
+    """Return the records of a line: more than one where what joined objects left line ends out."""
+    return re.split(r'(?<=})[\s,]*(?=\ufeff?\s*{\s*"metering"\s*:)', line)
 
 
 @dataclass(slots=True)
@@ -101,6 +107,8 @@ class Tally:
             where = (record.source, meter)
             before = self.amounts.get(where, 0)
             self.amounts[where] = max(before, amount) if meter in peaks else before + amount
+        for meter, amount in record.once.items():
+            self.amounts[record.source, meter] = self.amounts.get((record.source, meter), 0) + amount
         for metric, value in record.values.items():
             self.values.setdefault((record.source, metric), set()).add(value)
 
@@ -109,7 +117,7 @@ class Tally:
 class HourTally:
     """What the archive holds of one hour, each record once.
 
-    ``waiting`` is what stands in lines that were set aside and not redriven yet, ``ready`` all the rest.
+    ``waiting`` is what stands in lines that were set aside and not redriven, ``ready`` all the rest.
     """
 
     ready: Tally = field(default_factory=Tally)
@@ -123,17 +131,18 @@ class RawLog:
 
     Lines are looked for from five minutes before their hour until ``access_ahead`` and ``usage_ahead`` hours after it.
     In memory are the record ids of the hours that are being read, ``access_ahead`` + 2 of them: about 110 bytes each.
-    Lines with an id of ``waiting`` are kept apart.
+    ``waiting`` names, by the ids of records, the metrics whose part of them is kept apart; without any, all of it is.
     """
 
     archive: Archive
     metrics: tuple[Metric, ...]
+    nonces: Sequence[str]
     access_ahead: int
     usage_ahead: int
-    waiting: Collection[str] = ()
+    waiting: Mapping[str, Collection[str]] = field(default_factory=dict)
     sources: Collection[str] | None = None
     unreadable: int = 0
-    """Lines that arrived in the hours that were read and could not be."""
+    """Lines that arrived in the hours that were read and could not be, wholly or for some metrics."""
 
     _peaks: set[str] = field(init=False)
     _open: dict[Hour, HourTally] = field(default_factory=dict)
@@ -161,7 +170,7 @@ class RawLog:
     def _read_access_log(self, arrived: Hour) -> None:
         for line in self.archive.access_log(arrived):
             try:
-                record = read_access_line(line, self.metrics)
+                record = read_access_line(line, self.metrics, self.nonces)
             except UnreadableError:
                 self.unreadable += 1
                 continue
@@ -179,6 +188,7 @@ class RawLog:
                 self._add(record)
 
     def _add(self, record: Record) -> None:
+        self.unreadable += bool(record.bad)
         if self.sources is not None and record.source not in self.sources:
             return
         first_time = [name for name in record.once if (name, record.source, record.line_id) not in self._counted_ids]
@@ -187,8 +197,19 @@ class RawLog:
         if hour is None or record.id in hour.seen:
             return
         hour.seen.add(record.id)
-        tally = hour.waiting if record.id in self.waiting else hour.ready
-        tally.add(record, self._peaks)
-        for name in first_time:
-            where = (record.source, name)
-            tally.amounts[where] = tally.amounts.get(where, 0) + record.once[name]
+        # What counts once per id is from here on what counts.
+        record = replace(record, once={name: record.once[name] for name in first_time})
+        set_aside = self.waiting.get(record.id)
+        if set_aside is None:
+            hour.ready.add(record, self._peaks)
+        elif not set_aside:
+            hour.waiting.add(record, self._peaks)
+        else:
+            apart, counted = record.parted(self._meters(set_aside))
+            hour.waiting.add(apart, self._peaks)
+            hour.ready.add(counted, self._peaks)
+
+    def _meters(self, names: Collection[str]) -> set[str]:
+        """Return metrics' names with those of their meters, by which what they measure is called."""
+        meters = {meter for one in self.metrics if one.name in names for meter in meters_of(one).values()}
+        return meters | set(names)

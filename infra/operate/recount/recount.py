@@ -29,7 +29,7 @@ from metering.model.subjects import Kind, Subject, customer
 from metering.model.usage_row import Change, UsageRow
 from metering.stores.attribution import owner_of
 from metering.stores.marks import new_mark
-from metering.stores.set_aside import SetAsideBatch
+from metering.stores.set_aside import SetAsideBatch, SetAsideLine
 
 ACCESS_AHEAD: Final = 2
 """Hours after its own in which a request's line is looked for. API Gateway writes it at the request's end, and Firehose
@@ -100,6 +100,7 @@ class Recount:
         self._only = only
         self._now = now
         self._metrics = deployment.declared_metrics
+        self._nonces = deployment.outputs.nonces.split()
         self._peaks = {metric.name for metric in self._metrics if isinstance(metric, Max)}
         self._uniques = {metric.name for metric in self._metrics if isinstance(metric, Unique)}
         self._meters = [name for metric in self._metrics for name in meters_of(metric).values()]
@@ -107,6 +108,7 @@ class Recount:
         self._raw = RawLog(
             self._archive(),
             self._metrics,
+            self._nonces,
             ACCESS_AHEAD if ahead is None else ahead,
             USAGE_AHEAD if ahead is None else ahead,
             self._set_aside(),
@@ -302,27 +304,30 @@ class Recount:
         groups = {arn.split(":log-group:")[1].removesuffix(":*") for arn in arns if ":log-group:" in arn}
         return sorted(groups - {self._deployment.outputs.access_log_group})
 
-    def _set_aside(self) -> set[str]:
-        """Return the ids of the records that were set aside, surely not counted, and not redriven yet."""
-        ids: set[str] = set()
+    def _set_aside(self) -> dict[str, Collection[str]]:
+        """Return the metrics, by the ids of records, for which these were set aside, surely not counted, and not since.
+
+        What was dismissed is among them: it explains itself, and nobody is billed for it.
+        """
+        set_aside: dict[str, Collection[str]] = {}
         for name in self._deployment.set_aside.batches():
             kept = self._deployment.set_aside.of(name)
-            if kept.certain is not None:
-                ids |= self._ids_of(kept.certain, kept.redriven)
-        return ids
+            left = {waiting.line.name: waiting.metrics for waiting in kept.waiting if not waiting.doubtful}
+            for line in kept.certain.lines if kept.certain else ():
+                if line.name in left or line.name in kept.dismissed:
+                    record = self._record_of(kept.certain, line)
+                    if record:
+                        set_aside[record] = left.get(line.name, line.metrics)
+        return set_aside
 
-    def _ids_of(self, kept: SetAsideBatch, redriven: Collection[str]) -> set[str]:
-        waiting = [line for line in kept.lines if line.id not in redriven]
-        if kept.source is Source.USAGE_LINES:
-            log_group = kept.origin.split(" ")[0]
-            return {usage_record_id(log_group, line.id) for line in waiting}
-        ids = set()
-        for line in waiting:
-            with suppress(UnreadableError):  # in the archive, too, it cannot be read
-                record = read_access_line(line.message, self._metrics)
-                if record is not None:
-                    ids.add(record.id)
-        return ids
+    def _record_of(self, kept: SetAsideBatch | None, line: SetAsideLine) -> str:
+        """Return the id of the record that a line holds, or nothing if it cannot be read in the archive, either."""
+        if kept and kept.source is Source.USAGE_LINES:
+            return usage_record_id(kept.origin.split(" ")[0], line.id)
+        with suppress(UnreadableError):
+            record = read_access_line(line.message, self._metrics, self._nonces)
+            return record.id if record else ""
+        return ""
 
 
 def _corrections(changes: Iterable[tuple[Hour, Change]], metric: str, counted: Mapping[Hour, int]) -> tuple[int, str]:
