@@ -32,7 +32,7 @@ class Road(Enum):
     """How lines of the access log reach ``record_usage``; the value is how it is written."""
 
     SUBSCRIPTION = "subscription"
-    """Through a log group and its subscription, within seconds; the log group is the archive."""
+    """Through a log group and its subscription, usually seconds later; the log group is the archive."""
 
     FIREHOSE = "firehose"
     """Through Firehose into objects of the bucket, within minutes; the objects are the archive. REST APIs only."""

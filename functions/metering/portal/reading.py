@@ -1,7 +1,7 @@
 """What one customer used, hour by hour: closed hours from the ledger, the others from the counters.
 
 A customer's rows lie in one partition, one row an hour, however many keys it has. Hours that are not in the ledger yet,
-and those with a late mark, are counted afresh by the customer's keys; so a call shows within seconds.
+and those with a late mark, are counted afresh by the customer's keys; so a call shows as soon as it is counted.
 
 What was shown is never taken back while an hour gets closed: marks and the cursor are read before the rows, and the
 rows before the counters. Whatever had not been written when a row was read is then still found in the counters::
