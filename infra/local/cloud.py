@@ -184,9 +184,11 @@ def _put_access_log(emulator: Emulator, outputs: Outputs, sample: Mapping[str, s
     template = json.loads(body) if isinstance(body, str) else body
     resources = template["Resources"].values()
     (stage,) = [resource for resource in resources if resource["Type"] == "AWS::ApiGateway::Stage"]
+    pages = cloudformation.get_paginator("list_exports").paginate()
+    exports = {export["Name"]: export["Value"] for page in pages for export in page["Exports"]}
     here = f"{emulator.region}:{emulator.account_id}"
     settings = {
-        "format": stage["Properties"]["AccessLogSetting"]["Format"],
+        "format": _resolved(stage["Properties"]["AccessLogSetting"]["Format"], exports),
         "destinationArn": f"arn:aws:firehose:{here}:deliverystream/{outputs.delivery_stream}"
         if outputs.delivery_stream
         else f"arn:aws:logs:{here}:log-group:{outputs.access_log_group}",
@@ -200,6 +202,21 @@ def _put_access_log(emulator: Emulator, outputs: Outputs, sample: Mapping[str, s
     )
     cloudformation.close()
     apigateway.close()
+
+
+def _resolved(value: Any, exports: Mapping[str, str]) -> Any:
+    """Return what CloudFormation makes of a value, by those of its functions that a stage's format is written with."""
+    match value:
+        case {"Fn::Join": [between, parts]}:
+            return between.join(_resolved(part, exports) for part in parts)
+        case {"Fn::Select": [number, parts]}:
+            return _resolved(parts, exports)[int(number)]
+        case {"Fn::Split": [mark, text]}:
+            return _resolved(text, exports).split(mark)
+        case {"Fn::ImportValue": name}:
+            return exports[name]
+        case _:
+            return value
 
 
 def _clock() -> float:
