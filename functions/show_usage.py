@@ -15,13 +15,15 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from metering.model.metrics import Metric
 from metering.model.prices import Plan
 from metering.portal import api
+from metering.portal.agreements import Agreements
+from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
+from metering.portal.history import History
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys
 from metering.settings import ShowUsageSettings
 from metering.stores import aws
-from metering.stripe.client import key_from
-from metering.stripe.meters import StripeMeters
+from metering.stripe.client import IMPATIENCE, StripeAccount, key_from
 
 DECLARED: Final = Path(__file__).with_name("declared.json")
 """What ``app.py`` declares; it is in this function's zip alone."""
@@ -52,8 +54,13 @@ def _parts() -> api.Parts:
     declared = msgspec.json.decode(DECLARED.read_bytes(), type=Declared)
     reader = UsageReader.of(aws.dynamodb(), settings.counters_table, settings.ledger_table)
     stripe_key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
-    stripe = StripeMeters(stripe_key, settings.deployment, settings.stripe_api_base)
-    charges = Charges(reader, stripe, declared.metrics, declared.plans, time.monotonic)
+    stripe = StripeAccount(stripe_key, settings.deployment, settings.stripe_api_base, IMPATIENCE)
+    charges = Charges(
+        Agreements(reader.ledger.holders, stripe, time.monotonic),
+        History(reader, Bounds(declared.metrics).most_hours(), time.monotonic),
+        declared.metrics,
+        declared.plans,
+    )
     keys = PortalKeys(aws.secrets(), settings.portal_secret, time.monotonic)
     return api.Parts(settings.deployment, keys, reader, charges, declared.metrics, declared.plans)
 

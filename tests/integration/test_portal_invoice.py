@@ -14,9 +14,13 @@ from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.metrics import Count, Sum
+from metering.model.periods import Hour
 from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
+from metering.portal.agreements import BREAK_S, KEPT_S, REFUSED_S
 from metering.portal.answers import InvoiceAnswer, PricesAnswer
-from metering.portal.charges import BASIS, KEPT_S
+from metering.portal.charges import BASIS
+from metering.portal.history import KEPT_S as HISTORY_KEPT_S
+from metering.portal.history import AddingUpError
 from tests.doubles.clock import Clock
 from tests.integration.portal import Portal, opened
 from tests.integration.world import HOUR, World
@@ -101,7 +105,8 @@ def seller(world: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPat
     world.customer("acme", "key1")
     with opened(world, template, monkeypatch, tmp_path, metrics=METRICS, plans=(PLAN,)) as portal:
         made = Seller(world, portal)
-        show_usage._parts().charges.clock = lambda: made.passed
+        charges = show_usage._parts().charges
+        charges.agreements.clock = charges.history.clock = lambda: made.passed
         made.catalog().apply(lambda _: None)
         made.subscribe()
         yield made
@@ -248,11 +253,96 @@ def test_who_is_not_subscribed_has_no_invoice(seller: Seller) -> None:
 
 
 def test_while_stripe_does_not_answer_the_client_is_to_try_again(seller: Seller) -> None:
-    """Nothing of what Stripe said is passed on."""
-    seller.world.stripe.set_faults([Fault.ERROR_BEFORE] * 3, route="GET /v1/subscriptions")
+    """Nothing of what Stripe said is passed on; it is asked once, without the SDK's own attempts."""
+    before = seller.calls()
+    seller.world.stripe.set_faults([Fault.ERROR_BEFORE], route="GET /v1/subscriptions")
     answer = seller.portal.get("/v1/invoice")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "10")
+    assert seller.calls() == before + 1
+    assert seller.portal.get("/v1/invoice").status == 503
+    assert seller.calls() == before + 1
+    seller.passed += REFUSED_S
     assert seller.portal.get("/v1/invoice").status == 200
+
+
+def test_stripe_in_trouble_is_left_alone_by_all_customers(seller: Seller) -> None:
+    """I6: one call in ten seconds and process, whoever asks; then others are served again."""
+    seller.world.customer("globex", "key2", stripe_customer="cus_globex")
+    seller.world.stripe.set_faults([Fault.ERROR_BEFORE], route="GET /v1/subscriptions")
+    before = seller.calls()
+    statuses = [seller.portal.get("/v1/invoice", token=seller.portal.token(name)).status for name in ("acme", "globex")]
+    assert (statuses, seller.calls()) == ([503, 503], before + 1)
+    seller.passed += BREAK_S
+    assert seller.portal.get("/v1/invoice", token=seller.portal.token("globex")).status == 404
+    assert seller.calls() == before + 2
+
+
+def test_known_terms_are_shown_with_their_age_while_stripe_has_trouble(seller: Seller) -> None:
+    """And usage that is fresh: only Stripe's own preview is old."""
+    seller.use(5)
+    seller.invoice()
+    seller.at(seller.world.now + timedelta(seconds=KEPT_S))
+    seller.world.stripe.set_faults([Fault.ERROR_BEFORE] * 9, route="GET /v1/subscriptions")
+    seller.use(5)
+    before = seller.calls()
+    for _ in range(4):
+        shown = seller.invoice()
+        assert _by_price(shown["so_far"]["lines"])["requests"][0] == 10
+        assert shown["preview"]["as_of"] == "2026-11-22T05:40:00Z"
+    assert seller.calls() == before + 1
+
+
+def test_who_is_not_subscribed_costs_stripe_a_call_in_half_a_minute(seller: Seller) -> None:
+    """I10: however often it is asked for."""
+    seller.world.customer("free", "key3", stripe_customer="cus_free")
+    token, before = seller.portal.token("free"), seller.calls()
+    assert {seller.portal.get("/v1/invoice", token=token).status for _ in range(20)} == {404}
+    assert seller.calls() == before + 1
+    seller.passed += REFUSED_S
+    assert seller.portal.get("/v1/invoice", token=token).status == 404
+    assert seller.calls() == before + 2
+
+
+def test_a_long_period_is_added_up_piece_by_piece(seller: Seller) -> None:
+    """I10: no request reads more of it than one answer may be about; what is known stays, and what is late is added."""
+    history = show_usage._parts().charges.history
+    history.piece = 100
+    seller.use(5)
+    seller.at(HOUR.end + timedelta(minutes=10))
+    seller.world.close()
+    seller.at(HOUR.end + timedelta(hours=250))
+    seller.use(3)
+    for known in (100, 200):
+        answer = seller.portal.get("/v1/invoice")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert f"{known} of its 252 hours so far are known" in answer.json()["detail"]
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 8
+    seller.portal.calls.clear()
+    seller.world.record(seller.world.line())  # of the closed hour
+    assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 9
+    seller.world.close()
+    for _ in range(3):
+        seller.passed += HISTORY_KEPT_S
+        assert _by_price(seller.invoice()["so_far"]["lines"])["requests"][0] == 9
+
+
+def test_what_no_record_can_change_any_more_is_kept_as_one_sum(seller: Seller) -> None:
+    """I10: a year by hour of fifty customers would not fit into the function."""
+    seller.use(5)
+    seller.at(HOUR.end + timedelta(minutes=10))
+    seller.world.close()
+    history = show_usage._parts().charges.history
+    history.piece = 48
+    later = HOUR.end + timedelta(days=70)
+    seller.world.ledger.progress.advance_cursor(Hour.containing(later))
+    while True:
+        try:
+            by_hour = history.of("acme", HOUR, Hour(HOUR.number + 365 * 24), later)
+        except AddingUpError:
+            continue
+        break
+    assert by_hour == {HOUR: {"requests": 5, "bytes": 50, "units": 50}} | {hour: {} for hour in by_hour if hour != HOUR}
+    assert len(by_hour) < 10
 
 
 def test_prices_are_shown_as_declared(seller: Seller) -> None:

@@ -25,8 +25,11 @@ from pydantic import BaseModel, Field
 from metering.model.metrics import Count, Max, Metric, Sum, meters_of, unit_of
 from metering.model.prices import Plan, decimals_of
 from metering.model.subjects import LONGEST_ID, is_id
+from metering.portal.agreements import NotSubscribedError
 from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
-from metering.portal.charges import Charges, NotSubscribedError, scales_of, terms_of
+from metering.portal.bounds import Bounds
+from metering.portal.charges import Charges, scales_of, terms_of
+from metering.portal.history import AddingUpError
 from metering.portal.http import (
     ProblemError,
     built,
@@ -42,13 +45,11 @@ from metering.portal.http import (
     unsupported,
 )
 from metering.portal.page import FILES, read
-from metering.portal.queries import as_csv, check_known, row, span
-from metering.portal.reading import BY_KEY, By, UsageReader, lines
+from metering.portal.queries import LESS, as_csv, check_bound, check_known, check_size, row, span
+from metering.portal.reading import BY_KEY, MOST_KEYS, By, UsageReader, lines
 from metering.portal.tokens import PortalKeys, TokenRefusedError, issue, verify
+from metering.stores.table import TooMuchError
 from metering.stripe.client import StripeRejectedError, StripeUnavailableError
-
-MOST_LINES: Final = 30_000
-"""Lines in one answer: as many as fit into what a Lambda may return, 6 MB."""
 
 RETRY_AFTER_S: Final = 10
 
@@ -72,6 +73,11 @@ class Parts:
     charges: Charges
     metrics: tuple[Metric, ...]
     plans: tuple[Plan, ...]
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one answer may be about."""
+        return Bounds(self.metrics)
 
     @cached_property
     def prices(self) -> str:
@@ -191,18 +197,21 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     dimensions = [BY_KEY, *sorted({one.by for one in parts.metrics if isinstance(one, Count | Sum) and one.by})]
     check_known("metric", metric, list(scales))
     check_known("dimension", dimension, dimensions)
-    read = parts.reader.read(customer, first, end, now=now, by_key=dimension == BY_KEY)
-    added = lines(read.cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
-    if len(added) > MOST_LINES:
-        raise ProblemError(
-            HTTPStatus.BAD_REQUEST,
-            f"an answer holds {MOST_LINES:,} lines at most, and this one would hold {len(added):,}: "
-            "ask for less time, for a longer period in by, or for one metric",
-        )
+    # What is asked is measured by what was declared; by key, by how many keys this customer has, too.
+    check_bound(parts.bounds.most_hours(By(by), dimension=dimension, metric=metric, keys=1), first, end)
+    known = parts.reader.known(customer)
+    keys = MOST_KEYS if known.keys is None else len(known.keys)
+    check_bound(parts.bounds.most_hours(By(by), dimension=dimension, metric=metric, keys=keys), first, end)
+    try:
+        read = parts.reader.read(known, first, end, now=now, by_key=dimension == BY_KEY)
+        added = lines(read.cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
+    except TooMuchError as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, f"{error}: {LESS}") from error
     rows = [row(line, scales) for line in added]
     if format_ == "csv" or (not format_ and prefers_csv(header(routes.current_event.raw_event, "accept"))):
         name = f"usage-{re.sub('[^A-Za-z0-9._-]', '_', customer)}-{first}-{end}.csv"
-        return good(as_csv(rows), "text/csv; charset=utf-8", {"Content-Disposition": f'attachment; filename="{name}"'})
+        attachment = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return good(check_size(as_csv(rows)), "text/csv; charset=utf-8", attachment)
     shown = {
         "customer": customer,
         "from": str(first),
@@ -213,7 +222,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     }
     etag = etag_of(msgspec.json.encode(shown))  # of the usage: that it was looked at later is no difference
     as_of = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return good(msgspec.json.encode(shown | {"as_of": as_of}).decode(), headers={"ETag": etag})
+    return good(check_size(msgspec.json.encode(shown | {"as_of": as_of}).decode()), headers={"ETag": etag})
 
 
 @routes.get(
@@ -238,6 +247,10 @@ def invoice() -> Response[str]:
             "Stripe, which keeps the prices of the subscription, does not answer now: try again",
             {"Retry-After": str(RETRY_AFTER_S)},
         ) from error
+    except AddingUpError as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": "1"}) from error
+    except TooMuchError as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"the period cannot be added up: {error}") from error
     return good(msgspec.json.encode(charged).decode())
 
 

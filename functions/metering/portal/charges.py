@@ -6,8 +6,8 @@ the amount moves with each call and not with Stripe's preview, which is some min
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
 
@@ -31,71 +31,40 @@ from metering.model.prices import (
     title_of,
     written,
 )
-from metering.portal.reading import UsageReader
-from metering.stores.holders import Customer
-from metering.stripe.meters import StripeMeters
-from metering.stripe.subscriptions import Offers, Terms, preview_of, running
-
-KEPT_S: Final = 60
-"""Seconds for which Stripe's answers about a customer, and its closed hours, are kept."""
-
-MOST_KEPT: Final = 50
-"""Customers whose month is kept at once: each takes up to a megabyte."""
+from metering.portal.agreements import Agreements
+from metering.portal.history import ByHour, History
+from metering.stripe.subscriptions import Terms
 
 BASIS: Final = "the usage of the last 24 hours goes on until the period ends, with no more distinct values"
 _BASIS: Final = timedelta(hours=24)
 
 
-class NotSubscribedError(Exception):
-    """The customer has no subscription to a plan, so that nothing is invoiced."""
-
-
-@dataclass(slots=True)
-class _Kept:
-    customer: Customer
-    terms: Terms
-    preview: Mapping[str, Any]
-    as_of: datetime
-    until: float
-    used: dict[Hour, dict[str, int]] = field(default_factory=dict)
-    """What was used, by hour and metric."""
-
-    since: Hour | None = None
-    """From which hour on ``used`` may have changed without a late mark."""
-
-
 @dataclass(slots=True)
 class Charges:
-    """Works out invoices. ``clock`` counts seconds.
+    """Works out invoices, by what customers are subscribed to and what they used.
 
-    Raises NotSubscribedError, and what :class:`StripeMeters` raises.
+    Raises NotSubscribedError, what Stripe's trouble is, and AddingUpError.
     """
 
-    reader: UsageReader
-    stripe: StripeMeters
+    agreements: Agreements
+    history: History
     metrics: Sequence[Metric]
     plans: Sequence[Plan]
-    clock: Callable[[], float]
-    _kept: dict[str, _Kept] = field(default_factory=dict)
-    _offers: Offers = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._offers = Offers(self.stripe)
 
     def invoice(self, name: str, *, now: datetime) -> dict[str, Any]:
         """Return what a customer's running period costs; amounts in the currency's smallest unit."""
-        kept = self._of(name, now)
-        self._bring_up_to_date(kept, now)
-        terms = kept.terms
+        agreement = self.agreements.of(name, now)
+        terms, preview = agreement.terms, agreement.preview
+        by_hour = self.history.of(name, terms.first, terms.end, now)
         used: Counter[str] = Counter()
-        for of_hour in kept.used.values():
+        for of_hour in by_hour.values():
             used.update(of_hour)
         distinct = {metric.name for metric in self.metrics if isinstance(metric, Unique)}
-        forecast = self._lines(terms, goes_on(kept.used, terms, now, distinct=distinct))
+        forecast = self._lines(terms, goes_on(by_hour, terms, now, distinct=distinct))
         so_far = self._lines(terms, used)
         return {
             "customer": name,
-            "name": kept.customer.name,
+            "name": agreement.customer.name,
             "currency": terms.currency,
             "decimals": decimals_of(terms.currency),
             "period": {"from": str(terms.first), "to": str(terms.end)},
@@ -107,38 +76,14 @@ class Charges:
                 "basis": BASIS,
             },
             "preview": {
-                "total": kept.preview["total"],
-                "as_of": kept.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "total": preview["total"],
+                "as_of": agreement.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "lines": [
                     {field: line[field] for field in ("description", "price", "quantity", "amount")}
-                    for line in kept.preview["lines"]
+                    for line in preview["lines"]
                 ],
             },
         }
-
-    def _of(self, name: str, now: datetime) -> _Kept:
-        kept, at = self._kept.get(name), self.clock()
-        if kept is not None and at < kept.until:
-            return kept
-        customer = self.reader.ledger.holders.customers([name]).get(name)
-        subscription = running(self.stripe, customer.stripe_customer) if customer and customer.stripe_customer else None
-        if customer is None or subscription is None:
-            raise NotSubscribedError(name)
-        terms = Terms.of(subscription, self._offers)
-        made = _Kept(customer, terms, preview_of(self.stripe, subscription), now, at + KEPT_S)
-        self._kept.pop(name, None)
-        while len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]  # the oldest
-        self._kept[name] = made
-        return made
-
-    def _bring_up_to_date(self, kept: _Kept, now: datetime) -> None:
-        """Read what may have changed: all at first, then the open hours and those with a late mark."""
-        terms = kept.terms
-        usage = self.reader.read(kept.customer.id, terms.first, terms.end, now=now, since=kept.since)
-        for hour, cells in usage.cells.items():
-            kept.used[hour] = {metric: cell.quantity for metric, cell in cells.items()}
-        kept.since = usage.open_from
 
     def _title(self, plan_name: str, price: Price) -> str:
         """Return what invoices call a price, as it is declared now."""
@@ -170,9 +115,7 @@ class Charges:
         return lines
 
 
-def goes_on(
-    by_hour: Mapping[Hour, Mapping[str, int]], terms: Terms, now: datetime, *, distinct: Collection[str]
-) -> dict[str, int]:
+def goes_on(by_hour: ByHour, terms: Terms, now: datetime, *, distinct: Collection[str]) -> dict[str, int]:
     """Return what will have been used when the period ends, if the last 24 hours' usage goes on.
 
     ``distinct`` values stay as many as they are: most of tomorrow's users have been seen today.

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -13,6 +14,11 @@ from metering.portal.http import LONGEST_SHOWN, ProblemError
 from metering.portal.reading import Line
 
 LONGEST_RANGE: Final = timedelta(days=366)
+MOST_BYTES: Final = 6_000_000
+"""Of what a Lambda may answer, which is 6 MB (Lambda quotas), with some room for its headers."""
+
+LESS: Final = "ask for less time, for a longer period in by, for one metric, or for no dimension"
+
 _FORMULA: Final = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])")
 """Where a cell begins, or would where another character separates them, that a spreadsheet takes for a formula."""
 
@@ -47,6 +53,27 @@ def _hour(name: str, text: str) -> Hour:
             HTTPStatus.BAD_REQUEST, f"{name} must be from {_FIRST_YEAR} on and before {_LAST_YEAR}; got {text!r}"
         )
     return asked
+
+
+def check_bound(most: int, first: Hour, end: Hour) -> None:
+    """Raise ProblemError where more hours are asked for than one answer may be about."""
+    asked = end.number - first.number
+    if asked > most:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            f"one answer of this kind is about {most:,} hours at most; got {asked:,}, from {first} to {end}: {LESS}",
+        )
+
+
+def check_size(body: str) -> str:
+    """Return an answer's body; raise ProblemError if Lambda would not take it, which writes it as JSON in JSON."""
+    size = len(json.dumps(body))
+    if size > MOST_BYTES:
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            f"an answer has {MOST_BYTES:,} bytes at most, and this one would have {size:,}: {LESS}",
+        )
+    return body
 
 
 def check_known(name: str, given: str, known: Sequence[str]) -> None:

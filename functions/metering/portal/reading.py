@@ -10,11 +10,8 @@ rows before the counters. Whatever had not been written when a row was read is t
          ▲ closed, or mark cleared here: its row is read afterwards
 """
 
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,15 +21,16 @@ import msgspec
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
 from metering.model.subjects import Subject, customer, key, source_of_customer, source_of_key
 from metering.model.usage_row import State, UsageRow
+from metering.portal.uniques import KeptUniques
 from metering.stores.attribution import Share, Uniques, sources_of
-from metering.stores.aws import in_pieces, side_by_side
+from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counted, Counters
 from metering.stores.decoding import as_items, decode_fast, page_of
 from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
 from metering.stores.rows import ByKey
-from metering.stores.table import Table
+from metering.stores.table import Table, TooMuchError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -43,14 +41,36 @@ B = TypeVar("B")
 MOST_OPEN_HOURS: Final = 48
 """How many hours are counted afresh at most; if closing is further behind, the earliest wait until it has caught up."""
 
+FEWEST_AFRESH: Final = 3
+"""The running hour, the one before it until that is closed, and one more."""
+
+MOST_QUERIES: Final = 240
+"""Queries that counting afresh may take, one for each key and hour."""
+
+MOST_KEYS: Final = 100
+"""Keys of a customer whose counters are looked at: each is a read unit, for who held it."""
+
+MOST_ITEMS: Final = 2048
+"""Counters that are read, all hours together: 1 KB each at most, and 300 bytes as a rule, a read unit for 27.
+
+An hour that has more shows once it is closed.
+"""
+
+MOST_LINES: Final = 30_000
+"""Lines in one answer."""
+
+RECENT_HOURS: Final = 24
+"""How far before the cursor rows are read consistently."""
+
+MOST_PAGES: Final = 2
+"""Pages of 1 MB that rows may fill, 128 read units each; what one answer is about (:mod:`metering.portal.bounds`) as a
+rule fills one and a half."""
+
 BY_KEY: Final = "key"
 """The dimension that every metric has."""
 
 NO_VALUE: Final = ""
 """Stands for what belongs to no single value of a dimension."""
-
-_SHORTEST_KEPT_S: Final = 5
-_MONTH: Final = 31 * 24
 
 
 class Standing(IntEnum):
@@ -123,7 +143,10 @@ class Line:
 def lines(
     cells: Mapping[Hour, Mapping[str, Cell]], *, by: By, dimension: str | None, metrics: Iterable[str] = ()
 ) -> list[Line]:
-    """Add up by period, and by the values of a dimension; of some metrics, or of all."""
+    """Add up by period, and by the values of a dimension; of some metrics, or of all.
+
+    Raises TooMuchError for more than :data:`MOST_LINES`.
+    """
     wanted = frozenset(metrics)
     added: dict[tuple[str, str, str | None], tuple[int, Standing]] = {}
     for hour, of_hour in cells.items():
@@ -135,6 +158,8 @@ def lines(
                 name = (period, metric, value)
                 before, standing = added.get(name, (0, cell.standing))
                 added[name] = (before + quantity, min(standing, cell.standing))
+        if len(added) > MOST_LINES:
+            raise TooMuchError(f"the answer would hold more than {MOST_LINES:,} lines")
     return sorted(Line(*name, *found) for name, found in added.items())
 
 
@@ -203,48 +228,27 @@ class _Row(msgspec.Struct, frozen=True):
 _ROWS: Final = page_of(_Row)
 
 
-@dataclass(slots=True)
-class _Kept:
-    """Distinct values by hour, kept for as many seconds as a customer has keys, each of which is a read a second."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a customer before its usage is read: how far hours are closed, and every key it ever had.
 
-    by_hour: Counter[Hour] | None
-    until: float
-
-
-@dataclass(slots=True)
-class KeptUniques(Uniques):
-    """Distinct values that came through several keys: their claims are all of a month's, so that they are kept a while.
-
-    Reading them takes 16 queries for each key. They are kept for a second for each key that a customer has ever had,
-    and five seconds at least: so they cost at most 16 queries a second for any customer.
+    ``keys`` is None where those are more than :data:`MOST_KEYS`: its usage shows once its hours are closed.
     """
 
-    clock: Callable[[], float] = time.monotonic
-    _kept: dict[tuple[str, str, str], _Kept] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
-        """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
-        name, now = (customer, metric, hour.month), self.clock()
-        with self._lock:
-            kept = self._kept.get(name)
-        if kept is None or kept.until <= now:
-            found = Uniques.by_hour(self, customer, metric, hour)
-            keys = 1 if found is None else len(self.holders.keys_of(customer))
-            kept = _Kept(found, now + max(_SHORTEST_KEPT_S, keys))
-            with self._lock:
-                for other in [other for other, one in self._kept.items() if one.until <= now]:
-                    del self._kept[other]
-                self._kept[name] = kept
-        return kept.by_hour
+    customer: str
+    cursor: Hour | None
+    keys: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
 class UsageReader:
-    """Reads what one customer used. Errors of DynamoDB are raised as they are."""
+    """Reads what one customer used. Errors of DynamoDB are raised as they are.
+
+    What is read is bounded before it begins (I10): so many pages of rows, keys, and items of counters and claims.
+    """
 
     counters: Counters
-    uniques: Uniques
+    uniques: KeptUniques
     ledger: Ledger
 
     @classmethod
@@ -252,66 +256,109 @@ class UsageReader:
         """Return the reader of two tables, whose client then decodes rows fast."""
         decode_fast(client)
         ledger = Ledger(client, ledger_table)
-        return cls(
-            Counters(client, counters_table), KeptUniques(Claims(client, counters_table), ledger.holders), ledger
-        )
+        uniques = KeptUniques(Uniques(Claims(client, counters_table), ledger.holders))
+        return cls(Counters(client, counters_table), uniques, ledger)
+
+    def known(self, name: str) -> Known:
+        """Look at a customer: two reads, of two or three units."""
+        cursor, keys = _both(self.ledger.progress.cursor, lambda: self.ledger.holders.few_keys_of(name, MOST_KEYS))
+        return Known(name, cursor, None if keys is None else frozenset(keys))
 
     def read(  # noqa: PLR0913 - what a caller may say, each by name
-        self, name: str, first: Hour, end: Hour, *, now: datetime, by_key: bool = False, since: Hour | None = None
+        self,
+        known: Known,
+        first: Hour,
+        end: Hour,
+        *,
+        now: datetime,
+        by_key: bool = False,
+        spans: Sequence[tuple[Hour, Hour]] | None = None,
     ) -> "Usage":
         """Return what a customer used from ``first`` up to ``end``, exclusive; with ``by_key``, by key as well.
 
-        With ``since``, of the hours before it only those that are counted afresh.
+        With ``spans``, of the hours outside them only those that are counted afresh. Raises TooMuchError where the
+        rows fill more than :data:`MOST_PAGES`.
         """
         end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
         if first >= end:
             return Usage({}, end)
-        mine = customer(name)
-        cursor, keys = _both(self.ledger.progress.cursor, lambda: self.ledger.holders.keys_of(name))
-        open_from = min(end, max(first, cursor or first, Hour(end.number - MOST_OPEN_HOURS)))
-        counters_begin = max(first, Hour.containing(now - COUNTER_LIFE).next())
-        holdings, marked = _both(
-            lambda: self.ledger.holders.holdings([source_of_customer(name), *map(source_of_key, keys)]),
-            lambda: self.counters.marks.late_hours([mine, *map(key, keys)], counters_begin, open_from),
+        mine = customer(known.customer)
+        open_from = min(end, max(first, known.cursor or first, Hour(end.number - MOST_OPEN_HOURS)))
+        holdings, afresh = self._afresh(known, first, open_from, end, now)
+        cells: Cells = {}
+        for begin, until in spans if spans is not None else ((first, end),):
+            cells |= self._closed(mine, max(first, begin), min(end, until), known.cursor or open_from, by_key=by_key)
+        earlier = self.ledger.rows.written((mine, hour) for hour in afresh if hour < open_from and hour not in cells)
+        cells |= {row.hour: _of_usage_row(row) for row in earlier}
+        most = MOST_ITEMS // max(1, len(afresh))
+        counted = side_by_side(
+            lambda hour: self.counters.read_keys(hour, sources_of(mine, holdings, hour), most=most), afresh
         )
-        rows_from = max(first, since or first)
-        afresh = [*marked, *hours(open_from, end)]
-        rows = self._rows(mine, rows_from, end)
-        earlier = self.ledger.rows.written((mine, hour) for hour in marked if hour < rows_from)
-        splits = dict(self.ledger.rows.by_key(mine, first, end)) if by_key else {}
-        cells = {row.hour: _of_row(row, splits) for row in rows} | {row.hour: _of_usage_row(row) for row in earlier}
-        counted = side_by_side(lambda hour: self._counted(mine, hour, holdings), afresh)
         for hour, found in zip(afresh, counted, strict=True):
-            cells[hour] = self._afresh(mine, hour, found, cells.get(hour, {}))
+            if found is not None:
+                cells[hour] = self._counted(known, hour, found, cells.get(hour, {}), holdings)
         return Usage(cells, open_from)
 
-    def _rows(self, subject: Subject, first: Hour, end: Hour) -> list["_Row"]:
-        """Return a customer's rows, in order of time, a month by each query."""
+    def _afresh(
+        self, known: Known, first: Hour, open_from: Hour, end: Hour, now: datetime
+    ) -> tuple[Mapping[str, Holding], list[Hour]]:
+        """Return who holds the keys, and the hours to count afresh: as many as so many keys allow, late ones last."""
+        if known.keys is None:
+            return {}, []
+        mine = customer(known.customer)
+        counters_begin = max(first, Hour.containing(now - COUNTER_LIFE).next())
+        holdings, marked = _both(
+            lambda: self.ledger.holders.holdings(
+                [source_of_customer(known.customer), *map(source_of_key, known.keys or ())]
+            ),
+            lambda: self.counters.marks.late_hours([mine, *map(key, known.keys or ())], counters_begin, open_from),
+        )
+        most = max(FEWEST_AFRESH, MOST_QUERIES // max(1, len(known.keys)))
+        still_open = [*hours(open_from, end)][-most:]
+        late = marked[-(most - len(still_open)) :] if most > len(still_open) else []
+        return holdings, [*late, *still_open]
+
+    def _closed(self, mine: Subject, first: Hour, end: Hour, cursor: Hour, *, by_key: bool) -> Cells:
+        """Return what the ledger holds, in order of time.
+
+        Rows of hours that were closed lately are read consistently, since the cursor may just have passed them; all
+        others are not, for half the units: what a late record changed in them may show a moment later.
+        """
+        recent = max(first, min(end, Hour(cursor.number - RECENT_HOURS)))
         table = Table(self.ledger.client, self.ledger.table)
-
-        def read(some: Sequence[int]) -> list[_Row]:
+        cells: Cells = {}
+        for begin, until, consistent in ((first, recent, False), (recent, end, True)):
+            if begin >= until:
+                continue
+            splits = (
+                dict(self.ledger.rows.by_key(mine, begin, until, consistent=consistent, most_pages=MOST_PAGES))
+                if by_key
+                else {}
+            )
             with as_items(_ROWS):
-                between = (f"usage#{Hour(some[0])}", f"usage#{Hour(some[-1])}")
-                found: Iterator[Any] = table.query(str(subject), between=between)
-                return list(found)
+                between = (f"usage#{begin}", f"usage#{Hour(until.number - 1)}")
+                rows: Iterator[Any] = table.query(
+                    str(mine), between=between, consistent=consistent, most_pages=MOST_PAGES
+                )
+                for row in rows:
+                    cells[row.hour] = _of_row(row, splits)
+        return cells
 
-        return [row for rows in side_by_side(read, in_pieces(range(first.number, end.number), _MONTH)) for row in rows]
-
-    def _counted(self, mine: Subject, hour: Hour, holdings: Mapping[str, Holding]) -> Counted:
-        """Return what the counters hold of an hour, by each key that the customer held in it."""
-        return self.counters.read_keys(hour, sources_of(mine, holdings, hour))
-
-    def _afresh(self, mine: Subject, hour: Hour, counted: Counted, before: Mapping[str, Cell]) -> dict[str, Cell]:
+    def _counted(
+        self, known: Known, hour: Hour, counted: Counted, before: Mapping[str, Cell], holdings: Mapping[str, Holding]
+    ) -> dict[str, Cell]:
         """Return an hour's cells: what is counted now, with what the ledger holds beside it."""
         share = Share.of(counted)
         together = share.together
-        self.uniques.settle(mine.id, hour, together)
+        its_name = source_of_customer(known.customer)
+        keys_of_its_own = {source: holding for source, holding in holdings.items() if source != its_name}
+        self.uniques.settle(known.customer, hour, together, keys_of_its_own)
         cells, by_key = dict(before), share.by_key
         for metric, number in together.quantities().items():
-            known = before.get(metric)
-            beside = known.beside if known else 0
+            ledgers = before.get(metric)
+            beside = ledgers.beside if ledgers else 0
             keys = {key: quantities.get(metric, 0) for key, quantities in by_key.items()}
-            standing = known.standing if known and known.counted == number else Standing.COUNTING
+            standing = ledgers.standing if ledgers and ledgers.counted == number else Standing.COUNTING
             cells[metric] = Cell(number, beside, standing, together.splits.get(metric, {}), keys)
         return cells
 

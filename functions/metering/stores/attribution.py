@@ -106,12 +106,25 @@ class Uniques:
 
     def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
         """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
-        holdings = self.holders.holdings(map(source_of_key, self.holders.keys_of(customer)))
-        if _alone(holdings, customer, hour):
+        return self.among(
+            self.holders.holdings(map(source_of_key, self.holders.keys_of(customer))), customer, metric, hour
+        )
+
+    def among(
+        self,
+        holdings: Mapping[str, Holding],
+        customer: str,
+        metric: str,
+        hour: Hour,
+        *,
+        most: int | None = None,
+    ) -> Counter[Hour] | None:
+        """Return the same of a customer that holds or held these keys; ``most`` as in :meth:`Claims.of_source`."""
+        if alone(holdings, customer, hour):
             return None
         first: dict[str, Claim] = {}
         for source, holding in sorted(holdings.items()):
-            for value, claim in self.claims.of_source(metric, source, hour):
+            for value, claim in self.claims.of_source(metric, source, hour, most=most):
                 holder = holding.at(claim.hour)
                 mine = holder is not None and holder.customer == customer
                 if mine and (value not in first or claim.at < first[value].at):
@@ -132,7 +145,7 @@ def tenure(holding: Holding, hour: Hour) -> Hour | None:
     return holder.since if holder is not None and holder.since > hour.month_begin else None
 
 
-def _alone(holdings: Mapping[str, Holding], customer: str, hour: Hour) -> bool:
+def alone(holdings: Mapping[str, Holding], customer: str, hour: Hour) -> bool:
     """Say whether one key alone stands for a customer in the month of an hour."""
     concerned = []
     for holding in holdings.values():

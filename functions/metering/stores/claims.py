@@ -28,7 +28,7 @@ from botocore.exceptions import ClientError
 
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores.aws import Item, in_pieces, side_by_side
-from metering.stores.table import BATCH, Table, batch_get, item_key
+from metering.stores.table import BATCH, Table, TooMuchError, batch_get, item_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -86,11 +86,26 @@ class Claims:
         made = side_by_side(lambda key: self._make(key, wanted[key], batch, now), new)
         return claimed | dict(zip(new, made, strict=True))
 
-    def of_source(self, metric: str, source: str, month: Hour) -> Iterator[tuple[str, Claim]]:
-        """Yield the hashed values that a source brought in the month of ``month``, and their claims; consistent."""
+    def of_source(
+        self, metric: str, source: str, month: Hour, *, most: int | None = None
+    ) -> Iterator[tuple[str, Claim]]:
+        """Yield the hashed values that a source brought in the month of ``month``, and their claims; consistent reads.
+
+        With ``most`` they are no consistent reads, and TooMuchError is raised where a shard has as many values (I10).
+        """
         beginning = _of_month(metric, month, source)
         table = Table(self.client, self.table)
-        for items in side_by_side(lambda shard: list(table.query(f"{beginning}#{shard}")), range(SHARDS)):
+
+        def read(shard: int) -> list[Item]:
+            pk = f"{beginning}#{shard}"
+            if most is None:
+                return list(table.query(pk))
+            items = table.some(pk, between=("0", "~"), most=most) if most else []
+            if len(items) == most:
+                raise TooMuchError(f"a source has brought {most} values of {metric} or more to a shard")
+            return items
+
+        for items in side_by_side(read, range(SHARDS)):
             for item in items:
                 yield item["sk"]["S"].partition("#")[0], _read(item)
 

@@ -141,55 +141,67 @@ class Counters:
             amounts.cap_splits()
         return counted
 
-    def read_keys(self, hour: Hour, keys: Collection[str]) -> Counted:
-        """Return what has been counted in an hour for these keys; as :meth:`read`, for a hundred keys of one customer.
+    def read_keys(self, hour: Hour, keys: Collection[str], *, most: int) -> Counted | None:
+        """Return what has been counted in an hour for these keys of one customer; None if that is ``most`` items.
 
         Keys of one partition are first looked for by one query, which reads so many items for each at most; those that
-        it did not get to, for others' keys lie between, by a query each. So it takes 16 queries where one customer
-        stands for most of the usage, and no more than one for each key and partition where it does not.
+        it did not get to, for others' keys lie between, by queries of their own. So it takes 16 queries where one
+        customer stands for most of the usage, and about one for each key where it does not. What is read is bounded
+        before it begins (I10): by ``most`` items of 1 KB and as many again that are others'; not consistent reads,
+        for half the units, since whoever looks again a moment later sees what these missed.
         """
         of_partition: dict[int, list[str]] = {}
         for key in keys:
             of_partition.setdefault(partition(key), []).append(key)
+        look = min(_LOOK, max(1, most // max(1, len(keys))))
+        items: list[Item] = []
+        missed: list[str] = []
+        for found, left in side_by_side(lambda some: self._look(hour, *some, look), of_partition.items()):
+            items += found
+            missed += left
+        others = self._all_of(hour, missed, most - len(items))
+        if others is None:
+            return None
         counted: Counted = {}
-        left: list[str] = []
-        for found, missed in side_by_side(lambda some: self._look(hour, *some), of_partition.items()):
-            left += missed
-            for item in found:
-                _include(counted, item)
-        table = Table(self.client, self.table)
-        for items in side_by_side(
-            lambda key: list(table.query(_hour_key(hour, partition(key)), beginning=f"{key}#")), left
-        ):
-            for item in items:
-                _include(counted, item)
+        for item in (*items, *others):
+            _include(counted, item)
         for amounts in counted.values():
             amounts.cap_splits()
         return counted
 
-    def _look(self, hour: Hour, number: int, keys: list[str]) -> tuple[list[Item], list[str]]:
+    def _all_of(self, hour: Hour, keys: Collection[str], most: int) -> list[Item] | None:
+        """Return the items of these keys by queries of their own; None if they are ``most`` or more."""
+        table = Table(self.client, self.table)
+        found: list[Item] = []
+        after = {key: f"{key}#" for key in keys}
+        while after:
+            share = (most - len(found)) // len(after)
+            if share < 1:
+                return None
+
+            def go_on(start: tuple[str, str], share: int = share) -> list[Item]:
+                key, first = start
+                return table.some(_hour_key(hour, partition(key)), between=(first, f"{key}$"), most=share)
+
+            pages = dict(zip(after, side_by_side(go_on, after.items()), strict=True))
+            after = {key: f"{items[-1]['sk']['S']}\0" for key, items in pages.items() if len(items) == share}
+            found += [item for items in pages.values() for item in items]
+        return found
+
+    def _look(self, hour: Hour, number: int, keys: list[str], look: int) -> tuple[list[Item], list[str]]:
         """Return the items of these keys of one partition, as far as one query gets, and the keys it did not get to."""
         if len(keys) == 1:
             return [], keys
-        first, *_, last = sorted(keys)
-        answer = self.client.query(
-            TableName=self.table,
-            KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :last",
-            ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
-            ExpressionAttributeValues={
-                ":pk": {"S": _hour_key(hour, number)},
-                ":first": {"S": f"{first}#"},
-                ":last": {"S": f"{last}#~"},
-            },
-            Limit=_LOOK * len(keys),
-            ConsistentRead=True,
-        )
+        first, *_, last = sorted(keys, key=lambda key: f"{key}#")
+        most = look * len(keys)
+        between = (f"{first}#", f"{last}$")  # the character after "#"
+        items = Table(self.client, self.table).some(_hour_key(hour, number), between=between, most=most)
         missed: set[str] = set()
-        if "LastEvaluatedKey" in answer:
-            reached = answer["LastEvaluatedKey"]["sk"]["S"]
-            missed = {key for key in keys if f"{key}#~" > reached}
+        if len(items) == most:
+            reached = items[-1]["sk"]["S"]
+            missed = {key for key in keys if f"{key}$" > reached}
         whole = set(keys) - missed
-        return [item for item in answer["Items"] if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
+        return [item for item in items if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
 
     def recorded_chunks(self, name: str) -> int:
         """Return how many chunks of a big object an earlier run has recorded before its time was over."""

@@ -114,6 +114,11 @@ class Holders:
         """Return every source whose usage may be a customer's: its own name, and the keys that it has ever held."""
         return {source_of_customer(name), *map(source_of_key, self.keys_of(name))}
 
+    def few_keys_of(self, name: str, most: int) -> set[str] | None:
+        """Return every key that a customer holds or has ever held; None if those are more than ``most``."""
+        found = self._items.some(str(customer(name)), between=("key#", "key$"), most=most + 1)
+        return {item["sk"]["S"].removeprefix("key#") for item in found} if len(found) <= most else None
+
     def hand_over(self, holding: Holding) -> None:
         """Write a key's history; raise RowChangedError if it is not as it was read.
 

@@ -25,6 +25,10 @@ PARTITIONS: Final = 16
 """Closing an hour is this many queries, side by side; and no partition key gets all of an hour's writes."""
 
 
+MOST_LOOKED_AT: Final = 60
+"""Marks of a partition that somebody reads who looks for a few: two read units."""
+
+
 class Mark(StrEnum):
     """What is asked for, for an hour and a subject. Whoever does it deletes the mark."""
 
@@ -91,7 +95,8 @@ class Marks:
     def late_hours(self, subjects: Iterable[Subject], first: Hour, end: Hour) -> list[Hour]:
         """Return the hours from ``first`` up to ``end``, exclusive, that are to be closed again for these subjects.
 
-        Of each partition one page is read, oldest hour first: what lies beyond waits until others' marks are cleared.
+        Of each partition :data:`MOST_LOOKED_AT` are read, oldest hour first: what lies beyond waits until others' marks
+        are cleared.
         """
         if first >= end:
             return []
@@ -109,6 +114,7 @@ class Marks:
                     ":end": {"S": f"{end}"},  # comes before every mark of that hour
                 },
                 ConsistentRead=True,
+                Limit=MOST_LOOKED_AT,
             )["Items"]
 
         pages = side_by_side(look, sorted({partition(subject) for subject in wanted}))

@@ -86,12 +86,18 @@ class Rows:
             self._items.put_as_read(_row_item(written), version=row.version)
         return written
 
-    def by_key(self, subject: Subject, first: Hour, end: Hour) -> Iterator[tuple[Hour, ByKey]]:
-        """Yield how the hours' counts split by key in which a customer used several, in order of time."""
+    def by_key(
+        self, subject: Subject, first: Hour, end: Hour, *, consistent: bool = True, most_pages: int | None = None
+    ) -> Iterator[tuple[Hour, ByKey]]:
+        """Yield how the hours' counts split by key in which a customer used several, in order of time.
+
+        Raises TooMuchError if they fill more than ``most_pages``.
+        """
         if first >= end:
             return
-        last = Hour(end.number - 1)
-        for item in self._items.query(str(subject), between=(f"keys#{first}", f"keys#{last}")):
+        between = (f"keys#{first}", f"keys#{Hour(end.number - 1)}")
+        found = self._items.query(str(subject), between=between, consistent=consistent, most_pages=most_pages)
+        for item in found:
             hour = Hour.parse(item["sk"]["S"].removeprefix("keys#"))
             yield hour, msgspec.json.decode(item["counted"]["S"], type=dict[str, dict[str, int]])
 

@@ -25,6 +25,10 @@ class UnprocessedError(Exception):
     """DynamoDB kept leaving keys unprocessed: the table, or one partition of it, is asked for too much."""
 
 
+class TooMuchError(Exception):
+    """What was asked for is more than a bounded read may take; nothing of it is known."""
+
+
 class RowChangedError(Exception):
     """An item is no longer as it was read; read it again and decide again."""
 
@@ -51,15 +55,38 @@ class Table:
     def _read_piece(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
         return batch_get(self.client, self.name, keys, consistent=True)
 
-    def query(
-        self, pk: str, *, beginning: str = "", between: tuple[str, str] | None = None, after: str = ""
+    def query(  # noqa: PLR0913 - what a query may say
+        self,
+        pk: str,
+        *,
+        beginning: str = "",
+        between: tuple[str, str] | None = None,
+        after: str = "",
+        consistent: bool = True,
+        most_pages: int | None = None,
     ) -> Iterator[Item]:
-        """Yield a partition's items in order: all, or those whose ``sk`` begins so, lies between, or comes after."""
-        yield from self._query({"ConsistentRead": True}, "pk", pk, beginning, between, after)
+        """Yield a partition's items in order: all, or those whose ``sk`` begins so, lies between, or comes after.
+
+        A page is 1 MB: 256 read units, or half as many where it need not be ``consistent``. Raises TooMuchError if
+        there are more than ``most_pages`` (I10).
+        """
+        reading: dict[str, Any] = {"ConsistentRead": True} if consistent else {}
+        yield from self._query(reading, "pk", pk, beginning, between, after, most_pages)
+
+    def some(self, pk: str, *, between: tuple[str, str], most: int) -> list[Item]:
+        """Return the first ``most`` items whose ``sk`` lies between; not a consistent read, for half the units."""
+        condition, names, values = _condition("pk", pk, "", between, "")
+        return self.client.query(
+            TableName=self.name,
+            KeyConditionExpression=condition,
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=to_item(values),
+            Limit=most,
+        )["Items"]
 
     def query_index(self, index: str, pk: str, *, between: tuple[str, str] | None = None) -> Iterator[Item]:
         """Yield the items of an index's partition, which is named as the index is; eventually consistent."""
-        yield from self._query({"IndexName": index}, index, pk, "", between, "")
+        yield from self._query({"IndexName": index}, index, pk, "", between, "", None)
 
     def _query(  # noqa: PLR0913, PLR0917 - what a query may say
         self,
@@ -69,19 +96,9 @@ class Table:
         beginning: str,
         between: tuple[str, str] | None,
         after: str,
+        most_pages: int | None,
     ) -> Iterator[Item]:
-        condition, names, values = "#pk = :pk", {"#pk": pk_name}, {":pk": pk}
-        if beginning:
-            condition += " AND begins_with(#sk, :first)"
-            values |= {":first": beginning}
-        elif between:
-            condition += " AND #sk BETWEEN :first AND :last"
-            values |= {":first": between[0], ":last": between[1]}
-        elif after:
-            condition += " AND #sk > :first"
-            values |= {":first": after}
-        if ":first" in values:
-            names["#sk"] = "sk"
+        condition, names, values = _condition(pk_name, pk, beginning, between, after)
         pages = self.client.get_paginator("query").paginate(
             TableName=self.name,
             KeyConditionExpression=condition,
@@ -89,8 +106,10 @@ class Table:
             ExpressionAttributeValues=to_item(values),
             **reading,
         )
-        for page in pages:
+        for number, page in enumerate(pages, 1):
             yield from page["Items"]
+            if number == most_pages and "LastEvaluatedKey" in page:
+                raise TooMuchError(f"the items fill more than {most_pages} pages of 1 MB")
 
     def put(self, item: Item) -> None:
         """Write an item, whatever is there."""
@@ -123,6 +142,25 @@ class Table:
             if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
                 raise RowChangedError("an item changed since it was read") from error
             raise
+
+
+def _condition(
+    pk_name: str, pk: str, beginning: str, between: tuple[str, str] | None, after: str
+) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return a query's key condition with its names and values."""
+    condition, names, values = "#pk = :pk", {"#pk": pk_name}, {":pk": pk}
+    if beginning:
+        condition += " AND begins_with(#sk, :first)"
+        values |= {":first": beginning}
+    elif between:
+        condition += " AND #sk BETWEEN :first AND :last"
+        values |= {":first": between[0], ":last": between[1]}
+    elif after:
+        condition += " AND #sk > :first"
+        values |= {":first": after}
+    if ":first" in values:
+        names["#sk"] = "sk"
+    return condition, names, values
 
 
 def batch_get(client: "DynamoDBClient", table: str, keys: Sequence[tuple[str, str]], *, consistent: bool) -> list[Item]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import stripe
 import urllib3
@@ -17,13 +17,24 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.parameters import SecretsProvider
 
-TIMEOUT: Final = (3, 7)
-"""Seconds to connect, and to wait for an answer; the SDK's own default is 80."""
 
-RETRIES: Final = 2
-"""Attempts after the first that the SDK makes by itself, but not of a posting, which has a pace to keep."""
+class Patience(NamedTuple):
+    """Seconds to connect, and to wait for an answer, for which the SDK's own default is 80.
 
-SLOWEST_CALL: Final = sum(TIMEOUT)
+    ``retries`` are attempts after the first that the SDK makes by itself, but not of a posting, which has a pace to
+    keep.
+    """
+
+    connect: int
+    read: int
+    retries: int
+
+
+PATIENCE: Final = Patience(connect=3, read=7, retries=2)
+IMPATIENCE: Final = Patience(connect=1, read=3, retries=0)
+"""Where somebody waits for the answer."""
+
+SLOWEST_CALL: Final = PATIENCE.connect + PATIENCE.read
 """Seconds after which a posting has ended in any case."""
 
 CONNECTIONS: Final = 80
@@ -81,6 +92,7 @@ class StripeAccount:
     api_key: Callable[[bool], str]
     deployment: str
     api_base: str
+    patience: Patience = PATIENCE
 
     def check_key(self) -> None:
         """Raise StripeNotConnectedError if there is no key to call Stripe with."""
@@ -90,10 +102,10 @@ class StripeAccount:
         """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
         try:
             try:
-                return do(_client(self.api_key(False), self.api_base))  # noqa: FBT003 - "fresh", named by the class
+                return do(_client(self.api_key(False), self.api_base, self.patience))  # noqa: FBT003 - "fresh", named by the class
             except (stripe.AuthenticationError, stripe.TemporarySessionExpiredError):
                 _forget_sessions()
-                return do(_client(self.api_key(True), self.api_base))  # noqa: FBT003
+                return do(_client(self.api_key(True), self.api_base, self.patience))  # noqa: FBT003
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
             raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
         except stripe.PermissionError as error:
@@ -114,7 +126,7 @@ class StripeAccount:
     def in_session(self, client: stripe.StripeClient) -> stripe.StripeClient:
         """Return a client in a session of the event stream, which lasts for 15 minutes."""
         token = _session(client, self.api_key(False), time.monotonic())  # noqa: FBT003 - "fresh", named by the class
-        return _client(token, self.api_base)
+        return _client(token, self.api_base, self.patience)
 
 
 def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:
@@ -164,13 +176,12 @@ class Transport(stripe.HTTPClient):
 
     name = "urllib3"
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Patience = PATIENCE) -> None:
         super().__init__()
-        connect, read = TIMEOUT
         self._pool = urllib3.PoolManager(
             maxsize=CONNECTIONS,
             retries=False,  # the SDK's and the callers' own are enough
-            timeout=urllib3.Timeout(connect=connect, read=read),
+            timeout=urllib3.Timeout(connect=patience.connect, read=patience.read),
             ca_certs=stripe.ca_bundle_path,
         )
 
@@ -200,10 +211,12 @@ def _not_connected(why: str) -> stripe.APIConnectionError:
 
 
 @lru_cache(maxsize=4)  # a rotated key and a session's token are new ones
-def _client(api_key: str, api_base: str) -> stripe.StripeClient:
-    transport: Any = Transport()
+def _client(api_key: str, api_base: str, patience: Patience) -> stripe.StripeClient:
+    transport: Any = Transport(patience)
     addresses: Any = {"api": api_base} if api_base == _API else {"api": api_base, "meter_events": api_base}
-    return stripe.StripeClient(api_key, base_addresses=addresses, max_network_retries=RETRIES, http_client=transport)
+    return stripe.StripeClient(
+        api_key, base_addresses=addresses, max_network_retries=patience.retries, http_client=transport
+    )
 
 
 _sessions: dict[str, tuple[str, float]] = {}

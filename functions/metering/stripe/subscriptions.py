@@ -9,7 +9,7 @@ from stripe import StripeClient, Subscription
 
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Price
-from metering.stripe.client import StripeAccount, StripeUnavailableError
+from metering.stripe.client import StripeAccount, StripeRejectedError
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, offer_of
 
 
@@ -43,7 +43,7 @@ class Offers:
             shown = self.account.call(lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}))
             offer = offer_of(shown, name)
             if offer is None:
-                raise StripeUnavailableError(f"the price {price_id} is like none that can be declared")
+                raise StripeRejectedError(f"the price {price_id} is like none that can be declared")
             self._known[price_id] = offer
         return self._known[price_id]
 

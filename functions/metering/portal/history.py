@@ -1,0 +1,107 @@
+"""What customers used in their running periods, by hour: read piece by piece and kept, since a period may be a year.
+
+A request reads one piece at most, which is as much as one answer may be about (I10), and the hours that are open. A
+month is one piece; a year is several, so that the first requests for it find it still being added up.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour
+from metering.portal.reading import UsageReader
+
+KEPT_S: Final = 60
+"""Seconds after which a piece is read again, in which late records may have changed what no mark tells any more."""
+
+SETTLED_S: Final = 3600
+"""The same of a piece that no late record can change."""
+
+MOST_KEPT: Final = 50
+"""Customers whose period is kept at once: each takes up to a megabyte."""
+
+ByHour = Mapping[Hour, Mapping[str, int]]
+"""What was used, by hour and metric. What no record changes any more stands under the first hour of its piece."""
+
+
+class AddingUpError(Exception):
+    """A long period is not read whole yet: the next request goes on."""
+
+    def __init__(self, known: int, wanted: int) -> None:
+        super().__init__(
+            f"the period is long, and is being added up: {known:,} of its {wanted:,} hours so far are known; "
+            "ask again at once"
+        )
+
+
+@dataclass(slots=True)
+class _Kept:
+    first: Hour
+    end: Hour
+    used: dict[Hour, dict[str, int]] = field(default_factory=dict)
+    read_at: dict[Hour, float] = field(default_factory=dict)
+    """When each piece was read last, by its first hour."""
+
+    since: Hour | None = None
+    """From which hour on ``used`` may have changed without a late mark."""
+
+
+@dataclass(slots=True)
+class History:
+    """Reads periods. ``clock`` counts seconds; a piece is ``piece`` hours. For one thread."""
+
+    reader: UsageReader
+    piece: int
+    clock: Callable[[], float]
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+
+    def of(self, name: str, first: Hour, end: Hour, now: datetime) -> ByHour:
+        """Return what was used from ``first`` up to ``end``, exclusive; raise AddingUpError until it is known."""
+        kept = self._kept.pop(name, None)
+        if kept is None or (kept.first, kept.end) != (first, end):
+            kept = _Kept(first, end)
+        while len(self._kept) >= MOST_KEPT:
+            del self._kept[next(iter(self._kept))]  # who has not asked for longest
+        self._kept[name] = kept
+        pieces = dict(self._pieces(first, min(end, Hour.containing(now + LATEST_RECORD).next())))
+        self._read(name, kept, pieces, now)
+        unknown = [begin for begin in pieces if begin not in kept.read_at]
+        if unknown:
+            known = sum(until.number - begin.number for begin, until in pieces.items() if begin in kept.read_at)
+            raise AddingUpError(known, sum(until.number - begin.number for begin, until in pieces.items()))
+        return kept.used
+
+    def _pieces(self, first: Hour, end: Hour) -> Iterator[tuple[Hour, Hour]]:
+        for number in range(first.number, end.number, self.piece):
+            yield Hour(number), Hour(min(end.number, number + self.piece))
+
+    def _read(self, name: str, kept: _Kept, pieces: Mapping[Hour, Hour], now: datetime) -> None:
+        """Read the piece that has waited longest, if one is due, and what moves."""
+        at, settled = self.clock(), Hour.containing(now - COUNTER_LIFE)
+        due = [begin for begin in pieces if begin not in kept.read_at] or sorted(
+            (
+                begin
+                for begin, read_at in kept.read_at.items()
+                if at - read_at >= (SETTLED_S if pieces[begin] <= settled else KEPT_S)
+            ),
+            key=kept.read_at.__getitem__,
+        )
+        spans = [(begin, pieces[begin]) for begin in due[:1]]
+        if kept.since is not None:
+            spans.append((kept.since, kept.end))
+        usage = self.reader.read(self.reader.known(name), kept.first, kept.end, now=now, spans=spans)
+        used = {hour: {metric: cell.quantity for metric, cell in cells.items()} for hour, cells in usage.cells.items()}
+        for begin in due[:1]:
+            kept.read_at[begin] = at
+            if pieces[begin] <= settled:
+                inside = [hour for hour in used if begin <= hour < pieces[begin]]
+                total: Counter[str] = Counter()
+                for hour in inside:
+                    total.update(used.pop(hour))
+                used[begin] = dict(total)
+                for hour in [hour for hour in kept.used if begin < hour < pieces[begin]]:
+                    del kept.used[hour]
+        kept.used |= used
+        kept.since = usage.open_from
