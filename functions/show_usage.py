@@ -23,7 +23,7 @@ from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys
 from metering.settings import ShowUsageSettings
 from metering.stores import aws
-from metering.stripe.client import IMPATIENCE, StripeAccount, key_from
+from metering.stripe.client import StripeAccount, key_from
 
 DECLARED: Final = Path(__file__).with_name("declared.json")
 """What ``app.py`` declares; it is in this function's zip alone."""
@@ -54,7 +54,7 @@ def _parts() -> api.Parts:
     declared = msgspec.json.decode(DECLARED.read_bytes(), type=Declared)
     reader = UsageReader.of(aws.dynamodb(), settings.counters_table, settings.ledger_table)
     stripe_key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
-    stripe = StripeAccount(stripe_key, settings.deployment, settings.stripe_api_base, IMPATIENCE)
+    stripe = StripeAccount(stripe_key, settings.deployment, settings.stripe_api_base, somebody_waits=True)
     charges = Charges(
         Agreements(reader.ledger.holders, stripe, time.monotonic),
         History(reader, Bounds(declared.metrics).most_hours(), time.monotonic),

@@ -27,8 +27,11 @@ from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour, hours
 from metering.model.subjects import customer
 from metering.model.usage_row import State, Total, UsageRow
+from metering.portal.agreements import Agreements
 from metering.portal.api import Parts
+from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
+from metering.portal.history import History
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, issue
 from metering.settings import ShowUsageSettings
@@ -37,7 +40,7 @@ from metering.stores.claims import Claims, of_value
 from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.ledger import Ledger
-from metering.stripe.meters import StripeMeters
+from metering.stripe.client import StripeAccount
 from tests.benchmarks.common import parser, report
 from tests.doubles.dynamodb_local import DynamoDBLocal
 from tests.doubles.lambdas import context, request
@@ -190,7 +193,12 @@ def begin(client: "DynamoDBClient") -> None:
     )
     settings = ShowUsageSettings("counters", "ledger", "Metering", "portal", "stripe", "http://127.0.0.1:1")
     reader = UsageReader.of(client, "counters", "ledger")
-    charges = Charges(reader, StripeMeters(lambda _: "", "Metering", ""), METRICS, (), time.monotonic)
+    charges = Charges(
+        Agreements(reader.ledger.holders, StripeAccount(lambda _: "", "Metering", ""), time.monotonic),
+        History(reader, Bounds(METRICS).most_hours(), time.monotonic),
+        METRICS,
+        (),
+    )
     parts = Parts(
         settings.deployment, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import stripe
 import urllib3
@@ -17,24 +17,16 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.parameters import SecretsProvider
 
+TIMEOUT: Final = (3, 7)
+"""Seconds to connect, and to wait for an answer; the SDK's own default is 80."""
 
-class Patience(NamedTuple):
-    """Seconds to connect, and to wait for an answer, for which the SDK's own default is 80.
+IMPATIENT: Final = (1, 3)
+"""The same where somebody waits: then the SDK makes no further attempts either."""
 
-    ``retries`` are attempts after the first that the SDK makes by itself, but not of a posting, which has a pace to
-    keep.
-    """
+RETRIES: Final = 2
+"""Attempts after the first that the SDK makes by itself, but not of a posting, which has a pace to keep."""
 
-    connect: int
-    read: int
-    retries: int
-
-
-PATIENCE: Final = Patience(connect=3, read=7, retries=2)
-IMPATIENCE: Final = Patience(connect=1, read=3, retries=0)
-"""Where somebody waits for the answer."""
-
-SLOWEST_CALL: Final = PATIENCE.connect + PATIENCE.read
+SLOWEST_CALL: Final = sum(TIMEOUT)
 """Seconds after which a posting has ended in any case."""
 
 CONNECTIONS: Final = 80
@@ -92,7 +84,7 @@ class StripeAccount:
     api_key: Callable[[bool], str]
     deployment: str
     api_base: str
-    patience: Patience = PATIENCE
+    somebody_waits: bool = False
 
     def check_key(self) -> None:
         """Raise StripeNotConnectedError if there is no key to call Stripe with."""
@@ -102,10 +94,10 @@ class StripeAccount:
         """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
         try:
             try:
-                return do(_client(self.api_key(False), self.api_base, self.patience))  # noqa: FBT003 - "fresh", named by the class
+                return do(_client(self.api_key(False), self.api_base, self.somebody_waits))  # noqa: FBT003 - "fresh", named by the class
             except (stripe.AuthenticationError, stripe.TemporarySessionExpiredError):
                 _forget_sessions()
-                return do(_client(self.api_key(True), self.api_base, self.patience))  # noqa: FBT003
+                return do(_client(self.api_key(True), self.api_base, self.somebody_waits))  # noqa: FBT003
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
             raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
         except stripe.PermissionError as error:
@@ -126,7 +118,7 @@ class StripeAccount:
     def in_session(self, client: stripe.StripeClient) -> stripe.StripeClient:
         """Return a client in a session of the event stream, which lasts for 15 minutes."""
         token = _session(client, self.api_key(False), time.monotonic())  # noqa: FBT003 - "fresh", named by the class
-        return _client(token, self.api_base, self.patience)
+        return _client(token, self.api_base, self.somebody_waits)
 
 
 def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:
@@ -176,12 +168,13 @@ class Transport(stripe.HTTPClient):
 
     name = "urllib3"
 
-    def __init__(self, patience: Patience = PATIENCE) -> None:
+    def __init__(self, *, somebody_waits: bool = False) -> None:
         super().__init__()
+        connect, read = IMPATIENT if somebody_waits else TIMEOUT
         self._pool = urllib3.PoolManager(
             maxsize=CONNECTIONS,
             retries=False,  # the SDK's and the callers' own are enough
-            timeout=urllib3.Timeout(connect=patience.connect, read=patience.read),
+            timeout=urllib3.Timeout(connect=connect, read=read),
             ca_certs=stripe.ca_bundle_path,
         )
 
@@ -211,12 +204,11 @@ def _not_connected(why: str) -> stripe.APIConnectionError:
 
 
 @lru_cache(maxsize=4)  # a rotated key and a session's token are new ones
-def _client(api_key: str, api_base: str, patience: Patience) -> stripe.StripeClient:
-    transport: Any = Transport(patience)
+def _client(api_key: str, api_base: str, somebody_waits: bool) -> stripe.StripeClient:  # noqa: FBT001 - part of the key
+    transport: Any = Transport(somebody_waits=somebody_waits)
     addresses: Any = {"api": api_base} if api_base == _API else {"api": api_base, "meter_events": api_base}
-    return stripe.StripeClient(
-        api_key, base_addresses=addresses, max_network_retries=patience.retries, http_client=transport
-    )
+    retries = 0 if somebody_waits else RETRIES
+    return stripe.StripeClient(api_key, base_addresses=addresses, max_network_retries=retries, http_client=transport)
 
 
 _sessions: dict[str, tuple[str, float]] = {}
