@@ -42,8 +42,17 @@ class Checking(Construct):
         tick(self, "EveryHour", minute="20", function=self.check_completeness, role="Clock")
 
     def compare_with(self, kind: Api, api: str, stage: str) -> None:
-        """Compare with the requests of one more stage."""
-        self._stages.append(Stage(kind, api, stage))
+        """Compare with the requests of one more stage.
+
+        CloudWatch takes out of a REST API's name what is not ASCII, and knows one of which nothing is left by its id
+        (API Gateway Developer Guide, "Dimensions and metrics"). Raises ValueError for such a name.
+        """
+        known_as = api if cdk.Token.is_unresolved(api) else api.encode("ascii", "ignore").decode()
+        if not known_as:
+            raise ValueError(
+                f"CloudWatch knows an API by its id if its name has no ASCII character: give that, got {api!r}"
+            )
+        self._stages.append(Stage(kind, known_as, stage))
         with_stages = dataclasses.replace(self._settings, stages=encode(self._stages))
         for name, value in with_stages.environment().items():
             self.check_completeness.add_environment(name, value)

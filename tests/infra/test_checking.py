@@ -67,6 +67,16 @@ def test_stages_of_the_same_stack_are_compared_with_by_reference(stack: Callable
     assert "Ref" in reference
 
 
+def test_a_name_is_spelled_as_cloudwatch_spells_it(stack: Callable[..., MeteringStack]) -> None:
+    """Without what is not ASCII; a name of which nothing is left is no dimension, the API's id is."""
+    metering = stack()
+    metering.compare_with(api="Gebühren-API", stage="v1")
+    made = _environment(dict(Synthesised.from_stack(metering).to_json()))["STAGES"]
+    assert decode(str(made)) == (Stage(Api.REST, "Gebhren-API", "v1"),)
+    with pytest.raises(ValueError, match=r"knows an API by its id if its name has no ASCII character.*got '料金'"):
+        metering.compare_with(api="料金", stage="v1")
+
+
 def test_an_api_of_another_stack_is_named_as_text(app: cdk.App, stack: Callable[..., MeteringStack]) -> None:
     """By reference, each of the two stacks would need the other."""
     metering = stack(access_log=AccessLog(Api.HTTP, "authorizer.claims.sub"))

@@ -63,10 +63,11 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> CheckCompletenessSettings:
 
 
 def put(metric: Metric, number: float, at: datetime = NOW - timedelta(hours=3)) -> None:
-    """Put a number into CloudWatch."""
+    """Put a number into CloudWatch; API Gateway puts a 1 for each request."""
     namespace, name, dimensions = metric
     listed = [{"Name": key, "Value": value} for key, value in dimensions.items()]
-    entry: Any = {"MetricName": name, "Dimensions": listed, "Timestamp": at, "Value": number, "Unit": "Count"}
+    of_each = {"Values": [1], "Counts": [number]} if namespace == "AWS/ApiGateway" else {"Value": number}
+    entry: Any = {"MetricName": name, "Dimensions": listed, "Timestamp": at, "Unit": "Count", **of_each}
     boto3.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=[entry])
 
 

@@ -62,12 +62,13 @@ class Sources:
 
     def read(self, cloudwatch: Any, now: datetime) -> Completeness:
         """Return the numbers of the day that ended an hour ago; errors of CloudWatch are raised as they are."""
-        written = [("AWS/Logs", "IncomingLogEvents", {"LogGroupName": self.access_log_group})]
+        written = [("AWS/Logs", "IncomingLogEvents", {"LogGroupName": self.access_log_group}, "Sum")]
         if self.delivery_stream:
             # Beside the log group: a stage writes there until its own stack has changed over to this road.
-            written.append(("AWS/Firehose", "IncomingRecords", {"DeliveryStreamName": self.delivery_stream}))
-        counted = [(NAMESPACE, Signal.LINES_COUNTED.value, {"service": self.deployment})]
-        requests = [("AWS/ApiGateway", "Count", stage.dimensions) for stage in self.stages]
+            written.append(("AWS/Firehose", "IncomingRecords", {"DeliveryStreamName": self.delivery_stream}, "Sum"))
+        counted = [(NAMESPACE, Signal.LINES_COUNTED.value, {"service": self.deployment}, "Sum")]
+        # The statistic that stands for the requests (API Gateway Developer Guide, "Dimensions and metrics").
+        requests = [("AWS/ApiGateway", "Count", stage.dimensions, "SampleCount") for stage in self.stages]
         sums = _sums(cloudwatch, [*counted, *written, *requests], now)
         end = 1 + len(written)
         return Completeness(sums[0], sum(sums[1:end]), sum(sums[end:]) if requests else None)
@@ -82,8 +83,8 @@ def ratio(counted: int, expected: int) -> float | None:
     return min(counted / expected, MOST) if expected else MOST
 
 
-def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str]]], now: datetime) -> list[int]:
-    """Return each metric's sum over the day that ended an hour ago."""
+def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str], str]], now: datetime) -> list[int]:
+    """Return the sum of each metric's statistic over the day that ended an hour ago."""
     end = Hour.containing(now - SETTLING).start
     queries = [
         {
@@ -95,10 +96,10 @@ def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str]]]
                     "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
                 },
                 "Period": _PERIOD,
-                "Stat": "Sum",
+                "Stat": statistic,
             },
         }
-        for number, (namespace, name, dimensions) in enumerate(metrics)
+        for number, (namespace, name, dimensions, statistic) in enumerate(metrics)
     ]
     sums = dict.fromkeys((query["Id"] for query in queries), 0.0)
     pages = cloudwatch.get_paginator("get_metric_data").paginate(
