@@ -11,6 +11,9 @@ ARCHIVE: Final = "access-log/"
 SET_ASIDE: Final = "set-aside/"
 """Where lines that cannot be counted are kept in the bucket."""
 
+ROW: Final = ("pk", "sk", "version", "totals", "only_key", "pending")
+"""The attributes of a usage row in the ledger; other items below a customer hold others."""
+
 DONE: Final = {"metering": "done"}
 """The tag of what was set aside and waits for nothing any more."""
 

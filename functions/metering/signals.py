@@ -1,10 +1,17 @@
-"""What the functions tell CloudWatch: the names of their metrics, shared with the alarms that watch them."""
+"""What the functions tell: the names of their metrics, shared with the alarms that watch them, and of their events."""
 
 from enum import StrEnum
 from typing import Final
 
 NAMESPACE: Final = "Metering"
 """The CloudWatch namespace; the dimension ``service`` is the deployment's name."""
+
+
+SOURCE: Final = "metering"
+"""Who puts an event on the account's bus."""
+
+DETAIL_TYPE: Final = "Usage rejected"
+"""What is put there: one event for each total that Stripe rejected."""
 
 
 class Signal(StrEnum):

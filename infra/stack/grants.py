@@ -14,7 +14,8 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
 
 from infra.stack.storage import Storage
-from metering.layout import ARCHIVE, SET_ASIDE
+from metering.layout import ARCHIVE, ROW, SET_ASIDE
+from metering.signals import DETAIL_TYPE, SOURCE
 
 
 def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects: bool) -> None:
@@ -39,6 +40,9 @@ def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects:
         # permissions to call PutObject on S3") unless the role may put any object. Versions undo an overwrite.
         iam.PolicyStatement(
             sid="SetAsideAndKeepFailedBatches", actions=["s3:PutObject"], resources=[bucket.arn_for_objects("*")]
+        ),
+        iam.PolicyStatement(
+            sid="TagWhatIsDone", actions=["s3:PutObjectTagging"], resources=[bucket.arn_for_objects(f"{SET_ASIDE}*")]
         ),
         # For the on-failure destination, and so that a missing object is answered with 404, not 403.
         iam.PolicyStatement(sid="TellMissingObjects", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
@@ -83,7 +87,7 @@ def post_usage(function: lambda_.Function, storage: Storage) -> None:
         function,
         _items("AskToCheck", storage.counters.table_arn, ["UpdateItem"], "check#*"),
         _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
-        _items("WriteRows", ledger, ["PutItem"], "customer#*"),
+        _write_rows(ledger),
         _items("CheckCustomer", ledger, ["ConditionCheckItem"], "customer#*"),
         _items("LeaseShards", ledger, ["GetItem", "PutItem", "DeleteItem"], "posting"),
         _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
@@ -113,7 +117,7 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
     _allow(
         function,
         _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
-        _items("WriteRows", ledger, ["PutItem"], "customer#*"),
+        _write_rows(ledger),
         _read_stripe_key(storage),
         _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
         _tell_what_was_rejected(function),
@@ -160,6 +164,16 @@ def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys:
     )
 
 
+def _write_rows(ledger: str) -> iam.PolicyStatement:
+    """Allow a customer's usage rows to be put, and no other of its items: not its profile, which says who pays.
+
+    By the names of their attributes, those in a write's condition included.
+    """
+    statement = _items("WriteRows", ledger, ["PutItem"], "customer#*")
+    statement.add_condition("ForAllValues:StringEquals", {"dynamodb:Attributes": list(ROW)})
+    return statement
+
+
 def _read_stripe_key(storage: Storage) -> iam.PolicyStatement:
     return _read_secret("ReadStripeKey", storage.stripe_secret.attr_id)  # its ARN
 
@@ -175,7 +189,13 @@ def _arn(secret: secretsmanager.Secret) -> str:
 
 def _tell_what_was_rejected(function: lambda_.Function) -> iam.PolicyStatement:
     bus = cdk.Stack.of(function).format_arn(service="events", resource="event-bus", resource_name="default")
-    return iam.PolicyStatement(sid="TellWhatWasRejected", actions=["events:PutEvents"], resources=[bus])
+    return iam.PolicyStatement(
+        sid="TellWhatWasRejected",
+        actions=["events:PutEvents"],
+        resources=[bus],
+        # Of each event of a call: both keys are lists (Service Authorization Reference, EventBridge).
+        conditions={"ForAllValues:StringEquals": {"events:source": [SOURCE], "events:detail-type": [DETAIL_TYPE]}},
+    )
 
 
 def _acknowledge(function: lambda_.Function, resource: str, reason: str) -> None:

@@ -7,7 +7,11 @@ from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
-from tests.doubles.template import LEADING, Template, flat, grants, listed, of_type, policies, properties
+from metering.model.periods import Hour
+from metering.model.subjects import Kind, Subject
+from metering.model.usage_row import State, Total, UsageRow
+from metering.stores.rows import _row_item
+from tests.doubles.template import KEYS, LEADING, Template, flat, grants, listed, of_type, policies, properties
 
 RECORD_USAGE = {
     ("logs:CreateLogStream", "IngestRecordUsageLog", ()),
@@ -19,6 +23,7 @@ RECORD_USAGE = {
     ("dynamodb:PutItem", "Counters", ("unique#*", "once#*")),
     ("s3:GetObject", "Bucket/set-aside/*", ()),
     ("s3:PutObject", "Bucket/*", ()),
+    ("s3:PutObjectTagging", "Bucket/set-aside/*", ()),
     ("s3:ListBucket", "Bucket", ()),
 }
 HASHES = {
@@ -138,6 +143,37 @@ def test_receive_events_marks_rows_and_nothing_else(template: Template) -> None:
         NAME,
         *STRIPE,
         TELL,
+    }
+
+
+@pytest.mark.parametrize("role", ["BillingReceiveEventsRole", "BillingPostUsageRole"])
+def test_who_writes_rows_alone_can_write_no_other_item_of_a_customer(template: Template, role: str) -> None:
+    """I7: neither who pays nor an adjustment; which attributes a row has, the row itself says."""
+    (conditions,) = [
+        statement["Condition"]
+        for policy in policies(template, role)
+        for statement in policy["Statement"]
+        if "dynamodb:PutItem" in listed(statement["Action"]) and statement["Condition"][LEADING][KEYS] == ["customer#*"]
+    ]
+    allowed = {"pk", "sk", "version", "totals", "only_key", "pending"}
+    assert conditions["ForAllValues:StringEquals"].keys() == {"dynamodb:Attributes"}
+    assert set(conditions["ForAllValues:StringEquals"]["dynamodb:Attributes"]) == allowed
+    pending = {"requests": Total(counted=1, revision=1, state=State.PENDING)}
+    row = UsageRow(Subject(Kind.CUSTOMER, "acme"), Hour.parse("2026-11-22T05"), 1, pending, only_key="a1b2c3")
+    assert _row_item(row).keys() == allowed
+
+
+@pytest.mark.parametrize("role", ["BillingReceiveEventsRole", "BillingPostUsageRole"])
+def test_events_are_put_of_one_kind_alone(template: Template, role: str) -> None:
+    """I7: the bus is the whole account's."""
+    (conditions,) = [
+        statement["Condition"]
+        for policy in policies(template, role)
+        for statement in policy["Statement"]
+        if "events:PutEvents" in listed(statement["Action"])
+    ]
+    assert conditions == {
+        "ForAllValues:StringEquals": {"events:source": ["metering"], "events:detail-type": ["Usage rejected"]}
     }
 
 

@@ -7,13 +7,11 @@ from aws_lambda_powertools import Logger
 from botocore.exceptions import BotoCoreError, ClientError
 
 from metering.model.usage_row import named_by
+from metering.signals import DETAIL_TYPE, SOURCE
 from metering.stores import aws
 from metering.stores.holders import Holders
 
 logger = Logger(child=True)
-
-SOURCE: Final = "metering"
-DETAIL_TYPE: Final = "Usage rejected"
 
 _AT_ONCE: Final = 10  # PutEvents' limit
 
