@@ -15,6 +15,19 @@ from constructs import Construct
 from infra.outputs import LAMBDA_TIMEOUT
 from metering.layout import ARCHIVE
 
+AT_ONCE: Final = 5
+"""How many objects are counted at once: half of what a new account may run."""
+
+TRIES: Final = 1000
+"""As often as SQS lets a message be tried: for four days, since one that failed comes again after six minutes."""
+
+AGAIN_AFTER: Final = cdk.Duration.seconds(LAMBDA_TIMEOUT + 60)
+"""Counted from the beginning of a run: an object that needs another run goes on a minute or two after the first.
+
+AWS recommends six times as long as a run may take, so that a message is not tried in vain while Lambda has no room for
+it ("Using Lambda with Amazon SQS"): of a thousand tries, and with counters that refuse what they have, some may be.
+"""
+
 UNDELIVERED: Final = "access-log-errors/"
 """Where Firehose puts records that it could not process."""
 
@@ -22,7 +35,7 @@ UNDELIVERED: Final = "access-log-errors/"
 class Delivery(Construct):
     """Firehose into the bucket, and a message to ``record_usage`` for each object that Firehose puts there.
 
-    A message whose object could not be counted ten times ends in ``failed``; the object stays where it is.
+    A message whose object could not be counted for four days ends in ``failed``; the object stays where it is.
     """
 
     def __init__(
@@ -32,9 +45,8 @@ class Delivery(Construct):
         self.failed = self._queue("Failed")
         queue = self._queue(
             "Objects",
-            # Six times as long as a run may take (Lambda Developer Guide, "Using Lambda with Amazon SQS").
-            visibility_timeout=cdk.Duration.seconds(6 * LAMBDA_TIMEOUT),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=self.failed, max_receive_count=10),
+            visibility_timeout=AGAIN_AFTER,
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.failed, max_receive_count=TRIES),
         )
         _notify(bucket, queue)
         record_usage.add_to_role_policy(
@@ -52,7 +64,7 @@ class Delivery(Construct):
             # An object holds up to 128 MB of lines: what fails or takes long holds up no other.
             batch_size=1,
             report_batch_item_failures=True,  # the function answers with what it has not counted, and does not raise
-            max_concurrency=5,  # half of what a new account may run at once
+            max_concurrency=AT_ONCE,
         )
         self.error_log = logs.LogGroup(
             self, "ErrorLog", retention=logs.RetentionDays.ONE_MONTH, removal_policy=cdk.RemovalPolicy.DESTROY
@@ -164,16 +176,18 @@ def _notify(bucket: s3.Bucket, queue: sqs.Queue) -> None:
     """Send a message to the queue for each new object of the archive.
 
     By the bucket's own property: CDK's notifications bring a function and a role of their own. S3 tries the queue when
-    the bucket is made or changed, so that its policy comes first; it names the account and not the bucket, which would
-    be a circle.
+    the bucket is made or changed, so that its policy comes first; it names the bucket by how CloudFormation begins its
+    name, since by reference it would be a circle.
     """
+    stack = cdk.Stack.of(queue)
+    buckets = stack.format_arn(service="s3", region="*", account="*", resource=f"{_bucket_prefix(stack.stack_name)}*")
     queue.add_to_resource_policy(
         iam.PolicyStatement(
-            sid="ObjectsOfThisAccount",
+            sid="ObjectsOfOurBucket",
             principals=[iam.ServicePrincipal("s3.amazonaws.com")],
             actions=["sqs:SendMessage"],
             resources=[queue.queue_arn],
-            conditions={"StringEquals": {"aws:SourceAccount": cdk.Stack.of(queue).account}},
+            conditions={"StringEquals": {"aws:SourceAccount": stack.account}, "ArnLike": {"aws:SourceArn": buckets}},
         )
     )
     resource = cast("s3.CfnBucket", bucket.node.default_child)
@@ -191,6 +205,11 @@ def _notify(bucket: s3.Bucket, queue: sqs.Queue) -> None:
             )
         ]
     )
+
+
+def _bucket_prefix(stack_name: str) -> str:
+    """Return how CloudFormation begins a bucket's name: by the stack's, in small letters, cut where it is long."""
+    return stack_name.lower()[:16]
 
 
 def _stream_name(stack_name: str) -> str:

@@ -1,5 +1,7 @@
 """The road over Firehose: from the stage into objects, and a message to record_usage for each."""
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -75,20 +77,38 @@ def test_each_object_of_the_archive_is_a_message(firehose_template: Template, te
 
 
 def test_the_bucket_may_send_before_it_is_told_to(firehose_template: Template) -> None:
-    """S3 tries the queue when the notification is configured; the policy names the account, or it would be a circle."""
+    """S3 tries the queue when the notification is configured; the policy names the bucket by its beginning.
+
+    I7: a stranger's bucket of the same account has no way into the queue; by reference it would be a circle.
+    """
     needs = firehose_template["Resources"]["Bucket83908E77"]["DependsOn"]
     assert [name[:-8] for name in needs] == ["IngestDeliveryObjectsPolicy"]
     deny, allow = properties(firehose_template, "IngestDeliveryObjectsPolicy")["PolicyDocument"]["Statement"]
     assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     assert (allow["Principal"], allow["Action"]) == ({"Service": "s3.amazonaws.com"}, "sqs:SendMessage")
-    assert allow["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    assert allow["Condition"] == {
+        "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
+        "ArnLike": {"aws:SourceArn": {"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":s3:*:*:metering*"]]}},
+    }
 
 
-def test_a_message_is_tried_ten_times_and_kept_for_two_weeks(firehose_template: Template) -> None:
-    """I1: no message is given to a second run while the first may still count it, and none is lost."""
+def test_the_bucket_of_a_stack_with_a_long_name_may_send(stack: MakeStack) -> None:
+    """CloudFormation writes a stack's name small, and cuts it to make room in a bucket's 63 characters."""
+    made = _template(stack("Metering-Of-A-Very-Long-Name-In-Production", road=Road.FIREHOSE))
+    _, allow = properties(made, "IngestDeliveryObjectsPolicy")["PolicyDocument"]["Statement"]
+    assert str(allow["Condition"]["ArnLike"]["aws:SourceArn"]).endswith(":s3:*:*:metering-of-a-ve*']]}")
+
+
+def test_a_message_is_tried_for_four_days_and_kept_for_two_weeks(firehose_template: Template) -> None:
+    """I1: no message is given to a second run while the first may still count it, and none is lost.
+
+    An object that takes longer than a run goes on a minute after it.
+    """
     queue = properties(firehose_template, "IngestDeliveryObjects")
-    assert queue["VisibilityTimeout"] == 6 * properties(firehose_template, "IngestRecordUsage")["Timeout"]
-    assert queue["RedrivePolicy"]["maxReceiveCount"] == 10
+    assert queue["VisibilityTimeout"] == 360
+    assert properties(firehose_template, "IngestRecordUsage")["Timeout"] == 300
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == 1000
+    assert 1000 * 360 / 86_400 > 4
     assert flat(queue["RedrivePolicy"]["deadLetterTargetArn"]) == "IngestDeliveryFailed"
     for name in ("IngestDeliveryObjects", "IngestDeliveryFailed"):
         kept = properties(firehose_template, name)
@@ -119,6 +139,16 @@ def test_lines_that_are_under_way_when_the_road_changes_are_counted(
     exports = [name for name, output in template["Outputs"].items() if "Export" in output]
     assert exports
     assert [template["Outputs"][name] for name in exports] == [firehose_template["Outputs"][name] for name in exports]
+
+
+def test_a_stage_can_go_back_before_the_road_is_taken_down(
+    templates: dict[str, Template], firehose: dict[str, Template]
+) -> None:
+    """I1: its stack is deployed first, by itself; what it then imports, the stack of the other road exports, too."""
+    exported = [output["Export"]["Name"] for output in firehose["Metering"]["Outputs"].values() if "Export" in output]
+    wanted = set(re.findall(r'\{"Fn::ImportValue": "([^"]+)"\}', json.dumps(templates["SampleApi"])))
+    assert len(wanted) >= 1
+    assert wanted <= set(exported)
 
 
 def test_the_archive_becomes_colder_and_expires(firehose_template: Template, stack: MakeStack) -> None:
