@@ -57,8 +57,9 @@ def build(app: cdk.App) -> cdk.App:
     """Add the stacks to ``app``, and the checks that fail its synthesis.
 
     The context may set ``road`` (``subscription`` or ``firehose``), ``api`` (``rest``, or ``http`` for the sample of an
-    HTTP API with metrics and plans of its own, which takes tokens of ``issuer``), ``local`` (``true`` bundles the
-    functions for this machine, for the emulator) and ``stripe_api_base``. Raises ValueError for another road or API.
+    HTTP API with metrics and plans of its own, which takes tokens of ``issuer``), ``log_role`` (``true`` makes the
+    account's role by which API Gateway writes REST APIs' logs), ``local`` (``true`` bundles the functions for this
+    machine, for the emulator) and ``stripe_api_base``. Raises ValueError for another road or API.
     """
     is_http = _chosen(app, "api", [Api.REST.value, Api.HTTP.value]) == Api.HTTP.value
     metering = MeteringStack(
@@ -76,7 +77,7 @@ def build(app: cdk.App) -> cdk.App:
         issuer = app.node.try_get_context("issuer")
         SampleHttpApi(app, "SampleHttpApi", metering=metering, **{"issuer": issuer} if issuer else {})
     else:
-        SampleApi(app, "SampleApi", metering=metering)
+        SampleApi(app, "SampleApi", metering=metering, log_role=app.node.try_get_context("log_role") == "true")
     cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     return app
 

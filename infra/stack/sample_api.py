@@ -79,14 +79,16 @@ class SampleApi(cdk.Stack):
 
     Its authorizer tells metering of the user and of the messages in a call. It takes both from the caller's headers,
     and the backend accepts no other number of messages than was told. A real authorizer would take the user from a
-    token that it has verified.
+    token that it has verified. ``log_role`` makes the role by which API Gateway writes logs. It is one for the whole
+    account and Region, so that one which is there already would be replaced, and none comes back.
     """
 
-    def __init__(self, scope: Construct, construct_id: str, *, metering: MeteringStack) -> None:
+    def __init__(self, scope: Construct, construct_id: str, *, metering: MeteringStack, log_role: bool = False) -> None:
         super().__init__(scope, construct_id)
         api = apigateway.RestApi(
             self,
             "Api",
+            endpoint_types=[apigateway.EndpointType.REGIONAL],  # the only type in every partition
             deploy_options=apigateway.StageOptions(
                 stage_name=STAGE,
                 # This is all that metering asks of an API, and that it is compared with (below).
@@ -94,7 +96,7 @@ class SampleApi(cdk.Stack):
                 access_log_format=metering.access_log_format,
             ),
             default_method_options=apigateway.MethodOptions(api_key_required=True),
-            cloud_watch_role=True,
+            cloud_watch_role=log_role,
         )
         metering.compare_with(api=api.rest_api_name, stage=STAGE)
         backend = apigateway.LambdaIntegration(function(self, "Backend", BACKEND), allow_test_invoke=False)
@@ -130,13 +132,14 @@ class SampleApi(cdk.Stack):
                 "APIG6": "The access log is what metering needs; execution logs would hold callers' data.",
             },
         )
-        acknowledge(
-            api.node.find_child("CloudWatchRole"),
-            {
-                "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
-                "AmazonAPIGatewayPushToCloudWatchLogs]": "API Gateway asks for this managed policy by name."
-            },
-        )
+        if log_role:
+            acknowledge(
+                api.node.find_child("CloudWatchRole"),
+                {
+                    "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
+                    "AmazonAPIGatewayPushToCloudWatchLogs]": "API Gateway asks for this managed policy by name."
+                },
+            )
 
     def _authorizer(self, name: str, handler: lambda_.Function, *headers: str) -> apigateway.RequestAuthorizer:
         return apigateway.RequestAuthorizer(

@@ -1,11 +1,14 @@
 """The sample API is metered, and its every method needs a key."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import aws_cdk as cdk
 import pytest
 
-from app import METRICS
+from app import METRICS, build
 from infra.stack.sample_api import AUTHORIZER, BACKEND
 from metering.model.log_format import AccessLog
 from metering.model.metrics import declared
@@ -73,6 +76,24 @@ def test_two_plans_throttle_their_keys(sample: Template) -> None:
         "Trial": {"RateLimit": 2, "BurstLimit": 5},
     }
     assert not any("Quota" in plan for plan in plans)
+
+
+def test_the_accounts_role_for_logs_is_left_alone_unless_asked_for(
+    sample: Template, context: Mapping[str, Any], tmp_path: Path
+) -> None:
+    """It is one for the whole account and Region: another team's would be replaced."""
+    assert of_type(sample, "AWS::ApiGateway::Account") == {}
+    asked = build(cdk.App(context={**context, "log_role": "true"}, outdir=str(tmp_path))).synth()
+    template = asked.get_stack_by_name("SampleApi").template
+    (account,) = of_type(template, "AWS::ApiGateway::Account")
+    (stage,) = of_type(template, "AWS::ApiGateway::Stage").values()
+    assert stage["DependsOn"] == [account]
+
+
+def test_the_api_is_of_a_type_that_every_partition_has(sample: Template) -> None:
+    """An edge-optimised API is refused in China and in GovCloud."""
+    (api,) = of_type(sample, "AWS::ApiGateway::RestApi").values()
+    assert api["Properties"]["EndpointConfiguration"] == {"Types": ["REGIONAL"]}
 
 
 def test_the_outputs_say_where_the_api_is(sample: Template) -> None:
