@@ -1,0 +1,94 @@
+"""What the stack refuses when it is synthesised, in a sentence each: settings out of bounds, and Regions.
+
+CloudFormation or Stripe would find out much later.
+"""
+
+import os
+import re
+from typing import Final
+
+import aws_cdk as cdk
+
+from infra.stack.delivery import AT_ONCE
+from infra.stack.ingest import Road
+from metering.model.log_format import AccessLog, Api
+from metering.model.periods import COUNTER_LIFE, Hour
+
+LAST_EPOCH: Final = 99
+LEAST_CALLS: Final = 1000
+"""With fewer calls an hourly run might not get through the few customers that it compares together."""
+
+SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
+"""As long as counters live they may have to be recounted."""
+
+UNSUPPORTED: Final = dict.fromkeys(
+    (
+        "ap-east-2",
+        "ap-south-2",
+        "ap-southeast-4",
+        "ap-southeast-5",
+        "ap-southeast-6",
+        "ap-southeast-7",
+        "ca-west-1",
+        "cn-northwest-1",
+        "eu-central-2",
+        "il-central-1",
+        "me-central-1",
+        "mx-central-1",
+        "us-gov-east-1",
+        "us-gov-west-1",
+    ),
+    "Lambda has no function URLs there, by which Stripe's notifications come",
+)
+"""Why not, by Region. All others of ``aws``, ``aws-cn`` and ``aws-us-gov`` have what the stack is made of; of isolated
+partitions nothing is known."""
+
+
+def check_region(stack: cdk.Stack) -> None:
+    """Raise ValueError where CloudFormation would refuse the template as a whole, before it makes anything.
+
+    A stack that names no Region is deployed to the one that the CDK CLI tells its apps.
+    """
+    where = os.environ.get("CDK_DEFAULT_REGION", "") if cdk.Token.is_unresolved(stack.region) else stack.region
+    if reason := UNSUPPORTED.get(where):
+        raise ValueError(f"the stack cannot be created in {where}: {reason}")
+
+
+def check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
+    """Raise ValueError for a road that this kind of API cannot take, or an archive that is kept too briefly."""
+    if road is Road.FIREHOSE and access_log.api is Api.HTTP:
+        raise ValueError("an HTTP API cannot write its access log to Firehose: leave road out, or use a REST API")
+    if archive_days < SHORTEST_ARCHIVE:
+        raise ValueError(
+            f"archive_days must be {SHORTEST_ARCHIVE} or more, as long as counters live, got {archive_days}"
+        )
+
+
+def check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> None:
+    """Raise ValueError for a pace or a beginning with which nothing could be posted."""
+    for name, value, least in (("stripe_rate", stripe_rate, 1), ("stripe_calls", stripe_calls, LEAST_CALLS)):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+    if streamed_from:
+        try:
+            Hour.parse(streamed_from)
+        except ValueError as error:
+            raise ValueError(f"streamed_from: {error}") from error
+
+
+def check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:
+    """Raise ValueError for a name, an epoch or an address that Stripe's meters cannot have."""
+    if not (cdk.Token.is_unresolved(deployment) or re.fullmatch(r"[A-Za-z0-9-]{1,40}", deployment)):
+        raise ValueError(f"deployment must be 1 to 40 letters, digits or '-', got {deployment!r}")
+    if not 1 <= ledger_epoch <= LAST_EPOCH:
+        raise ValueError(f"ledger_epoch must be from 1 to {LAST_EPOCH}, got {ledger_epoch}")
+    if not (stripe_api_base.startswith("https://") or local):
+        raise ValueError(
+            f"stripe_api_base must begin with https://, since the key is sent there, got {stripe_api_base!r}"
+        )
+
+
+def check_concurrency(record_usage: int | None) -> None:
+    """Raise ValueError for fewer executions than the queue of Firehose's objects would start."""
+    if record_usage is not None and record_usage < AT_ONCE:
+        raise ValueError(f"record_usage_concurrency must be {AT_ONCE} or more, got {record_usage}")

@@ -1,0 +1,189 @@
+"""Every combination of the stack's settings, before referees that know AWS and not this project."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_logs as logs
+
+from infra.stack import USAGE_LINES, AccessLog, Api, Count, Flat, Max, MeteringStack, PerUnit, Plan, Road, Sum, Unique
+from infra.stack.checks import UNSUPPORTED
+from infra.stack.examples import http_api, usage_lines
+from tests.doubles.template import Template
+from tests.infra.pages import SETTINGS
+from tests.infra.referees import ALL_REGIONS, policy_findings, schema_findings
+
+TABLE: Final = {"Fn::GetAtt": ["CountersFDB211E7", "Arn"]}
+BUCKET: Final = {"Fn::GetAtt": ["Bucket83908E77", "Arn"]}
+OBJECTS: Final = {"Fn::Join": ["", [BUCKET, "/*"]]}
+
+WAYS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "rest-subscription": {"road": Road.SUBSCRIPTION},
+    "rest-firehose": {"road": Road.FIREHOSE},
+    "http-subscription": {"access_log": AccessLog(Api.HTTP, "authorizer.claims.sub")},
+}
+"""Each kind of API by each road that it can take."""
+
+FEWEST: Final[Mapping[str, Any]] = {"metrics": [Count(name="requests")]}
+EVERY: Final[Mapping[str, Any]] = {
+    "metrics": [
+        Count(name="requests", by="resource"),
+        Sum(name="tokens", of=USAGE_LINES),
+        Unique(name="users", of="authorizer.user", opaque_id=True),
+        Max(name="seats", of="authorizer.seats"),
+    ],
+    "plans": [
+        Plan(
+            name="standard",
+            title="Standard",
+            currency="usd",
+            prices=(Flat(amount=4900), PerUnit(metric="tokens", amount=1)),
+        )
+    ],
+    "access_log_retention": logs.RetentionDays.ONE_YEAR,
+    "archive_days": 62,
+    "record_usage_concurrency": 5,
+    "deployment": "acme-prod",
+    "ledger_epoch": 2,
+    "stripe_api_base": "https://stripe.example.com",
+    "stripe_rate": 100,
+    "stripe_calls": 1000,
+    "streamed_from": "2026-12-01T00",
+    "portal_origins": ["https://app.example.com"],
+    "local": True,
+}
+
+
+def test_every_setting_is_among_those_that_are_tried() -> None:
+    """A setting that is left out here would be deployed before it was ever checked."""
+    assert EVERY.keys() | {"access_log", "road"} == SETTINGS.keys()
+
+
+@pytest.fixture(
+    scope="module", params=[(way, options) for way in WAYS for options in ("fewest", "every")], ids="-".join
+)
+def combination(
+    request: pytest.FixtureRequest, context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Template:
+    """The metering stack's template, for each way of a line with the fewest settings and with every one."""
+    way, options = request.param
+    app = cdk.App(context=context, outdir=str(tmp_path_factory.mktemp("cdk.out")))
+    stack = MeteringStack(app, "Metering", **WAYS[way], **(FEWEST if options == "fewest" else EVERY))
+    stack.compare_with(api="Api", stage="v1")
+    if stack.is_without_usage_lines:
+        stack.meter_usage_lines(logs.LogGroup.from_log_group_name(stack, "Jobs", "/aws/lambda/jobs"))
+    return dict(app.synth().get_stack_by_name("Metering").template)
+
+
+def test_cloudformation_takes_every_combination(combination: Template) -> None:
+    """In all Regions at once; what it finds there is that one type of resource is missing in those that we refuse."""
+    assert schema_findings(combination) == MISSING
+
+
+MISSING: Final = {("E3006", f"Resource type 'AWS::Lambda::Url' does not exist in '{region}'") for region in UNSUPPORTED}
+
+
+def test_iam_knows_every_action_resource_and_condition_key(combination: Template) -> None:
+    """A misspelt one is no error to IAM: it grants nothing, or holds nobody to anything."""
+    assert policy_findings(combination) == []
+
+
+def test_cloudformation_takes_the_sample_and_the_examples(
+    templates: dict[str, Template],
+    firehose: dict[str, Template],
+    context: Mapping[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The APIs and the worker; the metering stacks beside them are among the combinations."""
+    apps = [
+        build(cdk.App(context=context, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+        for build in (http_api.build, usage_lines.build)
+    ]
+    beside = [stack.template for app in apps for stack in app.stacks if stack.stack_name != "Metering"]
+    for template in (templates["SampleApi"], firehose["SampleApi"], *beside):
+        assert schema_findings(template) == set()
+        assert policy_findings(template) == []
+
+
+def test_a_wrong_property_is_found(template: Template) -> None:
+    """The schemas can refuse."""
+    planted = copy.deepcopy(template)
+    planted["Resources"]["CountersFDB211E7"]["Properties"]["TimeToLive"] = {"AttributeName": "ttl"}
+    planted["Resources"]["Bucket83908E77"]["Properties"]["VersioningConfiguration"]["Status"] = "On"
+    found = " ".join(sentence for _, sentence in schema_findings(planted) - MISSING)
+    assert "'TimeToLive' was unexpected" in found
+    assert "'On' is not one of ['Enabled', 'Suspended']" in found
+
+
+def test_a_type_of_resource_that_a_region_lacks_is_found(template: Template) -> None:
+    """The schemas know Regions, and those that we refuse are among theirs."""
+    planted = copy.deepcopy(template)
+    planted["Resources"]["Planted"] = {"Type": "AWS::NimbleStudio::Studio", "Properties": {}}
+    lacking = {
+        region
+        for _, sentence in schema_findings(planted)
+        for region in re.findall("Resource type 'AWS::NimbleStudio::Studio' does not exist in '(.+)'", sentence)
+    }
+    assert {"eu-central-2", "ap-south-1"} <= lacking
+    assert set(ALL_REGIONS) >= UNSUPPORTED.keys()
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ({"Action": "dynamodb:PutItm", "Resource": TABLE}, "there is no action dynamodb:PutItm"),
+        ({"Action": "dynamodb:PutItem", "Resource": BUCKET}, "dynamodb:PutItem takes none of "),
+        ({"Action": ["s3:PutObject", "s3:ListBucket"], "Resource": BUCKET}, "s3:PutObject takes none of "),
+        ({"Action": "s3:PutObject", "Resource": [OBJECTS, BUCKET]}, "no action of s3:PutObject takes "),
+        ({"Action": "dynamodb:Query", "Resource": "*"}, r"dynamodb:Query takes none of \['\*'\]"),
+        (
+            {
+                "Action": "dynamodb:PutItem",
+                "Resource": TABLE,
+                "Condition": {"StringLike": {"dynamodb:LeadingKey": "a"}},
+            },
+            "dynamodb:PutItem knows no condition key dynamodb:LeadingKey",
+        ),
+        (
+            {
+                "Action": "dynamodb:PutItem",
+                "Resource": TABLE,
+                "Condition": {"StringLike": {"dynamodb:Attributes": "a"}},
+            },
+            "dynamodb:Attributes is a list, which StringLike does not go through",
+        ),
+        (
+            {"Action": "s3:PutObject", "Resource": OBJECTS, "Condition": {"StringEquals": {"aws:SourceAcount": "1"}}},
+            "s3:PutObject knows no condition key aws:SourceAcount",
+        ),
+    ],
+)
+def test_a_statement_that_iam_would_not_understand_is_found(
+    template: Template, statement: dict[str, Any], sentence: str
+) -> None:
+    """An action, a resource, or a condition key."""
+    planted = copy.deepcopy(template)
+    planted["Resources"]["Planted"] = {
+        "Type": "AWS::IAM::Policy",
+        "Properties": {"PolicyDocument": {"Statement": [{"Effect": "Allow"} | statement]}},
+    }
+    first, *_ = policy_findings(planted)
+    assert re.match(sentence, first)
+
+
+@pytest.mark.parametrize("region", UNSUPPORTED)
+def test_a_region_where_the_stack_cannot_be_created_is_refused(app: cdk.App, region: str) -> None:
+    """At synthesis, with the reason, and not by CloudFormation's "Unrecognized resource types"."""
+    with pytest.raises(ValueError, match=f"cannot be created in {region}: Lambda has no function URLs there"):
+        MeteringStack(app, "Metering", env=cdk.Environment(region=region), metrics=FEWEST["metrics"])
+
+
+def test_the_region_that_the_cdk_cli_deploys_to_is_looked_at(app: cdk.App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that names none goes there; one that names another does not."""
+    monkeypatch.setenv("CDK_DEFAULT_REGION", "eu-central-2")
+    with pytest.raises(ValueError, match="cannot be created in eu-central-2"):
+        MeteringStack(app, "Metering", metrics=FEWEST["metrics"])
+    MeteringStack(app, "Elsewhere", env=cdk.Environment(region="eu-central-1"), metrics=FEWEST["metrics"])
