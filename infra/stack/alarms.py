@@ -40,6 +40,8 @@ class Alarms(Construct):
         close_periods: lambda_.Function,
         reconcile_usage: lambda_.Function,
         check_completeness: lambda_.Function,
+        show_usage: lambda_.Function,
+        receive_events: lambda_.Function,
         customers_api: apigatewayv2.HttpApi,
         delivery: Delivery | None,
     ) -> None:
@@ -50,8 +52,8 @@ class Alarms(Construct):
         self._watch_counting(record_usage)
         self._watch_closing(close_periods)
         self._watch_completeness(check_completeness)
-        self._watch_stripe(reconcile_usage)
-        self._watch_portal(customers_api)
+        self._watch_stripe(reconcile_usage, receive_events)
+        self._watch_portal(customers_api, show_usage)
         if delivery:
             self._watch_delivery(delivery)
 
@@ -143,8 +145,8 @@ class Alarms(Construct):
             "customer or the meter in Stripe, then post them again.",
         )
 
-    def _watch_stripe(self, reconcile_usage: lambda_.Function) -> None:
-        """Watch that Stripe ends at the ledger's totals (I4)."""
+    def _watch_stripe(self, reconcile_usage: lambda_.Function, receive_events: lambda_.Function) -> None:
+        """Watch that Stripe ends at the ledger's totals (I4), and that its notifications are taken."""
         self._alarm(
             "UsageDiffering",
             self._signal(Signal.USAGE_DIFFERING, "Maximum"),
@@ -157,7 +159,23 @@ class Alarms(Construct):
             "The hourly look at Stripe failed: read the log of reconcile_usage. The next good run does its work.",
         )
 
-    def _watch_portal(self, customers_api: apigatewayv2.HttpApi) -> None:
+        self._alarm(
+            "ReceiveEventsErrors",
+            receive_events.metric_errors(period=FIVE_MINUTES),
+            "Requests to the address for Stripe's notifications failed: read the log of receive_events. Stripe sends a "
+            "notification again for three days.",
+        )
+        self._alarm(
+            "ReceiveEventsThrottles",
+            receive_events.metric_throttles(period=FIVE_MINUTES),
+            "For a quarter of an hour more has been sent to the address for Stripe's notifications than may run at "
+            "once. Look at NotificationsRefused whether it is Stripe at all, and at the account's limit of concurrent "
+            "functions.",
+            periods=THREE_RUNS,
+        )
+
+    def _watch_portal(self, customers_api: apigatewayv2.HttpApi, show_usage: lambda_.Function) -> None:
+        """Watch what customers get to see, and whether one of them wants too much."""
         self._alarm(
             "PortalErrors",
             customers_api.metric_server_error(statistic="Sum", period=FIVE_MINUTES),
@@ -166,17 +184,31 @@ class Alarms(Construct):
             periods=THREE_RUNS,
         )
 
+        self._alarm(
+            "ShowUsageErrors",
+            show_usage.metric_errors(period=FIVE_MINUTES),
+            "show_usage crashed, or took longer than it may: read its log. A customer has got no answer to something "
+            "that it could ask again at once.",
+        )
+        self._alarm(
+            "ShowUsageThrottles",
+            show_usage.metric_throttles(period=FIVE_MINUTES),
+            "For a quarter of an hour more has been asked of show_usage than may run at once. Look at who asks; a "
+            "customer's links end with `metering portal rotate-key --end-links`. Counting and billing go on.",
+            periods=THREE_RUNS,
+        )
+
     def _watch_delivery(self, delivery: Delivery) -> None:
         """Watch the road over Firehose."""
         self._alarm(
+            "DeliveryThrottled",
+            _of_stream(delivery, "ThrottledRecords", "Sum"),
+            "API Gateway sent more lines than Firehose takes of a stream, about 3,500 a second in most Regions, and "
+            "does not promise to send them again: have the quota raised. What is missing shows in RequestsNotLogged.",
+        )
+        self._alarm(
             "DeliveryBehind",
-            cloudwatch.Metric(
-                namespace="AWS/Firehose",
-                metric_name="DeliveryToS3.DataFreshness",
-                dimensions_map={"DeliveryStreamName": delivery.stream.ref},
-                statistic="Maximum",
-                period=FIVE_MINUTES,
-            ),
+            _of_stream(delivery, "DeliveryToS3.DataFreshness", "Maximum"),
             "Firehose has held lines of the access log for over an hour and cannot deliver them; after 24 hours it "
             "drops them. Read its error log, and look under access-log-errors/ in the bucket.",
             above=3600,
@@ -184,7 +216,7 @@ class Alarms(Construct):
         self._alarm(
             "ObjectsFailed",
             delivery.failed.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
-            "Objects of the access log could not be counted in ten tries. Read the log of record_usage, mend the "
+            "Objects of the access log could not be counted for four days. Read the log of record_usage, mend the "
             "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
             "refused by the counters themselves.",
         )
@@ -273,6 +305,16 @@ class Alarms(Construct):
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
         self.all.append(alarm)
+
+
+def _of_stream(delivery: Delivery, name: str, statistic: str) -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace="AWS/Firehose",
+        metric_name=name,
+        dimensions_map={"DeliveryStreamName": delivery.stream.ref},
+        statistic=statistic,
+        period=FIVE_MINUTES,
+    )
 
 
 def runbook(alarm: str) -> str:

@@ -145,10 +145,12 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     memory_size: int,
     description: str,
     timeout_s: int = LAMBDA_TIMEOUT,
+    concurrency: int | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> lambda_.Function:
     """Return a function that may write its own log and nothing else; ``more`` files are in its zip, by their path.
 
+    As many of it as ``concurrency`` says run at once, which the account keeps for it; None takes what the account has.
     Raises ValueError if its environment would not fit into Lambda's.
     """
     environment = {
@@ -172,6 +174,7 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
         architecture=lambda_.Architecture.ARM_64,
         memory_size=memory_size,
         timeout=cdk.Duration.seconds(timeout_s),
+        reserved_concurrent_executions=concurrency,
         role=role,
         log_group=log,
         logging_format=lambda_.LoggingFormat.JSON,

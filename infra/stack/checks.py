@@ -11,7 +11,7 @@ import aws_cdk as cdk
 
 from infra.stack.delivery import AT_ONCE
 from infra.stack.ingest import Road
-from metering.model.log_format import AccessLog, Api
+from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.periods import COUNTER_LIFE, Hour
 
 LAST_EPOCH: Final = 99
@@ -92,3 +92,10 @@ def check_concurrency(record_usage: int | None) -> None:
     """Raise ValueError for fewer executions than the queue of Firehose's objects would start."""
     if record_usage is not None and record_usage < AT_ONCE:
         raise ValueError(f"record_usage_concurrency must be {AT_ONCE} or more, got {record_usage}")
+
+
+def check_nonces(**nonces: str | None) -> None:
+    """Raise ValueError for a nonce that no line could begin with."""
+    for name, given in nonces.items():
+        if given and not re.fullmatch(NONCE_PATTERN, given):
+            raise ValueError(f"{name} must match {NONCE_PATTERN}, got {given!r}")

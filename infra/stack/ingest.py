@@ -53,6 +53,7 @@ class Ingest(Construct):
         bucket: s3.Bucket,
         settings: RecordUsageSettings,
         deployment: str,
+        concurrency: int | None,
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -67,6 +68,7 @@ class Ingest(Construct):
             settings=settings.environment(),
             deployment=deployment,
             memory_size=512,
+            concurrency=concurrency,
             description="Adds a batch of access-log lines to the usage counters.",
         )
         lambda_.CfnEventInvokeConfig(
@@ -116,6 +118,7 @@ class Ingest(Construct):
         """Bring the usage lines of an application's log group to ``record_usage``.
 
         Filter and permission are made beside the log group, whose stack then needs this one, and never the reverse.
+        A log group takes two subscription filters: where both are taken, the deployment of its stack fails.
         """
         usage_log.add_subscription_filter(
             f"{cdk.Stack.of(self).node.id}UsageLines",

@@ -1,7 +1,6 @@
 """The metering stack: what it is made of, and what it takes, refuses and tells."""
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -18,13 +17,13 @@ from infra.stack import grants
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
+from infra.stack.checks import check_concurrency, check_names, check_nonces, check_posting, check_region, check_road
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.portal import Portal
-from infra.stack.storage import Storage
-from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
+from infra.stack.storage import Storage, guid
+from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
-from metering.model.periods import COUNTER_LIFE, Hour
 from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
@@ -38,12 +37,6 @@ from metering.settings import (
 
 STRIPE: Final = "https://api.stripe.com"
 REST_API_KEYS: Final = AccessLog()
-LAST_EPOCH: Final = 99
-LEAST_CALLS: Final = 1000
-"""With fewer calls an hourly run might not get through the few customers that it compares together."""
-
-SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
-"""As long as counters live they may have to be recounted."""
 
 
 class MeteringStack(cdk.Stack):
@@ -51,9 +44,10 @@ class MeteringStack(cdk.Stack):
 
     ``metrics`` is what is billed for, ``plans`` at which prices; ``access_log`` says what kind of API writes the log
     and who is billed; ``road`` is how its lines reach the counters. They are kept for ``access_log_retention`` in the
-    log group, or for ``archive_days`` (62 at least) where Firehose puts them. ``deployment`` (default: the stack's name
-    and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes up by one when the ledger was restored
-    from a backup.
+    log group, or for ``archive_days`` (62 at least) where Firehose puts them. At most ``record_usage_concurrency`` of
+    ``record_usage`` run at once (5 at least; default: what the account has left), which are kept for it alone.
+    ``deployment`` (default: the stack's name and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes
+    up by one when the ledger was restored from a backup.
     Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
     Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
     ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers. ``local`` bundles for
@@ -78,6 +72,7 @@ class MeteringStack(cdk.Stack):
         road: Road = Road.SUBSCRIPTION,
         access_log_retention: logs.RetentionDays = logs.RetentionDays.THREE_MONTHS,
         archive_days: int = 400,
+        record_usage_concurrency: int | None = None,
         deployment: str | None = None,
         ledger_epoch: int = 1,
         stripe_api_base: str = STRIPE,
@@ -91,26 +86,29 @@ class MeteringStack(cdk.Stack):
         **stack_props: Any,
     ) -> None:
         super().__init__(scope, construct_id, **stack_props)
+        check_region(self)
         check(metrics, access_log)
         check_plans(plans, metrics)
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
-        _check_names(deployment, ledger_epoch, stripe_api_base, local=local)
-        _check_posting(stripe_rate, stripe_calls, streamed_from)
-        _check_road(road, access_log, archive_days)
-        for name, given in (("nonce", nonce), ("former_nonce", former_nonce)):
-            if given and not re.fullmatch(NONCE_PATTERN, given):
-                raise ValueError(f"{name} must match {NONCE_PATTERN}, got {given!r}")
+        check_names(deployment, ledger_epoch, stripe_api_base, local=local)
+        check_posting(stripe_rate, stripe_calls, streamed_from)
+        check_road(road, access_log, archive_days)
+        check_concurrency(record_usage_concurrency)
+        check_nonces(nonce=nonce, former_nonce=former_nonce)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
         self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
-        # arn:aws:cloudformation:<region>:<account>:stack/<name>/<GUID>, of this stack, whichever one writes it down.
-        self._nonce = nonce or cdk.Fn.select(2, cdk.Fn.split("/", self.stack_id))
+        self._nonce = nonce or guid(self)
         self._nonces = f"{self._nonce} {former_nonce}".strip()
         self._storage = Storage(
-            self, access_log_retention=access_log_retention, archive_days=archive_days, hashes=needs_hash(metrics)
+            self,
+            vended=self._vended,
+            access_log_retention=access_log_retention,
+            archive_days=archive_days,
+            hashes=needs_hash(metrics),
         )
-        self._ingest = self._make_ingest(road)
+        self._ingest = self._make_ingest(road, record_usage_concurrency)
         self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_calls, streamed_from)
         self._checking = self._make_checking()
         self._portal = self._make_portal(portal_origins)
@@ -138,8 +136,9 @@ class MeteringStack(cdk.Stack):
     def meter_usage_lines(self, log_group: logs.ILogGroup) -> None:
         """Meter the usage lines that your own code writes into a log group.
 
-        Whoever can write there can bill anyone. Raises ValueError if no metric measures usage lines, and for the log
-        groups on the way of a line itself: what ``record_usage`` writes would come back to it for ever.
+        Whoever can write there can bill anyone. It takes one of the two subscription filters that a log group can have.
+        Raises ValueError if no metric measures usage lines, and for the log groups on the way of a line itself: what
+        ``record_usage`` writes would come back to it for ever.
         """
         if not reads_usage_lines(self._metrics):
             raise ValueError(
@@ -156,8 +155,9 @@ class MeteringStack(cdk.Stack):
     def compare_with(self, *, api: str, stage: str) -> None:
         """Compare what is counted with the requests of a stage that writes the access log, every hour.
 
-        ``api`` is a REST API's name, or an HTTP API's id, as CloudWatch's metrics know it. APIs that share a name in
-        one Region share their metrics, too. Of an API in another stack, which needs this one, write both as text.
+        ``api`` is a REST API's name, or an HTTP API's id, as CloudWatch's metrics know it; a REST API whose name has no
+        ASCII character is known by its id, too. APIs that share a name in one Region share their metrics. Of an API in
+        another stack, which needs this one, write both as text.
         """
         self._checking.compare_with(self._access_log.api, api, stage)
 
@@ -170,11 +170,18 @@ class MeteringStack(cdk.Stack):
             *([delivery.error_log] if delivery else []),
         ]
         given = (self.get_logical_id(cast("cdk.CfnElement", group.node.default_child)) for group in ours)
-        return name in [group.log_group_name for group in ours] or name.startswith(
-            tuple(f"{self.stack_name}-{logical_id}-" for logical_id in given)
-        )
+        begin = [*(f"{self.stack_name}-{logical_id}-" for logical_id in given), *filter(None, [self._vended])]
+        return name in [group.log_group_name for group in ours] or name.startswith(tuple(begin))
 
-    def _make_ingest(self, road: Road) -> Ingest:
+    @property
+    def _vended(self) -> str | None:
+        """How the access log's name begins where CloudWatch Logs delivers it itself, as it does HTTP APIs' logs.
+
+        Under this prefix it needs no line in the account's own resource policy, which can be full.
+        """
+        return f"/aws/vendedlogs/metering/{self.stack_name}/" if self._access_log.api is Api.HTTP else None
+
+    def _make_ingest(self, road: Road, concurrency: int | None) -> Ingest:
         secret = self._storage.hash_secret
         return Ingest(
             self,
@@ -194,6 +201,7 @@ class MeteringStack(cdk.Stack):
                 hash_secret=secret.secret_arn if secret else "",
             ),
             deployment=self._deployment,
+            concurrency=concurrency,
             local=self._local,
         )
 
@@ -267,6 +275,8 @@ class MeteringStack(cdk.Stack):
             close_periods=self._billing.close_periods,
             reconcile_usage=self._billing.reconcile_usage,
             check_completeness=self._checking.check_completeness,
+            show_usage=self._portal.show_usage,
+            receive_events=self._billing.receive_events,
             customers_api=self._portal.api,
             delivery=self._ingest.delivery,
         )
@@ -360,34 +370,3 @@ class _UsageLinesArrive:
         if self._stack.is_without_usage_lines:
             return ["a metric measures usage lines, but none can arrive: call meter_usage_lines(log_group)"]
         return []
-
-
-def _check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
-    if road is Road.FIREHOSE and access_log.api is Api.HTTP:
-        raise ValueError("an HTTP API cannot write its access log to Firehose: leave road out, or use a REST API")
-    if archive_days < SHORTEST_ARCHIVE:
-        raise ValueError(
-            f"archive_days must be {SHORTEST_ARCHIVE} or more, as long as counters live, got {archive_days}"
-        )
-
-
-def _check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> None:
-    for name, value, least in (("stripe_rate", stripe_rate, 1), ("stripe_calls", stripe_calls, LEAST_CALLS)):
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more, got {value}")
-    if streamed_from:
-        try:
-            Hour.parse(streamed_from)
-        except ValueError as error:
-            raise ValueError(f"streamed_from: {error}") from error
-
-
-def _check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, local: bool) -> None:
-    if not (cdk.Token.is_unresolved(deployment) or re.fullmatch(r"[A-Za-z0-9-]{1,40}", deployment)):
-        raise ValueError(f"deployment must be 1 to 40 letters, digits or '-', got {deployment!r}")
-    if not 1 <= ledger_epoch <= LAST_EPOCH:
-        raise ValueError(f"ledger_epoch must be from 1 to {LAST_EPOCH}, got {ledger_epoch}")
-    if not (stripe_api_base.startswith("https://") or local):
-        raise ValueError(
-            f"stripe_api_base must begin with https://, since the key is sent there, got {stripe_api_base!r}"
-        )

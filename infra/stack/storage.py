@@ -8,36 +8,65 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
 
-from metering.layout import ARCHIVE
+from metering.layout import ARCHIVE, DONE
+
+KEPT: Final = cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
+"""Whatever becomes of the stack; but a first creation that fails takes away again what it has made, which is empty."""
 
 COLD_AFTER: Final = cdk.Duration.days(90)
 SHORTEST_COLD: Final = 90
 """Days that Glacier Instant Retrieval bills at least, whenever an object is deleted (S3 pricing)."""
 
 
+DONE_DAYS: Final = 400
+"""How long one can look up what was set aside after it was counted or dismissed: a year and a month."""
+
+
 class Storage:
     """The stateful resources, made directly under ``stack`` and retained when it is deleted.
 
     No construct of their own, so that moving code about never changes a logical id, which would mean a new, empty
-    table. No physical names, so that two deployments fit into one account. ``hashes`` says whether a metric needs the
-    key of the keyed hashes that values are remembered by; ``archive_days`` is how long the archive is kept.
+    table. No physical names, so that two deployments fit into one account. ``vended`` is how the name of the access log
+    begins where CloudWatch Logs itself delivers into it; ``hashes`` says whether a metric needs the key of the keyed
+    hashes that values are remembered by; ``archive_days`` is how long the archive is kept.
     """
 
     def __init__(
-        self, stack: cdk.Stack, *, access_log_retention: logs.RetentionDays, archive_days: int, hashes: bool
+        self,
+        stack: cdk.Stack,
+        *,
+        vended: str | None,
+        access_log_retention: logs.RetentionDays,
+        archive_days: int,
+        hashes: bool,
     ) -> None:
         self.counters = _counters(stack)
         self.ledger = _ledger(stack)
         self.bucket = _bucket(stack, archive_days)
         self.access_log = logs.LogGroup(
-            stack, "AccessLog", retention=access_log_retention, removal_policy=cdk.RemovalPolicy.RETAIN
+            stack,
+            "AccessLog",
+            log_group_name=f"{vended}{guid(stack)}" if vended else None,
+            retention=access_log_retention,
+            removal_policy=KEPT,
         )
         self.stripe_secret = _stripe_secret(stack)
         self.hash_secret = _hash_secret(stack) if hashes else None
 
 
+def guid(stack: cdk.Stack) -> str:
+    """Return the last part of a stack's id, arn:aws:cloudformation:REGION:ACCOUNT:stack/NAME/GUID.
+
+    Of the given stack, whichever one writes it down; one that is made again has another.
+    """
+    return cdk.Fn.select(2, cdk.Fn.split("/", stack.stack_id))
+
+
 def _counters(stack: cdk.Stack) -> dynamodb.TableV2:
-    """Return the table of the counters, without point-in-time recovery: what is lost is recounted from the log."""
+    """Return the table of the counters, without point-in-time recovery: what is lost is recounted from the log.
+
+    Without deletion protection, too, which would keep a first creation that fails from being undone.
+    """
     return dynamodb.TableV2(
         stack,
         "Counters",
@@ -46,12 +75,15 @@ def _counters(stack: cdk.Stack) -> dynamodb.TableV2:
         billing=dynamodb.Billing.on_demand(),
         time_to_live_attribute="ttl",
         dynamo_stream=dynamodb.StreamViewType.NEW_AND_OLD_IMAGES,
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )
 
 
 def _ledger(stack: cdk.Stack) -> dynamodb.TableV2:
-    """Return the table of what is billed, which nothing could restore but its own backups."""
+    """Return the table of what is billed, which nothing could restore but its own backups.
+
+    It is protected from its first moment, and so stays behind, empty and free of charge, where a first creation fails.
+    """
     return dynamodb.TableV2(
         stack,
         "Ledger",
@@ -92,8 +124,10 @@ def _bucket(stack: cdk.Stack, archive_days: int) -> s3.Bucket:
             ),
             # On both roads: a deployment that has left Firehose's still has what it archived.
             _archive(archive_days),
+            # What still waits has no tag, and never expires (I1).
+            s3.LifecycleRule(id="Done", tag_filters=DONE, expiration=cdk.Duration.days(DONE_DAYS)),
         ],
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )
     cdk.Validations.of(bucket).acknowledge(
         cdk.Acknowledgment(
@@ -126,6 +160,7 @@ def _stripe_secret(stack: cdk.Stack) -> secretsmanager.CfnSecret:
         "StripeSecret",
         description="The restricted Stripe key of usage metering; `metering stripe connect` puts its value.",
     )
+    secret.apply_removal_policy(KEPT)  # Stripe shows a key once
     cdk.Validations.of(secret).acknowledge(
         cdk.Acknowledgment(
             id="AwsSolutions-SMG4",
@@ -143,7 +178,7 @@ def _hash_secret(stack: cdk.Stack) -> secretsmanager.Secret:
         "HashSecret",
         description="The key of the hashes that usage metering remembers users, sessions and ids by.",
         generate_secret_string=secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True),
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=KEPT,
     )
     cdk.Validations.of(secret).acknowledge(
         cdk.Acknowledgment(

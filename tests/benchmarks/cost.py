@@ -78,7 +78,7 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 """An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
-ALARMS: Final = {"subscription": 18, "firehose": 20}
+ALARMS: Final = {"subscription": 22, "firehose": 25}
 SECRETS: Final = 2
 """The Stripe key, and the one that signs links."""
 

@@ -30,6 +30,8 @@ SETTINGS: Final = {
     "road": "how lines reach the counters ([below](#choose-a-road))",
     "access_log_retention": "how long the log group keeps lines: it is what a bill can be recounted from",
     "archive_days": "how long Firehose's objects are kept; at least 62",
+    "record_usage_concurrency": "how many of `record_usage` run at once, at least 5, which the account then keeps for "
+    "it alone; a new account, which may run ten functions at once, has none to keep",
     "deployment": "begins the names of Stripe's meters; by default the stack's name and Region. Give one of your own "
     "if two accounts with stacks of the same name post to one Stripe account",
     "ledger_epoch": "raise it by one if you [restore the ledger](../operate/RUNBOOK.md#after-restoring-the-ledger)",

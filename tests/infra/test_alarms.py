@@ -38,11 +38,16 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "UsageUnmapped",
         "HoursUnposted",
         "PortalErrors",
+        "ShowUsageErrors",
+        "ShowUsageThrottles",
+        "ReceiveEventsErrors",
+        "ReceiveEventsThrottles",
     }
     assert {name[6:-8] for name in of_type(template, "AWS::CloudWatch::Alarm")} == few
     assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == few | {
         "ObjectsFailed",
         "DeliveryBehind",
+        "DeliveryThrottled",
     }
 
 
@@ -134,6 +139,27 @@ def test_one_object_that_could_not_be_counted_raises_the_alarm(firehose_template
     assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/SQS", "ApproximateNumberOfMessagesVisible")
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Maximum")
     assert flat(alarm["Dimensions"][0]["Value"]) == "IngestDeliveryFailed"
+
+
+def test_one_line_that_firehose_refuses_raises_the_alarm(firehose_template: Template) -> None:
+    """I1: API Gateway does not promise to send it again."""
+    alarm = _alarm(firehose_template, "DeliveryThrottled")
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/Firehose", "ThrottledRecords")
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Sum")
+    assert [(one["Name"], flat(one["Value"])) for one in alarm["Dimensions"]] == [
+        ("DeliveryStreamName", "IngestDeliveryStream")
+    ]
+
+
+def test_functions_that_anyone_may_call_are_watched(template: Template) -> None:
+    """One crash is enough; that too much is asked of them, only for a quarter of an hour."""
+    for function, name in (("PortalShowUsage", "ShowUsage"), ("BillingReceiveEvents", "ReceiveEvents")):
+        for metric, periods in (("Errors", 1), ("Throttles", 3)):
+            alarm = _alarm(template, f"{name}{metric}")
+            assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", metric, "Sum")
+            assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, periods, 300)
+            assert alarm["TreatMissingData"] == "notBreaching"
+            assert [flat(one["Value"]) for one in alarm["Dimensions"]] == [function]
 
 
 def test_lag_throttles_and_dead_letters_raise_alarms(template: Template) -> None:

@@ -1,10 +1,13 @@
 """How the functions are run, and what sets them off."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from aws_cdk.assertions import Template as Synthesised
 
 from app import METRICS
+from infra.stack.metering import MeteringStack
 from metering.model.metrics import decode, encode
 from tests.doubles.template import DEPLOYMENT, Template, of_type, properties
 
@@ -39,6 +42,22 @@ def test_functions_run_python_3_13_on_arm64(template: Template, name: str) -> No
 def test_functions_reserve_no_concurrency(template: Template, name: str) -> None:
     """A new account has ten in all, and a reservation would fail its first deployment."""
     assert "ReservedConcurrentExecutions" not in properties(template, name)
+
+
+def test_record_usage_alone_has_a_reservation_where_one_is_asked_for(stack: Callable[..., MeteringStack]) -> None:
+    """So that it neither takes all that the account may run, nor goes without."""
+    made = dict(Synthesised.from_stack(stack(record_usage_concurrency=20)).to_json())
+    reserved = {
+        name[:-8]: function["Properties"].get("ReservedConcurrentExecutions")
+        for name, function in of_type(made, "AWS::Lambda::Function").items()
+    }
+    assert {name: number for name, number in reserved.items() if number} == {"IngestRecordUsage": 20}
+
+
+def test_a_reservation_that_the_queue_would_exceed_is_refused(stack: Callable[..., MeteringStack]) -> None:
+    """Its mapping may start five at once."""
+    with pytest.raises(ValueError, match="record_usage_concurrency must be 5 or more, got 4"):
+        stack(record_usage_concurrency=4)
 
 
 def test_record_usage_knows_tables_bucket_metrics_and_secret(template: Template) -> None:

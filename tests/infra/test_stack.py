@@ -170,6 +170,29 @@ def test_an_http_api_takes_metering(stack: MakeStack) -> None:
     assert "AccessLogD598EBE9" in str(written["DestinationArn"])
 
 
+def test_an_http_apis_log_has_a_name_that_log_delivery_needs_no_policy_for(stack: MakeStack) -> None:
+    """And that is of this stack's making alone: the log of one that was deleted stays, and stands in nobody's way."""
+    http = AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")
+    named = properties(_template(stack("Billing-Prod", access_log=http)), "AccessLog")["LogGroupName"]
+    assert named == {
+        "Fn::Join": [
+            "",
+            [
+                "/aws/vendedlogs/metering/Billing-Prod/",
+                {"Fn::Select": [2, {"Fn::Split": ["/", {"Ref": "AWS::StackId"}]}]},
+            ],
+        ]
+    }
+
+
+def test_an_http_apis_log_would_feed_itself_too(stack: MakeStack) -> None:
+    """By the name that CloudFormation has given it."""
+    metering = stack(metrics=[TOKENS], access_log=AccessLog(api=Api.HTTP, caller="authorizer.claims.sub"))
+    named = logs.LogGroup.from_log_group_name(metering, "Named", "/aws/vendedlogs/metering/Metering/0e1f2a3b")
+    with pytest.raises(ValueError, match="belongs to metering itself, which would feed itself for ever"):
+        metering.meter_usage_lines(named)
+
+
 def test_a_stage_of_the_other_kind_is_refused(stack: MakeStack) -> None:
     """Its lines would name no caller, and nobody would be billed."""
     with pytest.raises(ValueError, match="reads the log of REST APIs, not of HTTP APIs"):

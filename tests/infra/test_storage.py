@@ -5,7 +5,8 @@ import re
 
 from tests.doubles.template import Template, of_type, properties
 
-KEPT = ("CountersFDB211E7", "LedgerB7379752", "Bucket83908E77", "AccessLogD598EBE9", "HashSecret3D9FFBC2")
+KEPT = ("CountersFDB211E7", "Bucket83908E77", "AccessLogD598EBE9", "HashSecret3D9FFBC2", "StripeSecret")
+LEDGER = "LedgerB7379752"
 
 
 def test_the_logical_ids_of_stateful_resources_never_change(template: Template) -> None:
@@ -35,16 +36,42 @@ def test_both_roads_have_the_same_stateful_resources(template: Template, firehos
     assert "AccessLogD598EBE9" in of_type(firehose_template, "AWS::Logs::LogGroup")
 
 
-def test_tables_bucket_access_log_and_hash_key_are_retained(template: Template) -> None:
-    """Neither deleting nor replacing them in a deployment deletes what they hold."""
+def test_what_holds_data_or_a_key_is_retained(template: Template) -> None:
+    """Neither deleting nor replacing it deletes what it holds; a first creation that fails leaves nothing behind."""
     for name in KEPT:
-        assert template["Resources"][name]["DeletionPolicy"] == "Retain"
+        assert template["Resources"][name]["DeletionPolicy"] == "RetainExceptOnCreate"
         assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_the_ledger_is_retained_whatever_happens(template: Template) -> None:
+    """Its deletion protection would let the undoing of a failed first creation fail, too."""
+    assert template["Resources"][LEDGER]["DeletionPolicy"] == "Retain"
+    assert template["Resources"][LEDGER]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_of_what_was_set_aside_only_what_is_done_with_expires(template: Template) -> None:
+    """I1: what still waits has no tag. I8: people's ids, which it may hold, are not kept for ever."""
+    rules = properties(template, "Bucket")["LifecycleConfiguration"]["Rules"]
+    expiring = {rule["Id"]: rule for rule in rules if "ExpirationInDays" in rule}
+    assert expiring.keys() == {"Archive", "Done"}
+    assert expiring["Archive"]["Prefix"] == "access-log/"
+    assert expiring["Done"] == {
+        "Id": "Done",
+        "Status": "Enabled",
+        "TagFilters": [{"Key": "metering", "Value": "done"}],
+        "ExpirationInDays": 400,
+    }
+
+
+def test_the_counters_can_be_deleted_again(template: Template) -> None:
+    """By a first creation that fails; what is lost of them is recounted from the log."""
+    (replica,) = properties(template, "Counters")["Replicas"]
+    assert "DeletionProtectionEnabled" not in replica
 
 
 def test_no_stateful_resource_has_a_physical_name(template: Template) -> None:
     """Two deployments fit into one account and Region."""
-    for name in (*KEPT, "StripeSecret"):
+    for name in (*KEPT, LEDGER):
         assert not {"TableName", "BucketName", "LogGroupName", "Name"} & set(template["Resources"][name]["Properties"])
 
 
