@@ -9,6 +9,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_logs as logs
 
+import app as declared
 from infra.stack import USAGE_LINES, AccessLog, Api, Count, Flat, Max, MeteringStack, PerUnit, Plan, Road, Sum, Unique
 from infra.stack.checks import UNSUPPORTED
 from infra.stack.examples import http_api, usage_lines
@@ -53,6 +54,8 @@ EVERY: Final[Mapping[str, Any]] = {
     "stripe_calls": 1000,
     "streamed_from": "2026-12-01T00",
     "portal_origins": ["https://app.example.com"],
+    "nonce": "0e1f2a3b-0000-4000-8000-000000000001",
+    "former_nonce": "0e1f2a3b-0000-4000-8000-000000000002",
     "local": True,
 }
 
@@ -98,11 +101,17 @@ def test_cloudformation_takes_the_sample_and_the_examples(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The APIs and the worker; the metering stacks beside them are among the combinations."""
+    others = (
+        (declared.build, {"api": "http"}),
+        (declared.build, {"log_role": "true"}),
+        (http_api.build, {}),
+        (usage_lines.build, {}),
+    )
     apps = [
-        build(cdk.App(context=context, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
-        for build in (http_api.build, usage_lines.build)
+        build(cdk.App(context={**context, **more}, outdir=str(tmp_path_factory.mktemp("cdk.out")))).synth()
+        for build, more in others
     ]
-    beside = [stack.template for app in apps for stack in app.stacks if stack.stack_name != "Metering"]
+    beside = [stack.template for assembly in apps for stack in assembly.stacks if stack.stack_name != "Metering"]
     for template in (templates["SampleApi"], firehose["SampleApi"], *beside):
         assert schema_findings(template) == set()
         assert policy_findings(template) == []
