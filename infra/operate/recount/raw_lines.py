@@ -109,6 +109,10 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
     if not is_flat or not pairs or pairs[0][0] != "metering" or pairs[-1][0] != "end":
         raise UnreadableError("not our format")
     fields = dict(pairs)
+    try:
+        "".join(fields.values()).encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableError("half a surrogate pair") from error
     beginnings = [f"{FORMAT_VERSION}:{len(pairs)}:{nonce}" for nonce in nonces]
     if fields["metering"] not in beginnings or fields["end"] not in nonces:
         raise UnreadableError("not of this deployment, or not as long as it says")
