@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import uuid
 from collections.abc import Sequence
 
 import aiohttp
+import pytest
 from rich.console import Console
 
 from infra.local.aws.json_web_tokens import Issuer
@@ -47,6 +49,15 @@ def test_whoever_cannot_prove_it_bills_nobody(http: Deployed) -> None:
     tokens = [*refused, good.token("honest")]
     assert _statuses(http, tokens) == [401, 401, 401, 401, 200]
     demo.wait_until(lambda: _counted(http, "honest") == 1)
+    assert _counted(http, "victim") == 0
+
+
+@pytest.mark.parametrize("text", ['","key":"victim', '"}\n{"key":"victim"}', "\\", '\\"', "ünï\u2028cödé", "a" * 200])
+def test_a_claim_that_its_user_has_written_changes_no_count(http: Deployed, text: str) -> None:
+    """I7: an identity provider vouches for who somebody is, not for what it calls itself."""
+    subject = f"auth0|{uuid.uuid4().hex}"
+    assert _statuses(http, [_issuer(http).token(subject, user=text)]) == [200]
+    demo.wait_until(lambda: _counted(http, subject) == 1)
     assert _counted(http, "victim") == 0
 
 
