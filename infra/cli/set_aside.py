@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from infra.cli.shared import WIDEST, Connect, Json, err, group, on_deployment, out, print_json, progress, table
+from infra.cli.shared import WIDEST, Connect, Json, err, group, now, on_deployment, out, print_json, progress, table
 from infra.operate import redrive
 
 set_aside_app: Final = group("Usage that could not be counted, and the way back in.")
@@ -45,13 +45,18 @@ def set_aside_show(
     batch: Annotated[str, typer.Argument(metavar="BATCH", help="A batch that 'set-aside list' names.")],
     as_json: Json = False,
 ) -> None:
-    """Show each line that a batch set aside, and why."""
+    """Show each line that a batch set aside, and why.
+
+    A line that only some metrics could not read is set aside for these, and counts for the others.
+    """
     lines = redrive.lines(connect(), batch)
     if as_json:
         print_json([asdict(line) for line in lines])
         return
     for line in lines:
-        out.print(f"{line.id}  {line.state}: {line.reason}", f"    {line.message[:WIDEST]}", sep="\n")
+        only = f" for {', '.join(line.metrics)}" if line.metrics else ""
+        ended = [f"    dismissed by {why['who']} at {why['at']}: {why['reason']}"] if (why := line.dismissal) else []
+        out.print(f"{line.id}  {line.state}{only}: {line.reason}", *ended, f"    {line.message[:WIDEST]}", sep="\n")
 
 
 @on_deployment(set_aside_app, "redrive")
@@ -90,3 +95,24 @@ def set_aside_redrive(
                 out.print(f"    {name}: {reason}")
     if any(report["left"] for report in done):
         raise typer.Exit(1)
+
+
+@on_deployment(set_aside_app, "dismiss")
+def set_aside_dismiss(
+    connect: Connect,
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="A batch that 'set-aside list' names.")],
+    reason: Annotated[str, typer.Option(help="Why nobody is to be billed for it; it is kept beside the lines.")],
+    lines: Annotated[
+        list[str] | None, typer.Option("--line", metavar="ID", help="A line that 'set-aside show' names; all if none.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say that nobody will ever be billed for lines that were set aside: they wait no longer, and are not redriven.
+
+    It cannot be taken back. What a dismissed line would have been billed can still be entered by 'metering adjust'.
+    """
+    dismissed = redrive.dismiss(connect(), batch, lines or (), reason, now=now())
+    if as_json:
+        print_json({"batch": batch, "dismissed": dismissed})
+        return
+    out.print(f"{batch}: {dismissed:,} dismissed" if dismissed else "nothing to change")

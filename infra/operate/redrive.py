@@ -3,13 +3,18 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from typing import Any, Final
+
+import msgspec
 
 from infra.operate.deployment import Deployment, OperatorError
 from metering.layout import FAILED_BATCHES
-from metering.stores.set_aside import BATCH_PATTERN, Kept
+from metering.stores.aws import side_by_side
+from metering.stores.set_aside import BATCH_PATTERN, Dismissal, Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,7 @@ class Entry:
 
     ``kind`` is "lines" for a batch that set some lines aside, or "failed" for one of which every attempt failed; then
     ``batch`` is the object in the bucket. ``left`` lines wait for a redrive; ``doubtful`` of them may be counted
-    already.
+    already. ``dismissed`` lines wait no longer.
     """
 
     batch: str
@@ -28,6 +33,7 @@ class Entry:
     left: int
     doubtful: int
     counted: int
+    dismissed: int
     reasons: Mapping[str, int]
 
 
@@ -35,7 +41,7 @@ class Entry:
 class ShownLine:
     """One line that was set aside, for ``metrics`` alone if it names any.
 
-    ``state`` is "set aside", "doubtful", "counted" or "dismissed".
+    ``state`` is "set aside", "doubtful", "counted" or "dismissed"; then ``dismissal`` says who did it, when and why.
     """
 
     id: str
@@ -43,35 +49,67 @@ class ShownLine:
     reason: str
     message: str
     metrics: tuple[str, ...] = ()
+    dismissal: Mapping[str, str] | None = None
 
 
 _LINES: Final = "lines"
 _FAILED: Final = "failed"
+_AT_ONCE: Final = 64
+_LONGEST_REASON: Final = 200
 
 
 def entries(deployment: Deployment) -> Iterator[Entry]:
-    """Yield every batch that has something left to count."""
-    for batch in deployment.set_aside.batches():
-        entry = _entry(batch, deployment.set_aside.of(batch))
-        if entry.left:
-            yield entry
+    """Yield every batch that has something left to count; each that ever set lines aside is read."""
+    yield from waiting(deployment, deployment.set_aside.batches())
     pages = deployment.client("s3").get_paginator("list_objects_v2")
     for page in pages.paginate(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES):
         for stored in page.get("Contents", []):
-            yield Entry(stored["Key"], _FAILED, "", "", 1, 0, 0, {"every attempt of Lambda failed": 1})
+            yield Entry(stored["Key"], _FAILED, "", "", 1, 0, 0, 0, {"every attempt of Lambda failed": 1})
+
+
+def waiting(deployment: Deployment, batches: Iterable[str]) -> Iterator[Entry]:
+    """Yield those of some batches of which lines wait to be counted; a few are read at a time."""
+    names = iter(batches)
+    while piece := [*islice(names, _AT_ONCE)]:
+        for batch, kept in zip(piece, side_by_side(deployment.set_aside.of, piece), strict=True):
+            if kept.waiting:
+                yield _entry(batch, kept)
 
 
 def lines(deployment: Deployment, batch: str) -> list[ShownLine]:
     """Return the lines that a batch set aside; OperatorError if there are none."""
     kept = _kept(deployment, batch)
-    waiting = {one.line.name: one for one in kept.waiting}
+    still = {one.line.name: one for one in kept.waiting}
     shown = []
     for _, line in kept.lines:
-        left = waiting.get(line.name)
-        ended = "dismissed" if line.name in kept.dismissed else "counted"
+        left, dismissal = still.get(line.name), kept.dismissed.get(line.name)
+        ended = "dismissed" if dismissal else "counted"
         state = ended if left is None else "doubtful" if left.doubtful else "set aside"
-        shown.append(ShownLine(line.id, state, line.reason, line.message, left.metrics if left else line.metrics))
+        metrics, why = left.metrics if left else line.metrics, msgspec.to_builtins(dismissal)
+        shown.append(ShownLine(line.id, state, line.reason, line.message, metrics, why))
     return shown
+
+
+def dismiss(deployment: Deployment, batch: str, ids: Collection[str], reason: str, *, now: datetime) -> int:
+    """Note that nobody will ever bill some lines of a batch, or all that wait, and why; return how many these are.
+
+    They stay where they are, until nothing of their batch waits any more and it expires. Doing it again changes
+    nothing. OperatorError if the batch has no such line.
+    """
+    if batch.startswith(FAILED_BATCHES):
+        raise OperatorError(f"{batch} failed as a whole and is to be delivered again: 'metering set-aside redrive'")
+    if not (0 < len(reason) <= _LONGEST_REASON and reason.isprintable() and reason.strip()):
+        raise OperatorError(f"a reason is 1 to {_LONGEST_REASON} printable characters, got {reason[:60]!r}")
+    kept = _kept(deployment, batch)
+    if unknown := sorted(set(ids) - {line.id for _, line in kept.lines}):
+        raise OperatorError(
+            f"the batch {batch} has set no line {unknown[0]!r} aside: 'metering set-aside show' names them"
+        )
+    names = {one.line.name for one in kept.waiting if not ids or one.line.id in ids}
+    if names:
+        dismissal = Dismissal(reason, deployment.who(), f"{now:%Y-%m-%dT%H:%M:%SZ}")
+        deployment.set_aside.dismiss(batch, {**kept.dismissed, **dict.fromkeys(names, dismissal)})
+    return len(names)
 
 
 def redrive(deployment: Deployment, batch: str, *, doubtful: bool) -> dict[str, Any]:
@@ -118,5 +156,6 @@ def _entry(batch: str, kept: Kept) -> Entry:
         left=len(kept.waiting),
         doubtful=sum(waiting.doubtful for waiting in kept.waiting),
         counted=len(kept.redriven),
+        dismissed=len(kept.dismissed),
         reasons=dict(Counter(waiting.line.reason for waiting in kept.waiting)),
     )

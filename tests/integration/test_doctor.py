@@ -14,11 +14,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infra.local.stripe.server import LocalStripe
+from infra.operate import redrive
 from infra.operate.access_notes import AccessNotes, Rotation
 from infra.operate.catalog import RIGHTS
 from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
 from infra.operate.doctor import examine as doctor
+from infra.operate.doctor import ledger as health_ledger
 from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor.examine import CHECKS, Line
@@ -702,6 +704,17 @@ def test_lines_that_were_set_aside_are_told(ward: Ward) -> None:
         "warning",
         "1 lines of 1 batches are set aside and not billed: not JSON",
     )
+
+
+def test_lines_that_were_dismissed_wait_no_longer(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of many batches some are looked at (I10), which is said."""
+    ward.world.record("nonsense")
+    (batch,) = ward.world.set_aside.batches()
+    assert redrive.dismiss(ward.deployment, batch, (), "not ours", now=ward.world.now) == 1
+    assert ward.of("set aside") == [("ok", "nothing is set aside that waits", "")]
+    monkeypatch.setattr(health_ledger, "MOST_BATCHES", 0)
+    said = "nothing is set aside that waits of the first 0 batches: metering set-aside list reads them all"
+    assert ward.of("set aside") == [("ok", said, "")]
 
 
 def test_a_batch_that_failed_for_good_is_told(ward: Ward) -> None:

@@ -16,6 +16,7 @@ HOURS_BEHIND: Final = 2
 """So many due hours may be under way."""
 
 MOST_SHOWN: Final = 100
+MOST_BATCHES: Final = 1_000
 
 
 def check_closing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
@@ -41,17 +42,18 @@ def check_posting(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 
 def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
-    """Count what was set aside; each batch that ever was is read."""
-    waiting = (entry for entry in redrive.entries(deployment) if not entry.batch.startswith(FAILED_BATCHES))
-    entries = [*islice(waiting, MOST_SHOWN)]
+    """Count what was set aside and waits, of the first :data:`MOST_BATCHES` of which anything is kept."""
+    looked_at = [*islice(deployment.set_aside.batches(), MOST_BATCHES + 1)]
+    entries = [*islice(redrive.waiting(deployment, looked_at[:MOST_BATCHES]), MOST_SHOWN)]
     if not entries:
-        yield ok("nothing is set aside")
+        first = f" of the first {MOST_BATCHES:,} batches: metering set-aside list reads them all"
+        yield ok(f"nothing is set aside that waits{first * (len(looked_at) > MOST_BATCHES)}")
         return
     reasons = sorted({reason for entry in entries for reason in entry.reasons})
     left, batches = sum(entry.left for entry in entries), f"{len(entries)}{'+' * (len(entries) == MOST_SHOWN)}"
     yield warning(
         f"{left:,} lines of {batches} batches are set aside and not billed: {reasons[0]}{', ...' * (len(reasons) > 1)}",
-        "metering set-aside list shows why; mend the cause, then metering set-aside redrive --all",
+        "metering set-aside list shows why; mend the cause, then metering set-aside redrive --all, or dismiss them",
     )
 
 

@@ -33,6 +33,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "set-aside list": (),
     "set-aside show": ("0" * 24,),
     "set-aside redrive": ("--all",),
+    "set-aside dismiss": ("0" * 24, "--reason", "not ours"),
     "stripe connect": (),
     "stripe plan": (),
     "stripe apply": (),

@@ -12,6 +12,7 @@ from infra.operate.deployment import Deployment, OperatorError
 from metering.counting import payloads, redriving
 from tests.doubles.outputs import outputs
 from tests.integration.cli.command_line import Metering, Result
+from tests.integration.operator_commands import WHO
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
 
@@ -27,6 +28,7 @@ def recording(deployed: World, monkeypatch: pytest.MonkeyPatch) -> World:
         return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
 
     monkeypatch.setattr(Deployment, "invoke", invoke)
+    monkeypatch.setattr("infra.cli.set_aside.now", deployed.clock)
     return deployed
 
 
@@ -79,11 +81,77 @@ def test_a_batch_that_failed_for_good_is_listed_and_delivered_again(recording: W
     assert metering("set-aside", "list", "--json").json() == []
 
 
+def test_a_line_is_dismissed_with_a_reason(recording: World, metering: Metering) -> None:
+    """I5: it is kept with who said so and why, waits no longer, and is not redriven; the others of its batch are."""
+    recording.record("nonsense", future(recording))
+    (entry,) = metering("set-aside", "list", "--json").json()
+    lines = metering("set-aside", "show", entry["batch"], "--json").json()
+    (bad,) = [line["id"] for line in lines if line["message"] == "nonsense"]
+    dismiss = ("set-aside", "dismiss", entry["batch"], "--reason", "a test of ours", "--line", bad)
+    assert metering(*dismiss) == Result(0, f"{entry['batch']}: 1 dismissed\n", "")
+    assert metering(*dismiss) == Result(0, "nothing to change\n", "")
+    (left,) = metering("set-aside", "list", "--json").json()
+    assert (left["left"], left["dismissed"]) == (1, 1)
+    recording.now = HOUR.next().start + timedelta(minutes=30)
+    assert metering("set-aside", "redrive", "--all").code == 0
+    assert recording.counted(HOUR.next()) == {"key1": {"requests": 1, "bytes": 10}}
+    assert metering("set-aside", "list", "--json").json() == []
+    shown = metering("set-aside", "show", entry["batch"], "--json").json()
+    assert sorted((line["state"], line["message"] == "nonsense") for line in shown) == [
+        ("counted", False),
+        ("dismissed", True),
+    ]
+    (why,) = [line["dismissal"] for line in shown if line["dismissal"]]
+    assert (why["reason"], why["who"], why["at"]) == ("a test of ours", WHO, "2026-11-22T05:30:00Z")
+    said = metering("set-aside", "show", entry["batch"]).out
+    assert f"    dismissed by {WHO} at 2026-11-22T05:30:00Z: a test of ours\n    nonsense\n" in said
+
+
+def test_a_whole_batch_is_dismissed(recording: World, metering: Metering) -> None:
+    """Whatever of it waits."""
+    recording.record("nonsense", future(recording))
+    (entry,) = metering("set-aside", "list", "--json").json()
+    done = metering("set-aside", "dismiss", entry["batch"], "--reason", "not ours", "--json").json()
+    assert done == {"batch": entry["batch"], "dismissed": 2}
+    assert metering("set-aside", "list", "--json").json() == []
+
+
+def test_a_line_is_shown_with_the_metrics_that_could_not_read_it(recording: World, metering: Metering) -> None:
+    """It counts for the others."""
+    recording.record(recording.line(response_length="many"))
+    (entry,) = metering("set-aside", "list", "--json").json()
+    (line,) = metering("set-aside", "show", entry["batch"], "--json").json()
+    assert (line["state"], line["metrics"]) == ("set aside", ["bytes"])
+    assert " set aside for bytes: " in metering("set-aside", "show", entry["batch"]).out
+    assert recording.counted() == {"key1": {"requests": 1}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--reason", " "), "a reason is 1 to 200 printable characters, got ' '"),
+        (("--reason", "a\x1b"), "a reason is 1 to 200 printable characters"),
+        (("--reason", "x", "--line", "y"), "has set no line 'y' aside: 'metering set-aside show' names them"),
+    ],
+)
+def test_what_cannot_be_dismissed_is_said_in_a_sentence(
+    recording: World, metering: Metering, arguments: tuple[str, ...], why: str
+) -> None:
+    """And nothing is written."""
+    recording.record("nonsense")
+    (entry,) = metering("set-aside", "list", "--json").json()
+    result = metering("set-aside", "dismiss", entry["batch"], *arguments)
+    assert (result.code, result.out) == (1, "")
+    assert why in result.err
+    assert metering("set-aside", "list", "--json").json() == [entry]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (("show", "nonsense"), "nothing is set aside of a batch 'nonsense'"),
         (("redrive", "0" * 24), "nothing is set aside of a batch"),
+        (("dismiss", "0" * 24, "--reason", "x"), "nothing is set aside of a batch"),
         (("redrive", "aws/lambda/async/gone"), "there is no failed batch 'aws/lambda/async/gone'"),
     ],
 )
