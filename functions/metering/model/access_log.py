@@ -80,7 +80,7 @@ class Reader:
         Each says how many fields its format has, and together they have as many quotes as that: then no value holds a
         quote, so that none can have forged a field (I7).
         """
-        # One record a line: what else a line may be, the decoder refuses. A long needle is found faster than a short one.
+        # A record a line: whatever else one is, the decoder refuses. A long needle is found faster than a short one.
         count = lines.count(b"\n" + _BEGINNING) + 1
         if not lines.startswith(_BEGINNING) or lines.count(b'"') != count * self._quotes:
             return None
