@@ -149,6 +149,7 @@ PURE: Final = {
         "functools",
         "hashlib",
         "itertools",
+        "json",
     ),
     *("math", "metering", "msgspec", "operator", "re", "typing", "unicodedata"),
 }

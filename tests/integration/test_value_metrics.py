@@ -120,16 +120,17 @@ def test_usage_of_a_customer_that_is_not_there_yet_is_kept_until_it_is(world: Wo
 
 
 def test_a_malformed_usage_line_is_set_aside_and_its_neighbours_count(world: World) -> None:
-    """I1: read = billed + unbilled + set aside, and lines of another kind are not read."""
+    """I1: read = billed + unbilled + set aside - partly, and lines of another kind are not read."""
     world.bill(TOKENS)
     lines = [report(tokens=5), report(tokens=-5), report(tokens=7, note=1), '{"usage": {"id": "cut o', "usage: 5"]
     recorded = world.report(*lines)
-    assert (recorded.read, recorded.billed, recorded.set_aside) == (4, 1, 3)
-    assert world.counted() == {"@acme": {"tokens": 5}}
+    assert (recorded.read, recorded.billed, recorded.set_aside, recorded.partly) == (4, 2, 3, 1)
+    assert world.counted() == {"@acme": {"tokens": 12}}
     token = batch_of(event_ids(lines), lines, Source.USAGE_LINES, "application stream").token.hex()
     kept = world.set_aside.of(token).certain
     assert kept is not None
     assert (kept.source, [line.message for line in kept.lines]) == (Source.USAGE_LINES, lines[1:4])
+    assert [line.metrics for line in kept.lines] == [(), ("note",), ()]
 
 
 def test_a_usage_line_counts_by_its_log_event_unless_it_deduplicates(world: World) -> None:
