@@ -25,7 +25,11 @@ from metering.model.log_format import AccessLog, Api
 from metering.settings import RecordUsageSettings
 
 USAGE_LINES: Final = "usage"
-"""The term that brings a usage line; what else holds the word, the function lets lie."""
+"""The term that brings a usage line; what else holds the word, the function lets lie.
+
+A term is found in any part of an event, also within a word, as in ``\\u0022usage\\u0022`` (CloudWatch Logs User Guide,
+"Matching terms in log events": ``ERROR`` matches ``Exiting with ERRORCODE: -1``).
+"""
 
 
 class Road(Enum):
