@@ -157,6 +157,18 @@ def test_an_id_that_counts_once_counts_once_through_a_redrive(world: World) -> N
     assert world.counted() == {"@acme": {"jobs": 2, "pages": 2}}
 
 
+def test_a_line_whose_value_counted_is_redriven_for_the_number_that_did_not(world: World) -> None:
+    """I1: the counter that its value made is the same delivery's, and no sign of an earlier one."""
+    users = Unique(name="users", of="authorizer.user", opaque_id=True)
+    world.bill(users, Sum(name="units", of="authorizer.units"))
+    line = world.line(**{"authorizer.user": "ann", "authorizer.units": "1.5"})
+    batch = deliver(world, line)
+    assert world.counted() == {"key1": {"users": 1}}
+    world.bill(users, Sum(name="units", of="authorizer.units", scale=1))
+    assert again(world, batch)["counted"] == 1
+    assert world.counted() == {"key1": {"users": 1, "units": 15}}
+
+
 def test_distinct_values_of_redriven_lines_count_once(world: World) -> None:
     """I2: with those that other batches brought meanwhile."""
     world.bill(Unique(name="users", of="authorizer.user", opaque_id=True))

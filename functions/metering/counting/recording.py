@@ -119,8 +119,8 @@ class Recorder:
         usage = read.usage
         if read.rejected:
             lines = [SetAsideLine(name, bad.line, bad.reason, bad.metrics) for name, bad in read.rejected.items()]
-            doubtful = kept.certain is not None or self._was_counted(usage.cells, batch.token)
-            counters = tuple(sorted(f"{hour} {key}" for hour, key in usage.cells))
+            doubtful = kept.certain is not None or self._was_counted(usage.touched, batch.token)
+            counters = tuple(sorted(f"{hour} {key}" for hour, key in usage.touched))
             bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines), counters)
             if doubtful:
                 self.set_aside.keep_doubtful(bad, kept)

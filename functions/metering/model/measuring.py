@@ -41,6 +41,11 @@ class Usage:
     billed: int = 0
     unbilled: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def touched(self) -> set[tuple[Hour, str]]:
+        """The hours and sources whose counters these records may reach, also by what claims have to say."""
+        return {*self.cells, *self.seen, *((hour, source) for (_, source, _), (hour, _) in self.once.items())}
+
     def cell(self, hour: Hour, source: str) -> Amounts:
         """Return the amounts of an hour and source, to be added to."""
         found = self.cells.get((hour, source))
