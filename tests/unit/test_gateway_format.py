@@ -5,19 +5,15 @@ import gzip
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from infra.local.aws.gateway import extended_request_id, request_id
-from infra.local.aws.log_line import Error, Exchange, Integration, Kind, render, request_time
+from infra.local.aws.log_line import Error, Exchange, Kind, render, request_time
 from infra.local.aws.log_writer import AccessLog, AccessLogFailed, DeliveryStream, Destination, LogStream
 from infra.local.aws.stage import Method, Resource, match, match_route
-
-PUBLISHED = json.loads((Path(__file__).parents[1] / "events" / "access_log_lines.json").read_text())
-"""Lines that people have published, each with its source, its stage's format, and the request that it is of."""
 
 RESOURCES = [
     Resource("/", {"GET": Method()}),
@@ -28,23 +24,6 @@ RESOURCES = [
     Resource("/files/{proxy+}", {"ANY": Method()}),
     Resource("/{proxy+}", {"POST": Method()}),
 ]
-
-
-@pytest.mark.parametrize("published", PUBLISHED, ids=[entry["name"] for entry in PUBLISHED])
-def test_a_line_is_as_api_gateway_has_written_it(published: Mapping[str, Any]) -> None:
-    """Units, hyphens, escapes and names, for each kind of API: what was published is the witness."""
-    request = dict(published["request"])
-    for part, made in {"integration": Integration, "error": Error}.items():
-        request |= {part: made(**request[part])} if part in request else {}
-    exchange = Exchange(**request | {"kind": Kind(request["kind"])})
-    assert render(published["format"], exchange.variables()) == published["line"]
-
-
-def test_the_published_lines_are_of_every_kind_with_both_units_of_time() -> None:
-    """Else the test above would hold nobody to anything."""
-    lines = [(entry["request"]["kind"], json.loads(entry["line"])) for entry in PUBLISHED]
-    digits = {(kind, len(line["requestTimeEpoch"])) for kind, line in lines if "requestTimeEpoch" in line}
-    assert digits == {("REST", 13), ("HTTP", 10), ("WEBSOCKET", 13)}
 
 
 @pytest.mark.parametrize(

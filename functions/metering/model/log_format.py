@@ -6,9 +6,10 @@ metric may name further variables: an authorizer's properties, and headers that 
 under the variable's own name.
 
 Every value is quoted in the format and arrives as a string; a missing one is written ``-`` (API Gateway Developer
-Guide, "Variables for access logging"). API Gateway escapes nothing, so that a value may end its own line or add a
-field. What no value can do is to begin or to end a line of ours (I7): a line begins and ends with a nonce that no
-caller ever sees, and says how many fields it has::
+Guide, "Variables for access logging"). API Gateway promises to escape nothing (quotes in a REST API's user agent were
+seen escaped, and nothing is known of the rest), so that a value may end its own line or add a field. What no value can
+do is to begin or to end a line of ours (I7): a line begins and ends with a nonce that no caller ever sees, and says how
+many fields it has::
 
     {"metering":"1:<fields>:<nonce>","request_id":…, …,"end":"<nonce>"}
 
