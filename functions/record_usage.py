@@ -55,20 +55,26 @@ def _record_lines(subscription: payloads.Subscription) -> dict[str, Any]:
 
 
 def _record_objects(notified: payloads.Notified, context: LambdaContext) -> dict[str, Any]:
-    """Record the objects of each message; only those that failed, or go on in the next run, come again."""
+    """Record the objects of each message; only those that failed, or go on in the next run, come again.
+
+    Where every message failed, so does the function, so that Lambda counts an error and its log says which.
+    """
     time = timedelta(milliseconds=context.get_remaining_time_in_millis())
     parts = _parts()
     bucket = Bucket(aws.s3(), parts.bucket, owner=context.invoked_function_arn.split(":")[4])
     reading = archive.Archive(bucket, parts.recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
-    return dict(
-        process_partial_response(
-            event=notified.event,
-            record_handler=lambda record: _record_notified(reading, record),
-            # One object that goes on in the next run is no error of the function: its message comes again.
-            processor=BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False),
-            context=context,
-        )
+    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+    answer = process_partial_response(
+        event=notified.event,
+        record_handler=lambda record: _record_notified(reading, record),
+        processor=processor,
+        context=context,
     )
+    # One object that goes on in the next run is no error: its message comes again.
+    errors = [error for _, error, _ in processor.exceptions if error and not isinstance(error, archive.OutOfTimeError)]
+    if errors and len(errors) == len(notified.event["Records"]):
+        raise errors[0]
+    return dict(answer)
 
 
 class _TellingRecorder(Recorder):

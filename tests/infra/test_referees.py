@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import aws_cdk as cdk
@@ -101,7 +101,7 @@ def test_cloudformation_takes_the_sample_and_the_examples(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The APIs and the worker; the metering stacks beside them are among the combinations."""
-    others = (
+    others: tuple[tuple[Callable[[cdk.App], cdk.App], Mapping[str, str]], ...] = (
         (declared.build, {"api": "http"}),
         (declared.build, {"log_role": "true"}),
         (http_api.build, {}),

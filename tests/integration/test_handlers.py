@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from aws_lambda_powertools import Metrics
+from botocore.exceptions import ClientError
 
 import record_usage
 from metering.counting.payloads import PayloadError
@@ -334,10 +335,13 @@ def test_a_message_that_fails_is_delivered_again_alone(world: World, log: io.Str
     assert "k3yvalue" not in log.getvalue()
 
 
-def test_messages_that_all_fail_are_all_delivered_again() -> None:
-    """I1: each by itself; what cannot be read at all ends in the dead-letter queue."""
-    answer = record_usage.handler(queued("no notification", told("access-log/gone")), context())
-    assert answer == {"batchItemFailures": [{"itemIdentifier": "m0"}, {"itemIdentifier": "m1"}]}
+def test_a_run_that_records_nothing_fails(log: io.StringIO) -> None:
+    """I1, I9: its message is delivered again as it is, and Lambda counts an error, on which there is an alarm."""
+    with pytest.raises(ClientError, match="NoSuchKey"):
+        record_usage.handler(queued(told("access-log/gone")), context())
+    with pytest.raises(PayloadError):
+        record_usage.handler(queued("k3yvalue: no notification", told("access-log/gone")), context())
+    assert "k3yvalue" not in log.getvalue()
 
 
 def test_the_test_event_of_s3_is_a_success() -> None:
