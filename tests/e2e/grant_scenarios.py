@@ -120,8 +120,11 @@ def _forget() -> None:
 
 @contextmanager
 def record(deployed: Deployed, _: Told) -> Iterator[Again]:
-    """Count a line with a user beside one that is set aside, and a usage line; on the other road, also an object."""
-    os.environ["METRICS"] = encode([*METRICS, Sum(name="tokens", of=USAGE_LINES, deduplicate=True)])
+    """Count a line with a user beside one that is set aside, a usage line, and one that is redriven.
+
+    On the road over Firehose also an object.
+    """
+    os.environ["METRICS"] = _metrics(scale=0)
     outputs = deployed.cloud.outputs
     archived = _archive(deployed) if outputs.delivery_stream else None
 
@@ -134,6 +137,7 @@ def record(deployed: Deployed, _: Told) -> Iterator[Again]:
         usage = {"id": uuid.uuid4().hex, "time": int(line["time"]), "key": "granted", "tokens": 3}
         answer = record_usage.handler(_delivery("/our/own/code", json.dumps({"usage": usage})), context())
         assert answer["billed"] == 1
+        _redrive(deployed, usage | {"id": uuid.uuid4().hex, "tokens": 0.5})
         if archived:
             seen = _objects(deployed)
             notified = archived()
@@ -142,6 +146,25 @@ def record(deployed: Deployed, _: Told) -> Iterator[Again]:
             assert record_usage.handler(notified, context()) == {"batchItemFailures": []}
 
     yield again
+
+
+def _metrics(*, scale: int) -> str:
+    return encode([*METRICS, Sum(name="tokens", of=USAGE_LINES, scale=scale, deduplicate=True)])
+
+
+def _redrive(deployed: Deployed, usage: dict[str, Any]) -> None:
+    """Set a usage line aside, and count it once its metric takes such an amount, so that nothing of it waits."""
+    set_aside = deployed.cloud.deployment.set_aside
+    before = set(set_aside.batches())
+    record_usage.handler(_delivery("/our/own/code", json.dumps({"usage": usage})), context())
+    (batch,) = set(set_aside.batches()) - before
+    os.environ["METRICS"] = _metrics(scale=1)
+    _forget()
+    try:
+        assert record_usage.handler({"redrive": {"batch": batch}}, context())["left"] == 0
+    finally:
+        os.environ["METRICS"] = _metrics(scale=0)
+        _forget()
 
 
 @contextmanager

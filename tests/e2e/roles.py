@@ -1,8 +1,8 @@
 """A deployed function's role: what its policy grants, taking a grant away, and this process acting under it.
 
-The emulator holds each call against the policies of whoever makes it, but never fills in ``dynamodb:LeadingKeys``,
-which a condition with ``ForAllValues`` therefore always meets. So that condition alone is looked at here, before a call
-is made; which action is allowed on which resource is left to the emulator.
+The emulator holds each call against the policies of whoever makes it, but never fills in ``dynamodb:LeadingKeys`` and
+``dynamodb:Attributes``, which a condition with ``ForAllValues`` therefore always meets. So these alone are looked at
+here, before a call is made; which action is allowed on which resource is left to the emulator.
 """
 
 import json
@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from infra.local.cloud import LocalCloud
 
 _LEADING: Final = "dynamodb:LeadingKeys"
+_ATTRIBUTES: Final = "dynamodb:Attributes"
 _IN_TRANSACTION: Final = {"Put": "PutItem", "Update": "UpdateItem", "ConditionCheck": "ConditionCheckItem"}
 
 
@@ -107,13 +108,17 @@ class Role:
         return session
 
     def _check_keys(self, params: Mapping[str, Any], model: Any, **_: Any) -> None:
-        for action, resource, key in _keys_named(model.name, params):
-            asked = [one for one in self.statements if _allows(one, f"dynamodb:{action}", resource) and _patterns(one)]
+        for action, resource, key, attributes in _items_named(model.name, params):
+            asked = [
+                one
+                for one in self.statements
+                if _allows(one, f"dynamodb:{action}", resource) and _patterns(one) and _knows(one, attributes)
+            ]
             met = {(one["Sid"], text) for one in asked for text in _patterns(one) if fnmatchcase(key, text)}
             self.used |= met
-            if asked and not met:
+            if not met and any(_allows(one, f"dynamodb:{action}", resource) for one in self.statements):
                 self.denied.add(f"dynamodb:{action}")
-                words = f"dynamodb:{action} of {key!r} is not allowed to {self.name}"
+                words = f"dynamodb:{action} of {key!r} with {sorted(attributes)} is not allowed to {self.name}"
                 raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": words}}, model.name)
 
     def _note_denial(self, parsed: Mapping[str, Any], **_: Any) -> None:
@@ -141,22 +146,27 @@ def acting(cloud: LocalCloud, function: str, monkeypatch: pytest.MonkeyPatch) ->
     functions.close()
 
 
-def _keys_named(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the actions that a call to DynamoDB needs, each with the end of its resource's ARN and a partition key."""
+def _items_named(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[str, str, str, set[str]]]:
+    """Yield the actions that a call to DynamoDB needs.
+
+    Each with the end of its resource's ARN, a partition key, and the attributes that a put and its condition name.
+    """
     match operation:
         case "TransactWriteItems":
             for write in params["TransactItems"]:
                 ((kind, inner),) = write.items()
-                yield from _keys_named(_IN_TRANSACTION[kind], inner)
+                yield from _items_named(_IN_TRANSACTION[kind], inner)
         case "BatchGetItem":
             for table, asked in params["RequestItems"].items():
                 for key in asked["Keys"]:
-                    yield operation, table, key["pk"]["S"]
+                    yield operation, table, key["pk"]["S"], set()
         case "Query":
             index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
-            yield operation, params["TableName"] + index, params["ExpressionAttributeValues"][":pk"]["S"]
+            yield operation, params["TableName"] + index, params["ExpressionAttributeValues"][":pk"]["S"], set()
         case "GetItem" | "PutItem" | "UpdateItem" | "DeleteItem" | "ConditionCheckItem":
-            yield operation, params["TableName"], (params.get("Item") or params["Key"])["pk"]["S"]
+            item = params.get("Item", {})
+            attributes = {*item, *params.get("ExpressionAttributeNames", {}).values()} if item else set()
+            yield operation, params["TableName"], (item or params["Key"])["pk"]["S"], attributes
         case _:
             return
 
@@ -165,6 +175,11 @@ def _allows(statement: Mapping[str, Any], action: str, resource: str) -> bool:
     return action in _listed(statement["Action"]) and any(
         arn.endswith(f":table/{resource}") for arn in _listed(statement["Resource"])
     )
+
+
+def _knows(statement: Mapping[str, Any], attributes: set[str]) -> bool:
+    names = statement.get("Condition", {}).get("ForAllValues:StringEquals", {}).get(_ATTRIBUTES)
+    return names is None or attributes <= set(_listed(names))
 
 
 def _patterns(statement: Mapping[str, Any]) -> list[str]:

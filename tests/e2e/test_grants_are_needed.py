@@ -1,8 +1,9 @@
 """Each grant of each deployed role is taken away in turn, and what it was for fails; with it, it works again.
 
 What the emulator does not enforce stands in ``NOT_ENFORCED``, with the reason, and is asserted of the template alone,
-by ``tests/infra/test_grants.py``. Two things it does not enforce in any role: ``dynamodb:LeadingKeys``, for which
-:mod:`tests.e2e.roles` stands in, and who may assume a role: these tests assume all of them.
+by ``tests/infra/test_grants.py``. Two things it does not enforce in any role: ``dynamodb:LeadingKeys`` and
+``dynamodb:Attributes``, for which :mod:`tests.e2e.roles` stands in, and who may assume a role: these tests assume all
+of them.
 
 What the functions do is in :mod:`tests.e2e.grant_scenarios`. The grants are read from the deployed policies, and none
 is named here: so a new one fails these tests until a scenario needs it.
