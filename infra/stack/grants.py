@@ -152,9 +152,10 @@ def _allow(function: lambda_.Function, *statements: iam.PolicyStatement) -> None
 def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys: str) -> iam.PolicyStatement:
     """Allow ``actions`` on the items whose partition key begins as given.
 
-    ForAllValues also lets a request pass that names no partition key at all. None of these actions can: Scan and
-    PartiQL are the ones that could, and neither is ever granted. So the usual second condition (``Null``) would add
-    nothing, and the emulator, which never fills the key in, would refuse everything.
+    ForAllValues also lets a request pass of which AWS tells no partition key. Scan and PartiQL are the ones that name
+    none, and neither is ever granted; whether AWS tells those of a transaction and of a query of an index is not
+    documented. The usual second condition (``Null``) would refuse these, if not, and everything in the emulator, which
+    never fills the key in.
     """
     return iam.PolicyStatement(
         sid=sid,
