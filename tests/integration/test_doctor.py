@@ -47,8 +47,8 @@ SCHEDULES = {
 STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
     "credentials", "clock", "stack", "version", "log role", "stages", "subscription", *["functions"] * 7, "schedules",
-    "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "keys", "alarms",
-    "API keys", "concurrency",
+    "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "subscriptions", "keys",
+    "alarms", "API keys", "concurrency",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from infra.operate.doctor import account as health_account
 from infra.operate.doctor import ledger as health_ledger
 from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
+from infra.operate.doctor import subscriptions as health_subscriptions
 from infra.operate.doctor import way as health_way
 from infra.operate.doctor.findings import Check, Finding, State, warning
 
@@ -33,6 +34,7 @@ CHECKS: Final[dict[str, Check]] = {
     "Stripe key": health_stripe.check_stripe_key,
     "meters": health_stripe.check_meters,
     "posting": health_ledger.check_posting,
+    "subscriptions": health_subscriptions.check_subscriptions,
     "keys": health_ledger.check_rotations,
     "alarms": health_account.check_alarms,
     "API keys": health_account.check_api_keys,

@@ -1,0 +1,142 @@
+"""``metering doctor`` on usage that nobody will be billed for: who used it, how much, and what is no such usage."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from infra.operate.doctor import subscriptions
+from infra.operate.doctor.findings import Finding, State
+from infra.operate.doctor.subscriptions import check_subscriptions
+from infra.operate.posting import turn_off
+from metering.model.amounts import Amounts
+from metering.model.periods import Hour
+from metering.stores.changes import Billed
+from tests.integration.billing import FINALISED, Billing, due
+from tests.integration.operator_commands import Operator
+from tests.integration.world import HOUR, World
+
+NEXT = HOUR.next()
+UNBILLED = "and no subscription bills it: "
+
+
+@pytest.fixture
+def stripe_time() -> Callable[[], float]:
+    """The world's hour begins."""
+    return HOUR.start.timestamp
+
+
+@pytest.fixture
+def operator(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """Whoever runs the doctor."""
+    return Operator(world, monkeypatch, capsys)
+
+
+def look(operator: Operator) -> list[Finding]:
+    """Make the check."""
+    return [*check_subscriptions(operator.deployment, operator.world.now)]
+
+
+def unbilled(operator: Operator) -> list[str]:
+    """Return who is named for what no subscription bills."""
+    return [finding.said.partition(UNBILLED)[2] for finding in look(operator) if UNBILLED in finding.said]
+
+
+def post(billing: Billing, hour: Hour = HOUR) -> None:
+    """Let an hour be closed and posted, and what invoices bill be noted."""
+    billing.at(due(hour))
+    billing.settle()
+
+
+def unsubscribed(world: World, name: str, number: int) -> None:
+    """Add a customer without a subscription that has used something."""
+    world.customer(name, f"key-of-{name}", stripe_customer=f"cus_{name}")
+    Billing(world, batches=number).use(number, name=f"key-of-{name}")
+
+
+def test_usage_that_a_subscription_bills_is_well(billing: Billing, operator: Operator) -> None:
+    """Before its invoice and after it, and also once the subscription has ended."""
+    assert look(operator) == [
+        Finding(State.OK, "what 1 customers used since 2026-11-15T06 is on an invoice, or will be")
+    ]
+    billing.at(FINALISED)
+    billing.settle()
+    (subscription,) = billing.client().v1.subscriptions.list({"customer": "cus_acme"}).data
+    billing.client().v1.subscriptions.cancel(subscription.id)
+    assert billing.invoiced() == [5]
+    assert [finding.state for finding in look(operator)] == [State.OK]
+
+
+def test_usage_that_nobody_pays_is_named(world: World, operator: Operator) -> None:
+    """I9: each customer with its metrics, and what to do."""
+    for name, number in (("beta", 1200), ("acme", 3)):
+        unsubscribed(world, name, number)
+    world.counters.count(HOUR, "key-of-acme", Amounts({"bytes": 70}), b"b" * 12)
+    post(Billing(world))
+    (found,) = look(operator)
+    named = "acme (bytes: 70, requests: 3), beta (requests: 1,200)"
+    assert found.state is State.WARNING
+    assert found.said == f"usage since 2026-11-15T06 is posted, but is on no invoice, {UNBILLED}{named}"
+    assert found.do.startswith("metering customers subscribe, or suspend; ")
+
+
+def test_usage_that_waits_for_a_stripe_customer_is_named(world: World, operator: Operator) -> None:
+    """I9: it is held, and posted once there is one."""
+    world.customer("acme", "key1")
+    Billing(world).use(4)
+    post(Billing(world))
+    assert [finding.said for finding in look(operator)] == [
+        "usage since 2026-11-15T06 waits for a Stripe customer: acme (requests: 4)"
+    ]
+    world.customer("acme", stripe_customer="cus_acme")
+    world.run()
+    assert unbilled(operator) == ["acme (requests: 4)"]
+
+
+def test_what_came_after_the_last_invoice_is_told_until_it_is_carried(billing: Billing, operator: Operator) -> None:
+    """I9: the invoice is final, and nobody is left to carry the difference to."""
+    (subscription,) = billing.client().v1.subscriptions.list({"customer": "cus_acme"}).data
+    billing.client().v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
+    billing.use(2)
+    billing.at(billing.world.now + timedelta(hours=1))
+    billing.settle()
+    assert billing.invoiced() == [5]
+    assert unbilled(operator) == ["acme (requests: 2)"]
+    billing.subscribe()
+    billing.settle()
+    assert billing.carries() == [(Hour.containing(billing.world.now), 2)]
+    assert [finding.state for finding in look(operator)] == [State.OK]
+
+
+@pytest.mark.parametrize(("billed", "said"), [(7, None), (6, "acme (requests: 1)"), (5, "acme (requests: 2)")])
+def test_a_subscription_that_ended_within_an_hour_may_have_billed_a_part_of_it(
+    billing: Billing, operator: Operator, billed: int, said: str | None
+) -> None:
+    """An invoice bills by moments, of which an hour's last ten minutes are those of its usage."""
+    (subscription,) = billing.client().v1.subscriptions.list({"customer": "cus_acme"}).data
+    billing.client().v1.subscriptions.cancel(subscription.id)
+    billing.use(2, NEXT)
+    post(billing, NEXT)
+    billing.world.changes.note("acme", Billed("in_1", "cus_acme", "requests", str(HOUR), str(NEXT), billed))
+    assert unbilled(operator) == ([said] if said else [])
+
+
+def test_while_posting_is_off_nothing_is_looked_at(world: World, operator: Operator) -> None:
+    """The check of posting says so."""
+    unsubscribed(world, "acme", 3)
+    turn_off(operator.deployment, who="operator", now=world.now)
+    post(Billing(world))
+    assert look(operator) == [Finding(State.OK, "nothing is posted, so that nobody needs a subscription")]
+
+
+def test_of_many_customers_the_first_are_looked_at_and_some_are_named(
+    world: World, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: the bound is known before the first read, and said."""
+    monkeypatch.setattr(subscriptions, "MOST_CUSTOMERS", 12)
+    for number in range(14):
+        unsubscribed(world, f"c{number:02d}", number + 1)
+    post(Billing(world))
+    (found,) = look(operator)
+    named = ", ".join(f"c{number:02d} (requests: {number + 1})" for number in range(10))
+    assert found.said.endswith(f"{named} and 2 more, of whom the first 12 were looked at")
