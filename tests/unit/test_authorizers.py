@@ -144,8 +144,15 @@ HTTP_API = {
 
 def test_an_http_apis_is_read_as_api_gateway_describes_it() -> None:
     """Nothing is kept of one without a source."""
-    assert Authorizer.of_http(HTTP_API) == Authorizer("a1", ARN, SOURCES, 60, "2.0", answers_simply=True)
+    assert Authorizer.of_http(HTTP_API) == Authorizer("a1", ARN, SOURCES, 60, "2.0", answers_simply=True, is_http=True)
     assert Authorizer.of_http(HTTP_API | {"IdentitySource": []}).ttl_s == 0
+
+
+def test_an_http_apis_is_not_asked_where_a_value_is_missing_even_if_nothing_is_kept() -> None:
+    """API Gateway then answers 401 by itself, as long as there is a source."""
+    uncached = HTTP_API | {"AuthorizerResultTtlInSeconds": 0}
+    assert Authorizer.of_http(uncached).identity(_request(user="")) is None
+    assert Authorizer.of_http(uncached | {"IdentitySource": []}).identity(_request(user="")) == ()
 
 
 @pytest.mark.parametrize(("answer", "told"), [(True, "b"), (False, "b"), ("yes", None)])

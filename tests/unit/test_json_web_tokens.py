@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -24,12 +25,14 @@ def _authorizer(issuer: Issuer) -> JwtAuthorizer:
     return JwtAuthorizer.read({"IdentitySource": ["$request.header.Authorization"], "JwtConfiguration": configuration})
 
 
-def _claims(issuer: Issuer, header: str, *scopes: str) -> dict[str, Any]:
+def _claims(issuer: Issuer, header: str, *scopes: str, url: str = "") -> dict[str, Any]:
     request = make_mocked_request("GET", "/items", headers={"authorization": header} if header else {})
 
     async def check() -> dict[str, Any]:
         async with aiohttp.ClientSession() as session:
-            return dict(await Tokens(session).claims(_authorizer(issuer), request, scopes))
+            authorizer = _authorizer(issuer)
+            asked = replace(authorizer, issuer=url or authorizer.issuer)
+            return dict(await Tokens(session).claims(asked, request, scopes))
 
     return asyncio.run(check())
 
@@ -68,6 +71,12 @@ def test_a_token_that_somebody_else_has_signed_lets_nobody_in(issuer: Issuer) ->
         _claims(issuer, jwt.encode(said, "", algorithm="none", headers={"kid": "1"}))
     with pytest.raises(RefusedError, match="the issuer has no key '2'"):
         _claims(issuer, jwt.encode(said, "s" * 32, algorithm="HS256", headers={"kid": "2"}))
+
+
+def test_an_issuer_that_does_not_answer_lets_nobody_in(issuer: Issuer) -> None:
+    """The request is refused, and has its line."""
+    with pytest.raises(RefusedError):
+        _claims(issuer, issuer.token("ada"), url="http://127.0.0.1:1")
 
 
 def test_a_route_may_ask_for_a_scope(issuer: Issuer) -> None:

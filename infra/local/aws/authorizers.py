@@ -25,7 +25,8 @@ from infra.local.aws.sources import Source
 class Authorizer:
     """A REQUEST authorizer: its function, what its answers are cached by, and for how many seconds.
 
-    `payload` is the version of the event that it is given; one that `answers_simply` says yes or no.
+    `payload` is the version of the event that it is given; one that `answers_simply` says yes or no. `is_http` is one
+    of an HTTP API.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Authorizer:
     ttl_s: int
     payload: str = "1.0"
     answers_simply: bool = False
+    is_http: bool = False
 
     @classmethod
     def of_rest(cls, declared: Mapping[str, Any]) -> Self:
@@ -53,12 +55,16 @@ class Authorizer:
             int(declared.get("AuthorizerResultTtlInSeconds", 0)) if sources else 0,
             declared.get("AuthorizerPayloadFormatVersion", "2.0"),
             bool(declared.get("EnableSimpleResponses")),
+            is_http=True,
         )
 
     def identity(self, request: web.Request) -> tuple[str, ...] | None:
-        """Return the values that the answer is cached by; None if one is missing, which is answered 401 unasked."""
+        """Return the values that the answer is cached by; None if one is missing, which is answered 401 unasked.
+
+        A REST API lets them be missing where nothing is cached.
+        """
         values = tuple(source.value(request) for source in self.sources)
-        return values if all(values) or not self.ttl_s else None
+        return values if all(values) or not (self.ttl_s or self.is_http) else None
 
 
 @dataclass(frozen=True, slots=True)

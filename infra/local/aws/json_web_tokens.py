@@ -70,7 +70,7 @@ class Tokens:
                 issuer=authorizer.issuer,
                 options={"verify_aud": False, "require": ["exp"]},
             )
-        except (jwt.PyJWTError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (jwt.PyJWTError, aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
             raise RefusedError(str(error)) from error
         _check_audience(claims, authorizer.audience)
         _check_scopes(claims, scopes)
