@@ -159,7 +159,7 @@ def start(*, road: str = "subscription", api: str = "rest", say: Console) -> Ite
             emulator = running.enter_context(Emulator())
             issuer = running.enter_context(Issuer()) if api == Api.HTTP.value else None
         with phases.time("deploying with the CDK", "deploy"):
-            context = {"local": "true", "road": road, "api": api, "stripe_api_base": stripe.url}
+            context = {"local": "true", "road": road, "api": api, "stripe_api_base": stripe.url, "log_role": "true"}
             told = emulator.deploy({}, context=context | ({"issuer": issuer.url} if issuer else {}))
             outputs, sample = Outputs.read(told["Metering"]), told["SampleHttpApi" if issuer else "SampleApi"]
         with phases.time("connecting to Stripe", "connect"):

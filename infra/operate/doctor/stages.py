@@ -93,7 +93,7 @@ def check_log_role(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         yield ok(f"API Gateway writes access logs by the role {role.rpartition('/')[2]}")
     else:
         yield broken(
-            "API Gateway has no role to write access logs by in this account and Region, so that no stage can",
+            "API Gateway has no role to write access logs by, so that no REST API of this Region can write one",
             "make one, as infra/stack/README.md says (Attach your own API)",
         )
 
