@@ -203,8 +203,8 @@ class Alarms(Construct):
         self._alarm(
             "DeliveryThrottled",
             _of_stream(delivery, "ThrottledRecords", "Sum"),
-            "API Gateway sent more lines than Firehose takes of a stream, about 3,500 a second in most Regions, and "
-            "does not promise to send them again: have the quota raised. What is missing shows in RequestsNotLogged.",
+            "API Gateway sent more lines than Firehose takes of a stream, 1 MiB a second in most Regions, and does not "
+            "promise to send them again: have the quota raised. What is missing shows in RequestsNotLogged.",
         )
         self._alarm(
             "DeliveryBehind",

@@ -34,8 +34,8 @@ from metering.model.amounts import Amounts
 from metering.model.metrics import USAGE_LINES, Sum, encode
 from metering.model.periods import Hour
 from metering.model.prices import encode as encode_plans
-from metering.model.subjects import Subject, customer, key
-from metering.model.usage_row import Posting, State, Total, UsageRow
+from metering.model.subjects import Subject, customer, key, short_id
+from metering.model.usage_row import Posting, State, Total, UsageRow, identifier
 from metering.portal.api import application
 from metering.portal.tokens import issue
 from metering.stores import aws
@@ -54,6 +54,9 @@ SIGNING_SECRET: Final = "whsec_of_this_test"
 
 AMONG_THE_LAST: Final = "zz"
 """Customers of these tests have names after this one, so that a round through all others is no part of them."""
+
+LONG: Final = "x" * 40
+"""Makes a name too long for an identifier at Stripe, which has a hash of it: whose it is stands in the ledger."""
 
 Again = Callable[[], None]
 """Has a function do all that it does, and asserts that it is done; a failure makes no later time fail."""
@@ -217,7 +220,7 @@ def post(deployed: Deployed, told: Told) -> Iterator[Again]:
 
         def again() -> None:
             _forget()
-            good, poor, late, wrong = names = [_customer(deployed, made) for _ in range(4)]
+            good, poor, late, wrong = names = [_customer(deployed, made, more) for more in ("", "", "", LONG)]
             ledger.holders.save_customer(Customer(poor, poor), before=ledger.holders.customers([poor])[poor])
             for name in names:
                 amount = 10**16 if name == wrong else 1  # more digits than Stripe takes
@@ -252,7 +255,7 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
 
         def again() -> None:
             _forget()
-            name = _customer(deployed, made)
+            name = _customer(deployed, made, "")
             totals = {"requests": Total(2, 1, State.POSTED), "messages": Total(0, 1, State.POSTED, adjusted=-3)}
             ledger.rows.save(UsageRow(customer(name), hour, totals=totals))
             counters.marks.mark_to_check(hour, customer(name))
@@ -284,8 +287,9 @@ def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
     """Mark a total that Stripe reports."""
     deployment, stripe, hour, secret = deployed.cloud.deployment, deployed.cloud.stripe, deployed.hour, SIGNING_SECRET
     stripe.report_errors()  # what others have left
-    name = new_name()
-    known_as = f"1.{name}.requests.{hour}.r1"
+    name = new_name() + LONG
+    deployment.ledger.holders.save_customer(Customer(name, name), before=None)
+    known_as = identifier("1", customer(name), "requests", hour, 1)
     at = int(hour.start.timestamp())
     deployment.stripe().post("requests", Posting(known_as, f"cus_{name}", 1, at, at))
     (event,) = stripe.report_errors()
@@ -380,9 +384,9 @@ def new_name() -> str:
     return f"{AMONG_THE_LAST}{uuid.uuid4().hex[:12]}"
 
 
-def _customer(deployed: Deployed, made: list[str]) -> str:
-    """Make a customer, whom Stripe knows, and note its name."""
-    name = new_name()
+def _customer(deployed: Deployed, made: list[str], more: str) -> str:
+    """Make a customer, whom Stripe knows, and note its name, which ends as given."""
+    name = new_name() + more
     made.append(name)
     deployed.cloud.stripe.add_customer(f"cus_{name}")
     deployed.cloud.deployment.ledger.holders.save_customer(Customer(name, name, f"cus_{name}"), before=None)
@@ -399,7 +403,8 @@ def _remove(deployed: Deployed, names: list[str]) -> None:
             ExpressionAttributeValues={":pk": {"S": f"customer#{name}"}},
         )
         items = [(item["pk"]["S"], item["sk"]["S"]) for item in pages["Items"]]
-        for pk, sk in [*items, ("list#customers", name), (f"stripe#cus_{name}", "owner")]:
+        lists = [("list#customers", name), ("list#hashed", short_id(name)), (f"stripe#cus_{name}", "owner")]
+        for pk, sk in [*items, *lists]:
             ledger.client.delete_item(TableName=ledger.table, Key={"pk": {"S": pk}, "sk": {"S": sk}})
 
 
