@@ -86,12 +86,14 @@ def test_a_request_without_a_key_is_a_good_line() -> None:
             "key must be 1 to 128 printable characters, no space around them, not '-', got 'kkkkk",
         ),
         ({"key": {"a": "b"}}, "key must be a string, got {'a': 'b'}"),
+        ({"key": {"a": 1}}, "key must be a string, got {'a': 1}"),
+        ({"stage": ["a"]}, "stage must be a string, got ['a']"),
         ({"metering": "2"}, "the version of 'metering' must be 1 and its nonce must follow, got '2'"),
         ({"metering": "1:14"}, "the version of 'metering' must be 1 and its nonce must follow, got '1:14'"),
         ({"metering": f"1:14:{NONCE[::-1]}"}, "not of this deployment: 'metering' holds another nonce than its own"),
         ({"metering": f"1:13:{NONCE}"}, "the line says that it has 13 fields, got 14"),
-        ({"end": "-"}, "the line does not end with 'end' and the nonce"),
-        ({"end": None}, "the line does not end with 'end' and the nonce"),
+        ({"end": "-"}, "the line does not end with the nonce"),
+        ({"end": None}, "the line does not end with the nonce"),
         ({"path": "/"}, "it has no field 'path'"),
     ],
 )
@@ -448,6 +450,8 @@ BAD_LINES = st.sampled_from(
         {"metering": f"2:17:{NONCE}"},
         {"metering": f"1:17:{NONCE[::-1]}"},
         {"end": NONCE[::-1]},
+        {"stage": None, "path": "/"},
+        {"authorizer.user": None, "path": "/"},
         {"resource": 'a","x":"b'},
     ]
 )

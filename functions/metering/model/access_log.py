@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
 from functools import lru_cache
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_type_hints
 
 import msgspec
 
@@ -180,10 +180,11 @@ def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
     if begins is None or begins[2] not in nonces:
         raise ValueError(_not_ours(fields, begins=begins is not None))
     strings = sum(1 for _ in _STRING.finditer(line))
-    if not strings == 2 * len(fields) == 2 * int(begins[1]):
+    is_text = all(isinstance(value, str) for value in fields.values())
+    if not is_text or not strings == 2 * len(fields) == 2 * int(begins[1]):
         raise ValueError(_miscounted(fields, int(begins[1]), strings))
-    if next(reversed(fields)) != "end" or fields["end"] not in nonces:
-        raise ValueError("not our format: the line does not end with 'end' and the nonce")
+    if fields.get("end", "") not in nonces:
+        raise ValueError("not our format: the line does not end with the nonce")
     if missing := [name for name in AccessRecord.__struct_fields__ if name not in fields]:
         raise ValueError(f"the field {missing[0]!r} is missing")
     others = fields.keys() - set(AccessRecord.__struct_fields__)
@@ -277,15 +278,20 @@ def _exact_decoder(variables: tuple[str, ...], nonces: tuple[str, ...]) -> "msgs
     """Return a decoder of lines that are exactly as the format writes them; what it refuses is looked at singly."""
     log = Declared(variables)
     begins = tuple(f"{FORMAT_VERSION}:{fields_of(log)}:{nonce}" for nonce in nonces)
+    record_type = log.record_type()
+    hints = get_type_hints(record_type, include_extras=True)
     exact: Any = msgspec.defstruct(
         "ExactRecord",
         [
+            *((name, hints[name]) for name in record_type.__struct_fields__),  # none of them may be missing
             ("metering", Literal[begins]),
             ("request_id", Annotated[str, msgspec.Meta(min_length=len(MISSING) + 1)]),
             ("method", Literal[_METHODS]),
             ("end", Literal[nonces]),
         ],
-        bases=(log.record_type(),),
+        bases=(record_type,),
+        rename={log.attribute(variable): variable for variable in variables},
+        forbid_unknown_fields=True,
         kw_only=True,
         frozen=True,
         gc=False,

@@ -26,6 +26,7 @@ from metering.model.subjects import is_id, source_of_key
 _LONGEST_SPLIT: Final = 64
 _LONGEST_NUMBER: Final = 64
 _FIRST_IN_MS: Final = 10**11
+_NEVER: Final = 10**15
 _NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _VARIABLE: Final = re.compile(VARIABLE_PATTERN)
 _EVERY_LINE: Final = frozenset(AccessRecord.__struct_fields__)
@@ -71,7 +72,7 @@ def read_access_line(line: str, metrics: tuple[Metric, ...], nonces: Sequence[st
     A metric that cannot read its value is in ``bad``; a line that no metric can read raises.
     """
     fields = _fields(line, nonces)
-    key = fields["key"]
+    key, hour = fields["key"], _hour(fields["time"])
     if key == MISSING:
         return None
     if not is_id(key):
@@ -96,7 +97,7 @@ def read_access_line(line: str, metrics: tuple[Metric, ...], nonces: Sequence[st
     if bad and len(bad) == len(billing):
         raise UnreadableError("no metric can read its value")
     brought = {name: value for name, value in values.items() if value not in (MISSING, "")}
-    return Record(fields["request_id"], _hour(fields["time"]), source_of_key(key), amounts, brought, bad=tuple(bad))
+    return Record(fields["request_id"], hour, source_of_key(key), amounts, brought, bad=tuple(bad))
 
 
 def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
@@ -106,7 +107,7 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON") from error
     is_flat = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs)
-    if not is_flat or not pairs or pairs[0][0] != "metering" or pairs[-1][0] != "end":
+    if not is_flat or not pairs or pairs[0][0] != "metering":
         raise UnreadableError("not our format")
     fields = dict(pairs)
     try:
@@ -114,7 +115,7 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
     except UnicodeEncodeError as error:
         raise UnreadableError("half a surrogate pair") from error
     beginnings = [f"{FORMAT_VERSION}:{len(pairs)}:{nonce}" for nonce in nonces]
-    if fields["metering"] not in beginnings or fields["end"] not in nonces:
+    if fields["metering"] not in beginnings or fields.get("end") not in nonces:
         raise UnreadableError("not of this deployment, or not as long as it says")
     others = fields.keys() - _EVERY_LINE
     if len(fields) != len(pairs) or not fields.keys() >= _EVERY_LINE or not all(map(_VARIABLE.fullmatch, others)):
@@ -128,7 +129,7 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
 def _hour(time: str) -> Hour:
     """Return the hour of a time in milliseconds, or in seconds as HTTP APIs write it."""
     moment = Fraction(time) if len(time) <= _LONGEST_NUMBER and _NUMBER.fullmatch(time) else Fraction(-1)
-    if moment.denominator != 1 or moment < 0:
+    if moment.denominator != 1 or not 0 <= moment <= _NEVER:
         raise UnreadableError("no time")
     return Hour.of_epoch_ms(int(moment) if moment >= _FIRST_IN_MS else int(moment) * 1000)
 
