@@ -40,8 +40,8 @@ class RecordUsageSettings(_Settings):
 
     ``nonces``, with spaces between them, are those by which it knows the access log's lines.
     Lines of the log group ``access_log_group`` are access-log lines, those of any other are usage lines. Metrics that
-    count distinct values also need ``ledger_table``, to see who holds a key, and ``hash_secret``, which names the
-    secret of their hashes.
+    count distinct values or deduplicate also need ``hash_secret``, which names the secret of their hashes, and
+    ``ledger_table``, to see who holds a key.
     """
 
     counters_table: str

@@ -28,7 +28,7 @@ class Storage:
     No construct of their own, so that moving code about never changes a logical id, which would mean a new, empty
     table. No physical names, so that two deployments fit into one account. ``vended`` is how the name of the access log
     begins where CloudWatch Logs itself delivers into it; ``hashes`` says whether a metric needs the key of the keyed
-    hashes that values are remembered by; ``archive_days`` is how long the archive is kept.
+    hashes that values and ids are remembered by; ``archive_days`` is how long the archive is kept.
     """
 
     def __init__(

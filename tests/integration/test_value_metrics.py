@@ -1,5 +1,6 @@
 """Value metrics on their whole way: units, usage lines, peaks and splits, from a batch to the ledger and Stripe."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from metering.model.metrics import USAGE_LINES, Count, Max, Sum
 from metering.model.periods import Hour
 from metering.model.subjects import Subject, customer
 from metering.portal.reading import By
+from metering.stores import claims
 from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
@@ -183,14 +185,21 @@ def test_a_crash_between_the_claim_of_an_id_and_its_counter_counts_once_in_the_e
     assert world.counted() == {"@acme": {"jobs": 2}}
 
 
-def test_an_id_is_stored_as_a_hash(world: World) -> None:
-    """I8: an application's id may be anything; deduplicating costs one write an id."""
+def test_an_id_is_stored_only_as_a_keyed_hash(world: World) -> None:
+    """I8: an application's id may be anything, also one that can be guessed; deduplicating costs one write an id."""
     world.bill(JOBS)
     watched = Dying(world.counters.client)
     line = report("order-of-ann@globex", jobs=1)
     recorder(world, watched).record(batch_of(["e"], [line], Source.USAGE_LINES, "application stream"))
     assert (watched.calls["put_item"], watched.calls["update_item"]) == (1, 1)
-    assert "order-of-ann" not in str(boto3.client("dynamodb").scan(TableName="counters")["Items"])
+    kept = str(boto3.client("dynamodb").scan(TableName="counters")["Items"])
+    assert "order-of-ann" not in kept
+    assert hashlib.sha256(b"order-of-ann@globex").hexdigest()[:32] not in kept
+    claim = claims.of_line("jobs", "@acme", claims.hashed(b"secret", "jobs", "order-of-ann@globex"))
+    assert claim[1] in kept
+    other = replace(world.recorder(), hashing=None)
+    with pytest.raises(ValueError, match=r"^ids of usage lines can only be told apart with the secret of their hashes$"):
+        other.record(batch_of(["e"], [line], Source.USAGE_LINES, "application stream"))
 
 
 # --- peaks ------------------------------------------------------------------------------------------------------------

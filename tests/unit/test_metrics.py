@@ -195,9 +195,11 @@ def test_the_meter_of_a_value_is_named_after_all_of_it() -> None:
     assert meters([plans]) == ["calls_v1", "calls_v2", "calls_3", "calls_other"]
 
 
-def test_only_distinct_values_need_a_secret_and_only_usage_lines_a_log_of_their_own() -> None:
+def test_only_what_is_told_apart_needs_a_secret_and_only_usage_lines_a_log_of_their_own() -> None:
     """What is not needed is not deployed."""
-    assert needs_hash(EVERY_KIND)
+    assert needs_hash([Unique(name="keys", of="key")])
+    assert needs_hash([Sum(name="jobs", of=USAGE_LINES, deduplicate=True)])
+    assert not needs_hash([Sum(name="tokens", of=USAGE_LINES)])
     assert reads_usage_lines(EVERY_KIND)
     assert not needs_hash(METRICS)
     assert not reads_usage_lines(METRICS)

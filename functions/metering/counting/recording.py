@@ -66,7 +66,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Hashing:
-    """What counting distinct values needs: the secret of their hashes, and who holds which key since when."""
+    """What telling values and ids apart needs: the secret of their hashes, and who holds which key since when."""
 
     secret: bytes
     holders: Holders
@@ -97,7 +97,7 @@ class Recorder:
     """Records batches by these metrics into this table and bucket; ``clock`` gives the present moment.
 
     ``nonces`` are those that the access log's lines begin and end with. ``hashing`` may be None if no metric counts
-    distinct values.
+    distinct values or deduplicates.
     """
 
     metrics: Sequence[Metric]
@@ -244,7 +244,13 @@ class Recorder:
         """Add to the usage what counts once per id, where the id is this batch's to count."""
         if not usage.once:
             return
-        lines = {claims.of_line(*name): name for name in usage.once}
+        if self.hashing is None:
+            raise ValueError("ids of usage lines can only be told apart with the secret of their hashes")
+        secret = self.hashing.secret
+        lines = {
+            claims.of_line(metric, source, claims.hashed(secret, metric, name)): (metric, source, name)
+            for metric, source, name in usage.once
+        }
         wanted = {claim: usage.once[name][0] for claim, name in lines.items()}
         for claim, made in self.claims.claim(wanted, token, self.clock()).items():
             if made.batch == token:

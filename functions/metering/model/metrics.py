@@ -138,8 +138,8 @@ def value_of(metric: Metric) -> str:
 
 
 def needs_hash(metrics: Sequence[Metric]) -> bool:
-    """Say whether values are kept as keyed hashes."""
-    return any(isinstance(metric, Unique) for metric in metrics)
+    """Say whether values, or ids of usage lines, are kept as keyed hashes."""
+    return any(isinstance(one, Unique) or (isinstance(one, Sum) and one.deduplicate) for one in metrics)
 
 
 def reads_usage_lines(metrics: Sequence[Metric]) -> bool:

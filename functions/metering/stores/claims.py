@@ -17,7 +17,6 @@ brings before and after it changed hands counts for each of its holders. ``at`` 
 milliseconds since 1970.
 """
 
-import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +60,8 @@ def of_value(metric: str, source: str, hour: Hour, value: str, tenure: Hour | No
     return f"{_of_month(metric, hour, source)}#{_shard(value)}", f"{value}#{tenure or ''}"
 
 
-def of_line(metric: str, source: str, name: str) -> Key:
-    """Return the claim of a usage line's id."""
-    value = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[: 2 * _HASH_BYTES]
+def of_line(metric: str, source: str, value: str) -> Key:
+    """Return the claim of a usage line's hashed id."""
     return f"once#{metric}#{source}#{_shard(value)}", value
 
 
