@@ -198,7 +198,9 @@ def test_an_id_is_stored_only_as_a_keyed_hash(world: World) -> None:
     claim = claims.of_line("jobs", "@acme", claims.hashed(b"secret", "jobs", "order-of-ann@globex"))
     assert claim[1] in kept
     other = replace(world.recorder(), hashing=None)
-    with pytest.raises(ValueError, match=r"^ids of usage lines can only be told apart with the secret of their hashes$"):
+    with pytest.raises(
+        ValueError, match=r"^ids of usage lines can only be told apart with the secret of their hashes$"
+    ):
         other.record(batch_of(["e"], [line], Source.USAGE_LINES, "application stream"))
 
 
