@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.config import Config
 
 from metering.stores.counters import Counters
+from tests.benchmarks.units import refused_units
 from tests.doubles.dynamodb_local import DynamoDBLocal
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Capacity:
         for one in found if isinstance(found, list) else [found]:
             self.units[model.name] += one.get("CapacityUnits", 0)
         if parsed.get("Error", {}).get("Code") == "ConditionalCheckFailedException":
-            self.units[model.name] += 1  # a refused write costs what a write of that item costs
+            self.units[model.name] += refused_units(parsed)
 
 
 def _ask(params: dict[str, Any], **_: Any) -> None:

@@ -42,11 +42,14 @@ class Units:
             self.calls[model.name] += 1
             match model.name:
                 case "UpdateItem":
+                    if "Error" in parsed:
+                        self.writes += refused_units(parsed)
+                        return
                     values = params["ExpressionAttributeValues"]
                     names = params["ExpressionAttributeNames"]
                     amounts = {names[f"#{name[1:]}"]: values[name] for name in values if f"#{name[1:]}" in names}
                     self.first_writes.append(_size(params["Key"]) + _size(amounts) + len("batches"))
-                    self.writes += 1
+                    self.writes += max(1, math.ceil(self.first_writes[-1] / 1024))
                 case "PutItem":
                     self.writes += math.ceil(_size(params["Item"]) / 1024) + self._index_writes(params["Item"])
                 case "DeleteItem":
@@ -62,6 +65,15 @@ class Units:
         name = f"{item['pk']['S']} {item['sk']['S']}"
         was, self._listed[name] = self._listed.get(name, False), "pending" in item
         return int(was != self._listed[name])
+
+
+def refused_units(answer: Mapping[str, Any]) -> int:
+    """Return what a write costs whose condition did not hold, and whose answer says nothing of it.
+
+    It costs a write of the item that refused it (Developer Guide, "Read and write operations": a failed conditional
+    write consumes write units). The answer holds the item where it was asked for; a counter without splits has 1 KB.
+    """
+    return max(1, math.ceil(_size(answer.get("Item", {})) / 1024))
 
 
 def _size(item: Mapping[str, Any]) -> int:
@@ -80,7 +92,7 @@ def _value_size(attribute: Mapping[str, Any]) -> int:
             return 1
         case "M":
             return 3 + _size(value) + len(value)
-        case "L":
-            return 3 + sum(_value_size(one) + 1 for one in value)
+        case "L" | "BS":
+            return sum(map(len, value)) if kind == "BS" else 3 + sum(_value_size(one) + 1 for one in value)
         case _:
             return len(value)

@@ -377,6 +377,8 @@ class _Reader:
         first = self.tokens.pop(0)
         if first in ("attribute_not_exists", "contains", "begins_with"):
             return self._function(first)
+        if first == "size":
+            return self._size()
         operator = self.tokens.pop(0)
         if operator == "BETWEEN":
             low = self.tokens.pop(0)
@@ -398,6 +400,17 @@ class _Reader:
         if name == "begins_with":
             return lambda item, names, values: item[names[about]]["S"].startswith(values[value]["S"])
         return lambda item, names, values: values[value]["B"] in item.get(names[about], {"BS": []})["BS"]
+
+    def _size(self) -> Test:
+        self._expect("(")
+        about = self.tokens.pop(0)
+        self._expect(")")
+        self._expect("<=")
+        most = self.tokens.pop(0)
+        # Of what is not there, or has no size, no comparison holds.
+        return lambda item, names, values: (
+            names[about] in item and len(item[names[about]].get("BS", "")) <= int(values[most]["N"])
+        )
 
     def _take(self, token: str) -> bool:
         if self.tokens[:1] == [token]:

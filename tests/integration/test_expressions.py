@@ -113,6 +113,22 @@ def counting(token: bytes, number: int) -> Call:
     )
 
 
+def telling_apart(token: bytes, names: list[bytes], room: int, key: str = "key1#0") -> Call:
+    """Return what counts a batch with a split, whose values must find room."""
+    name, arguments = update(
+        at("hour#1", key),
+        "ADD #m0 :m0, #names :names, #batches :tokens SET #ttl = :ttl",
+        "NOT contains(#batches, :token) AND (attribute_not_exists(#names) OR size(#names) <= :room)",
+        m0=1,
+        names=names,
+        room=room,
+        tokens=[token],
+        ttl=7,
+        token=token,
+    )
+    return name, {**arguments, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+
+
 NEW: Final = "attribute_not_exists(#pk)"
 AS_READ: Final = "#version = :version"
 PEAK: Final = "attribute_not_exists(#peak) OR #peak < :peak"
@@ -129,6 +145,17 @@ KEYS: Final = [put(at("hour#1", f"key{n}#{slot}", **{"n:requests": n})) for n in
 
 CASES: Final[Mapping[str, Sequence[Call]]] = {
     "a batch counts once": [counting(TOKENS[0], 5), counting(TOKENS[0], 5), counting(TOKENS[1], 3)],
+    "values of a split find room, or are refused with what is there": [
+        telling_apart(TOKENS[0], [b"v" * 8], 0),
+        telling_apart(TOKENS[0], [b"w" * 8], 9),
+        telling_apart(TOKENS[1], [b"v" * 8, b"w" * 8], 0),
+        telling_apart(TOKENS[1], [b"v" * 8, b"w" * 8], 1),
+        telling_apart(b"c" * 12, [b"x" * 8], -1, "key2#0"),
+        telling_apart(b"d" * 12, [b"y" * 8], -1, "key2#0"),
+        counting(b"e" * 12, 2),
+        telling_apart(b"f" * 12, [b"z" * 8], 1),
+        telling_apart(b"f" * 12, [b"z" * 8], 2),
+    ],
     "a peak rises": [
         update(at("hour#1", "key1#max"), "SET #peak = :peak, #ttl = :ttl", PEAK, peak=peak, ttl=1)
         for peak in (5, 5, 4, 10, 9)
@@ -244,13 +271,18 @@ def answers(client: Any, calls: Sequence[Call]) -> Iterator[Any]:
         except ClientError as error:
             said: Any = error.response
             reasons = [reason["Code"] for reason in said.get("CancellationReasons", [])]
-            yield error.response["Error"]["Code"], reasons, said.get("Item")
+            yield error.response["Error"]["Code"], reasons, in_order(said.get("Item", {}))
+
+
+def in_order(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an item whose attributes and sets are in order."""
+    return {name: sorted(value.get("BS", [])) or value for name, value in sorted(item.items())}
 
 
 def answered(answer: Mapping[str, Any], *, ordered: bool) -> dict[str, Any]:
     """Return what an answer says that the code reads."""
     items = [*answer.get("Items", []), *answer.get("Responses", {}).get(TABLE, [])]
-    shown = [{name: sorted(value.get("BS", [])) or value for name, value in sorted(item.items())} for item in items]
+    shown = [in_order(item) for item in items]
     return {
         "items": shown if ordered else sorted(shown, key=str),
         "item": answer.get("Item"),

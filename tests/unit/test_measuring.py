@@ -173,9 +173,10 @@ def test_what_adds_nothing_has_no_value_in_a_split() -> None:
 
 
 def test_a_value_too_long_for_a_counter_stands_under_other() -> None:
-    """64 characters are kept."""
-    usage = measured((Count(name="requests", by=PLAN),), ({PLAN: "p" * 64}, {}), ({PLAN: "q" * 65}, {}))
-    assert only(usage).splits == {"requests": {"p" * 64: 1, "other": 1}}
+    """64 bytes are kept, whatever the letters."""
+    plans = ("p" * 64, "q" * 65, "\U0001f600" * 16, "\U0001f600" * 17)
+    usage = measured((Count(name="requests", by=PLAN),), *(({PLAN: plan}, {}) for plan in plans))
+    assert only(usage).splits == {"requests": {"p" * 64: 1, "\U0001f600" * 16: 1, "other": 2}}
 
 
 def test_each_declared_value_is_billed_by_a_meter_of_its_own() -> None:

@@ -105,6 +105,17 @@ def record(  # noqa: PLR0913 - one argument a field
             r"at most 4 metrics can be split, got \['a0', 'a1', 'a2', 'a3', 'a4'\]",
         ),
         (
+            tuple(Count(name=f"a{n}") for n in range(321)),
+            "by one update, which takes at most 320 metrics and meters of values, got 321: declare fewer",
+        ),
+        (
+            (
+                Count(name="a", by="method"),
+                Count(name="b", by="authorizer.plan", meters=tuple(f"v{n}" for n in range(187))),
+            ),
+            "by one update, which beside splits takes at most 188 metrics and meters of values, got 189",
+        ),
+        (
             (Count(name="calls", by="method", meters=("GET",)), Count(name="calls_get")),
             "the metric 'calls_get' is declared twice",
         ),

@@ -1,7 +1,7 @@
 """Amounts: what was used in an hour, by metric, and how amounts are added up. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from metering.model.metrics import OTHER
@@ -40,6 +40,15 @@ class Amounts:
         """Keep each split's largest values, and put the rest under ``other``."""
         for metric, split in self.splits.items():
             self.splits[metric] = _capped(split)
+
+    def keeping(self, kept: Collection[tuple[str, str]]) -> "Amounts":
+        """Return the same amounts with these values of splits, each given with its metric, and the rest as one."""
+        splits: dict[str, dict[str, int]] = {}
+        for metric, split in self.splits.items():
+            for value, number in split.items():
+                known_as = value if (metric, value) in kept else OTHER
+                _add(splits.setdefault(metric, {}), {known_as: number})
+        return replace(self, splits=splits)
 
     def __bool__(self) -> bool:
         return any(self.quantities().values())

@@ -19,6 +19,7 @@ from metering.model.periods import Hour, all_in_ms
 from metering.model.subjects import source_of_key
 
 LONGEST_VALUE: Final = 64
+"""Bytes of a split's value; a longer one stands under ``other``."""
 
 _HOUR_MS: Final = 3_600_000
 
@@ -201,7 +202,7 @@ class Tally:
 def _named(dimension: str, value: Any) -> str:
     """Return a dimension's value as a split names it."""
     text = f"{value // 100}xx" if dimension == "status_class" else str(value) or MISSING
-    return text if len(text) <= LONGEST_VALUE else OTHER
+    return text if len(text.encode()) <= LONGEST_VALUE else OTHER
 
 
 def _by_hour(records: Sequence[AccessRecord], times: Sequence[int]) -> dict[int, Sequence[AccessRecord]]:

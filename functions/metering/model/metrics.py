@@ -27,6 +27,12 @@ OTHER: Final = "other"
 
 LONGEST_NAME: Final = 32
 MOST_SPLITS: Final = 4
+MOST_NAMES: Final = 128
+"""How many values of splits, all metrics' together, one counter item tells apart; what is beyond is under ``other``."""
+
+MOST_ADDED: Final = 320
+"""How many numbers one update can add to: its expression may have 4 KB (DynamoDB Developer Guide, "Constraints")."""
+
 """How many metrics may be split: their values stand in one update expression, which DynamoDB limits to 4 KB."""
 
 _STATUS = re.compile(r"[1-5](xx|\d\d)")
@@ -275,6 +281,13 @@ def _check_together(metrics: Sequence[Metric]) -> None:
     split = [metric.name for metric in metrics if isinstance(metric, Count | Sum) and metric.by and not metric.meters]
     if len(split) > MOST_SPLITS:
         raise MetricError(f"at most {MOST_SPLITS} metrics can be split, got {split}")
+    names = meters([metric for metric in metrics if not isinstance(metric, Max)])
+    most = MOST_ADDED - (MOST_NAMES + MOST_SPLITS if split else 0)
+    if len(names) > most:
+        raise MetricError(
+            f"one key's hour is counted by one update, which {'beside splits ' if split else ''}takes at most {most} "
+            f"metrics and meters of values, got {len(names)}: declare fewer"
+        )
 
 
 def _is_variable(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
-| counter | ``hour#<hour>#<partition>`` | ``<source>#<slot>`` | amounts; ``batches``: tokens; ``ttl`` |
+| counter | ``hour#<hour>#<partition>`` | ``<source>#<slot>`` | amounts; ``batches``: tokens; ``names``; ``ttl`` |
 | peak | ``hour#<hour>#<partition>`` | ``<source>#max#<metric>`` | ``m:<metric>``; ``ttl`` |
 | big object | ``object#<hash>`` | ``progress`` | ``chunks``: how many of it are recorded; ``ttl`` |
 
@@ -10,19 +10,25 @@ A counter's amounts are flat attributes: ``n:<metric>`` a sum, ``u:<metric>`` va
 ``g:<metric>:<value>`` how a sum splits. A source is a key, or ``@<customer>`` where a customer's usage was reported
 without one; signs that would part it from what follows are escaped (:mod:`metering.model.subjects`).
 
+``names`` are 8-byte hashes of the values by which an item's sums split: so many, and no more, it tells apart. So nobody
+makes an item grow by varying a value; what finds no room stands under ``other``.
+
 A counter remembers the batches that it has counted, in the same item and the same write: a batch that comes again is
 refused by the counter itself (I2). A batch that fails half-way is delivered again whole; the counters that have it
 refuse it, the others count it (I1).
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import ClientError
 
 from metering.model.amounts import Amounts
+from metering.model.metrics import MOST_NAMES, OTHER
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores import marks
 from metering.stores.aws import Item, side_by_side
@@ -42,11 +48,23 @@ _SPLIT: Final = "g:"
 _FEW_KEYS: Final = 64
 """Up to so many keys are read by a query each; more are read by reading the hour."""
 
+_NAME_BYTES: Final = 8
+_MOST_SEEN: Final = 512
+"""How many items a process remembers the values of, at 13 KB each."""
+
 _LOOK: Final = 16
 """Items that are read for each key where several are looked for at once."""
 
 Counted = dict[str, Amounts]
 """What was counted, by source."""
+
+
+class _NoRoomError(Exception):
+    """An item has no room for the new values of a batch; ``names`` are the hashes of those that it has."""
+
+    def __init__(self, names: Iterable[bytes]) -> None:
+        super().__init__("no room for more values")
+        self.names = frozenset(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,46 +73,103 @@ class Counters:
 
     client: "DynamoDBClient"
     table: str
+    _seen: dict[tuple[str, str], frozenset[bytes]] = field(default_factory=dict, compare=False, repr=False)
+    """The hashes of the values that items had which refused more, by their keys."""
 
     @property
     def marks(self) -> Marks:
         """What is asked for of the hours."""
         return Marks(self.client, self.table)
 
-    def count(self, hour: Hour, key: str, amounts: Amounts, batch: bytes) -> bool:
-        """Add a batch's amounts to the counters of an hour and key; return False if this batch was already counted.
+    def count(self, hour: Hour, source: str, amounts: Amounts, batch: bytes) -> bool:
+        """Add a batch's amounts to the counters of an hour and source; return False if this batch was already counted.
 
-        One write unit while the item is under 1 KB, and one more for each peak. A replay, by a redelivery or by boto3
-        after a read timeout, is harmless: the condition and the token are part of the same write (I2), and a peak that
-        is raised twice is the same.
+        One write unit while the item is under 1 KB, and one more for each peak; a second write where the values of
+        splits find no room. A replay, by a redelivery or by boto3 after a read timeout, is harmless: the condition and
+        the token are part of the same write (I2), and a peak that is raised twice is the same.
         """
         for metric, peak in amounts.peaks.items():
-            self._raise_peak(hour, key, metric, peak)
-        added = _attributes(amounts)
-        if not added:
+            self._raise_peak(hour, source, metric, peak)
+        names = _names(amounts)
+        if names:
+            return self._count_split(hour, source, amounts, names, batch)
+        if not _attributes(amounts):
             return bool(amounts.peaks)
-        not_yet_counted = "NOT contains(#batches, :token)"
+        return self._add(hour, source, amounts, batch)
+
+    def _count_split(
+        self, hour: Hour, source: str, amounts: Amounts, names: Mapping[bytes, tuple[str, str]], batch: bytes
+    ) -> bool:
+        """Add amounts with splits; where the item has no room for their values, those that it has and the rest as one.
+
+        The first write asks for room, the second, of an item that refused it, for the token alone: whichever lands is
+        the batch's only one (I2). An item's values only become more, so that what was seen of them stays true.
+        """
+        place = counter_key(hour, source, batch)
+        item = (place["pk"]["S"], place["sk"]["S"])
+        seen = self._seen.get(item, frozenset())
+        new = names.keys() - seen
+        if len(seen) + len(new) <= MOST_NAMES:
+            try:
+                return self._add(hour, source, amounts.keeping({*names.values()}), batch, new)
+            except _NoRoomError as error:
+                seen = error.names
+                self._see(item, seen)
+        return self._add(hour, source, amounts.keeping({names[one] for one in names.keys() & seen}), batch)
+
+    def _see(self, item: tuple[str, str], names: frozenset[bytes]) -> None:
+        """Remember which values an item has that once had no room, so that it is not asked for in vain again."""
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen[item] = names
+
+    def _add(self, hour: Hour, source: str, amounts: Amounts, batch: bytes, new: Collection[bytes] = ()) -> bool:
+        """Add amounts to an item unless it has counted the batch; return whether it had not.
+
+        Raises _NoRoomError if the item has no room for so many ``new`` values of splits.
+        """
+        added = _attributes(amounts)
+        not_yet_counted, room = "NOT contains(#batches, :token)", ""
         additions = ", ".join(f"#m{n} :m{n}" for n in range(len(added)))
+        names: dict[str, str] = {}
+        values: Item = {}
+        asking: Any = {}
+        if new:
+            additions += ", #names :names"
+            room = " AND (attribute_not_exists(#names) OR size(#names) <= :room)"
+            names["#names"] = "names"
+            values = {":names": {"BS": sorted(new)}, ":room": {"N": str(MOST_NAMES - len(new))}}
+            asking = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
         try:
             self.client.update_item(
                 TableName=self.table,
-                Key=counter_key(hour, key, batch),
+                Key=counter_key(hour, source, batch),
                 UpdateExpression=f"ADD {additions}, #batches :tokens SET #ttl = :ttl",
-                ConditionExpression=not_yet_counted,
+                ConditionExpression=f"{not_yet_counted}{room}",
                 ExpressionAttributeNames={
                     **{f"#m{n}": name for n, name in enumerate(added)},
                     "#batches": "batches",
                     "#ttl": "ttl",
+                    **names,
                 },
                 ExpressionAttributeValues={
                     **{f":m{n}": {"N": str(amount)} for n, amount in enumerate(added.values())},
                     ":token": {"B": batch},
                     ":tokens": {"BS": [batch]},
                     ":ttl": {"N": str(_expiry(hour))},
+                    **values,
                 },
+                **asking,
             )
-        except self.client.exceptions.ConditionalCheckFailedException:
-            return False
+        except self.client.exceptions.ConditionalCheckFailedException as error:
+            there: Item = error.response.get("Item", {})  # type: ignore[assignment]
+            if not new or batch in there.get("batches", {}).get("BS", []):
+                return False
+            raise _NoRoomError(there.get("names", {}).get("BS", [])) from error
+        except ClientError as error:
+            if new and "Item size" in error.response["Error"].get("Message", ""):
+                raise _NoRoomError([]) from error
+            raise
         return True
 
     def _raise_peak(self, hour: Hour, key: str, metric: str, peak: int) -> None:
@@ -252,6 +327,20 @@ def _attributes(amounts: Amounts) -> dict[str, int]:
             for metric, split in amounts.splits.items()
             for value, number in split.items()
         },
+    }
+
+
+def _names(amounts: Amounts) -> dict[bytes, tuple[str, str]]:
+    """Return the metrics and values that splits name, by the hash that an item keeps of each; the largest of many."""
+    split = [
+        (-number, metric, value)
+        for metric, values in amounts.splits.items()
+        for value, number in values.items()
+        if value != OTHER
+    ]
+    named = ((metric, value) for _, metric, value in sorted(split)[:MOST_NAMES])
+    return {
+        hashlib.sha256(f"{metric}:{value}".encode()).digest()[:_NAME_BYTES]: (metric, value) for metric, value in named
     }
 
 

@@ -178,4 +178,4 @@ def _meter(metric: Count | Sum | Max, fields: Mapping[str, str]) -> str:
     status_class = f"{_number(fields['status'], 0) // 100}xx"
     value = status_class if metric.by == "status_class" else fields.get(metric.by) or MISSING
     names = meters_of(metric)
-    return names[value if value in names and len(value) <= _LONGEST_SPLIT else OTHER]
+    return names[value if value in names and len(value.encode()) <= _LONGEST_SPLIT else OTHER]
