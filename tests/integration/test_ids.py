@@ -62,7 +62,7 @@ def test_usage_of_any_id_is_billed_and_shown(world: World, name: str) -> None:
     world.run()
     assert world.in_ledger(str(customer(name))) == {"requests": (3, "POSTED"), "users": (2, "POSTED")}
     reader = UsageReader.of(world.ledger.client, world.counters.table, world.ledger.table)
-    cells = reader.read(name, HOUR, HOUR.next(), now=world.now, by_key=True).cells[HOUR]
+    cells = reader.read(reader.known(name), HOUR, HOUR.next(), now=world.now, by_key=True).cells[HOUR]
     assert cells["requests"].keys == {name: 2, f"{name[:100]}?2": 1}
     report = Report(world.counters, Uniques(world.claims, world.ledger.holders), world.ledger, name, split=False)
     shown = report.lines(HOUR, HOUR.next(), by=By.HOUR, now=world.now, progress=lambda hours, _: hours)

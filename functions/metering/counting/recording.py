@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol, Self, TypeVar, assert_never
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.batches import Batch, Piece, Source, batch_of, token_of
 from metering.model.measuring import Tally, Usage
@@ -27,7 +25,7 @@ from metering.model.subjects import subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
 from metering.stores import claims
 from metering.stores.attribution import tenure
-from metering.stores.aws import side_by_side
+from metering.stores.aws import each_side_by_side, side_by_side
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
@@ -35,8 +33,6 @@ from metering.stores.marks import new_mark
 from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine, Waiting
 
 T = TypeVar("T")
-_Where = tuple[Hour, str]
-"""A cell: an hour and a source."""
 
 
 @dataclass(slots=True)
@@ -215,11 +211,15 @@ class Recorder:
         self._claim_values(usage, token)
         self._claim_ids(usage, token)
         cells = [where for where, amounts in usage.cells.items() if amounts]
-        counted, failures = _each(lambda where: self.counters.count(*where, usage.cells[where], token), cells)
+        counted, failures = each_side_by_side(
+            lambda where: self.counters.count(*where, usage.cells[where], token), cells
+        )
         now = self.clock()
         late = [where for where in cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
         marks = self.counters.marks
-        _, unmarked = _each(lambda where: marks.mark_late(where[0], subject_of_source(where[1]), new_mark()), late)
+        _, unmarked = each_side_by_side(
+            lambda where: marks.mark_late(where[0], subject_of_source(where[1]), new_mark()), late
+        )
         for failure in (*failures, *unmarked):
             raise failure
         return counted
@@ -278,20 +278,6 @@ class _LineReader(Protocol[T]):
 
     def without(self, good: T, metrics: Sequence[str], /) -> T:
         """Return what a line holds but for what these metrics read of it."""
-
-
-def _each(do: Callable[[_Where], T], cells: Iterable[_Where]) -> tuple[list[T], list[Exception]]:
-    """Do something for each of the cells, whichever fails; return the answers, and what AWS said of the others."""
-
-    def attempt(where: _Where) -> T | Exception:
-        try:
-            return do(where)
-        except (BotoCoreError, ClientError) as error:
-            return error
-
-    answers = side_by_side(attempt, cells)
-    failures = [answer for answer in answers if isinstance(answer, Exception)]
-    return [answer for answer in answers if not isinstance(answer, Exception)], failures
 
 
 def _one_by_one(

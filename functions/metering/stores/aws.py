@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -74,6 +75,20 @@ def side_by_side(do: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return [do(item) for item in work]
     with ThreadPoolExecutor(min(WORKERS, len(work))) as pool:
         return list(pool.map(do, work))
+
+
+def each_side_by_side(do: Callable[[T], R], items: Iterable[T]) -> tuple[list[R], list[Exception]]:
+    """Do something to each item, whichever fails; return the answers, and what AWS said of the others."""
+
+    def attempt(item: T) -> R | Exception:
+        try:
+            return do(item)
+        except (BotoCoreError, ClientError) as error:
+            return error
+
+    done = side_by_side(attempt, items)
+    failures = [answer for answer in done if isinstance(answer, Exception)]
+    return [answer for answer in done if not isinstance(answer, Exception)], failures
 
 
 def in_pieces(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -73,7 +73,9 @@ class Counters:
 
     client: "DynamoDBClient"
     table: str
-    _seen: dict[tuple[str, str], frozenset[bytes]] = field(default_factory=dict, compare=False, repr=False)
+    _seen: dict[tuple[str, str], frozenset[bytes]] = field(
+        default_factory=dict, compare=False, repr=False, kw_only=True
+    )
     """The hashes of the values that items had which refused more, by their keys."""
 
     @property
