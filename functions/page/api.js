@@ -1,5 +1,5 @@
 /**
- * The way to one customer's API: the token that came with the link, what is asked, and what may go wrong.
+ * The way to one customer's API: the session that the link opens, what is asked, and what may go wrong.
  *
  * Every number of an answer is read as a BigInt, so that no quantity and no amount is ever rounded by the browser. The
  * types are those that v1/openapi.json describes; amounts are in the currency's smallest unit.
@@ -33,13 +33,15 @@
  *   prices: Price[]}} Plan
  * @typedef {{name: string, kind: "count" | "sum" | "unique" | "max", scale: bigint,
  *   unit: "bytes" | "milliseconds" | null, dimension: string | null}} Metric
- * @typedef {{plans: Plan[], metrics: Metric[]}} Prices
+ * @typedef {{hours: bigint, hours_by_key: bigint}} Limits
+ * @typedef {{plans: Plan[], metrics: Metric[], limits: Limits}} Prices
  */
 
-const PATIENCE_MS = 30_000; // as long as API Gateway waits
+const PATIENCE_MS = 15_000; // longer than the function may take
 const TOKEN = `metering token ${location.pathname}`;
 
-let token = "";
+let link = ""; // until it has opened a session
+let token = ""; // the session's
 let skew = 0; // the server's clock less ours, in milliseconds
 
 /** @type {Map<string, {etag: string, body: unknown}>} */
@@ -58,33 +60,54 @@ export class Problem extends Error {
 /** The present moment by the server's clock. */
 export const now = () => new Date(Date.now() + skew);
 
-/** Take the token out of the link, and the link's end out of the address bar and the history; say if there is one. */
+/** Take the token out of the link, or the session's out of the tab; say if there is anything to ask with.
+ *
+ * A browser's history keeps the link, which is why it opens nothing but a session, and not for long.
+ */
 export function takeToken() {
   const given = location.hash.slice(1);
   if (given && given !== "main") {
-    token = given;
-    store((storage) => storage.setItem(TOKEN, given));
-    history.replaceState(null, "", location.pathname + location.search);
+    [link, token] = [given, ""];
+    store((storage) => storage.removeItem(TOKEN));
   } else {
     token = store((storage) => storage.getItem(TOKEN)) ?? "";
   }
   return hasToken();
 }
 
-/** Say if there is a token to ask with. */
-export const hasToken = () => token !== "";
+/** Say if there is a link or a session to ask with. */
+export const hasToken = () => (link || token) !== "";
 
-/** Forget the token and all that was answered to it. */
+/** Open a session with the link, if there is none yet; throw a Problem where it opens none. */
+export async function openSession() {
+  if (token) return;
+  const response = await call("v1/session", {}, "POST");
+  token = /** @type {{token: string}} */ (await response.json()).token;
+  leaveLink();
+  store((storage) => storage.setItem(TOKEN, token));
+}
+
+/** Forget the link, and take it out of the address bar. */
+function leaveLink() {
+  link = "";
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+/** Forget the session and all that was answered to it. */
 export function dropToken() {
+  leaveLink();
   token = "";
   answers.clear();
   store((storage) => storage.removeItem(TOKEN));
 }
 
-/** Return when the token ends, or null if it does not say. */
+/** Say if it is the link that is asked with, which has opened no session yet. */
+export const isLink = () => link !== "";
+
+/** Return when the session ends, or the link, or null if it does not say. */
 export function tokenEnd() {
   try {
-    const claims = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    const claims = atob((link || token).split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
     const { exp } = /** @type {{exp?: unknown}} */ (JSON.parse(claims));
     return typeof exp === "number" ? new Date(exp * 1000) : null;
   } catch {
@@ -121,7 +144,7 @@ export async function prices() {
 export async function usageFile(query) {
   const response = await call(`v1/usage?${new URLSearchParams(query)}`, { Accept: "text/csv" });
   const name = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? "usage.csv";
-  return { name, content: await response.blob() };
+  return { name, content: await response.text() };
 }
 
 /** Return what the API answers; the same object as before where it is unchanged.
@@ -138,11 +161,12 @@ async function ask(path, query = {}) {
 }
 
 /** @param {string} url @param {Record<string, string>} headers */
-async function call(url, headers) {
+async function call(url, headers, method = "GET") {
   let response;
   try {
     response = await fetch(url, {
-      headers: { Authorization: `Bearer ${token}`, ...headers },
+      method,
+      headers: { Authorization: `Bearer ${token || link}`, ...headers },
       cache: "no-store",
       credentials: "omit",
       signal: AbortSignal.timeout(PATIENCE_MS),

@@ -71,6 +71,21 @@ function buckets(first, end, unit) {
   return [...written];
 }
 
+/** Cut a time into pieces of whole days, none longer than so many hours, none of two months: so that they stay the same
+ * while time passes. @param {Date} first @param {Date} end @param {number} most */
+export function pieces(first, end, most) {
+  const longest = Math.max(1, Math.floor(most / 24)) * DAY_MS;
+  /** @type {[Date, Date][]} */
+  const cut = [];
+  for (let begin = first; begin < end; ) {
+    const month = Date.UTC(begin.getUTCFullYear(), begin.getUTCMonth() + 1, 1);
+    const until = new Date(Math.min(end.getTime(), month, dayStart(begin).getTime() + longest));
+    cut.push([begin, until]);
+    begin = until;
+  }
+  return cut;
+}
+
 /** What the chart may show: the period, its last 24 hours, and each of its days, the latest first.
  * @param {Model} model @param {Date} now */
 export const spans = (model, now) =>

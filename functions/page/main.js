@@ -7,10 +7,10 @@
  * @import { Choice } from "./figures.js"
  */
 
-import { Problem, dropToken, hasToken, now, takeToken, tokenEnd, usageFile } from "./api.js";
+import { Problem, dropToken, hasToken, isLink, now, openSession, takeToken, tokenEnd } from "./api.js";
 import { at, of } from "./elements.js";
 import { LATEST, MOMENT_WORDS, busiest, firstSpan, spans } from "./figures.js";
-import { model, readDue, readParts, readSpan } from "./reading.js";
+import { model, readDue, readFile, readParts, readSpan } from "./reading.js";
 import { say, show, showChart, showDoor, showParts, showState, showTrouble } from "./view.js";
 
 const POLL_MS = 5_000;
@@ -29,6 +29,7 @@ async function turn() {
   const began = performance.now();
   let wait = POLL_MS;
   try {
+    await openSession();
     await readDue();
     settle();
     show(model, choice, now(), tokenEnd());
@@ -72,14 +73,16 @@ function trouble({ status, message }, waitMs) {
   if (page.failures === 1) say(`${reason} It is tried again by itself.`);
 }
 
-/** Forget the token, and say that the link has ended or never worked. @param {string} detail what the API said of the token */
+/** Forget the token, and say that the session or the link has ended or never worked.
+ * @param {string} detail what the API said of the token */
 function ended(detail) {
   const end = tokenEnd();
+  const what = isLink() ? "link" : "page";
   dropToken();
   const over = end && end <= now();
   const until = over ? `It worked until ${MOMENT_WORDS.format(end)} UTC. ` : "";
   showDoor(
-    over ? "This link has ended" : "This link does not work",
+    over ? `This ${what} has ended` : `This ${what} does not work`,
     `${until}Ask whoever bills you for a new link, and open that. Your usage goes on being counted.`,
     detail,
   );
@@ -104,8 +107,8 @@ async function download() {
   const button = of("csv", HTMLButtonElement);
   button.disabled = true;
   try {
-    const { name, content } = await usageFile({ from: model.begin, by: of("csv-by", HTMLSelectElement).value });
-    const address = URL.createObjectURL(content);
+    const { name, content } = await readFile(of("csv-by", HTMLSelectElement).value);
+    const address = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
     const link = document.createElement("a");
     link.href = address;
     link.download = name;
@@ -144,15 +147,13 @@ function open() {
   }
   showDoor(
     "Open this page with your link",
-    "Your usage is shown to whoever has a link to it. Ask whoever bills you for one: it works for a day at most.",
+    "Your usage is shown to whoever has a link to it. Ask whoever bills you for one: it opens the page for eight hours.",
   );
 }
 
-/** Take the token of another link that was opened in this tab. */
+/** Begin anew with another link that was opened in this tab. */
 function reopen() {
-  if (location.hash.length < 2 || location.hash === "#main") return;
-  takeToken();
-  location.reload();
+  if (location.hash.length > 1 && location.hash !== "#main") location.reload();
 }
 
 /** Choose the metric whose button was pressed. @param {Event} event somewhere among the metrics */

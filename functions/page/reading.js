@@ -5,15 +5,20 @@
  * @import { Model } from "./figures.js"
  */
 
-import { Problem, invoice, now, prices, usage } from "./api.js";
-import { DAY_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, period, previousBegin, totalOf } from "./figures.js";
+import { Problem, invoice, now, prices, usage, usageFile } from "./api.js";
+import {
+  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, period, pieces, previousBegin, totalOf,
+} from "./figures.js";
 
 const ALL_MS = 60_000; // everything
 const PARTS_MS = 15_000; // by key and by dimension, if the metric has moved
+const SETTLED_MS = 3_600_000; // what no late request changes any more
+const LATE_MS = 62 * DAY_MS; // how late a request may come
+const MOST_TRIES = 30; // while a long period is added up, a piece by each
 
 /** What the API said last. @type {Model} */
 export const model = {
-  prices: { plans: [], metrics: [] },
+  prices: { plans: [], metrics: [], limits: { hours: 24n, hours_by_key: 24n } },
   invoice: null,
   noInvoice: null,
   begin: "",
@@ -28,6 +33,9 @@ export const model = {
 };
 
 let allAt = -Infinity;
+
+/** What was read of pieces that have passed, and when. @type {Map<string, {rows: Row[], at: number}>} */
+const passed = new Map();
 
 /** Read what is due. A Problem leaves what was read before. */
 export async function readDue() {
@@ -45,12 +53,25 @@ export async function readDue() {
 /** Without an invoice, whatever went wrong with it, the usage is shown all the same; a link that ended ends both. */
 async function readInvoice() {
   try {
-    model.invoice = await invoice();
+    model.invoice = await wholeInvoice();
     model.noInvoice = null;
   } catch (error) {
     if (!(error instanceof Problem) || error.status === 401) throw error;
     if (error.status === 404) model.invoice = null; // otherwise the last one stays, and says of when it is
     model.noInvoice = error;
+  }
+}
+
+/** Ask again while a long period is being added up: then the API wants to be asked again at once. */
+async function wholeInvoice() {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await invoice();
+    } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 503) throw error;
+      if (error.waitMs !== 1000 || tries === MOST_TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
   }
 }
 
@@ -78,8 +99,40 @@ async function readAll() {
 }
 
 /** Read usage by day; of no time at all there is none. @param {Date} from @param {Date} to @returns {Promise<Row[]>} */
-const readDays = async (from, to) =>
-  from < to ? usage({ from: hourOf(from), to: hourOf(to), by: "day" }) : [];
+const readDays = (from, to) => readPieces(from, to, { by: "day" }, model.prices.limits.hours);
+
+/** Read usage in pieces, each of which the API answers, one after the other. What has passed is not read every time.
+ * @param {Date} from @param {Date} to @param {Record<string, string>} query @param {bigint} most hours of a piece */
+async function readPieces(from, to, query, most) {
+  /** @type {Row[]} */
+  const rows = [];
+  for (const [first, end] of pieces(from, to, Number(most))) {
+    const asked = { from: hourOf(first), to: hourOf(end), ...query };
+    const name = JSON.stringify(asked);
+    const known = passed.get(name);
+    const kept = now().getTime() - end.getTime() > LATE_MS ? SETTLED_MS : ALL_MS;
+    if (known && performance.now() - known.at < kept) {
+      rows.push(...known.rows);
+      continue;
+    }
+    const read = await usage(asked);
+    if (hourOf(end) <= model.recentFrom) passed.set(name, { rows: read, at: performance.now() });
+    rows.push(...read);
+  }
+  return rows;
+}
+
+/** Read the period's usage so far as a CSV file, whose lines are those of its pieces. @param {string} by */
+export async function readFile(by) {
+  const end = Math.min(dateOf(model.end).getTime(), dateOf(hourOf(now())).getTime() + HOUR_MS);
+  let [name, content] = ["", ""];
+  for (const [first, until] of pieces(dateOf(model.begin), new Date(end), Number(model.prices.limits.hours))) {
+    const piece = await usageFile({ from: hourOf(first), to: hourOf(until), by });
+    content += content ? piece.content.slice(piece.content.indexOf("\n") + 1) : piece.content;
+    name = name ? name.replace(/\d{4}-\d\d-\d\dT\d\d\.csv$/, `${hourOf(until)}.csv`) : piece.name;
+  }
+  return { name, content };
+}
 
 /** Read the hours of a day, as far as they are of the period. @param {string} day */
 function hoursOf(day) {
@@ -111,6 +164,9 @@ async function readSplit(slot, metric, dimension) {
   const age = now().getTime() - (known?.at ?? 0);
   const same = known?.metric === metric && known.dimension === dimension;
   if (same && (known.total === total || age < PARTS_MS) && age < ALL_MS) return;
-  const rows = await usage({ from: model.begin, by: "month", metric, dimension });
+  const { hours, hours_by_key: hoursByKey } = model.prices.limits;
+  const end = new Date(Math.min(dateOf(model.end).getTime(), dayStart(now()).getTime() + DAY_MS));
+  const most = slot === "key" ? hoursByKey : hours;
+  const rows = await readPieces(dateOf(model.begin), end, { by: "month", metric, dimension }, most);
   model.parts[slot] = { metric, dimension, total, rows, at: now().getTime() };
 }

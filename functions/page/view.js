@@ -20,11 +20,11 @@ const MOST_PARTS = 100;
 // ---------------------------------------------------------------------------------------------------- all that is read
 
 /** Show everything that was read.
- * @param {Model} model @param {Choice} choice @param {Date} now @param {Date | null} linkEnd */
-export function show(model, choice, now, linkEnd) {
+ * @param {Model} model @param {Choice} choice @param {Date} now @param {Date | null} sessionEnd */
+export function show(model, choice, now, sessionEnd) {
   at("door").hidden = true;
   at("figures").hidden = at("acts").hidden = false;
-  showHead(model, linkEnd);
+  showHead(model, sessionEnd);
   showCost(model, now);
   showMetrics(model, choice);
   showSpans(model, choice, now);
@@ -35,14 +35,14 @@ export function show(model, choice, now, linkEnd) {
   showHours(model, choice, now);
 }
 
-/** @param {Model} model @param {Date | null} linkEnd */
-function showHead({ invoice, begin, end }, linkEnd) {
+/** @param {Model} model @param {Date | null} sessionEnd */
+function showHead({ invoice, begin, end }, sessionEnd) {
   const name = invoice?.name || "Your usage";
   write(at("name"), name);
   document.title = `Usage · ${name}`;
   const plans = invoice ? `${invoice.plans.map(title).join(", ")} · ` : "Calendar month · ";
   write(at("terms"), `${plans}${inWords(begin)} to ${inWords(end)} UTC`);
-  write(at("ends"), linkEnd ? `This link works until ${MOMENT_WORDS.format(linkEnd)}.` : "");
+  write(at("ends"), sessionEnd ? `This page works until ${MOMENT_WORDS.format(sessionEnd)}; after that, open a new link.` : "");
 }
 
 /** @param {Problem | null} problem */

@@ -16,12 +16,13 @@ portal_app: Final = group("The customers' own view of their usage.")
 def customers_link(
     connect: Connect,
     customer_id: Annotated[str, typer.Argument(metavar="ID")],
-    hours: Annotated[int, typer.Option(min=1, max=24, help="For how many hours it opens the page.")] = 24,
+    hours: Annotated[int, typer.Option(min=1, max=24, help="For how many hours the link opens the page.")] = 24,
     as_json: Json = False,
 ) -> None:
     """Make a link that shows a customer its usage and what it costs, in a browser.
 
-    Whoever has the link sees this one customer's usage until it ends, and can change nothing.
+    Whoever has the link can open this one customer's page until it ends, and can change nothing. A page that was opened
+    goes on for eight hours.
     """
     deployment = connect()
     customer = known_customer(deployment.ledger, customer_id)
@@ -31,7 +32,9 @@ def customers_link(
         print_json({"customer": customer.id, "url": link.url, "expires_at": ends})
         return
     out.print(link.url)
-    err.print(f"it ends at {ends}; give it to {customer.name} and to nobody else")
+    err.print(
+        f"it opens the page until {ends}, for eight hours each time; give it to {customer.name} and to nobody else"
+    )
 
 
 @on_deployment(portal_app, "rotate-key")

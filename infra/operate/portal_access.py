@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from infra.operate.deployment import Deployment
-from metering.portal.tokens import issue
+from metering.portal.tokens import Use, issue
 
 _ALPHABET: Final = string.ascii_letters + string.digits
 _LENGTH: Final = 64
@@ -23,11 +23,16 @@ class Link:
 
 
 def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetime) -> Link:
-    """Return a link that shows a customer its usage."""
+    """Return a link that opens a customer's page for so many hours."""
     secret = deployment.outputs.portal_secret
     key = deployment.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]
     token, ends = issue(
-        key, deployment=deployment.outputs.deployment, customer=customer, now=now, life=timedelta(hours=hours)
+        key,
+        deployment=deployment.outputs.deployment,
+        customer=customer,
+        now=now,
+        life=timedelta(hours=hours),
+        use=Use.LINK,
     )
     return Link(f"{portal_url(deployment)}#{token}", ends)
 

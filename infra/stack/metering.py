@@ -50,8 +50,8 @@ class MeteringStack(cdk.Stack):
     up by one when the ledger was restored from a backup.
     Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
     Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
-    ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers. ``local`` bundles for
-    this machine, for the emulator.
+    ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers, which has at most
+    ``portal_concurrency`` executions at once. ``local`` bundles for this machine, for the emulator.
 
     ``nonce`` (default: the GUID of the stack's own id) begins and ends each line of the access log, and no caller may
     know it; lines with ``former_nonce`` count, too, while stages still write it: give both when a nonce became known,
@@ -80,6 +80,7 @@ class MeteringStack(cdk.Stack):
         stripe_calls: int = 5000,
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
+        portal_concurrency: int | None = None,
         nonce: str | None = None,
         former_nonce: str = "",
         local: bool = False,
@@ -111,7 +112,7 @@ class MeteringStack(cdk.Stack):
         self._ingest = self._make_ingest(road, record_usage_concurrency)
         self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_calls, streamed_from)
         self._checking = self._make_checking()
-        self._portal = self._make_portal(portal_origins)
+        self._portal = self._make_portal(portal_origins, portal_concurrency)
         self._alarms = self._make_alarms()
         self._dashboard = self._make_dashboard()
         self._grant()
@@ -251,7 +252,7 @@ class MeteringStack(cdk.Stack):
             local=self._local,
         )
 
-    def _make_portal(self, origins: Sequence[str]) -> Portal:
+    def _make_portal(self, origins: Sequence[str], concurrency: int | None) -> Portal:
         return Portal(
             self,
             "Portal",
@@ -262,6 +263,7 @@ class MeteringStack(cdk.Stack):
             metrics=self._metrics,
             plans=self._plans,
             origins=origins,
+            concurrency=concurrency,
             deployment=self._deployment,
             local=self._local,
         )

@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_apigatewayv2_authorizers as authorizers
 from aws_cdk import aws_apigatewayv2_integrations as integrations
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
@@ -25,6 +26,7 @@ OPEN_ROUTES: Final = (
     "GET /v1/usage",
     "GET /v1/invoice",
     "GET /v1/prices",
+    "POST /v1/session",
     "OPTIONS /v1/{proxy+}",
 )
 """What anyone may call; of those with a customer's data, the function checks the token before anything else."""
@@ -34,10 +36,17 @@ SIGNED_ROUTE: Final = "POST /v1/links"
 
 RATE: Final = 50
 BURST: Final = 100
-"""Requests a second for all callers together: a page that is open asks for two things every five seconds."""
+"""Requests a second for all callers of a route together, for what is the same for everybody."""
 
-LONGEST_ANSWER_S: Final = 29
-"""API Gateway waits for 30 seconds, and for nobody longer (quotas of HTTP APIs)."""
+READING: Final = {"ThrottlingRateLimit": 10, "ThrottlingBurstLimit": 20}
+"""The same for what reads: fifty pages that are open, each of which asks every five seconds."""
+
+THROTTLES: Final = dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "POST /v1/session", SIGNED_ROUTE), READING)
+"""Each route has a bucket of its own, so that whoever floods one leaves the others their own (API Gateway Developer
+Guide, "Throttle requests to your HTTP APIs")."""
+
+LONGEST_ANSWER_S: Final = 10
+"""An answer takes a second of work at most; what Stripe and DynamoDB may take to fail comes to it."""
 
 
 class Portal(Construct):
@@ -60,11 +69,14 @@ class Portal(Construct):
         metrics: Sequence[Metric],
         plans: Sequence[Plan],
         origins: Sequence[str],
+        concurrency: int | None,
         deployment: str,
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         _check_origins(origins, local=local)
+        if concurrency is not None and not (type(concurrency) is int and concurrency > 0):
+            raise ValueError(f"portal_concurrency must be a whole number above zero, or None, got {concurrency!r}")
         self.secret = self._key()
         declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
         self.show_usage = bundle.function(
@@ -90,11 +102,15 @@ class Portal(Construct):
                 **{f"page/{name}": (FOLDER / name).read_bytes() for name, _ in FILES.values()},
             },
         )
+        if concurrency is not None:
+            made = self.show_usage.node.default_child
+            cast("lambda_.CfnFunction", made).reserved_concurrent_executions = concurrency
         self.api = apigatewayv2.HttpApi(
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )
-        self._route()
+        routes = self._route()
         self.stage = self._stage()
+        self.stage.node.add_dependency(*routes)  # which its throttles name
 
     @property
     def url(self) -> str:
@@ -117,8 +133,9 @@ class Portal(Construct):
         )
         return secret
 
-    def _route(self) -> None:
+    def _route(self) -> list[apigatewayv2.HttpRoute]:
         """Bring each route to the function; callers of the account alone reach the signed one."""
+        routes = []
         integration = integrations.HttpLambdaIntegration("ShowUsage", self.show_usage, scope_permission_to_route=False)
         for route in (*OPEN_ROUTES, SIGNED_ROUTE):
             method, _, path = route.partition(" ")
@@ -128,6 +145,7 @@ class Portal(Construct):
                 integration=integration,
                 authorizer=authorizers.HttpIamAuthorizer() if route == SIGNED_ROUTE else None,
             )
+            routes += made
             if route != SIGNED_ROUTE:
                 cdk.Validations.of(made[0]).acknowledge(
                     cdk.Acknowledgment(
@@ -136,6 +154,7 @@ class Portal(Construct):
                         "else, and what needs none is the same for everybody.",
                     )
                 )
+        return routes
 
     def _stage(self) -> apigatewayv2.HttpStage:
         stage = apigatewayv2.HttpStage(
@@ -146,6 +165,7 @@ class Portal(Construct):
             auto_deploy=True,
             throttle=apigatewayv2.ThrottleSettings(rate_limit=RATE, burst_limit=BURST),
         )
+        cast("apigatewayv2.CfnStage", stage.node.default_child).route_settings = THROTTLES
         cdk.Validations.of(stage).acknowledge(
             cdk.Acknowledgment(
                 id="AwsSolutions-APIG1",

@@ -33,7 +33,7 @@ from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.history import History
 from metering.portal.reading import UsageReader
-from metering.portal.tokens import PortalKeys, issue
+from metering.portal.tokens import PortalKeys, Use, issue
 from metering.settings import ShowUsageSettings
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims, of_value
@@ -235,7 +235,7 @@ def of_customer(name: str, ledger: Ledger, plain: Ledger, size: Size) -> dict[st
 
 def ask(name: str, size: Size, query: Mapping[str, str] | None = None) -> None:
     """Ask the function for a month by day."""
-    token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1))
+    token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1), use=Use.SESSION)
     sent = request(
         "GET", "/v1/usage", {"from": str(size.first), **(query or {})}, {"authorization": f"Bearer {token}"}, None
     )

@@ -37,7 +37,7 @@ from metering.model.prices import encode as encode_plans
 from metering.model.subjects import Subject, customer, key, short_id
 from metering.model.usage_row import Posting, State, Total, UsageRow, identifier
 from metering.portal.api import application
-from metering.portal.tokens import issue
+from metering.portal.tokens import Use, issue
 from metering.stores import aws
 from metering.stores.changes import Billed, Changes
 from metering.stores.counters import Counters
@@ -337,7 +337,7 @@ def show(deployed: Deployed, _: Told) -> Iterator[Again]:
     secret = deployment.client("secretsmanager").get_secret_value(SecretId=deployment.outputs.portal_secret)
     deployed_as = deployment.outputs.deployment
     token, _ends = issue(
-        secret["SecretString"], deployment=deployed_as, customer=name, now=now, life=timedelta(hours=1)
+        secret["SecretString"], deployment=deployed_as, customer=name, now=now, life=timedelta(hours=1), use=Use.SESSION
     )
 
     def ask(path: str, **query: str) -> dict[str, Any]:

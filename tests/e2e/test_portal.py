@@ -32,10 +32,17 @@ def ask(url: str, *, token: str = "", body: bytes | None = None, **headers: str)
 
 
 def link_of(deployed: Deployed, name: str) -> tuple[str, str]:
-    """Return the address and the token of a link, as the command makes it."""
+    """Return the address of a link, as the command makes it, and the token of the session that it opens."""
     link = make_link(deployed.cloud.deployment, name, hours=1, now=datetime.now(UTC))
     url, _, token = link.url.partition("#")
-    return url, token
+    return url, session_of(url, token)
+
+
+def session_of(url: str, link: str) -> str:
+    """Return the token of a session that a link opens."""
+    status, _, answer = ask(f"{url}v1/session", token=link, body=b"")
+    assert status == 201, answer
+    return str(json.loads(answer)["token"])
 
 
 def test_a_link_shows_what_the_operator_sees(deployed: Deployed) -> None:
@@ -97,7 +104,7 @@ def test_links_are_given_to_signed_requests_alone(deployed: Deployed) -> None:
     assert ask(url, body=body, token=token, **content)[0] == 403
     status, _, answer = ask(url, body=body, **_signed(deployed, url, body))
     assert status == 201, answer
-    token = json.loads(answer)["url"].partition("#")[2]
+    token = session_of(portal_url(deployed.cloud.deployment), json.loads(answer)["url"].partition("#")[2])
     status, _, answer = ask(f"{portal_url(deployed.cloud.deployment)}v1/usage", token=token)
     assert (status, json.loads(answer)["customer"]) == (200, "linked")
 

@@ -42,6 +42,8 @@ SETTINGS: Final = {
     "in a call. Once set, leave it: an hour's totals should not take two ways",
     "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
     'browsers: `["https://app.example.com"]`',
+    "portal_concurrency": "how many executions the customers' API may have at once, so that a flood of it leaves the "
+    "account's others to counting: 50. A new account has too few to reserve any; `metering doctor` says when it may",
     "nonce": "begins and ends each line of the access log, where no caller sees it; by default the GUID of the stack's "
     "own id. Give another if it became known",
     "former_nonce": "lines with this nonce count, too: the one of before, until every stage writes the new one",

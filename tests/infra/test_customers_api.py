@@ -26,6 +26,7 @@ def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None
         "GET /v1/usage": "NONE",
         "GET /v1/invoice": "NONE",
         "GET /v1/prices": "NONE",
+        "POST /v1/session": "NONE",
         "OPTIONS /v1/{proxy+}": "NONE",
         "POST /v1/links": "AWS_IAM",
     }
@@ -60,9 +61,40 @@ def test_the_key_is_made_at_deployment(template: Template) -> None:
     assert "SecretString" not in made
 
 
-def test_nobody_waits_longer_than_api_gateway_does(template: Template) -> None:
-    """Its limit is 30 seconds."""
-    assert properties(template, "PortalShowUsage")["Timeout"] == 29
+def test_whoever_floods_a_route_leaves_the_others_their_own(template: Template) -> None:
+    """I6: what reads has a bucket for each route, and so have links, which are the operator's."""
+    settings = properties(template, "PortalStage")["RouteSettings"]
+    bucket = {"ThrottlingBurstLimit": 20, "ThrottlingRateLimit": 10}
+    assert settings == {
+        "GET /v1/usage": bucket,
+        "GET /v1/invoice": bucket,
+        "POST /v1/session": bucket,
+        "POST /v1/links": bucket,
+    }
+    stage = next(one for name, one in template["Resources"].items() if name.startswith("PortalStage"))
+    routes = {name for name in template["Resources"] if name.startswith("PortalApi") and "Integration" not in name}
+    assert set(of_type(template, "AWS::ApiGatewayV2::Route")) <= set(stage["DependsOn"]) <= routes
+
+
+def test_nobody_waits_long(template: Template) -> None:
+    """I10: an answer takes a second of work at most."""
+    assert properties(template, "PortalShowUsage")["Timeout"] == 10
+
+
+def test_executions_are_reserved_where_that_is_wished_for(
+    stack: Callable[..., MeteringStack], template: Template
+) -> None:
+    """I6: a flood of the customers' API then leaves the others to counting; a new account has none to reserve."""
+    made = properties(dict(Synthesised.from_stack(stack(portal_concurrency=50)).to_json()), "PortalShowUsage")
+    assert made["ReservedConcurrentExecutions"] == 50
+    assert "ReservedConcurrentExecutions" not in properties(template, "PortalShowUsage")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "50"])
+def test_another_concurrency_is_refused(stack: Callable[..., MeteringStack], wrong: object) -> None:
+    """With what was got and wanted."""
+    with pytest.raises(ValueError, match="portal_concurrency must be a whole number above zero, or None, got"):
+        stack(portal_concurrency=wrong)
 
 
 def test_the_address_ends_with_a_slash(template: Template) -> None:

@@ -19,8 +19,8 @@ from metering.model.metrics import encode as encode_metrics
 from metering.model.periods import Hour
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
-from metering.portal import api
-from metering.portal.tokens import issue
+from metering.portal import api, document
+from metering.portal.tokens import Use, issue
 from metering.settings import ShowUsageSettings
 from metering.stores import aws as clients
 from tests.doubles.lambdas import context, request
@@ -28,7 +28,9 @@ from tests.integration.lambdas import Need, under_role
 from tests.integration.world import World
 
 PORTAL_KEY = "k" * 64
-IAM = {"iam": {"userArn": "arn:aws:iam::123456789012:role/backend", "accountId": "123456789012"}}
+IAM = {
+    "iam": {"userArn": "arn:aws:sts::123456789012:assumed-role/backend/ann@example.com", "accountId": "123456789012"}
+}
 ORIGIN = "https://app.example.com"
 
 
@@ -56,8 +58,14 @@ class Portal:
     """What it did with DynamoDB: action, table and partition key."""
 
     def token(self, customer: str = "acme", *, key: str = PORTAL_KEY, **wanted: Any) -> str:
-        """Return a token of this moment for a day."""
-        said: dict[str, Any] = {"deployment": "Metering", "now": self.world.now, "life": timedelta(days=1), **wanted}
+        """Return a session's token of this moment for a day."""
+        said: dict[str, Any] = {
+            "deployment": "Metering",
+            "now": self.world.now,
+            "life": timedelta(days=1),
+            "use": Use.SESSION,
+            **wanted,
+        }
         return issue(key, customer=customer, **said)[0]
 
     def get(
@@ -142,7 +150,7 @@ def forget() -> None:
         show_usage._parts,
         show_usage._cors,
         api.application,
-        api._document,
+        document.document,
         clients.dynamodb,
         clients.secrets,
     ):

@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 
 from metering.model.metrics import Count, Sum
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume
+from metering.portal.tokens import Use
 from tests.integration.portal import IAM, Portal, opened
 from tests.integration.world import World
 
@@ -43,7 +44,7 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
-OPERATIONS = ("GET /v1/usage", "GET /v1/invoice", "GET /v1/prices", "POST /v1/links")
+OPERATIONS = ("GET /v1/usage", "GET /v1/invoice", "GET /v1/prices", "POST /v1/links", "POST /v1/session")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -86,6 +87,7 @@ def test_the_document_describes_every_path(portal: Portal) -> None:
     }
     assert sorted(operations) == sorted((*OPERATIONS, "GET /v1/openapi.json"))
     assert operations["GET /v1/usage"]["security"] == [{"portalToken": []}]
+    assert operations["POST /v1/session"]["security"] == [{"linkToken": []}]
     assert operations["POST /v1/links"]["security"] == [{"aws": []}]
     names = [one["name"] for one in operations["GET /v1/usage"]["parameters"]]
     assert names == ["from", "to", "by", "metric", "dimension", "format"]
@@ -126,6 +128,7 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def ask(case: Any) -> None:
         assume(set(case.query or {}) <= {parameter.name for parameter in found.query})  # no document rules out more
-        case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {portal.token()}"})
+        use = Use.LINK if operation == "POST /v1/session" else Use.SESSION
+        case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {portal.token(use=use)}"})
 
     ask()

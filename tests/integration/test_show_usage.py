@@ -18,7 +18,7 @@ from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour
 from metering.model.subjects import key
 from metering.model.usage_row import Change
-from metering.portal import api
+from metering.portal.document import document
 from metering.portal.page import read
 from metering.portal.queries import as_csv
 from metering.portal.reading import By
@@ -33,6 +33,7 @@ METRICS = (
     Sum(name="bytes", of="response_length"),
     Unique(name="users", of="authorizer.user", opaque_id=True),
 )
+ROLE = "arn:aws:sts::123456789012:assumed-role/backend"
 LAST_HOUR = Hour(HOUR.number - 1)
 TODAY = {"from": "2026-11-22", "to": "2026-11-23"}
 
@@ -420,6 +421,7 @@ def test_prices_are_shown_as_declared(portal: Portal) -> None:
             {"name": "bytes", "kind": "sum", "scale": 0, "unit": "bytes", "dimension": None},
             {"name": "users", "kind": "unique", "scale": 0, "unit": None, "dimension": None},
         ],
+        "limits": {"hours": 1057, "hours_by_key": 214},
     }
 
 
@@ -463,17 +465,41 @@ def test_only_declared_origins_may_call_from_browsers(portal: Portal) -> None:
     assert "Access-Control-Allow-Origin" not in other.headers
 
 
-def test_a_link_is_given_to_callers_of_the_account(portal: Portal) -> None:
-    """It opens this one customer's usage, under the address that was called."""
-    answer = portal.call(
-        "POST", "/v1/links", token="", body=json.dumps({"customer": "acme", "hours": 2}), authorizer=IAM, base="/portal"
-    )
-    assert answer.status == 201
-    assert answer.headers["Cache-Control"] == "no-store"
-    url, _, token = answer.json()["url"].partition("#")
-    assert url == f"https://{HOST}/portal/"
-    assert answer.json()["expires_at"] == "2026-11-22T07:30:00Z"
-    assert portal.get("/v1/usage", token=token).json()["customer"] == "acme"
+def test_a_link_is_given_to_callers_of_the_account(portal: Portal, caplog: pytest.LogCaptureFixture) -> None:
+    """For ten minutes, or as long as is asked for, under the address that was called; the log says who, and for whom.
+
+    I8: it says neither the token nor the caller's session, which often is a person's name.
+    """
+    for wanted, ends in (({}, "2026-11-22T05:40:00Z"), ({"hours": 2}, "2026-11-22T07:30:00Z")):
+        body = json.dumps({"customer": "acme", **wanted})
+        answer = portal.call("POST", "/v1/links", token="", body=body, authorizer=IAM, base="/portal")
+        assert (answer.status, answer.headers["Cache-Control"]) == (201, "no-store")
+        url, _, token = answer.json()["url"].partition("#")
+        assert (url, answer.json()["expires_at"]) == (f"https://{HOST}/portal/", ends)
+        said = vars(caplog.records[-1])
+        assert (said["msg"], said["customer"], said["by"], said["until"]) == ("link issued", "acme", ROLE, ends)
+        assert token not in str(said)
+
+
+def test_a_link_opens_a_session_and_shows_nothing_by_itself(portal: Portal) -> None:
+    """I7: what a browser's history keeps is worth nothing once it has ended, however long the session goes on."""
+    body = json.dumps({"customer": "acme"})
+    given = portal.call("POST", "/v1/links", token="", body=body, authorizer=IAM)
+    link = given.json()["url"].partition("#")[2]
+    refused = portal.get("/v1/usage", token=link)
+    assert refused.status == 401
+    assert "POST /v1/session gives one for it" in refused.json()["detail"]
+    opened_session = portal.call("POST", "/v1/session", token=link)
+    assert (opened_session.status, opened_session.headers["Cache-Control"]) == (201, "no-store")
+    session = opened_session.json()
+    assert (session["customer"], session["expires_at"]) == ("acme", "2026-11-22T13:30:00Z")
+    assert portal.get("/v1/usage", token=session["token"]).json()["customer"] == "acme"
+    assert portal.call("POST", "/v1/session", token=session["token"]).status == 401  # no session begets another
+    portal.world.now += timedelta(minutes=10)
+    assert portal.call("POST", "/v1/session", token=link).status == 401
+    assert portal.get("/v1/usage", token=session["token"]).status == 200
+    portal.world.now += timedelta(hours=8)
+    assert portal.get("/v1/usage", token=session["token"]).status == 401
 
 
 @pytest.mark.parametrize("authorizer", [None, {}, {"jwt": {"claims": {}}}, {"iam": None}])
@@ -515,7 +541,7 @@ def test_documents_of_any_number_of_hosts_fill_no_memory(portal: Portal) -> None
         sent = request("GET", "/v1/openapi.json", None, {}, None)
         sent["requestContext"]["domainName"] = f"a{number}.example.com"
         assert portal.send(sent).json()["servers"] == [{"url": f"https://a{number}.example.com"}]
-    assert api._document.cache_info().currsize == 8
+    assert document.cache_info().currsize == 8
 
 
 def test_the_page_is_found_under_a_name_of_its_own(

@@ -13,19 +13,19 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from metering.portal.tokens import TokenRefusedError, issue, key_id, verify
+from metering.portal.tokens import TokenRefusedError, Use, issue, key_id, verify
 
 KEY = "k" * 64
 OTHER_KEY = "o" * 64
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 AT = int(NOW.timestamp())
-CLAIMS = {"sub": "acme", "aud": "Metering", "iat": AT, "exp": AT + 3600}
+CLAIMS = {"sub": "acme", "aud": "Metering", "iat": AT, "exp": AT + 3600, "use": "session"}
 DAY = timedelta(days=1)
 
 
 def opens(token: str, *, now: datetime = NOW, deployment: str = "Metering") -> str:
     """Return the customer that a token opens."""
-    return verify(token, {key_id(KEY): KEY}.get, deployment=deployment, now=now)
+    return verify(token, {key_id(KEY): KEY}.get, deployment=deployment, now=now, use=Use.SESSION)
 
 
 def signed(claims: Any, key: str = KEY, algorithm: str = "HS256", **header: Any) -> str:
@@ -47,7 +47,7 @@ def by_hand(header: Any, claims: Any, key: bytes = KEY.encode()) -> str:
 
 def test_a_token_opens_its_customers_usage_until_it_ends() -> None:
     """And not a second longer."""
-    token, ends = issue(KEY, deployment="Metering", customer="acme", now=NOW, life=timedelta(hours=2))
+    token, ends = issue(KEY, deployment="Metering", customer="acme", now=NOW, life=timedelta(hours=2), use=Use.SESSION)
     assert ends == NOW + timedelta(hours=2)
     assert opens(token) == opens(token, now=ends - timedelta(seconds=1)) == "acme"
     with pytest.raises(TokenRefusedError, match="expired"):
@@ -58,7 +58,7 @@ def test_a_token_opens_its_customers_usage_until_it_ends() -> None:
 def test_no_token_is_made_for_longer_than_a_day(life: timedelta) -> None:
     """Nor for no time at all."""
     with pytest.raises(ValueError, match="from one minute to 24 hours"):
-        issue(KEY, deployment="Metering", customer="acme", now=NOW, life=life)
+        issue(KEY, deployment="Metering", customer="acme", now=NOW, life=life, use=Use.LINK)
 
 
 def _public_key() -> str:
@@ -118,6 +118,8 @@ ATTACKS: dict[str, Callable[[], str]] = {
     "an end with a fraction": lambda: signed(CLAIMS | {"exp": AT + 60.5}),
     "an end that is true": lambda: signed(CLAIMS | {"iat": False, "exp": True}),
     "an end that never comes": lambda: by_hand({"alg": "HS256", "kid": key_id(KEY)}, CLAIMS | {"exp": float("inf")}),
+    "a link's": lambda: signed(CLAIMS | {"use": "link"}),
+    "for any use": lambda: signed(CLAIMS | {"use": ["link", "session"]}),
     "no customer": lambda: signed(CLAIMS | {"sub": ""}),
     "two customers": lambda: by_hand({"alg": "HS256", "kid": key_id(KEY)}, CLAIMS | {"sub": ["acme", "globex"]}),
     "a customer that is no id": lambda: signed(CLAIMS | {"sub": "-"}),

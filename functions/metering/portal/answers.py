@@ -213,15 +213,37 @@ class MetricAnswer(BaseModel):
     dimension: str | None
 
 
+class Limits(BaseModel):
+    """How many hours one answer about usage may be about, by day or month; ``hours_by_key`` for whoever has many keys.
+
+    By hour, and by a dimension, it may be fewer: the answer says how many.
+    """
+
+    hours: int
+    hours_by_key: int
+
+
 class PricesAnswer(BaseModel):
-    """The plans and the metrics."""
+    """The plans and the metrics, and how much of their usage may be asked for at once."""
 
     plans: list[PlanAnswer]
     metrics: list[MetricAnswer]
+    limits: Limits
 
 
 class LinkAnswer(BaseModel):
-    """A link that shows one customer its usage, to be given to nobody else."""
+    """A link to one customer's page, to be given to nobody else; it opens the page until ``expires_at``.
+
+    What stands behind its ``#`` opens a session, for the page or for a program.
+    """
 
     url: str
+    expires_at: str
+
+
+class SessionAnswer(BaseModel):
+    """What shows one customer its usage until ``expires_at``, as ``Authorization: Bearer``."""
+
+    customer: str
+    token: str
     expires_at: str

@@ -4,7 +4,7 @@ Every route is here, with what the OpenAPI document says of it. What a route wor
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -16,19 +16,19 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, CORSConfig, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupportedContentType, RequestValidationError
-from aws_lambda_powertools.event_handler.openapi.models import HTTPBase, HTTPBearer, Server
 from aws_lambda_powertools.event_handler.openapi.params import Body, Query
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
-from metering.model.metrics import Count, Max, Metric, Sum, meters_of, unit_of
-from metering.model.prices import Plan, decimals_of
+from metering.model.metrics import Count, Metric, Sum
+from metering.model.prices import Plan
 from metering.model.subjects import LONGEST_ID, is_id
 from metering.portal.agreements import NotSubscribedError
-from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, Problem, UsageAnswer
+from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, SessionAnswer, UsageAnswer
 from metering.portal.bounds import Bounds
-from metering.portal.charges import Charges, scales_of, terms_of
+from metering.portal.charges import Charges, scales_of
+from metering.portal.document import declared, document, may_answer
 from metering.portal.history import AddingUpError
 from metering.portal.http import (
     ProblemError,
@@ -47,7 +47,7 @@ from metering.portal.http import (
 from metering.portal.page import FILES, read
 from metering.portal.queries import LESS, as_csv, check_bound, check_known, check_size, row, span
 from metering.portal.reading import BY_KEY, MOST_KEYS, By, UsageReader, lines
-from metering.portal.tokens import PortalKeys, TokenRefusedError, issue, verify
+from metering.portal.tokens import LINK_LIFE, SESSION_LIFE, PortalKeys, TokenRefusedError, Use, issue, verify
 from metering.stores.table import TooMuchError
 from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 
@@ -55,6 +55,7 @@ RETRY_AFTER_S: Final = 10
 
 OPENAPI: Final = "/v1/openapi.json"
 LINKS: Final = "/v1/links"
+SESSION: Final = "/v1/session"
 OPEN_TO_ALL: Final = {*FILES, OPENAPI}
 
 _WRITTEN: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2})?)?$"
@@ -82,7 +83,7 @@ class Parts:
     @cached_property
     def prices(self) -> str:
         """The plans and metrics as they are declared, which no deployment changes while it runs."""
-        return _declared(self.plans, self.metrics)
+        return declared(self.plans, self.metrics)
 
 
 def answer(
@@ -149,7 +150,8 @@ def _authenticated(event: Mapping[str, Any], path: str, parts: Callable[[], Part
         )
     known = parts()
     try:
-        return verify(token.strip(), known.keys.of, deployment=known.deployment, now=now)
+        use = Use.LINK if path == SESSION else Use.SESSION
+        return verify(token.strip(), known.keys.of, deployment=known.deployment, now=now, use=use)
     except TokenRefusedError as error:
         raise ProblemError(
             HTTPStatus.UNAUTHORIZED,
@@ -158,19 +160,8 @@ def _authenticated(event: Mapping[str, Any], path: str, parts: Callable[[], Part
         ) from error
 
 
-def _may_answer(answer: Any, *statuses: HTTPStatus, media: str = "application/json") -> Any:
-    """Return an operation's answers for the OpenAPI document; ``statuses`` are problems."""
-    good = HTTPStatus.CREATED if answer is LinkAnswer else HTTPStatus.OK
-    content: dict[str, Any] = {media: {"model": answer}}
-    if answer is UsageAnswer:
-        content["text/csv"] = {"schema": {"type": "string"}}
-    return {int(good): {"description": good.phrase, "content": content}} | {
-        int(status): {"description": status.phrase, "content": {"application/problem+json": {"model": Problem}}}
-        for status in statuses
-    }
-
-
 _TOKEN: Final[list[dict[str, list[str]]]] = [{"portalToken": []}]
+_LINK_TOKEN: Final[list[dict[str, list[str]]]] = [{"linkToken": []}]
 
 
 @routes.get(
@@ -178,7 +169,7 @@ _TOKEN: Final[list[dict[str, list[str]]]] = [{"portalToken": []}]
     summary="What was used",
     operation_id="usage",
     security=_TOKEN,
-    responses=_may_answer(UsageAnswer, HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED),
+    responses=may_answer(UsageAnswer, HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED),
 )
 def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     from_: Annotated[
@@ -230,7 +221,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     summary="What the running period costs",
     operation_id="invoice",
     security=_TOKEN,
-    responses=_may_answer(InvoiceAnswer, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
+    responses=may_answer(InvoiceAnswer, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 def invoice() -> Response[str]:
     """Return what the running period costs so far, as a forecast, and by Stripe's own preview."""
@@ -259,44 +250,18 @@ def invoice() -> Response[str]:
     summary="The plans and the metrics",
     operation_id="prices",
     security=_TOKEN,
-    responses=_may_answer(PricesAnswer, HTTPStatus.UNAUTHORIZED),
+    responses=may_answer(PricesAnswer, HTTPStatus.UNAUTHORIZED),
 )
 def prices() -> Response[str]:
     """Return the plans and metrics as they are declared."""
     return good(_parts().prices)
 
 
-def _declared(declared_plans: Sequence[Plan], declared_metrics: Sequence[Metric]) -> str:
-    plans = [
-        {
-            "name": plan.name,
-            "title": plan.title,
-            "currency": plan.currency,
-            "decimals": decimals_of(plan.currency),
-            "interval": plan.interval,
-            "prices": [msgspec.to_builtins(price) | {"terms": terms_of(price, plan.interval)} for price in plan.prices],
-        }
-        for plan in declared_plans
-    ]
-    metrics = [
-        {
-            "name": name,
-            "kind": str(metric.__struct_config__.tag),
-            "scale": metric.scale if isinstance(metric, Sum | Max) else 0,
-            "unit": unit_of(metric),
-            "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
-        }
-        for metric in declared_metrics
-        for name in meters_of(metric).values()
-    ]
-    return msgspec.json.encode({"plans": plans, "metrics": metrics}).decode()
-
-
 class Wanted(BaseModel):
-    """Whom a link is for, and for how many hours."""
+    """Whom a link is for, and for how many hours it is to open sessions, if ten minutes are too few."""
 
     customer: str = Field(min_length=1, max_length=LONGEST_ID)
-    hours: int = Field(default=24, ge=1, le=24, strict=True)
+    hours: int | None = Field(default=None, ge=1, le=24, strict=True)
 
 
 @routes.post(
@@ -304,7 +269,7 @@ class Wanted(BaseModel):
     summary="Make a link for a customer (AWS Signature Version 4)",
     operation_id="link",
     security=[{"aws": []}],
-    responses=_may_answer(
+    responses=may_answer(
         LinkAnswer,
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.FORBIDDEN,
@@ -313,21 +278,50 @@ class Wanted(BaseModel):
     ),
 )
 def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
-    """Return a link that shows a customer its usage, for the operator's own back end to hand on."""
+    """Return a link to a customer's page, for the operator's own back end to hand on.
+
+    It opens the page for ten minutes, or as many ``hours`` as are asked for.
+    """
     parts = _parts()
     if not is_id(wanted.customer) or not parts.reader.ledger.holders.customers([wanted.customer]):
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no customer {wanted.customer!r}")
-    token, ends = issue(
-        parts.keys.current(),
-        deployment=parts.deployment,
-        customer=wanted.customer,
-        now=_now(),
-        life=timedelta(hours=wanted.hours),
-    )
-    found = {"url": f"{_base_url()}/#{token}", "expires_at": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    return Response(
-        int(HTTPStatus.CREATED), "application/json", msgspec.json.encode(found).decode(), {"Cache-Control": "no-store"}
-    )
+    life = LINK_LIFE if wanted.hours is None else timedelta(hours=wanted.hours)
+    token, ends = _issued(wanted.customer, life, Use.LINK)
+    logger.info("link issued", customer=wanted.customer, by=_caller(routes.current_event.raw_event), until=ends)
+    return _made({"url": f"{_base_url()}/#{token}", "expires_at": ends})
+
+
+@routes.post(
+    SESSION,
+    summary="Open a session with a link's token",
+    operation_id="session",
+    security=_LINK_TOKEN,
+    responses=may_answer(SessionAnswer, HTTPStatus.UNAUTHORIZED),
+)
+def session() -> Response[str]:
+    """Return what shows the link's customer its usage for eight hours; the link itself shows none."""
+    customer = routes.context["customer"]
+    token, ends = _issued(customer, SESSION_LIFE, Use.SESSION)
+    logger.info("session opened", customer=customer, until=ends)
+    return _made({"customer": customer, "token": token, "expires_at": ends})
+
+
+def _issued(customer: str, life: timedelta, use: Use) -> tuple[str, str]:
+    parts = _parts()
+    key = parts.keys.current()
+    token, ends = issue(key, deployment=parts.deployment, customer=customer, now=_now(), life=life, use=use)
+    return token, ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _made(answer: Mapping[str, str]) -> Response[str]:
+    body = msgspec.json.encode(answer).decode()
+    return Response(int(HTTPStatus.CREATED), "application/json", body, {"Cache-Control": "no-store"})
+
+
+def _caller(event: Mapping[str, Any]) -> str:
+    """Return the ARN of the role or user that signed a request, without its session, which often is a person (I8)."""
+    arn = str(event["requestContext"]["authorizer"]["iam"].get("userArn", ""))
+    return "/".join(arn.split("/")[:2]) if ":assumed-role/" in arn else arn
 
 
 def _base_url() -> str:
@@ -335,32 +329,10 @@ def _base_url() -> str:
     return f"https://{routes.current_event.request_context.domain_name}{routes.context['base']}"
 
 
-@routes.get(
-    OPENAPI, summary="This document", operation_id="openapi", responses=_may_answer(dict[str, Any]), security=[]
-)
+@routes.get(OPENAPI, summary="This document", operation_id="openapi", responses=may_answer(dict[str, Any]), security=[])
 def openapi() -> Response[str]:
     """Return the API's OpenAPI document."""
-    return good(_document(routes.context["app"], _base_url()), headers={"Cache-Control": "no-cache"})
-
-
-@lru_cache(maxsize=8)  # a wildcard domain has any number of names
-def _document(app: APIGatewayHttpResolver, url: str) -> str:
-    written = app.get_openapi_json_schema(
-        title="Usage",
-        version="1",
-        openapi_version="3.1.0",
-        description="What a customer used, and what it costs.",
-        servers=[Server(url=url)],
-        security_schemes={
-            "portalToken": HTTPBearer(bearerFormat="JWT", description="What stands behind '#' in a link."),
-            "aws": HTTPBase(scheme="aws4-hmac-sha256", description="AWS Signature Version 4, for the operator."),
-        },
-    )
-    document = msgspec.json.decode(written)
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)  # what Powertools would answer itself is a 400 here
-    return msgspec.json.encode(document).decode()
+    return good(document(routes.context["app"], _base_url()), headers={"Cache-Control": "no-cache"})
 
 
 @routes.get("/", include_in_schema=False)

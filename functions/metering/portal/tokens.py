@@ -1,5 +1,9 @@
 """Portal tokens: what lets one customer see its own usage, for a day at most.
 
+There are two, told apart by the claim ``use``: a link's, which a browser's history keeps, opens nothing but a session;
+and a session's, which shows usage, and which a page keeps for its tab alone. So a link that somebody finds is worth
+nothing once it has ended, however long the session goes on that it opened.
+
 A token is a JWT (RFC 7519) under HMAC-SHA-256. Its key is a secret's value: the current one signs, and that one and the
 previous one verify, so that a link outlives the rotation of the key. ``kid`` tells them apart: the first eight hex
 digits of the key's SHA-256, which say nothing about a random key of 256 bits.
@@ -10,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
@@ -20,6 +25,12 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.client import SecretsManagerClient
 
 LONGEST_LIFE: Final = timedelta(hours=24)
+LINK_LIFE: Final = timedelta(minutes=10)
+"""How long a link opens sessions, unless more is asked for: it is opened by whoever has just asked for it."""
+
+SESSION_LIFE: Final = timedelta(hours=8)
+"""How long a session shows usage: a working day."""
+
 SKEW: Final = timedelta(seconds=30)
 """How far the clocks of who signs and who verifies may differ."""
 
@@ -35,7 +46,23 @@ LONGEST_TOKEN: Final = 3072
 SHORTEST_KEY: Final = 48
 
 _ALGORITHM: Final = "HS256"
-_CLAIMS: Final = ("sub", "aud", "iat", "exp")
+_CLAIMS: Final = ("sub", "aud", "iat", "exp", "use")
+
+
+class Use(StrEnum):
+    """What a token is for."""
+
+    LINK = "link"
+    """It opens sessions."""
+
+    SESSION = "session"
+    """It shows usage."""
+
+
+_USED: Final = {
+    Use.LINK: "the token is not that of a link, which a session is opened with",
+    Use.SESSION: "the token is that of a link: POST /v1/session gives one for it that shows usage",
+}
 
 
 class TokenRefusedError(Exception):
@@ -47,19 +74,21 @@ def key_id(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
-def issue(key: str, *, deployment: str, customer: str, now: datetime, life: timedelta) -> tuple[str, datetime]:
-    """Return a token that shows one customer its usage, and when it ends; ValueError if it would live too long."""
+def issue(  # noqa: PLR0913 - a token's claims
+    key: str, *, deployment: str, customer: str, now: datetime, life: timedelta, use: Use
+) -> tuple[str, datetime]:
+    """Return a token for one customer, and when it ends; ValueError if it would live too long."""
     if not timedelta(minutes=1) <= life <= LONGEST_LIFE:
         raise ValueError(f"a token lives from one minute to 24 hours, got {life}")
     begins = int(now.timestamp())
     ends = begins + int(life.total_seconds())
-    claims = {"sub": customer, "aud": deployment, "iat": begins, "exp": ends}
+    claims = {"sub": customer, "aud": deployment, "iat": begins, "exp": ends, "use": use}
     token = jwt.encode(claims, key, algorithm=_ALGORITHM, headers={"kid": key_id(key)})
     return token, datetime.fromtimestamp(ends, UTC)
 
 
-def verify(token: str, key_of: Callable[[str], str | None], *, deployment: str, now: datetime) -> str:
-    """Return the customer that a token is for, or raise TokenRefusedError.
+def verify(token: str, key_of: Callable[[str], str | None], *, deployment: str, now: datetime, use: Use) -> str:
+    """Return the customer that a token of this use is for, or raise TokenRefusedError.
 
     ``key_of`` returns the key of an id, or None. The times are compared with ``now`` and nothing else.
     """
@@ -85,6 +114,8 @@ def verify(token: str, key_of: Callable[[str], str | None], *, deployment: str, 
     except jwt.PyJWTError as error:
         raise TokenRefusedError("the token is not one of this deployment") from error
     _check_times(claims, now)
+    if claims["use"] != use:
+        raise TokenRefusedError(_USED[use])
     customer: object = claims["sub"]
     if not is_id(customer):
         raise TokenRefusedError("the token names no customer")
