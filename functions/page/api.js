@@ -38,6 +38,8 @@
  */
 
 const PATIENCE_MS = 15_000; // longer than the function may take
+const WAIT_MS = 1_500; // until a route that is asked too much takes more
+const MOST_TRIES = 3;
 const TOKEN = `metering token ${location.pathname}`;
 
 let link = ""; // until it has opened a session
@@ -160,8 +162,9 @@ async function ask(path, query = {}) {
   return body;
 }
 
-/** @param {string} url @param {Record<string, string>} headers */
-async function call(url, headers, method = "GET") {
+/** @param {string} url @param {Record<string, string>} headers
+ * @returns {Promise<Response>} */
+async function call(url, headers, method = "GET", tries = 1) {
   let response;
   try {
     response = await fetch(url, {
@@ -177,6 +180,10 @@ async function call(url, headers, method = "GET") {
   const date = Date.parse(response.headers.get("Date") ?? "");
   if (date) skew = date - Date.now();
   if (response.ok || response.status === 304) return response;
+  if (response.status === 429 && tries < MOST_TRIES) {
+    await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
+    return call(url, headers, method, tries + 1);
+  }
   /** @type {(problem: {detail?: unknown}) => string} */
   const said = (problem) => String(problem.detail ?? "");
   const detail = await response.json().then(said, () => "");
