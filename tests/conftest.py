@@ -83,7 +83,7 @@ def _group(item: pytest.Item) -> str:
             return "firehose"
         if needs & {"deployed", "subscription"}:
             return "subscription"
-    return folder if folder in ("faults", "infra") else item.path.name
+    return folder if folder in ("faults", "infra", "live") else item.path.name
 
 
 def _folder(item: pytest.Item) -> str:
