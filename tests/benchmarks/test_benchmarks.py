@@ -187,6 +187,10 @@ KEYS: Final[Mapping[str, set[str]]] = {
         "units_per_closed_hour.one",
         "units_per_closed_hour.hundred",
         "closed_units_ratio",
+        "worst.days",
+        "worst.units",
+        "worst.cpu_ms",
+        "worst.rss_mb",
         *(f"{customer}.{key}" for customer in ("one", "hundred") for key in READ),
     },
     "cost": {

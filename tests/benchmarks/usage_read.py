@@ -5,13 +5,18 @@ open. ``compute_ms`` is the processor time of the whole function for one request
 answered before; ``floor_ms`` is the same calls to DynamoDB whose answers nobody looks at, ``own_ms`` what is beyond it.
 ``closed_ms`` is the same of a request for closed hours alone. ``plain_rows_ms`` is what botocore's own parser takes for
 the rows, which :mod:`metering.stores.decoding` spares. ``first`` is a request that finds no distinct values kept.
+
+``worst`` is what the dearest requests that are answered take of each: a customer with a hundred keys whose splits are
+full asks for as much as one answer may be about, or for fewer hours by key. ``rss_mb`` is the most memory that the
+whole process ever had, the filling of the tables included.
 """
 
 import json
 import os
+import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -32,7 +37,7 @@ from metering.portal.api import Parts
 from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.history import History
-from metering.portal.reading import UsageReader
+from metering.portal.reading import By, UsageReader
 from metering.portal.tokens import PortalKeys, Use, issue
 from metering.settings import ShowUsageSettings
 from metering.stores.aws import side_by_side
@@ -131,6 +136,7 @@ def measure(size: Size) -> dict[str, Any]:
         begin(client)
         plain = Ledger(dynamodb.client(), "ledger")
         found = {name: of_customer(name, ledger, plain, size) for name in KEYS}
+        dearest = worst(ledger, counters, size)
     closed = size.days * 24 - OPEN_HOURS
     units = {name: one["closed_units"] / closed for name, one in found.items()}
     return {
@@ -139,11 +145,41 @@ def measure(size: Size) -> dict[str, Any]:
         "ratio_to_floor": max(one["ratio_to_floor"] for one in found.values()),
         "units_per_closed_hour": {name: round(value, 3) for name, value in units.items()},
         "closed_units_ratio": round(units["hundred"] / units["one"], 3),
+        "worst": dearest,
         **found,
     }
 
 
-def fill(ledger: Ledger, counters: Counters, size: Size, name: str, keys: list[str]) -> None:
+def worst(ledger: Ledger, counters: Counters, size: Size) -> dict[str, Any]:
+    """Fill a customer to what is allowed, ask for as much as is answered, and return the most that any request took."""
+    bounds, name = Bounds(METRICS), "worst"
+    days = min(bounds.most_hours() // 24, 2 * size.days)
+    longest = Size(days, size.batches, size.runs)
+    fill(
+        ledger, counters, longest, name, [f"{name}{n:03d}" for n in range(100)], [f"/items/{n:02d}" for n in range(50)]
+    )
+    by_key = min(bounds.most_hours(By.MONTH, dimension="key"), days * 24)
+    by_hour_and_key = min(bounds.most_hours(By.HOUR, dimension="key"), days * 24)
+    queries: tuple[dict[str, str], ...] = (
+        {},
+        {"by": "hour", "format": "csv"},
+        {"by": "month", "dimension": "resource"},
+        {"by": "month", "dimension": "key", "from": str(Hour(OPEN.number + 1 - by_key))},
+        {"by": "hour", "dimension": "key", "from": str(Hour(OPEN.number + 1 - by_hour_and_key))},
+    )
+    units, cpu = [], []
+    for query in queries:
+        watch = Watch()
+        with watch.on(ledger.client):
+            cpu.append(processor_ms(lambda query=query: answered(name, {"from": str(longest.first), **query})))  # type: ignore[misc]
+        units.append(watch.units.total())
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"days": days, "units": max(units), "cpu_ms": max(cpu), "rss_mb": rss}
+
+
+def fill(  # noqa: PLR0913, PLR0917 - where, and what
+    ledger: Ledger, counters: Counters, size: Size, name: str, keys: list[str], values: Sequence[str] = ROUTES
+) -> None:
     """Write a customer's month: closed hours as they are when Stripe has them, open ones as counters."""
     ledger.holders.save_customer(Customer(name, name), before=None)
     for key in keys:
@@ -161,7 +197,7 @@ def fill(ledger: Ledger, counters: Counters, size: Size, name: str, keys: list[s
             metric.name: Total(
                 100 * len(keys),
                 identifier=f"1a2b3.{name}.{metric.name}.{hour}.r1",
-                split=dict.fromkeys(ROUTES, 20 * len(keys)) if metric.name == "requests" else {},
+                split=dict.fromkeys(values, 100 * len(keys) // len(values)) if metric.name == "requests" else {},
                 **posted,  # type: ignore[arg-type]
             )
             for metric in METRICS
@@ -175,7 +211,7 @@ def fill(ledger: Ledger, counters: Counters, size: Size, name: str, keys: list[s
             for number in range(size.batches):
                 users = {"users": 1} if number == 0 else {}
                 sums = {"requests": 50, "response_bytes": 90_000, "messages": 70}
-                amounts = Amounts(sums, users, splits={"requests": dict.fromkeys(ROUTES, 10)})
+                amounts = Amounts(sums, users, splits={"requests": dict.fromkeys(values[:5], 10)})
                 counters.count(hour, key, amounts, bytes([number]) + os.urandom(TOKEN_BYTES - 2) + bytes([number]))
 
     side_by_side(count, keys)
@@ -235,14 +271,18 @@ def of_customer(name: str, ledger: Ledger, plain: Ledger, size: Size) -> dict[st
 
 def ask(name: str, size: Size, query: Mapping[str, str] | None = None) -> None:
     """Ask the function for a month by day."""
-    token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1), use=Use.SESSION)
-    sent = request(
-        "GET", "/v1/usage", {"from": str(size.first), **(query or {})}, {"authorization": f"Bearer {token}"}, None
-    )
-    answer = show_usage.handler(sent, context())
+    answer = answered(name, {"from": str(size.first), **(query or {})})
     days = {line["period"] for line in json.loads(answer["body"])["usage"]}
-    assert answer["statusCode"] == 200
     assert len(days) >= size.days
+
+
+def answered(name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the function answers to a customer's request for usage."""
+    token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1), use=Use.SESSION)
+    sent = request("GET", "/v1/usage", query, {"authorization": f"Bearer {token}"}, None)
+    answer: dict[str, Any] = show_usage.handler(sent, context())
+    assert answer["statusCode"] == 200, answer["body"]
+    return answer
 
 
 def unread(client: "DynamoDBClient", calls: list[tuple[str, dict[str, Any]]]) -> None:
