@@ -18,9 +18,9 @@ import msgspec
 from metering.model.access_log import short
 from metering.model.batches import PIECE, Chunk, EventBatch, Source, batch_of, token_of
 
-CHUNK: Final = 8 << 20
-"""An object is recorded in chunks of this many bytes, gunzipped, and up to the end of the line. It must never change:
-an object that comes again would be cut otherwise, and count twice."""
+CHUNK: Final = 12 << 20
+"""An object is recorded in chunks of this many bytes (30,000 lines), gunzipped, and up to the end of the line. It must
+never change: an object that comes again would be cut otherwise, and count twice."""
 
 _GZIP: Final = b"\x1f\x8b"
 
