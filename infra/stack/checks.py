@@ -90,8 +90,10 @@ def check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, loc
 
 def check_concurrency(record_usage: int | None) -> None:
     """Raise ValueError for fewer executions than the queue of Firehose's objects would start."""
-    if record_usage is not None and record_usage < AT_ONCE:
-        raise ValueError(f"record_usage_concurrency must be {AT_ONCE} or more, got {record_usage}")
+    if record_usage is not None and not (type(record_usage) is int and record_usage >= AT_ONCE):
+        raise ValueError(
+            f"record_usage_concurrency must be a whole number, {AT_ONCE} or more, or None, got {record_usage!r}"
+        )
 
 
 def check_nonces(**nonces: str | None) -> None:

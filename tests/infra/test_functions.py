@@ -56,7 +56,7 @@ def test_record_usage_alone_has_a_reservation_where_one_is_asked_for(stack: Call
 
 def test_a_reservation_that_the_queue_would_exceed_is_refused(stack: Callable[..., MeteringStack]) -> None:
     """Its mapping may start five at once."""
-    with pytest.raises(ValueError, match="record_usage_concurrency must be 5 or more, got 4"):
+    with pytest.raises(ValueError, match="record_usage_concurrency must be a whole number, 5 or more, or None, got 4"):
         stack(record_usage_concurrency=4)
 
 
