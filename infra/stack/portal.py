@@ -9,7 +9,6 @@ import aws_cdk as cdk
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_apigatewayv2_authorizers as authorizers
 from aws_cdk import aws_apigatewayv2_integrations as integrations
-from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
@@ -96,15 +95,13 @@ class Portal(Construct):
             deployment=deployment,
             memory_size=1769,  # one whole processor: somebody waits for each answer
             timeout_s=LONGEST_ANSWER_S,
+            concurrency=concurrency,
             description="Shows a customer what it used and what it costs.",
             more={
                 "declared.json": json.dumps(declared, sort_keys=True).encode(),
                 **{f"page/{name}": (FOLDER / name).read_bytes() for name, _ in FILES.values()},
             },
         )
-        if concurrency is not None:
-            made = self.show_usage.node.default_child
-            cast("lambda_.CfnFunction", made).reserved_concurrent_executions = concurrency
         self.api = apigatewayv2.HttpApi(
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )

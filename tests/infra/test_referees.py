@@ -54,6 +54,7 @@ EVERY: Final[Mapping[str, Any]] = {
     "stripe_calls": 1000,
     "streamed_from": "2026-12-01T00",
     "portal_origins": ["https://app.example.com"],
+    "portal_concurrency": 20,
     "nonce": "0e1f2a3b-0000-4000-8000-000000000001",
     "former_nonce": "0e1f2a3b-0000-4000-8000-000000000002",
     "local": True,
