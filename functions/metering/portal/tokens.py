@@ -144,6 +144,7 @@ class PortalKeys:
     _keys: dict[str, str] = field(default_factory=dict)
     _current: str = ""
     _read_at: float | None = None
+    _looked_at: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def current(self) -> str:
@@ -156,9 +157,17 @@ class PortalKeys:
         """Return the key of this id, if it is the current or the previous one."""
         with self._lock:
             self._refresh(MAX_AGE_S)
-            if name not in self._keys:
-                self._refresh(PATIENCE_S)
+            if name not in self._keys and self._is_time_to_look():
+                self._refresh(0)
             return self._keys.get(name)
+
+    def _is_time_to_look(self) -> bool:
+        """Say whether a key that is not known may be looked for: after a rotation at once, and else now and then."""
+        now = self.clock()
+        if self._looked_at is not None and now - self._looked_at < PATIENCE_S:
+            return False
+        self._looked_at = now
+        return True
 
     def _refresh(self, max_age: float) -> None:
         now = self.clock()
