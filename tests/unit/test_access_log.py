@@ -477,6 +477,29 @@ def test_lines_read_at_once_are_what_they_are_one_by_one(changes: list[dict[str,
         assert any(change["method"] == "PROPFIND" or '"' in change["authorizer.user"] for change in changes)
 
 
+@pytest.mark.parametrize("name", ["time", "status", "response_length", "response_latency"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{}.0",
+        "{}e0",
+        f"{{}}.{'0' * 100}",
+        f"{{}}.{'0' * 400}",
+        "{}.0000000000000000000000000000001",
+        "{}00000000000000000000e-20",
+        "0{}",
+        "+{}",
+        " {}",
+        "{}_0",
+    ],
+)
+def test_a_number_is_read_at_once_only_if_it_is_spelled_in_digits(name: str, spelling: str) -> None:
+    """I1: a double would round it; what any other spelling of any length is worth, the slow way says."""
+    number = str(NOW_MS) if name == "time" else "200"
+    assert reader(*METRICS).read_at_once(written({name: number}).encode())
+    assert reader(*METRICS).read_at_once(written({name: spelling.format(number)}).encode()) is None
+
+
 @settings(deadline=None)  # the first example compiles
 @given(st.lists(GOOD_LINES, max_size=4), BAD_LINES, st.lists(GOOD_LINES, max_size=4))
 def test_one_bad_line_keeps_its_piece_from_being_read_at_once(

@@ -270,6 +270,10 @@ _NEVER: Final = 10**15
 _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 """How lines fail to decode: not JSON or not the record's types, nested too deep, no UTF-8, half a surrogate pair."""
 
+_NEVER_SO: Final = Annotated[float, msgspec.Meta(gt=0, lt=0)]
+"""What the decoder takes any spelling for that is not of digits alone, and so refuses: by itself, it would read such a
+text as a double and round it, and a number of the log is exact or refused."""
+
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 
@@ -284,6 +288,7 @@ def _exact_decoder(variables: tuple[str, ...], nonces: tuple[str, ...]) -> "msgs
         "ExactRecord",
         [
             *((name, hints[name]) for name in record_type.__struct_fields__),  # none of them may be missing
+            *((name, hints[name] | _NEVER_SO) for name in ("time", "status", *MEASURED_FIELDS)),
             ("metering", Literal[begins]),
             ("request_id", Annotated[str, msgspec.Meta(min_length=len(MISSING) + 1)]),
             ("method", Literal[_METHODS]),
