@@ -89,6 +89,15 @@ def record(  # noqa: PLR0913 - one argument a field
             (Sum(name="a", of="authorizer.n", scale=1), Max(name="b", of="authorizer.n", scale=2)),
             "'authorizer.n' is read with two scales",
         ),
+        (
+            (Sum(name="a", of="authorizer.n"), Count(name="b", by="authorizer.n", meters=("gold",))),
+            "'b' takes 'authorizer.n' for text, and another metric for a number: give the text and the number a",
+        ),
+        (
+            (Unique(name="a", of="authorizer.n", opaque_id=True), Max(name="b", of="authorizer.n")),
+            "'a' takes 'authorizer.n' for text",
+        ),
+        ((Sum(name="a", of="authorizer.n", by="authorizer.n"),), "'a' takes 'authorizer.n' for text"),
         ((Sum(name="a", of="response_length", deduplicate=True),), "only usage lines have an id to deduplicate by"),
         ((Sum(name="a", of="authorizer.n", deduplicate=True),), "only usage lines have an id to deduplicate by"),
         ((Sum(name="a", of=USAGE_LINES, statuses=("200",)),), "leave its filters and by out"),

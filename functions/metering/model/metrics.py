@@ -27,13 +27,13 @@ OTHER: Final = "other"
 
 LONGEST_NAME: Final = 32
 MOST_SPLITS: Final = 4
+"""How many metrics may be split: their values stand in one update expression, which DynamoDB limits to 4 KB."""
+
 MOST_NAMES: Final = 128
 """How many values of splits, all metrics' together, one counter item tells apart; what is beyond is under ``other``."""
 
 MOST_ADDED: Final = 320
 """How many numbers one update can add to: its expression may have 4 KB (DynamoDB Developer Guide, "Constraints")."""
-
-"""How many metrics may be split: their values stand in one update expression, which DynamoDB limits to 4 KB."""
 
 _STATUS = re.compile(r"[1-5](xx|\d\d)")
 
@@ -278,6 +278,13 @@ def _check_together(metrics: Sequence[Metric]) -> None:
             continue
         if scales.setdefault(metric.of, metric.scale) != metric.scale:
             raise MetricError(f"{metric.of!r} is read with two scales: give its metrics the same")
+    for metric in metrics:
+        text = metric.of if isinstance(metric, Unique) else metric.by if isinstance(metric, Count | Sum) else ""
+        if text in scales:  # a value that is no number could not count for one of them and be text for the other
+            raise MetricError(
+                f"{metric.name!r} takes {text!r} for text, and another metric for a number: "
+                "give the text and the number a variable each"
+            )
     split = [metric.name for metric in metrics if isinstance(metric, Count | Sum) and metric.by and not metric.meters]
     if len(split) > MOST_SPLITS:
         raise MetricError(f"at most {MOST_SPLITS} metrics can be split, got {split}")
