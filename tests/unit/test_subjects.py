@@ -1,5 +1,7 @@
 """Subjects: what an id may be, and how it is spelled where it becomes part of a key."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from metering.model.subjects import (
     customer,
     is_id,
     is_name,
+    is_printable,
     key,
     key_of_source,
     short_id,
@@ -19,6 +22,7 @@ from metering.model.subjects import (
 )
 
 IDS = st.text(min_size=1, max_size=128).filter(is_id) | st.text("a#~!%@2$ \"&'()\U0001f600", min_size=1).filter(is_id)
+PRINTABLE = 974_170
 SUBJECTS = st.builds(customer, IDS) | st.builds(key, IDS)
 
 
@@ -76,6 +80,30 @@ def test_a_name_may_hold_joiners_and_any_space(name: str) -> None:
 def test_a_name_is_one_line_that_turns_nothing_around(name: str) -> None:
     """I8: it is printed in terminals, and put on pages."""
     assert not is_name(name, 200)
+
+
+def test_what_is_an_id_is_the_same_in_every_version_of_python() -> None:
+    """I5: functions and commands may run on two of them, whose tables of Unicode differ.
+
+    So the numbers stand here. The signs are of Unicode 14, 15, 15.1 and 16, of none yet, and formats of 12 and 15.
+    """
+    signs = [chr(number) for number in range(0x110000)]
+    assert sum(map(is_printable, signs)) == PRINTABLE
+    assert sum(is_id(sign) for sign in signs) == PRINTABLE - 2  # without the space and "-"
+    assert sum(is_name(sign, 1) for sign in signs) == PRINTABLE + 1  # with the joiners, without the space
+    assert [is_id(sign) for sign in "\U0001fae0\U0001fae8\u2ffc\U0001fae9\U0003fffd\U00013430\U0001343f"] == [
+        *[True] * 5,
+        *[False] * 2,
+    ]
+
+
+def test_no_sign_that_this_python_knows_for_unseen_is_in_an_id() -> None:
+    """I8: if a newer one knows more of them, they are to be looked at, and not taken over."""
+    categories = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"}
+    unseen = {chr(number) for number in range(0x110000) if unicodedata.category(chr(number)) in categories} - {" "}
+    assert {sign for sign in unseen if is_printable(sign)} == set()
+    beyond = {sign for sign in map(chr, range(0x110000)) if not is_printable(sign)} - unseen
+    assert {unicodedata.category(sign) for sign in beyond} <= {"Cn"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ An id is whatever an identity provider or an operator gives: ``a1b2c3d4e5``, ``a
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self, TypeGuard
@@ -24,6 +23,28 @@ LONGEST_ID: Final = 128
 
 ID_RULE: Final = f"1 to {LONGEST_ID} printable characters, no space around them, not {MISSING!r}"
 
+_SPACES: Final = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+"""Spaces that look like the plain one or like none: Japanese and French names are written with some."""
+
+_JOINERS: Final = "\u200c\u200d"
+"""Zero-width non-joiner and joiner: Persian and Indic words, and emoji made of several, cannot be written without."""
+
+_UNSEEN: Final = (
+    "\x00-\x1f\x7f-\x9f\u2028\u2029"  # control signs and line ends
+    "\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e00ff"  # what formats, turns or hides, and what is reserved for that
+    "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff"  # halves of a pair, and what everyone gives a meaning of its own
+)
+"""Signs that nobody sees: the categories Cc, Cf, Cs, Co, Zl and Zp of Unicode 15.1 ("General Category Values").
+
+They are written down here because each version of Python has the tables of another Unicode: whoever reads what was
+stored is to find the ids that whoever stored it did. A sign that is not assigned yet is as good as any.
+"""
+
+_UNSEEN_IN_A_NAME: Final = re.compile(f"[{_UNSEEN}]")
+_UNSEEN_IN_AN_ID: Final = re.compile(f"[{_UNSEEN}{_SPACES}{_JOINERS}]")
+
 
 def is_id(text: object) -> TypeGuard[str]:
     """Say whether this can be the id of a key or of a customer: :data:`ID_RULE`.
@@ -33,26 +54,20 @@ def is_id(text: object) -> TypeGuard[str]:
     return (
         isinstance(text, str)
         and 0 < len(text) <= LONGEST_ID
-        and text.isprintable()
+        and is_printable(text)
         and text.strip() == text
         and text != MISSING
     )
 
 
-_JOINERS: Final = frozenset("\u200c\u200d")
-"""Zero-width non-joiner and joiner: Persian and Indic words, and emoji made of several, cannot be written without."""
-
-_SPACE: Final = "Zs"
-"""The Unicode category of spaces: that of Japanese or French text is none that ``isprintable`` knows."""
+def is_printable(text: str) -> bool:
+    """Say whether each sign of a text can be seen, or is the plain space; in any version of Python the same."""
+    return _UNSEEN_IN_AN_ID.search(text) is None
 
 
 def is_name(text: str, longest: int) -> bool:
     """Say whether a text can be a name: one line for people to read, which cannot turn the direction of another."""
-    return (
-        0 < len(text) <= longest
-        and text.strip() == text
-        and all(sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == _SPACE for sign in text)
-    )
+    return 0 < len(text) <= longest and text.strip() == text and _UNSEEN_IN_A_NAME.search(text) is None
 
 
 class Kind(StrEnum):

@@ -22,7 +22,7 @@ from metering.model.log_format import MISSING
 from metering.model.measuring import Usage
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, Hour, aware
-from metering.model.subjects import ID_RULE, is_id, source_of_customer, source_of_key
+from metering.model.subjects import ID_RULE, is_id, is_printable, source_of_customer, source_of_key
 from metering.model.usage_frames import WHICH, WHOSE, Frames, Number, Object
 
 LONGEST_ID: Final = 128
@@ -179,7 +179,7 @@ def _fields(usage: Object) -> dict[str, Any]:
 
 
 def _id(name: object) -> str:
-    if not (_is_text(name) and 0 < len(name) <= LONGEST_ID and name.isprintable()):
+    if not (_is_text(name) and 0 < len(name) <= LONGEST_ID and is_printable(name)):
         raise ValueError(f"id must be a string of 1 to {LONGEST_ID} printable characters, got {_shown(name)}")
     return name
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from infra.operate.recount.raw_lines import Record, UnreadableError, scaled
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.model.periods import Hour
-from metering.model.subjects import is_id, source_of_customer, source_of_key
+from metering.model.subjects import is_id, is_printable, source_of_customer, source_of_key
 
 _LONGEST_LINE_ID: Final = 128
 _LONGEST_NUMBER: Final = 64
@@ -50,7 +50,7 @@ def _report(event_id: str, usage: "_Pairs", kinds: Mapping[str, Sum | Max]) -> t
     """Return what an object reports, and its moment: two that differ in that alone are two."""
     fields = {_spelled(name): value for name, value in usage}
     line_id = fields.get("id")
-    is_id = type(line_id) is str and 0 < len(line_id) <= _LONGEST_LINE_ID and line_id.isprintable()
+    is_id = type(line_id) is str and 0 < len(line_id) <= _LONGEST_LINE_ID and is_printable(line_id)
     if len(fields) != len(usage) or not is_id:
         raise UnreadableError("no id, or a name that stands there twice")
     amounts: dict[str, int] = {}
