@@ -9,6 +9,7 @@ from typing import Any, cast
 import boto3
 import pytest
 
+from infra.operate.recount import raw_log
 from metering.counting import payloads
 from metering.counting.archive import Archive, OutOfTimeError
 from metering.counting.payloads import ArchiveObject, PayloadError
@@ -236,3 +237,20 @@ def test_an_object_that_something_joined_is_read_all_the_same(
     """I1: a byte order mark, records without line ends or with commas, blocks filled up with zeros."""
     recorded = archive(world).record(put(joined(lines(world).splitlines())))
     assert (recorded.billed, recorded.set_aside, requests(world)) == (count, 0, count)
+
+
+def test_a_record_behind_what_another_broke_is_read(world: World) -> None:
+    """I1, I6: a value with a line end, and no line end between two records: the second is somebody else's."""
+    broken = world.line(key="key2", **{"authorizer.user": "a\nb"}).replace("\\n", "\n")
+    recorded = archive(world).record(put((broken + world.line()).encode()))
+    assert (recorded.billed, recorded.set_aside) == (1, 2)
+    assert world.counted() == {"key1": {"requests": 1, "bytes": 10}}
+
+
+@pytest.mark.parametrize("text", ["}" + " " * 50_000, "}" + "," * 50_000, '}{"metering"' * 4_000])
+def test_a_value_that_looks_like_the_end_of_records_takes_no_time(world: World, text: str) -> None:
+    """I6, I10: what tells records apart reads each sign once, and so does the recount's: else this takes minutes."""
+    line = world.line(**{"authorizer.user": text + '"metering'})
+    recorded = archive(world).record(put("\n".join([line] * 20).encode()))
+    read = [record for _ in range(20) for record in raw_log._records_of(line)]
+    assert recorded.read + len(read) >= 20

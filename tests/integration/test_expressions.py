@@ -179,6 +179,12 @@ CASES: Final[Mapping[str, Sequence[Call]]] = {
         delete(at("a", "b"), AS_READ, version=2),
         delete(at("a", "b")),
     ],
+    "a claim is taken over as it was read, once": [
+        put(at("unique#users", "v#", batch=TOKENS[1]), "#batch = :before", before=TOKENS[0]),
+        put(at("unique#users", "v#", batch=TOKENS[0]), NEW),
+        put(at("unique#users", "v#", batch=TOKENS[1]), "#batch = :before", before=TOKENS[0]),
+        put(at("unique#users", "v#", batch=b"c" * 12), "#batch = :before", before=TOKENS[0]),
+    ],
     "a lease is taken when it has ended, or by its holder": [
         put(at("posting", "lease#1", holder=who, until=until), LEASE, holder=who, now=now)
         for who, now, until in (("a", 1, 9), ("b", 8, 20), ("a", 8, 12), ("b", 12, 20), ("a", 13, 30))

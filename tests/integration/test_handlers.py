@@ -90,6 +90,14 @@ def test_the_envelopes_hold_the_readable_messages(name: str) -> None:
     assert unpacked(event(name)) == event(f"{name}_decoded")
 
 
+def test_half_a_surrogate_pair_costs_its_own_line_alone(world: World) -> None:
+    """I6: it is no text, and JSON can spell it all the same."""
+    body = json.dumps(event("data_message_decoded")).replace("POST", "PO\\ud83dST")
+    answer = record_usage.handler(packed(body.encode()), context())
+    assert answer == {"read": 4, "billed": 2, "set_aside": 1}
+    assert world.counted()["a1b2c3d4e5"]["requests"] == 1
+
+
 def test_the_data_message_holds_lines_of_our_format() -> None:
     """What the stage's format would write, field by field."""
     fields = json.loads(AccessLog().format(NONCE)).keys()

@@ -1,5 +1,6 @@
 """A value that one metric cannot read costs that metric alone: the others count, and it is set aside for that one."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 from metering.counting.payloads import batches
 from metering.counting.redriving import redrive
 from metering.model.batches import Batch
-from metering.model.metrics import Count, Sum, Unique
+from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, Unique
 from metering.stores.set_aside import Dismissal, SetAside
 from tests.doubles.dying import KilledError
-from tests.integration.test_redriving import dying_at
+from tests.integration.test_redriving import dying_at, reported, usage_line
 from tests.integration.world import World
 
 MESSAGES = "authorizer.messages"
@@ -173,3 +174,75 @@ def test_what_was_dismissed_waits_for_nothing(world: World, batch: Batch) -> Non
     kept = world.set_aside.of(batch.token.hex())
     assert (kept.waiting, kept.dismissed) == ([], {waiting.line.name: DISMISSED})
     assert world.counted() == COUNTED
+
+
+# --- code that changes between a delivery and its redrives ------------------------------------------------------------
+
+
+def test_a_redrive_whose_note_was_lost_counts_what_can_be_read_later(world: World) -> None:
+    """I1, I2: each metric counts by itself, whatever else a redrive that died had counted."""
+    world.bill(*METRICS)
+    batch = world.batch(world.line(**{MESSAGES: "1.5", SECONDS: "2.5"}))
+    world.recorder().record(batch)
+    (waiting,) = world.set_aside.of(batch.token.hex()).waiting
+    world.metrics = FINER
+    world.recorder().redrive(waiting, believed=False)  # and dies before its note
+    world.metrics = (*FINER[:2], Sum(name="seconds", of=SECONDS, scale=1), FINER[3])
+    assert again(world, batch)["left"] == 0
+    assert world.counted() == {"key1": {"requests": 1, "messages": 15, "seconds": 25}}
+
+
+@pytest.mark.parametrize(
+    "without", [(METRICS[0], METRICS[2]), (METRICS[0], Sum(name="messages", of=MESSAGES, methods=("POST",)))]
+)
+def test_a_line_waits_on_while_its_metric_does_not_bill_it(world: World, without: tuple[Metric, ...]) -> None:
+    """I1, I9: what is not declared, or bills other requests now, cannot say that it has counted."""
+    world.bill(*METRICS)
+    batch = world.batch(world.line(**{MESSAGES: "1.5"}))
+    world.recorder().record(batch)
+    world.metrics = without
+    answer = again(world, batch)
+    assert (answer["counted"], answer["left"]) == (0, 1)
+    assert list(answer["reasons"].values()) == ["messages does not bill it as the metrics are declared now"]
+    world.metrics = FINER
+    assert again(world, batch)["counted"] == 1
+    assert world.counted() == {"key1": {"requests": 1, "messages": 15}}
+
+
+def test_a_request_is_left_out_as_a_value_is(world: World) -> None:
+    """I2: code with another nonce refused the whole line meanwhile: what is redriven is not delivered again, too."""
+    world.bill(*METRICS)
+    batch = world.batch(world.line(**{MESSAGES: "1.5", SECONDS: "2"}))
+    with pytest.raises(KilledError):
+        dying_at(world, 1).record(batch)
+    replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
+    redrive(world.recorder(), {"batch": batch.token.hex(), "doubtful": True})
+    world.recorder().record(batch)
+    assert world.counted() == {"key1": {"requests": 1, "seconds": 2}}
+
+
+def test_a_claim_of_a_delivery_that_died_is_taken_over_once(world: World) -> None:
+    """I1, I2: another nonce refused its lines meanwhile; two of them brought the same value."""
+    world.bill(*METRICS)
+    batch = world.batch(*(world.line(**{"authorizer.user": "ann"}) for _ in range(2)))
+    with pytest.raises(KilledError):
+        dying_at(world, 1).record(batch)
+    replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
+    assert again(world, batch)["counted"] == 2
+    assert again(world, batch)["counted"] == 0
+    assert world.counted() == {"key1": {"requests": 2, "users": 1}}
+
+
+@pytest.mark.xfail(strict=True, reason="a counter that has the batch may have counted the id by another line of it")
+def test_an_id_claimed_by_a_delivery_that_died_counts_once_its_metric_is_declared_again(world: World) -> None:
+    """I1: the batch was counted for its other metrics meanwhile, and nobody can say whether for this one, too."""
+    jobs, pages = Sum(name="jobs", of=USAGE_LINES, deduplicate=True), Sum(name="pages", of=USAGE_LINES)
+    world.bill(jobs, pages)
+    batch = reported(usage_line(jobs=1, pages=2))
+    with pytest.raises(KilledError):
+        dying_at(world, 1).record(batch)
+    world.bill(pages)
+    world.recorder().record(batch)
+    world.bill(jobs, pages)
+    again(world, batch)
+    assert world.counted() == {"@acme": {"jobs": 1, "pages": 2}}

@@ -277,9 +277,8 @@ def test_a_line_that_a_crashed_delivery_counted_is_not_counted_again_by_a_redriv
     assert world.counted() == {"@acme": {"tokens": 5}, "@globex": {"pages": 3}}
 
 
-@pytest.mark.xfail(strict=True, reason="whether the batch counted the value with another of its lines is not kept")
 def test_a_value_claimed_by_a_delivery_that_died_counts_when_its_line_is_redriven(world: World) -> None:
-    """I1: the claim is the batch's, whose other deliveries leave the line out."""
+    """I1: the claim is the batch's, whose other deliveries leave the line out: it is taken over, and once."""
     world.bill(Count(name="requests"), Unique(name="users", of="authorizer.user", opaque_id=True))
     line = world.line(time=str(int((HOUR.start - timedelta(days=59)).timestamp() * 1000)), **{"authorizer.user": "ann"})
     batch = world.batch(line, "nonsense")

@@ -401,7 +401,7 @@ def test_what_no_metric_can_read_is_set_aside_whole() -> None:
     changes = {"authorizer.messages": "x"}
     only = Sum(name="messages", of="authorizer.messages")
     assert reader(only).read(written(changes)) == Rejected(
-        written(changes), "authorizer.messages must be a whole number from 0 to 10^12, got 'x'"
+        written(changes), "authorizer.messages must be a whole number from 0 to 10^12, got 'x'", ("messages",)
     )
     others = (Count(name="posts", methods=("POST",)), only)
     assert isinstance(reader(*others).read(written(changes)), Rejected)

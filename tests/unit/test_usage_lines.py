@@ -305,7 +305,6 @@ def test_a_line_that_waits_for_some_metrics_is_read_for_these_alone() -> None:
     assert isinstance(found, Rejected)
     assert (found.metrics, found.reason) == ((), "usage: jobs must be a whole number from 0 to 10^12, got -1")
     assert READER.measured == ["tokens", "minutes", "jobs", "stored"]
-    assert READER.without(read(line(minutes=2)), ["tokens"]).amounts == {"minutes": 20}
 
 
 def test_an_object_that_names_a_field_twice_is_set_aside_whole() -> None:

@@ -6,6 +6,7 @@ another envelope or under another name are the same batch (I2).
 
 import base64
 import gzip
+import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -102,10 +103,20 @@ def subscription(event: Mapping[str, Any]) -> Subscription:
     try:
         delivered = msgspec.json.decode(payload, type=Subscription)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PayloadError(f"awslogs.data must hold a subscription payload of CloudWatch Logs: {error}") from error
+        try:
+            delivered = msgspec.json.decode(_spelled_out(payload), type=Subscription)
+        except (ValueError, RecursionError):
+            what = "awslogs.data must hold a subscription payload of CloudWatch Logs"
+            raise PayloadError(f"{what}: {error}") from error
     if delivered.message_type not in ("DATA_MESSAGE", "CONTROL_MESSAGE"):
         raise PayloadError(f"messageType must be DATA_MESSAGE or CONTROL_MESSAGE, got {short(delivered.message_type)}")
     return delivered
+
+
+def _spelled_out(payload: bytes) -> str:
+    """Return JSON in which half a surrogate pair, which is no text, is spelled out: its line alone is set aside."""
+    text = json.dumps(json.loads(payload), ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda half: rf"\\u{ord(half[0]):x}", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,12 @@ from metering.model.metrics import Metric, bills, declared, of_the_access_log, v
 from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, all_in_ms, aware, epoch_ms
 from metering.model.subjects import ID_RULE, is_id
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A line that cannot be counted as it stands, and why; of ``metrics`` alone, or wholly if it names none."""
+    """A line that cannot be counted as it stands, and why; for ``metrics`` alone, or for any if it names none."""
 
     line: str
     reason: str
@@ -39,10 +39,10 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Partly(Generic[T]):
+class Partly(Generic[T_co]):
     """A line that some metrics can read and others cannot: what counts of it, and what is set aside."""
 
-    good: T
+    good: T_co
     bad: Rejected
 
 
@@ -118,14 +118,8 @@ class Reader:
         if not failing:
             return record
         reason = "; ".join(bad[name] for name in sorted({value_of(one) for one in failing}))
-        if len(failing) == len(billing):
-            return Rejected(line, reason)
-        return Partly(record, Rejected(line, reason, tuple(one.name for one in failing)))
-
-    def without(self, record: AccessRecord, metrics: Sequence[str]) -> AccessRecord:
-        """Return a record without the values that these metrics read."""
-        values = [value for one in self._measuring if one.name in metrics and (value := value_of(one))]
-        return msgspec.structs.replace(record, **{self._log.attribute(value): MISSING for value in values})
+        bad_for = Rejected(line, reason, tuple(one.name for one in failing))
+        return bad_for if len(failing) == len(billing) else Partly(record, bad_for)
 
     def _check(self, fields: Mapping[str, str]) -> None:
         """Raise ValueError for a value without which nothing of the request can be counted."""

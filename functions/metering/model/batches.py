@@ -20,7 +20,8 @@ PIECE: Final = 1 << 18
 _PIECE_LINES: Final = 1000
 
 _RECORD: Final = '"metering"'
-_BETWEEN_RECORDS: Final = re.compile(rf"(?<=\}})[\s,]*(?=\ufeff?\s*\{{\s*{_RECORD}\s*:)")
+_IN_THE_LINE: Final = len('{"')
+_BETWEEN_RECORDS: Final = re.compile(rf"(?<=\}})[\s,]*+(?=\ufeff?\s*\{{\s*{_RECORD}\s*:)")
 """Where one record of an object ends and the next begins without a line end: what joins objects may leave them out.
 Nothing is trusted for that: each part must be a whole line of ours."""
 
@@ -53,7 +54,7 @@ class Piece:
         # A line that is no UTF-8 is kept with its bytes spelled out: it will be set aside.
         lines = self.text.decode(errors="backslashreplace").split("\n")
         for number, line in enumerate(lines, self.first):
-            records = _BETWEEN_RECORDS.split(line) if line.count(_RECORD) > 1 else [line]
+            records = _BETWEEN_RECORDS.split(line) if line.find(_RECORD, _IN_THE_LINE) > 0 else [line]
             for place, record in enumerate(records):
                 if record.strip():
                     yield f"{number}.{place}" if place else str(number), record

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
-from typing import Any, Final, assert_never
+from typing import Any, Final, Self, assert_never
 
 from metering.model.access_log import amount
 from metering.model.amounts import Amounts
@@ -46,6 +46,17 @@ class Usage:
     def touched(self) -> set[tuple[Hour, str]]:
         """The hours and sources whose counters these records may reach, also by what claims have to say."""
         return {*self.cells, *self.seen, *((hour, source) for (_, source, _), (hour, _) in self.once.items())}
+
+    def include(self, other: Self) -> None:
+        """Add what other records add up to."""
+        for (hour, source), amounts in other.cells.items():
+            self.cell(hour, source).include(amounts)
+        for where, of_metrics in other.seen.items():
+            for metric, values in of_metrics.items():
+                self.seen.setdefault(where, {}).setdefault(metric, set()).update(values)
+        self.once = {**other.once, **self.once}
+        self.billed += other.billed
+        self.unbilled += other.unbilled
 
     def cell(self, hour: Hour, source: str) -> Amounts:
         """Return the amounts of an hour and source, to be added to."""

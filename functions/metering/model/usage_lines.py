@@ -11,7 +11,7 @@ or a ``customer``; every other field is a metric and its number. What a logger p
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeGuard
@@ -75,10 +75,6 @@ class UsageLineReader:
     def measured(self) -> list[str]:
         """The names of the metrics that it reads for."""
         return list(self._scales)
-
-    def without(self, report: Report, metrics: Sequence[str]) -> Report:
-        """Return a report without the amounts of these metrics."""
-        return replace(report, amounts={name: n for name, n in report.amounts.items() if name not in metrics})
 
     def read(self, line: str) -> Report | Partly[Report] | Rejected | None:
         """Return what a line reports, as far as metrics can read it, and why it must be set aside where they cannot.

@@ -5,9 +5,9 @@
 | value | ``unique#<metric>#<2026-11>#<source>#<shard>`` | ``<hash>#<tenure>`` | ``hour``, ``batch``, ``at``, ``ttl`` |
 | id of a usage line | ``once#<metric>#<source>#<shard>`` | ``<hash>`` | the same |
 
-A claim is made once and never changed: it says which batch the value counts in, and in which hour. A batch counts the
-values whose claims are its own, so that a delivery which dies between its claims and its counters is made good by the
-next one, and two batches at once count a value once (I1, I2)::
+A claim is made once, and changed by a redrive alone: it says which batch the value counts in, and in which hour. A
+batch counts the values whose claims are its own, so that a delivery which dies between its claims and its counters is
+made good by the next one, and two batches at once count a value once (I1, I2)::
 
     batch A   claims v ── dies            claims v: its own ── counter +1
     batch B        claims v: A's ── counter +0
@@ -107,6 +107,21 @@ class Claims:
             for item in items:
                 yield item["sk"]["S"].partition("#")[0], _read(item)
 
+    def take_over(self, key: Key, made: Claim, batch: bytes) -> bool:
+        """Make a claim another batch's, and say whether it was still as it was read: it is taken over once (I2)."""
+        unchanged = "#batch = :before"
+        try:
+            self.client.put_item(
+                TableName=self.table,
+                Item=_item(key, Claim(made.hour, batch, made.at)),
+                ConditionExpression=unchanged,
+                ExpressionAttributeNames={"#batch": "batch"},
+                ExpressionAttributeValues={":before": {"B": made.batch}},
+            )
+        except self.client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
     def _look(self, keys: Sequence[Key]) -> dict[Key, Claim]:
         """Return the claims that are there. Not a consistent read: what it misses is found by the write."""
         items = batch_get(self.client, self.table, keys, consistent=False)
@@ -116,17 +131,10 @@ class Claims:
         """Make a claim, or return the one that is there: another batch's, or our own that boto3 sent twice (I2)."""
         made = Claim(hour, batch, int(now.timestamp() * 1000))
         unclaimed = "attribute_not_exists(#pk)"
-        life_begins = hour.month_end.start if key[0].startswith("unique#") else hour.end
         try:
             self.client.put_item(
                 TableName=self.table,
-                Item={
-                    **item_key(*key),
-                    "hour": {"S": str(hour)},
-                    "batch": {"B": batch},
-                    "at": {"N": str(made.at)},
-                    "ttl": {"N": str(int((life_begins + COUNTER_LIFE).timestamp()))},
-                },
+                Item=_item(key, made),
                 ConditionExpression=unclaimed,
                 ExpressionAttributeNames={"#pk": "pk"},
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
@@ -134,6 +142,17 @@ class Claims:
         except self.client.exceptions.ConditionalCheckFailedException as error:
             return _read(_item_of(error))
         return made
+
+
+def _item(key: Key, made: Claim) -> Item:
+    life_begins = made.hour.month_end.start if key[0].startswith("unique#") else made.hour.end
+    return {
+        **item_key(*key),
+        "hour": {"S": str(made.hour)},
+        "batch": {"B": made.batch},
+        "at": {"N": str(made.at)},
+        "ttl": {"N": str(int((life_begins + COUNTER_LIFE).timestamp()))},
+    }
 
 
 def _of_month(metric: str, hour: Hour, source: str) -> str:

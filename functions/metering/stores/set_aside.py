@@ -44,7 +44,7 @@ class SetAsideLine(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def name(self) -> str:
         """What the line is called in notes: one line may be set aside twice, each time for other metrics."""
-        return " ".join((self.id, *self.metrics))
+        return "\0".join((self.id, *self.metrics))
 
 
 class SetAsideBatch(msgspec.Struct, frozen=True):
@@ -159,6 +159,7 @@ class SetAside:
         kept = msgspec.structs.replace(bad, lines=(*there, *bad.lines))
         unchanged = {"IfMatch": before.doubtful_version} if before.doubtful else {"IfNoneMatch": "*"}
         self._put(bad.batch, _DOUBTFUL, msgspec.json.encode(kept), **unchanged)
+        self._tag(bad.batch, self.of(bad.batch), {})  # what had ended waits again, all of it
 
     def note_redriven(self, batch: str, redriven: Mapping[str, Collection[str]]) -> None:
         """Write which lines have been counted, by their names, and for which metrics each still waits.
@@ -180,14 +181,16 @@ class SetAside:
         that is written anew, without the tag.
         """
         kept = self.of(batch)
-        if kept.waiting:
-            return
+        if not kept.waiting:
+            self._tag(batch, kept, DONE)
+
+    def _tag(self, batch: str, kept: Kept, tags: Mapping[str, str]) -> None:
         there = {_LINES: kept.certain, _DOUBTFUL: kept.doubtful, _REDRIVEN: kept.redriven, _DISMISSED: kept.dismissed}
         for kind in [kind for kind, content in there.items() if content]:
             self.client.put_object_tagging(
                 Bucket=self.bucket,
                 Key=f"{SET_ASIDE}{batch}{kind}",
-                Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in DONE.items()]},
+                Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in tags.items()]},
             )
 
     def batches(self) -> Iterator[str]:

@@ -91,7 +91,7 @@ def _lines_of(body: Any) -> Iterator[str]:
 
 def _records_of(line: str) -> list[str]:
     """Return the records of a line: more than one where what joined objects left line ends out."""
-    return re.split(r'(?<=})[\s,]*(?=\ufeff?\s*{\s*"metering"\s*:)', line)
+    return re.split(r'(?<=})[\s,]*+(?=\ufeff?\s*{\s*"metering"\s*:)', line)
 
 
 @dataclass(slots=True)
