@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -94,6 +95,25 @@ def test_a_page_changes_and_reads_nothing(emulator: Emulator, browser: Browser) 
         page.close()
     assert set(said) == {"refused", "opaque"}
     assert users(emulator) == ["good"]
+
+
+@pytest.mark.parametrize("host", ["x.execute-api.localhost", "a1b2c3d4.execute-api.localhost", "bucket.s3.localhost"])
+def test_no_name_below_localhost_leads_to_what_empties_it(emulator: Emulator, host: str) -> None:
+    """A page may ask any of them: a browser takes them all for this machine."""
+    iam = emulator.client("iam")
+    iam.create_user(UserName=host)
+    address = emulator.endpoint_url.removeprefix("http://")
+    connection = HTTPConnection(address)
+    headers = {"Host": f"{host}:{address.partition(':')[2]}", "Origin": "https://evil.example"}
+    for path in ("/_ministack/reset", "/_ministack/config"):
+        connection.request("POST", path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 403
+    connection.close()
+    assert host in users(emulator)
+    iam.delete_user(UserName=host)
+    iam.close()
 
 
 def test_functions_inherit_neither_a_home_nor_the_root_key(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,13 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 API_PATH: Final = re.compile(r"/_aws/(?:execute-api/[^/]+/|lambda-url/[^/]+)")
-API_HOST: Final = re.compile(r"[^.]+\.(?:execute-api\.localhost|lambda-url\.[a-z0-9-]+\.on\.aws)")
-OWN_HOST: Final = re.compile(r"127\.0\.0\.1|(?:[^/]+\.)?localhost|[^/]+\.on\.aws")
+"""How an API or a function's URL is reached: by its path alone.
+
+Ministack would also take it from the host, or a bucket, a load balancer, a distribution: its own paths lie under every
+one of them.
+"""
+
+OWN_HOSTS: Final = ("127.0.0.1", "localhost")
 
 # What nobody signs: the health that the starter waits for, the answers of custom resources and of wait conditions,
 # which carry a token, and the public keys that a JWT authorizer reads.
@@ -64,7 +69,7 @@ class Door:
     def refusal(self, scope: Scope) -> str:
         """Return why a request is refused; nothing if it is not."""
         # By any port: what fails requests at random on their way has one of its own, and a caller's signature holds it.
-        if not OWN_HOST.fullmatch(_host(scope).partition(":")[0]):
+        if _host(scope).partition(":")[0] not in OWN_HOSTS:
             return f"this is 127.0.0.1:{self.port}; a request for {_host(scope) or 'no host'!r} belongs elsewhere"
         named = _keys(scope)
         if strangers := [key for key in named if key != self.root_key and not ISSUED.fullmatch(key)]:
@@ -80,7 +85,7 @@ class Door:
 
 def _is_for_api(scope: Scope) -> bool:
     """Tell whether a request goes to a deployed API or function, and not to AWS."""
-    return bool(API_PATH.match(scope["path"]) or API_HOST.fullmatch(_host(scope).partition(":")[0]))
+    return API_PATH.match(scope["path"]) is not None
 
 
 def _keys(scope: Scope) -> list[str]:
