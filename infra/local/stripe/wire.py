@@ -7,7 +7,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from aiohttp import web
 
@@ -16,6 +16,10 @@ from infra.local.stripe.faults import METER_EVENT_STREAM, METER_EVENTS, Fault, F
 from infra.local.stripe.params import API_VERSION
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for zero seconds: closing sends RST instead of FIN
+
+OWN_HOSTS: Final = ("127.0.0.1", "localhost")
+OF_A_PAGE: Final = ("Origin", "Sec-Fetch-Site")
+"""What a browser adds to what a page sends: one to anything that changes something, the other to everything."""
 
 Result = TypeVar("Result")
 Controls = Mapping[tuple[str, str], Callable[..., Any]]
@@ -90,6 +94,8 @@ class Wire:
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request, or lose it as the fault plan says."""
+        if reason := _refusal(request):
+            return web.Response(status=403, text=f"{reason}\n")
         body = await request.text()
         if request.path.startswith("/_local/"):
             return await self._control(request, body)
@@ -177,6 +183,19 @@ class Wire:
         except (ValueError, TypeError, AttributeError) as error:
             return web.json_response({"error": f"{request.path} cannot take {body[:200]}: {error}"}, status=400)
         return web.json_response(told)
+
+
+def _refusal(request: web.BaseRequest) -> str:
+    """Return why a request is refused: a page sends it, or a name of somebody else's leads here; nothing if it is not.
+
+    A page that rebinds its name is known by that name alone: to its browser it asks its own server.
+    """
+    host = request.headers.get("Host", "")  # no request has two: aiohttp answers 400
+    if host.lower().partition(":")[0] not in OWN_HOSTS:
+        return f"this is the local Stripe of 127.0.0.1; a request for {host!r} belongs elsewhere"
+    if any(name in request.headers for name in OF_A_PAGE):
+        return "the local Stripe answers no web page"
+    return ""
 
 
 def _reset(request: web.BaseRequest) -> None:
