@@ -44,7 +44,10 @@ def _body(event: dict[str, Any]) -> bytes:
     """Return a request's body as it was sent: the signature is of its bytes."""
     body = event.get("body") or ""
     if not event.get("isBase64Encoded"):
-        return str(body).encode()
+        try:
+            return str(body).encode()
+        except UnicodeEncodeError as error:  # JSON writes halves of characters, too
+            raise RefusedError("a body of whole characters was expected") from error
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -1,6 +1,7 @@
 """From the counters to Stripe and back: the functions that close, post, reconcile and are notified; their clocks."""
 
 from functools import partial
+from typing import Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_lambda as lambda_
@@ -9,6 +10,9 @@ from constructs import Construct
 from infra.stack import bundle
 from infra.stack.clock import tick
 from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
+
+LONGEST_RECEIPT_S: Final = 25
+"""Seconds for a notification, which comes again if they are too few; whoever calls its open address holds no more."""
 
 
 class Billing(Construct):
@@ -55,6 +59,7 @@ class Billing(Construct):
             module="receive_events",
             settings=receiving.environment(),
             memory_size=512,
+            timeout_s=LONGEST_RECEIPT_S,
             description="Takes Stripe's word about usage that it could not use.",
         )
         # Open to everyone, as Stripe has no AWS credentials: its signature is checked before anything else is done.

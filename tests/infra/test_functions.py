@@ -129,6 +129,7 @@ def test_one_function_is_open_to_everyone(template: Template) -> None:
         name for name in of_type(template, "AWS::Lambda::Function") if name[:-8] == "BillingReceiveEvents"
     ]
     target = {"Fn::GetAtt": [receive_events, "Arn"]}
+    assert template["Resources"][receive_events]["Properties"]["Timeout"] == 25
     assert url["Properties"] == {"AuthType": "NONE", "TargetFunctionArn": target}
     open_to_all = [
         one["Properties"]

@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,13 +13,17 @@ from typing import Any
 import boto3
 import pytest
 import stripe as stripe_sdk
+from aws_lambda_powertools.utilities.parameters import SecretsProvider
+from botocore.exceptions import ClientError
 
 from infra.operate.customers import Customers, Entry
 from metering.model.amounts import Amounts
 from metering.model.subjects import customer
 from metering.settings import SettingsError
 from metering.stores import aws as clients
+from metering.stripe.client import StripeNotConnectedError, webhook_secret_from
 from metering.stripe.webhooks import LARGEST_BODY
+from tests.doubles.clock import Clock
 from tests.integration.lambdas import SECRET, Functions, begin, said, told_to_eventbridge
 from tests.integration.world import HOUR, World
 
@@ -346,6 +350,11 @@ def refused(functions: Functions, sent: dict[str, Any], capsys: pytest.CaptureFi
         f"t=NOW,v1={'0' * 64}",
         f"t=NOW,v0={'0' * 64}",
         "ünï",
+        "t=NOW,v1=é",
+        "t=NOW,v1=\udcff",
+        "t=é,v1=0123",
+        f"t={'9' * 5_000},v1=0123",
+        f"t={'9' * 4_000},v1=0123",
     ],
 )
 def test_a_bad_signature_is_refused(
@@ -405,6 +414,12 @@ def test_bytes_that_are_no_text_are_refused(functions: Functions, capsys: pytest
     """A signature is of text."""
     sent = request("{}", encoded=True) | {"body": base64.b64encode(b"\xff\xfe").decode()}
     assert refused(functions, sent, capsys) == "the signature is not Stripe's, or too old"
+
+
+def test_half_a_character_is_refused(functions: Functions, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON, as which Lambda is given a request, can write one, and no bytes can hold it."""
+    sent = request("{}") | {"body": "\ud800"}
+    assert refused(functions, sent, capsys) == "a body of whole characters was expected"
 
 
 @pytest.mark.parametrize("missing", ["headers", "body"])
@@ -478,6 +493,66 @@ def test_a_hundred_refusals_ask_for_the_secret_once(functions: Functions) -> Non
     for _ in range(100):
         functions.receive(request("{}", "nonsense"))
     assert len(asked) == 1
+
+
+NOT_THERE = "ResourceNotFoundException"
+
+
+@pytest.mark.parametrize(("code", "answer"), [(NOT_THERE, 400), ("AccessDeniedException", 502)])
+def test_a_hundred_requests_without_a_secret_ask_for_it_once(functions: Functions, code: str, answer: int) -> None:
+    """From the deployment to 'metering stripe connect' there is none."""
+    asked = failing_secrets(code)
+    assert [status(functions, "nonsense") for _ in range(100)] == [answer] * 100
+    assert asked == ["GetSecretValue"]
+
+
+@pytest.mark.parametrize("code", [NOT_THERE, "AccessDeniedException", "ThrottlingException"])
+def test_half_a_minute_later_the_secret_is_looked_for_again(world: World, code: str) -> None:
+    """And found, as soon as it is there; then it is kept for five minutes."""
+    boto3.client("secretsmanager").create_secret(Name=SECRET)
+    put_secret(webhook_secret=SIGNS)
+    clock, asked = Clock(world.now), failing_secrets(code)
+    secret = webhook_secret_from(SecretsProvider(boto3_client=clients.secrets()), SECRET, clock)
+    assert [look(secret), look(secret)] == ["" if code == NOT_THERE else f"cannot be read: {code}"] * 2
+    clock.advance(29)
+    look(secret)
+    assert len(asked) == 1
+    clock.advance(1)
+    look(secret)
+    assert len(asked) == 2
+    clock.advance(30)
+    secrets: Any = clients.secrets()
+    secrets.before.clear()
+    assert look(secret) == SIGNS
+
+
+def failing_secrets(code: str) -> list[str]:
+    """Let Secrets Manager fail from now on; return what it will be asked."""
+    asked: list[str] = []
+
+    def fail(operation: str, _: Any) -> None:
+        asked.append(operation)
+        raise ClientError({"Error": {"Code": code}}, operation)
+
+    secrets: Any = clients.secrets()
+    secrets.before.append(fail)
+    return asked
+
+
+def look(secret: Callable[[], str]) -> str:
+    """Return the signing secret, or the end of what is said in its place."""
+    try:
+        return secret()
+    except StripeNotConnectedError as error:
+        return str(error).removeprefix("the secret with the Stripe key ")
+
+
+def status(functions: Functions, signature: str) -> int:
+    """Return what a request with this signature is answered: 502 for an error, as AWS does."""
+    try:
+        return int(functions.receive(request("{}", signature))["statusCode"])
+    except StripeNotConnectedError:
+        return 502
 
 
 def test_a_report_of_a_closed_hour_counts_days_later(functions: Functions, unknown: World) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -40,6 +41,9 @@ WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of one
 
 CONNECT: Final = "run 'metering stripe connect'"
 NO_KEY: Final = f"the secret holds no Stripe key: {CONNECT}"
+
+LOOKED_S: Final = 30
+"""Seconds for which nobody looks again whether there is a signing secret."""
 
 logging.getLogger("stripe").setLevel(logging.WARNING)  # at INFO the SDK writes two lines a call
 
@@ -133,9 +137,34 @@ def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:
     return read
 
 
-def webhook_secret_from(provider: "SecretsProvider", secret: str) -> Callable[[], str]:
-    """Return a way to read the signing secret of Stripe's notifications, which is empty if there is none."""
-    return lambda: _read_secret(provider, secret, fresh=False).get(WEBHOOK_SECRET, "")
+def webhook_secret_from(
+    provider: "SecretsProvider", secret: str, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], str]:
+    """Return a way to read the signing secret of Stripe's notifications, which is empty if there is none.
+
+    A look that finds none, or fails, is believed for ``LOOKED_S``: anyone may bring it about, and it costs more than
+    all else that a request without a signature does.
+    """
+    looks_again_at, why = -math.inf, ""
+
+    def read() -> str:
+        nonlocal looks_again_at, why
+        if clock() < looks_again_at:
+            if why:
+                raise StripeNotConnectedError(why)
+            return ""
+        found, why = "", ""
+        try:
+            found = _read_secret(provider, secret, fresh=False).get(WEBHOOK_SECRET, "")
+        except StripeNotConnectedError as error:
+            why = str(error)
+            raise
+        finally:
+            if not found:
+                looks_again_at = clock() + LOOKED_S
+        return found
+
+    return read
 
 
 def _read_secret(provider: "SecretsProvider", secret: str, *, fresh: bool) -> dict[str, str]:

@@ -18,6 +18,8 @@ NO_METER_FOUND: Final = "v1.billing.meter.no_meter_found"
 OLDEST: Final = 300
 """Seconds after which a signature is too old: who has caught a notification cannot send it again later."""
 
+NOT_STRIPES: Final = "the signature is not Stripe's, or too old"
+
 
 class RefusedError(Exception):
     """A request that is no notification of Stripe's which concerns us; the message says what it lacks."""
@@ -38,13 +40,15 @@ class Webhooks:
         """
         if len(body) > LARGEST_BODY:
             raise RefusedError(f"a body of at most {LARGEST_BODY} bytes was expected, got {len(body)}")
+        if not signature.isascii():  # which the SDK compares and cannot
+            raise RefusedError(NOT_STRIPES)
         secret = self.secret()
         if not secret:
             raise RefusedError("no signing secret is known: 'metering stripe webhook' puts it")
         try:
             stripe.WebhookSignature.verify_header(body.decode(), signature, secret, tolerance=OLDEST)
         except (stripe.SignatureVerificationError, UnicodeDecodeError) as error:
-            raise RefusedError("the signature is not Stripe's, or too old") from error
+            raise RefusedError(NOT_STRIPES) from error
         return dict(self._named(self.meters.call(lambda client: _fetch(client, body))))
 
     def _named(self, event: Any) -> Iterator[tuple[str, str]]:
