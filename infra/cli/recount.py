@@ -94,6 +94,8 @@ def recount(
         for line in lines:
             report.add(work.fix(line, who) if fix and line.stays else line)
     report.end(work.unreadable)
+    for key in work.broken:
+        err.print(f"{key} is not gzip to its end: nothing after its last whole chunk is counted, here or there")
     if report.staying:
         raise typer.Exit(1)
 

@@ -1,6 +1,7 @@
 """The archive: each line of an object counts once, however often, under whatever name and in how many runs it comes."""
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -145,6 +146,18 @@ def test_a_truncated_object_fails_and_the_whole_one_counts_the_rest(world: World
     assert 0 < requests(world) < 12
     archive(world).record(put(gzip.compress(content)))
     assert requests(world) == 12
+
+
+def test_what_is_left_of_a_truncated_object_can_be_put_back(world: World) -> None:
+    """I1, I2: packed anew, it counts what was not counted yet; the line that was cut is set aside."""
+    packed = gzip.compress(lines(world, 12), 1)
+    left = zlib.decompressobj(31).decompress(packed[: len(packed) * 9 // 10])
+    with pytest.raises(PayloadError):
+        archive(world).record(put(packed[: len(packed) * 9 // 10]))
+    before, whole = requests(world), left.count(b"\n")
+    recorded = archive(world).record(put(gzip.compress(left)))
+    assert 0 < before < whole < 12
+    assert (requests(world), recorded.set_aside) == (whole, 1)
 
 
 def test_a_run_out_of_time_goes_on_where_it_stopped(world: World) -> None:

@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -15,10 +15,12 @@ import pytest
 from infra.cli import main as cli
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount import raw_log
-from infra.operate.recount.raw_log import Archive
+from infra.operate.recount.raw_log import Archive, BrokenObjectError, lines_of
 from infra.operate.recount.recount import NO_CUSTOMER, Compared, Recount
 from infra.outputs import METADATA
+from metering.counting import payloads
 from metering.counting.completeness import Completeness
+from metering.counting.payloads import PayloadError
 from metering.counting.redriving import redrive
 from metering.model.batches import Source, batch_of
 from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, encode
@@ -479,8 +481,66 @@ def test_the_command_prints_one_document(raw: Raw, command: Any) -> None:
     }
 
 
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+
 def test_objects_are_read_gzipped_or_not() -> None:
-    """Firehose's are; the emulator's are not. A line that is no UTF-8 spoils no other."""
+    """Firehose's are; the emulator's are not. Zeros fill up a block; a line that is no UTF-8 spoils no other."""
     plain = b'{"a": 1}\n\n\xff\n{"b": 2}'
-    for body in (plain, gzip.compress(plain[:12]) + gzip.compress(plain[12:])):
-        assert list(raw_log._lines_of(io.BytesIO(body))) == ['{"a": 1}', "\\xff", '{"b": 2}']
+    one, other = gzip.compress(plain[:12]), gzip.compress(plain[12:])
+    for body in (plain, one + other, one + b"\0" * 9 + other, one + other + b"\0" * 600):
+        assert list(lines_of(io.BytesIO(body))) == ['{"a": 1}', "\\xff", '{"b": 2}']
+
+
+def taken(lines: Iterator[str]) -> tuple[list[str], bool]:
+    """Return the lines before an object breaks off, and whether it does."""
+    found: list[str] = []
+    try:
+        found.extend(lines)
+    except (BrokenObjectError, PayloadError):
+        return found, True
+    return found, False
+
+
+def counted(body: bytes) -> Iterator[str]:
+    """Yield the lines that are counted of an object."""
+    return (line for chunk in payloads.batches([body], "o") for piece in chunk.pieces() for _, line in piece.lines())
+
+
+def test_what_was_counted_of_a_broken_object_is_what_is_recounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: wherever it is cut off: whole chunks, and of a small object nothing."""
+    assert raw_log.CHUNK == payloads.CHUNK == 12 * 1024 * 1024
+    for module in (payloads, raw_log):
+        monkeypatch.setattr(module, "CHUNK", 100)
+    lines = [f"line {number} {'x' * (number % 30)}" for number in range(40)]
+    whole = gzip.compress("\n".join(lines[:25]).encode()) + gzip.compress("\n".join(["", *lines[25:]]).encode())
+    lengths = set()
+    for end in range(2, len(whole)):
+        found, is_broken = taken(lines_of(io.BytesIO(whole[:end])))
+        assert (found, is_broken) == taken(counted(whole[:end]))
+        assert found == lines[: len(found)]
+        lengths.add(len(found))
+    assert len(lengths) > 5
+    assert taken(lines_of(io.BytesIO(whole))) == (lines, False)
+    assert taken(lines_of(io.BytesIO(whole + b"more"))) == taken(counted(whole + b"more"))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another end", "no gzip behind its beginning"])
+def test_a_broken_object_is_told_and_stops_no_recount(raw: Raw, command: Any, damage: str) -> None:
+    """I1, I5: nobody is billed by what was refused; the objects around it are recounted."""
+    world = raw.world
+    before, inside, after = (world.line() for _ in range(3))
+    whole = gzip.compress(f"{inside}\n".encode())
+    body = {"cut off": whole[:-5], "another end": whole + b"and more", "no gzip behind its beginning": b"\x1f\x8b" * 9}
+    raw.archive(before, name="a")
+    key = f"access-log/{HOUR.start:%Y/%m/%d/%H}/b.gz"
+    boto3.client("s3").put_object(Bucket="bucket", Key=key, Body=body[damage])
+    raw.archive(after, name="c")
+    world.recorder().record(world.batch(before, after))
+    close(raw)
+    code, _, err = command("acme", "--hour", str(HOUR), "--fix")
+    assert code == 0
+    assert err.splitlines() == [
+        "2 equal, 0 fixed, 0 different",
+        f"{key} is not gzip to its end: nothing after its last whole chunk is counted, here or there",
+    ]

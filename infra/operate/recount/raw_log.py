@@ -9,6 +9,7 @@ two lines the same record is the record's own id, so that neither objects, batch
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,7 +25,14 @@ MOST_EVENTS: Final = 10_000
 """What one answer of FilterLogEvents holds at most (API reference). An answer as full as this that names no next page
 is one of the emulator, which has none: the rest is asked for in narrower windows."""
 
+CHUNK: Final = 12 << 20
+"""An object is counted in chunks of this many bytes, gunzipped, and up to the end of the line."""
+
 _TERM: Final = "usage"  # what the subscription of an application's log asks for, too
+
+
+class BrokenObjectError(ValueError):
+    """An object that begins as gzip and does not end so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +48,15 @@ class Archive:
     access_log_group: str
     usage_log_groups: Sequence[str]
 
-    def access_log(self, hour: Hour) -> Iterator[str]:
-        """Yield the lines that API Gateway wrote in an hour."""
+    def objects(self, hour: Hour) -> Iterator[tuple[str, Iterator[str]]]:
+        """Yield the keys of the objects that Firehose wrote in an hour, each with its lines (:func:`lines_of`)."""
         prefix = f"{ARCHIVE}{hour.start:%Y/%m/%d/%H}/"
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
             for found in page.get("Contents", []):
-                yield from _lines_of(self.s3.get_object(Bucket=self.bucket, Key=found["Key"])["Body"])
+                yield found["Key"], lines_of(self.s3.get_object(Bucket=self.bucket, Key=found["Key"])["Body"])
+
+    def access_log(self, hour: Hour) -> Iterator[str]:
+        """Yield the lines that API Gateway wrote into its log group in an hour."""
         for event in self._events(self.access_log_group, hour):
             yield event["message"]
 
@@ -79,10 +90,30 @@ def usage_record_id(log_group: str, event_id: str) -> str:
     return f"{log_group} {event_id}"
 
 
-def _lines_of(body: Any) -> Iterator[str]:
-    """Yield an object's lines, gunzipped if it begins as gzip, with no more than one line in memory."""
+def lines_of(body: Any) -> Iterator[str]:
+    """Yield an object's lines, gunzipped if it begins as gzip, with no more than one chunk of them in memory.
+
+    Zeros behind a gzip stream fill up a block. Raises BrokenObjectError for an object that is cut off or damaged, once
+    its whole chunks have been yielded: these are what was counted of it, and a line behind them was not, however well
+    it can be read. (The two ways may differ on a chunk that ends within 256 KB of the damage.)
+    """
     raw = io.BufferedReader(body)
     lines: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+    chunk: list[bytes] = []
+    size = 0
+    try:
+        for line in lines:
+            chunk.append(line)
+            size += len(line)
+            if size >= CHUNK:
+                yield from _texts(chunk)
+                chunk, size = [], 0
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BrokenObjectError(str(error)) from error
+    yield from _texts(chunk)
+
+
+def _texts(lines: Sequence[bytes]) -> Iterator[str]:
     for line in lines:
         for text in _records_of(line.decode(errors="backslashreplace")):
             if text.strip():
@@ -144,6 +175,9 @@ class RawLog:
     unreadable: int = 0
     """Lines that arrived in the hours that were read and could not be, wholly or for some metrics."""
 
+    broken: list[str] = field(default_factory=list)
+    """The keys of objects that are not gzip to their end."""
+
     _peaks: set[str] = field(init=False)
     _open: dict[Hour, HourTally] = field(default_factory=dict)
     _counted_ids: set[tuple[str, str, str]] = field(default_factory=set)
@@ -168,7 +202,15 @@ class RawLog:
             yield Hour(number), self._open.pop(Hour(number))
 
     def _read_access_log(self, arrived: Hour) -> None:
-        for line in self.archive.access_log(arrived):
+        for key, lines in self.archive.objects(arrived):
+            try:
+                self._read_access_lines(lines)
+            except BrokenObjectError:
+                self.broken.append(key)
+        self._read_access_lines(self.archive.access_log(arrived))
+
+    def _read_access_lines(self, lines: Iterator[str]) -> None:
+        for line in lines:
             try:
                 record = read_access_line(line, self.metrics, self.nonces)
             except UnreadableError:

@@ -120,6 +120,11 @@ class Recount:
         """How many of the lines that were read cannot be counted as they stand; they lie among what was set aside."""
         return self._raw.unreadable
 
+    @property
+    def broken(self) -> Sequence[str]:
+        """The keys of objects that are not gzip to their end: what follows their last whole chunk counts nowhere."""
+        return self._raw.broken
+
     def compare(self, first: Hour, end: Hour) -> Iterator[list[Compared]]:
         """Yield each hour's lines from ``first`` up to ``end``, exclusive; a month's with those of its last hour.
 
