@@ -157,7 +157,7 @@ def batches(pieces: Iterable[bytes], origin: str) -> Iterator[Chunk]:
 
     Raises PayloadError for an object that ends in the middle of its gzip stream, or is none after all.
     """
-    for chunk in _chunks(_gunzipped(pieces)):
+    for chunk in _chunks(_gunzipped(pieces, origin)):
         # Blank lines, which Firehose leaves where a record brought its own line end, would only slow the reader down.
         text = re.sub(rb"\n{2,}", b"\n", chunk) if b"\n\n" in chunk else chunk
         yield Chunk(token_of(chunk), Source.ACCESS_LOG, origin, text.strip(b"\n"))
@@ -187,7 +187,7 @@ def _chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _gunzipped(pieces: Iterable[bytes], origin: str) -> Iterator[bytes]:
     """Gunzip what begins as gzip, member by member, and pass on what does not."""
     incoming = iter(pieces)
     first = b""
@@ -211,10 +211,10 @@ def _gunzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
             try:
                 yield member.decompress(rest, PIECE)
             except zlib.error as error:
-                raise PayloadError(f"the object is not gzip all through: {error}") from error
+                raise PayloadError(f"{origin} is not gzip all through: {error}") from error
             rest = member.unused_data if member.eof else member.unconsumed_tail
     if not member.eof:
-        raise PayloadError("the object ends in the middle of its gzip stream")
+        raise PayloadError(f"{origin} ends in the middle of its gzip stream")
 
 
 def _after(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
