@@ -108,6 +108,10 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Count(name="a", by="plan"),), "'a' is split by 'plan', which the log does not hold"),
         ((Count(name="a", by="status"),), r"'a' is split by 'status': write one of \('resource', 'method', 'status_cl"),
         ((Count(name="a", by="key"),), "'a' is split by 'key': write one of"),
+        (
+            (Count(name="a", by="authorizer.plan", meters=("pro", "-")),),
+            "'a': a meter is named by the letters a to z and digits of its value, got '-', which has none",
+        ),
         ((Count(name="a", meters=("GET",)),), "names meters for values: say with by="),
         (
             tuple(Count(name=f"a{n}", by="method") for n in range(5)),

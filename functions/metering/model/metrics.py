@@ -269,6 +269,11 @@ def _check_split(metric: Count | Sum, log: AccessLog) -> None:
         _check_variable(metric, metric.by, log, "is split by")
     if metric.meters and not metric.by:
         raise MetricError(f"{metric.name!r} names meters for values: say with by=… what they are values of")
+    if nameless := [value for value in metric.meters if not _spelled(value)]:
+        raise MetricError(
+            f"{metric.name!r}: a meter is named by the letters a to z and digits of its value, got {nameless[0]!r}, "
+            f"which has none: leave it to {OTHER!r}"
+        )
 
 
 def _check_together(metrics: Sequence[Metric]) -> None:
