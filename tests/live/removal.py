@@ -6,7 +6,7 @@ Of a run that could not clean up behind itself: ``uv run python -m tests.live.re
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
@@ -18,21 +18,30 @@ GONE: Final = {"DELETE_COMPLETE"}
 
 
 def remove(cloud: Cloud, name: str) -> None:
-    """Delete the stacks of a run, then what they retain, then what the run made beside them."""
-    _delete_stacks(cloud, name)
-    for delete, find in ((_delete_table, tables), (_delete_bucket, buckets), (_delete_log_group, log_groups)):
-        for found in find(cloud, name):
-            delete(cloud, found)
-    secretsmanager = cloud.client("secretsmanager")
-    for secret in secrets(cloud, name):
-        secretsmanager.delete_secret(SecretId=secret, ForceDeleteWithoutRecovery=True)
-    for role in roles(cloud, name):
-        _delete_role(cloud, role)
+    """Delete a run's API keys, its stacks, what those retain, and what the run made beside them.
+
+    Whatever fails, all else is tried, and then the last failure is raised with those before it as its context.
+    """
+    with ExitStack() as steps:
+        for kind, delete in reversed(DELETED.items()):
+            steps.callback(_delete_all, cloud, name, kind, delete)
+
+
+def _delete_all(cloud: Cloud, name: str, kind: str, delete: Callable[[Cloud, str], None]) -> None:
+    with ExitStack() as steps:
+        for found in reversed(KINDS[kind](cloud, name)):
+            steps.callback(delete, cloud, found)
 
 
 def left(cloud: Cloud, name: str) -> list[str]:
     """Return what there is of a run, by its kind and its name."""
     return [f"{kind} {found}" for kind, find in KINDS.items() for found in find(cloud, name)]
+
+
+def api_keys(cloud: Cloud, name: str) -> list[str]:
+    """Return the ids of the API keys of a run."""
+    found = _all(cloud, "apigateway", "get_api_keys", "items")
+    return [key["id"] for key in found if _ours(name, [key.get("name", "")])]
 
 
 def stacks(cloud: Cloud, name: str) -> list[str]:
@@ -84,16 +93,22 @@ def alarms(cloud: Cloud, name: str) -> list[str]:
     return [alarm["AlarmName"] for alarm in found["MetricAlarms"]]
 
 
+def rest_apis(cloud: Cloud, name: str) -> list[str]:
+    """Return the ids of the REST APIs of a run."""
+    found = _all(cloud, "apigateway", "get_rest_apis", "items")
+    return [api["id"] for api in found if _ours(name, [api["name"]])]
+
+
 def apis(cloud: Cloud, name: str) -> list[str]:
-    """Return the REST APIs of a run, and the others."""
-    rest = cloud.client("apigateway").get_rest_apis(limit=500)["items"]
-    others = cloud.client("apigatewayv2").get_apis(MaxResults="100")["Items"]
-    ours = {api["ApiId"] for api in others if _is_tagged(name, api.get("Tags", {}).values())}
-    return _ours(name, (api["name"] for api in rest)) + sorted(ours)
+    """Return the ids of a run's other APIs."""
+    found = _all(cloud, "apigatewayv2", "get_apis", "Items")
+    return [api["ApiId"] for api in found if _is_tagged(name, api.get("Tags", {}).values())]
 
 
 KINDS: Final[dict[str, Callable[[Cloud, str], list[str]]]] = {
+    "API key": api_keys,
     "stack": stacks,
+    "REST API": rest_apis,
     "table": tables,
     "bucket": buckets,
     "log group": log_groups,
@@ -102,7 +117,7 @@ KINDS: Final[dict[str, Callable[[Cloud, str], list[str]]]] = {
     "function": functions,
     "stream": streams,
     "alarm": alarms,
-    "API": apis,
+    "other API": apis,
 }
 
 
@@ -121,23 +136,30 @@ def _all(cloud: Cloud, service: str, operation: str, items: str) -> list[Any]:
     return [item for page in pages for item in page[items]]
 
 
-def _delete_stacks(cloud: Cloud, name: str) -> None:
-    """Delete the stacks one after the other; one that fails is tried once more, as some resources let go late."""
+def _delete_api_key(cloud: Cloud, key: str) -> None:
+    cloud.client("apigateway").delete_api_key(apiKey=key)
+
+
+def _delete_stack(cloud: Cloud, stack: str) -> None:
+    """Delete a stack; where that fails it is tried once more, as some resources let go late."""
     cloudformation = cloud.client("cloudformation")
     deadline = time.monotonic() + DELETING_LIMIT_S
-    for stack in stacks(cloud, name):
-        for _ in range(2):
-            cloudformation.delete_stack(StackName=stack)
-            while stack in stacks(cloud, name) and _status(cloudformation, stack) != "DELETE_FAILED":
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the stack {stack} is being deleted for {DELETING_LIMIT_S} s")
-                time.sleep(5 if cloud.is_aws else 0.2)
+    for _ in range(2):
+        cloudformation.delete_stack(StackName=stack)
+        while stack in stacks(cloud, stack) and _status(cloudformation, stack) != "DELETE_FAILED":
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the stack {stack} is being deleted for {DELETING_LIMIT_S} s")
+            time.sleep(5 if cloud.is_aws else 0.2)
 
 
 def _status(cloudformation: Any, stack: str) -> str:
     with suppress(ClientError):
         return str(cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"])
     return ""
+
+
+def _delete_rest_api(cloud: Cloud, api: str) -> None:
+    cloud.client("apigateway").delete_rest_api(restApiId=api)
 
 
 def _delete_table(cloud: Cloud, table: str) -> None:
@@ -162,6 +184,10 @@ def _delete_log_group(cloud: Cloud, group: str) -> None:
     cloud.client("logs").delete_log_group(logGroupName=group)
 
 
+def _delete_secret(cloud: Cloud, secret: str) -> None:
+    cloud.client("secretsmanager").delete_secret(SecretId=secret, ForceDeleteWithoutRecovery=True)
+
+
 def _delete_role(cloud: Cloud, role: str) -> None:
     iam = cloud.client("iam")
     for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
@@ -171,12 +197,24 @@ def _delete_role(cloud: Cloud, role: str) -> None:
     iam.delete_role(RoleName=role)
 
 
+DELETED: Final[dict[str, Callable[[Cloud, str], None]]] = {
+    "API key": _delete_api_key,
+    "stack": _delete_stack,
+    "REST API": _delete_rest_api,
+    "table": _delete_table,
+    "bucket": _delete_bucket,
+    "log group": _delete_log_group,
+    "secret": _delete_secret,
+    "role": _delete_role,
+}
+"""How each kind is deleted that a run makes beside its stacks, or they retain; the stacks before what they use."""
+
+
 def main(name: str) -> None:
     """Remove a run, and say what is left of it."""
-    with on_aws() as cloud:
+    with on_aws() as cloud, ExitStack() as ending:
+        ending.callback(lambda: sys.stderr.writelines(f"left: {found}\n" for found in left(cloud, name)))
         remove(cloud, name)
-        found = left(cloud, name)
-    sys.exit("\n".join(f"left: {one}" for one in found) or None)
 
 
 if __name__ == "__main__":

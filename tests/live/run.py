@@ -195,7 +195,9 @@ def run(cloud: Cloud, results: Path) -> Iterator[Run]:
     points.tell(state="deploying")
     made = Run(cloud, name, points, costs, f"{name.lower()}-assets-{cloud.account_id}")
     with contextlib.ExitStack() as ending:
-        ending.callback(_end, made)
+        # The last one first, and each of them whatever the others raise.
+        ending.callback(_tell_what_is_left, made)
+        ending.callback(removal.remove, cloud, name)
         _make_assets_bucket(made)
         points.tell(without_a_role=_answer_without_a_role(made), state="running")
         ending.enter_context(_log_role(made))
@@ -203,9 +205,7 @@ def run(cloud: Cloud, results: Path) -> Iterator[Run]:
         yield made
 
 
-def _end(made: Run) -> None:
-    made.forget_key()
-    removal.remove(made.cloud, made.name)
+def _tell_what_is_left(made: Run) -> None:
     found = removal.left(made.cloud, made.name)
     made.points.tell(left=found, cost=made.costs.as_json(), state="removed")
     assert found == [], f"left of the run {made.name}: {found}"
@@ -263,8 +263,8 @@ def _log_role(made: Run) -> Iterator[None]:
             return True
         return False
 
-    made.wait(lambda: put(arn), "the account takes a role for access logs")
     try:
+        made.wait(lambda: put(arn), "the account takes a role for access logs")
         yield
     finally:
         made.wait(lambda: put(""), "the account gives the role for access logs up")
