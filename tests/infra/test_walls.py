@@ -59,6 +59,7 @@ PLANTED: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("infra.operate.recount.raw_lines", "metering.model.access_log"),
         ("infra.operate.recount.raw_log", "metering.counting.payloads"),
         ("infra.operate.recount.raw_usage_lines", "metering.model.usage_lines"),
+        ("infra.operate.recount.raw_usage_frames", "metering.model.usage_frames"),
         ("infra.operate.recount.raw_lines", "record_usage"),  # through which the reader that counts can be reached
     ),
     "tests-layers": (

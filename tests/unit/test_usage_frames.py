@@ -99,6 +99,41 @@ def test_a_usage_object_is_counted_in_whatever_form_its_name_has_it(frame: str) 
     assert both(FRAMES["a list"](line)) == COUNTED
 
 
+ESCAPED: Final[Mapping[str, str]] = {
+    "nginx": "\\x22",
+    "nginx, of escaped JSON": "\\x5C\\x22",
+    "nginx, of .NET's JSON": "\\x5Cu0022",
+    "single, in hexadecimal digits": "\\x27",
+    "octal digits": "\\042",
+    "a long escape": "\\U0022",
+    "Rust": "\\u{22}",
+    "Go's templates": "&#34;",
+    "PHP": "&#039;",
+    "Django": "&#x27;",
+    "XML": "&apos;",
+    "XML in XML": "&amp;quot;",
+    "an address": "%22",
+    "an address in an address": "%2522",
+}
+"""How a quote is written, by what. nginx: ngx_http_log_module, "log_format"; PHP: htmlspecialchars; Django:
+django.utils.html.escape; Go: html/template; an address: RFC 3986, 2.1."""
+
+LANGUAGES: Final[Mapping[str, str]] = {
+    "Go": "map[usage:map[customer:acme id:job-17 tokens:1250]]",
+    "Go, with types": 'map[string]interface {}{"usage":map[string]interface {}{"id":7, "customer":"acme", "at":x}}',
+    "Go, a struct": "{usage:main.Usage{id:job-17 customer:acme tokens:1250}}",
+    "Java, a record": "Line[usage=Usage[id=job-17, customer=acme, tokens=1250]]",
+    "Kotlin": "Line(usage=com.acme.Usage(id=job-17, customer=acme, tokens=1250))",
+    "Rust": 'Line { usage: Usage { id: "job-17", customer: "acme", tokens: 1250 } }',
+    "PHP": "Array\n(\n    [usage] => Array\n        (\n            [id] => 7\n            [customer] => acme\n    )",
+    "PHP, var_dump": 'array(1) {\n  ["usage"]=>\n  array(2) {\n    ["id"]=>\n  int(7)\n    ["customer"]=>\n  "acme"\n}',
+    "PHP, var_export": "array (\n  'usage' => \n  array (\n    'id' => 7,\n    'customer' => 'acme',\n  ),\n)",
+    "Swift": '["usage": ["id": "job-17", "customer": "acme", "tokens": 1250]]',
+    "Elixir": '%{usage: %{id: "job-17", customer: "acme", tokens: 1250}}',
+    "Objective-C": "{\n    usage =     {\n        id = 7;\n        customer = acme;\n    };\n}",
+}
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -127,6 +162,19 @@ def test_a_usage_object_is_counted_in_whatever_form_its_name_has_it(frame: str) 
         '{"usage":{"id":"' + "x" * 100,
         '{"usage":{"id',
         '{"usage":{',
+        '{"usage":[',
+        '{"level":"INFO","usage": "',
+        '{"level":"INFO",\n  "usage":  ',
+        '{"message":"{\\"usage\\":',
+        "INFO { usage: ",
+        '{"usage":' + " " * 30 + '{"id":"job-17","customer":"acme","tok',
+        '{"usage":\n' + " " * 24 + '{\n"id": "job-17", "customer": NaN}}',
+        '{"usage":{"customer"' + " " * 30 + ":NaN}}",
+        '{"usage":"{x} and {id: 7, customer: acme}"}',
+        '{"usage":"{id: 7, customer: acme} {\\"a\\":1}"}',
+        "{\x1b[32m'usage'\x1b[39m: {\x1b[1mid\x1b[0m: \x1b[32m'job-17'\x1b[39m, \x1b[1mtime\x1b[0m: 7}}",
+        "{\\u001b[32musage\\u001b[39m: {\\u001b[0;1mid\\u001b[0m\\u001b[K: 7, time: 7}}",
+        "\\033[32musage\\033[m={\\e[32mcustomer\\e[0m=acme}",
     ],
 )
 def test_what_was_meant_and_is_no_json_is_set_aside(line: str) -> None:
@@ -134,6 +182,32 @@ def test_what_was_meant_and_is_no_json_is_set_aside(line: str) -> None:
     assert both(line) == ASIDE
     assert both(f"{LAMBDA}{line}\n") == ASIDE
     assert both(FRAMES["FireLens"](line)) == ASIDE
+
+
+@pytest.mark.parametrize("quote", ESCAPED)
+def test_quotes_that_anything_has_escaped_are_quotes(quote: str) -> None:
+    """I1: a proxy or a template writes a body in its own way; what is not read as JSON is set aside."""
+    line = json.dumps(GOOD).replace('"', ESCAPED[quote])
+    assert both(line) == ASIDE
+    assert both(f"{LAMBDA}body={line} 200\n") == ASIDE
+    assert both(FRAMES["FireLens"](line)) == ASIDE
+    for end in range(line.index("job-17"), len(line)):
+        assert both(line[:end]) == ASIDE
+    others = json.dumps({"usage": {"input_tokens": 12, "output_tokens": 7}}).replace('"', ESCAPED[quote])
+    assert both(others) == NOBODYS
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_object_in_the_form_of_a_language_is_set_aside(language: str) -> None:
+    """I1: between other brackets than JSON's, or behind the name of its type, whole or cut off behind two names."""
+    line = LANGUAGES[language]
+    assert both(line) == ASIDE
+    assert both(f"{LAMBDA}{line}\n") == ASIDE
+    assert both(FRAMES["FireLens"](line)) == ASIDE
+    assert both(json.dumps({"usage": line.partition("usage")[2]})) == ASIDE
+    for end in range(max(line.rindex("id"), line.rindex("customer")) + len("customer']=>"), len(line)):
+        assert both(line[:end]) == ASIDE
+    assert both(line.replace("id", "kind").replace("customer", "cpu")) == NOBODYS
 
 
 @pytest.mark.parametrize(
@@ -156,6 +230,15 @@ def test_what_was_meant_and_is_no_json_is_set_aside(line: str) -> None:
         "usage: metering [-h] {deploy,destroy} --key KEY",
         "Usage of {id: 7}: none",
         "usage: {{ .Values.usage }}",
+        "usage: metering [-h] [--key=KEY] [--id=ID]",
+        "usage: heap[id=7], stack(id=8)",
+        '{"level":"INFO"} memory usage: ',
+        'memory usage: high {"customer": "acme", "id": 7}',
+        "CPU usage: 50%20of {x22id%22}",
+        "usage:\n  id: job-17\n  customer: acme\n",
+        '<usage id="job-17" customer="acme"/>',
+        '{"usage.id": "job-17", "usage.customer": "acme"}',
+        '{"level": "INFO", "usage"',
         '{"message": "usage {customer: acme}"}',
         '{"message": "the field \\"usage\\" is an object", "customer": "acme", "id": "1", "time": 1}',
     ],
@@ -224,6 +307,18 @@ def test_what_a_report_holds_is_not_looked_into() -> None:
         "usage={id=" * 100_000,
         '{"a":1}usage:' * 80_000,
         '{"usage":{"id":1,"time":1}}' * 37_000,
+        "usage " + "{}" * 500_000,
+        "{}" * 500_000 + " usage",
+        '{"usage":"' + "{}" * 500_000 + '"}',
+        '{"usage":"' + "[(" * 500_000 + '"}',
+        "usage=[usage=(" * 70_000,
+        "usage=[" + "[" * 1_000_000,
+        "usage=" + "a." * 500_000,
+        "usage:a[" * 120_000,
+        "usage={" + "%20" * 330_000,
+        "usage={%" + "25" * 500_000,
+        "usage={\x1b[" + "1" * 1_000_000,
+        "usage={" + "\\x0" * 330_000,
     ],
     ids=lambda bomb: f"{bomb[:12]}... {len(bomb)}",
 )
@@ -275,7 +370,8 @@ FIELDS: Final = st.fixed_dictionaries(
         "id": st.sampled_from(["job-17", "", "x" * 129, 17, None, "a b", "{", '{"usage":{"key":"a"}}', "\ud800"]),
         "time": st.sampled_from(
             ["2026-11-22T05:17:00Z", 1795324620000, "1795324620000", 1795324620000.0, 1795324620, 1795324620.5,
-             "2026-11-22T05:17:00", "2026-11-22T06:16:59.999999999+01:00", None, [], "yesterday", "20261122"]
+             "2026-11-22T05:17:00",
+             "2026-11-22T06:16:59.999999999+01:00", None, [], "yesterday", "20261122"]
         ),
         "customer": st.sampled_from(["acme", "acme.com", "auth0|5f7c", "", "-", " a", "a#b", 7, None, "x" * 129]),
         "key": st.sampled_from(["k1", "us-east-1:5f1c", "", "a@b", 7, None]),
@@ -291,7 +387,8 @@ MOSTLY_GOOD: Final = st.one_of(FIELDS, FIELDS.map(lambda fields: {**USAGE, **fie
 TEXTS: Final = st.sampled_from(
     ['"', "\\", "{", "}", "[", ":", ",", "=", "usage", '"usage":{', '\\"usage\\":{', "usage={", '{"', '{\\"', "}}",
      "NaN", "\n", "\\n", "\t", "\ufeff", "\\u0022", "id:", '"customer":"a"', "key=", "\ud800",
-     "é", " ", "\x1c", "quot;"]
+     "é", " ", "\x1c", "quot;", "&#34;", "&amp;", "\\x22", "\\x5C", "\\173", "%7B", "%25", "25", "\x1b[32m", "\\e[",
+     "m", "[", "(", ")", "map[", "usage: Usage {", "usage=Array (", "array(2) {", "{}", "a" * 81, " " * 30]
 )  # fmt: skip
 
 
