@@ -99,6 +99,7 @@ def test_a_line_that_is_no_usage_line_is_none_of_our_business(text: str) -> None
         (NOW_MS - 0.75, NOW_MS - 1),
         ("1.7953254E12", NOW_MS),
         ("2026-11-22T05:17:00.250999999Z", NOW_MS - 13 * 60_000 + 250),
+        ("2026-11-22T05:17:00.000400+00:00:01.000800", NOW_MS - 13 * 60_000 - 1001),
     ],
 )
 def test_a_time_is_a_moment_with_its_zone_or_milliseconds(time: str | int, moment: int | None) -> None:
@@ -288,11 +289,19 @@ def test_a_value_that_one_metric_cannot_read_costs_that_metric_alone(
 
 def test_of_many_faults_three_are_told() -> None:
     """A reason is read by people."""
-    found = READER.read(line(**{f"m{number}": number for number in range(1000)}))
+    found = READER.read(line(**{f"m{number}": number for number in range(96)}))
     assert isinstance(found, Partly)
-    assert len(found.bad.metrics) == 1000
-    assert found.bad.reason.endswith("; and 997 more")
+    assert len(found.bad.metrics) == 96
+    assert found.bad.reason.endswith("; and 93 more")
     assert len(found.bad.reason) < 500
+
+
+def test_an_object_of_more_than_a_hundred_fields_is_set_aside_whole() -> None:
+    """I10: what is kept of a line is bounded, so that its next delivery costs no more than its first."""
+    found = READER.read(line(**{f"m{number}": number for number in range(20_000)}))
+    assert isinstance(found, Rejected)
+    assert found.reason == "usage: a usage object must have at most 100 fields, got 20004"
+    assert found.metrics == ()
 
 
 def test_a_line_that_waits_for_some_metrics_is_read_for_these_alone() -> None:

@@ -27,6 +27,9 @@ from metering.model.usage_frames import WHICH, WHOSE, Frames, Number, Object
 
 LONGEST_ID: Final = 128
 
+MOST_FIELDS: Final = 100
+"""What a line is set aside for is kept by name, and so is bounded (I10): no function's environment holds as many."""
+
 _SHOWN: Final = 3
 """So many of a line's faults are told."""
 
@@ -165,6 +168,8 @@ def _said(found: Report | Partly[Report] | Rejected) -> tuple[Report | None, tup
 
 def _fields(usage: Object) -> dict[str, Any]:
     """Return an object's values by name, where half a surrogate pair, which is no text, is spelled out."""
+    if len(usage) > MOST_FIELDS:
+        raise ValueError(f"a usage object must have at most {MOST_FIELDS} fields, got {len(usage)}")
     fields: dict[str, Any] = {}
     for name, value in usage:
         spelled = name.encode(errors="backslashreplace").decode()

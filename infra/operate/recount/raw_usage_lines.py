@@ -19,6 +19,7 @@ from metering.model.periods import Hour
 from metering.model.subjects import is_id, is_printable, source_of_customer, source_of_key
 
 _LONGEST_LINE_ID: Final = 128
+_MOST_FIELDS: Final = 100
 _LONGEST_NUMBER: Final = 64
 _SECONDS_BELOW: Final = 10**11
 _NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
@@ -43,6 +44,8 @@ def read_usage_line(event_id: str, line: str, metrics: Sequence[Metric]) -> Reco
 
 def _report(event_id: str, usage: Pairs, kinds: Mapping[str, Sum | Max]) -> tuple[Record, int]:
     """Return what an object reports, and its moment: two that differ in that alone are two."""
+    if len(usage) > _MOST_FIELDS:
+        raise UnreadableError("too many fields")
     fields = {_spelled(name): value for name, value in usage}
     line_id = fields.get("id")
     is_id = type(line_id) is str and 0 < len(line_id) <= _LONGEST_LINE_ID and is_printable(line_id)
