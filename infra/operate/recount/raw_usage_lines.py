@@ -8,7 +8,7 @@ import calendar
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Final
 
@@ -90,7 +90,8 @@ def _moment(time: object) -> int:
         at = datetime.fromisoformat(time)
         if at.tzinfo is None:
             raise UnreadableError("a time without its zone")
-        return calendar.timegm(at.utctimetuple()) * 1000 + at.microsecond // 1000
+        at = at.astimezone(UTC)  # a zone may be off by a fraction of a second, too
+        return calendar.timegm(at.timetuple()) * 1000 + at.microsecond // 1000
     except (ValueError, OverflowError) as error:
         raise UnreadableError("no time") from error
 
