@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from app import METRICS
 from infra.local.demo import steps as demo
+from metering.model.log_format import AccessLog
+from metering.model.metrics import declared
+from tests.doubles.hostile import HOSTILE, hostile_line
 from tests.e2e.conftest import Deployed
 
 
@@ -50,6 +54,18 @@ def test_an_object_is_counted_gzipped_or_not(firehose: Deployed, s3: Any) -> Non
     _put(firehose, s3, "gzipped.gz", gzip.compress(_content(firehose, "gzipped", "gzipped", "gzipped")))
     _put(firehose, s3, "plain", _content(firehose, "plain", "plain"))
     demo.wait_until(lambda: (firehose.counted("gzipped"), firehose.counted("plain")) == (3, 2))
+
+
+def test_text_that_ends_its_line_bills_nobody(firehose: Deployed, s3: Any) -> None:
+    """I7: an authorizer's value as it is, by the format that is deployed: Firehose ends a line where the value does."""
+    template = AccessLog().format(firehose.nonce, declared(METRICS))
+    time = str(int(firehose.hour.start.timestamp() * 1000))
+    for number, text in enumerate(HOSTILE.values()):
+        line = hostile_line(number, text, "authorizer.user", raw=True, template=template, time=time)
+        _put(firehose, s3, f"hostile-{number}.gz", gzip.compress(f"{line}\n".encode()))
+    _settled(firehose, s3)
+    assert firehose.counted("victim") == 0
+    assert list(firehose.cloud.deployment.set_aside.batches())
 
 
 def test_an_object_that_is_notified_twice_counts_once(firehose: Deployed, s3: Any) -> None:

@@ -4,98 +4,21 @@ A REST authorizer may pass on what its caller wrote: a query's parameter, a clai
 values and not others, so each text is played both ways.
 """
 
-import json
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
-from infra.local.aws.log_line import render
 from metering.counting.payloads import batches
-from metering.model.log_format import AccessLog
-from metering.model.metrics import Count, Sum, Unique, declared
-from tests.doubles.access_log import NONCE
+from tests.doubles.hostile import HOSTILE, METRICS, hostile_line
 from tests.integration.test_recount import Raw, raw
-from tests.integration.world import HOUR, moment
 
 __all__ = ["raw"]
-
-METRICS: Final = (
-    Count(name="requests", by="authorizer.client"),
-    Sum(name="messages", of="authorizer.messages"),
-    Unique(name="users", of="authorizer.user", opaque_id=True),
-)
-FORMAT: Final = AccessLog().format(NONCE, declared(METRICS))
-FIELDS: Final = json.loads(FORMAT)
-GUESSED: Final = "00000000-0000-11f0-8000-0a58a9feac02"
-
-
-def _forged(beginning: str) -> str:
-    """Return a line of the victim's but for the nonce: it begins so, and its last string is left open."""
-    values = {
-        "time": moment(HOUR),
-        "status": "200",
-        "method": "POST",
-        "key": "victim",
-        "authorizer.messages": "1000000",
-    }
-    fields = [f'"{name}":"{values.get(name, "x")}"' for name in FIELDS if name not in ("metering", "end")]
-    return f'{{"metering":"{beginning}",{",".join(fields)}'.removesuffix('"')
-
-
-N: Final = len(FIELDS)
-ITS_OWN: Final = 'u","authorizer.messages":"0","authorizer.user":"-"'
-"""What ends a line of the caller's own with another number than the real one."""
-
-HOSTILE: Final = {
-    "a field once more": 'u","key":"victim',
-    "a variable once more": 'u","authorizer.messages":"0',
-    "a field of its own": 'u","path":"/',
-    "another beginning": f'u","metering":"1:{N + 1}:{GUESSED}',
-    "fields of another count": 'u","metering":"1","key":"victim","authorizer.messages":"1000000","x":"',
-    "numbers, which have fewer quotes": "u" + "".join(f'","f{n}":1,"x":"' for n in range(5)),
-    "a line of the victim's": f'u"}}\n{_forged("1")}',
-    "a line with a guessed nonce": f'u"}}\n{_forged(f"1:{N}:{GUESSED}")}',
-    "an end of its own": f'u","end":"{GUESSED}"}}\n{{"x":"',
-    "its own line, cut short": f'{ITS_OWN}}}\n{{"x":"',
-    "its own line, ended by a guess": f'{ITS_OWN},"end":"{GUESSED}"}}\n{{"x":"',
-    "its own line, with the real end": f'{ITS_OWN},"end":"',
-    "a record joined on": f'u"}},{_forged("1")}',
-    "a record joined on without a comma": f'u"}}{_forged("1")}',
-    "a usage line": 'u"}\n{"usage":{"id":"1","time":"2026-11-22T05:17:00Z","customer":"victim","messages":7}}\n{"x":"',
-    "a backslash": "\\",
-    "a backslash and a quote": '\\"',
-    "quotes that are spelled out": "\\u0022,\\u0022key\\u0022:\\u0022victim",
-    "a line end": "u\nu",
-    "a carriage return": "u\r\n",
-    "control characters": "\x00\x1b\x7f\x85\u2028",
-    "a variable's name": "$context.identity.apiKeyId",
-    "a byte order mark": "\ufeffu",
-    "half a surrogate pair, spelled out": "\\ud800",
-    "quotes": '"' * 200,
-    "as much as is counted": "u" * 256,
-}
-
-
-def _line(number: int, text: str, variable: str, *, raw: bool) -> str:
-    """Return the line of a caller's request that carries a hundred messages."""
-    values = {
-        "extendedRequestId": f"R{number}{variable[-1]}=",
-        "requestTimeEpoch": moment(HOUR),
-        "identity.apiKeyId": f"mallory-{number}-{variable[-1]}",
-        "status": "200",
-        "httpMethod": "POST",
-        "resourcePath": "/messages",
-        "authorizer.client": "app",
-        "authorizer.messages": "100",
-        "authorizer.user": "mallory",
-    }
-    return render(FORMAT, values | {variable: text}, raw=raw)
 
 
 def _lines(written: str) -> dict[str, str]:
     """Return the lines of all hostile texts, in each of two variables, by the keys that they are to be billed to."""
     return {
-        f"mallory-{number}-{variable[-1]}": _line(number, text, variable, raw=written == "as it is")
+        f"mallory-{number}-{variable[-1]}": hostile_line(number, text, variable, raw=written == "as it is")
         for number, text in enumerate(HOSTILE.values())
         for variable in ("authorizer.client", "authorizer.user")
     }
@@ -107,7 +30,7 @@ def attacked(raw: Raw) -> Raw:
     raw.world.bill(*METRICS)
     raw.world.customer("victim", "victim", stripe_customer="cus_victim")
     raw.world.customer("mallory", *_lines("escaped"), stripe_customer="cus_mallory")
-    honest = _line(99, "app", "authorizer.client", raw=False)
+    honest = hostile_line(99, "app", "authorizer.client", raw=False)
     raw.deliver(honest.replace('"mallory-99-t"', '"victim"').replace('"100"', '"1"'))
     return raw
 
