@@ -74,6 +74,7 @@ def close_periods(function: lambda_.Function, storage: Storage, *, post_usage: l
         _items("AskToCheck", counters, ["UpdateItem"], "check#*"),
         _items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *rows),
         _items("WriteLedger", ledger, ["PutItem"], *rows, "list#keys"),
+        _write_no_profile(ledger),
         _items("SeeWhetherToPost", ledger, ["GetItem"], "posting"),
         _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
         iam.PolicyStatement(sid="StartWorkers", actions=["lambda:InvokeFunction"], resources=[post_usage.function_arn]),
@@ -107,6 +108,7 @@ def reconcile_usage(function: lambda_.Function, storage: Storage) -> None:
         _items("CloseAgain", counters, ["UpdateItem"], "late#*"),
         _items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *read),
         _items("WriteLedger", ledger, ["PutItem"], "customer#*", "period#*", "stripe#*"),
+        _write_no_profile(ledger),
         _read_stripe_key(storage),
     )
 
@@ -166,13 +168,33 @@ def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys:
 
 
 def _write_rows(ledger: str) -> iam.PolicyStatement:
-    """Allow a customer's usage rows to be put, and no other of its items: not its profile, which says who pays.
+    """Allow a customer's usage rows to be put, and nothing that says who pays: no profile has a row's attributes alone.
 
-    By the names of their attributes, those in a write's condition included.
+    By the names of a write's attributes, those in its condition included. A put replaces its item, whatever was there,
+    and no condition looks at a sort key: so the profile could still be replaced by a row, which is none that can be
+    read. Usage could be kept from being posted by that, and not be turned to somebody else.
     """
     statement = _items("WriteRows", ledger, ["PutItem"], "customer#*")
     statement.add_condition("ForAllValues:StringEquals", {"dynamodb:Attributes": list(ROW)})
     return statement
+
+
+def _write_no_profile(ledger: str) -> iam.PolicyStatement:
+    """Deny a customer's profile, which says who pays, to who writes most of what stands beside it.
+
+    By its name, as nothing else there has one; the Stripe customer stands in what an invoice bills, too. What holds of
+    :func:`_write_rows` holds here: a profile without a name is none that can be read.
+    """
+    return iam.PolicyStatement(
+        sid="WriteNoProfile",
+        effect=iam.Effect.DENY,
+        actions=["dynamodb:PutItem"],
+        resources=[ledger],
+        conditions={
+            "ForAnyValue:StringLike": {"dynamodb:LeadingKeys": ["customer#*"]},
+            "ForAnyValue:StringEquals": {"dynamodb:Attributes": ["name"]},
+        },
+    )
 
 
 def _read_stripe_key(storage: Storage) -> iam.PolicyStatement:

@@ -26,13 +26,20 @@ def grants(template: Template, role: str) -> set[tuple[str, str, tuple[str, ...]
         (action, flat(resource), tuple(statement.get("Condition", {}).get(LEADING, {}).get(KEYS, ())))
         for policy in policies(template, role)
         for statement in policy["Statement"]
+        if statement["Effect"] == "Allow"
         for action in listed(statement["Action"])
         for resource in listed(statement["Resource"])
     }
 
 
+def denials(template: Template, role: str) -> list[dict[str, Any]]:
+    """Return the statements that deny a role something."""
+    return [one for policy in policies(template, role) for one in policy["Statement"] if one["Effect"] == "Deny"]
+
+
 LEADING = "ForAllValues:StringLike"
 KEYS = "dynamodb:LeadingKeys"
+ATTRIBUTES = "dynamodb:Attributes"
 
 
 def policies(template: Template, role: str) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ class Role:
         return [
             Grant(one.get("Sid", ""), action, resource)
             for one in self.statements
+            if one["Effect"] == "Allow"
             for action in _listed(one["Action"])
             for resource in _listed(one["Resource"])
         ]
@@ -116,7 +117,8 @@ class Role:
             ]
             met = {(one["Sid"], text) for one in asked for text in _patterns(one) if fnmatchcase(key, text)}
             self.used |= met
-            if not met and any(_allows(one, f"dynamodb:{action}", resource) for one in self.statements):
+            denies = any(_denies(one, f"dynamodb:{action}", resource, key, attributes) for one in self.statements)
+            if denies or (not met and any(_allows(one, f"dynamodb:{action}", resource) for one in self.statements)):
                 self.denied.add(f"dynamodb:{action}")
                 words = f"dynamodb:{action} of {key!r} with {sorted(attributes)} is not allowed to {self.name}"
                 raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": words}}, model.name)
@@ -172,6 +174,18 @@ def _items_named(operation: str, params: Mapping[str, Any]) -> Iterator[tuple[st
 
 
 def _allows(statement: Mapping[str, Any], action: str, resource: str) -> bool:
+    return statement["Effect"] == "Allow" and _is_about(statement, action, resource)
+
+
+def _denies(statement: Mapping[str, Any], action: str, resource: str, key: str, attributes: set[str]) -> bool:
+    if statement["Effect"] != "Deny" or not _is_about(statement, action, resource):
+        return False
+    keys = _listed(statement["Condition"]["ForAnyValue:StringLike"][_LEADING])
+    names = _listed(statement["Condition"]["ForAnyValue:StringEquals"][_ATTRIBUTES])
+    return any(fnmatchcase(key, pattern) for pattern in keys) and not attributes.isdisjoint(names)
+
+
+def _is_about(statement: Mapping[str, Any], action: str, resource: str) -> bool:
     return action in _listed(statement["Action"]) and any(
         arn.endswith(f":table/{resource}") for arn in _listed(statement["Resource"])
     )

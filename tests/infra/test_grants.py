@@ -10,8 +10,9 @@ from metering.model.metrics import Count
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, Subject
 from metering.model.usage_row import State, Total, UsageRow
+from metering.stores.holders import _read_customer
 from metering.stores.rows import _row_item
-from tests.doubles.template import KEYS, LEADING, Template, flat, grants, listed, of_type, policies, properties
+from tests.doubles.template import KEYS, LEADING, Template, denials, flat, grants, listed, of_type, policies, properties
 
 RECORD_USAGE = {
     ("logs:CreateLogStream", "IngestRecordUsageLog", ()),
@@ -147,8 +148,11 @@ def test_receive_events_marks_rows_and_nothing_else(template: Template) -> None:
 
 
 @pytest.mark.parametrize("role", ["BillingReceiveEventsRole", "BillingPostUsageRole"])
-def test_who_writes_rows_alone_can_write_no_other_item_of_a_customer(template: Template, role: str) -> None:
-    """I7: neither who pays nor an adjustment; which attributes a row has, the row itself says."""
+def test_who_writes_rows_alone_cannot_say_who_pays(template: Template, role: str) -> None:
+    """I7: nor adjust anything: a put of a row's attributes may replace another item, and never be one.
+
+    Which attributes a row has, the row itself says; a profile without the others is not read as one.
+    """
     (conditions,) = [
         statement["Condition"]
         for policy in policies(template, role)
@@ -161,6 +165,23 @@ def test_who_writes_rows_alone_can_write_no_other_item_of_a_customer(template: T
     pending = {"requests": Total(counted=1, revision=1, state=State.PENDING)}
     row = UsageRow(Subject(Kind.CUSTOMER, "acme"), Hour.parse("2026-11-22T05"), 1, pending, only_key="a1b2c3")
     assert _row_item(row).keys() == allowed
+    erased = {"pk": {"S": "customer#acme"}, "sk": {"S": "profile"}, "version": {"N": "1"}}
+    with pytest.raises(KeyError):
+        _read_customer(erased)
+
+
+@pytest.mark.parametrize("role", ["BillingClosePeriodsRole", "BillingReconcileUsageRole"])
+def test_who_writes_most_of_a_customers_items_cannot_say_who_pays(template: Template, role: str) -> None:
+    """I7: a customer's item with a name is its profile, and a profile without one is not read as one."""
+    (denied,) = denials(template, role)
+    assert (denied["Action"], flat(denied["Resource"])) == ("dynamodb:PutItem", "Ledger")
+    assert denied["Condition"] == {
+        "ForAnyValue:StringLike": {"dynamodb:LeadingKeys": ["customer#*"]},
+        "ForAnyValue:StringEquals": {"dynamodb:Attributes": ["name"]},
+    }
+    nameless = {"pk": {"S": "customer#acme"}, "sk": {"S": "profile"}, "stripe_customer": {"S": "cus_evil"}}
+    with pytest.raises(KeyError, match="name"):
+        _read_customer(nameless)
 
 
 @pytest.mark.parametrize("role", ["BillingReceiveEventsRole", "BillingPostUsageRole"])
@@ -253,5 +274,5 @@ def test_every_grant_on_a_table_is_held_to_partition_keys(template: Template) ->
             for statement in policy["Statement"]:
                 on_tables = [action for action in listed(statement["Action"]) if action.startswith("dynamodb:")]
                 on_items = [action for action in on_tables if action != "dynamodb:DescribeTable"]
-                assert not on_items or LEADING in statement["Condition"]
+                assert not on_items or statement["Effect"] == "Deny" or LEADING in statement["Condition"]
                 assert not {"dynamodb:Scan", "dynamodb:PartiQLSelect"} & set(on_tables)

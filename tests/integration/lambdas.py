@@ -21,7 +21,7 @@ from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEv
 from metering.stores import aws as clients
 from tests.doubles.aws import Bus, Client, Nobody
 from tests.doubles.lambdas import context, event
-from tests.doubles.template import grants
+from tests.doubles.template import ATTRIBUTES, KEYS, denials, grants
 from tests.integration.world import World
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
@@ -128,6 +128,7 @@ def under_role(template: Mapping[str, Any], role: str) -> Iterator[list[Need]]:
     The emulator cannot: it never fills in which partition keys a call names.
     """
     allowed, needed = grants(dict(template), role), []
+    denied = [one["Condition"] for one in denials(dict(template), role)]
 
     def check(operation: str, arguments: Mapping[str, Any]) -> None:
         for action, resource, pk in _needs(operation, arguments):
@@ -137,6 +138,12 @@ def under_role(template: Mapping[str, Any], role: str) -> Iterator[list[Need]]:
                 and (not granted[2] or any(fnmatchcase(pk, pattern) for pattern in granted[2]))
                 for granted in allowed
             ), f"{role} may not {action} {pk} of {resource}"
+        for item in _put(operation, arguments):
+            assert not any(
+                fnmatchcase(item["pk"]["S"], pattern) and item.keys() & set(one["ForAnyValue:StringEquals"][ATTRIBUTES])
+                for one in denied
+                for pattern in one["ForAnyValue:StringLike"][KEYS]
+            ), f"{role} is denied to put {sorted(item)} below {item['pk']['S']}"
 
     dynamodb: Any = clients.dynamodb()
     dynamodb.before.append(check)
@@ -144,6 +151,11 @@ def under_role(template: Mapping[str, Any], role: str) -> Iterator[list[Need]]:
         yield needed
     finally:
         dynamodb.before.remove(check)
+
+
+def _put(operation: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    puts = [one.get("Put", {}) for one in params.get("TransactItems", ())]
+    return [put["Item"] for put in [*puts, params if operation == "PutItem" else {}] if put]
 
 
 _TABLES = {"counters": "Counters", "ledger": "Ledger"}
