@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.doubles.item_size import size_of
+
 
 @dataclass
 class Units:
@@ -48,14 +50,14 @@ class Units:
                     values = params["ExpressionAttributeValues"]
                     names = params["ExpressionAttributeNames"]
                     amounts = {names[f"#{name[1:]}"]: values[name] for name in values if f"#{name[1:]}" in names}
-                    self.first_writes.append(_size(params["Key"]) + _size(amounts) + len("batches"))
+                    self.first_writes.append(size_of(params["Key"]) + size_of(amounts) + len("batches"))
                     self.writes += max(1, math.ceil(self.first_writes[-1] / 1024))
                 case "PutItem":
-                    self.writes += math.ceil(_size(params["Item"]) / 1024) + self._index_writes(params["Item"])
+                    self.writes += math.ceil(size_of(params["Item"]) / 1024) + self._index_writes(params["Item"])
                 case "DeleteItem":
                     self.writes += 1
                 case "GetItem" | "Query":
-                    found = sum(map(_size, parsed.get("Items", [])))
+                    found = sum(map(size_of, parsed.get("Items", [])))
                     self.reads += max(1, math.ceil(found / 4096)) * (1 if params.get("ConsistentRead") else 0.5)
                 case "BatchGetItem":
                     self.reads += sum(len(asked["Keys"]) for asked in params["RequestItems"].values())
@@ -73,26 +75,4 @@ def refused_units(answer: Mapping[str, Any]) -> int:
     It costs a write of the item that refused it (Developer Guide, "Read and write operations": a failed conditional
     write consumes write units). The answer holds the item where it was asked for; a counter without splits has 1 KB.
     """
-    return max(1, math.ceil(_size(answer.get("Item", {})) / 1024))
-
-
-def _size(item: Mapping[str, Any]) -> int:
-    """Return an item's size in bytes (DynamoDB Developer Guide, "DynamoDB item sizes and formats")."""
-    return sum(len(name) + _value_size(value) for name, value in item.items())
-
-
-def _value_size(attribute: Mapping[str, Any]) -> int:
-    ((kind, value),) = attribute.items()
-    match kind:
-        case "S":
-            return len(value.encode())
-        case "N":
-            return len(value) // 2 + 2
-        case "BOOL":
-            return 1
-        case "M":
-            return 3 + _size(value) + len(value)
-        case "L" | "BS":
-            return sum(map(len, value)) if kind == "BS" else 3 + sum(_value_size(one) + 1 for one in value)
-        case _:
-            return len(value)
+    return max(1, math.ceil(size_of(answer.get("Item", {})) / 1024))

@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import accumulate, takewhile
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
+
+from tests.doubles.item_size import size_of
 
 Item = dict[str, Any]
 Names = Mapping[str, str]
@@ -23,6 +26,9 @@ BEGINNING: Final = datetime.fromtimestamp(0, UTC)
 LONGEST_PK: Final = 2048
 LONGEST_SK: Final = 1024
 """In bytes (Developer Guide, "Constraints in Amazon DynamoDB")."""
+
+MOST_BYTES: Final = 1 << 20
+"""Of a page, as the items are before a projection (Developer Guide, "Paginating table query results")."""
 
 _TOKEN: Final = re.compile(r"\s*(<>|<=|>=|[=<>(),]|[#:]?\w+)")
 _SECTION: Final = re.compile(r"\b(SET|ADD)\b")
@@ -316,12 +322,14 @@ def _projected(item: Item, expression: str, names: Names) -> Item:
 
 
 def _page(found: list[Item], limit: int, after: Item | None, expression: str, names: Names) -> dict[str, Any]:
-    """Return the items that come after one, at most so many."""
+    """Return the items that come after one, at most so many, and no more than 1 MB of them."""
     if after:
         found = [item for item in found if _place(item) > _place(after)]
-    page: dict[str, Any] = {"Items": [_projected(item, expression, names) for item in found[: limit or None]]}
-    if limit and len(found) >= limit:
-        last = found[limit - 1]
+    sizes = accumulate(size_of(item) for item in found[: limit or None])
+    whole = sum(1 for size in takewhile(lambda size: size <= MOST_BYTES, sizes))
+    page: dict[str, Any] = {"Items": [_projected(item, expression, names) for item in found[:whole]]}
+    if whole < len(found) or (limit and whole == limit):
+        last = found[whole - 1]
         page["LastEvaluatedKey"] = {"pk": last["pk"], "sk": last["sk"]}
     return page
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from metering.model.amounts import Amounts
+from metering.model.measuring import LONGEST_VALUE
+from metering.model.metrics import MOST_NAMES
 from metering.model.subjects import customer, key
 from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.reading import UsageReader
@@ -35,6 +37,18 @@ def test_keys_are_counted_as_by_reading_all(world: World, seed: int) -> None:
     assert world.counters.read_keys(HOUR, wanted, most=3000) == {
         name: everything[name] for name in wanted & everything.keys()
     }
+
+
+@pytest.mark.parametrize("keys", [["key1"], ["key1", "key2"]])
+def test_counters_that_fill_more_than_a_page_are_all_read(world: World, keys: list[str]) -> None:
+    """A page ends at 1 MB, before it has as many items as were asked for: 90 of 12 KB."""
+    for number in range(90):
+        values = {f"{number:02d}{value:03d}".ljust(LONGEST_VALUE, "v"): 1 for value in range(MOST_NAMES)}
+        amounts = Amounts({"requests": MOST_NAMES}, splits={"requests": values})
+        world.counters.count(HOUR, "key1", amounts, b"b" * 11 + bytes([number]))
+    counted = world.counters.read_keys(HOUR, keys, most=2048)
+    assert counted is not None
+    assert counted["key1"].sums == {"requests": 90 * MOST_NAMES}
 
 
 def test_a_hundred_keys_alone_take_a_query_for_each_partition(world: World) -> None:

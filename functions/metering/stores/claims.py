@@ -98,8 +98,8 @@ class Claims:
             pk = f"{beginning}#{shard}"
             if most is None:
                 return list(table.query(pk))
-            items = table.some(pk, between=("0", "~"), most=most) if most else []
-            if len(items) == most:
+            items, may_be_more = table.some(pk, between=("0", "~"), most=most) if most else ([], True)
+            if may_be_more:
                 raise TooMuchError(f"a source has brought {most} values of {metric} or more to a shard")
             return items
 

@@ -224,8 +224,8 @@ class Counters:
         Keys of one partition are first looked for by one query, which reads so many items for each at most; those that
         it did not get to, for others' keys lie between, by queries of their own. So it takes 16 queries where one
         customer stands for most of the usage, and about one for each key where it does not. What is read is bounded
-        before it begins (I10): by ``most`` items of 1 KB and as many again that are others'; not consistent reads,
-        for half the units, since whoever looks again a moment later sees what these missed.
+        before it begins (I10): by ``most`` items, of 1 KB as a rule, and as many again that are others'; not consistent
+        reads, for half the units, since whoever looks again a moment later sees what these missed.
         """
         of_partition: dict[int, list[str]] = {}
         for key in keys:
@@ -256,13 +256,13 @@ class Counters:
             if share < 1:
                 return None
 
-            def go_on(start: tuple[str, str], share: int = share) -> list[Item]:
+            def go_on(start: tuple[str, str], share: int = share) -> tuple[list[Item], bool]:
                 key, first = start
                 return table.some(_hour_key(hour, partition(key)), between=(first, f"{key}$"), most=share)
 
             pages = dict(zip(after, side_by_side(go_on, after.items()), strict=True))
-            after = {key: f"{items[-1]['sk']['S']}\0" for key, items in pages.items() if len(items) == share}
-            found += [item for items in pages.values() for item in items]
+            after = {key: f"{items[-1]['sk']['S']}\0" for key, (items, may_be_more) in pages.items() if may_be_more}
+            found += [item for items, _ in pages.values() for item in items]
         return found
 
     def _look(self, hour: Hour, number: int, keys: list[str], look: int) -> tuple[list[Item], list[str]]:
@@ -272,9 +272,9 @@ class Counters:
         first, *_, last = sorted(keys, key=lambda key: f"{key}#")
         most = look * len(keys)
         between = (f"{first}#", f"{last}$")  # the character after "#"
-        items = Table(self.client, self.table).some(_hour_key(hour, number), between=between, most=most)
+        items, may_be_more = Table(self.client, self.table).some(_hour_key(hour, number), between=between, most=most)
         missed: set[str] = set()
-        if len(items) == most:
+        if may_be_more:
             reached = items[-1]["sk"]["S"]
             missed = {key for key in keys if f"{key}$" > reached}
         whole = set(keys) - missed

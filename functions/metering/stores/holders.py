@@ -116,7 +116,7 @@ class Holders:
 
     def few_keys_of(self, name: str, most: int) -> set[str] | None:
         """Return every key that a customer holds or has ever held; None if those are more than ``most``."""
-        found = self._items.some(str(customer(name)), between=("key#", "key$"), most=most + 1)
+        found, _ = self._items.some(str(customer(name)), between=("key#", "key$"), most=most + 1)
         return {item["sk"]["S"].removeprefix("key#") for item in found} if len(found) <= most else None
 
     def hand_over(self, holding: Holding) -> None:

@@ -73,16 +73,20 @@ class Table:
         reading: dict[str, Any] = {"ConsistentRead": True} if consistent else {}
         yield from self._query(reading, "pk", pk, beginning, between, after, most_pages)
 
-    def some(self, pk: str, *, between: tuple[str, str], most: int) -> list[Item]:
-        """Return the first ``most`` items whose ``sk`` lies between; not a consistent read, for half the units."""
+    def some(self, pk: str, *, between: tuple[str, str], most: int) -> tuple[list[Item], bool]:
+        """Return the first ``most`` items whose ``sk`` lies between, or 1 MB of them, and whether there may be more.
+
+        It is no consistent read, for half the units.
+        """
         condition, names, values = _condition("pk", pk, "", between, "")
-        return self.client.query(
+        page = self.client.query(
             TableName=self.name,
             KeyConditionExpression=condition,
             ExpressionAttributeNames=names,
             ExpressionAttributeValues=to_item(values),
             Limit=most,
-        )["Items"]
+        )
+        return page["Items"], "LastEvaluatedKey" in page or len(page["Items"]) == most
 
     def query_index(self, index: str, pk: str, *, between: tuple[str, str] | None = None) -> Iterator[Item]:
         """Yield the items of an index's partition, which is named as the index is; eventually consistent."""
