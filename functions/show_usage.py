@@ -52,12 +52,13 @@ def _clock() -> datetime:
 def _parts() -> api.Parts:
     settings = ShowUsageSettings.read()
     declared = msgspec.json.decode(DECLARED.read_bytes(), type=Declared)
-    reader = UsageReader.of(aws.dynamodb(), settings.counters_table, settings.ledger_table)
+    bounds = Bounds(declared.metrics)
+    reader = UsageReader.of(aws.dynamodb(), settings.counters_table, settings.ledger_table, distinct=bounds.distinct)
     stripe_key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
     stripe = StripeAccount(stripe_key, settings.deployment, settings.stripe_api_base, somebody_waits=True)
     charges = Charges(
         Agreements(reader.ledger.holders, stripe, time.monotonic),
-        History(reader, Bounds(declared.metrics).most_hours(), time.monotonic),
+        History(reader, bounds.most_hours(), bounds.sure_hours(), time.monotonic),
         declared.metrics,
         declared.plans,
     )

@@ -14,6 +14,7 @@ const ALL_MS = 60_000; // everything
 const PARTS_MS = 15_000; // by key and by dimension, if the metric has moved
 const SETTLED_MS = 3_600_000; // what no late request changes any more
 const LATE_MS = 62 * DAY_MS; // how late a request may come
+const MONTH_HOURS = 744n; // a piece never reaches over the end of a month
 const MOST_TRIES = 30; // while a long period is added up, a piece by each
 
 /** What the API said last. @type {Model} */
@@ -33,6 +34,9 @@ export const model = {
 };
 
 let allAt = -Infinity;
+
+/** Whether a month was too large for one answer: then less is asked for at once. */
+let large = false;
 
 /** What was read of pieces that have passed, and when. @type {Map<string, {rows: Row[], at: number}>} */
 const passed = new Map();
@@ -77,7 +81,7 @@ async function wholeInvoice() {
 
 /** Read all that is shown of the period and of the one before, but for the parts. */
 async function readAll() {
-  if (!model.prices.metrics.length) model.prices = await prices();
+  model.prices = await prices(); // whose limits move with a customer's keys
   const today = now();
   [model.begin, model.end] = period(model.invoice, today);
   const begin = dateOf(model.begin);
@@ -99,7 +103,21 @@ async function readAll() {
 }
 
 /** Read usage by day; of no time at all there is none. @param {Date} from @param {Date} to @returns {Promise<Row[]>} */
-const readDays = (from, to) => readPieces(from, to, { by: "day" }, model.prices.limits.hours);
+const readDays = (from, to) => inPieces((most) => readPieces(from, to, { by: "day" }, most));
+
+/** Read in pieces of a month at most, or, where that is too large, of what is always answered.
+ * @template T @param {(most: bigint) => Promise<T>} read told how many hours a piece may have */
+async function inPieces(read) {
+  if (!large) {
+    try {
+      return await read(MONTH_HOURS);
+    } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 400) throw error;
+      large = true;
+    }
+  }
+  return read(model.prices.limits.hours);
+}
 
 /** Read usage in pieces, each of which the API answers, one after the other. What has passed is not read every time.
  * @param {Date} from @param {Date} to @param {Record<string, string>} query @param {bigint} most hours of a piece */
@@ -123,10 +141,13 @@ async function readPieces(from, to, query, most) {
 }
 
 /** Read the period's usage so far as a CSV file, whose lines are those of its pieces. @param {string} by */
-export async function readFile(by) {
+export const readFile = (by) => inPieces((most) => readFileOf(by, most));
+
+/** @param {string} by @param {bigint} most hours of a piece */
+async function readFileOf(by, most) {
   const end = Math.min(dateOf(model.end).getTime(), dateOf(hourOf(now())).getTime() + HOUR_MS);
   let [name, content] = ["", ""];
-  for (const [first, until] of pieces(dateOf(model.begin), new Date(end), Number(model.prices.limits.hours))) {
+  for (const [first, until] of pieces(dateOf(model.begin), new Date(end), Number(most))) {
     const piece = await usageFile({ from: hourOf(first), to: hourOf(until), by });
     content += content ? piece.content.slice(piece.content.indexOf("\n") + 1) : piece.content;
     name = name ? name.replace(/\d{4}-\d\d-\d\dT\d\d\.csv$/, `${hourOf(until)}.csv`) : piece.name;
@@ -164,9 +185,9 @@ async function readSplit(slot, metric, dimension) {
   const age = now().getTime() - (known?.at ?? 0);
   const same = known?.metric === metric && known.dimension === dimension;
   if (same && (known.total === total || age < PARTS_MS) && age < ALL_MS) return;
-  const { hours, hours_by_key: hoursByKey } = model.prices.limits;
   const end = new Date(Math.min(dateOf(model.end).getTime(), dayStart(now()).getTime() + DAY_MS));
-  const most = slot === "key" ? hoursByKey : hours;
-  const rows = await readPieces(dateOf(model.begin), end, { by: "month", metric, dimension }, most);
+  /** @param {bigint} most */
+  const read = (most) => readPieces(dateOf(model.begin), end, { by: "month", metric, dimension }, most);
+  const rows = await (slot === "key" ? read(model.prices.limits.hours_by_key) : inPieces(read));
   model.parts[slot] = { metric, dimension, total, rows, at: now().getTime() };
 }

@@ -6,9 +6,10 @@ answered before; ``floor_ms`` is the same calls to DynamoDB whose answers nobody
 ``closed_ms`` is the same of a request for closed hours alone. ``plain_rows_ms`` is what botocore's own parser takes for
 the rows, which :mod:`metering.stores.decoding` spares. ``first`` is a request that finds no distinct values kept.
 
-``worst`` is what the dearest requests that are answered take of each: a customer with a hundred keys whose splits are
-full asks for as much as one answer may be about, or for fewer hours by key. ``rss_mb`` is the most memory that the
-whole process ever had, the filling of the tables included.
+``worst`` is what the dearest requests take: a customer with a hundred keys of the longest ids, whose splits are full of
+the longest values, asks each question of ever more days until it is refused. ``days`` are those that were answered,
+``sure_hours`` what is promised, ``rss_mb`` the most memory that the whole process ever had, the filling of the tables
+included.
 """
 
 import json
@@ -20,24 +21,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from botocore.config import Config
 
 import show_usage
-from metering.model.amounts import Amounts
+from metering.model.amounts import MOST_VALUES, Amounts
 from metering.model.batches import TOKEN_BYTES
+from metering.model.measuring import LONGEST_VALUE
 from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour, hours
-from metering.model.subjects import customer
+from metering.model.subjects import LONGEST_ID, customer
 from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.agreements import Agreements
 from metering.portal.api import Parts
 from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.history import History
-from metering.portal.reading import By, UsageReader
+from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, Use, issue
 from metering.settings import ShowUsageSettings
 from metering.stores.aws import side_by_side
@@ -151,30 +154,43 @@ def measure(size: Size) -> dict[str, Any]:
 
 
 def worst(ledger: Ledger, counters: Counters, size: Size) -> dict[str, Any]:
-    """Fill a customer to what is allowed, ask for as much as is answered, and return the most that any request took."""
-    bounds, name = Bounds(METRICS), "worst"
-    days = min(bounds.most_hours() // 24, 2 * size.days)
-    longest = Size(days, size.batches, size.runs)
-    fill(
-        ledger, counters, longest, name, [f"{name}{n:03d}" for n in range(100)], [f"/items/{n:02d}" for n in range(50)]
-    )
-    by_key = min(bounds.most_hours(By.MONTH, dimension="key"), days * 24)
-    by_hour_and_key = min(bounds.most_hours(By.HOUR, dimension="key"), days * 24)
+    """Fill a customer with all that is allowed; return what the dearest request takes that is answered, or is not.
+
+    A hundred keys with the longest ids, and fifty values of a split, as long as they may be, in each hour. Each
+    question is asked of ever more days.
+    """
+    name = "worst"
+    keys = [f"{number:03d}".ljust(LONGEST_ID, "k") for number in range(100)]
+    fill(ledger, counters, size, name, keys, [f"/items/{n:02d}".ljust(LONGEST_VALUE, "v") for n in range(MOST_VALUES)])
     queries: tuple[dict[str, str], ...] = (
         {},
         {"by": "hour", "format": "csv"},
         {"by": "month", "dimension": "resource"},
-        {"by": "month", "dimension": "key", "from": str(Hour(OPEN.number + 1 - by_key))},
-        {"by": "hour", "dimension": "key", "from": str(Hour(OPEN.number + 1 - by_hour_and_key))},
+        {"by": "month", "dimension": "key"},
+        {"by": "hour", "dimension": "key"},
     )
-    units, cpu = [], []
+    answers: list[tuple[bool, float, float]] = []
+    days: list[int] = []
     for query in queries:
-        watch = Watch()
-        with watch.on(ledger.client):
-            cpu.append(processor_ms(lambda query=query: answered(name, {"from": str(longest.first), **query})))  # type: ignore[misc]
-        units.append(watch.units.total())
+        for number in range(1, size.days + 1):
+            watch, asked = Watch(), {"from": str(Hour(OPEN.number + 1 - number * 24)), **query}
+            with watch.on(ledger.client):
+                began = time.process_time()
+                is_answered = answer_to(name, asked)["statusCode"] == HTTPStatus.OK
+                answers.append((is_answered, watch.units.total(), (time.process_time() - began) * 1000))
+            if not is_answered:
+                break
+        days.append(number - (not is_answered))
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"days": days, "units": max(units), "cpu_ms": max(cpu), "rss_mb": rss}
+    return {
+        "days": days,
+        "sure_hours": Bounds(METRICS).sure_hours(),
+        "sure_hours_by_key": Bounds(METRICS).sure_hours(keys, by_key=True),
+        "units": max(units for is_answered, units, _ in answers if is_answered),
+        "units_refused": max((units for is_answered, units, _ in answers if not is_answered), default=0),
+        "cpu_ms": round(max(cpu for _, _, cpu in answers), 1),
+        "rss_mb": rss,
+    }
 
 
 def fill(  # noqa: PLR0913, PLR0917 - where, and what
@@ -228,10 +244,10 @@ def begin(client: "DynamoDBClient") -> None:
         exceptions=SimpleNamespace(ResourceNotFoundException=KeyError),
     )
     settings = ShowUsageSettings("counters", "ledger", "Metering", "portal", "stripe", "http://127.0.0.1:1")
-    reader = UsageReader.of(client, "counters", "ledger")
+    reader = UsageReader.of(client, "counters", "ledger", distinct=Bounds(METRICS).distinct)
     charges = Charges(
         Agreements(reader.ledger.holders, StripeAccount(lambda _: "", "Metering", ""), time.monotonic),
-        History(reader, Bounds(METRICS).most_hours(), time.monotonic),
+        History(reader, Bounds(METRICS).most_hours(), Bounds(METRICS).sure_hours(), time.monotonic),
         METRICS,
         (),
     )
@@ -277,11 +293,17 @@ def ask(name: str, size: Size, query: Mapping[str, str] | None = None) -> None:
 
 
 def answered(name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the function answers to a customer's request for usage that is answered."""
+    answer = answer_to(name, query)
+    assert answer["statusCode"] == HTTPStatus.OK, answer["body"]
+    return answer
+
+
+def answer_to(name: str, query: Mapping[str, str]) -> dict[str, Any]:
     """Return what the function answers to a customer's request for usage."""
     token, _ = issue(KEY, deployment="Metering", customer=name, now=NOW, life=timedelta(hours=1), use=Use.SESSION)
     sent = request("GET", "/v1/usage", query, {"authorization": f"Bearer {token}"}, None)
     answer: dict[str, Any] = show_usage.handler(sent, context())
-    assert answer["statusCode"] == 200, answer["body"]
     return answer
 
 

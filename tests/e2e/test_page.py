@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -387,6 +388,34 @@ def test_trouble_on_the_way_leaves_the_last_figures_and_mends_itself(reader: Rea
         expect(page.locator("#cost")).to_contain_text(words)
         assert figure(page, "requests") == reader.sent
         context.close()
+
+
+def test_a_month_that_is_too_large_for_one_answer_is_asked_for_in_pieces(reader: Reader, browser: Browser) -> None:
+    """Whatever is longer than the limits say is refused here; after the first refusal nothing longer is asked for."""
+    refused: list[str] = []
+
+    def refuse_what_is_long(route: Route) -> None:
+        asked = dict(parse_qsl(urlsplit(route.request.url).query))
+        first, end = (datetime.fromisoformat(asked[name]) if name in asked else None for name in ("from", "to"))
+        if first and end and end - first > timedelta(days=10):
+            refused.append(route.request.url)
+            route.fulfill(status=400, content_type="application/problem+json", body="{}")
+        else:
+            route.continue_()
+
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/v1/usage?*", refuse_what_is_long)
+    page.goto(reader.link)
+    until(page, lambda: figure(page, "requests") == reader.sent, seconds=PATIENCE_S)
+    expect(page.locator("#trouble")).to_be_hidden()
+    before = len(refused)
+    page.reload()
+    page.wait_for_timeout(6000)
+    assert figure(page, "requests") == reader.sent
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert 0 < before <= len(refused) <= 2 * before
+    context.close()
 
 
 def refusal(status: int) -> Callable[[Route], None]:

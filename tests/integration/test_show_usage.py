@@ -421,7 +421,7 @@ def test_prices_are_shown_as_declared(portal: Portal) -> None:
             {"name": "bytes", "kind": "sum", "scale": 0, "unit": "bytes", "dimension": None},
             {"name": "users", "kind": "unique", "scale": 0, "unit": None, "dimension": None},
         ],
-        "limits": {"hours": 1057, "hours_by_key": 214},
+        "limits": {"hours": 261, "hours_by_key": 130},
     }
 
 

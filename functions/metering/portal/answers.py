@@ -214,9 +214,10 @@ class MetricAnswer(BaseModel):
 
 
 class Limits(BaseModel):
-    """How many hours one answer about usage may be about, by day or month; ``hours_by_key`` for whoever has many keys.
+    """How many hours of usage are always answered at once: by any period, and by month for one metric's dimension.
 
-    By hour, and by a dimension, it may be fewer: the answer says how many.
+    ``hours_by_key`` is by month for one metric by key, of the keys that the customer has now. More is answered where
+    rows are small: 400 says if they are not.
     """
 
     hours: int

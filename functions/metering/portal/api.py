@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -22,6 +22,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
 from metering.model.metrics import Count, Metric, Sum
+from metering.model.periods import Hour
 from metering.model.prices import Plan
 from metering.model.subjects import LONGEST_ID, is_id
 from metering.portal.agreements import NotSubscribedError
@@ -44,9 +45,10 @@ from metering.portal.http import (
     prefers_csv,
     unsupported,
 )
+from metering.portal.lines import lines
 from metering.portal.page import FILES, read
 from metering.portal.queries import LESS, as_csv, check_bound, check_known, check_size, row, span
-from metering.portal.reading import BY_KEY, MOST_KEYS, By, UsageReader, lines
+from metering.portal.reading import BY_KEY, By, Cells, Known, UsageReader
 from metering.portal.tokens import LINK_LIFE, SESSION_LIFE, PortalKeys, TokenRefusedError, Use, issue, verify
 from metering.stores.table import TooMuchError
 from metering.stripe.client import StripeRejectedError, StripeUnavailableError
@@ -79,11 +81,6 @@ class Parts:
     def bounds(self) -> Bounds:
         """What one answer may be about."""
         return Bounds(self.metrics)
-
-    @cached_property
-    def prices(self) -> str:
-        """The plans and metrics as they are declared, which no deployment changes while it runs."""
-        return declared(self.plans, self.metrics)
 
 
 def answer(
@@ -189,13 +186,12 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     check_known("metric", metric, list(scales))
     check_known("dimension", dimension, dimensions)
     # What is asked is measured by what was declared; by key, by how many keys this customer has, too.
-    check_bound(parts.bounds.most_hours(By(by), dimension=dimension, metric=metric, keys=1), first, end)
+    check_bound(parts.bounds.most_hours(By(by), dimension=dimension, metric=metric), first, end)
     known = parts.reader.known(customer)
-    keys = MOST_KEYS if known.keys is None else len(known.keys)
-    check_bound(parts.bounds.most_hours(By(by), dimension=dimension, metric=metric, keys=keys), first, end)
+    check_bound(parts.bounds.most_hours(By(by), dimension=dimension, metric=metric, keys=known.keys), first, end)
+    cells = _read(parts, known, first, end, by_key=dimension == BY_KEY)
     try:
-        read = parts.reader.read(known, first, end, now=now, by_key=dimension == BY_KEY)
-        added = lines(read.cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
+        added = lines(cells, by=By(by), dimension=dimension or None, metrics=[metric] if metric else [])
     except TooMuchError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, f"{error}: {LESS}") from error
     rows = [row(line, scales) for line in added]
@@ -214,6 +210,16 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     etag = etag_of(msgspec.json.encode(shown))  # of the usage: that it was looked at later is no difference
     as_of = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return good(check_size(msgspec.json.encode(shown | {"as_of": as_of}).decode()), headers={"ETag": etag})
+
+
+def _read(parts: Parts, known: Known, first: Hour, end: Hour, *, by_key: bool) -> Cells:
+    try:
+        return parts.reader.read(known, first, end, now=_now(), by_key=by_key).cells
+    except TooMuchError as error:
+        sure = parts.bounds.sure_hours(known.keys, by_key=by_key)
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, f"{error}; {sure:,} hours are always answered by day or by month: {LESS}"
+        ) from error
 
 
 @routes.get(
@@ -253,8 +259,10 @@ def invoice() -> Response[str]:
     responses=may_answer(PricesAnswer, HTTPStatus.UNAUTHORIZED),
 )
 def prices() -> Response[str]:
-    """Return the plans and metrics as they are declared."""
-    return good(_parts().prices)
+    """Return the plans and metrics as they are declared, and how much this customer may ask for at once."""
+    parts = _parts()
+    keys = parts.reader.known(routes.context["customer"]).keys
+    return good(declared(parts.plans, parts.metrics, keys))
 
 
 class Wanted(BaseModel):

@@ -1,6 +1,6 @@
 """What the customers' API says of itself: its OpenAPI document, and what is declared."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +14,6 @@ from metering.model.prices import Plan, decimals_of
 from metering.portal.answers import LinkAnswer, Problem, SessionAnswer, UsageAnswer
 from metering.portal.bounds import Bounds
 from metering.portal.charges import terms_of
-from metering.portal.reading import BY_KEY
 
 
 def may_answer(answer: Any, *statuses: HTTPStatus, media: str = "application/json") -> Any:
@@ -29,9 +28,9 @@ def may_answer(answer: Any, *statuses: HTTPStatus, media: str = "application/jso
     }
 
 
-def declared(declared_plans: Sequence[Plan], declared_metrics: Sequence[Metric]) -> str:
-    """Return the plans and metrics as they are declared."""
-    plans = [
+def declared(plans: Sequence[Plan], metrics: Sequence[Metric], keys: Collection[str] | None) -> str:
+    """Return the plans and metrics as they are declared, and what a customer with these keys may ask for at once."""
+    shown_plans = [
         {
             "name": plan.name,
             "title": plan.title,
@@ -40,9 +39,9 @@ def declared(declared_plans: Sequence[Plan], declared_metrics: Sequence[Metric])
             "interval": plan.interval,
             "prices": [msgspec.to_builtins(price) | {"terms": terms_of(price, plan.interval)} for price in plan.prices],
         }
-        for plan in declared_plans
+        for plan in plans
     ]
-    metrics = [
+    shown_metrics = [
         {
             "name": name,
             "kind": str(metric.__struct_config__.tag),
@@ -50,12 +49,12 @@ def declared(declared_plans: Sequence[Plan], declared_metrics: Sequence[Metric])
             "unit": unit_of(metric),
             "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
         }
-        for metric in declared_metrics
+        for metric in metrics
         for name in meters_of(metric).values()
     ]
-    bounds = Bounds(declared_metrics)
-    limits = {"hours": bounds.most_hours(), "hours_by_key": bounds.most_hours(dimension=BY_KEY)}
-    return msgspec.json.encode({"plans": plans, "metrics": metrics, "limits": limits}).decode()
+    bounds = Bounds(metrics)
+    limits = {"hours": bounds.sure_hours(), "hours_by_key": bounds.sure_hours(keys, by_key=True)}
+    return msgspec.json.encode({"plans": shown_plans, "metrics": shown_metrics, "limits": limits}).decode()
 
 
 @lru_cache(maxsize=8)  # a wildcard domain has any number of names

@@ -1,7 +1,8 @@
 """What customers used in their running periods, by hour: read piece by piece and kept, since a period may be a year.
 
 A request reads one piece at most, which is as much as one answer may be about (I10), and the hours that are open. A
-month is one piece; a year is several, so that the first requests for it find it still being added up.
+month is one piece; a year is several, so that the first requests for it find it still being added up. Where rows turn
+out to be too large for that, a customer's pieces are as many hours as are answered whatever they hold.
 """
 
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Final
 
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour
 from metering.portal.reading import UsageReader
+from metering.stores.table import TooMuchError
 
 KEPT_S: Final = 60
 """Seconds after which a piece is read again, in which late records may have changed what no mark tells any more."""
@@ -40,6 +42,7 @@ class AddingUpError(Exception):
 class _Kept:
     first: Hour
     end: Hour
+    piece: int
     used: dict[Hour, dict[str, int]] = field(default_factory=dict)
     read_at: dict[Hour, float] = field(default_factory=dict)
     """When each piece was read last, by its first hour."""
@@ -50,10 +53,11 @@ class _Kept:
 
 @dataclass(slots=True)
 class History:
-    """Reads periods. ``clock`` counts seconds; a piece is ``piece`` hours. For one thread."""
+    """Reads periods. ``clock`` counts seconds; a piece is ``piece`` hours, or ``sure`` ones. For one thread."""
 
     reader: UsageReader
     piece: int
+    sure: int
     clock: Callable[[], float]
     _kept: dict[str, _Kept] = field(default_factory=dict)
 
@@ -61,21 +65,23 @@ class History:
         """Return what was used from ``first`` up to ``end``, exclusive; raise AddingUpError until it is known."""
         kept = self._kept.pop(name, None)
         if kept is None or (kept.first, kept.end) != (first, end):
-            kept = _Kept(first, end)
+            kept = _Kept(first, end, kept.piece if kept else self.piece)
         while len(self._kept) >= MOST_KEPT:
             del self._kept[next(iter(self._kept))]  # who has not asked for longest
         self._kept[name] = kept
-        pieces = dict(self._pieces(first, min(end, Hour.containing(now + LATEST_RECORD).next())))
-        self._read(name, kept, pieces, now)
+        pieces = dict(_pieces(first, min(end, Hour.containing(now + LATEST_RECORD).next()), kept.piece))
+        try:
+            self._read(name, kept, pieces, now)
+        except TooMuchError as error:
+            if kept.piece <= self.sure:
+                raise
+            self._kept[name] = _Kept(first, end, self.sure)
+            raise AddingUpError(0, sum(until.number - begin.number for begin, until in pieces.items())) from error
         unknown = [begin for begin in pieces if begin not in kept.read_at]
         if unknown:
             known = sum(until.number - begin.number for begin, until in pieces.items() if begin in kept.read_at)
             raise AddingUpError(known, sum(until.number - begin.number for begin, until in pieces.items()))
         return kept.used
-
-    def _pieces(self, first: Hour, end: Hour) -> Iterator[tuple[Hour, Hour]]:
-        for number in range(first.number, end.number, self.piece):
-            yield Hour(number), Hour(min(end.number, number + self.piece))
 
     def _read(self, name: str, kept: _Kept, pieces: Mapping[Hour, Hour], now: datetime) -> None:
         """Read the piece that has waited longest, if one is due, and what moves."""
@@ -105,3 +111,8 @@ class History:
                     del kept.used[hour]
         kept.used |= used
         kept.since = usage.open_from
+
+
+def _pieces(first: Hour, end: Hour, piece: int) -> Iterator[tuple[Hour, Hour]]:
+    for number in range(first.number, end.number, piece):
+        yield Hour(number), Hour(min(end.number, number + piece))

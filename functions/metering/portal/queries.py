@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from metering.model.periods import Hour
 from metering.portal.http import LONGEST_SHOWN, ProblemError
-from metering.portal.reading import Line
+from metering.portal.lines import Line
 
 LONGEST_RANGE: Final = timedelta(days=366)
 MOST_BYTES: Final = 6_000_000

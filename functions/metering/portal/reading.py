@@ -10,7 +10,7 @@ rows before the counters. Whatever had not been written when a row was read is t
          ▲ closed, or mark cleared here: its row is read afterwards
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
@@ -30,7 +30,7 @@ from metering.stores.decoding import as_items, decode_fast, page_of
 from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
 from metering.stores.rows import ByKey
-from metering.stores.table import Table, TooMuchError
+from metering.stores.table import Table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -51,26 +51,23 @@ MOST_KEYS: Final = 100
 """Keys of a customer whose counters are looked at: each is a read unit, for who held it."""
 
 MOST_ITEMS: Final = 2048
-"""Counters that are read, all hours together: 1 KB each at most, and 300 bytes as a rule, a read unit for 27.
+"""Counters that are read, all hours together: 300 bytes as a rule, a read unit for 27, and 1 KB where a
+key sends much; splits of very many long values make them larger.
 
 An hour that has more shows once it is closed.
 """
-
-MOST_LINES: Final = 30_000
-"""Lines in one answer."""
 
 RECENT_HOURS: Final = 24
 """How far before the cursor rows are read consistently."""
 
 MOST_PAGES: Final = 2
-"""Pages of 1 MB that rows may fill, 128 read units each; what one answer is about (:mod:`metering.portal.bounds`) as a
-rule fills one and a half."""
+"""Pages of 1 MB that rows may fill, 128 read units each; by key, half as many and as many again of what keys used.
+
+What one answer is about (:mod:`metering.portal.bounds`) as a rule fills one and a half.
+"""
 
 BY_KEY: Final = "key"
 """The dimension that every metric has."""
-
-NO_VALUE: Final = ""
-"""Stands for what belongs to no single value of a dimension."""
 
 
 class Standing(IntEnum):
@@ -127,57 +124,6 @@ class Usage:
 
     cells: Cells
     open_from: Hour
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Line:
-    """One line of an answer; ``value`` is None where no dimension was asked for."""
-
-    period: str
-    metric: str
-    value: str | None
-    quantity: int
-    standing: Standing
-
-
-def lines(
-    cells: Mapping[Hour, Mapping[str, Cell]], *, by: By, dimension: str | None, metrics: Iterable[str] = ()
-) -> list[Line]:
-    """Add up by period, and by the values of a dimension; of some metrics, or of all.
-
-    Raises TooMuchError for more than :data:`MOST_LINES`.
-    """
-    wanted = frozenset(metrics)
-    added: dict[tuple[str, str, str | None], tuple[int, Standing]] = {}
-    for hour, of_hour in cells.items():
-        period = by.period(hour)
-        for metric, cell in of_hour.items():
-            if wanted and metric not in wanted:
-                continue
-            for value, quantity in _parts(cell, dimension):
-                name = (period, metric, value)
-                before, standing = added.get(name, (0, cell.standing))
-                added[name] = (before + quantity, min(standing, cell.standing))
-        if len(added) > MOST_LINES:
-            raise TooMuchError(f"the answer would hold more than {MOST_LINES:,} lines")
-    return sorted(Line(*name, *found) for name, found in added.items())
-
-
-def _parts(cell: Cell, dimension: str | None) -> Iterator[tuple[str | None, int]]:
-    """Yield a quantity by the values of a dimension; what belongs to none, or to several at once, has none.
-
-    That is what stands beside the counters, one peak of several keys, and distinct values that keys have in common.
-    """
-    if dimension is None:
-        yield None, cell.quantity
-        return
-    split = cell.keys if dimension == BY_KEY else cell.split
-    if sum(split.values()) != cell.counted:
-        split = {}
-    rest = cell.quantity - sum(split.values())
-    yield from ((value, number) for value, number in split.items() if number)
-    if rest:
-        yield NO_VALUE, rest
 
 
 class _Number(msgspec.Struct, frozen=True):
@@ -252,11 +198,13 @@ class UsageReader:
     ledger: Ledger
 
     @classmethod
-    def of(cls, client: "DynamoDBClient", counters_table: str, ledger_table: str) -> "UsageReader":
-        """Return the reader of two tables, whose client then decodes rows fast."""
+    def of(
+        cls, client: "DynamoDBClient", counters_table: str, ledger_table: str, *, distinct: int = 1
+    ) -> "UsageReader":
+        """Return the reader of two tables, whose client then decodes rows fast; ``distinct`` metrics count values."""
         decode_fast(client)
         ledger = Ledger(client, ledger_table)
-        uniques = KeptUniques(Uniques(Claims(client, counters_table), ledger.holders))
+        uniques = KeptUniques(Uniques(Claims(client, counters_table), ledger.holders), metrics=distinct)
         return cls(Counters(client, counters_table), uniques, ledger)
 
     def known(self, name: str) -> Known:
@@ -326,6 +274,7 @@ class UsageReader:
         """
         recent = max(first, min(end, Hour(cursor.number - RECENT_HOURS)))
         table = Table(self.ledger.client, self.ledger.table)
+        most_pages = MOST_PAGES // 2 if by_key else MOST_PAGES
         cells: Cells = {}
         for begin, until, consistent in ((first, recent, False), (recent, end, True)):
             if begin >= until:
@@ -338,7 +287,7 @@ class UsageReader:
             with as_items(_ROWS):
                 between = (f"usage#{begin}", f"usage#{Hour(until.number - 1)}")
                 rows: Iterator[Any] = table.query(
-                    str(mine), between=between, consistent=consistent, most_pages=MOST_PAGES
+                    str(mine), between=between, consistent=consistent, most_pages=most_pages
                 )
                 for row in rows:
                     cells[row.hour] = _of_row(row, splits)

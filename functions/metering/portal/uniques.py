@@ -14,10 +14,11 @@ from metering.stores.holders import Holding
 from metering.stores.table import TooMuchError
 
 MOST_QUERIES: Final = 128
-"""Queries for one metric and month, 16 for each key: of more than eight keys, values show once an hour is closed."""
+"""Queries of a month's claims, 16 for each metric and key, half a read unit at least: of more than eight keys, or four
+where two metrics count distinct values, these show once an hour is closed."""
 
 MOST_VALUES: Final = 6144
-"""Values that are read of one metric and month, spread over the queries; each is 130 bytes, a read unit for 60."""
+"""Values that are read of a month, spread over the queries; each is 130 bytes as a rule, a read unit for 60."""
 
 SHORTEST_KEPT_S: Final = 5
 MOST_KEPT: Final = 200
@@ -41,6 +42,9 @@ class KeptUniques:
     """
 
     uniques: Uniques
+    metrics: int = 1
+    """How many count distinct values: they share what may be read."""
+
     clock: Callable[[], float] = time.monotonic
     _kept: dict[tuple[str, str, str], _Kept] = field(default_factory=dict)
 
@@ -62,7 +66,7 @@ class KeptUniques:
         if kept is not None and kept.until > now:
             return kept
         until = now + max(SHORTEST_KEPT_S, len(holdings))
-        queries = SHARDS * len(holdings)
+        queries = SHARDS * len(holdings) * max(1, self.metrics)
         try:
             most = MOST_VALUES // max(1, queries) if queries <= MOST_QUERIES else 0
             by_hour = self.uniques.among(holdings, customer, metric, hour, most=most)
