@@ -32,6 +32,10 @@ class Cloud(Protocol):
     session: boto3.Session
 
     @property
+    def partition(self) -> str:
+        """How ARNs begin in the Region."""
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What the CDK CLI runs with."""
 
@@ -76,6 +80,11 @@ class OnAws:
     context: Mapping[str, str] = field(default_factory=dict)
     patience_s: float = 900.0  # "usually less than three minutes" is said of a log's lines, an hour of new metrics
 
+    @property
+    def partition(self) -> str:
+        """How ARNs begin in the Region."""
+        return self.session.get_partition_for_region(self.region)
+
     def client(self, service: str, config: Config | None = None) -> Any:
         """Return a client of a service."""
         made: Any = self.session.client(service, config=config)  # type: ignore[call-overload]
@@ -117,7 +126,7 @@ class OnAws:
 
     @property
     def _suffix(self) -> str:
-        return "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
+        return "amazonaws.com.cn" if self.partition == "aws-cn" else "amazonaws.com"
 
 
 @dataclass
@@ -131,6 +140,7 @@ class Embedded:
     account_id: str = Emulator.account_id
     region: str = Emulator.region
     is_aws: bool = False
+    partition: str = "aws"
     patience_s: float = 120.0
     _gateways: MutableMapping[tuple[str, str], Gateway] = field(default_factory=dict)
 
@@ -167,7 +177,7 @@ class Embedded:
                 for name, value in settings.items()
             ]
             rest.update_stage(restApiId=told["RestId"], stageName=stage.lower(), patchOperations=operations)
-        arn = f"arn:aws:logs:{self.region}:{self.account_id}:log-group:{told['HttpLog']}"
+        arn = f"arn:{self.partition}:logs:{self.region}:{self.account_id}:log-group:{told['HttpLog']}"
         http.update_stage(
             ApiId=told["HttpId"],
             StageName="live",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
 
+import boto3
 from botocore.exceptions import ClientError
 
 from infra.local import npm
@@ -140,6 +141,35 @@ class Run:
         assert answers == [200] * requests
         self.cloud.written()
 
+    # --- acting ---
+
+    @contextmanager
+    def acting_as(self, function: str) -> Iterator[boto3.Session]:
+        """Take the role of a function, which the account may for that while; the session ends after an hour."""
+        iam, functions, sts = (self.cloud.client(service) for service in ("iam", "lambda", "sts"))
+        arn = functions.get_function_configuration(FunctionName=function)["Role"]
+        role = arn.rpartition("/")[2]
+        trusts = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
+        before = trusts if isinstance(trusts, str) else json.dumps(trusts)
+        root = f"arn:{self.cloud.partition}:iam::{self.cloud.account_id}:root"
+        more = json.loads(trust(account=root))["Statement"]
+        both = json.dumps({"Version": "2012-10-17", "Statement": json.loads(before)["Statement"] + more})
+        found: dict[str, str] = {}
+
+        def assumed() -> bool:
+            with contextlib.suppress(ClientError):  # what a role trusts is not known everywhere at once
+                found.update(sts.assume_role(RoleArn=arn, RoleSessionName="probe")["Credentials"])
+            return bool(found)
+
+        iam.update_assume_role_policy(RoleName=role, PolicyDocument=both)
+        try:
+            self.wait(assumed, "the role can be taken")
+            yield boto3.Session(
+                found["AccessKeyId"], found["SecretAccessKey"], found["SessionToken"], region_name=self.cloud.region
+            )
+        finally:
+            iam.update_assume_role_policy(RoleName=role, PolicyDocument=before)
+
     # --- looking ---
 
     def lines(self, log_group: str) -> list[str]:
@@ -230,7 +260,9 @@ def _answer_without_a_role(made: Run) -> str | None:
         apigateway.put_integration(**method, type="MOCK")
         deployed = apigateway.create_deployment(restApiId=api)["id"]
         apigateway.create_stage(restApiId=api, stageName="probe", deploymentId=deployed)
-        arn = f"arn:aws:logs:{made.cloud.region}:{made.cloud.account_id}:log-group:{made.name}-nowhere"
+        arn = (
+            f"arn:{made.cloud.partition}:logs:{made.cloud.region}:{made.cloud.account_id}:log-group:{made.name}-nowhere"
+        )
         values = {"destinationArn": arn, "format": "$context.requestId"}
         settings = [
             {"op": "replace", "path": f"/accessLogSettings/{name}", "value": value} for name, value in values.items()
@@ -253,7 +285,7 @@ def _log_role(made: Run) -> Iterator[None]:
         return
     trusts = trust(service="apigateway.amazonaws.com")
     arn = iam.create_role(RoleName=f"{made.name}-log", AssumeRolePolicyDocument=trusts)["Role"]["Arn"]
-    policy = "arn:aws:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
+    policy = f"arn:{made.cloud.partition}:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
     iam.attach_role_policy(RoleName=f"{made.name}-log", PolicyArn=policy)
 
     def put(value: str) -> bool:

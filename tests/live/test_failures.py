@@ -34,34 +34,64 @@ def customer(live: Run) -> str:
 def test_lambda_takes_a_destination_that_may_not_write_into_the_archive(live: Run) -> None:
     """Whether ``record_usage`` can be denied to write what a recount trusts.
 
-    Lambda asks whether the role may write anywhere; nobody says whether a denial of a part is looked at.
+    Lambda asks whether the role may write anywhere; nobody says whether a denial of a part is looked at. It is asked
+    once the role itself is denied, as a new policy is not felt everywhere at once: else the answer would tell nothing.
     """
-    iam, functions = live.cloud.client("iam"), live.cloud.client("lambda")
+    functions = live.cloud.client("lambda")
     function = live.deployment.outputs.record_usage_function
-    role = functions.get_function_configuration(FunctionName=function)["Role"].rpartition("/")[2]
-    archive = f"arn:aws:s3:::{live.deployment.outputs.bucket}/{ARCHIVE}*"
+    point = "on-failure destination of a role that is denied a part of the bucket"
+    with _denied_the_archive(live, function) as is_felt:
+        if not is_felt:
+            why_not = f"the role was still not denied after {live.cloud.patience_s:.0f} s"
+            live.points.skip(point, expected=ANYTHING, source=ASYNCHRONOUS, why_not=why_not)
+        try:
+            present = functions.get_function_event_invoke_config(FunctionName=function)
+        except functions.exceptions.ResourceNotFoundException:
+            why_not = "the emulator's CloudFormation makes no such destination"
+            live.points.skip(point, expected=ANYTHING, source=ASYNCHRONOUS, why_not=why_not)
+        names = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
+        kept = {name: present[name] for name in names if name in present}
+        try:
+            functions.put_function_event_invoke_config(FunctionName=function, **kept)
+            observed = "taken"
+        except ClientError as error:
+            observed = str(error)
+    live.points.note(point, expected=ANYTHING, observed=observed, source=ASYNCHRONOUS)
+
+
+@contextmanager
+def _denied_the_archive(live: Run, function: str) -> Iterator[bool]:
+    """Deny a function's role to put what is in the archive, and tell whether it came to feel that."""
+    iam, s3, bucket = live.cloud.client("iam"), live.cloud.client("s3"), live.deployment.outputs.bucket
+    role = live.cloud.client("lambda").get_function_configuration(FunctionName=function)["Role"].rpartition("/")[2]
+    archive = f"arn:{live.cloud.partition}:s3:::{bucket}/{ARCHIVE}*"
     deny = {"Effect": "Deny", "Action": "s3:PutObject", "Resource": archive}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
-    point = "on-failure destination of a role that is denied a part of the bucket"
+    with live.acting_as(function) as session, contextlib.ExitStack() as ending:
+        theirs = session.client("s3", endpoint_url=s3.meta.endpoint_url)
+        ending.callback(theirs.close)
+        # What is there already is not written again: so the role writes nothing, denied or not.
+        probe = {"Bucket": bucket, "Key": f"{ARCHIVE}probe"}
+        version = s3.put_object(**probe)["VersionId"]
+        ending.callback(s3.delete_object, **probe, VersionId=version)
+        live.wait(lambda: _put_again(theirs, probe) == "PreconditionFailed", "the role may put what is in the archive")
+        iam.put_role_policy(RoleName=role, PolicyName="probe", PolicyDocument=policy)
+        ending.callback(iam.delete_role_policy, RoleName=role, PolicyName="probe")
+        is_felt = True
+        try:
+            live.wait(lambda: _put_again(theirs, probe) == "AccessDenied", "the role is denied the archive")
+        except TimeoutError:
+            is_felt = False
+        yield is_felt
+
+
+def _put_again(s3: Any, probe: dict[str, str]) -> str:
+    """Return what is said to a put of what is there."""
     try:
-        present = functions.get_function_event_invoke_config(FunctionName=function)
-    except functions.exceptions.ResourceNotFoundException:
-        why_not = "the emulator's CloudFormation makes no such destination"
-        live.points.skip(point, expected=ANYTHING, source=ASYNCHRONOUS, why_not=why_not)
-    kept = {
-        name: present[name]
-        for name in ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
-        if name in present
-    }
-    iam.put_role_policy(RoleName=role, PolicyName="probe", PolicyDocument=policy)
-    try:
-        functions.put_function_event_invoke_config(FunctionName=function, **kept)
-        observed = "taken"
+        s3.put_object(**probe, IfNoneMatch="*")
     except ClientError as error:
-        observed = str(error)
-    finally:
-        iam.delete_role_policy(RoleName=role, PolicyName="probe")
-    live.points.note(point, expected=ANYTHING, observed=observed, source=ASYNCHRONOUS)
+        return str(error.response["Error"]["Code"])
+    return "taken"
 
 
 def test_a_batch_that_fails_for_good_is_kept_and_redriven(live: Run) -> None:

@@ -1,15 +1,19 @@
-"""Whether the prefixes of an item's key hold where AWS documents them for no call: in transactions, on an index."""
+"""What DynamoDB's condition keys hold a role to where AWS documents it for no call: in transactions, on an index."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from metering.model.periods import Hour
+from metering.model.subjects import customer
+from metering.model.usage_row import State, Total, UsageRow
+from metering.stores.rows import Rows
+from metering.stores.table import RowChangedError
 from tests.live.points import Points
-from tests.live.run import Run, trust
+from tests.live.run import Run
 
 SOURCE = "Service Authorization Reference, 'Condition keys for Amazon DynamoDB'; documented for single calls alone"
 EMULATOR = "the emulator never fills dynamodb:LeadingKeys in"
@@ -17,37 +21,48 @@ EMULATOR = "the emulator never fills dynamodb:LeadingKeys in"
 
 @pytest.fixture(scope="module")
 def as_post_usage(live: Run) -> Iterator[Any]:
-    """DynamoDB, as somebody who may do exactly what ``post_usage`` may."""
-    iam, functions = live.cloud.client("iam"), live.cloud.client("lambda")
-    function = live.deployment.outputs.post_usage_function
-    role = functions.get_function_configuration(FunctionName=function)["Role"].rpartition("/")[2]
-    probe = f"{live.name}-probe"
-    account = f"arn:aws:iam::{live.cloud.account_id}:root"
-    made = iam.create_role(RoleName=probe, AssumeRolePolicyDocument=trust(account=account))["Role"]["Arn"]
-    for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
-        document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-        written = document if isinstance(document, str) else json.dumps(document)
-        iam.put_role_policy(RoleName=probe, PolicyName=policy, PolicyDocument=written)
-    sts = live.cloud.client("sts")
+    """DynamoDB, as ``post_usage`` reaches it."""
+    yield from _dynamodb(live, live.deployment.outputs.post_usage_function)
 
-    def assumed() -> dict[str, str]:
-        try:
-            found: dict[str, str] = sts.assume_role(RoleArn=made, RoleSessionName="probe")["Credentials"]
-        except ClientError:  # a new role is not known everywhere at once
-            return {}
-        return found
 
-    live.wait(lambda: bool(assumed()), "the role can be taken")
-    keys = assumed()
-    session = boto3.Session(keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"], live.cloud.region)
-    dynamodb = session.client("dynamodb", endpoint_url=live.cloud.client("dynamodb").meta.endpoint_url)
-    live.wait(lambda: _put(dynamodb, live, "customer#probe") == "allowed", "the role may do what it is to")
-    yield dynamodb
-    dynamodb.close()
+@pytest.fixture(scope="module")
+def as_reconcile_usage(live: Run) -> Iterator[Any]:
+    """DynamoDB, as ``reconcile_usage`` reaches it."""
+    yield from _dynamodb(live, live.deployment.outputs.reconcile_usage_function)
+
+
+def _dynamodb(live: Run, function: str) -> Iterator[Any]:
+    with live.acting_as(function) as session:
+        dynamodb = session.client("dynamodb", endpoint_url=live.cloud.client("dynamodb").meta.endpoint_url)
+        yield dynamodb
+        dynamodb.close()
+
+
+# None of these writes anything: what is asked for first is never so.
+NEVER_SO = {"ConditionExpression": "attribute_exists(pk)"}
+
+
+Write = Callable[..., str]
+
+
+def _put(dynamodb: Any, live: Run, key: str, **attributes: str) -> str:
+    item = _item(key, attributes)
+    return _answer(lambda: dynamodb.put_item(TableName=_ledger(live), Item=item, **NEVER_SO))
+
+
+def _transact(dynamodb: Any, live: Run, key: str, **attributes: str) -> str:
+    item = _item(key, attributes)
+    write = {"Put": {"TableName": _ledger(live), "Item": item, **NEVER_SO}}
+    return _answer(lambda: dynamodb.transact_write_items(TransactItems=[write]))
+
+
+def _item(key: str, attributes: Mapping[str, str]) -> dict[str, Any]:
+    return {"pk": {"S": key}, "sk": {"S": "probe"}} | {name: {"S": value} for name, value in attributes.items()}
 
 
 def test_a_single_write_is_held_to_its_prefix(live: Run, as_post_usage: Any) -> None:
     """As documented; and what it may write it can."""
+    assert _put(as_post_usage, live, "customer#probe") == "allowed"
     _note(live.points, "PutItem", _put(as_post_usage, live, "period#x"))
 
 
@@ -64,6 +79,33 @@ def test_a_query_of_the_index_is_held_to_its_prefix(live: Run, as_post_usage: An
     _note(live.points, f"Query of the index pending, {key}", _query(as_post_usage, live, key))
 
 
+def test_a_total_can_be_put_on_hold_beside_a_check_of_who_pays(live: Run, as_post_usage: Any) -> None:
+    """A write of a row's attributes alone, in one transaction with a check that names another one."""
+    totals = {"requests": Total(counted=1, revision=1, state=State.PENDING)}
+    row = UsageRow(customer("probe"), Hour.containing(datetime.now(UTC)), 1, totals)  # which has never been written
+    live.points.note(
+        "dynamodb:Attributes, a transaction of a row and a check of its customer's profile",
+        expected="allowed",
+        observed=_answer(lambda: Rows(as_post_usage, _ledger(live)).hold_without_stripe_customer(row)),
+        source=SOURCE,
+    )
+
+
+def test_who_writes_rows_cannot_name_who_pays(live: Run, as_post_usage: Any) -> None:
+    """A write with one more attribute than a row has."""
+    observed = _put(as_post_usage, live, "customer#probe", stripe_customer="cus_evil")
+    _note_attributes(live.points, "PutItem of a row with a Stripe customer", observed)
+
+
+@pytest.mark.parametrize("write", [_put, _transact])
+def test_who_reconciles_cannot_put_a_profile(live: Run, as_reconcile_usage: Any, write: Write) -> None:
+    """By its name; what an invoice bills and how far the round has got it can write."""
+    assert write(as_reconcile_usage, live, "customer#probe", stripe_customer="cus_acme") == "allowed"
+    assert write(as_reconcile_usage, live, "period#probe", name="acme") == "allowed"
+    observed = write(as_reconcile_usage, live, "customer#probe", name="Acme", stripe_customer="cus_evil")
+    _note_attributes(live.points, f"{write.__name__.removeprefix('_')} of a profile", observed)
+
+
 def _note(points: Points, call: str, observed: str) -> None:
     points.beyond_the_emulator(
         f"dynamodb:LeadingKeys, {call} with another key than granted",
@@ -74,19 +116,14 @@ def _note(points: Points, call: str, observed: str) -> None:
     )
 
 
-# None of these writes anything: what is asked for first is never so.
-NEVER_SO = {"ConditionExpression": "attribute_exists(pk)"}
-
-
-def _put(dynamodb: Any, live: Run, key: str) -> str:
-    item = {"pk": {"S": key}, "sk": {"S": "probe"}}
-    return _answer(lambda: dynamodb.put_item(TableName=_ledger(live), Item=item, **NEVER_SO))
-
-
-def _transact(dynamodb: Any, live: Run, key: str) -> str:
-    item = {"pk": {"S": key}, "sk": {"S": "probe"}}
-    write = {"Put": {"TableName": _ledger(live), "Item": item, **NEVER_SO}}
-    return _answer(lambda: dynamodb.transact_write_items(TransactItems=[write]))
+def _note_attributes(points: Points, call: str, observed: str) -> None:
+    points.beyond_the_emulator(
+        f"dynamodb:Attributes, {call}",
+        expected="denied",
+        observed=observed,
+        source=SOURCE,
+        why_not="the emulator never fills dynamodb:Attributes in",
+    )
 
 
 def _query(dynamodb: Any, live: Run, key: str) -> str:
@@ -109,6 +146,8 @@ def _answer(ask: Any) -> str:
     """Return whether a call was allowed: refused for its condition, it was."""
     try:
         ask()
+    except RowChangedError:
+        return "allowed"
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "AccessDeniedException":
