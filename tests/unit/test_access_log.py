@@ -124,6 +124,13 @@ def test_a_rejected_line_is_kept_whole_and_its_reason_is_short() -> None:
     assert len(found.reason) < 200
 
 
+def test_the_reason_is_short_whatever_a_field_is_called() -> None:
+    """I1: also where its name is what is wrong."""
+    line = line_of(GOOD | {"x" * 5_000: "1"})
+    assert len(reason(reader().read(line))) < 200
+    assert len(reason(reader().read(line.replace(':"1"', ":null")))) < 200
+
+
 def test_a_byte_order_mark_is_no_part_of_a_line() -> None:
     """What joined or copied an object may have put one in front."""
     assert isinstance(reader().read("\ufeff" + line_of(GOOD)), AccessRecord)

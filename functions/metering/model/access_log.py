@@ -200,7 +200,7 @@ def _miscounted(fields: Mapping[str, Any], said: int, strings: int) -> str:
     """Say why a line has not as many strings as it says that it has fields, each with a name and a value."""
     for name, value in fields.items():
         if not isinstance(value, str):
-            return f"{name} must be a string, got {short(value)}"
+            return f"{name[:_LONGEST_NAME]} must be a string, got {short(value)}"
     twice = " with one of them twice" if strings > 2 * len(fields) else ""
     return f"not our format: the line says that it has {said} fields, got {strings // 2}{twice}"
 
@@ -258,6 +258,7 @@ _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"')
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_NUMBER: Final = 64
 _PLAIN: Final = 12  # as many digits are below the largest
+_LONGEST_NAME: Final = 64
 _NEVER: Final = 10**15
 """A moment far beyond any, in milliseconds since 1970."""
 
