@@ -96,13 +96,10 @@ def test_a_bad_line_is_set_aside_by_the_deployed_function(deployed: Deployed) ->
     )
     logs.close()
     demo.wait_until(lambda: deployed.counted("aside") == 1)
-    s3 = deployed.cloud.emulator.client("s3")
-    bucket = deployed.cloud.outputs.bucket
-    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket, Prefix="set-aside/")["Contents"]]
-    kept = [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in keys]
-    s3.close()
-    by_hand = [batch["lines"] for batch in kept if batch["origin"].endswith("by-hand")]
-    assert [[(line["message"], line["reason"]) for line in lines] for lines in by_hand] == [
+    set_aside = deployed.cloud.deployment.set_aside
+    kept = [batch for name in set_aside.batches() for batch in [set_aside.of(name).certain] if batch]
+    by_hand = [batch.lines for batch in kept if batch.origin.endswith("by-hand")]
+    assert [[(line.message, line.reason) for line in lines] for lines in by_hand] == [
         [("GET /index.html 200", "not JSON")]
     ]
 
