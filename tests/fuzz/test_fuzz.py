@@ -72,6 +72,9 @@ class Game:
     ignored: int = 0
     recorded: Recorded = field(default_factory=Recorded)
     reasons: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
+    """Lines that are billed in a batch whose every line another had, to the byte: its counters have it."""
+
     batches: list[str] = field(default_factory=list)
     """The batches that set lines aside."""
 
@@ -98,6 +101,7 @@ class Game:
         self.lines += len(lines)
         self.ignored += len(lines) - ours
         self.recorded.include(recorded)
+        self.repeated += recorded.billed if recorded.refused else 0
         if self.draw.random() < 0.1:
             before = self._hours()
             again = self.recorder.record(batch)
@@ -156,7 +160,7 @@ def test_every_line_of_the_access_log_is_billed_unbilled_or_set_aside(game: Game
         batch = payloads.subscription(_packed(_delivery(GROUP, number, lines))).batch(GROUP)
         game.record(batch, lines, ours=sum(map(_is_read_alike, lines)))
     game.judge()
-    assert game.counted("n:billed") == game.recorded.billed > LINES // 20
+    assert game.counted("n:billed") == game.recorded.billed - game.repeated > LINES // 20
 
 
 def test_every_line_of_an_object_is_billed_unbilled_or_set_aside(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +175,7 @@ def test_every_line_of_an_object_is_billed_unbilled_or_set_aside(game: Game, mon
             inside = [line for piece in batch.pieces() for _, line in piece.lines()]
             game.record(batch, inside, ours=sum(map(_is_read_alike, inside)))
     game.judge()
-    assert game.counted("n:billed") == game.recorded.billed > LINES // 20
+    assert game.counted("n:billed") == game.recorded.billed - game.repeated > LINES // 20
 
 
 def test_every_usage_line_is_billed_or_set_aside_and_others_are_let_lie(game: Game) -> None:
