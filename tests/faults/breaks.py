@@ -45,7 +45,8 @@ class _Unconditional:
     def update_item(self, **arguments: Any) -> Any:
         """Update, whatever is there."""
         arguments.pop("ConditionExpression", None)
-        arguments["ExpressionAttributeValues"].pop(":token", None)
+        for value in (":token", ":room"):
+            arguments["ExpressionAttributeValues"].pop(value, None)
         return self._client.update_item(**arguments)
 
 
