@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from metering.portal.kept import keep
 from metering.stores.holders import Customer, Holders
 from metering.stripe.client import StripeAccount, StripeBusyError, StripeRejectedError, StripeUnavailableError
 from metering.stripe.subscriptions import Offers, Terms, preview_of, running
@@ -62,12 +63,10 @@ class Agreements:
 
     def of(self, name: str, now: datetime) -> Agreement:
         """Return what a customer is subscribed to; raise NotSubscribedError, or what Stripe's trouble was."""
-        kept = self._kept.pop(name, None)
+        kept = self._kept.get(name)
         if kept is None or kept.until <= self.clock():
             kept = self._renewed(name, kept, now)
-        while len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]  # who has not asked for longest
-        self._kept[name] = kept
+        keep(self._kept, name, kept, MOST_KEPT)
         if isinstance(kept.known, Agreement):
             return kept.known
         raise kept.known.with_traceback(None)

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour
+from metering.portal.kept import keep
 from metering.portal.reading import UsageReader
 from metering.stores.table import TooMuchError
 
@@ -63,12 +64,10 @@ class History:
 
     def of(self, name: str, first: Hour, end: Hour, now: datetime) -> ByHour:
         """Return what was used from ``first`` up to ``end``, exclusive; raise AddingUpError until it is known."""
-        kept = self._kept.pop(name, None)
+        kept = self._kept.get(name)
         if kept is None or (kept.first, kept.end) != (first, end):
             kept = _Kept(first, end, kept.piece if kept else self.piece)
-        while len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]  # who has not asked for longest
-        self._kept[name] = kept
+        keep(self._kept, name, kept, MOST_KEPT)
         pieces = dict(_pieces(first, min(end, Hour.containing(now + LATEST_RECORD).next()), kept.piece))
         try:
             self._read(name, kept, pieces, now)
@@ -76,11 +75,11 @@ class History:
             if kept.piece <= self.sure:
                 raise
             self._kept[name] = _Kept(first, end, self.sure)
-            raise AddingUpError(0, sum(until.number - begin.number for begin, until in pieces.items())) from error
+            raise AddingUpError(0, _hours(pieces)) from error
         unknown = [begin for begin in pieces if begin not in kept.read_at]
         if unknown:
-            known = sum(until.number - begin.number for begin, until in pieces.items() if begin in kept.read_at)
-            raise AddingUpError(known, sum(until.number - begin.number for begin, until in pieces.items()))
+            wanted = _hours(pieces)
+            raise AddingUpError(wanted - sum(pieces[begin].number - begin.number for begin in unknown), wanted)
         return kept.used
 
     def _read(self, name: str, kept: _Kept, pieces: Mapping[Hour, Hour], now: datetime) -> None:
@@ -111,6 +110,10 @@ class History:
                     del kept.used[hour]
         kept.used |= used
         kept.since = usage.open_from
+
+
+def _hours(pieces: Mapping[Hour, Hour]) -> int:
+    return sum(end.number - begin.number for begin, end in pieces.items())
 
 
 def _pieces(first: Hour, end: Hour, piece: int) -> Iterator[tuple[Hour, Hour]]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
+from metering.portal.kept import keep
 from metering.stores.attribution import Uniques
 from metering.stores.claims import SHARDS
 from metering.stores.holders import Holding
@@ -73,8 +74,5 @@ class KeptUniques:
             kept = _Kept(by_hour, known=True, until=until)
         except TooMuchError:
             kept = _Kept(None, known=False, until=until)
-        self._kept.pop(name, None)
-        while len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]  # the oldest
-        self._kept[name] = kept
+        keep(self._kept, name, kept, MOST_KEPT)
         return kept
