@@ -23,11 +23,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from botocore.exceptions import ClientError
-
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores.aws import Item, in_pieces, side_by_side
-from metering.stores.table import BATCH, Table, TooMuchError, batch_get, item_key
+from metering.stores.table import BATCH, Table, TooMuchError, batch_get, item_key, item_there
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -140,7 +138,7 @@ class Claims:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except self.client.exceptions.ConditionalCheckFailedException as error:
-            return _read(_item_of(error))
+            return _read(item_there(error))
         return made
 
 
@@ -161,12 +159,6 @@ def _of_month(metric: str, hour: Hour, source: str) -> str:
 
 def _shard(value: str) -> int:
     return int(value[:2], 16) % SHARDS
-
-
-def _item_of(error: ClientError) -> Item:
-    """Return the item that refused a write; boto3 gives it in the answer as it came."""
-    item: Item = error.response["Item"]  # type: ignore[typeddict-item]
-    return item
 
 
 def _read(item: Item) -> Claim:

@@ -33,7 +33,7 @@ from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores import marks
 from metering.stores.aws import Item, side_by_side
 from metering.stores.marks import Marks, partition
-from metering.stores.table import Table
+from metering.stores.table import Table, item_there
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -164,7 +164,7 @@ class Counters:
                 **asking,
             )
         except self.client.exceptions.ConditionalCheckFailedException as error:
-            there: Item = error.response.get("Item", {})  # type: ignore[assignment]
+            there = item_there(error)
             if not new or batch in there.get("batches", {}).get("BS", []):
                 return False
             raise _NoRoomError(there.get("names", {}).get("BS", [])) from error

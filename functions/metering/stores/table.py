@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from botocore.exceptions import ClientError
+
 from metering.stores.aws import Item, in_pieces, side_by_side, to_item
 
 if TYPE_CHECKING:
@@ -70,46 +72,24 @@ class Table:
         A page is 1 MB: 256 read units, or half as many where it need not be ``consistent``. Raises TooMuchError if
         there are more than ``most_pages`` (I10).
         """
+        condition = _condition("pk", pk, beginning=beginning, between=between, after=after)
         reading: dict[str, Any] = {"ConsistentRead": True} if consistent else {}
-        yield from self._query(reading, "pk", pk, beginning, between, after, most_pages)
+        yield from self._pages(condition | reading, most_pages)
 
     def some(self, pk: str, *, between: tuple[str, str], most: int) -> tuple[list[Item], bool]:
         """Return the first ``most`` items whose ``sk`` lies between, or 1 MB of them, and whether there may be more.
 
         It is no consistent read, for half the units.
         """
-        condition, names, values = _condition("pk", pk, "", between, "")
-        page = self.client.query(
-            TableName=self.name,
-            KeyConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=to_item(values),
-            Limit=most,
-        )
+        page = self.client.query(TableName=self.name, Limit=most, **_condition("pk", pk, between=between))
         return page["Items"], "LastEvaluatedKey" in page or len(page["Items"]) == most
 
     def query_index(self, index: str, pk: str, *, between: tuple[str, str] | None = None) -> Iterator[Item]:
         """Yield the items of an index's partition, which is named as the index is; eventually consistent."""
-        yield from self._query({"IndexName": index}, index, pk, "", between, "", None)
+        yield from self._pages({"IndexName": index, **_condition(index, pk, between=between)})
 
-    def _query(  # noqa: PLR0913, PLR0917 - what a query may say
-        self,
-        reading: dict[str, Any],
-        pk_name: str,
-        pk: str,
-        beginning: str,
-        between: tuple[str, str] | None,
-        after: str,
-        most_pages: int | None,
-    ) -> Iterator[Item]:
-        condition, names, values = _condition(pk_name, pk, beginning, between, after)
-        pages = self.client.get_paginator("query").paginate(
-            TableName=self.name,
-            KeyConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            ExpressionAttributeValues=to_item(values),
-            **reading,
-        )
+    def _pages(self, asked: Mapping[str, Any], most_pages: int | None = None) -> Iterator[Item]:
+        pages = self.client.get_paginator("query").paginate(TableName=self.name, **asked)
         for number, page in enumerate(pages, 1):
             yield from page["Items"]
             if number == most_pages and "LastEvaluatedKey" in page:
@@ -149,9 +129,9 @@ class Table:
 
 
 def _condition(
-    pk_name: str, pk: str, beginning: str, between: tuple[str, str] | None, after: str
-) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Return a query's key condition with its names and values."""
+    pk_name: str, pk: str, *, beginning: str = "", between: tuple[str, str] | None = None, after: str = ""
+) -> dict[str, Any]:
+    """Return a query's key condition with its names and values, as the client takes them."""
     condition, names, values = "#pk = :pk", {"#pk": pk_name}, {":pk": pk}
     if beginning:
         condition += " AND begins_with(#sk, :first)"
@@ -164,7 +144,11 @@ def _condition(
         values |= {":first": after}
     if ":first" in values:
         names["#sk"] = "sk"
-    return condition, names, values
+    return {
+        "KeyConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": to_item(values),
+    }
 
 
 def batch_get(client: "DynamoDBClient", table: str, keys: Sequence[tuple[str, str]], *, consistent: bool) -> list[Item]:
@@ -194,6 +178,12 @@ def batch_get(client: "DynamoDBClient", table: str, keys: Sequence[tuple[str, st
 def item_key(pk: str, sk: str) -> Item:
     """Return an item's key."""
     return {"pk": {"S": pk}, "sk": {"S": sk}}
+
+
+def item_there(error: ClientError) -> Item:
+    """Return the item that refused a write which asked for it, or none; boto3 gives it in the answer as it came."""
+    there: Item = error.response.get("Item", {})  # type: ignore[assignment]  # no field of boto3's own
+    return there
 
 
 def unchanged(version: int) -> dict[str, Any]:
