@@ -68,7 +68,7 @@ class StripeAccount:
         )
         self.meters = StripeMeters(lambda _: API_KEY, DEPLOYMENT, "https://stripe.invalid")
 
-    def client(self, token: str, _base: str, *_waits: object) -> stripe.StripeClient:
+    def client(self, token: str, _base: str, **_waits: object) -> stripe.StripeClient:
         """Make a client of the SDK; it stands for the one of `metering.stripe.meters`."""
         return stripe.StripeClient(token, max_network_retries=2, http_client=_Transport(self))
 

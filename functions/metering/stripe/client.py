@@ -92,16 +92,20 @@ class StripeAccount:
 
     def check_key(self) -> None:
         """Raise StripeNotConnectedError if there is no key to call Stripe with."""
-        self.api_key(False)  # noqa: FBT003 - "fresh", named by the class
+        self.key()
+
+    def key(self, *, fresh: bool = False) -> str:
+        """Return the restricted key."""
+        return self.api_key(fresh)
 
     def call(self, do: Callable[[stripe.StripeClient], T]) -> T:
         """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
         try:
             try:
-                return do(_client(self.api_key(False), self.api_base, self.somebody_waits))  # noqa: FBT003 - "fresh", named by the class
+                return do(self._client_of(self.key()))
             except (stripe.AuthenticationError, stripe.TemporarySessionExpiredError):
                 _forget_sessions()
-                return do(_client(self.api_key(True), self.api_base, self.somebody_waits))  # noqa: FBT003
+                return do(self._client_of(self.key(fresh=True)))
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
             raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
         except stripe.PermissionError as error:
@@ -121,8 +125,10 @@ class StripeAccount:
 
     def in_session(self, client: stripe.StripeClient) -> stripe.StripeClient:
         """Return a client in a session of the event stream, which lasts for 15 minutes."""
-        token = _session(client, self.api_key(False), time.monotonic())  # noqa: FBT003 - "fresh", named by the class
-        return _client(token, self.api_base, self.somebody_waits)
+        return self._client_of(_session(client, self.key(), time.monotonic()))
+
+    def _client_of(self, token: str) -> stripe.StripeClient:
+        return _client(token, self.api_base, somebody_waits=self.somebody_waits)
 
 
 def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:
@@ -233,7 +239,7 @@ def _not_connected(why: str) -> stripe.APIConnectionError:
 
 
 @lru_cache(maxsize=4)  # a rotated key and a session's token are new ones
-def _client(api_key: str, api_base: str, somebody_waits: bool) -> stripe.StripeClient:  # noqa: FBT001 - part of the key
+def _client(api_key: str, api_base: str, *, somebody_waits: bool) -> stripe.StripeClient:
     transport: Any = Transport(somebody_waits=somebody_waits)
     addresses: Any = {"api": api_base} if api_base == _API else {"api": api_base, "meter_events": api_base}
     retries = 0 if somebody_waits else RETRIES
