@@ -30,11 +30,11 @@ COUNTER_LIFE = timedelta(days=62)
 STRIPE_REACH = timedelta(days=34, hours=12)
 """How far back Stripe still takes usage: 35 days (API reference, "Create a billing meter event"), less half a day."""
 
-_FIRST_MS: Final = 10**11
+FIRST_MS: Final = 10**11
 """In seconds the year 5138, in milliseconds 1973: a smaller moment is in seconds, a larger one in milliseconds."""
 
 _WRITTEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def epoch_ms(moment: int) -> int:
@@ -43,12 +43,12 @@ def epoch_ms(moment: int) -> int:
     Source: AWS says "in milliseconds" of REST and WebSocket APIs' ``requestTimeEpoch`` alone, and the lines of HTTP
     APIs that are published hold seconds (API Gateway Developer Guide, "Variables for access logging").
     """
-    return moment * 1000 if moment < _FIRST_MS else moment
+    return moment * 1000 if moment < FIRST_MS else moment
 
 
 def all_in_ms(moments: list[int]) -> list[int]:
     """Return moments in milliseconds; they mostly are, which costs one look at the earliest."""
-    return moments if min(moments, default=_FIRST_MS) >= _FIRST_MS else [epoch_ms(moment) for moment in moments]
+    return moments if min(moments, default=FIRST_MS) >= FIRST_MS else [epoch_ms(moment) for moment in moments]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,7 +66,7 @@ class Hour:
     @classmethod
     def containing(cls, moment: datetime) -> Self:
         """Return the hour in which an aware ``moment`` lies."""
-        return cls((aware(moment) - _EPOCH) // HOUR)
+        return cls((aware(moment) - EPOCH) // HOUR)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -80,12 +80,12 @@ class Hour:
     @property
     def start(self) -> datetime:
         """The hour's first moment."""
-        return _EPOCH + self.number * HOUR
+        return EPOCH + self.number * HOUR
 
     @property
     def end(self) -> datetime:
         """The next hour's first moment; exclusive."""
-        return _EPOCH + (self.number + 1) * HOUR
+        return EPOCH + (self.number + 1) * HOUR
 
     @property
     def month(self) -> str:

@@ -12,7 +12,7 @@ or a ``customer``; every other field is a metric and its number. What a logger p
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeGuard
 
@@ -21,7 +21,7 @@ from metering.model.amounts import Amounts
 from metering.model.log_format import MISSING
 from metering.model.measuring import Usage
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
-from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, Hour, aware
+from metering.model.periods import EPOCH, FIRST_MS, LATEST_RECORD, OLDEST_RECORD, Hour, aware
 from metering.model.subjects import ID_RULE, is_id, is_printable, source_of_customer, source_of_key
 from metering.model.usage_frames import WHICH, WHOSE, Frames, Number, Object
 
@@ -32,11 +32,6 @@ MOST_FIELDS: Final = 100
 
 _SHOWN: Final = 3
 """So many of a line's faults are told."""
-
-_FIRST_MS: Final = 10**11
-"""In seconds the year 5138, in milliseconds 1973."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +117,7 @@ class UsageLineReader:
             raise ValueError(
                 f"time must be a moment such as '2026-11-22T05:17:00Z' or milliseconds since 1970, got {_shown(time)}"
             )
-        if 0 < moment < _FIRST_MS:
+        if 0 < moment < FIRST_MS:
             raise ValueError(f"time must be milliseconds since 1970, got {short(time)}, which looks like seconds")
         latest = int((self.now + LATEST_RECORD).timestamp() * 1000)
         if not int((self.now - OLDEST_RECORD).timestamp() * 1000) <= moment <= latest:
@@ -196,7 +191,7 @@ def _milliseconds(time: object) -> int | None:
     if len(time) <= _LONGEST_NUMBER and _NUMBER.fullmatch(time):
         return int(Decimal(time))
     try:
-        return (aware(datetime.fromisoformat(time)) - _EPOCH) // timedelta(milliseconds=1)
+        return (aware(datetime.fromisoformat(time)) - EPOCH) // timedelta(milliseconds=1)
     except ValueError:
         return None
 
