@@ -280,8 +280,8 @@ class Recorder:
         if self.hashing is None:
             raise ValueError("distinct values can only be counted with the secret of their hashes")
         holdings = self.hashing.holders.holdings({key for _, key in usage.seen})
-        wanted: dict[claims.Key, Hour] = {}
-        whose: dict[claims.Key, tuple[str, str]] = {}
+        wanted: dict[Key, Hour] = {}
+        whose: dict[Key, tuple[str, str]] = {}
         for (hour, key), seen in sorted(usage.seen.items(), key=lambda one: one[0]):
             since = tenure(holdings[key], hour)
             for metric, values in seen.items():

@@ -123,8 +123,11 @@ class Reader:
 
     def _check(self, fields: Mapping[str, str]) -> None:
         """Raise ValueError for a value without which nothing of the request can be counted."""
-        for name, wanted in (("time", "milliseconds or seconds since 1970"), ("status", "a whole number up to 10^12")):
-            if fields[name] in ("", MISSING) or (_bad_amount(fields[name], 0, LARGEST if name == "status" else _NEVER)):
+        for name, wanted, largest in (
+            ("time", "milliseconds or seconds since 1970", _NEVER),
+            ("status", "a whole number up to 10^12", LARGEST),
+        ):
+            if fields[name] in ("", MISSING) or _bad_amount(fields[name], 0, largest):
                 raise ValueError(f"{name} must be {wanted}, got {short(fields[name])}")
         moment = epoch_ms(amount(fields["time"], 0, _NEVER))
         if not self._earliest <= moment <= self._latest:
@@ -181,7 +184,7 @@ def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
         raise ValueError("not our format: the line does not end with the nonce")
     if missing := [name for name in AccessRecord.__struct_fields__ if name not in fields]:
         raise ValueError(f"the field {missing[0]!r} is missing")
-    others = fields.keys() - set(AccessRecord.__struct_fields__)
+    others = fields.keys() - AccessRecord.__struct_fields__
     if strange := [name for name in others if not re.fullmatch(VARIABLE_PATTERN, name)]:
         raise ValueError(f"not our format: it has no field {short(min(strange))}")
     return fields

@@ -27,8 +27,10 @@ Object = tuple[tuple[str, Any], ...]
 """A JSON object as its names and values, so that a name that stands there twice is seen."""
 
 
-class Number(str):  # noqa: SLOT000 - a text with its own repr
+class Number(str):
     """A JSON number as it is spelled: never a float, and of any size."""
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return str(self)
@@ -138,7 +140,7 @@ def _decode(text: str, start: int, *, escaped: bool) -> tuple[Any, int]:
     """Return the object that begins there, one with escaped quotes as the text that it is, and where it ends."""
     if not escaped:
         return _decoder.raw_decode(text, start)
-    end = _UNQUOTED.match(text, start).end()  # type: ignore[union-attr]  # it matches nothing, too
+    end = next(_UNQUOTED.finditer(text, start)).end()  # at the start, since it matches nothing, too
     return json.loads(f'"{text[start:end]}"'), end
 
 
