@@ -24,8 +24,10 @@ from metering.model.periods import Hour
 from metering.model.subjects import is_id, source_of_key
 
 _LONGEST_SPLIT: Final = 64
-_LONGEST_NUMBER: Final = 64
-_FIRST_IN_MS: Final = 10**11
+LONGEST_NUMBER: Final = 64
+SECONDS_BELOW: Final = 10**11
+"""In seconds the year 5138, in milliseconds 1973: no moment below it is in milliseconds."""
+
 _NEVER: Final = 10**15
 _NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _VARIABLE: Final = re.compile(VARIABLE_PATTERN)
@@ -128,10 +130,10 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
 
 def _hour(time: str) -> Hour:
     """Return the hour of a time in milliseconds, or in seconds as HTTP APIs write it."""
-    moment = Fraction(time) if len(time) <= _LONGEST_NUMBER and _NUMBER.fullmatch(time) else Fraction(-1)
+    moment = exact(time)
     if moment.denominator != 1 or not 0 <= moment <= _NEVER:
         raise UnreadableError("no time")
-    return Hour.of_epoch_ms(int(moment) if moment >= _FIRST_IN_MS else int(moment) * 1000)
+    return Hour.of_epoch_ms(int(moment) if moment >= SECONDS_BELOW else int(moment) * 1000)
 
 
 def _value(text: str) -> str:
@@ -145,9 +147,14 @@ def _number(text: str, scale: int) -> int:
     """Return a number of the log times ten to the power of ``scale``; a missing one is 0."""
     if text in (MISSING, ""):
         return 0
-    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+    return scaled(exact(text), scale)
+
+
+def exact(text: str) -> Fraction:
+    """Return a number as it is spelled; raise UnreadableError for what is none, or too long."""
+    if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         raise UnreadableError("not a number")
-    return scaled(Fraction(text), scale)
+    return Fraction(text)
 
 
 def scaled(number: Fraction, scale: int) -> int:

@@ -10,10 +10,10 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line
 from infra.operate.recount.raw_usage_lines import read_usage_line
@@ -27,6 +27,8 @@ is one of the emulator, which has none: the rest is asked for in narrower window
 
 CHUNK: Final = 12 << 20
 """An object is counted in chunks of this many bytes, gunzipped, and up to the end of the line."""
+
+T = TypeVar("T")
 
 _TERM: Final = "usage"  # what the subscription of an application's log asks for, too
 
@@ -197,32 +199,28 @@ class RawLog:
                 self._read_access_log(Hour(arrived))
                 access_read = arrived
             for arrived in range(usage_read + 1, min(number + self.usage_ahead, latest) + 1):
-                self._read_usage_lines(Hour(arrived))
+                self._read(self.archive.usage_lines(Hour(arrived)), self._usage_record)
                 usage_read = arrived
             yield Hour(number), self._open.pop(Hour(number))
 
     def _read_access_log(self, arrived: Hour) -> None:
         for key, lines in self.archive.objects(arrived):
             try:
-                self._read_access_lines(lines)
+                self._read(lines, self._access_record)
             except BrokenObjectError:
                 self.broken.append(key)
-        self._read_access_lines(self.archive.access_log(arrived))
+        self._read(self.archive.access_log(arrived), self._access_record)
 
-    def _read_access_lines(self, lines: Iterator[str]) -> None:
+    def _access_record(self, line: str) -> Record | None:
+        return read_access_line(line, self.metrics, self.nonces)
+
+    def _usage_record(self, event: tuple[str, str]) -> Record | None:
+        return read_usage_line(*event, self.metrics)
+
+    def _read(self, lines: Iterator[T], record_of: Callable[[T], Record | None]) -> None:
         for line in lines:
             try:
-                record = read_access_line(line, self.metrics, self.nonces)
-            except UnreadableError:
-                self.unreadable += 1
-                continue
-            if record is not None:
-                self._add(record)
-
-    def _read_usage_lines(self, arrived: Hour) -> None:
-        for event_id, line in self.archive.usage_lines(arrived):
-            try:
-                record = read_usage_line(event_id, line, self.metrics)
+                record = record_of(line)
             except UnreadableError:
                 self.unreadable += 1
                 continue

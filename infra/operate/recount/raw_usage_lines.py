@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Final
 
-from infra.operate.recount.raw_lines import Record, UnreadableError, scaled
+from infra.operate.recount.raw_lines import LONGEST_NUMBER, SECONDS_BELOW, Record, UnreadableError, exact, scaled
 from infra.operate.recount.raw_usage_frames import FIXED, Looked, Pairs
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.model.periods import Hour
@@ -20,9 +20,6 @@ from metering.model.subjects import is_id, is_printable, source_of_customer, sou
 
 _LONGEST_LINE_ID: Final = 128
 _MOST_FIELDS: Final = 100
-_LONGEST_NUMBER: Final = 64
-_SECONDS_BELOW: Final = 10**11
-_NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _TIME: Final = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 
 
@@ -48,8 +45,8 @@ def _report(event_id: str, usage: Pairs, kinds: Mapping[str, Sum | Max]) -> tupl
         raise UnreadableError("too many fields")
     fields = {_spelled(name): value for name, value in usage}
     line_id = fields.get("id")
-    is_id = type(line_id) is str and 0 < len(line_id) <= _LONGEST_LINE_ID and is_printable(line_id)
-    if len(fields) != len(usage) or not is_id:
+    has_id = type(line_id) is str and 0 < len(line_id) <= _LONGEST_LINE_ID and is_printable(line_id)
+    if len(fields) != len(usage) or not has_id:
         raise UnreadableError("no id, or a name that stands there twice")
     amounts: dict[str, int] = {}
     once: dict[str, int] = {}
@@ -72,18 +69,18 @@ def _report(event_id: str, usage: Pairs, kinds: Mapping[str, Sum | Max]) -> tupl
 
 
 def _number(value: object) -> Fraction:
-    if not isinstance(value, str) or len(value) > _LONGEST_NUMBER or not _NUMBER.fullmatch(value):
+    if not isinstance(value, str):
         raise UnreadableError("not a number")
-    return Fraction(value)
+    return exact(value)
 
 
 def _moment(time: object) -> int:
     """Return a moment in milliseconds since 1970, without a fraction of one."""
     if not isinstance(time, str):
         raise UnreadableError("no time")
-    if len(time) <= _LONGEST_NUMBER and _TIME.fullmatch(time):
+    if len(time) <= LONGEST_NUMBER and _TIME.fullmatch(time):
         moment = math.floor(Fraction(time))
-        if 0 < moment < _SECONDS_BELOW:
+        if 0 < moment < SECONDS_BELOW:
             raise UnreadableError("a time in seconds")
         return moment
     try:
