@@ -88,12 +88,14 @@ def check_names(deployment: str, ledger_epoch: int, stripe_api_base: str, *, loc
         )
 
 
-def check_concurrency(record_usage: int | None) -> None:
-    """Raise ValueError for fewer executions than the queue of Firehose's objects would start."""
-    if record_usage is not None and not (type(record_usage) is int and record_usage >= AT_ONCE):
-        raise ValueError(
-            f"record_usage_concurrency must be a whole number, {AT_ONCE} or more, or None, got {record_usage!r}"
-        )
+def check_concurrency(record_usage: int | None, portal: int | None) -> None:
+    """Raise ValueError for no execution at once, or fewer than the queue of Firehose's objects would start."""
+    for name, given, least, wanted in (
+        ("record_usage_concurrency", record_usage, AT_ONCE, f", {AT_ONCE} or more,"),
+        ("portal_concurrency", portal, 1, " above zero,"),
+    ):
+        if given is not None and not (type(given) is int and given >= least):
+            raise ValueError(f"{name} must be a whole number{wanted} or None, got {given!r}")
 
 
 def check_nonces(**nonces: str | None) -> None:

@@ -94,7 +94,7 @@ class MeteringStack(cdk.Stack):
         check_names(deployment, ledger_epoch, stripe_api_base, local=local)
         check_posting(stripe_rate, stripe_calls, streamed_from)
         check_road(road, access_log, archive_days)
-        check_concurrency(record_usage_concurrency)
+        check_concurrency(record_usage_concurrency, portal_concurrency)
         check_nonces(nonce=nonce, former_nonce=former_nonce)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)

@@ -74,8 +74,6 @@ class Portal(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         _check_origins(origins, local=local)
-        if concurrency is not None and not (type(concurrency) is int and concurrency > 0):
-            raise ValueError(f"portal_concurrency must be a whole number above zero, or None, got {concurrency!r}")
         self.secret = self._key()
         declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
         self.show_usage = bundle.function(
