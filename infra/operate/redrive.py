@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -14,7 +14,7 @@ import msgspec
 from infra.operate.deployment import Deployment, OperatorError
 from metering.layout import FAILED_BATCHES
 from metering.stores.aws import side_by_side
-from metering.stores.set_aside import BATCH_PATTERN, Dismissal, Kept
+from metering.stores.set_aside import BATCH_PATTERN, Dismissal, Kept, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ def waiting(deployment: Deployment, batches: Iterable[str]) -> Iterator[Entry]:
     names = iter(batches)
     while piece := [*islice(names, _AT_ONCE)]:
         for batch, kept in zip(piece, side_by_side(deployment.set_aside.of, piece), strict=True):
-            if kept.waiting:
-                yield _entry(batch, kept)
+            if left := kept.waiting:
+                yield _entry(batch, kept, left)
 
 
 def lines(deployment: Deployment, batch: str) -> list[ShownLine]:
@@ -147,15 +147,15 @@ def _kept(deployment: Deployment, batch: str) -> Kept:
     return kept
 
 
-def _entry(batch: str, kept: Kept) -> Entry:
+def _entry(batch: str, kept: Kept, left: Sequence[Waiting]) -> Entry:
     return Entry(
         batch,
         _LINES,
         str(kept.certain.source) if kept.certain else "",
         kept.certain.origin if kept.certain else "",
-        left=len(kept.waiting),
-        doubtful=sum(waiting.doubtful for waiting in kept.waiting),
+        left=len(left),
+        doubtful=sum(one.doubtful for one in left),
         counted=len(kept.redriven),
         dismissed=len(kept.dismissed),
-        reasons=dict(Counter(waiting.line.reason for waiting in kept.waiting)),
+        reasons=dict(Counter(one.line.reason for one in left)),
     )
