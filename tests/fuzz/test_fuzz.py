@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, Final, TypeVar, cast
 
 import pytest
 
-from infra.operate.recount.raw_lines import UnreadableError, read_access_line
+from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line
 from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.counting import payloads, redriving
 from metering.counting.payloads import PayloadError
@@ -38,6 +39,8 @@ from tests.doubles.dynamodb import Item, Tables
 from tests.doubles.log_frames import FRAMES, NAMED
 from tests.doubles.s3 import Buckets
 from tests.fuzz.mutations import mutated, mutated_bytes
+
+T = TypeVar("T")
 
 LINES: Final = int(os.environ.get("FUZZ_LINES", "20000"))
 SEED: Final = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -241,21 +244,32 @@ def _access_line(draw: random.Random, number: int) -> str:
     return json.dumps(line, separators=(",", ":"))
 
 
-def _is_read_alike(line: str) -> bool:
-    """Say that a line of the access log is ours to count or set aside, as every one is.
+def _both_read(
+    found: T | Partly[T] | Rejected, recount: Callable[[], Record | None], late: str
+) -> tuple[T, tuple[str, ...], Record | None] | None:
+    """Return a line's record, the metrics that cannot read it, and the recount's record; None if neither reads it.
 
-    The recount makes the same of it (I5), but that it believes any time.
+    The recount reads by code of its own. When a line arrived it is not told: so it reads, too, what is rejected for a
+    reason that begins as ``late``.
     """
-    found = Reader(NOW, METRICS, (NONCE,)).read(line)
     try:
-        record = read_access_line(line, METRICS, (NONCE,))
+        record = recount()
     except UnreadableError:
         assert isinstance(found, Rejected)
-        return True
+        return None
     if isinstance(found, Rejected):
-        assert found.reason.startswith("time must not be over ")
+        assert found.reason.startswith(late)
+        return None
+    return (found.good, found.bad.metrics, record) if isinstance(found, Partly) else (found, (), record)
+
+
+def _is_read_alike(line: str) -> bool:
+    """Say that a line of the access log is ours to count or set aside, as every one is; the recount agrees (I5)."""
+    found = Reader(NOW, METRICS, (NONCE,)).read(line)
+    both = _both_read(found, partial(read_access_line, line, METRICS, (NONCE,)), "time must not be over ")
+    if both is None:
         return True
-    good, bad = (found.good, found.bad.metrics) if isinstance(found, Partly) else (found, ())
+    good, bad, record = both
     usage = measure([good], METRICS, declared(METRICS))
     if record is None:
         assert usage.unbilled == {NO_KEY: 1}
@@ -288,20 +302,12 @@ def _usage_line(draw: random.Random, number: int) -> str:
 
 
 def _are_alike(line: str) -> bool:
-    """Say whether a line is a usage line; the recount, by code of its own, makes the same of it (I5).
-
-    When a line arrived, the recount is not told, and so it believes any time.
-    """
+    """Say whether a line is a usage line; the recount agrees (I5)."""
     found = UsageLineReader(NOW, METRICS).read(line)
-    try:
-        record = read_usage_line("event", line, METRICS)
-    except UnreadableError:
-        assert isinstance(found, Rejected)
+    both = _both_read(found, partial(read_usage_line, "event", line, METRICS), "usage: time must not be over ")
+    if both is None:
         return True
-    if isinstance(found, Rejected):
-        assert found.reason.startswith("usage: time must not be over ")
-        return True
-    report, bad = (found.good, found.bad.metrics) if isinstance(found, Partly) else (found, ())
+    report, bad, record = both
     if report is None or record is None:
         assert report is None
         assert record is None

@@ -558,9 +558,7 @@ def test_errors_of_the_subscription_are_told(ward: Ward) -> None:
     )
 
 
-def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
-    """It is active, its objects are taken, and it holds nothing for long."""
-    assert ward.of("stream") == []
+def _deliver_by_stream(ward: Ward) -> None:
     boto3.client("firehose").create_delivery_stream(
         DeliveryStreamName=STREAM,
         S3DestinationConfiguration={
@@ -569,6 +567,12 @@ def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
         },
     )
     ward.tell(delivery_stream=STREAM)
+
+
+def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
+    """It is active, its objects are taken, and it holds nothing for long."""
+    assert ward.of("stream") == []
+    _deliver_by_stream(ward)
     assert ward.of("stream")[0][:2] == ("broken", "the queue of its objects is not there")
     queue: Any = boto3.client("sqs").create_queue(QueueName="objects")
     arn = "arn:aws:sqs:us-east-1:123456789012:objects"
@@ -587,14 +591,7 @@ def test_a_stream_is_checked_where_there_is_one(ward: Ward) -> None:
 
 def test_a_stream_near_its_quota_is_told(ward: Ward) -> None:
     """Before it refuses lines, and once it does: API Gateway may never send them again."""
-    boto3.client("firehose").create_delivery_stream(
-        DeliveryStreamName=STREAM,
-        S3DestinationConfiguration={
-            "RoleARN": "arn:aws:iam::123456789012:role/functions",
-            "BucketARN": "arn:aws:s3:::bucket",
-        },
-    )
-    ward.tell(delivery_stream=STREAM)
+    _deliver_by_stream(ward)
     for name, value in (
         ("BytesPerSecondLimit", 1_048_576),
         ("IncomingBytes", 300 * 524_288),

@@ -16,7 +16,9 @@ from tests.live.points import Points
 from tests.live.run import Run
 
 SOURCE = "Service Authorization Reference, 'Condition keys for Amazon DynamoDB'; documented for single calls alone"
-EMULATOR = "the emulator never fills dynamodb:LeadingKeys in"
+KEYS = "dynamodb:LeadingKeys"
+ATTRIBUTES = "dynamodb:Attributes"
+ANOTHER = "with another key than granted"
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +65,20 @@ def _item(key: str, attributes: Mapping[str, str]) -> dict[str, Any]:
 def test_a_single_write_is_held_to_its_prefix(live: Run, as_post_usage: Any) -> None:
     """As documented; and what it may write it can."""
     assert _put(as_post_usage, live, "customer#probe") == "allowed"
-    _note(live.points, "PutItem", _put(as_post_usage, live, "period#x"))
+    _denied(live.points, KEYS, f"PutItem {ANOTHER}", _put(as_post_usage, live, "period#x"))
 
 
 def test_a_write_in_a_transaction_is_held_to_its_prefix(live: Run, as_post_usage: Any) -> None:
     """If it is not, the prefixes bind single calls alone, and the grants promise less than they seem to."""
     assert _transact(as_post_usage, live, "customer#probe") == "allowed"
-    _note(live.points, "TransactWriteItems", _transact(as_post_usage, live, "period#x"))
+    _denied(live.points, KEYS, f"TransactWriteItems {ANOTHER}", _transact(as_post_usage, live, "period#x"))
 
 
 @pytest.mark.parametrize("key", ["rejected#0", "x#0"])
 def test_a_query_of_the_index_is_held_to_its_prefix(live: Run, as_post_usage: Any, key: str) -> None:
     """The index has a partition key of its own, which a condition may or may not look at."""
     assert _query(as_post_usage, live, "pending#0") == "allowed"
-    _note(live.points, f"Query of the index pending, {key}", _query(as_post_usage, live, key))
+    _denied(live.points, KEYS, f"Query of the index pending, {key} {ANOTHER}", _query(as_post_usage, live, key))
 
 
 def test_a_total_can_be_put_on_hold_beside_a_check_of_who_pays(live: Run, as_post_usage: Any) -> None:
@@ -94,7 +96,7 @@ def test_a_total_can_be_put_on_hold_beside_a_check_of_who_pays(live: Run, as_pos
 def test_who_writes_rows_cannot_name_who_pays(live: Run, as_post_usage: Any) -> None:
     """A write with one more attribute than a row has."""
     observed = _put(as_post_usage, live, "customer#probe", stripe_customer="cus_evil")
-    _note_attributes(live.points, "PutItem of a row with a Stripe customer", observed)
+    _denied(live.points, ATTRIBUTES, "PutItem of a row with a Stripe customer", observed)
 
 
 @pytest.mark.parametrize("write", [_put, _transact])
@@ -103,26 +105,16 @@ def test_who_reconciles_cannot_put_a_profile(live: Run, as_reconcile_usage: Any,
     assert write(as_reconcile_usage, live, "customer#probe", stripe_customer="cus_acme") == "allowed"
     assert write(as_reconcile_usage, live, "period#probe", name="acme") == "allowed"
     observed = write(as_reconcile_usage, live, "customer#probe", name="Acme", stripe_customer="cus_evil")
-    _note_attributes(live.points, f"{write.__name__.removeprefix('_')} of a profile", observed)
+    _denied(live.points, ATTRIBUTES, f"{write.__name__.removeprefix('_')} of a profile", observed)
 
 
-def _note(points: Points, call: str, observed: str) -> None:
+def _denied(points: Points, condition: str, call: str, observed: str) -> None:
     points.beyond_the_emulator(
-        f"dynamodb:LeadingKeys, {call} with another key than granted",
+        f"{condition}, {call}",
         expected="denied",
         observed=observed,
         source=SOURCE,
-        why_not=EMULATOR,
-    )
-
-
-def _note_attributes(points: Points, call: str, observed: str) -> None:
-    points.beyond_the_emulator(
-        f"dynamodb:Attributes, {call}",
-        expected="denied",
-        observed=observed,
-        source=SOURCE,
-        why_not="the emulator never fills dynamodb:Attributes in",
+        why_not=f"the emulator never fills {condition} in",
     )
 
 
