@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
 import stripe as stripe_sdk
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from infra.local.stripe.faults import Fault
@@ -24,6 +24,7 @@ from metering.stripe.client import StripeNotConnectedError, StripeUnavailableErr
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer, offer_of
+from metering.stripe.subscriptions import preview_of
 from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World, moment
 
@@ -431,7 +432,26 @@ def seller() -> Iterator[tuple[stripe_sdk.StripeClient, str]]:
         yield stripe_sdk.StripeClient(KEY, base_addresses={"api": server.url}), made.id
 
 
+def test_a_preview_of_more_than_ten_lines_is_read_whole(shop: Shop) -> None:
+    """Stripe shows ten of them at once."""
+    client = shop.sdk()
+    product = client.v1.products.create({"name": "P"}).id
+    monthly: Any = {"product": product, "currency": "usd", "recurring": {"interval": "month"}}
+    items: Any = [{"price": client.v1.prices.create(monthly | {"unit_amount": n}).id} for n in range(12)]
+    customer = client.v1.customers.create({"name": "C"}).id
+    made = client.v1.subscriptions.create({"customer": customer, "items": items})
+    shown = preview_of(shop.world.meters(), made)
+    assert ([line["amount"] for line in shown["lines"]], shown["total"]) == ([*range(12)], 66)
+
+
+TWELVE_LINES: Final = Graduated(
+    metric="requests", tiers=tuple(Tier(up_to=end, amount=1, flat=2) for end in (1_000, 2_000, 3_000, 4_000, None))
+)
+"""With what a fee includes, six tiers of two lines each, of which Stripe shows ten at once."""
+
+
 @settings(max_examples=60)
+@example(TWELVE_LINES, 12_000, 500)
 @given(prices, st.integers(0, 12_000), st.sampled_from([0, 0, 1, 500]))
 def test_the_explanation_of_a_price_is_what_stripe_invoices(
     seller: tuple[stripe_sdk.StripeClient, str], price: Price, quantity: int, included: int

@@ -326,6 +326,23 @@ class TestInvoices:
         listed = world.client.v1.invoices.line_items.list(invoice.id, {"limit": 5}).auto_paging_iter()
         assert [line.amount for line in listed] == list(range(12))
 
+    def test_a_preview_of_more_than_ten_lines_is_paged_for_72_hours(self, world: World) -> None:
+        """Each page is of the same preview; no list shows it, and nothing can be done with it."""
+        names = [world.price(f"p{n}", unit_amount=n, recurring={"interval": "month"}) and f"p{n}" for n in range(11)]
+        subscription = world.subscribe(*names, "metered")
+        world.use(10, START)
+        preview = world.client.v1.invoices.create_preview({"subscription": subscription.id})
+        assert (len(preview.lines.data), preview.lines.has_more) == (10, True)
+        world.use(90, START + 60)
+        assert [line.amount for line in preview.lines.auto_paging_iter()] == [*range(11), 20]
+        assert world.client.v1.invoices.retrieve(preview.id).total == preview.total
+        assert preview.id not in [invoice.id for invoice in world.invoices()]
+        with pytest.raises(InvalidRequestError, match="No such invoice"):
+            world.client.v1.invoices.finalize_invoice(preview.id)
+        world.at(START + 72 * HOUR)
+        with pytest.raises(InvalidRequestError, match="No such invoice"):
+            world.client.v1.invoices.line_items.list(preview.id)
+
     def test_invoices_are_filtered(self, world: World) -> None:
         """By status, customer, subscription and time."""
         one, _ = world.subscribe("licence"), world.subscribe("licence")

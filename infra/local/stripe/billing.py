@@ -2,12 +2,12 @@
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.local.stripe.event_log import EventLog
 from infra.local.stripe.invoice import DRAFT_TIME, Invoice, Part
-from infra.local.stripe.meter import Latest, Meter, Quantity
+from infra.local.stripe.meter import HOUR, Latest, Meter, Quantity
 from infra.local.stripe.params import (
     PAGING,
     Params,
@@ -21,6 +21,8 @@ from infra.local.stripe.params import (
 from infra.local.stripe.subscription import Subscription
 
 CYCLE, FINALIZE = "cycle", "finalize"
+
+PREVIEW_LIFE = 72 * HOUR  # docs.stripe.com/invoicing/preview: a preview can be retrieved for so long
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class Billing:
     summary_delay_s: float
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     invoices: dict[str, Invoice] = field(default_factory=dict)
+    previews: dict[str, tuple[Invoice, float]] = field(default_factory=dict)  # each with when it was made
     _agenda: list[tuple[int, int, str, str]] = field(default_factory=list)  # a heap: when, which number, what, of whom
     _noted: int = 0
 
@@ -98,14 +101,17 @@ class Billing:
         return page(invoices, params, "/v1/invoices")
 
     def retrieve_invoice(self, invoice: str, params: Params, now: float) -> dict[str, Any]:
-        """Give one invoice."""
+        """Give one invoice, or a preview."""
         only(params)
-        return self._as_json(self._found(invoice), now)
+        return self._as_json(self._found(invoice, now), now)
 
     def list_lines(self, invoice: str, params: Params, now: float) -> dict[str, Any]:
-        """List every line of an invoice; the invoice itself shows the first ten (docs.stripe.com/api/invoices)."""
+        """List every line of an invoice; the invoice itself shows the first ten (docs.stripe.com/api/invoices).
+
+        So it is of a preview (docs.stripe.com/invoicing/preview, "Invoice Line pagination").
+        """
         only(params, *PAGING)
-        found = self._found(invoice)
+        found = self._found(invoice, now)
         return page(found.current_lines(lambda part: self._seen(part, now)), params, f"/v1/invoices/{invoice}/lines")
 
     def finalize_invoice(self, invoice: str, params: Params, now: float) -> dict[str, Any]:
@@ -120,7 +126,8 @@ class Billing:
     def create_preview(self, params: Params, now: float) -> dict[str, Any]:
         """Show the next invoice as it would be if the period ended now (docs.stripe.com/api/invoices/create_preview).
 
-        Without `subscription` it is "the next upcoming invoice from among the customer's subscriptions".
+        Without `subscription` it is "the next upcoming invoice from among the customer's subscriptions". It stays as
+        it is, and is kept until the subscription is previewed again; no list shows it, and nothing changes it.
         """
         only(params, "customer", "preview_mode", "subscription")
         one_of(params, "preview_mode", ("next",), default="next")
@@ -145,10 +152,13 @@ class Billing:
             raise StripeError(message, status=404, code="invoice_upcoming_none")
         subscription = min(upcoming, key=lambda each: each.next_end)
         at = subscription.next_end
-        parts = list(subscription.cycle_parts(at))
-        return self._as_json(
-            self._invoice(f"upcoming_in_{subscription.id[4:]}", subscription, parts, "upcoming", at), now
-        )
+        parts = [
+            replace(part, quantity=self._seen(part, now)) if part.quantity is None else part
+            for part in subscription.cycle_parts(at)
+        ]
+        preview = self._invoice(f"upcoming_in_{subscription.id[4:]}", subscription, parts, "upcoming", at)
+        self.previews[preview.id] = (preview, now)
+        return self._as_json(preview, now)
 
     def _cycle(self, subscription: Subscription, moment: int) -> None:
         """End the periods that end at a moment, with a draft of what they cost, and begin the next ones."""
@@ -195,8 +205,11 @@ class Billing:
         meter = self.meters[part.price.recurring.meter or ""]
         return max(0, meter.aggregate(list(meter.in_force(part.customer, part.start, part.end, self.latest, until))))
 
-    def _found(self, invoice: str) -> Invoice:
-        """Find an invoice by its id, or answer 404."""
+    def _found(self, invoice: str, now: float | None = None) -> Invoice:
+        """Find an invoice by its id, or answer 404; at a moment a preview, too."""
+        preview, made_at = self.previews.get(invoice, (None, 0.0))
+        if preview and now is not None and now < made_at + PREVIEW_LIFE:
+            return preview
         if invoice not in self.invoices:
             raise StripeError(f"No such invoice: '{invoice}'", status=404, code="resource_missing", param="invoice")
         return self.invoices[invoice]
