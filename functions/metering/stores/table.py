@@ -182,8 +182,9 @@ def item_key(pk: str, sk: str) -> Item:
 
 def item_there(error: ClientError) -> Item:
     """Return the item that refused a write which asked for it, or none; boto3 gives it in the answer as it came."""
-    there: Item = error.response.get("Item", {})  # type: ignore[assignment]  # no field of boto3's own
-    return there
+    answer: Mapping[str, Any] = error.response
+    item: Item = answer.get("Item", {})
+    return item
 
 
 def unchanged(version: int) -> dict[str, Any]:
