@@ -1,6 +1,7 @@
 """A value that one metric cannot read costs that metric alone: the others count, and it is set aside for that one."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,9 +9,11 @@ import boto3
 import pytest
 
 from metering.counting.payloads import batches
+from metering.counting.recording import Redriven
 from metering.counting.redriving import redrive
 from metering.model.batches import Batch
 from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, Unique
+from metering.stores.claims import Claim, Claims, Key
 from metering.stores.set_aside import Dismissal, SetAside
 from tests.doubles.dying import KilledError
 from tests.integration.test_redriving import dying_at, reported, usage_line
@@ -230,6 +233,33 @@ def test_a_claim_of_a_delivery_that_died_is_taken_over_once(world: World) -> Non
     replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
     assert again(world, batch)["counted"] == 2
     assert again(world, batch)["counted"] == 0
+    assert world.counted() == {"key1": {"requests": 2, "users": 1}}
+
+
+@dataclass(frozen=True)
+class Overtaken(Claims):
+    """Claims of which another redrive takes one over between its being read and its being written."""
+
+    other: Callable[[], Redriven]
+
+    def take_over(self, key: Key, made: Claim, batch: bytes) -> bool:
+        """Let the other redrive be there first."""
+        assert self.other().counted
+        return super().take_over(key, made, batch)
+
+
+def test_of_two_redrives_at_once_one_takes_a_claim_over(world: World) -> None:
+    """I2: each of a line of its own, with the value that both lines brought."""
+    world.bill(*METRICS)
+    batch = world.batch(*(world.line(**{"authorizer.user": "ann"}) for _ in range(2)))
+    with pytest.raises(KilledError):
+        dying_at(world, 1).record(batch)
+    replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
+    first, second = world.set_aside.of(batch.token.hex()).waiting
+    claims = Overtaken(
+        world.claims.client, world.claims.table, lambda: world.recorder().redrive(second, believed=False)
+    )
+    assert replace(world.recorder(), claims=claims).redrive(first, believed=False).counted
     assert world.counted() == {"key1": {"requests": 2, "users": 1}}
 
 
