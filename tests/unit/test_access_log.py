@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.operate.recount.raw_lines import UnreadableError, read_access_line
 from metering.model.access_log import Partly, Reader, Rejected, amount
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.measuring import measure
@@ -60,46 +61,53 @@ def test_a_request_without_a_key_is_a_good_line() -> None:
     assert isinstance(record, AccessRecord)
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"time": "12ab"}, "time must be milliseconds or seconds since 1970, got '12ab'"),
-        ({"time": "-"}, "time must be milliseconds or seconds since 1970, got '-'"),
-        ({"time": str(NOW_MS + 5 * 60_000 + 1)}, "over 5 minutes ahead of 2026-11-22T05:30:00Z, got 1795325700001"),
-        ({"time": str(NOW_MS - 60 * 86_400_000 - 1)}, "over 60 days before 2026-11-22T05:30:00Z, got 1790141399999"),
-        ({"time": "9" * 15}, "over 5 minutes ahead"),
-        ({"time": "9" * 40}, "time must be milliseconds or seconds since 1970, got '9999"),
-        ({"status": "-"}, "status must be a whole number up to 10^12, got '-'"),
-        ({"status": "-1"}, "status must be a whole number up to 10^12, got '-1'"),
-        ({"request_id": None}, "the field 'request_id' is missing"),
-        ({"request_id": "-"}, "request_id must name the request, got '-'"),
-        ({"key": None}, "the field 'key' is missing"),
-        ({"key": 7}, "key must be a string, got 7"),
-        ({"key": ""}, "key must be 1 to 128 printable characters, no space around them, not '-', got ''"),
-        ({"key": " a"}, "key must be 1 to 128 printable characters, no space around them, not '-', got ' a'"),
-        (
-            {"key": "a\n"},
-            "key must be 1 to 128 printable characters, no space around them, not '-', got 'a\\n'",
-        ),
-        (
-            {"key": "k" * 129},
-            "key must be 1 to 128 printable characters, no space around them, not '-', got 'kkkkk",
-        ),
-        ({"key": {"a": "b"}}, "key must be a string, got {'a': 'b'}"),
-        ({"key": {"a": 1}}, "key must be a string, got {'a': 1}"),
-        ({"stage": ["a"]}, "stage must be a string, got ['a']"),
-        ({"metering": "2"}, "the version of 'metering' must be 1 and its nonce must follow, got '2'"),
-        ({"metering": "1:14"}, "the version of 'metering' must be 1 and its nonce must follow, got '1:14'"),
-        ({"metering": f"1:14:{NONCE[::-1]}"}, "not of this deployment: 'metering' holds another nonce than its own"),
-        ({"metering": f"1:13:{NONCE}"}, "the line says that it has 13 fields, got 14"),
-        ({"end": "-"}, "the line does not end with the nonce"),
-        ({"end": None}, "the line does not end with the nonce"),
-        ({"path": "/"}, "it has no field 'path'"),
-    ],
-)
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"time": "12ab"}, "time must be milliseconds or seconds since 1970, got '12ab'"),
+    ({"time": "-"}, "time must be milliseconds or seconds since 1970, got '-'"),
+    ({"time": str(NOW_MS + 5 * 60_000 + 1)}, "over 5 minutes ahead of 2026-11-22T05:30:00Z, got 1795325700001"),
+    ({"time": str(NOW_MS - 60 * 86_400_000 - 1)}, "over 60 days before 2026-11-22T05:30:00Z, got 1790141399999"),
+    ({"time": "9" * 15}, "over 5 minutes ahead"),
+    ({"time": "9" * 40}, "time must be milliseconds or seconds since 1970, got '9999"),
+    ({"status": "-"}, "status must be a whole number up to 10^12, got '-'"),
+    ({"status": "-1"}, "status must be a whole number up to 10^12, got '-1'"),
+    ({"request_id": None}, "the field 'request_id' is missing"),
+    ({"request_id": "-"}, "request_id must name the request, got '-'"),
+    ({"key": None}, "the field 'key' is missing"),
+    ({"key": 7}, "key must be a string, got 7"),
+    ({"key": ""}, "key must be 1 to 128 printable characters, no space around them, not '-', got ''"),
+    ({"key": " a"}, "key must be 1 to 128 printable characters, no space around them, not '-', got ' a'"),
+    (
+        {"key": "a\n"},
+        "key must be 1 to 128 printable characters, no space around them, not '-', got 'a\\n'",
+    ),
+    (
+        {"key": "k" * 129},
+        "key must be 1 to 128 printable characters, no space around them, not '-', got 'kkkkk",
+    ),
+    ({"key": {"a": "b"}}, "key must be a string, got {'a': 'b'}"),
+    ({"key": {"a": 1}}, "key must be a string, got {'a': 1}"),
+    ({"stage": ["a"]}, "stage must be a string, got ['a']"),
+    ({"metering": "2"}, "the version of 'metering' must be 1 and its nonce must follow, got '2'"),
+    ({"metering": "1:14"}, "the version of 'metering' must be 1 and its nonce must follow, got '1:14'"),
+    ({"metering": f"1:14:{NONCE[::-1]}"}, "not of this deployment: 'metering' holds another nonce than its own"),
+    ({"metering": f"1:13:{NONCE}"}, "the line says that it has 13 fields, got 14"),
+    ({"end": "-"}, "the line does not end with the nonce"),
+    ({"end": None}, "the line does not end with the nonce"),
+    ({"path": "/"}, "it has no field 'path'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), BAD)
 def test_a_bad_line_is_rejected_with_its_reason(changes: dict[str, Any], why: str) -> None:
     """I1: the reason says what was got and what was wanted."""
     assert why in reason(read(**changes))
+
+
+@pytest.mark.parametrize("changes", [changes for changes, why in BAD if not why.startswith("over ")])
+def test_a_recount_takes_no_bad_line_for_a_good_one(changes: dict[str, Any]) -> None:
+    """I5: it reads by code of its own; but when a line arrived it is not told, and so it believes any time."""
+    with pytest.raises(UnreadableError):
+        read_access_line(line_of(GOOD | changes), REQUESTS, (NONCE,))
 
 
 @pytest.mark.parametrize(
