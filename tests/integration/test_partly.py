@@ -224,13 +224,19 @@ def test_a_request_is_left_out_as_a_value_is(world: World) -> None:
     assert world.counted() == {"key1": {"requests": 1, "seconds": 2}}
 
 
-def test_a_claim_of_a_delivery_that_died_is_taken_over_once(world: World) -> None:
-    """I1, I2: another nonce refused its lines meanwhile; two of them brought the same value."""
+def died_and_set_aside(world: World) -> Batch:
+    """Deliver two lines with one value, and die once it is claimed; another nonce refuses the lines afterwards."""
     world.bill(*METRICS)
     batch = world.batch(*(world.line(**{"authorizer.user": "ann"}) for _ in range(2)))
     with pytest.raises(KilledError):
         dying_at(world, 1).record(batch)
     replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
+    return batch
+
+
+def test_a_claim_of_a_delivery_that_died_is_taken_over_once(world: World) -> None:
+    """I1, I2: by the first of its lines that is redriven."""
+    batch = died_and_set_aside(world)
     assert again(world, batch)["counted"] == 2
     assert again(world, batch)["counted"] == 0
     assert world.counted() == {"key1": {"requests": 2, "users": 1}}
@@ -250,11 +256,7 @@ class Overtaken(Claims):
 
 def test_of_two_redrives_at_once_one_takes_a_claim_over(world: World) -> None:
     """I2: each of a line of its own, with the value that both lines brought."""
-    world.bill(*METRICS)
-    batch = world.batch(*(world.line(**{"authorizer.user": "ann"}) for _ in range(2)))
-    with pytest.raises(KilledError):
-        dying_at(world, 1).record(batch)
-    replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
+    batch = died_and_set_aside(world)
     first, second = world.set_aside.of(batch.token.hex()).waiting
     claims = Overtaken(
         world.claims.client, world.claims.table, lambda: world.recorder().redrive(second, believed=False)
