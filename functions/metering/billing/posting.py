@@ -42,7 +42,7 @@ class Poster(Sender):
         if not pending:
             return Posted()
         try:
-            self.stripe.check_key()
+            self.stripe.key()
         except StripeNotConnectedError as error:
             logger.warning("Stripe is not connected", reason=str(error), customers=len(pending))
             return Posted.total(Posted.left(hours, str(error)) for hours in pending.values())

@@ -90,12 +90,8 @@ class StripeAccount:
     api_base: str
     somebody_waits: bool = False
 
-    def check_key(self) -> None:
-        """Raise StripeNotConnectedError if there is no key to call Stripe with."""
-        self.key()
-
     def key(self, *, fresh: bool = False) -> str:
-        """Return the restricted key."""
+        """Return the restricted key; raise StripeNotConnectedError if there is none to call Stripe with."""
         return self.api_key(fresh)
 
     def call(self, do: Callable[[stripe.StripeClient], T]) -> T:

@@ -34,14 +34,14 @@ def check_stripe_key(deployment: Deployment, _now: datetime) -> Iterator[Finding
     """See that there is a key, that Stripe takes it, and that it has each right."""
     stripe = deployment.stripe()
     try:
-        stripe.check_key()
+        key = stripe.key()
         lacking = [f"{right} ({level})" for right, level in RIGHTS.items() if not _has(stripe, right)]
     except StripeNotConnectedError as error:
         yield broken(str(error), _CONNECT)
         return
     if lacking:
         yield broken(f"the Stripe key lacks the right to {', '.join(lacking)}", _CONNECT)
-    elif stripe.key().startswith("sk_live_"):
+    elif key.startswith("sk_live_"):
         yield warning("the Stripe key may do everything", f"{_CONNECT}, and no others")
     else:
         yield ok(f"Stripe takes the key, which has all {len(RIGHTS)} rights")
