@@ -39,7 +39,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         case payloads.Notified() as notified:
             return _record_objects(notified, context)
         case payloads.RedriveWanted(wanted):
-            return redriving.redrive(_parts().recorder, wanted)
+            deadline = _end(context) - redriving.SLOWEST_PIECE
+            return redriving.redrive(_parts().recorder, wanted, deadline=deadline)
         case payloads.Subscription() as subscription:
             return _record_lines(subscription)
         case other:
@@ -59,10 +60,10 @@ def _record_objects(notified: payloads.Notified, context: LambdaContext) -> dict
 
     Where every message failed, so does the function, so that Lambda counts an error and its log says which.
     """
-    time = timedelta(milliseconds=context.get_remaining_time_in_millis())
+    end = _end(context)
     parts = _parts()
     bucket = Bucket(aws.s3(), parts.bucket, owner=context.invoked_function_arn.split(":")[4])
-    reading = archive.Archive(bucket, parts.recorder, _clock, _clock() + time - archive.SLOWEST_CHUNK)
+    reading = archive.Archive(bucket, parts.recorder, _clock, end - archive.SLOWEST_CHUNK)
     processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
     answer = process_partial_response(
         event=notified.event,
@@ -93,6 +94,11 @@ def _record_notified(reading: archive.Archive, message: SQSRecord) -> None:
 
 def _clock() -> datetime:
     return datetime.now(UTC)
+
+
+def _end(context: LambdaContext) -> datetime:
+    """Return when Lambda ends this run, whatever it is at."""
+    return _clock() + timedelta(milliseconds=context.get_remaining_time_in_millis())
 
 
 @dataclass(frozen=True, slots=True)

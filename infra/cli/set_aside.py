@@ -1,12 +1,15 @@
 """What could not be counted, and the way back in."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import repeat
 from typing import Annotated, Final
 
 import typer
 
 from infra.cli.shared import WIDEST, Connect, Json, err, group, now, on_deployment, out, print_json, progress, table
 from infra.operate import redrive
+from infra.operate.deployment import Deployment
 
 set_aside_app: Final = group("Usage that could not be counted, and the way back in.")
 
@@ -76,25 +79,38 @@ def set_aside_redrive(
 ) -> None:
     """Count what was set aside, once its cause is mended; a line counts once, however often it is redriven.
 
+    A large batch takes several runs of the function. Where one is cut off, redrive the batch again: it goes on there.
     Exits with 1 if something is left that still cannot be counted.
     """
     if bool(batches) == everything:
         raise typer.BadParameter("name the batches to redrive, or give --all for every one")
     deployment = connect()
-    names = batches or [entry.batch for entry in redrive.entries(deployment)]
-    done = [
-        redrive.redrive(deployment, name, doubtful=doubtful)
-        for name in progress("redriving", as_json)(names, len(names))
-    ]
-    if as_json:
-        print_json(done)
+    if batches:
+        sizes = {name: redrive.waiting_lines(deployment, name) for name in batches}
     else:
-        for report in done:
-            out.print(f"{report['batch']}: {report['counted']} counted, {report['left']} left")
-            for name, reason in report["reasons"].items():
+        sizes = {entry.batch: entry.left for entry in redrive.entries(deployment)}
+    reports: dict[str, redrive.Redriven] = {}
+    for report in progress("redriving", as_json)(_by_line(deployment, sizes, doubtful=doubtful), sum(sizes.values())):
+        reports[report.batch] = report
+    if as_json:
+        print_json([asdict(report) for report in reports.values()])
+    else:
+        for report in reports.values():
+            out.print(f"{report.batch}: {report.counted} counted, {report.left} left")
+            for name, reason in report.reasons.items():
                 out.print(f"    {name}: {reason}")
-    if any(report["left"] for report in done):
+    if any(report.left for report in reports.values()):
         raise typer.Exit(1)
+
+
+def _by_line(deployment: Deployment, sizes: Mapping[str, int], *, doubtful: bool) -> Iterator[redrive.Redriven]:
+    """Redrive batches, and yield what has become of one for each of its lines: a progress bar counts these."""
+    for name, size in sizes.items():
+        told = 0
+        for report in redrive.redrive(deployment, name, doubtful=doubtful):
+            done = min(size, report.counted + report.left)
+            yield from repeat(report, max(1, done - told))
+            told = done
 
 
 @on_deployment(set_aside_app, "dismiss")

@@ -4,10 +4,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -52,10 +52,21 @@ class ShownLine:
     dismissal: Mapping[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What has become of a batch's lines: how many were counted, and how many are left, with reasons by their ids."""
+
+    batch: str
+    counted: int = 0
+    left: int = 0
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
 _LINES: Final = "lines"
 _FAILED: Final = "failed"
 _AT_ONCE: Final = 64
 _LONGEST_REASON: Final = 200
+_MOST_REASONS: Final = 20
 
 
 def entries(deployment: Deployment) -> Iterator[Entry]:
@@ -112,19 +123,37 @@ def dismiss(deployment: Deployment, batch: str, ids: Collection[str], reason: st
     return len(names)
 
 
-def redrive(deployment: Deployment, batch: str, *, doubtful: bool) -> dict[str, Any]:
+def waiting_lines(deployment: Deployment, batch: str) -> int:
+    """Return how many lines of a batch wait; one for a batch that failed. OperatorError if nothing is set aside."""
+    return 1 if batch.startswith(FAILED_BATCHES) else len(_kept(deployment, batch).waiting)
+
+
+def redrive(deployment: Deployment, batch: str, *, doubtful: bool) -> Iterator[Redriven]:
     """Count what a batch set aside, or deliver a failed one again, through ``record_usage`` itself.
 
-    With ``doubtful``, lines that an earlier delivery may have counted are counted, too.
+    A run of the function does as much as its time allows: what has become of the batch is yielded after each, until
+    all of it is gone through. With ``doubtful``, lines that an earlier delivery may have counted are counted, too.
     """
     if batch.startswith(FAILED_BATCHES):
-        return _deliver_again(deployment, batch)
-    _kept(deployment, batch)
-    payload = {"redrive": {"batch": batch, "doubtful": doubtful}}
-    return deployment.invoke(deployment.outputs.record_usage_function, payload)
+        yield _deliver_again(deployment, batch)
+        return
+    so_far = Redriven(batch)
+    place: int | None = 0
+    while place is not None:
+        payload = {"redrive": {"batch": batch, "doubtful": doubtful, "from": place}}
+        answer = deployment.invoke(deployment.outputs.record_usage_function, payload)
+        reasons = {**so_far.reasons, **answer["reasons"]}
+        so_far = Redriven(
+            batch,
+            so_far.counted + answer["counted"],
+            so_far.left + answer["left"],
+            dict([*reasons.items()][:_MOST_REASONS]),
+        )
+        place = answer.get("next")  # a function that was deployed before knows none: its runs end or fail
+        yield so_far
 
 
-def _deliver_again(deployment: Deployment, name: str) -> dict[str, Any]:
+def _deliver_again(deployment: Deployment, name: str) -> Redriven:
     """Give ``record_usage`` a payload that failed, then delete the object; its counters refuse what they have."""
     s3 = deployment.client("s3")
     try:
@@ -137,7 +166,7 @@ def _deliver_again(deployment: Deployment, name: str) -> dict[str, Any]:
         raise OperatorError(f"{name} is no record of a failed invocation: it has no requestPayload") from error
     answer = deployment.invoke(deployment.outputs.record_usage_function, payload)
     s3.delete_object(Bucket=deployment.outputs.bucket, Key=name)
-    return {"batch": name, "counted": answer.get("billed", 0), "left": 0, "reasons": {}}
+    return Redriven(name, answer.get("billed", 0))
 
 
 def _kept(deployment: Deployment, batch: str) -> Kept:

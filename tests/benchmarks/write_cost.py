@@ -10,7 +10,7 @@ and is to stay under 1 KB. ``unique`` is what a value costs that was not seen in
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -60,9 +60,9 @@ class NothingAside(SetAside):
 class NoHolders(Holders):
     """Holders where no key ever changed hands."""
 
-    def holdings(self, keys: Any) -> dict[str, Holding]:
+    def holdings(self, sources: Iterable[str], *, consistent: bool = True) -> dict[str, Holding]:  # noqa: ARG002
         """Return no history."""
-        return {key: Holding(key) for key in keys}
+        return {source: Holding(source) for source in sources}
 
 
 def lines(declared: Sequence[Metric], count: int) -> list[tuple[str, str]]:

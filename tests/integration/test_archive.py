@@ -216,7 +216,7 @@ def test_what_an_object_set_aside_is_redriven_once(world: World) -> None:
     archive(world).record(found)
     assert world.counted() == {}
     for token in watching.recorded * 2:
-        redrive(world.recorder(), {"batch": token.hex()})
+        redrive(world.recorder(), {"batch": token.hex()}, deadline=world.now)
     archive(world).record(found)
     assert requests(world) == 20
 

@@ -412,10 +412,28 @@ def test_a_redrive_answers_what_it_did(world: World) -> None:
     batch = kept["Key"].removeprefix("set-aside/").removesuffix(".json")
     Clock.at = HOUR.end + timedelta(minutes=30)
     answer = record_usage.handler({"redrive": {"batch": batch}}, context())
-    assert answer == {"batch": batch, "counted": 1, "left": 1, "reasons": {f"{1:056d}": "not JSON"}}
+    reasons = {f"{1:056d}": "not JSON"}
+    assert answer == {"batch": batch, "counted": 1, "left": 1, "reasons": reasons, "to_do": 0, "next": None}
     assert json.loads(json.dumps(answer)) == answer
     assert record_usage.handler({"redrive": {"batch": batch}}, context())["counted"] == 0
     assert world.counted(HOUR.next())["key1"]["requests"] == 1
+
+
+def test_a_redrive_ends_before_its_time_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I10: with a minute left for the lines that it is at; what is to do is said."""
+    monkeypatch.setattr("metering.counting.redriving.PIECE", 2)
+    lines = [world.line(time=str(int((HOUR.end + timedelta(minutes=1)).timestamp() * 1000))) for _ in range(5)]
+    record_usage.handler(envelope(*lines), context())
+    (batch,) = world.set_aside.batches()
+    Clock.at = HOUR.end + timedelta(minutes=30)
+    wanted = {"batch": batch}
+    for milliseconds, place, done in ((61_000, 0, (5, 0, None)), (59_000, 0, (0, 0, None))):
+        answer = record_usage.handler({"redrive": wanted | {"from": place}}, context(milliseconds))
+        assert (answer["counted"], answer["to_do"], answer["next"]) == done
+    world.set_aside.client.delete_object(Bucket="bucket", Key=f"set-aside/{batch}.redriven.json")
+    answer = record_usage.handler({"redrive": wanted | {"from": 1}}, context(59_000))
+    assert (answer["counted"], answer["to_do"], answer["next"]) == (2, 2, 3)
+    assert world.counted(HOUR.next()) == {"key1": {"requests": 5, "bytes": 50}}
 
 
 @pytest.mark.parametrize("wanted", [None, {}, {"batch": "k3yvalue"}, {"batch": "a" * 24}])

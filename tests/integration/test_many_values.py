@@ -14,7 +14,7 @@ from metering.model.log_format import AccessLog
 from metering.model.metrics import Count, MetricError, check
 from metering.model.periods import Hour
 from metering.stores.counters import Counters
-from metering.stores.marks import partition
+from metering.stores.marks import Mark, partition
 from tests.doubles.aws import Client
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.doubles.dynamodb import Tables
@@ -275,7 +275,7 @@ def test_a_counter_that_fails_keeps_no_other_from_counting(world: World) -> None
         with pytest.raises(ClientError, match="too much is asked"):
             world.recorder(ailing).record(world.batch(*lines))
         assert world.counted() == {"key1": {"requests": 1}, "key2": {"requests": 1}}
-    assert {mark.subject.id for mark in world.counters.marks.late()} == {"ailing", "key1", "key2"}
+    assert {mark.subject.id for mark in world.counters.marks.of_kind(Mark.LATE)} == {"ailing", "key1", "key2"}
     assert world.record(*lines).billed == 3
     assert {amounts["requests"] for amounts in world.counted().values()} == {1}
 

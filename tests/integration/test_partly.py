@@ -9,14 +9,13 @@ import boto3
 import pytest
 
 from metering.counting.payloads import batches
-from metering.counting.recording import Redriven
-from metering.counting.redriving import redrive
+from metering.counting.redriving import Redriven, redrive_lines
 from metering.model.batches import Batch
 from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, Unique
 from metering.stores.claims import Claim, Claims, Key
 from metering.stores.set_aside import Dismissal, SetAside
 from tests.doubles.dying import KilledError
-from tests.integration.test_redriving import dying_at, reported, usage_line
+from tests.integration.test_redriving import answer, dying_at, reported, usage_line
 from tests.integration.world import World
 
 MESSAGES = "authorizer.messages"
@@ -49,7 +48,7 @@ def batch(request: pytest.FixtureRequest, world: World) -> Batch:
 
 def again(world: World, batch: Batch) -> dict[str, Any]:
     """Redrive what a batch set aside."""
-    return redrive(world.recorder(), {"batch": batch.token.hex()})
+    return answer(world.recorder(), {"batch": batch.token.hex()})
 
 
 def expiring(batch: Batch) -> set[str]:
@@ -97,9 +96,9 @@ def test_a_redrive_counts_that_metric_alone_and_once(world: World, batch: Batch)
 def test_a_redrive_before_the_cause_is_mended_counts_nothing(world: World, batch: Batch) -> None:
     """I1: it waits on, with its reason."""
     world.recorder().record(batch)
-    answer = again(world, batch)
-    assert (answer["counted"], answer["left"]) == (0, 1)
-    assert list(answer["reasons"].values()) == [f"{MESSAGES} must be a whole number from 0 to 10^12, got '1.5'"]
+    told = again(world, batch)
+    assert (told["counted"], told["left"]) == (0, 1)
+    assert list(told["reasons"].values()) == [f"{MESSAGES} must be a whole number from 0 to 10^12, got '1.5'"]
     assert world.counted() == COUNTED
 
 
@@ -121,14 +120,14 @@ def test_a_line_that_was_kept_whole_is_redriven_whole(world: World) -> None:
     batch = world.batch(world.line(time=ahead, **{MESSAGES: "1.5", SECONDS: "x"}))
     assert world.recorder().record(batch).partly == 0
     world.now += timedelta(minutes=10)
-    answer = again(world, batch)
-    assert (answer["counted"], answer["left"]) == (0, 1)
+    told = again(world, batch)
+    assert (told["counted"], told["left"]) == (0, 1)
     assert world.counted() == {"key1": {"requests": 1}}
     (waiting,) = world.set_aside.of(batch.token.hex()).waiting
     assert waiting.metrics == ("messages", "seconds")
     world.metrics = FINER
-    answer = again(world, batch)
-    assert list(answer["reasons"].values()) == [f"{SECONDS} must be a whole number from 0 to 10^12, got 'x'"]
+    told = again(world, batch)
+    assert list(told["reasons"].values()) == [f"{SECONDS} must be a whole number from 0 to 10^12, got 'x'"]
     assert world.counted() == {"key1": {"requests": 1, "messages": 15}}
     (waiting,) = world.set_aside.of(batch.token.hex()).waiting
     assert waiting.metrics == ("seconds",)
@@ -189,7 +188,7 @@ def test_a_redrive_whose_note_was_lost_counts_what_can_be_read_later(world: Worl
     world.recorder().record(batch)
     (waiting,) = world.set_aside.of(batch.token.hex()).waiting
     world.metrics = FINER
-    world.recorder().redrive(waiting, believed=False)  # and dies before its note
+    redrive_lines(world.recorder(), [waiting], believed=False)  # and dies before its note
     world.metrics = (*FINER[:2], Sum(name="seconds", of=SECONDS, scale=1), FINER[3])
     assert again(world, batch)["left"] == 0
     assert world.counted() == {"key1": {"requests": 1, "messages": 15, "seconds": 25}}
@@ -204,9 +203,9 @@ def test_a_line_waits_on_while_its_metric_does_not_bill_it(world: World, without
     batch = world.batch(world.line(**{MESSAGES: "1.5"}))
     world.recorder().record(batch)
     world.metrics = without
-    answer = again(world, batch)
-    assert (answer["counted"], answer["left"]) == (0, 1)
-    assert list(answer["reasons"].values()) == ["messages does not bill it as the metrics are declared now"]
+    told = again(world, batch)
+    assert (told["counted"], told["left"]) == (0, 1)
+    assert list(told["reasons"].values()) == ["messages does not bill it as the metrics are declared now"]
     world.metrics = FINER
     assert again(world, batch)["counted"] == 1
     assert world.counted() == {"key1": {"requests": 1, "messages": 15}}
@@ -219,7 +218,7 @@ def test_a_request_is_left_out_as_a_value_is(world: World) -> None:
     with pytest.raises(KilledError):
         dying_at(world, 1).record(batch)
     replace(world.recorder(), nonces=("another-nonce-of-before",)).record(batch)
-    redrive(world.recorder(), {"batch": batch.token.hex(), "doubtful": True})
+    answer(world.recorder(), {"batch": batch.token.hex(), "doubtful": True})
     world.recorder().record(batch)
     assert world.counted() == {"key1": {"requests": 1, "seconds": 2}}
 
@@ -259,9 +258,10 @@ def test_of_two_redrives_at_once_one_takes_a_claim_over(world: World) -> None:
     batch = died_and_set_aside(world)
     first, second = world.set_aside.of(batch.token.hex()).waiting
     claims = Overtaken(
-        world.claims.client, world.claims.table, lambda: world.recorder().redrive(second, believed=False)
+        world.claims.client, world.claims.table, lambda: redrive_lines(world.recorder(), [second], believed=False)[0]
     )
-    assert replace(world.recorder(), claims=claims).redrive(first, believed=False).counted
+    (result,) = redrive_lines(replace(world.recorder(), claims=claims), [first], believed=False)
+    assert result.counted
     assert world.counted() == {"key1": {"requests": 2, "users": 1}}
 
 

@@ -18,7 +18,7 @@ from metering.counting.payloads import subscription
 from metering.model.periods import Hour
 from metering.model.subjects import key
 from metering.stores.counters import Counters
-from metering.stores.marks import PARTITIONS, partition
+from metering.stores.marks import PARTITIONS, Mark, partition
 from metering.stores.set_aside import SetAside
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
@@ -85,7 +85,7 @@ def test_a_crash_at_any_write_loses_and_doubles_nothing(world: World, writes: in
         world.recorder(dying(world, writes, after=after)).record(batch)
     world.recorder().record(batch)
     assert counted(world) == {name: {"requests": 1, "bytes": 10} for name in ("key1", "key2", "key3")}
-    assert {mark.subject for mark in world.counters.marks.late()} == {key("key1"), key("key2"), key("key3")}
+    assert {mark.subject for mark in world.counters.marks.of_kind(Mark.LATE)} == {key("key1"), key("key2"), key("key3")}
 
 
 def test_usage_belongs_to_the_hour_of_its_request(world: World) -> None:
@@ -99,10 +99,10 @@ def test_a_late_record_marks_its_hour(world: World) -> None:
     """I4: from two minutes before the grace ends, for clocks that differ."""
     world.now = HOUR.end + timedelta(minutes=8) - timedelta(seconds=1)
     world.record(world.line())
-    assert world.counters.marks.late() == []
+    assert world.counters.marks.of_kind(Mark.LATE) == []
     world.now = HOUR.end + timedelta(minutes=8)
     world.record(world.line())
-    (mark,) = world.counters.marks.late()
+    (mark,) = world.counters.marks.of_kind(Mark.LATE)
     assert (mark.hour, mark.subject) == (HOUR, key("key1"))
 
 
@@ -112,18 +112,18 @@ def test_a_duplicate_marks_its_hour_too(world: World) -> None:
     world.record(line)
     world.after_grace()
     assert world.record(line).refused
-    assert len(world.counters.marks.late()) == 1
+    assert len(world.counters.marks.of_kind(Mark.LATE)) == 1
 
 
 def test_a_renewed_mark_is_not_cleared(world: World) -> None:
     """I4: a change after the mark was read is dealt with by the next run."""
     world.counters.marks.mark_late(HOUR, key("key1"), "first")
-    (read,) = world.counters.marks.late()
+    (read,) = world.counters.marks.of_kind(Mark.LATE)
     world.counters.marks.mark_late(HOUR, key("key1"), "second")
     world.counters.marks.clear(read)
-    assert len(world.counters.marks.late()) == 1
-    world.counters.marks.clear(world.counters.marks.late()[0])
-    assert world.counters.marks.late() == []
+    assert len(world.counters.marks.of_kind(Mark.LATE)) == 1
+    world.counters.marks.clear(world.counters.marks.of_kind(Mark.LATE)[0])
+    assert world.counters.marks.of_kind(Mark.LATE) == []
 
 
 def test_a_batch_that_comes_again_renews_another_batchs_mark(world: World) -> None:
@@ -131,11 +131,11 @@ def test_a_batch_that_comes_again_renews_another_batchs_mark(world: World) -> No
     first, second = world.batch(world.line()), world.batch(world.line())
     world.after_grace()
     world.recorder().record(first)
-    (read,) = world.counters.marks.late()
+    (read,) = world.counters.marks.of_kind(Mark.LATE)
     world.recorder().record(second)
     world.recorder().record(first)
     world.counters.marks.clear(read)
-    assert len(world.counters.marks.late()) == 1
+    assert len(world.counters.marks.of_kind(Mark.LATE)) == 1
 
 
 def objects() -> dict[str, Any]:

@@ -235,7 +235,7 @@ def test_what_was_set_aside_explains_a_difference(raw: Raw) -> None:
     assert (requests.recounted, requests.counted, requests.waiting, requests.difference) == (2, 1, 1, 0)
     assert not [line for line in raw.fix("acme") if line.fixed]
     (batch,) = world.set_aside.batches()
-    assert redrive(world.recorder(), {"batch": batch})["counted"] == 1
+    assert redrive(world.recorder(), {"batch": batch}, deadline=world.now)["counted"] == 1
     (requests, _) = raw.recount("acme")
     assert (requests.recounted, requests.counted, requests.waiting, requests.difference) == (2, 2, 0, 0)
 

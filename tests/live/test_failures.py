@@ -110,7 +110,7 @@ def test_a_batch_that_fails_for_good_is_kept_and_redriven(live: Run) -> None:
             live.wait(lambda: bool(failed()), "a batch is kept", patience_s=900 if live.cloud.is_aws else 15)
     kept = failed()
     for batch in kept:
-        redrive(live.deployment, batch, doubtful=False)
+        list(redrive(live.deployment, batch, doubtful=False))
     if kept:
         live.wait(lambda: live.counted() >= before + 3, "the requests are counted")
     live.points.beyond_the_emulator(

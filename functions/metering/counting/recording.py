@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from typing import Protocol, Self, TypeVar, assert_never
 
 from metering.model.access_log import Partly, Reader, Rejected
-from metering.model.batches import Batch, Piece, Source, batch_of, token_of
+from metering.model.amounts import Amounts
+from metering.model.batches import Batch, Piece, Source
 from metering.model.log_format import AccessRecord
-from metering.model.measuring import NOT_BILLED, Tally, Usage, measure
+from metering.model.measuring import Tally, Usage, measure
 from metering.model.metrics import Metric, declared
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import subject_of_source
@@ -28,10 +29,10 @@ from metering.stores import claims
 from metering.stores.attribution import tenure
 from metering.stores.aws import each_side_by_side, side_by_side
 from metering.stores.claims import Claim, Claims, Key
-from metering.stores.counters import Counters
+from metering.stores.counters import Counters, item_of
 from metering.stores.holders import Holders
 from metering.stores.marks import new_mark
-from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine, Waiting
+from metering.stores.set_aside import SetAside, SetAsideBatch, SetAsideLine
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -85,15 +86,6 @@ class Hashing:
 
 
 @dataclass(frozen=True, slots=True)
-class Redriven:
-    """What became of a line that was redriven: whether it counts, for which metrics it still waits, and why."""
-
-    counted: bool = False
-    left: tuple[str, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class _Read:
     """The lines of a batch that are our business: how many count, what they add up to, and what does not, by id."""
 
@@ -106,8 +98,17 @@ class _Read:
     oldest: int | None
     """The time of the oldest good one, in milliseconds since 1970."""
 
-    metrics: tuple[str, ...]
-    """The metrics that were asked, or that the lines name."""
+
+@dataclass(frozen=True, slots=True)
+class _Claiming:
+    """Whose claim is wanted, and what each of the batches that want it counts if it is its own."""
+
+    hour: Hour
+    source: str
+    metric: str
+    quantities: dict[bytes, int]
+    is_value: bool
+    """A value, not the id of a usage line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Recorder:
         usage = read.usage
         if read.rejected:
             lines = [SetAsideLine(name, bad.line, bad.reason, bad.metrics) for name, bad in read.rejected.items()]
-            doubtful = kept.certain is not None or self._was_counted(usage.touched, batch.token)
+            doubtful = kept.certain is not None or bool(self.counted_in(usage.touched, batch.token))
             counters = tuple(sorted(f"{hour} {key}" for hour, key in usage.touched))
             bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines), counters)
             if doubtful:
@@ -156,61 +157,42 @@ class Recorder:
             oldest=None if read.oldest is None else datetime.fromtimestamp(read.oldest / 1000, UTC),
         )
 
-    def redrive(self, waiting: Waiting, *, believed: bool) -> Redriven:
-        """Count a line that was set aside, for the metrics that it waits for, as far as they can read it now.
+    def count_together(self, usages: Mapping[bytes, Usage], *, instead_of: bytes) -> None:
+        """Count what lines of a batch add up to, each under a token of its own: once, whichever others come with it.
 
-        Each metric counts by itself, under a token that is derived from the batch, the line's id and its name: so it
-        counts once however often it is redriven, and whatever else is redriven with it, and by which code (I2).
+        One write counts what one item does. Claims of the batch ``instead_of`` which they are counted are taken over
+        where that has not counted them.
         """
-        kept, line, names = waiting.batch, waiting.line, waiting.metrics
-        batch = batch_of([line.id], [line.message], kept.source, kept.origin)
-        if not names:
-            whole = self._read(batch, {})
-            bad = whole.rejected.get(line.id)
-            if bad and not bad.metrics:
-                return Redriven(reason=bad.reason)
-            names = tuple(dict.fromkeys((*whole.metrics, *(bad.metrics if bad else ()))))
-        reasons = {name: self._redrive_for(name, waiting, batch, believed=believed) for name in names}
-        left = tuple(name for name, reason in reasons.items() if reason)
-        reason = "; ".join(dict.fromkeys(filter(None, reasons.values())))
-        counted = len(left) < len(names) or not names
-        return Redriven(counted=counted, left=left if counted else waiting.metrics, reason=reason)
+        self._claim(usages, instead_of)
+        items: dict[tuple[Hour, str, int], dict[bytes, Amounts]] = {}
+        for token, usage in usages.items():
+            for where, amounts in usage.cells.items():
+                if amounts:
+                    items.setdefault((*where, item_of(amounts, token)), {})[token] = amounts
+        _, failures = each_side_by_side(lambda item: self.counters.count_together(item[0], item[1], items[item]), items)
+        self._mark_late({(hour, source): None for hour, source, _ in items}, failures)
 
-    def _redrive_for(self, name: str, waiting: Waiting, batch: Batch, *, believed: bool) -> str:
-        """Count a line for one metric, and return why not, or an empty string.
+    def counted_in(self, cells: Iterable[tuple[Hour, str]], token: bytes) -> set[tuple[Hour, str]]:
+        """Return which of these counters have a batch; asked only if a line is rejected."""
+        asked = list(cells)
+        found = side_by_side(lambda cell: self.counters.has_counted(*cell, token), asked)
+        return {cell for cell, counted in zip(asked, found, strict=True) if counted}
 
-        It is not counted by a counter that has the batch, if an earlier delivery may have counted it there: if it is
-        doubtful and not ``believed``, or the delivery that set it aside did not itself count into that counter.
-        """
-        kept, line = waiting.batch, waiting.line
-        read = self._read(batch, {}, (name,))
-        if line.id in read.rejected:
-            return read.rejected[line.id].reason
-        if waiting.metrics and read.usage.unbilled[NOT_BILLED]:
-            return f"{name} does not bill it as the metrics are declared now"
-        in_doubt = waiting.doubtful and not believed
-        asked = [where for where in read.usage.touched if in_doubt or f"{where[0]} {where[1]}" not in kept.counters]
-        of_batch = bytes.fromhex(kept.batch)
-        if self._was_counted(asked, of_batch):
-            return "doubtful: its counter has the batch, so an earlier delivery may have counted it"
-        self._count(read.usage, token_of(f"{kept.batch}\0{line.id}\0{name}".encode()), instead_of=of_batch)
-        return ""
-
-    def _read(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]], only: tuple[str, ...] = ()) -> _Read:
-        """Read a batch's lines, but for what was set aside of them before, and add them up; for ``only`` these metrics.
+    def _read(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]]) -> _Read:
+        """Read a batch's lines, but for what was set aside of them before, and add them up.
 
         ``left_out`` are metrics by the ids of lines; a line without any is left out whole.
         """
         match batch.source:
             case Source.ACCESS_LOG:
-                return self._read_access_log(batch, left_out, only)
+                return self._read_access_log(batch, left_out)
             case Source.USAGE_LINES:
-                return self._read_usage_lines(batch, left_out, only)
+                return self._read_usage_lines(batch, left_out)
             case _:
                 assert_never(batch.source)
 
-    def _read_access_log(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]], only: tuple[str, ...]) -> _Read:
-        metrics = [metric for metric in self.metrics if metric.name in only or not only]
+    def _read_access_log(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]]) -> _Read:
+        metrics = self.metrics
         reader, tally = Reader(self.clock(), metrics, self.nonces), Tally(metrics, declared(metrics))
         apart: dict[tuple[str, ...], list[AccessRecord]] = {}
         good = partly = 0
@@ -229,10 +211,10 @@ class Recorder:
             others = [metric for metric in metrics if metric.name not in before]
             usage.include(measure(records, others, declared(metrics)))
             good += len(records)
-        return _Read(good, partly, usage, rejected, tally.oldest, tuple(reader.measured))
+        return _Read(good, partly, usage, rejected, tally.oldest)
 
-    def _read_usage_lines(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]], only: tuple[str, ...]) -> _Read:
-        reader = UsageLineReader(self.clock(), self.metrics, only)
+    def _read_usage_lines(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]]) -> _Read:
+        reader = UsageLineReader(self.clock(), self.metrics)
         reports: list[Report] = []
         partly = 0
         rejected: dict[str, Rejected] = {}
@@ -242,27 +224,25 @@ class Recorder:
                 amounts = {metric: amount for metric, amount in report.amounts.items() if metric not in before}
                 reports.append(replace(report, amounts=amounts))
         oldest = min((report.time for report in reports), default=None)
-        names = tuple(dict.fromkeys(name for report in reports for name in report.amounts))
-        return _Read(len(reports), partly, measure_reports(reports, self.metrics), rejected, oldest, names)
+        return _Read(len(reports), partly, measure_reports(reports, self.metrics), rejected, oldest)
 
-    def _was_counted(self, cells: Iterable[tuple[Hour, str]], token: bytes) -> bool:
-        """Say whether one of these counters has a batch; asked only if a line is rejected."""
-        return any(side_by_side(lambda cell: self.counters.has_counted(*cell, token), cells))
-
-    def _count(self, usage: Usage, token: bytes, *, instead_of: bytes = b"") -> list[bool]:
-        """Claim what is new, count each hour and key, then mark each hour that may have been closed before that.
-
-        The clock is asked after the counters are written: whoever closes an hour later than this reads them, whoever
-        has read them earlier finds the mark. A duplicate is marked too: the first delivery may have died in between.
-        A cell that fails keeps no other from being counted and marked (I6); then the batch fails, and comes again.
-        Claims of the batch ``instead_of`` which this is counted are taken over where that has not counted them.
-        """
-        self._claim_values(usage, token, instead_of)
-        self._claim_ids(usage, token, instead_of)
+    def _count(self, usage: Usage, token: bytes) -> list[bool]:
+        """Claim what is new, count each hour and key, then mark each hour that may have been closed before that."""
+        self._claim({token: usage}, b"")
         cells = [where for where, amounts in usage.cells.items() if amounts]
         counted, failures = each_side_by_side(
             lambda where: self.counters.count(*where, usage.cells[where], token), cells
         )
+        self._mark_late(cells, failures)
+        return counted
+
+    def _mark_late(self, cells: Iterable[tuple[Hour, str]], failures: Sequence[Exception]) -> None:
+        """Mark each hour of what was counted that may have been closed before that; then raise the first failure.
+
+        The clock is asked after the counters are written: whoever closes an hour later than this reads them, whoever
+        has read them earlier finds the mark. A duplicate is marked too: the first delivery may have died in between.
+        A cell that fails keeps no other from being counted and marked (I6); then the batch fails, and comes again.
+        """
         now = self.clock()
         late = [where for where in cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
         marks = self.counters.marks
@@ -271,59 +251,70 @@ class Recorder:
         )
         for failure in (*failures, *unmarked):
             raise failure
-        return counted
 
-    def _claim_values(self, usage: Usage, token: bytes, instead_of: bytes) -> None:
-        """Add to the usage how many of the values that it saw are this batch's to count."""
-        if not usage.seen:
+    def _claim(self, usages: Mapping[bytes, Usage], instead_of: bytes) -> None:
+        """Add to each token's usage what counts once, where the claim of it is the token's own or becomes so."""
+        wanted = self._claims_of_values(usages) | self._claims_of_ids(usages)
+        if not wanted:
             return
+        at = int(self.clock().timestamp() * 1000)
+        # The first that brings a value claims it.
+        first = {key: Claim(one.hour, next(iter(one.quantities)), at) for key, one in wanted.items()}
+        for key, made in self.claims.claim(first).items():
+            claiming = wanted[key]
+            token = self._counting(key, made, claiming, instead_of)
+            if token is not None:
+                amounts = usages[token].cell(made.hour, claiming.source)
+                numbers = amounts.uniques if claiming.is_value else amounts.sums
+                numbers[claiming.metric] = numbers.get(claiming.metric, 0) + claiming.quantities[token]
+
+    def _claims_of_values(self, usages: Mapping[bytes, Usage]) -> dict[Key, _Claiming]:
+        """Return the claims of the values that usages saw, the earliest hour first."""
+        seen = [(*where, token, saw) for token, usage in usages.items() for where, saw in usage.seen.items()]
+        if not seen:
+            return {}
         if self.hashing is None:
             raise ValueError("distinct values can only be counted with the secret of their hashes")
-        holdings = self.hashing.holders.holdings({key for _, key in usage.seen})
-        wanted: dict[Key, Hour] = {}
-        whose: dict[Key, tuple[str, str]] = {}
-        for (hour, key), seen in sorted(usage.seen.items(), key=lambda one: one[0]):
-            since = tenure(holdings[key], hour)
-            for metric, values in seen.items():
+        holdings = self.hashing.holders.holdings({source for _, source, _, _ in seen})
+        wanted: dict[Key, _Claiming] = {}
+        for hour, source, token, saw in sorted(seen, key=lambda one: one[:2]):
+            since = tenure(holdings[source], hour)
+            for metric, values in saw.items():
                 for value in values:
                     hashed = claims.hashed(self.hashing.secret, metric, value)
-                    claim = claims.of_value(metric, key, hour, hashed, since)
-                    wanted.setdefault(claim, hour)  # the first of the batch's hours
-                    whose[claim] = (key, metric)
-        for claim, made in self.claims.claim(wanted, token, self.clock()).items():
-            key, metric = whose[claim]
-            if self._is_ours(claim, made, key, token, instead_of):
-                uniques = usage.cell(made.hour, key).uniques
-                uniques[metric] = uniques.get(metric, 0) + 1
+                    claim = claims.of_value(metric, source, hour, hashed, since)
+                    one = wanted.setdefault(claim, _Claiming(hour, source, metric, {}, is_value=True))
+                    one.quantities[token] = 1
+        return wanted
 
-    def _claim_ids(self, usage: Usage, token: bytes, instead_of: bytes) -> None:
-        """Add to the usage what counts once per id, where the id is this batch's to count."""
-        if not usage.once:
-            return
-        if self.hashing is None:
-            raise ValueError("ids of usage lines can only be told apart with the secret of their hashes")
-        secret = self.hashing.secret
-        lines = {
-            claims.of_line(metric, source, claims.hashed(secret, metric, name)): (metric, source, name)
-            for metric, source, name in usage.once
-        }
-        wanted = {claim: usage.once[name][0] for claim, name in lines.items()}
-        for claim, made in self.claims.claim(wanted, token, self.clock()).items():
-            metric, source, _ = lines[claim]
-            if self._is_ours(claim, made, source, token, instead_of):
-                _, quantity = usage.once[lines[claim]]
-                sums = usage.cell(made.hour, source).sums
-                sums[metric] = sums.get(metric, 0) + quantity
+    def _claims_of_ids(self, usages: Mapping[bytes, Usage]) -> dict[Key, _Claiming]:
+        """Return the claims of the ids of lines that count once per id."""
+        wanted: dict[Key, _Claiming] = {}
+        for token, usage in usages.items():
+            if not usage.once:
+                continue
+            if self.hashing is None:
+                raise ValueError("ids of usage lines can only be told apart with the secret of their hashes")
+            for (metric, source, name), (hour, quantity) in usage.once.items():
+                claim = claims.of_line(metric, source, claims.hashed(self.hashing.secret, metric, name))
+                one = wanted.setdefault(claim, _Claiming(hour, source, metric, {}, is_value=False))
+                one.quantities[token] = quantity
+        return wanted
 
-    def _is_ours(self, key: Key, made: Claim, source: str, token: bytes, instead_of: bytes) -> bool:
-        """Say whether a batch counts what a claim is for: its own, or one that it takes over.
+    def _counting(self, key: Key, made: Claim, claiming: _Claiming, instead_of: bytes) -> bytes | None:
+        """Return which of the tokens that want a claim counts what it is for: its own, or one that takes it over.
 
         The claim of a delivery that died before it counted would otherwise count for nobody, once its line was set
         aside (I1). A claim is taken over once, so that two lines with one value count it once (I2).
         """
-        if made.batch != instead_of or not instead_of:
-            return made.batch == token
-        return not self.counters.has_counted(made.hour, source, instead_of) and self.claims.take_over(key, made, token)
+        if made.batch in claiming.quantities:
+            return made.batch
+        if not instead_of or made.batch != instead_of:
+            return None
+        if self.counters.has_counted(made.hour, claiming.source, instead_of):
+            return None
+        token = next(iter(claiming.quantities))
+        return token if self.claims.take_over(key, made, token) else None
 
 
 def _one_by_one(

@@ -20,7 +20,6 @@ milliseconds since 1970.
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from metering.model.periods import COUNTER_LIFE, Hour
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 
 SHARDS: Final = 16
 """How many partition keys one key's values of a month are spread over."""
+
+PARTS: Final = SHARDS * 16
+"""How many parts a month's values are read in where a shard is too much at once: one by one the first digits differ."""
 
 _HASH_BYTES: Final = 16
 
@@ -46,6 +48,7 @@ class Claim:
     hour: Hour
     batch: bytes
     at: int
+    """When it was made, in milliseconds since 1970."""
 
 
 def hashed(secret: bytes, metric: str, value: str) -> str:
@@ -70,8 +73,8 @@ class Claims:
     client: "DynamoDBClient"
     table: str
 
-    def claim(self, wanted: Mapping[Key, Hour], batch: bytes, now: datetime) -> dict[Key, Claim]:
-        """Return each claim as it stands, made for ``batch`` and the wanted hour where there was none.
+    def claim(self, wanted: Mapping[Key, Claim]) -> dict[Key, Claim]:
+        """Return each claim as it stands, made as wanted where there was none.
 
         One write unit for each new claim; the others are looked at first, since a refused write costs a unit, too.
         """
@@ -79,7 +82,7 @@ class Claims:
         for piece in side_by_side(self._look, in_pieces(list(wanted), BATCH)):
             claimed |= piece
         new = [key for key in wanted if key not in claimed]
-        made = side_by_side(lambda key: self._make(key, wanted[key], batch, now), new)
+        made = side_by_side(lambda key: self._make(key, wanted[key]), new)
         return claimed | dict(zip(new, made, strict=True))
 
     def of_source(
@@ -105,6 +108,19 @@ class Claims:
             for item in items:
                 yield item["sk"]["S"].partition("#")[0], _read(item)
 
+    def of_part(self, metric: str, source: str, month: Hour, part: int, parts: int = 1) -> Iterator[tuple[str, Claim]]:
+        """Yield the claims of a source's values whose hash begins alike, a page at a time; consistent reads.
+
+        Of :data:`PARTS` parts, in which all values of a month lie evenly, those from ``part`` on are read: ``parts`` is
+        1, or 16 for a whole shard.
+        """
+        shard, digit = divmod(part, 16)
+        beginning = f"{digit:x}{shard:x}" if parts == 1 else ""
+        for item in Table(self.client, self.table).query(
+            f"{_of_month(metric, month, source)}#{shard}", beginning=beginning
+        ):
+            yield item["sk"]["S"].partition("#")[0], _read(item)
+
     def take_over(self, key: Key, made: Claim, batch: bytes) -> bool:
         """Make a claim another batch's, and say whether it was still as it was read: it is taken over once (I2)."""
         unchanged = "#batch = :before"
@@ -125,9 +141,8 @@ class Claims:
         items = batch_get(self.client, self.table, keys, consistent=False)
         return {(item["pk"]["S"], item["sk"]["S"]): _read(item) for item in items}
 
-    def _make(self, key: Key, hour: Hour, batch: bytes, now: datetime) -> Claim:
+    def _make(self, key: Key, made: Claim) -> Claim:
         """Make a claim, or return the one that is there: another batch's, or our own that boto3 sent twice (I2)."""
-        made = Claim(hour, batch, int(now.timestamp() * 1000))
         unclaimed = "attribute_not_exists(#pk)"
         try:
             self.client.put_item(
@@ -158,7 +173,7 @@ def _of_month(metric: str, hour: Hour, source: str) -> str:
 
 
 def _shard(value: str) -> int:
-    return int(value[:2], 16) % SHARDS
+    return int(value[:2], 16) % SHARDS  # which is the second digit
 
 
 def _read(item: Item) -> Claim:

@@ -19,21 +19,21 @@ refuse it, the others count it (I1).
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
-
-from botocore.exceptions import ClientError
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Final
 
 from metering.model.amounts import Amounts
-from metering.model.metrics import MOST_NAMES, OTHER
+from metering.model.metrics import MOST_NAMES
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores import marks
-from metering.stores.aws import Item, side_by_side
+from metering.stores.additions import Addition, CountedError, NoRoomError, names_of, total
+from metering.stores.aws import Item, in_pieces, side_by_side
 from metering.stores.marks import Marks, partition
-from metering.stores.table import Table, item_there
+from metering.stores.table import Table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -48,23 +48,18 @@ _SPLIT: Final = "g:"
 _FEW_KEYS: Final = 64
 """Up to so many keys are read by a query each; more are read by reading the hour."""
 
-_NAME_BYTES: Final = 8
 _MOST_SEEN: Final = 512
 """How many items a process remembers the values of, at 13 KB each."""
+
+_MOST_TOKENS: Final = 64
+"""How many batches one write adds: its condition names each, and may have 4 KB and 300 operators and functions
+(DynamoDB Developer Guide, "Constraints")."""
 
 _LOOK: Final = 16
 """Items that are read for each key where several are looked for at once."""
 
 Counted = dict[str, Amounts]
 """What was counted, by source."""
-
-
-class _NoRoomError(Exception):
-    """An item has no room for the new values of a batch; ``names`` are the hashes of those that it has."""
-
-    def __init__(self, names: Iterable[bytes]) -> None:
-        super().__init__("no room for more values")
-        self.names = frozenset(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +85,61 @@ class Counters:
         splits find no room. A replay, by a redelivery or by boto3 after a read timeout, is harmless: the condition and
         the token are part of the same write (I2), and a peak that is raised twice is the same.
         """
-        for metric, peak in amounts.peaks.items():
-            self._raise_peak(hour, source, metric, peak)
-        names = _names(amounts)
-        if names:
-            return self._count_split(hour, source, amounts, names, batch)
-        if not _attributes(amounts):
-            return bool(amounts.peaks)
-        return self._add(hour, source, amounts, batch)
+        return self.count_together(hour, source, {batch: amounts})
 
-    def _count_split(
-        self, hour: Hour, source: str, amounts: Amounts, names: Mapping[bytes, tuple[str, str]], batch: bytes
-    ) -> bool:
-        """Add amounts with splits; where the item has no room for their values, those that it has and the rest as one.
+    def count_together(self, hour: Hour, source: str, batches: Mapping[bytes, Amounts]) -> bool:
+        """Add the amounts of batches that one item counts (:func:`item_of`), by their tokens; as :meth:`count` does.
 
-        The first write asks for room, the second, of an item that refused it, for the token alone: whichever lands is
-        the batch's only one (I2). An item's values only become more, so that what was seen of them stays true.
+        They are added by one write, on the condition that the item has none of them. If it is refused, the item is
+        shown: those that it has are left out, and the others are written on the same condition, so that each counts
+        once whichever others it comes with (I2). Each refusal leaves out one at least. Returns whether any was counted.
         """
-        place = counter_key(hour, source, batch)
+        for metric, peak in total(batches).peaks.items():
+            self._raise_peak(hour, source, metric, peak)
+        waiting = [batch for batch, amounts in batches.items() if _attributes(amounts)]
+        if not waiting:
+            return any(amounts.peaks for amounts in batches.values())
+        written = [
+            self._count_some(hour, source, {batch: batches[batch] for batch in some})
+            for some in in_pieces(waiting, _MOST_TOKENS)
+        ]
+        return any(written)
+
+    def _count_some(self, hour: Hour, source: str, batches: Mapping[bytes, Amounts]) -> bool:
+        left = dict(batches)
+        while left:
+            try:
+                self._add_together(hour, source, left)
+            except CountedError as error:
+                left = {batch: amounts for batch, amounts in left.items() if batch not in error.batches}
+            else:
+                return True
+        return False
+
+    def _add_together(self, hour: Hour, source: str, batches: Mapping[bytes, Amounts]) -> None:
+        """Add amounts; where the item has no room for the values of splits, those that it has and the rest as one.
+
+        The first write asks for room, the second, of an item that refused it, for the tokens alone: whichever lands is
+        the batches' only one (I2). An item's values only become more, so that what was seen of them stays true.
+        """
+        amounts = total(batches)
+        names = names_of(amounts)
+        if not names:
+            self._add(hour, source, amounts, [*batches])
+            return
+        place = counter_key(hour, source, next(iter(batches)))
         item = (place["pk"]["S"], place["sk"]["S"])
         seen = self._seen.get(item, frozenset())
         new = names.keys() - seen
         if len(seen) + len(new) <= MOST_NAMES:
             try:
-                return self._add(hour, source, amounts.keeping({*names.values()}), batch, new)
-            except _NoRoomError as error:
+                self._add(hour, source, amounts.keeping({*names.values()}), [*batches], new)
+            except NoRoomError as error:
                 seen = error.names
                 self._see(item, seen)
-        return self._add(hour, source, amounts.keeping({names[one] for one in names.keys() & seen}), batch)
+            else:
+                return
+        self._add(hour, source, amounts.keeping({names[one] for one in names.keys() & seen}), [*batches])
 
     def _see(self, item: tuple[str, str], names: frozenset[bytes]) -> None:
         """Remember which values an item has that once had no room, so that it is not asked for in vain again."""
@@ -125,54 +147,12 @@ class Counters:
             self._seen.clear()
         self._seen[item] = names
 
-    def _add(self, hour: Hour, source: str, amounts: Amounts, batch: bytes, new: Collection[bytes] = ()) -> bool:
-        """Add amounts to an item unless it has counted the batch; return whether it had not.
-
-        Raises _NoRoomError if the item has no room for so many ``new`` values of splits.
-        """
-        added = _attributes(amounts)
-        not_yet_counted, room = "NOT contains(#batches, :token)", ""
-        additions = ", ".join(f"#m{n} :m{n}" for n in range(len(added)))
-        names: dict[str, str] = {}
-        values: Item = {}
-        asking: Any = {}
-        if new:
-            additions += ", #names :names"
-            room = " AND (attribute_not_exists(#names) OR size(#names) <= :room)"
-            names["#names"] = "names"
-            values = {":names": {"BS": sorted(new)}, ":room": {"N": str(MOST_NAMES - len(new))}}
-            asking = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
-        try:
-            self.client.update_item(
-                TableName=self.table,
-                Key=counter_key(hour, source, batch),
-                UpdateExpression=f"ADD {additions}, #batches :tokens SET #ttl = :ttl",
-                ConditionExpression=f"{not_yet_counted}{room}",
-                ExpressionAttributeNames={
-                    **{f"#m{n}": name for n, name in enumerate(added)},
-                    "#batches": "batches",
-                    "#ttl": "ttl",
-                    **names,
-                },
-                ExpressionAttributeValues={
-                    **{f":m{n}": {"N": str(amount)} for n, amount in enumerate(added.values())},
-                    ":token": {"B": batch},
-                    ":tokens": {"BS": [batch]},
-                    ":ttl": {"N": str(_expiry(hour))},
-                    **values,
-                },
-                **asking,
-            )
-        except self.client.exceptions.ConditionalCheckFailedException as error:
-            there = item_there(error)
-            if not new or batch in there.get("batches", {}).get("BS", []):
-                return False
-            raise _NoRoomError(there.get("names", {}).get("BS", [])) from error
-        except ClientError as error:
-            if new and "Item size" in error.response["Error"].get("Message", ""):
-                raise _NoRoomError([]) from error
-            raise
-        return True
+    def _add(
+        self, hour: Hour, source: str, amounts: Amounts, batches: Sequence[bytes], new: Collection[bytes] = ()
+    ) -> None:
+        """Add amounts to an item; raises CountedError or NoRoomError, as an addition's write does."""
+        key = counter_key(hour, source, batches[0])
+        Addition(key, _attributes(amounts), batches, _expiry(hour), new).write(self.client, self.table)
 
     def _raise_peak(self, hour: Hour, key: str, metric: str, peak: int) -> None:
         """Set an hour's highest value if this one is higher; one item, always applied, harmless to repeat."""
@@ -217,6 +197,28 @@ class Counters:
         for amounts in counted.values():
             amounts.cap_splits()
         return counted
+
+    def in_order(self, hour: Hour, number: int, *, after: str = "") -> Iterator[tuple[str, Amounts]]:
+        """Yield what each source of a partition has been counted for in an hour, in order, beginning ``after`` one.
+
+        A page of 1 MB is held at a time: a source's amounts are whole when the next one's begin. Consistent reads.
+        """
+        beyond = f"{after}$" if after else ""  # the character after "#"
+        items = Table(self.client, self.table).query(_hour_key(hour, number), after=beyond)
+        for source, of_source in groupby(items, key=_source_of):
+            yield source, _added_up(of_source)
+
+    def of_sources(self, hour: Hour, sources: Iterable[str]) -> Counted:
+        """Return what these sources have been counted for in an hour, those that were; a consistent read for each."""
+        wanted = list(sources)
+
+        def read(source: str) -> Amounts | None:
+            items = Table(self.client, self.table).query(_hour_key(hour, partition(source)), beginning=f"{source}#")
+            first = next(items, None)
+            return None if first is None else _added_up(chain([first], items))
+
+        found = zip(wanted, side_by_side(read, wanted), strict=True)
+        return {source: amounts for source, amounts in found if amounts is not None}
 
     def read_keys(self, hour: Hour, keys: Collection[str], *, most: int) -> Counted | None:
         """Return what has been counted in an hour for these keys of one customer; None if that is ``most`` items.
@@ -303,8 +305,16 @@ class Counters:
 
 def counter_key(hour: Hour, key: str, batch: bytes) -> Item:
     """Return the item that counts a batch of an hour and key."""
-    slot = batch[-1] % SLOTS  # the token is a hash already
-    return {"pk": {"S": _hour_key(hour, partition(key))}, "sk": {"S": f"{key}#{slot}"}}
+    return {"pk": {"S": _hour_key(hour, partition(key))}, "sk": {"S": f"{key}#{_slot(batch)}"}}
+
+
+def item_of(amounts: Amounts, batch: bytes) -> int:
+    """Return which of a key's items of an hour counts a batch; peaks alone are in none that remembers batches."""
+    return _slot(batch) if _attributes(amounts) else -1
+
+
+def _slot(batch: bytes) -> int:
+    return batch[-1] % SLOTS  # the token is a hash already
 
 
 def _hour_key(hour: Hour, number: int) -> str:
@@ -332,32 +342,43 @@ def _attributes(amounts: Amounts) -> dict[str, int]:
     }
 
 
-def _names(amounts: Amounts) -> dict[bytes, tuple[str, str]]:
-    """Return the metrics and values that splits name, by the hash that an item keeps of each; the largest of many."""
-    split = [
-        (-number, metric, value)
-        for metric, values in amounts.splits.items()
-        for value, number in values.items()
-        if value != OTHER
-    ]
-    named = ((metric, value) for _, metric, value in sorted(split)[:MOST_NAMES])
-    return {
-        hashlib.sha256(f"{metric}:{value}".encode()).digest()[:_NAME_BYTES]: (metric, value) for metric, value in named
-    }
-
-
 def _include(counted: Counted, item: Item) -> None:
     """Add an item to what its key has been counted for."""
     counted.setdefault(item["sk"]["S"].partition("#")[0], Amounts()).include(_read_amounts(item))
 
 
+def _source_of(item: Item) -> str:
+    source: str = item["sk"]["S"].partition("#")[0]
+    return source
+
+
+def _added_up(items: Iterable[Item]) -> Amounts:
+    """Return what the items of one source hold together."""
+    added: dict[str, int] = {}
+    for item in items:
+        for name, attribute in item.items():
+            if name[1:2] == ":":
+                number = int(attribute["N"])
+                before = added.get(name, 0)
+                added[name] = max(number, before) if name[:2] == _PEAK else number + before
+    amounts = _amounts_of(added)
+    amounts.cap_splits()
+    return amounts
+
+
 def _read_amounts(item: Item) -> Amounts:
+    return _amounts_of({name: int(attribute["N"]) for name, attribute in item.items() if name[1:2] == ":"})
+
+
+def _amounts_of(attributes: Mapping[str, int]) -> Amounts:
+    """Return amounts from what an item, or several added up, hold of them by the attribute's name."""
     amounts = Amounts()
-    for name, attribute in item.items():
+    of_kind = {_SUM: amounts.sums, _UNIQUE: amounts.uniques, _PEAK: amounts.peaks}
+    for name, number in attributes.items():
         kind, rest = name[:2], name[2:]
         if kind == _SPLIT:
             metric, _, value = rest.partition(":")
-            amounts.splits.setdefault(metric, {})[value] = int(attribute["N"])
-        elif kind in (_SUM, _UNIQUE, _PEAK):
-            {_SUM: amounts.sums, _UNIQUE: amounts.uniques, _PEAK: amounts.peaks}[kind][rest] = int(attribute["N"])
+            amounts.splits.setdefault(metric, {})[value] = number
+        elif kind in of_kind:
+            of_kind[kind][rest] = number
     return amounts

@@ -77,6 +77,8 @@ class Waiting:
     line: SetAsideLine
     metrics: tuple[str, ...]
     doubtful: bool
+    place: int
+    """How many of the batch's lines stand before it, whatever became of them: it never changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ class Kept:
     def waiting(self) -> list[Waiting]:
         """What is neither counted nor dismissed."""
         return [
-            Waiting(batch, line, self.redriven.get(line.name, line.metrics), batch is self.doubtful)
-            for batch, line in self.lines
+            Waiting(batch, line, self.redriven.get(line.name, line.metrics), batch is self.doubtful, place)
+            for place, (batch, line) in enumerate(self.lines)
             if line.name not in self.dismissed and (line.name not in self.redriven or self.redriven[line.name])
         ]
 
@@ -167,14 +169,13 @@ class SetAside:
         A lost note is harmless: a line that is redriven again is refused.
         """
         self._put(batch, _REDRIVEN, msgspec.json.encode(redriven))
-        self._mark_done(batch)
 
     def dismiss(self, batch: str, dismissed: Mapping[str, Dismissal]) -> None:
         """Write which lines nobody will ever bill, by their names; a replay writes the same."""
         self._put(batch, _DISMISSED, msgspec.json.encode(dict(dismissed)))
-        self._mark_done(batch)
+        self.mark_done(batch)
 
-    def _mark_done(self, batch: str) -> None:
+    def mark_done(self, batch: str) -> None:
         """Let a batch expire of which nothing waits any more.
 
         Dying before leaves it for good, which loses nothing; lines that come to be doubtful later are an object

@@ -23,7 +23,7 @@ def recording(deployed: World, monkeypatch: pytest.MonkeyPatch) -> World:
     def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
         assert name == "record-usage"
         if "redrive" in sent:
-            return redriving.redrive(deployed.recorder(), sent["redrive"])
+            return redriving.redrive(deployed.recorder(), sent["redrive"], deadline=deployed.now)
         recorded = deployed.recorder().record(payloads.subscription(sent).batch(ACCESS_LOG_GROUP))
         return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
 
@@ -65,6 +65,41 @@ def test_a_redrive_of_everything_says_what_it_did(recording: World, metering: Me
     assert metering("set-aside", "redrive", "--all") == Result(0, f"{entry['batch']}: 1 counted, 0 left\n", "")
     assert metering("set-aside", "list", "--json").json() == []
     assert metering("set-aside", "list") == Result(0, "", "nothing there\n")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_redrive_goes_on_by_itself_until_all_is_done(
+    recording: World,
+    metering: Metering,
+    monkeypatch: pytest.MonkeyPatch,
+    named: bool,  # noqa: FBT001 - a literal
+) -> None:
+    """I10: a run of the function has time for two lines here; what cannot be read is gone by, and told once."""
+    monkeypatch.setattr("metering.counting.redriving.PIECE", 2)
+    recording.record("nonsense", *(future(recording) for _ in range(4)), "more nonsense", "no sense")
+    (entry,) = metering("set-aside", "list", "--json").json()
+    recording.now = HOUR.next().start + timedelta(minutes=30)
+    which = entry["batch"] if named else "--all"
+    result = metering("set-aside", "redrive", which, "--json")
+    assert result.code == 1
+    (report,) = json.loads(result.out)
+    assert (report["batch"], report["counted"], report["left"]) == (entry["batch"], 4, 3)
+    assert list(report["reasons"].values()) == ["not JSON"] * 3
+    assert list(report) == ["batch", "counted", "left", "reasons"]
+    assert recording.counted(HOUR.next()) == {"key1": {"requests": 4, "bytes": 40}}
+    again = metering("set-aside", "redrive", which)
+    assert again.out.startswith(f"{entry['batch']}: 0 counted, 3 left\n    ")
+
+
+def test_a_function_that_was_deployed_before_has_one_run(
+    recording: World, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say where the next would go on."""
+    recording.record(future(recording))
+    (batch,) = recording.set_aside.batches()
+    answer = {"batch": batch, "counted": 1, "left": 0, "reasons": {}}
+    monkeypatch.setattr(Deployment, "invoke", lambda *_: answer)
+    assert metering("set-aside", "redrive", batch) == Result(0, f"{batch}: 1 counted, 0 left\n", "")
 
 
 def test_a_batch_that_failed_for_good_is_listed_and_delivered_again(recording: World, metering: Metering) -> None:
