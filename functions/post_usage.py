@@ -1,5 +1,6 @@
 """Lambda: what is pending in the ledger, in some shards of it → Stripe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -48,9 +49,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             posted = _poster(parts, len(shards), now + time).post_pending(first, shards)
         finally:
             parts.switch.release(shards, holder)
-    _tell(posted)
+    _tell({Signal.USAGE_POSTED: posted.posted, Signal.USAGE_PENDING: posted.pending})
     told = report(posted, leased=sorted({*wanted} - {*shards})) | {"posting": True}
     logger.info("run finished", **told)
+    if posted.failures:  # after everyone else's usage is posted and told of, the run fails all the same
+        raise ExceptionGroup("rows could not be read or written", posted.failures)
     return told
 
 
@@ -66,6 +69,7 @@ def _poster(parts: "Parts", shards: int, until: datetime) -> Poster:
         deadline=until - timedelta(seconds=SLOWEST_CALL + 5),
         pace=Pace(float(settings.stripe_rate) * shards / SHARDS),
         streamed_from=Hour.parse(settings.streamed_from) if settings.streamed_from else None,
+        tell=_tell_rejected,
     )
 
 
@@ -110,15 +114,16 @@ def _parts() -> Parts:
     )
 
 
-def _tell(posted: Posted) -> None:
-    """Emit the signals that are not zero, and an event for each total that Stripe rejected."""
-    for signal, count in {
-        Signal.USAGE_POSTED: posted.posted,
-        Signal.USAGE_PENDING: posted.pending,
-        Signal.USAGE_REJECTED: posted.rejected,
-    }.items():
+def _tell_rejected(refused: Mapping[str, str]) -> None:
+    """Emit the signal, and put an event for each total that Stripe rejected."""
+    _tell({Signal.USAGE_REJECTED: len(refused)})
+    tell_rejected(refused, _parts().ledger.holders)
+
+
+def _tell(counts: Mapping[Signal, int]) -> None:
+    """Emit the signals that are not zero."""
+    for signal, count in counts.items():
         if count:
             signals.add_metric(signal, MetricUnit.Count, count)
     if signals.metric_set:
         signals.flush_metrics()
-    tell_rejected(posted.refused, _parts().ledger.holders)

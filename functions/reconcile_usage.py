@@ -1,9 +1,13 @@
-"""Lambda: every hour, what Stripe holds and what its invoices bill against the ledger; what differs is mended."""
+"""Lambda: every hour, what Stripe holds and what its invoices bill against the ledger; what differs is mended.
 
+And how much usage is not billed as things stand is told.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -12,6 +16,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
+from metering.billing.standing import standing
+from metering.model.usage_row import WhyHeld
 from metering.settings import ReconcileUsageSettings
 from metering.signals import Signal
 from metering.stores import aws
@@ -32,11 +38,19 @@ _MARGIN = timedelta(seconds=30)
 
 @logger.inject_lambda_context
 def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Carry what invoices have not billed, then compare customers; what does not fit into the time waits."""
+    """Tell how things stand, carry what invoices have not billed, compare customers; what takes too long waits."""
     start = _clock()
     time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - _MARGIN
     parts = _parts()
     first = parts.switch.read().first
+    found = standing(parts.ledger.rows, first, start)
+    stand: dict[str, Any] = {
+        "rejected": found.rejected,
+        "unposted": found.unposted,
+        "without_stripe_customer": found.held[WhyHeld.NO_STRIPE_CUSTOMER],
+        "too_old": found.held[WhyHeld.TOO_OLD],
+    }
+    _tell(stand)  # before Stripe is asked for anything: nothing that fails then is to hide it
     carried, compared = Carried(), Reconciled()
     if first is not None:
         calls = parts.stripe_calls
@@ -47,7 +61,7 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             compared = Reconciler(parts.ledger, reader, first, _clock, start + time).run()
         except StripeUnavailableError as error:
             logger.warning("Stripe cannot be asked", reason=str(error))
-    told: dict[str, Any] = {
+    did: dict[str, Any] = {
         "invoices": carried.invoices,
         "carried": carried.carried,
         "held": carried.held,
@@ -56,9 +70,9 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "differing": compared.count(STAYS),
         "round_over": compared.round_over,
     }
-    _tell(told)
-    logger.info("run finished", **told)
-    return told
+    _tell(did)
+    logger.info("run finished", **stand, **did)
+    return stand | did
 
 
 def _clock() -> datetime:
@@ -91,15 +105,22 @@ def _parts() -> Parts:
     )
 
 
-def _tell(told: dict[str, Any]) -> None:
+_SIGNALS: Final = {
+    "rejected": Signal.ROWS_REJECTED,
+    "unposted": Signal.ROWS_UNPOSTED,
+    "without_stripe_customer": Signal.ROWS_WITHOUT_STRIPE_CUSTOMER,
+    "too_old": Signal.ROWS_TOO_OLD,
+    "carried": Signal.USAGE_CARRIED,
+    "held": Signal.USAGE_WITHOUT_SUBSCRIPTION,
+    "posted_again": Signal.USAGE_POSTED_AGAIN,
+    "differing": Signal.USAGE_DIFFERING,
+}
+
+
+def _tell(counts: Mapping[str, int]) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
-    for signal, what in {
-        Signal.USAGE_CARRIED: "carried",
-        Signal.USAGE_WITHOUT_SUBSCRIPTION: "held",
-        Signal.USAGE_POSTED_AGAIN: "posted_again",
-        Signal.USAGE_DIFFERING: "differing",
-    }.items():
-        if told[what]:
-            signals.add_metric(signal, MetricUnit.Count, told[what])
+    for what, count in counts.items():
+        if count and what in _SIGNALS:
+            signals.add_metric(_SIGNALS[what], MetricUnit.Count, count)
     if signals.metric_set:
         signals.flush_metrics()

@@ -11,7 +11,7 @@ ARCHIVE: Final = "access-log/"
 SET_ASIDE: Final = "set-aside/"
 """Where lines that cannot be counted are kept in the bucket."""
 
-ROW: Final = ("pk", "sk", "version", "totals", "only_key", "pending")
+ROW: Final = ("pk", "sk", "version", "totals", "only_key", "pending", "summed")
 """The attributes of a usage row in the ledger; other items below a customer hold others."""
 
 DONE: Final = {"metering": "done"}

@@ -74,5 +74,18 @@ class Signal(StrEnum):
     USAGE_DIFFERING = "UsageDiffering"
     """Totals that Stripe does not show although they were posted again: a person must look."""
 
+    ROWS_REJECTED = "RowsRejected"
+    """Customers' hours that hold usage which Stripe refused for good, as they stand at the hourly look."""
+
+    ROWS_UNPOSTED = "RowsUnposted"
+    """Customers' hours that ended over an hour ago and hold usage which waits for Stripe, as they stand; while posting
+    is on."""
+
+    ROWS_WITHOUT_STRIPE_CUSTOMER = "RowsWithoutStripeCustomer"
+    """Customers' hours that are held until the customer has a Stripe customer, as they stand."""
+
+    ROWS_TOO_OLD = "RowsTooOld"
+    """Customers' hours that are held as too old for Stripe, as they stand: they are carried when somebody pays."""
+
     NOTIFICATIONS_REFUSED = "NotificationsRefused"
     """Requests to the address for Stripe's notifications that were none."""

@@ -83,7 +83,8 @@ def _say_switch(switch: Switch, waiting: int, as_json: bool) -> None:
         out.print("posting is off, and never was on: nothing is billed until 'metering posting on'")
     if switch.who:
         out.print(f"turned by {switch.who} at {at}")
-    out.print(f"{waiting:,} customers' hours wait to be posted")
+    or_more = " or more" * (waiting >= posting.MOST_WAITING)
+    out.print(f"{waiting:,}{or_more} customers' hours wait to be posted")
 
 
 @on_deployment(app, "adjust")

@@ -11,7 +11,6 @@ from infra.operate.adjusting import counted
 from infra.operate.deployment import Deployment, OperatorError
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
-from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.stores.holders import Customer
@@ -22,6 +21,9 @@ from metering.stripe.invoices import StripeReader
 
 _NO_LIMIT: Final = 10**9
 """A command makes as many calls as it takes."""
+
+MOST_WAITING: Final = 10_000_000
+"""More hours are not counted: some 120,000 read units."""
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -72,10 +74,10 @@ def _turn(deployment: Deployment, after: Switch) -> None:
 
 
 def waiting(deployment: Deployment) -> int:
-    """Return how many customers' hours wait to be posted, now or when posting is turned on."""
+    """Return how many customers' hours wait to be posted, or will when it is turned on; at most ``MOST_WAITING``."""
     switch = deployment.switch.read()
     since = Hour.parse(switch.since) if switch.since else Hour(0)
-    return sum(map(len, deployment.ledger.rows.pending(since, range(SHARDS)).values()))
+    return deployment.ledger.rows.pending_count(since, most=MOST_WAITING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ MOST_OPEN: Final = 3
 """How many hours before the running one may be in no row yet and still be read: closing takes one, and a little."""
 
 MOST_SET_ASIDE: Final = 100
+MOST_REJECTED: Final = 10_000
 """How many of the batches that were ever set aside are looked at, and of those that failed for good."""
 
 _STANDING: Final = timedelta(minutes=1)
@@ -211,7 +212,7 @@ class Top:
         self._unpriced = ""
         self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
         self._set_aside = self._count_set_aside()
-        self._rejected = sum(map(len, self.deployment.ledger.rows.rejected().values()))
+        self._rejected = self.deployment.ledger.rows.rejected_count(most=MOST_REJECTED)
 
     def _count_set_aside(self) -> int:
         """Return how many batches have something left, of the first ones that were set aside, or failed for good."""

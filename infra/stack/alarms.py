@@ -144,6 +144,18 @@ class Alarms(Construct):
             "Stripe refused usage for good: look at the rejected rows of the ledger with their reasons, mend the "
             "customer or the meter in Stripe, then post them again.",
         )
+        self._alarm(
+            "RowsRejected",
+            self._signal(Signal.ROWS_REJECTED, "Maximum", period=AN_HOUR),
+            "Usage that Stripe refused for good is still not billed, counted every hour. `metering rejected list` "
+            "shows it with Stripe's words: mend the customer or the meter, then `metering rejected retry --all`.",
+        )
+        self._alarm(
+            "RowsWithoutStripeCustomer",
+            self._signal(Signal.ROWS_WITHOUT_STRIPE_CUSTOMER, "Maximum", period=AN_HOUR),
+            "Usage is held since its customer has no Stripe customer, and is billed to nobody until it has one: "
+            "`metering doctor` names the customers, `metering customers subscribe` gives them one.",
+        )
 
     def _watch_stripe(self, reconcile_usage: lambda_.Function, receive_events: lambda_.Function) -> None:
         """Watch that Stripe ends at the ledger's totals (I4), and that its notifications are taken."""

@@ -75,10 +75,22 @@ class Dashboard(Construct):
                 Signal.USAGE_WITHOUT_SUBSCRIPTION,
             ),
         )
+        board.add_widgets(self._standing())
         board.add_widgets(
             _of_functions("Errors", {name: one.metric_errors(label=name) for name, one in functions.items()}),
             _of_functions("Throttles", {name: one.metric_throttles(label=name) for name, one in functions.items()}),
             cloudwatch.GraphWidget(title="Dead letters", left=dead_letters, width=WIDTH // 3, period=FIVE_MINUTES),
+        )
+
+    def _standing(self) -> cloudwatch.GraphWidget:
+        return self._graph(
+            "Customers' hours that are not billed",
+            Signal.ROWS_REJECTED,
+            Signal.ROWS_UNPOSTED,
+            Signal.ROWS_WITHOUT_STRIPE_CUSTOMER,
+            Signal.ROWS_TOO_OLD,
+            statistic="Maximum",
+            period=AN_HOUR,
         )
 
     def _graph(

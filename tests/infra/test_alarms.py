@@ -25,6 +25,8 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "ClosePeriodsErrors",
         "HoursBehind",
         "UsageRejected",
+        "RowsRejected",
+        "RowsWithoutStripeCustomer",
         "LinesNotCounted",
         "LinesCountedTwice",
         "RequestsNotLogged",
@@ -116,6 +118,18 @@ def test_one_total_that_stripe_refused_raises_the_alarm(template: Template) -> N
     alarm = _alarm(template, "UsageRejected")
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Statistic"]) == (0, 1, "Sum")
     assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_usage_that_is_still_not_billed_raises_an_alarm_every_hour(template: Template) -> None:
+    """I9: whoever missed that it came to be is told that it is; silence about it is good news."""
+    for name, signal in (
+        ("RowsRejected", Signal.ROWS_REJECTED),
+        ("RowsWithoutStripeCustomer", Signal.ROWS_WITHOUT_STRIPE_CUSTOMER),
+    ):
+        alarm = _alarm(template, name)
+        assert (alarm["MetricName"], alarm["Statistic"], alarm["Period"]) == (signal.value, "Maximum", 3600)
+        assert (alarm["Threshold"], alarm["EvaluationPeriods"]) == (0, 1)
+        assert alarm["TreatMissingData"] == "notBreaching"
 
 
 def test_one_total_that_stays_different_raises_the_alarm(template: Template) -> None:

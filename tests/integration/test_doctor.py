@@ -28,7 +28,10 @@ from infra.outputs import Outputs
 from metering.layout import FAILED_BATCHES
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
+from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
+from metering.model.subjects import customer
+from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
 from metering.settings import CheckCompletenessSettings
 from tests.doubles.access_log import NONCE
 from tests.doubles.outputs import outputs
@@ -47,8 +50,8 @@ SCHEDULES = {
 STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
     "credentials", "clock", "stack", "version", "log role", "stages", "subscription", *["functions"] * 7, "schedules",
-    "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "subscriptions", "keys",
-    "alarms", "API keys", "concurrency",
+    "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "unbilled",
+    "subscriptions", "keys", "alarms", "API keys", "concurrency",
 ]  # fmt: skip
 
 
@@ -883,3 +886,22 @@ def test_functions_that_nothing_bounds_are_told(ward: Ward) -> None:
         "API's own"
     )
     assert do == "set record_usage_concurrency and portal_concurrency of the stack, and deploy it"
+
+
+def test_what_is_not_billed_is_counted_with_what_mends_it(ward: Ward) -> None:
+    """I9: rejected, waiting for Stripe although it is old, and held, by reason."""
+    rows, hour = ward.world.ledger.rows, Hour.containing(ward.world.now - timedelta(hours=9))
+    for name, total in {
+        "globex": Total(1, 1, State.REJECTED),
+        "initech": Total(1, 1, State.PENDING),
+        "umbrella": Total(1, 1, State.HELD, reason=NO_STRIPE_CUSTOMER),
+        "acme": Total(1, 1, State.HELD, reason=TOO_OLD),
+    }.items():
+        rows.save(UsageRow(customer(name), hour, totals={"requests": total}))
+    ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=True, since=str(hour)))
+    assert [(state, said[:30], do[:28]) for state, said, do in ward.of("unbilled")] == [
+        ("broken", "1 customers' hours hold usage ", "metering rejected list says "),
+        ("broken", "1 customers' hours that ended ", "metering close says why"),
+        ("warning", "1 hours of customers without a", "metering customers subscribe"),
+        ("warning", "1 customers' hours are held as", "metering customers subscribe"),
+    ]

@@ -1,13 +1,15 @@
 """Posting by workers: leases, pace, fair turns, the event stream; however it ends, Stripe holds the ledger's totals."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
 from metering.billing import posting, sending
@@ -16,8 +18,8 @@ from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import customer
-from metering.model.usage_row import Posting
-from metering.stores.rows import shard_of
+from metering.model.usage_row import Posting, State, Total, UsageRow
+from metering.stores.rows import Rows, shard_of
 from metering.stores.switch import shards_of_workers
 from metering.stripe import client as stripe_client
 from metering.stripe.client import StripeBusyError, StripeUnavailableError
@@ -211,6 +213,115 @@ def test_a_customer_that_takes_all_the_time_does_not_starve_the_others(
     assert [world.at_stripe(f"cus_{name}") for name in names] == [0, 2, 3, 4]
 
 
+# --- a backlog, and rows that fail ------------------------------------------------------------------------------------
+
+
+def backlog(world: World, name: str, hours: int) -> list[Hour]:
+    """Let a customer have a pending total in so many hours; return them."""
+    world.customer(name, f"key-of-{name}", stripe_customer=f"cus_{name}")
+    found = [Hour(HOUR.number - n) for n in reversed(range(hours))]
+    for n, hour in enumerate(found):
+        world.ledger.rows.save(UsageRow(customer(name), hour, totals={"requests": Total(n + 1, 1, State.PENDING)}))
+    return found
+
+
+@contextmanager
+def failing(world: World, operation: str, *names: str) -> Iterator[None]:
+    """Let DynamoDB fail at these customers' rows, in what is read or written."""
+    client: Any = world.ledger.client
+
+    def fail(called: str, arguments: Any) -> None:
+        if called == operation and any(f"customer#{name}" in str(arguments) for name in names):
+            raise EndpointConnectionError(endpoint_url="https://dynamodb")
+
+    client.before.append(fail)
+    yield
+    client.before.remove(fail)
+
+
+def test_a_customers_month_is_posted_piece_by_piece(world: World) -> None:
+    """I10: not all of its rows are in memory at once; each hour is posted, the oldest first."""
+    hours = backlog(world, "acme", 3 * posting._ROWS_AT_ONCE + 5)
+    sizes = []
+    written = Rows.written
+
+    def reading(rows: Rows, places: Iterable[Any]) -> list[UsageRow]:
+        asked = list(places)
+        sizes.append(len(asked))
+        return written(rows, asked)
+
+    world.after_grace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rows, "written", reading)
+        posted = world.poster().post_pending(hours[0], range(SHARDS))
+    assert (posted.posted, posted.pending, max(sizes)) == (len(hours), 0, posting._ROWS_AT_ONCE)
+    assert [world.at_stripe("cus_acme", hour=hour) for hour in hours] == [n + 1 for n in range(len(hours))]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_takes_up_what_it_can_and_the_next_ones_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    """I6, I10: whichever way totals go."""
+    monkeypatch.setattr(posting, "MOST_ROWS", 2 * SHARDS)
+    hours = backlog(world, "acme", 5)
+    others = [backlog(world, f"c{n}", 1) for n in range(3)]
+    world.streamed_from = hours[0] if streamed else None
+    world.after_grace()
+    posted = [world.poster().post_pending(hours[0], range(SHARDS)).posted for _ in range(3)]
+    assert sum(posted) == len(hours) + len(others)
+    assert max(posted) <= 2 * SHARDS
+    assert world.ledger.rows.pending_count(hours[0], most=100) == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("operation", ["PutItem", "BatchGetItem"])
+def test_a_row_that_aws_fails_at_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, operation: str, *, streamed: bool
+) -> None:
+    """I6: the others are posted, and what failed is returned to be raised; the next run posts it."""
+    monkeypatch.setattr(posting, "_PIECE", 1)
+    names = many(world, 4)
+    world.streamed_from = HOUR if streamed else None
+    with failing(world, operation, "c1"):
+        posted = world.poster().post_pending(HOUR, range(SHARDS))
+    assert (posted.posted, posted.pending, posted.reasons) == (3, 1, {"AWS failed": 1})
+    assert [type(error) for error in posted.failures] == [EndpointConnectionError]
+    assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 0, 3, 4]
+    assert world.poster().post_pending(HOUR, range(SHARDS)).posted == 1
+    assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 2, 3, 4]
+
+
+def test_a_row_that_cannot_be_written_stops_no_later_hour_of_its_customer(world: World) -> None:
+    """I6: nor the pieces that are read when it has failed."""
+    hours = backlog(world, "acme", 2 * posting._ROWS_AT_ONCE)
+    world.after_grace()
+    with failing(world, "PutItem", f"acme'}}, 'sk': {{'S': 'usage#{hours[3]}"):
+        posted = world.poster().post_pending(hours[0], range(SHARDS))
+    assert (posted.posted, posted.pending) == (len(hours) - 1, 1)
+
+
+def test_what_is_returned_of_many_failures_is_bounded(world: World) -> None:
+    """I10: AWS may fail at everything."""
+    hours = backlog(world, "acme", sending.MOST_FAILURES + 5)
+    world.after_grace()
+    with failing(world, "PutItem", "acme"):
+        posted = world.poster().post_pending(hours[0], range(SHARDS))
+    assert (posted.pending, len(posted.failures)) == (len(hours), sending.MOST_FAILURES)
+
+
+def test_a_silent_stripe_leaves_the_rest_of_a_customers_month(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its later hours wait for the earlier one, unread, and are counted as what still waits."""
+    monkeypatch.setattr(sending, "ATTEMPTS", 1)
+    hours = backlog(world, "acme", 2 * posting._ROWS_AT_ONCE)
+    world.after_grace()
+    world.stripe.set_faults([Fault.ERROR_BEFORE])
+    posted = world.poster().post_pending(hours[0], range(SHARDS))
+    assert (posted.posted, posted.pending) == (0, len(hours))
+    assert posted.reasons["waits for an earlier hour"] == len(hours) - 1
+    assert posted.unsettled == {*hours}
+
+
 # --- the event stream ------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +347,7 @@ def test_one_bad_total_is_found_by_halves_and_rejects_no_other(world: World) -> 
     world.streamed_from = HOUR
     world.after_grace()
     _, posted = world.run()
-    assert (posted.posted, posted.rejected, len(posted.refused)) == (9, 1, 1)
+    assert (posted.posted, posted.rejected) == (9, 1)
     assert [world.at_stripe(f"cus_c{n}") for n in range(9)] == list(range(1, 10))
     assert world.in_ledger("customer#acme") == {"m" * 95: (1, "REJECTED")}
     assert world.stripe.calls[STREAM] <= 9

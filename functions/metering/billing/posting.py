@@ -8,9 +8,10 @@ By the event stream (``streamed_from``) up to a hundred totals go in one call, w
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import BoundedSemaphore
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from queue import SimpleQueue
 from typing import Final
 
 from aws_lambda_powertools import Logger
@@ -22,6 +23,7 @@ from metering.model.subjects import customer
 from metering.model.usage_row import UsageRow
 from metering.stores.aws import in_pieces
 from metering.stores.holders import Customer
+from metering.stores.table import TABLE_ERRORS
 from metering.stripe.client import StripeNotConnectedError
 
 logger = Logger(child=True)
@@ -29,16 +31,26 @@ logger = Logger(child=True)
 CUSTOMERS_AT_ONCE: Final = 64
 """At 100 ms for an answer these are 640 calls a second; one process has no CPU for more."""
 
+MOST_ROWS: Final = 100_000
+"""How many rows a run takes up: with one metric each, more than it has the time for. Their places are some 20 MB."""
+
 _PIECE: Final = 300
-"""How many customers' rows are read at once."""
+"""How many customers' rows, or by the event stream how many rows, are read at once."""
+
+_ROWS_AT_ONCE: Final = 20
+"""How many of a customer's rows are in memory at once, who may have a month of them."""
 
 
 class Poster(Sender):
     """Posts pending totals."""
 
-    def post_pending(self, since: Hour, shards: Iterable[int]) -> Posted:
-        """Post everything that is pending in hours from ``since`` on, of the customers in these shards."""
-        pending = self.ledger.rows.pending(since, shards)
+    def post_pending(self, since: Hour, shards: Collection[int]) -> Posted:
+        """Post what is pending in hours from ``since`` on, of the customers in these shards: what a run can do.
+
+        A row that AWS fails at stops no other one: that is in ``failures`` of what is returned, for the caller to raise
+        in the end.
+        """
+        pending = self.ledger.rows.next_pending(since, shards, most=MOST_ROWS)
         if not pending:
             return Posted()
         try:
@@ -47,7 +59,7 @@ class Poster(Sender):
             logger.warning("Stripe is not connected", reason=str(error), customers=len(pending))
             return Posted.total(Posted.left(hours, str(error)) for hours in pending.values())
         streamed, called = self._by_way(pending)
-        return Posted.total([*self._post_streamed(streamed), *self._post_side_by_side(called)])
+        return Posted.total(chain(self._post_streamed(streamed), self._post_side_by_side(called)))
 
     def _by_way(self, pending: Mapping[str, list[Hour]]) -> tuple[dict[str, list[Hour]], dict[str, list[Hour]]]:
         """Tell the hours that go by the event stream from those that go by a call each."""
@@ -68,51 +80,83 @@ class Poster(Sender):
         return names[start:] + names[:start]
 
     def _post_streamed(self, pending: Mapping[str, list[Hour]]) -> Iterator[Posted]:
-        for names in in_pieces(self._in_turn(pending), _PIECE):
+        places = [(name, hour) for name in self._in_turn(pending) for hour in pending[name]]
+        for piece in in_pieces(places, _PIECE):
             if self.is_over():
-                yield from (Posted.left(pending[name], OUT_OF_TIME) for name in names)
+                yield Posted.left([hour for _, hour in piece], OUT_OF_TIME)
                 continue
-            owners, by_name = self._read({name: pending[name] for name in names})
-            yield from post_together(
-                self, [(row, _stripe_customer(owners.get(name))) for name in names for row in by_name[name]]
-            )
+            try:
+                owners, rows = self._read(piece)
+            except TABLE_ERRORS as error:
+                yield Posted.failed([hour for _, hour in piece], error)
+                continue
+            yield from post_together(self, [(row, _stripe_customer(owners.get(row.subject.id))) for row in rows])
 
     def _post_side_by_side(self, pending: Mapping[str, list[Hour]]) -> Iterator[Posted]:
-        """Post customers side by side; the rows of some are read while others are posted."""
-        free = BoundedSemaphore(2 * CUSTOMERS_AT_ONCE)  # so that not all rows are in memory at once
+        """Post customers side by side; the first rows of some are read while others are posted."""
+        ended: SimpleQueue[Future[Posted]] = SimpleQueue()
+        running = 0
         with ThreadPoolExecutor(CUSTOMERS_AT_ONCE) as pool:
-            runs = []
             for names in in_pieces(self._in_turn(pending), _PIECE):
-                owners, rows = self._read({name: pending[name] for name in names})
+                first = [(name, hour) for name in names for hour in pending[name][:_ROWS_AT_ONCE]]
+                if self.is_over():
+                    yield Posted.left([hour for name in names for hour in pending[name]], OUT_OF_TIME)
+                    continue
+                try:
+                    owners, rows = self._read(first)
+                except TABLE_ERRORS as error:
+                    yield Posted.failed([hour for name in names for hour in pending[name]], error)
+                    continue
+                by_name: dict[str, list[UsageRow]] = {name: [] for name in names}
+                for row in rows:
+                    by_name[row.subject.id].append(row)
                 for name in names:
-                    free.acquire()
-                    run = pool.submit(self._post_customer, _stripe_customer(owners.get(name)), rows[name])
-                    run.add_done_callback(lambda _: free.release())
-                    runs.append(run)
-            yield from (run.result() for run in runs)
+                    if running == 2 * CUSTOMERS_AT_ONCE:  # so that not all rows are in memory at once
+                        yield ended.get().result()
+                        running -= 1
+                    later = pending[name][_ROWS_AT_ONCE:]
+                    run = pool.submit(self._post_customer, name, owners.get(name), by_name.pop(name), later)
+                    run.add_done_callback(ended.put)
+                    running += 1
+            for _ in range(running):
+                yield ended.get().result()
 
-    def _read(self, pending: Mapping[str, list[Hour]]) -> tuple[dict[str, Customer], dict[str, list[UsageRow]]]:
-        """Return these customers and their rows, oldest first."""
-        rows = self.ledger.rows.written({(customer(name), hour) for name, hours in pending.items() for hour in hours})
-        by_name: dict[str, list[UsageRow]] = {name: [] for name in pending}
-        for row in sorted(rows, key=lambda row: row.hour):
-            by_name[row.subject.id].append(row)
-        return self.ledger.holders.customers(pending), by_name
+    def _read(self, places: Sequence[tuple[str, Hour]]) -> tuple[dict[str, Customer], list[UsageRow]]:
+        """Return the customers of these hours and the rows, oldest first."""
+        rows = self.ledger.rows.written((customer(name), hour) for name, hour in places)
+        return self.ledger.holders.customers({name for name, _ in places}), sorted(rows, key=lambda row: row.hour)
 
-    def _post_customer(self, stripe_customer: str, rows: Sequence[UsageRow]) -> Posted:
-        posted = Posted.total(self._post_in_order(stripe_customer, rows))
+    def _post_customer(
+        self, name: str, owner: Customer | None, rows: Sequence[UsageRow], later: Sequence[Hour]
+    ) -> Posted:
+        """Post a customer's hours one after the other: the rows that are read, then those of ``later`` ones."""
+        posted = Posted.total(self._post_in_order(name, _stripe_customer(owner), rows, later))
         if posted.reasons:
-            logger.warning("usage stays pending", customer=rows[0].subject.id, reasons=dict(posted.reasons))
+            logger.warning("usage stays pending", customer=name, reasons=dict(posted.reasons))
         return posted
 
-    def _post_in_order(self, stripe_customer: str, rows: Sequence[UsageRow]) -> Iterator[Posted]:
-        answers = True
-        for row in rows:
-            if not answers or self.is_over():
-                yield Posted.left([row.hour], OUT_OF_TIME if answers else "waits for an earlier hour")
-                continue
-            posted, answers = self.post_row(row, stripe_customer)
-            yield posted
+    def _post_in_order(
+        self, name: str, stripe_customer: str, rows: Sequence[UsageRow], later: Sequence[Hour]
+    ) -> Iterator[Posted]:
+        while True:
+            for number, row in enumerate(rows):
+                left = [*(later_row.hour for later_row in rows[number:]), *later]
+                if self.is_over():
+                    yield Posted.left(left, OUT_OF_TIME)
+                    return
+                posted, answers = self.post_row(row, stripe_customer)
+                yield posted
+                if not answers:
+                    yield Posted.left(left[1:], "waits for an earlier hour")
+                    return
+            if not later:
+                return
+            piece, later = later[:_ROWS_AT_ONCE], later[_ROWS_AT_ONCE:]
+            try:
+                _, rows = self._read([(name, hour) for hour in piece])
+            except TABLE_ERRORS as error:
+                yield Posted.failed(piece, error)
+                rows = []
 
 
 def _stripe_customer(owner: Customer | None) -> str:

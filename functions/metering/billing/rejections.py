@@ -1,6 +1,7 @@
 """An event on the account's bus for each total that Stripe rejected, for whoever wants to act on it by program."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aws_lambda_powertools import Logger
@@ -16,7 +17,7 @@ logger = Logger(child=True)
 _AT_ONCE: Final = 10  # PutEvents' limit
 
 
-def tell_rejected(refused: dict[str, str], holders: Holders) -> None:
+def tell_rejected(refused: Mapping[str, str], holders: Holders) -> None:
     """Put an event on the default bus for each rejected total, named by its identifier, with Stripe's words.
 
     The row and the alarm tell of it as well, so that a bus which cannot be reached is no reason to fail.

@@ -7,8 +7,9 @@ one, sends and notes them by the rules here.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from threading import Lock
 from typing import Final, Self
 
 from aws_lambda_powertools import Logger
@@ -18,7 +19,7 @@ from metering.model.periods import Hour
 from metering.model.usage_row import TOO_OLD, Posting, State, UsageRow, accepted, departing, held, rejected
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
-from metering.stores.table import RowChangedError
+from metering.stores.table import TABLE_ERRORS, RowChangedError
 from metering.stripe.client import (
     MeterMissingError,
     StripeBusyError,
@@ -35,6 +36,10 @@ ATTEMPTS: Final = 4
 
 CHANGED: Final = "the row changed while it was posted"
 OUT_OF_TIME: Final = "out of time"
+
+FAILED: Final = "AWS failed"
+
+MOST_FAILURES: Final = 20
 
 Answers = Mapping[str, Exception | None]
 """What became of each posting, by identifier: None if Stripe has it."""
@@ -54,18 +59,22 @@ class Posted:
     reasons: Counter[str] = field(default_factory=Counter)
     """Why something is."""
 
-    refused: dict[str, str] = field(default_factory=dict)
-    """What Stripe rejected for good: its identifier, and Stripe's words."""
+    failures: list[Exception] = field(default_factory=list)
+    """What AWS said of rows that could not be read or written; of many, the first :data:`MOST_FAILURES`."""
 
     @classmethod
-    def left(cls, hours: Sequence[Hour], reason: str, *, refused: Mapping[str, str] | None = None) -> Self:
+    def left(cls, hours: Sequence[Hour], reason: str) -> Self:
         """Return that these hours stay pending."""
         return cls(
-            pending=len(hours),
-            unsettled=set(hours),
-            reasons=Counter({reason: len(hours)}) if hours else Counter(),
-            refused=dict(refused or {}),
+            pending=len(hours), unsettled=set(hours), reasons=Counter({reason: len(hours)}) if hours else Counter()
         )
+
+    @classmethod
+    def failed(cls, hours: Sequence[Hour], error: Exception) -> Self:
+        """Return that these hours stay pending, since AWS failed; the others are posted, and then it is raised."""
+        failed = cls.left(hours, FAILED)
+        failed.failures.append(error)
+        return failed
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self:
@@ -77,22 +86,25 @@ class Posted:
             total.held += part.held
             total.pending += part.pending
             total.unsettled |= part.unsettled
-            total.reasons += part.reasons
-            total.refused |= part.refused
+            total.reasons.update(part.reasons)
+            total.failures += part.failures[: MOST_FAILURES - len(total.failures)]
         return total
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A row after its totals were sent: as it now is written, unless somebody else ``changed`` it meanwhile.
+    """A row after its totals were sent; ``silence`` says why Stripe gave no answer.
 
-    ``silence`` says why Stripe gave no answer, ``refused`` what it rejected: identifiers, and its words.
+    ``refused`` is what it rejected: identifiers, and its words.
     """
 
     row: UsageRow
     silence: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
-    changed: bool = False
+
+
+def _no_further(_refused: Mapping[str, str]) -> None:
+    """Leave it at the log and the row."""
 
 
 @dataclass(slots=True)
@@ -108,6 +120,12 @@ class Sender:
     pace: Pace
     streamed_from: Hour | None = None
     """Hours from this one on go by the event stream."""
+
+    tell: Callable[[Mapping[str, str]], None] = _no_further
+    """Is called with what Stripe rejected of a row, by identifier, with its words, as soon as that is written; by one
+    thread at a time."""
+
+    _telling: Lock = field(default_factory=Lock)
 
     _without_meter: dict[str, str] = field(default_factory=dict)
     """Metrics that turned out in this run to have no meter, with Stripe's words: whichever thread writes it last."""
@@ -131,13 +149,15 @@ class Sender:
         """
         waiting = row.in_state(State.PENDING)
         sent = Sent(row)
-        if self.may_send(row, stripe_customer):
-            sent = self._send_pending(row, stripe_customer)
-        elif waiting:
-            try:
+        try:
+            if self.may_send(row, stripe_customer):
+                sent = self._send_pending(row, stripe_customer)
+            elif waiting:
                 sent = Sent(self._hold(row, stripe_customer))
-            except RowChangedError:
-                sent = Sent(row, changed=True)
+        except RowChangedError:
+            return Posted.left([row.hour], CHANGED), True
+        except TABLE_ERRORS as error:
+            return Posted.failed([row.hour], error), True
         return self.told(sent, waiting), not sent.silence
 
     def _is_to_hold(self, row: UsageRow, stripe_customer: str) -> bool:
@@ -152,23 +172,18 @@ class Sender:
 
     def _send_pending(self, row: UsageRow, stripe_customer: str) -> Sent:
         """Send a row's pending totals until none is left that may depart, or Stripe is silent."""
-        refused: dict[str, str] = {}
-        try:
-            while True:
-                departed, postings = self.depart(row, stripe_customer)
-                if not postings:
-                    return Sent(row, refused=refused)
-                row = self.ledger.rows.save(departed)
-                answers: dict[str, Exception | None] = {}
-                for posting in postings.items():
-                    answers |= self.send([posting])
-                sent = self.answered(row, postings, answers)
-                refused |= sent.refused
-                row = self.ledger.rows.save(sent.row) if sent.row is not row else row
-                if sent.silence:
-                    return Sent(row, sent.silence, refused)
-        except RowChangedError:
-            return Sent(row, refused=refused, changed=True)
+        while True:
+            departed, postings = self.depart(row, stripe_customer)
+            if not postings:
+                return Sent(row)
+            row = self.ledger.rows.save(departed)
+            answers: dict[str, Exception | None] = {}
+            for posting in postings.items():
+                answers |= self.send([posting])
+            sent = self.save_answers(row, postings, answers)
+            if sent.silence:
+                return sent
+            row = sent.row
 
     def depart(self, row: UsageRow, stripe_customer: str) -> tuple[UsageRow, dict[str, Posting]]:
         """Return a row in which the totals that may depart are on their way, and these postings by metric."""
@@ -195,8 +210,23 @@ class Sender:
             answer = error
         return {posting.identifier: answer for _, posting in group}
 
-    def answered(self, row: UsageRow, postings: Mapping[str, Posting], answers: Answers) -> Sent:
-        """Return a row with Stripe's answers to its postings, which is still to be written."""
+    def save_answers(self, row: UsageRow, postings: Mapping[str, Posting], answers: Answers) -> Sent:
+        """Write a row with Stripe's answers, and tell at once of what it rejected.
+
+        Whatever becomes of the run then, that was told; what a process died before is found by the hourly look, which
+        counts the rows that are rejected.
+        """
+        sent = self._answered(row, postings, answers)
+        if sent.row is row:
+            return sent
+        sent = replace(sent, row=self.ledger.rows.save(sent.row))
+        if sent.refused:
+            with self._telling:
+                self.tell(sent.refused)
+        return sent
+
+    def _answered(self, row: UsageRow, postings: Mapping[str, Posting], answers: Answers) -> Sent:
+        """Return a row with Stripe's answers to its postings."""
         silence: Counter[str] = Counter()
         refused: dict[str, str] = {}
         for metric, posting in postings.items():
@@ -216,8 +246,6 @@ class Sender:
     def told(self, sent: Sent, waiting: Iterable[str]) -> Posted:
         """Return what became of the totals of a row that were ``waiting``."""
         row = sent.row
-        if sent.changed:
-            return Posted.left([row.hour], CHANGED, refused=sent.refused)
         states = Counter(row.totals[metric].state for metric in waiting)
         pending = row.in_state(State.PENDING)
         reasons = Counter(sent.silence)
@@ -234,7 +262,6 @@ class Sender:
             states[State.PENDING],
             {row.hour} if pending else set(),
             reasons,
-            dict(sent.refused),
         )
 
     def _try(self, postings: Sequence[tuple[str, Posting]]) -> None:

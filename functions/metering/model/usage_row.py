@@ -35,6 +35,16 @@ FLIGHT_TIME: Final = timedelta(minutes=16)
 NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
 TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
 
+
+class WhyHeld(StrEnum):
+    """For what a customer's row is held, as the sums of such rows name it."""
+
+    NO_STRIPE_CUSTOMER = "no_stripe_customer"
+    TOO_OLD = "too_old"
+
+
+_WHY_HELD: Final = {NO_STRIPE_CUSTOMER: WhyHeld.NO_STRIPE_CUSTOMER, TOO_OLD: WhyHeld.TOO_OLD}
+
 _IDENTIFIER: Final = re.compile(r"[0-9a-f]{1,6}\.(~?[A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
 
 _TIMESTAMPS: Final = 600
@@ -141,7 +151,8 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
 class UsageRow(msgspec.Struct, frozen=True):
     """A row as it was read. ``version`` counts its writes; 0 means that it has never been written.
 
-    ``only_key`` is the one key that everything was counted for, empty where there are several or none.
+    ``only_key`` is the one key that everything was counted for, empty where there are several or none. ``summed`` says
+    in which sums of held rows it was counted when it was read; whoever writes the row sees to that.
     """
 
     subject: Subject
@@ -149,10 +160,18 @@ class UsageRow(msgspec.Struct, frozen=True):
     version: int = 0
     totals: dict[str, Total] = {}
     only_key: str = ""
+    summed: tuple[WhyHeld, ...] = ()
 
     def in_state(self, state: State) -> dict[str, Total]:
         """Return the totals that are in a state, by metric."""
         return {metric: total for metric, total in self.totals.items() if total.state is state}
+
+    def held_for(self) -> tuple[WhyHeld, ...]:
+        """Return why totals are held that a customer is to be billed for, each reason once; a key's own are none."""
+        if self.subject.kind is not Kind.CUSTOMER:
+            return ()
+        reasons = {total.reason for total in self.in_state(State.HELD).values()}
+        return tuple(why for reason, why in _WHY_HELD.items() if reason in reasons)
 
     def with_totals(self, changed: Mapping[str, Total]) -> "UsageRow":
         """Return the row with some totals replaced."""

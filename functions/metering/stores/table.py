@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from metering.stores.aws import Item, in_pieces, side_by_side, to_item
 
@@ -23,6 +23,13 @@ FIRST_PAUSE: Final = 0.05
 """Seconds, at most, before the second attempt; twice as many before each further one: 6.35 in all."""
 
 
+CONFLICTS: Final = 4
+"""How often a transaction that met another one is tried again."""
+
+CONFLICT_PAUSE: Final = 0.02
+"""Seconds, at most, before the first of these; twice as many before each further one: 0.3 in all."""
+
+
 class UnprocessedError(Exception):
     """DynamoDB kept leaving keys unprocessed: the table, or one partition of it, is asked for too much."""
 
@@ -33,6 +40,10 @@ class TooMuchError(Exception):
 
 class RowChangedError(Exception):
     """An item is no longer as it was read; read it again and decide again."""
+
+
+TABLE_ERRORS: Final = (BotoCoreError, ClientError, UnprocessedError)
+"""What reading and writing items may raise; whoever deals with many does not let those of one stop the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +57,20 @@ class Table:
         """Return an item, or None."""
         return self.client.get_item(TableName=self.name, Key=item_key(pk, sk), ConsistentRead=True).get("Item")
 
-    def read(self, wanted: Mapping[tuple[str, str], Any], make: Callable[[Item], Any]) -> dict[Any, Any]:
-        """Return what is there of the ``wanted`` keys, each under the name given for it."""
-        pieces = in_pieces(list(wanted), BATCH)
+    def read(
+        self, wanted: Mapping[tuple[str, str], Any], make: Callable[[Item], Any], *, consistent: bool = True
+    ) -> dict[Any, Any]:
+        """Return what is there of the ``wanted`` keys, each under the name given for it.
+
+        A read that need not be ``consistent`` costs half the units.
+        """
         found: dict[Any, Any] = {}
-        for items in side_by_side(self._read_piece, pieces):
+        for items in side_by_side(lambda keys: self._read_piece(keys, consistent), in_pieces(list(wanted), BATCH)):
             found |= {wanted[item["pk"]["S"], item["sk"]["S"]]: make(item) for item in items}
         return found
 
-    def _read_piece(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
-        return batch_get(self.client, self.name, keys, consistent=True)
+    def _read_piece(self, keys: Sequence[tuple[str, str]], consistent: bool) -> list[Item]:  # noqa: FBT001 - one caller
+        return batch_get(self.client, self.name, keys, consistent=consistent)
 
     def query(  # noqa: PLR0913 - what a query may say
         self,
@@ -66,14 +81,18 @@ class Table:
         after: str = "",
         consistent: bool = True,
         most_pages: int | None = None,
+        most: int = 0,
     ) -> Iterator[Item]:
         """Yield a partition's items in order: all, or those whose ``sk`` begins so, lies between, or comes after.
 
         A page is 1 MB: 256 read units, or half as many where it need not be ``consistent``. Raises TooMuchError if
-        there are more than ``most_pages`` (I10).
+        there are more than ``most_pages`` (I10); with ``most`` it ends after so many items, or a page of them.
         """
         condition = _condition("pk", pk, beginning=beginning, between=between, after=after)
         reading: dict[str, Any] = {"ConsistentRead": True} if consistent else {}
+        if most:
+            yield from self.client.query(TableName=self.name, Limit=most, **condition, **reading)["Items"]
+            return
         yield from self._pages(condition | reading, most_pages)
 
     def some(self, pk: str, *, between: tuple[str, str], most: int) -> tuple[list[Item], bool]:
@@ -87,6 +106,39 @@ class Table:
     def query_index(self, index: str, pk: str, *, between: tuple[str, str] | None = None) -> Iterator[Item]:
         """Yield the items of an index's partition, which is named as the index is; eventually consistent."""
         yield from self._pages({"IndexName": index, **_condition(index, pk, between=between)})
+
+    def index_page(
+        self, index: str, pk: str, *, between: tuple[str, str], most: int, after: Item | None = None
+    ) -> tuple[list[Item], Item | None]:
+        """Return up to ``most`` keys of an index's partition that come ``after`` one, and where to go on, if anywhere.
+
+        1 MB of them at most, and eventually consistent. A key that has left the index meanwhile marks its place still.
+        """
+        asked = _condition(index, pk, between=between)
+        asked["ExpressionAttributeNames"] |= {"#base": "pk"}
+        page = self.client.query(
+            TableName=self.name,
+            IndexName=index,
+            Limit=most,
+            ProjectionExpression="#base, #sk",
+            **asked,
+            **_going_on(after),
+        )
+        return page["Items"], page.get("LastEvaluatedKey")
+
+    def index_count(
+        self, index: str, pk: str, *, between: tuple[str, str], most: int, after: Item | None = None
+    ) -> tuple[int, Item | None]:
+        """Return how many there are, as :meth:`index_page` would return them, and where to go on, if anywhere."""
+        page = self.client.query(
+            TableName=self.name,
+            IndexName=index,
+            Limit=most,
+            Select="COUNT",
+            **_condition(index, pk, between=between),
+            **_going_on(after),
+        )
+        return page["Count"], page.get("LastEvaluatedKey")
 
     def _pages(self, asked: Mapping[str, Any], most_pages: int | None = None) -> Iterator[Item]:
         pages = self.client.get_paginator("query").paginate(TableName=self.name, **asked)
@@ -118,14 +170,27 @@ class Table:
         return {"Put": {"TableName": self.name, "Item": item, **condition}}
 
     def transact(self, *writes: dict[str, Any]) -> None:
-        """Do all the writes, of this table and of others, or none; raise RowChangedError if a condition fails."""
-        try:
-            self.client.transact_write_items(TransactItems=list(writes))  # type: ignore[arg-type]
-        except self.client.exceptions.TransactionCanceledException as error:
-            reasons = {reason.get("Code") for reason in error.response["CancellationReasons"]}
-            if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
-                raise RowChangedError("an item changed since it was read") from error
-            raise
+        """Do all the writes, of this table and of others, or none; raise RowChangedError if a condition fails.
+
+        Another transaction at one of the items at this very moment is no reason to leave it: nothing was done, and
+        after a short while, drawn at random, the same is tried again.
+        """
+        for attempt in range(CONFLICTS + 1):
+            try:
+                self.client.transact_write_items(TransactItems=list(writes))  # type: ignore[arg-type]
+            except self.client.exceptions.TransactionCanceledException as error:
+                reasons = {reason.get("Code") for reason in error.response["CancellationReasons"]}
+                if reasons <= {"None", "TransactionConflict"} and attempt < CONFLICTS:
+                    time.sleep(random.uniform(0, CONFLICT_PAUSE * 2**attempt))  # noqa: S311 - no secret
+                    continue
+                if reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
+                    raise RowChangedError("an item changed since it was read") from error
+                raise
+            return
+
+
+def _going_on(after: Item | None) -> dict[str, Any]:
+    return {"ExclusiveStartKey": after} if after else {}
 
 
 def _condition(

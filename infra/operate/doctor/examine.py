@@ -34,6 +34,7 @@ CHECKS: Final[dict[str, Check]] = {
     "Stripe key": health_stripe.check_stripe_key,
     "meters": health_stripe.check_meters,
     "posting": health_ledger.check_posting,
+    "unbilled": health_ledger.check_standing,
     "subscriptions": health_subscriptions.check_subscriptions,
     "keys": health_ledger.check_rotations,
     "alarms": health_account.check_alarms,

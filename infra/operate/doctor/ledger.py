@@ -9,8 +9,10 @@ from infra.operate import redrive
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, broken, ok, warning
+from metering.billing.standing import MOST_COUNTED, standing
 from metering.layout import FAILED_BATCHES
 from metering.model.periods import due_before
+from metering.model.usage_row import WhyHeld
 
 HOURS_BEHIND: Final = 2
 """So many due hours may be under way."""
@@ -39,6 +41,37 @@ def check_posting(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         yield ok(f"posting is on: everything since {switch.since} is billed")
     else:
         yield warning("posting is off, so that nothing is billed", "metering posting on, once the numbers are right")
+
+
+def check_standing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Count what is not billed as things stand: rejected, waiting for Stripe although it is old, or held (I9)."""
+    found = standing(deployment.ledger.rows, deployment.switch.read().first, now)
+    if found.rejected:
+        yield broken(
+            f"{_many(found.rejected)} customers' hours hold usage that Stripe refused for good",
+            "metering rejected list says why; mend it at Stripe, then metering rejected retry --all",
+        )
+    if found.unposted:
+        yield broken(
+            f"{_many(found.unposted)} customers' hours that ended over an hour ago wait for Stripe",
+            "metering close says why",
+        )
+    if poor := found.held[WhyHeld.NO_STRIPE_CUSTOMER]:
+        yield warning(
+            f"{poor:,} hours of customers without a Stripe customer are held, and nobody is billed for them",
+            "metering customers subscribe, or metering customers add with --stripe-customer; then they are posted",
+        )
+    if old := found.held[WhyHeld.TOO_OLD]:
+        yield warning(
+            f"{old:,} customers' hours are held as too old for Stripe: each is carried once a subscription bills it",
+            "metering customers subscribe; then metering reconcile, or the next hourly run, carries them",
+        )
+    if not (found.rejected or found.unposted or any(found.held.values())):
+        yield ok("no usage is rejected or held")
+
+
+def _many(count: int) -> str:
+    return f"{count:,}{' or more' * (count >= MOST_COUNTED)}"
 
 
 def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
