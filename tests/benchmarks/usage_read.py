@@ -6,6 +6,11 @@ answered before; ``floor_ms`` is the same calls to DynamoDB whose answers nobody
 ``closed_ms`` is the same of a request for closed hours alone. ``plain_rows_ms`` is what botocore's own parser takes for
 the rows, which :mod:`metering.stores.decoding` spares. ``first`` is a request that finds no distinct values kept.
 
+``without_distinct`` is the same of customers that no metric counts distinct values of: what a hundred keys take ÷ what
+one takes, of the processor, of its part beyond the calls, and of time. ``distinct`` is what distinct values of the open
+hour take that are not kept yet: of a customer with a second key that brought nothing new, as one has that changed its
+key; of one whose eight keys all brought some, the most that are looked at; and of the one with a hundred keys.
+
 ``worst`` is what the dearest requests take: a customer with a hundred keys of the longest ids, whose splits are full of
 the longest values, asks each question of ever more days until it is refused. ``days`` are those that were answered,
 ``sure_hours`` what is promised, ``rss_mb`` the most memory that the whole process ever had, the filling of the tables
@@ -19,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -44,7 +49,7 @@ from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, Use, issue
 from metering.settings import ShowUsageSettings
 from metering.stores.aws import side_by_side
-from metering.stores.claims import Claims, of_value
+from metering.stores.claims import Claim, Claims, of_value
 from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.ledger import Ledger
@@ -60,6 +65,9 @@ NOW: Final = datetime(2026, 11, 30, 22, 30, tzinfo=UTC)
 OPEN_HOURS: Final = 1
 KEYS: Final = {"one": 1, "hundred": 100}
 USERS: Final = 200
+DISTINCT: Final = {"changed": (2, 1, 5), "eight": (8, 8, USERS), "hundred": (100, 100, USERS)}
+"""Keys, how many of them brought new values in the open hour, and how many values those are."""
+
 KEY: Final = "k" * 64
 METRICS: Final = (
     Count(name="requests", by="resource"),
@@ -135,10 +143,13 @@ def measure(size: Size) -> dict[str, Any]:
         ledger, counters = Ledger(client, "ledger"), Counters(client, "counters")
         ledger.progress.advance_cursor(OPEN)
         for name, keys in KEYS.items():
-            fill(ledger, counters, size, name, [f"{name}{number:03d}" for number in range(keys)])
+            fill(ledger, counters, size, name, keys_of(name, keys))
+            fill(ledger, counters, size, f"plain-{name}", keys_of(f"plain-{name}", keys), bringing=0)
         begin(client)
         plain = Ledger(dynamodb.client(), "ledger")
         found = {name: of_customer(name, ledger, plain, size) for name in KEYS}
+        without = {name: of_customer(f"plain-{name}", ledger, plain, size) for name in KEYS}
+        distinct = {name: of_claims(name, ledger, counters, size) for name in DISTINCT}
         dearest = worst(ledger, counters, size)
     closed = size.days * 24 - OPEN_HOURS
     units = {name: one["closed_units"] / closed for name, one in found.items()}
@@ -148,8 +159,50 @@ def measure(size: Size) -> dict[str, Any]:
         "ratio_to_floor": max(one["ratio_to_floor"] for one in found.values()),
         "units_per_closed_hour": {name: round(value, 3) for name, value in units.items()},
         "closed_units_ratio": round(units["hundred"] / units["one"], 3),
+        "without_distinct": {
+            **{
+                f"{what}_ratio": round(without["hundred"][what] / without["one"][what], 2)
+                for what in ("compute_ms", "own_ms", "time_ms")
+            },
+            **{
+                name: {what: one[what] for what in ("compute_ms", "floor_ms", "own_ms", "time_ms", "calls")}
+                for name, one in without.items()
+            },
+        },
+        "distinct": distinct,
         "worst": dearest,
         **found,
+    }
+
+
+def keys_of(name: str, number: int) -> list[str]:
+    """Return a customer's keys."""
+    return [f"{name}{n:03d}" for n in range(number)]
+
+
+def of_claims(name: str, ledger: Ledger, counters: Counters, size: Size) -> dict[str, Any]:
+    """Fill a customer that used its keys in the open hour alone; return what its distinct values take.
+
+    They are kept for a while: the same request takes that much less when it comes again.
+    """
+    keys, bringing, users = DISTINCT[name]
+    customer_id = f"distinct-{name}"
+    fill(
+        ledger, counters, replace(size, days=0), customer_id, keys_of(customer_id, keys), bringing=bringing, users=users
+    )
+    first, again = Watch(), Watch()
+    query = {"from": str(OPEN), "metric": "users"}
+    with first.on(ledger.client):
+        shown = json.loads(answered(customer_id, query)["body"])["usage"]
+    with again.on(ledger.client):
+        answered(customer_id, query)
+    asked = [str(call.get("ExpressionAttributeValues", {}).get(":pk")) for _, call in first.calls]
+    return {
+        "keys": keys,
+        "shown": sum(line["quantity"] for line in shown),
+        "calls": len(first.calls),
+        "claims_calls": sum("unique#" in pk for pk in asked),
+        "claims_units": round(first.units.total() - again.units.total(), 1),
     }
 
 
@@ -194,13 +247,26 @@ def worst(ledger: Ledger, counters: Counters, size: Size) -> dict[str, Any]:
 
 
 def fill(  # noqa: PLR0913, PLR0917 - where, and what
-    ledger: Ledger, counters: Counters, size: Size, name: str, keys: list[str], values: Sequence[str] = ROUTES
+    ledger: Ledger,
+    counters: Counters,
+    size: Size,
+    name: str,
+    keys: list[str],
+    values: Sequence[str] = ROUTES,
+    *,
+    bringing: int | None = None,
+    users: int = USERS,
 ) -> None:
-    """Write a customer's month: closed hours as they are when Stripe has them, open ones as counters."""
+    """Write a customer's month: closed hours as they are when Stripe has them, open ones as counters.
+
+    So many keys are ``bringing`` new ``users`` in an open hour, or all; where none is, no metric counts any.
+    """
+    metrics = METRICS if bringing != 0 else [metric for metric in METRICS if not isinstance(metric, Unique)]
+    bringers = keys[:bringing]
     ledger.holders.save_customer(Customer(name, name), before=None)
     for key in keys:
         ledger.holders.hand_over(Holding(key, (Holder(BEGINNING, name),)))
-    by_key = {key: {metric.name: 100 for metric in METRICS} for key in keys}
+    by_key = {key: {metric.name: 100 for metric in metrics} for key in keys}
 
     def write(hour: Hour) -> None:
         posted = {
@@ -216,7 +282,7 @@ def fill(  # noqa: PLR0913, PLR0917 - where, and what
                 split=dict.fromkeys(values, 100 * len(keys) // len(values)) if metric.name == "requests" else {},
                 **posted,  # type: ignore[arg-type]
             )
-            for metric in METRICS
+            for metric in metrics
         }
         ledger.rows.save(UsageRow(customer(name), hour, totals=totals), by_key)
 
@@ -225,16 +291,17 @@ def fill(  # noqa: PLR0913, PLR0917 - where, and what
     def count(key: str) -> None:
         for hour in hours(OPEN, Hour(OPEN.number + OPEN_HOURS)):
             for number in range(size.batches):
-                users = {"users": 1} if number == 0 else {}
+                new = {"users": users // len(bringers)} if number == 0 and key in bringers else {}
                 sums = {"requests": 50, "response_bytes": 90_000, "messages": 70}
-                amounts = Amounts(sums, users, splits={"requests": dict.fromkeys(values[:5], 10)})
+                amounts = Amounts(sums, new, splits={"requests": dict.fromkeys(values[:5], 10)})
                 counters.count(hour, key, amounts, bytes([number]) + os.urandom(TOKEN_BYTES - 2) + bytes([number]))
 
     side_by_side(count, keys)
     claims = Claims(counters.client, counters.table)
-    for number in range(USERS):
-        key = keys[number % len(keys)]
-        claims.claim({of_value("users", key, OPEN, f"{number:032x}", None): OPEN}, os.urandom(TOKEN_BYTES), NOW)
+    for number in range(users if bringers else 0):
+        key = bringers[number % len(bringers)]
+        made = Claim(OPEN, os.urandom(TOKEN_BYTES), int(NOW.timestamp() * 1000))
+        claims.claim({of_value("users", key, OPEN, f"{number:02x}".ljust(32, "0"), None): made})
 
 
 def begin(client: "DynamoDBClient") -> None:
@@ -277,6 +344,7 @@ def of_customer(name: str, ledger: Ledger, plain: Ledger, size: Size) -> dict[st
         "own_ms": round(compute - floor, 1),
         "ratio_to_floor": round(compute / floor, 2),
         "closed_ms": lowest(lambda: ask(name, size, {"to": str(OPEN)}), size.runs),
+        "time_ms": lowest(lambda: ask(name, size), size.runs, clock=time.perf_counter),
         "plain_rows_ms": lowest(lambda: list(plain.rows.of(customer(name), size.first, OPEN)), size.runs),
         "calls": len(watch.calls),
         "units": {what: round(number, 1) for what, number in sorted(watch.units.items())},
@@ -323,17 +391,19 @@ def unread(client: "DynamoDBClient", calls: list[tuple[str, dict[str, Any]]]) ->
             client.meta.events.unregister(f"before-parse.dynamodb.{name}", drop)
 
 
-def lowest(do: Callable[[], object], runs: int) -> float:
-    """Return the lowest processor time of a few runs, in milliseconds: whatever else runs only adds to it."""
+def lowest(do: Callable[[], object], runs: int, *, clock: Callable[[], float] = time.process_time) -> float:
+    """Return the lowest time of a few runs, in milliseconds: whatever else runs only adds to it.
+
+    By default it is the processor time of all threads of this process.
+    """
     do()
-    return min(processor_ms(do) for _ in range(runs))
+    return min(_time_of(do, clock) for _ in range(runs))
 
 
-def processor_ms(do: Callable[[], object]) -> float:
-    """Return the processor time of all threads of this process, in milliseconds."""
-    before = time.process_time()
+def _time_of(do: Callable[[], object], clock: Callable[[], float]) -> float:
+    before = clock()
     do()
-    return round((time.process_time() - before) * 1000, 1)
+    return round((clock() - before) * 1000, 1)
 
 
 def main() -> None:

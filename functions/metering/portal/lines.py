@@ -40,7 +40,7 @@ def lines(
         for metric, cell in of_hour.items():
             if wanted and metric not in wanted:
                 continue
-            for value, quantity in _parts(cell, dimension):
+            for value, quantity in ((None, cell.quantity),) if dimension is None else _parts(cell, dimension):
                 name = (period, metric, value)
                 before, standing = added.get(name, (0, cell.standing))
                 added[name] = (before + quantity, min(standing, cell.standing))
@@ -49,14 +49,11 @@ def lines(
     return sorted(Line(*name, *found) for name, found in added.items())
 
 
-def _parts(cell: Cell, dimension: str | None) -> Iterator[tuple[str | None, int]]:
+def _parts(cell: Cell, dimension: str) -> Iterator[tuple[str, int]]:
     """Yield a quantity by the values of a dimension; what belongs to none, or to several at once, has none.
 
     That is what stands beside the counters, one peak of several keys, and distinct values that keys have in common.
     """
-    if dimension is None:
-        yield None, cell.quantity
-        return
     split = cell.keys if dimension == BY_KEY else cell.split
     if sum(split.values()) != cell.counted:
         split = {}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -25,7 +26,7 @@ from metering.portal.uniques import KeptUniques
 from metering.stores.attribution import Share, Uniques, sources_of
 from metering.stores.aws import side_by_side
 from metering.stores.claims import Claims
-from metering.stores.counters import Counted, Counters
+from metering.stores.counters import Counters
 from metering.stores.decoding import as_items, decode_fast, page_of
 from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
@@ -92,11 +93,25 @@ class By(Enum):
 
     def period(self, hour: Hour) -> str:
         """Return the period in which an hour lies, as it is written."""
-        return str(hour)[: {By.HOUR: 13, By.DAY: 10, By.MONTH: 7}[self]]
+        day, of_day = divmod(hour.number, 24)
+        if self is By.HOUR:
+            return f"{_written(day)}T{of_day:02d}"
+        return _written(day) if self is By.DAY else _written(day)[:7]
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+@lru_cache(maxsize=1024)
+def _written(day: int) -> str:
+    """Return a day since 1970 as it is written."""
+    return str(Hour(day * 24)).partition("T")[0]
+
+
+@lru_cache(maxsize=1024)
+def _midnight(day: str) -> int:
+    """Return the number of a written day's first hour."""
+    return Hour.parse(f"{day}T00").number
+
+
+class Cell(msgspec.Struct, frozen=True, gc=False):
     """One metric in one hour: what is ``counted``, and the adjustments and carries ``beside`` it."""
 
     counted: int
@@ -126,15 +141,16 @@ class Usage:
     open_from: Hour
 
 
-class _Number(msgspec.Struct, frozen=True):
+# A month of rows is tens of thousands of these, and none holds itself: the garbage collector need not look at them.
+class _Number(msgspec.Struct, frozen=True, gc=False):
     N: int
 
 
-class _Text(msgspec.Struct, frozen=True):
+class _Text(msgspec.Struct, frozen=True, gc=False):
     S: str
 
 
-class _Numbers(msgspec.Struct, frozen=True):
+class _Numbers(msgspec.Struct, frozen=True, gc=False):
     M: dict[str, _Number]
 
 
@@ -143,7 +159,7 @@ _STANDING: Final = {State.POSTED.value: Standing.POSTED}
 """What the ledger's states are to a customer; every other one is :attr:`Standing.CLOSED`."""
 
 
-class _Total(msgspec.Struct, frozen=True):
+class _Total(msgspec.Struct, frozen=True, gc=False):
     counted: _Number
     state: _Text
     adjusted: _Number = _ZERO
@@ -151,24 +167,25 @@ class _Total(msgspec.Struct, frozen=True):
     split: _Numbers | None = None
 
 
-class _TotalMap(msgspec.Struct, frozen=True):
+class _TotalMap(msgspec.Struct, frozen=True, gc=False):
     M: _Total
 
 
-class _Totals(msgspec.Struct, frozen=True):
+class _Totals(msgspec.Struct, frozen=True, gc=False):
     M: dict[str, _TotalMap]
 
 
-class _Row(msgspec.Struct, frozen=True):
+class _Row(msgspec.Struct, frozen=True, gc=False):
     """A usage row of :mod:`metering.stores.rows`, as far as it is shown."""
 
     sk: _Text
     totals: _Totals
     only_key: _Text | None = None
 
-    @property
     def hour(self) -> Hour:
-        return Hour.parse(self.sk.S.removeprefix("usage#"))
+        """Return the row's hour: the sort key is ``usage#2026-11-22T05``."""
+        day, _, of_day = self.sk.S.removeprefix("usage#").partition("T")
+        return Hour(_midnight(day) + int(of_day))
 
 
 _ROWS: Final = page_of(_Row)
@@ -242,9 +259,12 @@ class UsageReader:
         counted = side_by_side(
             lambda hour: self.counters.read_keys(hour, sources_of(mine, holdings, hour), most=most), afresh
         )
-        for hour, found in zip(afresh, counted, strict=True):
-            if found is not None:
-                cells[hour] = self._counted(known, hour, found, cells.get(hour, {}), holdings)
+        shares = {hour: Share.of(found) for hour, found in zip(afresh, counted, strict=True) if found is not None}
+        its_name = source_of_customer(known.customer)
+        self.uniques.settle(
+            known.customer, shares, {source: holding for source, holding in holdings.items() if source != its_name}
+        )
+        cells |= {hour: _of_share(share, cells.get(hour, {})) for hour, share in shares.items()}
         return Usage(cells, open_from)
 
     def _afresh(
@@ -290,25 +310,8 @@ class UsageReader:
                     str(mine), between=between, consistent=consistent, most_pages=most_pages
                 )
                 for row in rows:
-                    cells[row.hour] = _of_row(row, splits)
-        return cells
-
-    def _counted(
-        self, known: Known, hour: Hour, counted: Counted, before: Mapping[str, Cell], holdings: Mapping[str, Holding]
-    ) -> dict[str, Cell]:
-        """Return an hour's cells: what is counted now, with what the ledger holds beside it."""
-        share = Share.of(counted)
-        together = share.together
-        its_name = source_of_customer(known.customer)
-        keys_of_its_own = {source: holding for source, holding in holdings.items() if source != its_name}
-        self.uniques.settle(known.customer, hour, together, keys_of_its_own)
-        cells, by_key = dict(before), share.by_key
-        for metric, number in together.quantities().items():
-            ledgers = before.get(metric)
-            beside = ledgers.beside if ledgers else 0
-            keys = {key: quantities.get(metric, 0) for key, quantities in by_key.items()}
-            standing = ledgers.standing if ledgers and ledgers.counted == number else Standing.COUNTING
-            cells[metric] = Cell(number, beside, standing, together.splits.get(metric, {}), keys)
+                    hour = row.hour()
+                    cells[hour] = _of_row(row, splits.get(hour, {}))
         return cells
 
 
@@ -318,21 +321,31 @@ def _both(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
     return found[0], found[1]
 
 
-def _of_row(row: "_Row", splits: Mapping[Hour, ByKey]) -> dict[str, Cell]:
-    by_key = {} if row.only_key else splits.get(row.hour, {})
+def _of_share(share: Share, before: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return an hour's cells: what is counted now, with what the ledger holds beside it."""
+    cells, by_key = dict(before), share.by_key
+    for metric, number in share.together.quantities().items():
+        ledgers = before.get(metric)
+        beside = ledgers.beside if ledgers else 0
+        keys = {key: quantities.get(metric, 0) for key, quantities in by_key.items()}
+        standing = ledgers.standing if ledgers and ledgers.counted == number else Standing.COUNTING
+        cells[metric] = Cell(number, beside, standing, share.together.splits.get(metric, {}), keys)
+    return cells
+
+
+def _of_row(row: "_Row", by_key: ByKey) -> dict[str, Cell]:
+    only_key = row.only_key.S if row.only_key else ""
     cells = {}
-    for metric, total in row.totals.M.items():
-        booked = total.M
-        counted = booked.counted.N
-        keys = (
-            {row.only_key.S: counted}
-            if row.only_key
-            else {name: numbers[metric] for name, numbers in by_key.items() if metric in numbers}
-        )
-        split = {value: number.N for value, number in booked.split.M.items()} if booked.split else {}
-        cells[metric] = Cell(
-            counted, booked.adjusted.N + booked.carried.N, _STANDING.get(booked.state.S, Standing.CLOSED), split, keys
-        )
+    for metric, wrapped in row.totals.M.items():
+        total = wrapped.M
+        counted = total.counted.N
+        if only_key:
+            keys = {only_key: counted}
+        else:
+            keys = {name: numbers[metric] for name, numbers in by_key.items() if metric in numbers}
+        split = {value: number.N for value, number in total.split.M.items()} if total.split else {}
+        standing = _STANDING.get(total.state.S, Standing.CLOSED)
+        cells[metric] = Cell(counted, total.adjusted.N + total.carried.N, standing, split, keys)
     return cells
 
 

@@ -1,22 +1,33 @@
-"""Distinct values that came through several keys: their claims are all of a month's, so that they are kept a while."""
+"""Distinct values that came through several keys: their claims are all of a month's, so that few are read, and kept.
+
+An hour's distinct values are those of the customer's whose first claim of the month is of that hour. A key brought some
+of them if its counters of the hour say so: the claims of such keys are read whole, and of all other keys only the
+shards that those values are in, as far as they lie between them::
+
+    counters of the hour ──▶ keys that brought new values ──▶ their claims ──▶ values of the hour
+                                                                                 │ claimed before, by
+                                                                                 ▼ another key?
+                                                              other keys' claims, between those values
+"""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.portal.kept import keep
-from metering.stores.attribution import Uniques
-from metering.stores.claims import SHARDS
+from metering.stores.attribution import Share, Uniques, alone
+from metering.stores.aws import side_by_side
+from metering.stores.claims import SHARDS, of_value
 from metering.stores.holders import Holding
-from metering.stores.table import TooMuchError
+from metering.stores.table import Table, TooMuchError
 
 MOST_QUERIES: Final = 128
 """Queries of a month's claims, 16 for each metric and key, half a read unit at least: of more than eight keys, or four
-where two metrics count distinct values, these show once an hour is closed."""
+where two metrics count distinct values, these show once an hour is closed. It takes so many only if every key brought
+new values in the hours that are counted afresh, and none where no key did."""
 
 MOST_VALUES: Final = 6144
 """Values that are read of a month, spread over the queries; each is 130 bytes as a rule, a read unit for 60."""
@@ -25,12 +36,19 @@ SHORTEST_KEPT_S: Final = 5
 MOST_KEPT: Final = 200
 
 
+class _Claimed(NamedTuple):
+    """A value that a source claimed in an hour, at a moment in milliseconds since 1970."""
+
+    value: str
+    hour: Hour
+    at: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What the claims say; ``known`` is false where there are too many to be looked at."""
+    """How many values count in each hour that was looked at; None where there are too many claims to be looked at."""
 
-    by_hour: Counter[Hour] | None
-    known: bool
+    by_hour: dict[Hour, int | None]
     until: float
 
 
@@ -38,8 +56,8 @@ class _Kept:
 class KeptUniques:
     """Settles distinct values as the ledger does, as far as that is few reads.
 
-    They are kept for a second for each key that a customer has ever had, and five seconds at least: so they cost at
-    most 16 queries a second for any customer. For one thread.
+    What was found of an hour is kept for a second for each key that a customer has ever had, and five at least. For one
+    thread.
     """
 
     uniques: Uniques
@@ -49,30 +67,117 @@ class KeptUniques:
     clock: Callable[[], float] = time.monotonic
     _kept: dict[tuple[str, str, str], _Kept] = field(default_factory=dict)
 
-    def settle(self, customer: str, hour: Hour, amounts: Amounts, holdings: Mapping[str, Holding]) -> None:
+    def settle(self, customer: str, shares: Mapping[Hour, Share], holdings: Mapping[str, Holding]) -> None:
         """Where a customer's distinct values came through several hands, let the claims say how many count.
 
         Where there are more claims than may be read (I10), nothing is said of them until the hour is closed.
         """
-        for metric in list(amounts.uniques):
-            kept = self._of(customer, metric, hour, holdings)
-            if not kept.known:
-                del amounts.uniques[metric]
-            elif kept.by_hour is not None:
-                amounts.uniques[metric] = kept.by_hour[hour]
+        by_month: dict[str, dict[Hour, Share]] = {}
+        for hour, share in shares.items():
+            if share.together.uniques:
+                by_month.setdefault(hour.month, {})[hour] = share
+        for month, of_month in by_month.items():
+            if alone(holdings, customer, min(of_month)):
+                continue
+            for metric in {metric for share in of_month.values() for metric in share.together.uniques}:
+                wanted = {hour: share for hour, share in of_month.items() if metric in share.together.uniques}
+                settled = self._of(customer, metric, month, wanted, holdings)
+                for hour, share in wanted.items():
+                    number = settled[hour]
+                    if number is None:
+                        del share.together.uniques[metric]
+                    else:
+                        share.together.uniques[metric] = number
 
-    def _of(self, customer: str, metric: str, hour: Hour, holdings: Mapping[str, Holding]) -> _Kept:
-        name, now = (customer, metric, hour.month), self.clock()
+    def _of(
+        self, customer: str, metric: str, month: str, shares: Mapping[Hour, Share], holdings: Mapping[str, Holding]
+    ) -> Mapping[Hour, int | None]:
+        """Return how many values count in each of these hours of a month, and maybe of others."""
+        name, now = (customer, metric, month), self.clock()
         kept = self._kept.get(name)
-        if kept is not None and kept.until > now:
-            return kept
-        until = now + max(SHORTEST_KEPT_S, len(holdings))
+        if kept is None or kept.until <= now:
+            kept = _Kept({}, now + max(SHORTEST_KEPT_S, len(holdings)))
+            keep(self._kept, name, kept, MOST_KEPT)
+        unknown = {hour: share for hour, share in shares.items() if hour not in kept.by_hour}
+        if unknown:
+            try:
+                by_hour = self._first_claimed(customer, metric, unknown, holdings)
+                kept.by_hour.update({hour: by_hour[hour] for hour in unknown})
+            except TooMuchError:
+                kept.by_hour.update(dict.fromkeys(unknown))
+        return kept.by_hour
+
+    def _first_claimed(
+        self, customer: str, metric: str, shares: Mapping[Hour, Share], holdings: Mapping[str, Holding]
+    ) -> Counter[Hour]:
+        """Return how many values were first claimed in each of these hours of a month.
+
+        Raises TooMuchError where that would take more reads than it may.
+        """
         queries = SHARDS * len(holdings) * max(1, self.metrics)
-        try:
-            most = MOST_VALUES // max(1, queries) if queries <= MOST_QUERIES else 0
-            by_hour = self.uniques.among(holdings, customer, metric, hour, most=most)
-            kept = _Kept(by_hour, known=True, until=until)
-        except TooMuchError:
-            kept = _Kept(None, known=False, until=until)
-        keep(self._kept, name, kept, MOST_KEPT)
-        return kept
+        if queries > MOST_QUERIES:
+            raise TooMuchError(f"{len(holdings)} keys' distinct values take {queries} queries")
+        most = MOST_VALUES // queries
+
+        def mine(source: str, claimed: _Claimed) -> bool:
+            holder = holdings[source].at(claimed.hour)
+            return holder is not None and holder.customer == customer
+
+        brought = {
+            source
+            for share in shares.values()
+            for source, amounts in share.by_source.items()
+            if source in holdings and amounts.uniques.get(metric)
+        }
+        found = {source: self._all_of(metric, source, min(shares), most) for source in brought}
+        values = {
+            claimed.value
+            for source, claims in found.items()
+            for claimed in claims
+            if claimed.hour in shares and mine(source, claimed)
+        }
+        found |= self._some_of(metric, holdings.keys() - brought, min(shares), values, most)
+        first: dict[str, _Claimed] = {}
+        for source, claims in sorted(found.items()):  # of claims of one moment the first source's, as in the ledger
+            for claimed in claims:
+                value = claimed.value
+                if value in values and mine(source, claimed) and (value not in first or claimed.at < first[value].at):
+                    first[value] = claimed
+        return Counter(claimed.hour for claimed in first.values())
+
+    def _all_of(self, metric: str, source: str, month: Hour, most: int) -> list[_Claimed]:
+        """Return all that a source claimed in a month; raise TooMuchError where a shard has ``most`` values."""
+        return [
+            _Claimed(value, claim.hour, claim.at)
+            for value, claim in self.uniques.claims.of_source(metric, source, month, most=most)
+        ]
+
+    def _some_of(
+        self, metric: str, sources: Iterable[str], month: Hour, values: Collection[str], most: int
+    ) -> dict[str, list[_Claimed]]:
+        """Return these sources' claims of values, and others between them; raise TooMuchError for ``most`` in a shard.
+
+        As many queries for a source as there are values, and no more than it has shards.
+        """
+        between: dict[tuple[str, str], tuple[str, str]] = {}
+        for source in sources:
+            for value in sorted(values):
+                shard, _ = of_value(metric, source, month, value, None)
+                first, _ = between.get((source, shard), (value, value))
+                between[source, shard] = (first, value)
+        table = Table(self.uniques.claims.client, self.uniques.claims.table)
+
+        def look(where: tuple[str, str]) -> list[_Claimed]:
+            first, last = between[where]
+            items, may_be_more = table.some(where[1], between=(f"{first}#", f"{last}$"), most=most)
+            if may_be_more:
+                raise TooMuchError(f"a source has brought {most} values of {metric} or more to a shard")
+            return [
+                _Claimed(item["sk"]["S"].partition("#")[0], Hour.parse(item["hour"]["S"]), int(item["at"]["N"]))
+                for item in items
+            ]
+
+        found: dict[str, list[_Claimed]] = {}
+        for (source, _), claims in zip(between, side_by_side(look, between), strict=True):
+            found.setdefault(source, []).extend(claims)
+        return found
