@@ -1,6 +1,7 @@
 """Lambda: a tick of the clock → due hours closed into the ledger, and workers started for what is to be posted."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -10,7 +11,8 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering.billing.closing import Closed, Closer
+from metering.billing.closed import Closed
+from metering.billing.closing import Closer
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
@@ -21,6 +23,7 @@ from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
+from metering.stores.marks import PARTITIONS
 from metering.stores.switch import PostingSwitch, shards_of_workers
 
 logger = Logger()
@@ -28,6 +31,14 @@ signals = Metrics()
 
 ROWS_PER_WORKER: Final = 10_000
 """One worker posts about so many rows in its time; more rows get more workers, up to one for each shard."""
+
+ROWS_PER_CLOSER: Final = 25_000
+"""One run closes about so many rows in its time; hours of more get more runs, up to one for each piece."""
+
+MOST_CLOSERS: Final = PARTITIONS
+
+HELP: Final = {"help": True}
+"""What a run is sent that closes with another one."""
 
 UNPOSTED_AFTER: Final = timedelta(hours=1)
 """An hour's usage is at Stripe a quarter of an hour after its end."""
@@ -37,24 +48,54 @@ UNPOSTED_AFTER: Final = timedelta(hours=1)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Close what is due and start workers that post; what does not fit into the time is done by the next tick.
 
+    Posting waits for no closing: workers for what is there are started first, others for what was closed. Where hours
+    are large, more runs of this function are started, ``{"help": true}``, which close pieces of them and nothing else.
     With ``{"post": false}`` no worker is started: whoever asks so posts by itself.
     """
     start = datetime.now(UTC)
-    time = timedelta(milliseconds=context.get_remaining_time_in_millis()) * 0.8
+    time = timedelta(milliseconds=context.get_remaining_time_in_millis())
     parts = _parts()
-    closer = Closer(parts.counters, parts.uniques, parts.ledger, parts.changes, clock=_clock, deadline=start + time)
-    closed = closer.close_due()
+    closer = Closer(
+        parts.counters,
+        parts.uniques,
+        parts.ledger,
+        parts.changes,
+        clock=_clock,
+        deadline=start + time * 0.8,
+        until=start + time,
+        usage_lines=bool(parts.settings.usage_lines),
+    )
+    if event.get("help"):
+        return _finished(closer.close_due(marked=False), HELP)
     first = parts.switch.read().first
-    waiting = closer.ledger.rows.pending(first, range(SHARDS)) if first else {}
-    unsettled = closed.pending.union(*waiting.values()) if first else set[Hour]()
-    closer.settle(closed, unsettled=unsettled)
-    _tell(closed, sum(hour.end + UNPOSTED_AFTER <= start for hour in unsettled))
-    workers = 0
-    if unsettled and event.get("post", True):
-        workers = workers_for(sum(map(len, waiting.values())))
-        _start(workers, parts.post_usage_function)
-    told = report(closed) | {"posting": first is not None, "workers": workers}
+    posts = first is not None and event.get("post", True)
+    errors: list[Exception] = []
+    workers = _attempt(errors, _start_workers, parts, first, 0) if posts else 0
+    more = _attempt(errors, _start_closers, closer, context.function_name)
+    closed = closer.close_due()
+    _attempt(errors, closer.settle, closed, first)
+    _tell(closed, sum(hour.end + UNPOSTED_AFTER <= start for hour in closed.unposted))
+    if posts and (closed.pending or more):
+        workers = max(workers, _attempt(errors, _start_workers, parts, first, int(bool(closed.pending))))
+    closed.errors += errors
+    return _finished(closed, {"posting": first is not None, "workers": workers})
+
+
+def _attempt(errors: list[Exception], do: Callable[..., int | None], *arguments: Any) -> int:
+    """Do something, and return how many were started; what AWS refuses is among the ``errors``, and is done later."""
+    try:
+        return do(*arguments) or 0
+    except aws.ERRORS as error:
+        errors.append(error)
+        return 0
+
+
+def _finished(closed: Closed, more: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run did; raise the first error of those that kept something from being closed."""
+    told = report(closed) | more
     logger.info("run finished", **told)
+    for error in closed.errors:
+        raise error
     return told
 
 
@@ -63,6 +104,30 @@ def workers_for(rows: int) -> int:
     workers = 1
     while workers < SHARDS and rows > workers * ROWS_PER_WORKER:
         workers *= 2
+    return workers
+
+
+def closers_for(hours: int, rows: int) -> int:
+    """Return how many runs are to close so many hours of so many rows each."""
+    return max(1, min(MOST_CLOSERS, -(-hours * rows // ROWS_PER_CLOSER)))
+
+
+def _start_closers(closer: Closer, function: str) -> int:
+    """Start more runs where the due hours are large: as large as the one that was written last, as far as is known."""
+    rows, hours = closer.size_of(closer.open_hours())
+    more = closers_for(hours, rows) - 1
+    for _ in range(more):
+        aws.functions().invoke(FunctionName=function, InvocationType="Event", Payload=json.dumps(HELP).encode())
+    return more
+
+
+def _start_workers(parts: "Parts", first: Hour, least: int) -> int:
+    """Start workers for what is pending, ``least`` rows at least."""
+    rows = max(least, parts.ledger.rows.pending_count(first, most=SHARDS * ROWS_PER_WORKER))
+    workers = workers_for(rows) if rows else 0
+    for shards in shards_of_workers(workers) if workers else ():
+        event = json.dumps({"shards": shards}).encode()
+        aws.functions().invoke(FunctionName=parts.settings.post_usage_function, InvocationType="Event", Payload=event)
     return workers
 
 
@@ -75,13 +140,6 @@ def report(closed: Closed) -> dict[str, Any]:
         "behind": closed.behind,
         "unmapped": closed.unmapped,
     }
-
-
-def _start(workers: int, function: str) -> None:
-    """Start workers; if one cannot be started, the run fails, and what is left is posted from the next tick on."""
-    for shards in shards_of_workers(workers):
-        event = json.dumps({"shards": shards}).encode()
-        aws.functions().invoke(FunctionName=function, InvocationType="Event", Payload=event)
 
 
 def _clock() -> datetime:
@@ -97,7 +155,7 @@ class Parts:
     ledger: Ledger
     changes: Changes
     switch: PostingSwitch
-    post_usage_function: str
+    settings: ClosePeriodsSettings
 
 
 @cache
@@ -111,7 +169,7 @@ def _parts() -> Parts:
         ledger,
         Changes(dynamodb, settings.ledger_table, counters),
         PostingSwitch(dynamodb, settings.ledger_table),
-        settings.post_usage_function,
+        settings,
     )
 
 

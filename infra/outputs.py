@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Final
 
-LAMBDA_TIMEOUT: Final = 300
-"""Seconds that a function may run; a command that invokes one waits a little longer."""
+LAMBDA_TIMEOUT: Final = 900
+"""Seconds that a function may run at most (Lambda quotas); a command that invokes one waits a little longer."""
 
 METADATA: Final = "Metering"
 """Where the template's metadata hold what ``app.py`` declares, for which an output would be too small."""

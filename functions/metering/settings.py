@@ -55,11 +55,15 @@ class RecordUsageSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ClosePeriodsSettings(_Settings):
-    """What ``close_periods`` needs: its tables, and the function that posts what it has closed."""
+    """What ``close_periods`` needs: its tables, and the function that posts what it has closed.
+
+    ``usage_lines`` is set where usage may be reported of customers without a key.
+    """
 
     counters_table: str
     ledger_table: str
     post_usage_function: str
+    usage_lines: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from infra.stack.ingest import Road
 from infra.stack.metering import STRIPE, MeteringStack
 from infra.stack.sample_api import SampleApi
 from infra.stack.sample_http_api import SampleHttpApi
+from infra.stack.sizes import Size
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, Max, Sum, Unique
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier, Volume
@@ -27,6 +28,7 @@ __all__ = [
     "Road",
     "SampleApi",
     "SampleHttpApi",
+    "Size",
     "Sum",
     "Tier",
     "Unique",

@@ -1,7 +1,7 @@
 """From the counters to Stripe and back: the functions that close, post, reconcile and are notified; their clocks."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Final
 
 import aws_cdk as cdk
 from aws_cdk import aws_lambda as lambda_
@@ -9,10 +9,8 @@ from constructs import Construct
 
 from infra.stack import bundle
 from infra.stack.clock import tick
+from infra.stack.sizes import Size
 from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
-
-LONGEST_RECEIPT_S: Final = 25
-"""Seconds for a notification, which comes again if they are too few; whoever calls its open address holds no more."""
 
 
 class Billing(Construct):
@@ -26,6 +24,8 @@ class Billing(Construct):
         posting: PostUsageSettings,
         reconciling: ReconcileUsageSettings,
         receiving: ReceiveEventsSettings,
+        usage_lines: bool,
+        sizes: Mapping[str, Size],
         deployment: str,
         local: bool,
     ) -> None:
@@ -34,32 +34,34 @@ class Billing(Construct):
         self.post_usage = function(
             "PostUsage",
             module="post_usage",
+            size=sizes["post_usage"],
             settings=posting.environment(),
-            memory_size=1769,  # one whole processor: that is what bounds the calls that one worker makes in a second
             description="Posts what the ledger holds to Stripe.",
         )
         self.close_periods = function(
             "ClosePeriods",
             module="close_periods",
+            size=sizes["close_periods"],
             settings=ClosePeriodsSettings(
-                posting.counters_table, posting.ledger_table, self.post_usage.function_name
+                posting.counters_table,
+                posting.ledger_table,
+                self.post_usage.function_name,
+                usage_lines="1" if usage_lines else "",
             ).environment(),
-            memory_size=1024,
             description="Closes the hours that are due into the ledger, and starts workers that post their usage.",
         )
         self.reconcile_usage = function(
             "ReconcileUsage",
             module="reconcile_usage",
+            size=sizes["reconcile_usage"],
             settings=reconciling.environment(),
-            memory_size=1024,
             description="Compares Stripe and its invoices with the ledger, and mends what differs.",
         )
         self.receive_events = function(
             "ReceiveEvents",
             module="receive_events",
+            size=sizes["receive_events"],
             settings=receiving.environment(),
-            memory_size=512,
-            timeout_s=LONGEST_RECEIPT_S,
             description="Takes Stripe's word about usage that it could not use.",
         )
         # Open to everyone, as Stripe has no AWS credentials: its signature is checked before anything else is done.

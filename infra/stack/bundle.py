@@ -24,7 +24,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from infra.outputs import LAMBDA_TIMEOUT
+from infra.stack.sizes import Size
 from metering.signals import NAMESPACE
 
 ROOT: Final = Path(__file__).parents[2]
@@ -142,9 +142,8 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
     local: bool,
     settings: Mapping[str, str],
     deployment: str,
-    memory_size: int,
+    size: Size,
     description: str,
-    timeout_s: int = LAMBDA_TIMEOUT,
     concurrency: int | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> lambda_.Function:
@@ -172,8 +171,8 @@ def function(  # noqa: PLR0913 - what differs between the functions, each by nam
         description=description,
         runtime=RUNTIME,
         architecture=lambda_.Architecture.ARM_64,
-        memory_size=memory_size,
-        timeout=cdk.Duration.seconds(timeout_s),
+        memory_size=size.memory,
+        timeout=cdk.Duration.seconds(size.timeout),
         reserved_concurrent_executions=concurrency,
         role=role,
         log_group=log,

@@ -7,6 +7,7 @@ from constructs import Construct
 
 from infra.stack import bundle
 from infra.stack.clock import tick
+from infra.stack.sizes import Size
 from metering.model.log_format import Api
 from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings
@@ -15,13 +16,14 @@ from metering.settings import CheckCompletenessSettings
 class Checking(Construct):
     """Compares every hour the lines that were counted with those that were written, and with the stages' requests."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what its function needs, each by name
         self,
         scope: Construct,
         construct_id: str,
         *,
         settings: CheckCompletenessSettings,
         deployment: str,
+        size: Size,
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
@@ -34,7 +36,7 @@ class Checking(Construct):
             local=local,
             settings=settings.environment(),
             deployment=deployment,
-            memory_size=256,
+            size=size,
             description="Compares what was counted with what was written into the access log, and with the requests.",
         )
         # A lost or failed run is made good by the next one, which looks at nearly the same day.

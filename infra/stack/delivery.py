@@ -12,7 +12,6 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.outputs import LAMBDA_TIMEOUT
 from metering.layout import ARCHIVE
 
 AT_ONCE: Final = 5
@@ -21,8 +20,9 @@ AT_ONCE: Final = 5
 TRIES: Final = 1000
 """As often as SQS lets a message be tried: for four days, since one that failed comes again after six minutes."""
 
-AGAIN_AFTER: Final = cdk.Duration.seconds(LAMBDA_TIMEOUT + 60)
-"""Counted from the beginning of a run: an object that needs another run goes on a minute or two after the first.
+AGAIN_AFTER_S: Final = 60
+"""How long after the longest run a message comes again: so an object that needs another run goes on a minute or two
+after the first.
 
 AWS recommends six times as long as a run may take, so that a message is not tried in vain while Lambda has no room for
 it ("Using Lambda with Amazon SQS"): of a thousand tries, and with counters that refuse what they have, some may be.
@@ -36,16 +36,17 @@ class Delivery(Construct):
     """Firehose into the bucket, and a message to ``record_usage`` for each object that Firehose puts there.
 
     A message whose object could not be counted for four days ends in ``failed``; the object stays where it is.
+    ``timeout`` is how many seconds a run of ``record_usage`` may take.
     """
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, bucket: s3.Bucket, record_usage: lambda_.Function
+        self, scope: Construct, construct_id: str, *, bucket: s3.Bucket, record_usage: lambda_.Function, timeout: int
     ) -> None:
         super().__init__(scope, construct_id)
         self.failed = self._queue("Failed")
         queue = self._queue(
             "Objects",
-            visibility_timeout=AGAIN_AFTER,
+            visibility_timeout=cdk.Duration.seconds(timeout + AGAIN_AFTER_S),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.failed, max_receive_count=TRIES),
         )
         _notify(bucket, queue)

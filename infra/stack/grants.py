@@ -69,16 +69,22 @@ def close_periods(function: lambda_.Function, storage: Storage, *, post_usage: l
     _allow(
         function,
         _items("ReadCounters", counters, ["Query"], "hour#*", "late#*", "unique#*"),
+        _items("SeeWhatIsAskedFor", counters, ["BatchGetItem"], "late#*"),
         iam.PolicyStatement(sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters]),
         _items("KeepLateMarks", counters, ["UpdateItem", "DeleteItem"], "late#*"),
         _items("AskToCheck", counters, ["UpdateItem"], "check#*"),
         _items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *rows),
         _items("WriteLedger", ledger, ["PutItem"], *rows, "list#keys"),
         _write_no_profile(ledger),
+        _sum_what_is_held(ledger),
         _items("SeeWhetherToPost", ledger, ["GetItem"], "posting"),
         _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
+        _list_held(ledger),
         iam.PolicyStatement(sid="StartWorkers", actions=["lambda:InvokeFunction"], resources=[post_usage.function_arn]),
     )
+    # A policy of its own: the function waits for its role's usual one, which could not name the function.
+    start = iam.PolicyStatement(sid="StartMore", actions=["lambda:InvokeFunction"], resources=[function.function_arn])
+    iam.Policy(function, "StartMore", statements=[start], roles=[cast("iam.IRole", function.role)])
 
 
 def post_usage(function: lambda_.Function, storage: Storage) -> None:
@@ -89,6 +95,7 @@ def post_usage(function: lambda_.Function, storage: Storage) -> None:
         _items("AskToCheck", storage.counters.table_arn, ["UpdateItem"], "check#*"),
         _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
         _write_rows(ledger),
+        _sum_what_is_held(ledger),
         _items("CheckCustomer", ledger, ["ConditionCheckItem"], "customer#*"),
         _items("LeaseShards", ledger, ["GetItem", "PutItem", "DeleteItem"], "posting"),
         _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
@@ -99,16 +106,18 @@ def post_usage(function: lambda_.Function, storage: Storage) -> None:
 
 
 def reconcile_usage(function: lambda_.Function, storage: Storage) -> None:
-    """Compare the ledger with Stripe, and ask for hours to be posted or closed again."""
+    """Compare the ledger with Stripe, ask for hours to be posted or closed again, and count what is not billed."""
     counters, ledger = storage.counters.table_arn, storage.ledger.table_arn
-    read = ("customer#*", "period#*", "stripe#*", "posting", "list#customers")
+    read = ("customer#*", "period#*", "stripe#*", "posting", "list#customers", "held#*")
     _allow(
         function,
         _items("ReadWhatToCheck", counters, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
         _items("CloseAgain", counters, ["UpdateItem"], "late#*"),
         _items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *read),
         _items("WriteLedger", ledger, ["PutItem"], "customer#*", "period#*", "stripe#*"),
+        _items("CountWhatWaits", f"{ledger}/index/pending", ["Query"], "pending#*", "rejected#*"),
         _write_no_profile(ledger),
+        _sum_what_is_held(ledger),
         _read_stripe_key(storage),
     )
 
@@ -120,6 +129,7 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
         function,
         _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
         _write_rows(ledger),
+        _sum_what_is_held(ledger),
         _read_stripe_key(storage),
         _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
         _tell_what_was_rejected(function),
@@ -177,6 +187,18 @@ def _write_rows(ledger: str) -> iam.PolicyStatement:
     statement = _items("WriteRows", ledger, ["PutItem"], "customer#*")
     statement.add_condition("ForAllValues:StringEquals", {"dynamodb:Attributes": list(ROW)})
     return statement
+
+
+def _list_held(ledger: str) -> iam.PolicyStatement:
+    """Allow a customer's keys to be listed in one item, for customers of a version that did not; nothing else of it."""
+    statement = _items("ListKeysOfCustomers", ledger, ["UpdateItem"], "customer#*")
+    statement.add_condition("ForAllValues:StringEquals", {"dynamodb:Attributes": ["pk", "sk", "keys"]})
+    return statement
+
+
+def _sum_what_is_held(ledger: str) -> iam.PolicyStatement:
+    """Allow the sums of held rows to be changed, which is done in one transaction with the row."""
+    return _items("SumWhatIsHeld", ledger, ["UpdateItem"], "held#*")
 
 
 def _write_no_profile(ledger: str) -> iam.PolicyStatement:

@@ -21,6 +21,7 @@ from constructs import Construct
 
 from infra.stack import bundle
 from infra.stack.delivery import Delivery
+from infra.stack.sizes import Size
 from metering.model.log_format import AccessLog, Api
 from metering.settings import RecordUsageSettings
 
@@ -57,6 +58,7 @@ class Ingest(Construct):
         bucket: s3.Bucket,
         settings: RecordUsageSettings,
         deployment: str,
+        size: Size,
         concurrency: int | None,
         local: bool,
     ) -> None:
@@ -71,7 +73,7 @@ class Ingest(Construct):
             local=local,
             settings=settings.environment(),
             deployment=deployment,
-            memory_size=512,
+            size=size,
             concurrency=concurrency,
             description="Adds a batch of access-log lines to the usage counters.",
         )
@@ -96,7 +98,9 @@ class Ingest(Construct):
             filter_pattern=logs.FilterPattern.all_events(),
         )
         self.delivery = (
-            Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage) if road is Road.FIREHOSE else None
+            Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage, timeout=size.timeout)
+            if road is Road.FIREHOSE
+            else None
         )
 
     @property

@@ -1,7 +1,7 @@
 """The metering stack: what it is made of, and what it takes, refuses and tells."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import aws_cdk as cdk
@@ -21,6 +21,7 @@ from infra.stack.checks import check_concurrency, check_names, check_nonces, che
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.portal import Portal
+from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
@@ -51,7 +52,8 @@ class MeteringStack(cdk.Stack):
     Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
     Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
     ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers, which has at most
-    ``portal_concurrency`` executions at once. ``local`` bundles for this machine, for the emulator.
+    ``portal_concurrency`` executions at once. ``sizes`` are memory and time limits of functions, by their names, where
+    they are to be others than the defaults. ``local`` bundles for this machine, for the emulator.
 
     ``nonce`` (default: the GUID of the stack's own id) begins and ends each line of the access log, and no caller may
     know it; lines with ``former_nonce`` count, too, while stages still write it: give both when a nonce became known,
@@ -81,6 +83,7 @@ class MeteringStack(cdk.Stack):
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
         portal_concurrency: int | None = None,
+        sizes: Mapping[str, Size] | None = None,
         nonce: str | None = None,
         former_nonce: str = "",
         local: bool = False,
@@ -99,6 +102,7 @@ class MeteringStack(cdk.Stack):
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
+        self._sizes = sizes_of(sizes)
         self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
         self._nonce = nonce or guid(self)
         self._nonces = f"{self._nonce} {former_nonce}".strip()
@@ -202,6 +206,7 @@ class MeteringStack(cdk.Stack):
                 hash_secret=secret.secret_arn if secret else "",
             ),
             deployment=self._deployment,
+            size=self._sizes["record_usage"],
             concurrency=concurrency,
             local=self._local,
         )
@@ -235,6 +240,8 @@ class MeteringStack(cdk.Stack):
                 stripe_secret=self._storage.stripe_secret.ref,
                 stripe_api_base=self._stripe_api_base,
             ),
+            usage_lines=reads_usage_lines(self._metrics),
+            sizes=self._sizes,
             deployment=self._deployment,
             local=self._local,
         )
@@ -249,6 +256,7 @@ class MeteringStack(cdk.Stack):
                 delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
             ),
             deployment=self._deployment,
+            size=self._sizes["check_completeness"],
             local=self._local,
         )
 
@@ -263,6 +271,7 @@ class MeteringStack(cdk.Stack):
             metrics=self._metrics,
             plans=self._plans,
             origins=origins,
+            size=self._sizes["show_usage"],
             concurrency=concurrency,
             deployment=self._deployment,
             local=self._local,

@@ -13,6 +13,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
 from infra.stack import bundle
+from infra.stack.sizes import Size
 from metering.model.metrics import Metric, encode
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
@@ -44,9 +45,6 @@ THROTTLES: Final = dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "POST /v1/
 """Each route has a bucket of its own, so that whoever floods one leaves the others their own (API Gateway Developer
 Guide, "Throttle requests to your HTTP APIs")."""
 
-LONGEST_ANSWER_S: Final = 10
-"""An answer takes a second of work at most; what Stripe and DynamoDB may take to fail comes to it."""
-
 
 class Portal(Construct):
     """Shows customers what they used and what it costs, to whoever has a link of theirs.
@@ -68,6 +66,7 @@ class Portal(Construct):
         metrics: Sequence[Metric],
         plans: Sequence[Plan],
         origins: Sequence[str],
+        size: Size,
         concurrency: int | None,
         deployment: str,
         local: bool,
@@ -91,8 +90,7 @@ class Portal(Construct):
                 portal_origins=" ".join(origins),
             ).environment(),
             deployment=deployment,
-            memory_size=1769,  # one whole processor: somebody waits for each answer
-            timeout_s=LONGEST_ANSWER_S,
+            size=size,
             concurrency=concurrency,
             description="Shows a customer what it used and what it costs.",
             more={

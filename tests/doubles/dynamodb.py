@@ -113,8 +113,9 @@ class Tables:
         ProjectionExpression: str = "",  # noqa: N803
         Limit: int = 0,  # noqa: N803
         ExclusiveStartKey: Item | None = None,  # noqa: N803
+        Select: str = "",  # noqa: N803
     ) -> dict[str, Any]:
-        """Return the items of a partition that meet a condition, in order of `sk`."""
+        """Return the items of a partition that meet a condition, in order of `sk`, or only how many they are."""
         names, values = ExpressionAttributeNames, ExpressionAttributeValues
         _used({KeyConditionExpression, ProjectionExpression}, names, values)
         first, _, rest = KeyConditionExpression.partition(" AND ")
@@ -122,8 +123,8 @@ class Tables:
             raise AssertionError(f"a key condition begins with '#pk = :pk', got {KeyConditionExpression}")
         pk = values[":pk"]["S"]
         if IndexName:
-            if ConsistentRead or Limit or (IndexName, names["#pk"]) != (INDEX, INDEX):
-                raise AssertionError("an index is read by its own key, whole, and never consistently")
+            if ConsistentRead or (IndexName, names["#pk"]) != (INDEX, INDEX):
+                raise AssertionError("an index is read by its own key, and never consistently")
             keys = [{name: item[name] for name in ("pk", "sk", INDEX)} for item in self._shown(TableName, pk)]
             found = sorted(keys, key=lambda item: (item["sk"]["S"], item["pk"]["S"]))
         else:
@@ -132,7 +133,11 @@ class Tables:
         if rest:
             meets = _condition(rest)
             found = [item for item in found if meets(item, names, values)]
-        return _page(found, Limit, ExclusiveStartKey, ProjectionExpression, names)
+        page = _page(found, Limit, ExclusiveStartKey, ProjectionExpression, names, INDEX if IndexName else "")
+        if Select not in ("", "COUNT"):
+            raise AssertionError(f"a query answers items or their COUNT, got {Select}")
+        page["Count"] = len(page["Items"])
+        return {name: value for name, value in page.items() if name != "Items" or not Select}
 
     def scan(  # noqa: PLR0913
         self,
@@ -321,26 +326,38 @@ def _projected(item: Item, expression: str, names: Names) -> Item:
     return {name: value for name, value in item.items() if name in wanted}
 
 
-def _page(found: list[Item], limit: int, after: Item | None, expression: str, names: Names) -> dict[str, Any]:
-    """Return the items that come after one, at most so many, and no more than 1 MB of them."""
+def _page(  # noqa: PLR0913, PLR0917  as a query and a scan name them
+    found: list[Item], limit: int, after: Item | None, expression: str, names: Names, index: str = ""
+) -> dict[str, Any]:
+    """Return the items that come after one, at most so many, and no more than 1 MB of them; an index is in its order.
+
+    The one that they come after need not be there any more.
+    """
+    order = _place_in_index if index else _place
     if after:
-        found = [item for item in found if _place(item) > _place(after)]
+        if after.keys() != {"pk", "sk", *([index] if index else [])}:
+            raise AssertionError(f"to go on, a query of {index or 'a table'} has to be given its own key, got {after}")
+        found = [item for item in found if order(item) > order(after)]
     sizes = accumulate(size_of(item) for item in found[: limit or None])
-    whole = sum(1 for size in takewhile(lambda size: size <= MOST_BYTES, sizes))
+    whole = sum(1 for size in takewhile(lambda size: size <= MOST_BYTES, sizes)) or len(found[:1])
     page: dict[str, Any] = {"Items": [_projected(item, expression, names) for item in found[:whole]]}
     if whole < len(found) or (limit and whole == limit):
         last = found[whole - 1]
-        page["LastEvaluatedKey"] = {"pk": last["pk"], "sk": last["sk"]}
+        page["LastEvaluatedKey"] = {name: last[name] for name in ("pk", "sk", *([index] if index else []))}
     return page
+
+
+def _place_in_index(key: Item) -> tuple[str, str]:
+    return key["sk"]["S"], key["pk"]["S"]
 
 
 def _added(before: Item | None, value: Item) -> Item:
     ((kind, more),) = value.items()
     if kind == "N":
         return {"N": str(int(before["N"] if before else 0) + int(more))}
-    if kind == "BS":
-        return {"BS": [*dict.fromkeys([*(before["BS"] if before else []), *more])]}
-    raise AssertionError(f"ADD takes numbers and binary sets here, got {kind}")
+    if kind in ("BS", "SS"):
+        return {kind: [*dict.fromkeys([*(before[kind] if before else []), *more])]}
+    raise AssertionError(f"ADD takes numbers and sets of strings or bytes here, got {kind}")
 
 
 @lru_cache
@@ -383,7 +400,7 @@ class _Reader:
             self._expect(")")
             return test
         first = self.tokens.pop(0)
-        if first in ("attribute_not_exists", "contains", "begins_with"):
+        if first in ("attribute_exists", "attribute_not_exists", "contains", "begins_with"):
             return self._function(first)
         if first == "size":
             return self._size()
@@ -399,9 +416,9 @@ class _Reader:
     def _function(self, name: str) -> Test:
         self._expect("(")
         about = self.tokens.pop(0)
-        if name == "attribute_not_exists":
+        if name in ("attribute_exists", "attribute_not_exists"):
             self._expect(")")
-            return lambda item, names, _: names[about] not in item
+            return lambda item, names, _: (names[about] in item) is (name == "attribute_exists")
         self._expect(",")
         value = self.tokens.pop(0)
         self._expect(")")
@@ -416,9 +433,7 @@ class _Reader:
         self._expect("<=")
         most = self.tokens.pop(0)
         # Of what is not there, or has no size, no comparison holds.
-        return lambda item, names, values: (
-            names[about] in item and len(item[names[about]].get("BS", "")) <= int(values[most]["N"])
-        )
+        return lambda item, names, values: names[about] in item and _size(item[names[about]]) <= int(values[most]["N"])
 
     def _take(self, token: str) -> bool:
         if self.tokens[:1] == [token]:
@@ -429,6 +444,13 @@ class _Reader:
     def _expect(self, token: str) -> None:
         if not self._take(token):
             raise AssertionError(f"{token!r} was expected before {self.tokens}")
+
+
+def _size(attribute: Item) -> int:
+    ((kind, value),) = attribute.items()
+    if kind not in ("BS", "SS"):
+        raise AssertionError(f"size is asked of sets here, got {kind}")
+    return len(value)
 
 
 def _compare(  # noqa: PLR0911  a comparison each

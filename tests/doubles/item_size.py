@@ -16,11 +16,11 @@ def _bytes_of(attribute: Mapping[str, Any]) -> int:
             return len(value.encode())
         case "N":
             return len(value) // 2 + 2
-        case "BOOL":
-            return 1
         case "M":
             return 3 + size_of(value) + len(value)
-        case "L" | "BS":
-            return sum(map(len, value)) if kind == "BS" else 3 + sum(_bytes_of(one) + 1 for one in value)
+        case "SS" | "BS":
+            return sum(len(one.encode() if kind == "SS" else one) for one in value)
+        case "L":
+            return 3 + sum(_bytes_of(one) + 1 for one in value)
         case _:
-            return len(value)
+            return 1 if kind == "BOOL" else len(value)

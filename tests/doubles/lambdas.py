@@ -29,9 +29,9 @@ class Context:
         return self.milliseconds
 
 
-def context(milliseconds: int = 240_000) -> LambdaContext:
+def context(milliseconds: int = 240_000, function: str = "Metering-Function") -> LambdaContext:
     """Return what Lambda hands to a function that may run this long."""
-    return cast("LambdaContext", Context(milliseconds))
+    return cast("LambdaContext", Context(milliseconds, function))
 
 
 def event(name: str) -> dict[str, Any]:

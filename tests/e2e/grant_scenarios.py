@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -35,11 +36,12 @@ from metering.model.metrics import USAGE_LINES, Sum, encode
 from metering.model.periods import Hour
 from metering.model.prices import encode as encode_plans
 from metering.model.subjects import Subject, customer, key, short_id
-from metering.model.usage_row import Posting, State, Total, UsageRow, identifier
+from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, Posting, State, Total, UsageRow, identifier
 from metering.portal.api import application
 from metering.portal.tokens import Use, issue
 from metering.stores import aws
 from metering.stores.changes import Billed, Changes
+from metering.stores.claims import Claim, of_value
 from metering.stores.counters import Counters
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
@@ -172,9 +174,10 @@ def _redrive(deployed: Deployed, usage: dict[str, Any]) -> None:
 
 @contextmanager
 def close(deployed: Deployed, _: Told) -> Iterator[Again]:
-    """Close an hour again for a customer of two keys, and for a key of nobody; look at the whole month; start a worker.
+    """Close an hour again for a customer of two keys, and for a key of nobody; start a worker, and another run.
 
-    Without the cursor, as in a new deployment.
+    Another hour is looked at, in which a value was claimed later. Without the cursor, as in a new deployment, and
+    without the customer's keys in one item, as an older one has it.
     """
     deployment, hour = deployed.cloud.deployment, deployed.hour
     counters, ledger = deployment.counters, deployment.ledger
@@ -182,12 +185,16 @@ def close(deployed: Deployed, _: Told) -> Iterator[Again]:
     held, nobodys = f"{name}-held", f"{name}-nobodys"
     deployed.customer(name, held, f"{name}-second")
     whose = customer(name)
-    other = hour.next() if hour.next().month == hour.month else Hour(hour.number - 1)
-    cursor = {"pk": {"S": "period#cursor"}, "sk": {"S": "close"}}
+    other = hour.next() if hour == hour.month_begin else Hour(hour.number - 1)
+    for at, source, moment in ((hour, held, 1), (other, f"{name}-second", 2)):
+        deployment.uniques.claims.claim({of_value("users", source, at, "0" * 32, None): Claim(at, bytes(12), moment)})
 
     def again() -> None:
         nonlocal calls
         calls += 1
+        # The last: who may not write could not give back its lease either.
+        for pk, sk in ((str(whose), "keys"), ("period#cursor", "close"), ("period#marks", "late")):
+            ledger.client.delete_item(TableName=ledger.table, Key={"pk": {"S": pk}, "sk": {"S": sk}})
         for source in (held, nobodys):
             amounts = Amounts(sums={"requests": 1}, uniques={"users": 1} if source == held else {})
             counters.count(hour, source, amounts, os.urandom(12))
@@ -195,15 +202,20 @@ def close(deployed: Deployed, _: Told) -> Iterator[Again]:
         (row,) = ledger.rows.at(other, [whose]).values()
         unlike = Total(7, row.version + 1, State.HELD, reason="unlike the claims")
         ledger.rows.save(UsageRow(whose, other, row.version, {"users": unlike}))
+        (row,) = ledger.rows.at(hour, [whose]).values()  # held until now, so that a sum has to go down
+        waiting = Total(0, row.version + 1, State.HELD, reason=NO_STRIPE_CUSTOMER)
+        ledger.rows.save(row.with_totals({"requests": waiting}))
         counters.client.delete_item(TableName=counters.table, Key=_mark(Mark.LATE, other, whose))
-        ledger.client.delete_item(TableName=ledger.table, Key=cursor)
         answer = close_periods.handler({}, context())
         assert answer["workers"] == 1
         assert (deployed.in_ledger(str(whose))[0], deployed.in_ledger(f"key#{nobodys}")) == (calls, (calls, "HELD"))
         assert nobodys in ledger.holders.key_ids()
         assert ledger.progress.cursor()
-        assert _is_marked(deployed, Mark.LATE, other, whose)
+        (row,) = ledger.rows.at(other, [whose]).values()  # its mark was put, and dealt with in the same run or not
+        assert row.totals["users"].counted == 0 or _is_marked(deployed, Mark.LATE, other, whose)
         assert _is_marked(deployed, Mark.CHECK, hour, whose)
+        with patch.object(close_periods, "closers_for", lambda *_: 2):  # when nothing is left that it could do
+            close_periods.handler({"post": False}, context(function=deployed.cloud.outputs.close_periods_function))
 
     yield again
 
@@ -251,6 +263,12 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
     """
     deployment, hour = deployed.cloud.deployment, deployed.hour
     ledger, counters, made = deployment.ledger, deployment.counters, list[str]()
+    switch, too_old = (
+        {"pk": {"S": "posting"}, "sk": {"S": "switch"}},
+        Hour.containing(datetime.now(UTC) - timedelta(days=35)),
+    )
+    before = ledger.client.get_item(TableName=ledger.table, Key=switch)["Item"]
+    ledger.client.put_item(TableName=ledger.table, Item={**before, "since": {"S": str(too_old)}})
     try:
 
         def again() -> None:
@@ -259,6 +277,11 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
             totals = {"requests": Total(2, 1, State.POSTED), "messages": Total(0, 1, State.POSTED, adjusted=-3)}
             ledger.rows.save(UsageRow(customer(name), hour, totals=totals))
             counters.marks.mark_to_check(hour, customer(name))
+            # Too old for Stripe, which shows nothing of it as it should be: so it is settled, and a sum goes down.
+            ledger.rows.save(
+                UsageRow(customer(name), too_old, totals={"requests": Total(0, 1, State.HELD, reason=TOO_OLD)})
+            )
+            counters.marks.mark_to_check(too_old, customer(name))
             ledger.progress.save_round(Round(name=AMONG_THE_LAST))
             current = Hour.containing(datetime.now(UTC))
             answer = reconcile_usage.handler({}, context())
@@ -268,6 +291,8 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
             assert [change.amount for change in deployment.changes.of(name, hour)] == [3]
             assert _is_marked(deployed, Mark.LATE, current, customer(name))
             assert not _is_marked(deployed, Mark.CHECK, hour, customer(name))
+            (settled,) = ledger.rows.at(too_old, [customer(name)]).values()
+            assert settled.totals["requests"].state is State.POSTED
             client = aws.dynamodb()
             owner = Ledger(client, ledger.table).holders.owner(f"cus_{name}")
             invoice = Billed("in_granted", f"cus_{name}", "requests", str(hour), str(hour.next()), 2)
@@ -279,6 +304,7 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
 
         yield again
     finally:
+        ledger.client.put_item(TableName=ledger.table, Item=before)
         _remove(deployed, made)
 
 
@@ -295,13 +321,15 @@ def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
     (event,) = stripe.report_errors()
     deployment.put_webhook_secret(secret)
     body = str(deployment.stripe().call(lambda client: client.v2.core.events.retrieve(event)))  # JSON
-    posted = Total(1, 1, State.POSTED, identifier=known_as, posted_to=f"cus_{name}")
+    # Held meanwhile, so that a sum goes down when it turns out to be rejected.
+    sent = Posting(known_as, f"cus_{name}", 1, at, at)
+    posted = Total(1, 1, State.HELD, reason=TOO_OLD, posting=sent)
     try:
 
         def again() -> None:
             _forget()
             (row,) = deployment.ledger.rows.at(hour, [customer(name)]).values()
-            deployment.ledger.rows.save(UsageRow(customer(name), hour, row.version, {"requests": posted}))
+            deployment.ledger.rows.save(row.with_totals({"requests": posted}))
             headers = {"stripe-signature": Webhook("", secret).sign(body)}
             answer = receive_events.handler({"headers": headers, "body": body}, context())
             assert answer["statusCode"] == 200

@@ -19,6 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infra.local.cloud import LocalCloud
+from metering.stores import aws
 
 _LEADING: Final = "dynamodb:LeadingKeys"
 _ATTRIBUTES: Final = "dynamodb:Attributes"
@@ -39,7 +40,7 @@ class Grant:
 
 @dataclass
 class Role:
-    """A role with one inline policy.
+    """A role with its inline policies, which are made one.
 
     ``denied`` are the actions that calls under it lacked; ``used`` are the key patterns that they met, each with its
     statement's sid.
@@ -56,9 +57,13 @@ class Role:
     def read(cls, iam: Any, arn: str) -> "Role":
         """Read a role as it is deployed."""
         name = arn.rpartition("/")[2]
-        (policy,) = iam.list_role_policies(RoleName=name)["PolicyNames"]
-        document = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-        return cls(iam, name, policy, document["Statement"])
+        first, *more = sorted(iam.list_role_policies(RoleName=name)["PolicyNames"])
+        documents = [iam.get_role_policy(RoleName=name, PolicyName=one)["PolicyDocument"] for one in (first, *more)]
+        role = cls(iam, name, first, [statement for one in documents for statement in one["Statement"]])
+        role._put()
+        for one in more:
+            iam.delete_role_policy(RoleName=name, PolicyName=one)
+        return role
 
     @property
     def grants(self) -> list[Grant]:
@@ -143,6 +148,7 @@ def acting(cloud: LocalCloud, function: str, monkeypatch: pytest.MonkeyPatch) ->
         for name, value in (environment | found["Environment"]["Variables"]).items():
             changed.setenv(name, value)
         changed.setattr(boto3, "DEFAULT_SESSION", role.session(cloud))
+        changed.setattr(aws, "call_leanly", lambda client: client)  # so that the session's hooks see each call
         yield role
     iam.close()
     functions.close()

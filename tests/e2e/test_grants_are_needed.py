@@ -43,7 +43,7 @@ ROLES_NOT_ENFORCED: Final = {
 }
 """Parts of the names of roles that are not functions', and why none of their grants is enforced."""
 
-FAILURES: Final = (AssertionError, ClientError, GetParameterError, StripeUnavailableError)
+FAILURES: Final = (ExceptionGroup, AssertionError, ClientError, GetParameterError, StripeUnavailableError)
 """How a missing grant shows: as AWS's answer, as what the secrets' reader makes of it, or by a missing effect."""
 
 

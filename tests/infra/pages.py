@@ -44,6 +44,8 @@ SETTINGS: Final = {
     'browsers: `["https://app.example.com"]`',
     "portal_concurrency": "how many executions the customers' API may have at once, so that a flood of it leaves the "
     "account's others to counting: 50. A new account has too few to reserve any; `metering doctor` says when it may",
+    "sizes": "memory, in MB, and time limit, in seconds, of functions by name, where the defaults do not serve: "
+    '`{"close_periods": Size(3008, 600)}` ([how fast it is](#how-fast-it-is) says what they need)',
     "nonce": "begins and ends each line of the access log, where no caller sees it; by default the GUID of the stack's "
     "own id. Give another if it became known",
     "former_nonce": "lines with this nonce count, too: the one of before, until every stage writes the new one",

@@ -9,7 +9,7 @@ from infra.stack.metering import MeteringStack
 from metering.model.metrics import Count
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, Subject
-from metering.model.usage_row import State, Total, UsageRow
+from metering.model.usage_row import State, Total, UsageRow, WhyHeld
 from metering.stores.holders import _read_customer
 from metering.stores.rows import _row_item
 from tests.doubles.template import KEYS, LEADING, Template, denials, flat, grants, listed, of_type, policies, properties
@@ -84,6 +84,7 @@ def test_close_periods_reads_counters_and_keeps_the_ledger(template: Template) -
         ("logs:PutLogEvents", "BillingClosePeriodsLog", ()),
         ("dynamodb:DescribeTable", "Counters", ()),
         ("dynamodb:Query", "Counters", ("hour#*", "late#*", "unique#*")),
+        ("dynamodb:BatchGetItem", "Counters", ("late#*",)),
         ("dynamodb:UpdateItem", "Counters", ("late#*",)),
         ("dynamodb:DeleteItem", "Counters", ("late#*",)),
         ("dynamodb:UpdateItem", "Counters", ("check#*",)),
@@ -91,9 +92,12 @@ def test_close_periods_reads_counters_and_keeps_the_ledger(template: Template) -
         ("dynamodb:BatchGetItem", "Ledger", rows),
         ("dynamodb:Query", "Ledger", rows),
         ("dynamodb:PutItem", "Ledger", (*rows, "list#keys")),
+        ("dynamodb:UpdateItem", "Ledger", ("held#*",)),
+        ("dynamodb:UpdateItem", "Ledger", ("customer#*",)),
         ("dynamodb:GetItem", "Ledger", ("posting",)),
         ("dynamodb:Query", "Ledger/index/pending", ("pending#*",)),
         ("lambda:InvokeFunction", "BillingPostUsage", ()),
+        ("lambda:InvokeFunction", "BillingClosePeriods", ()),
     }
 
 
@@ -105,6 +109,7 @@ def test_post_usage_posts_what_is_pending(template: Template) -> None:
         ("dynamodb:UpdateItem", "Counters", ("check#*",)),
         ("dynamodb:BatchGetItem", "Ledger", ("customer#*",)),
         ("dynamodb:PutItem", "Ledger", ("customer#*",)),
+        ("dynamodb:UpdateItem", "Ledger", ("held#*",)),
         ("dynamodb:ConditionCheckItem", "Ledger", ("customer#*",)),
         ("dynamodb:GetItem", "Ledger", ("posting",)),
         ("dynamodb:PutItem", "Ledger", ("posting",)),
@@ -118,7 +123,7 @@ def test_post_usage_posts_what_is_pending(template: Template) -> None:
 
 def test_reconcile_usage_reads_the_ledger_and_asks_for_hours_to_be_closed_again(template: Template) -> None:
     """Every action of reconcile_usage: it reads no counter, and deletes nothing but what it was asked to check."""
-    read = ("customer#*", "period#*", "stripe#*", "posting", "list#customers")
+    read = ("customer#*", "period#*", "stripe#*", "posting", "list#customers", "held#*")
     assert grants(template, "BillingReconcileUsageRole") == {
         ("logs:CreateLogStream", "BillingReconcileUsageLog", ()),
         ("logs:PutLogEvents", "BillingReconcileUsageLog", ()),
@@ -130,6 +135,8 @@ def test_reconcile_usage_reads_the_ledger_and_asks_for_hours_to_be_closed_again(
         ("dynamodb:BatchGetItem", "Ledger", read),
         ("dynamodb:Query", "Ledger", read),
         ("dynamodb:PutItem", "Ledger", ("customer#*", "period#*", "stripe#*")),
+        ("dynamodb:Query", "Ledger/index/pending", ("pending#*", "rejected#*")),
+        ("dynamodb:UpdateItem", "Ledger", ("held#*",)),
         *STRIPE,
     }
 
@@ -141,6 +148,7 @@ def test_receive_events_marks_rows_and_nothing_else(template: Template) -> None:
         ("logs:PutLogEvents", "BillingReceiveEventsLog", ()),
         ("dynamodb:BatchGetItem", "Ledger", ("customer#*",)),
         ("dynamodb:PutItem", "Ledger", ("customer#*",)),
+        ("dynamodb:UpdateItem", "Ledger", ("held#*",)),
         NAME,
         *STRIPE,
         TELL,
@@ -159,11 +167,12 @@ def test_who_writes_rows_alone_cannot_say_who_pays(template: Template, role: str
         for statement in policy["Statement"]
         if "dynamodb:PutItem" in listed(statement["Action"]) and statement["Condition"][LEADING][KEYS] == ["customer#*"]
     ]
-    allowed = {"pk", "sk", "version", "totals", "only_key", "pending"}
+    allowed = {"pk", "sk", "version", "totals", "only_key", "pending", "summed"}
     assert conditions["ForAllValues:StringEquals"].keys() == {"dynamodb:Attributes"}
     assert set(conditions["ForAllValues:StringEquals"]["dynamodb:Attributes"]) == allowed
-    pending = {"requests": Total(counted=1, revision=1, state=State.PENDING)}
-    row = UsageRow(Subject(Kind.CUSTOMER, "acme"), Hour.parse("2026-11-22T05"), 1, pending, only_key="a1b2c3")
+    totals = {"requests": Total(counted=1, revision=1, state=State.PENDING)}
+    hour = Hour.parse("2026-11-22T05")
+    row = UsageRow(Subject(Kind.CUSTOMER, "acme"), hour, 1, totals, only_key="a1b2c3", summed=(WhyHeld.TOO_OLD,))
     assert _row_item(row).keys() == allowed
     erased = {"pk": {"S": "customer#acme"}, "sk": {"S": "profile"}, "version": {"N": "1"}}
     with pytest.raises(KeyError):

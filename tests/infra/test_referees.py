@@ -10,7 +10,21 @@ import pytest
 from aws_cdk import aws_logs as logs
 
 import app as declared
-from infra.stack import USAGE_LINES, AccessLog, Api, Count, Flat, Max, MeteringStack, PerUnit, Plan, Road, Sum, Unique
+from infra.stack import (
+    USAGE_LINES,
+    AccessLog,
+    Api,
+    Count,
+    Flat,
+    Max,
+    MeteringStack,
+    PerUnit,
+    Plan,
+    Road,
+    Size,
+    Sum,
+    Unique,
+)
 from infra.stack.checks import UNSUPPORTED
 from infra.stack.examples import http_api, usage_lines
 from tests.doubles.template import Template
@@ -55,6 +69,7 @@ EVERY: Final[Mapping[str, Any]] = {
     "streamed_from": "2026-12-01T00",
     "portal_origins": ["https://app.example.com"],
     "portal_concurrency": 20,
+    "sizes": {"close_periods": Size(3008, 600), "record_usage": Size(1024, 120), "show_usage": Size(128, 29)},
     "nonce": "0e1f2a3b-0000-4000-8000-000000000001",
     "former_nonce": "0e1f2a3b-0000-4000-8000-000000000002",
     "local": True,

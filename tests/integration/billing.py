@@ -78,7 +78,7 @@ class Billing:
             self.world.run()
             before = self.marks()
             self.world.check()
-            if not self.world.counters.marks.late() and self.marks() in (0, before):
+            if not self.world.counters.marks.of_kind(Mark.LATE) and self.marks() in (0, before):
                 break
         self.world.run()
 

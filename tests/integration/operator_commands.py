@@ -12,7 +12,7 @@ import pytest
 import post_usage
 from infra.cli import main as cli
 from infra.operate.deployment import Deployment
-from metering.billing.closing import Closed
+from metering.billing.closed import Closed
 from tests.doubles.outputs import outputs
 from tests.integration.world import World
 

@@ -9,6 +9,7 @@ import pytest
 from infra.operate.adjusting import adjust
 from infra.operate.deployment import OperatorError
 from metering.model.periods import Hour
+from metering.stores.marks import Mark
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR
@@ -70,7 +71,7 @@ def test_a_dry_run_changes_nothing(billing: Billing, operator: Operator) -> None
     """It says what would be done."""
     assert "5 -> 2 (-3): this would be done" in operator.run(*ADJUST, "--to", "2", "--reason", "x", "--dry-run").out
     assert billing.world.changes.of("acme", HOUR) == []
-    assert billing.world.counters.marks.late() == []
+    assert billing.world.counters.marks.of_kind(Mark.LATE) == []
 
 
 def test_the_same_adjustment_is_made_once(billing: Billing, operator: Operator) -> None:

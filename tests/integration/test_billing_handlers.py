@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,9 @@ import close_periods
 import record_usage
 from infra.local.stripe.server import LocalStripe
 from infra.operate.customers import Customers, Entry
+from metering.billing import posting
+from metering.billing.posting import Poster
+from metering.billing.rejections import tell_rejected
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.log_format import Api
@@ -39,7 +43,7 @@ from tests.doubles.lambdas import context
 from tests.doubles.template import of_type
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
-from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope, moment
 
 KEY = "sk_test_local"
 EVERY_SHARD = list(range(SHARDS))
@@ -74,7 +78,8 @@ def started(functions: Functions) -> list[tuple[str, str, list[int]]]:
     found: list[tuple[str, str, list[int]]] = []
 
     def take(_: str, sent: Mapping[str, Any]) -> dict[str, Any]:
-        found.append((sent["FunctionName"], sent["InvocationType"], json.loads(sent["Payload"])["shards"]))
+        asked = json.loads(sent["Payload"])
+        found.append((sent["FunctionName"], sent["InvocationType"], asked.get("shards", asked)))
         return {"StatusCode": 202}
 
     lambda_: Any = clients.functions()
@@ -199,6 +204,74 @@ def test_whoever_posts_by_itself_asks_for_no_worker(functions: Functions, used: 
     assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
 
 
+@pytest.mark.parametrize(
+    ("hours", "rows", "closers"),
+    [(0, 0, 1), (1, 25_000, 1), (1, 25_001, 2), (3, 25_000, 3), (1, 10**7, 16), (744, 0, 1)],
+)
+def test_large_hours_get_the_runs_that_they_need(hours: int, rows: int, closers: int) -> None:
+    """As many as are left to close, as large as the last one was, and never more than pieces."""
+    assert close_periods.closers_for(hours, rows) == closers
+
+
+def test_where_hours_are_large_more_runs_are_started(
+    functions: Functions, used: World, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: they close with this one, start nothing themselves, and settle nothing."""
+    functions.close()
+    functions.post()
+    monkeypatch.setattr(close_periods, "ROWS_PER_CLOSER", 1)  # acme and the key of nobody are two
+    started.clear()
+    used.record(used.line(time=moment(HOUR.next(), 0)))
+    Clock.at = HOUR.next().end + timedelta(minutes=10)
+    answer = functions.close({"help": True})
+    assert (answer["written"], answer["help"], started) == (["2026-11-22T06"], True, [])
+    assert used.ledger.progress.cursor() == HOUR
+    Clock.at += timedelta(hours=1)
+    assert functions.close()["written"] == ["2026-11-22T07"]
+    assert [one for one in started if one[0] != POST_USAGE] == []  # the last hour had one row
+    started.clear()
+    monkeypatch.setattr(close_periods, "closers_for", lambda *_: 3)
+    functions.close()
+    assert [one for one in started if one[0] != POST_USAGE] == [("Metering-Function", "Event", {"help": True})] * 2
+
+
+def test_what_is_pending_is_posted_before_anything_is_closed(
+    functions: Functions, used: World, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: workers wait for no closing, also where that fails."""
+    functions.close()
+    started.clear()
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("metering.billing.closing.Closer.close_due", fail)
+    with pytest.raises(MemoryError):
+        functions.close()
+    assert started == [(POST_USAGE, "Event", EVERY_SHARD)]
+    assert used.in_ledger("customer#acme")["requests"] == (1, "PENDING")
+
+
+def test_what_cannot_be_closed_fails_the_run_after_all_else(
+    functions: Functions, used: World, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I9: the alarm on errors tells; the others are closed, told, and posted."""
+    used.customer("bolt", "key7", stripe_customer="cus_bolt")
+    used.record(used.line(key="key7"))
+    tables: Any = clients.dynamodb()
+
+    def refuse(operation: str, asked: Mapping[str, Any]) -> None:
+        if operation == "PutItem" and asked["Item"]["pk"]["S"] == "customer#bolt":
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "too large"}}, "PutItem")
+
+    tables.before.append(refuse)
+    with pytest.raises(ClientError, match="too large"):
+        functions.close()
+    assert said(capsys) == {"HoursBehind": (1, "Count"), "UsageUnmapped": (1, "Count")}
+    assert (used.in_ledger("customer#acme")["requests"], used.in_ledger("customer#bolt")) == ((1, "PENDING"), {})
+    assert started == [(POST_USAGE, "Event", EVERY_SHARD)]
+
+
 @pytest.mark.parametrize("sent", [{}, {"source": "operator"}, {"post": True}])
 def test_any_other_event_is_a_tick(functions: Functions, used: World, started: list[Any], sent: Any) -> None:
     """What is due depends on the clock alone."""
@@ -250,10 +323,8 @@ def test_a_deployment_that_was_never_turned_on_bills_nothing(
 def test_usage_from_before_posting_began_is_left(functions: Functions, used: World) -> None:
     """Only the hours that the operator chose are billed."""
     used.switch.turn(msgspec.structs.replace(used.switch.read(), since=str(HOUR.next())))
-    functions.close()
-    assert functions.post()["pending"] == 0
-    Clock.at += timedelta(minutes=5)
     assert functions.close()["closed"] == ["2026-11-22T05"]
+    assert functions.post()["pending"] == 0
     assert used.stripe.calls[POST] == 0
 
 
@@ -480,8 +551,9 @@ def test_a_worker_that_fails_gives_its_leases_back(functions: Functions) -> None
 
     dynamodb: Any = clients.dynamodb()
     dynamodb.before.append(fail)
-    with pytest.raises(EndpointConnectionError):
+    with pytest.raises(ExceptionGroup) as raised:
         functions.post()
+    assert [type(error) for error in raised.value.exceptions] == [EndpointConnectionError]
     assert _leases() == []
     dynamodb.before.remove(fail)
     assert functions.post()["posted"] == 2
@@ -549,14 +621,76 @@ def test_a_rejection_is_told_to_eventbridge(
 
 @pytest.mark.usefixtures("connected", "started")
 def test_many_rejections_are_all_told(functions: Functions, world: World) -> None:
-    """PutEvents takes ten at once (EventBridge API Reference)."""
+    """Each row's when it is written; and of those that come at once ten in a call (EventBridge API Reference)."""
     told = told_to_eventbridge()
     names = [f"customer{n:02}" for n in range(11)]
     rejectable(world, *names)
     functions.close()
     assert functions.post()["rejected"] == 11
-    assert [len(call) for call in told] == [10, 1]
     assert sorted(event["customer"] for call in told for event in call) == names
+    told.clear()
+    at_once = {f"1.{name}.requests.2026-11-22T05.r1": "too many digits" for name in names}
+    tell_rejected(at_once, world.ledger.holders)
+    assert [len(call) for call in told] == [10, 1]
+
+
+@pytest.mark.usefixtures("connected", "started")
+def test_a_rejection_is_told_although_another_row_cannot_be_written(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I6, I9: the others are posted, what was rejected is told, and the run fails in the end."""
+    told = told_to_eventbridge()
+    for name in ("acme", "initech"):
+        world.customer(name, f"key-of-{name}", stripe_customer=f"cus_{name}")
+        world.record(world.line(key=f"key-of-{name}"))
+    rejectable(world, "globex")
+    functions.close()
+    said(capsys)
+    with failing_writes("customer#acme"), pytest.raises(ExceptionGroup, match="could not be read or written"):
+        functions.post()
+    assert said(capsys) == {
+        "UsagePosted": (2, "Count"),
+        "UsagePending": (1, "Count"),
+        "UsageRejected": (1, "Count"),
+    }
+    assert [event["customer"] for call in told for event in call] == ["globex"]
+    assert world.in_ledger("customer#initech") == {"requests": (1, "POSTED"), "bytes": (10, "POSTED")}
+    functions.post()
+    assert world.in_ledger("customer#acme") == {"requests": (1, "POSTED"), "bytes": (10, "POSTED")}
+    assert len(told) == 1
+
+
+@pytest.mark.usefixtures("connected", "started")
+def test_a_rejection_is_told_although_the_process_dies_of_another_row(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I9: it is told when it is written, and not when all is done."""
+    told = told_to_eventbridge()
+    monkeypatch.setattr(posting, "CUSTOMERS_AT_ONCE", 1)
+    monkeypatch.setattr(Poster, "_in_turn", lambda _self, names: sorted(names, reverse=True))
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.record(world.line())
+    rejectable(world, "globex")
+    functions.close()
+    said(capsys)
+    with failing_writes("customer#acme", MemoryError()), pytest.raises(MemoryError):
+        functions.post()
+    assert said(capsys) == {"UsageRejected": (1, "Count")}
+    assert [event["customer"] for call in told for event in call] == ["globex"]
+
+
+@contextmanager
+def failing_writes(pk: str, error: Exception | None = None) -> Iterator[None]:
+    """Let every put of an item with this partition key fail, as if DynamoDB could not be reached."""
+
+    def fail(operation: str, arguments: Any) -> None:
+        if operation == "PutItem" and arguments["Item"]["pk"]["S"] == pk:
+            raise error or EndpointConnectionError(endpoint_url="https://dynamodb.us-east-1.amazonaws.com")
+
+    dynamodb: Any = clients.dynamodb()
+    dynamodb.before.append(fail)
+    yield
+    dynamodb.before.remove(fail)
 
 
 @pytest.mark.usefixtures("connected", "started")
@@ -582,6 +716,10 @@ def test_a_bus_that_cannot_be_reached_loses_no_rejection(
 # --- reconcile_usage -------------------------------------------------------------------------------------------------
 
 NOTHING = {
+    "rejected": 0,
+    "unposted": 0,
+    "without_stripe_customer": 0,
+    "too_old": 0,
     "invoices": 0,
     "carried": 0,
     "held": 0,
@@ -590,6 +728,9 @@ NOTHING = {
     "differing": 0,
     "round_over": False,
 }
+HELD = {"without_stripe_customer": 1}
+TOLD = {"RowsWithoutStripeCustomer": (1, "Count")}
+"""Of the fixture's second customer, which has no Stripe customer."""
 
 
 @pytest.fixture
@@ -608,9 +749,9 @@ def test_a_look_that_finds_nothing_says_nothing(
 ) -> None:
     """Stripe shows what the ledger holds."""
     calls = posted.stripe.calls[POST]
-    assert functions.reconcile() == NOTHING | {"customers": 2, "round_over": True}
+    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "round_over": True}
     assert posted.stripe.calls[POST] == calls
-    assert said(capsys) == {}
+    assert said(capsys) == TOLD
 
 
 def test_what_stripe_does_not_show_is_posted_again(
@@ -619,8 +760,8 @@ def test_what_stripe_does_not_show_is_posted_again(
     """I4: Stripe has lost a total; the next worker posts it under the next revision."""
     _overwrite_at_stripe("cus_acme", 7, posted)
     assert posted.at_stripe("cus_acme") == 7
-    assert functions.reconcile() == NOTHING | {"customers": 2, "posted_again": 1, "round_over": True}
-    assert said(capsys) == {"UsagePostedAgain": (1, "Count")}
+    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "posted_again": 1, "round_over": True}
+    assert said(capsys) == TOLD | {"UsagePostedAgain": (1, "Count")}
     assert functions.close()["workers"] == 1
     assert functions.post()["posted"] == 1
     assert posted.at_stripe("cus_acme") == 1
@@ -635,10 +776,44 @@ def test_a_difference_that_stays_wakes_a_person(
         report = functions.reconcile()
         told = said(capsys)
         assert (report["posted_again"], report["differing"]) == ((1, 0) if n == 0 else (0, 1))
-        assert told == ({"UsagePostedAgain": (1, "Count")} if n == 0 else {"UsageDiffering": (1, "Count")})
+        differing = "UsagePostedAgain" if n == 0 else "UsageDiffering"
+        assert told == TOLD | {differing: (1, "Count")}
         functions.post()
         capsys.readouterr()
         Clock.at += timedelta(hours=2)
+
+
+@pytest.mark.usefixtures("connected", "started")
+def test_what_is_not_billed_is_told_every_hour(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I9: as it stands, whoever was told when it came to be; and what is put right is told of no more."""
+    told_to_eventbridge()
+    world.customer("initech", "key1")
+    world.record(world.line())
+    rejectable(world, "globex", "umbrella")
+    functions.close()
+    assert functions.reconcile()["unposted"] == 0  # not for an hour
+    Clock.at = HOUR.end + timedelta(hours=1)
+    said(capsys)
+    assert functions.reconcile()["unposted"] == 3
+    assert said(capsys) == {"RowsUnposted": (3, "Count")}
+    functions.post()
+    said(capsys)
+    for _ in range(2):
+        report = functions.reconcile()
+        assert [report[name] for name in ("rejected", "unposted", "without_stripe_customer")] == [2, 0, 1]
+        assert said(capsys) == {"RowsRejected": (2, "Count"), "RowsWithoutStripeCustomer": (1, "Count")}
+        turn(world, on=False)  # what is rejected or held is so while posting is off, too
+    turn(world, on=True)
+    customers = Customers(world.ledger, world.counters)
+    world.stripe.add_customer("cus_initech")
+    customers.add(Entry("initech", "Initech", "cus_initech", ()), now=Clock.at)
+    functions.close()
+    functions.post()
+    said(capsys)
+    assert functions.reconcile()["without_stripe_customer"] == 0
+    assert said(capsys)["RowsRejected"] == (2, "Count")
 
 
 @pytest.mark.usefixtures("posted")
@@ -648,9 +823,9 @@ def test_nothing_is_compared_while_posting_was_never_on(
     """Nothing is billed, so nothing can differ; Stripe is not asked."""
     boto3.client("dynamodb").delete_item(TableName="ledger", Key={"pk": {"S": "posting"}, "sk": {"S": "switch"}})
     calls = world.stripe.calls
-    assert functions.reconcile() == NOTHING
+    assert functions.reconcile() == NOTHING | HELD
     assert world.stripe.calls == calls
-    assert said(capsys) == {}
+    assert said(capsys) == TOLD
 
 
 def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
@@ -660,11 +835,11 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     monkeypatch.setattr(stripe_client, "RETRIES", 0)
     with monkeypatch.context() as away:
         away.setenv("STRIPE_API_BASE", "http://127.0.0.1:1")
-        assert functions.reconcile() == NOTHING
+        assert functions.reconcile() == NOTHING | HELD
     assert "Stripe cannot be asked" in functions.log.getvalue()
-    assert said(capsys) == {}
+    assert said(capsys) == TOLD
     forget()
-    assert functions.reconcile() == NOTHING | {"customers": 2, "round_over": True}
+    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "round_over": True}
     assert posted.in_ledger("customer#acme")["requests"] == (1, "POSTED")
 
 
@@ -761,8 +936,10 @@ def test_every_signal_that_an_alarm_reads_is_told_by_a_function(
     """An alarm on a metric that nobody sends would be silent for ever."""
     told_to_eventbridge()
     world.customer("acme", "key1", stripe_customer="cus_acme")
+    world.customer("initech", "key2")
     Clock.at = HOUR.start + timedelta(minutes=30)
-    record_usage.handler(envelope(world.line(), world.line(key="stray"), "GET / 200"), context())
+    lines = (world.line(), world.line(key="key2"), world.line(key="stray"), "GET / 200")
+    record_usage.handler(envelope(*lines), context())
     rejectable(world, "globex")
     functions.close()
     Clock.at = HOUR.end + timedelta(hours=1)

@@ -1,6 +1,6 @@
 """Closing and posting: Stripe ends at the ledger's total, the ledger at the counters', whatever happens on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
@@ -17,6 +17,7 @@ from metering.model.subjects import customer, key
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark
 from metering.stores.progress import PeriodState
 from metering.stores.rows import Rows
 from metering.stores.table import RowChangedError
@@ -85,7 +86,7 @@ def test_a_late_record_corrects_the_hour_at_stripe(world: World) -> None:
     assert closed.again == 1
     assert world.in_ledger("customer#acme")["requests"] == (2, "POSTED")
     assert world.at_stripe("cus_acme") == 2
-    assert world.counters.marks.late() == []
+    assert world.counters.marks.of_kind(Mark.LATE) == []
     world.run()
     assert world.at_stripe("cus_acme") == 2
 
@@ -131,6 +132,7 @@ def test_a_crash_at_a_row_with_several_keys_leaves_both_or_none(world: World, af
         replace(world, ledger=Ledger(dying, "ledger")).run()
     assert bool(world.in_ledger("customer#acme")) is after
     assert len(dict(world.ledger.rows.by_key(customer("acme"), HOUR, HOUR.next()))) == after
+    world.now += timedelta(minutes=5)
     world.run()
     assert world.in_ledger("customer#acme")["requests"] == (2, "POSTED")
     assert world.at_stripe("cus_acme") == 2
@@ -318,9 +320,9 @@ class Contended(Ledger):
 class Slow(Counters):
     """Counters that something happens to between a run's read and its write."""
 
-    def read(self, hour: Any, keys: Any = None) -> Any:
+    def of_sources(self, hour: Hour, sources: Iterable[str]) -> Any:
         """Read, and let it happen."""
-        found = super().read(hour, keys)
+        found = super().of_sources(hour, sources)
         _meanwhile.pop()() if _meanwhile else None
         return found
 
@@ -354,8 +356,8 @@ def test_a_customer_named_while_its_hour_is_closed_is_billed(world: World) -> No
     _meanwhile.append(lambda: world.customer("acme", "key1", stripe_customer="cus_acme"))
 
     class LateHolders(Holders):
-        def holdings(self, keys: Any) -> Any:
-            found = super().holdings(keys)
+        def holdings(self, sources: Iterable[str], *, consistent: bool = True) -> Any:
+            found = super().holdings(sources, consistent=consistent)
             _meanwhile.pop()() if _meanwhile else None
             return found
 
@@ -569,7 +571,7 @@ def test_an_hour_past_change_is_left_as_it_is(world: World) -> None:
     world.counters.marks.mark_late(HOUR, customer("acme"), "mark")
     world.run()
     assert world.in_ledger("customer#acme")["requests"] == (1, "POSTED")
-    assert world.counters.marks.late() == []
+    assert world.counters.marks.of_kind(Mark.LATE) == []
 
 
 def _counter(world: World) -> dict[str, Any]:
@@ -587,7 +589,7 @@ def test_rows_that_keep_changing_leave_the_mark_for_the_next_run(world: World) -
 
     closer = replace(world.closer(minutes=60), ledger=Contended(world.ledger.client, "ledger"))
     assert closer.close_due().again == 0
-    assert len(world.counters.marks.late()) == 1
+    assert len(world.counters.marks.of_kind(Mark.LATE)) == 1
 
 
 def test_a_new_deployment_closes_the_day_before_its_first_run(world: World) -> None:

@@ -1,5 +1,6 @@
 """Customers and keys: every rule is checked before anything is written, and what a change concerns is closed again."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from metering.model.subjects import Subject
 from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holders, Holding
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
 
@@ -26,9 +28,9 @@ def dying_marks(world: World) -> Counters:
 class RacingHolders(Holders):
     """Holders among whom another operator is faster: what was read is changed before it is written."""
 
-    def of_keys(self, keys: Any) -> dict[str, Holding]:
+    def of_keys(self, keys: Iterable[str], *, consistent: bool = True) -> dict[str, Holding]:
         """Read who holds keys; then key1 is given to somebody else."""
-        read = super().of_keys(keys)
+        read = super().of_keys(keys, consistent=consistent)
         rival = Holders(self.client, self.table)
         if "key1" in read and not rival.of_keys(["key1"])["key1"].version:
             rival.hand_over(read["key1"].with_holder(Holder(BEGINNING, "rival")))
@@ -65,7 +67,7 @@ def exclude(world: World, key: str, reason: str = "health check", since: Hour | 
 
 def marks(world: World) -> set[tuple[str, str]]:
     """Return the hours that are to be closed again, and for whom."""
-    return {(str(mark.hour), str(mark.subject)) for mark in world.counters.marks.late()}
+    return {(str(mark.hour), str(mark.subject)) for mark in world.counters.marks.of_kind(Mark.LATE)}
 
 
 def everything(world: World) -> list[Any]:

@@ -38,7 +38,7 @@ def typed(value: Any) -> dict[str, Any]:
         case bytes():
             return {"B": value}
         case list():
-            return {"BS": value}
+            return {"SS" if isinstance(value[0], str) else "BS": value}
         case _:
             return {"S": value}
 
@@ -74,7 +74,16 @@ def delete(key: dict[str, Any], condition: str = "", **values: Any) -> Call:
     return "delete_item", {"Key": key, **about(condition, values, kind="ConditionExpression")}
 
 
-def query(condition: str, projection: str = "", limit: int = 0, index: str = "", **values: Any) -> Call:
+def query(  # noqa: PLR0913 - what a query may say
+    condition: str,
+    projection: str = "",
+    limit: int = 0,
+    index: str = "",
+    after: dict[str, Any] | None = None,
+    *,
+    count: bool = False,
+    **values: Any,
+) -> Call:
     """Return a query."""
     found = about(condition, values, kind="KeyConditionExpression")
     found["ExpressionAttributeNames"] |= names(projection) | ({"#pk": index} if index else {})
@@ -82,6 +91,8 @@ def query(condition: str, projection: str = "", limit: int = 0, index: str = "",
         **found,
         **({"ProjectionExpression": projection} if projection else {}),
         **({"Limit": limit} if limit else {}),
+        **({"ExclusiveStartKey": after} if after else {}),
+        **({"Select": "COUNT"} if count else {}),
         **({"IndexName": index} if index else {"ConsistentRead": True}),
     }
 
@@ -129,6 +140,47 @@ def telling_apart(token: bytes, names: list[bytes], room: int, key: str = "key1#
     return name, {**arguments, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 
 
+def pending_from(first: str, projection: str = "", **how: Any) -> Call:
+    """Return a query of an index from a row on."""
+    name, arguments = query(
+        "#pk = :pk AND #sk BETWEEN :first AND :last",
+        projection,
+        index="pending",
+        pk="P#1",
+        first=first,
+        last="usage#~",
+        **how,
+    )
+    base = {"#base": "pk"} if projection else {}
+    return name, {**arguments, "ExpressionAttributeNames": {"#pk": "pending", "#sk": "sk", **base}}
+
+
+def counting_together(tokens: list[bytes], number: int) -> Call:
+    """Return what counts batches together, if none of them is counted."""
+    name, arguments = update(
+        at("hour#1", "key1#0"),
+        "ADD #m0 :m0, #batches :tokens SET #ttl = :ttl",
+        " AND ".join(f"NOT contains(#batches, :token{n})" for n in range(len(tokens))),
+        m0=number,
+        tokens=tokens,
+        ttl=7,
+        **{f"token{n}": token for n, token in enumerate(tokens)},
+    )
+    return name, {**arguments, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+
+
+def listing(new: list[str], most: int) -> Call:
+    """Return what enters a key among a customer's, unless they are missing or too many."""
+    name, arguments = update(
+        at("customer#a", "keys"),
+        "ADD #keys :new",
+        "attribute_exists(#keys) AND size(#keys) <= :most",
+        new=new,
+        most=most,
+    )
+    return name, {**arguments, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+
+
 NEW: Final = "attribute_not_exists(#pk)"
 AS_READ: Final = "#version = :version"
 PEAK: Final = "attribute_not_exists(#peak) OR #peak < :peak"
@@ -145,6 +197,11 @@ KEYS: Final = [put(at("hour#1", f"key{n}#{slot}", **{"n:requests": n})) for n in
 
 CASES: Final[Mapping[str, Sequence[Call]]] = {
     "a batch counts once": [counting(TOKENS[0], 5), counting(TOKENS[0], 5), counting(TOKENS[1], 3)],
+    "batches count together, or are refused with what is there": [
+        counting_together([*TOKENS], 5),
+        counting_together([b"c" * 12, TOKENS[1]], 5),
+        counting_together([b"c" * 12, b"d" * 12, b"e" * 12], 7),
+    ],
     "values of a split find room, or are refused with what is there": [
         telling_apart(TOKENS[0], [b"v" * 8], 0),
         telling_apart(TOKENS[0], [b"w" * 8], 9),
@@ -164,6 +221,13 @@ CASES: Final[Mapping[str, Sequence[Call]]] = {
     "a mark is cleared unless it was renewed": [
         *(update(MARK, MARKED, mark=mark, once=1) for mark in ("x", "y")),
         *(delete(MARK, "#mark = :mark AND #times = :times", mark="y", times=times) for times in (1, 2, 2)),
+    ],
+    "keys are listed until they are too many": [
+        listing(["k1"], 2),
+        update(at("customer#a", "keys"), "ADD #keys :keys", keys=["-", "k1"]),
+        listing(["k2"], 2),
+        listing(["k2"], 2),
+        listing(["k3"], 2),
     ],
     "an item is made once": [
         put(at("a", "b", version=1), NEW),
@@ -260,6 +324,15 @@ CASES: Final[Mapping[str, Sequence[Call]]] = {
         query("#pk = :pk", pk="P#1", index="pending"),
         query("#pk = :pk AND #sk BETWEEN :first AND :last", pk="P#2", first="usage#3", last="usage#~", index="pending"),
     ],
+    "an index is counted, and read on from a place": [
+        *ROWS,
+        *(pending_from("usage#1", limit=most, count=True) for most in (1, 2, 4)),
+        pending_from("usage#2", limit=9, count=True),
+        *(pending_from("usage#1", "#base, #sk", limit=most) for most in (1, 2, 9)),
+        pending_from("usage#1", "#base, #sk", limit=1, after=at("customer#a", "usage#1", pending="P#1")),
+        pending_from("usage#1", limit=9, after=at("customer#a", "usage#2", pending="P#1"), count=True),
+        pending_from("usage#1", "#base, #sk", limit=9, after=at("customer#a", "usage#5", pending="P#1")),
+    ],
     "all is read": [
         *KEYS,
         ("scan", {"ConsistentRead": True}),
@@ -282,7 +355,7 @@ def answers(client: Any, calls: Sequence[Call]) -> Iterator[Any]:
 
 def in_order(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return an item whose attributes and sets are in order."""
-    return {name: sorted(value.get("BS", [])) or value for name, value in sorted(item.items())}
+    return {name: sorted(value.get("BS", value.get("SS", []))) or value for name, value in sorted(item.items())}
 
 
 def answered(answer: Mapping[str, Any], *, ordered: bool) -> dict[str, Any]:
@@ -293,6 +366,7 @@ def answered(answer: Mapping[str, Any], *, ordered: bool) -> dict[str, Any]:
         "items": shown if ordered else sorted(shown, key=str),
         "item": answer.get("Item"),
         "after": answer.get("LastEvaluatedKey"),
+        "count": None if "Items" in answer else answer.get("Count"),
         "unprocessed": answer.get("UnprocessedKeys") or {},
     }
 

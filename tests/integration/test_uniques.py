@@ -20,6 +20,7 @@ from metering.model.subjects import customer
 from metering.portal.reading import By
 from metering.stores.attribution import Attribution, Uniques
 from metering.stores.claims import Claims
+from metering.stores.marks import Mark
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World, moment
 
@@ -57,9 +58,9 @@ def close_all(world: World) -> None:
     """Close until nothing asks for another time."""
     for _ in range(6):
         world.close()
-        if not world.counters.marks.late():
+        if not world.counters.marks.of_kind(Mark.LATE):
             return
-    raise AssertionError(f"closing does not come to an end: {world.counters.marks.late()}")
+    raise AssertionError(f"closing does not come to an end: {world.counters.marks.of_kind(Mark.LATE)}")
 
 
 def claims_stored(world: World) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from metering.stores import claims
 from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
+from metering.stores.marks import Mark
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World, event_ids, moment
 
@@ -93,7 +94,7 @@ def test_what_your_own_code_reports_of_a_customer_is_billed_without_a_key(world:
     world.run()
     assert world.at_stripe("cus_acme", "tokens") == 25
     world.report(report(tokens=100))
-    assert {mark.subject for mark in world.counters.marks.late()} == {customer("acme")}
+    assert {mark.subject for mark in world.counters.marks.of_kind(Mark.LATE)} == {customer("acme")}
     world.run()
     assert world.at_stripe("cus_acme", "tokens") == 125
     assert shown(world, split=False) == [

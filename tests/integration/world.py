@@ -4,14 +4,15 @@ import base64
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from infra.local.stripe.server import LocalStripe
 from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carried, Carrier
-from metering.billing.closing import Closed, Closer
+from metering.billing.closed import Closed
+from metering.billing.closing import INDEX_LAG, Closer
 from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
 from metering.billing.reconciling import Reconciled, Reconciler
@@ -175,7 +176,8 @@ class World:
         closer = self.closer()
         closed = closer.close_due()
         posted = self.post()
-        closer.settle(closed, unsettled=posted.unsettled)
+        closed.pending.clear()
+        replace(closer, clock=lambda: self.now + INDEX_LAG).settle(closed, self.switch.read().first)
         return closed, posted
 
     def check(self, calls: int = 1000) -> tuple[Carried, Reconciled]:

@@ -14,16 +14,25 @@ value that a key brought on both sides of a hand-over before that was entered, t
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, Subject, customer, key_of_source, source_of_key, subject_of_source
-from metering.stores.claims import Claim, Claims
+from metering.stores.claims import PARTS, SHARDS, Claim, Claims
 from metering.stores.counters import Counted, Counters
-from metering.stores.holders import Holders, Holding, mapped_to
+from metering.stores.holders import Holder, Holders, Holding, mapped_to
+from metering.stores.progress import Join
 from metering.stores.rows import ByKey
+from metering.stores.table import TooMuchError
+
+WHOLE: Final = PARTS // SHARDS
+"""The parts of a shard."""
+
+MOST_JOINED: Final = 50_000
+"""Claims that are held at once, of 250 bytes or so; more are read in parts."""
 
 
 def owner_of(source: str, holding: Holding, hour: Hour) -> Subject:
@@ -106,9 +115,11 @@ class Uniques:
 
     def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
         """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
-        return self.among(
-            self.holders.holdings(map(source_of_key, self.holders.keys_of(customer))), customer, metric, hour
-        )
+        holdings = self.holders.holdings(map(source_of_key, self.holders.keys_of(customer)))
+        if alone(holdings, customer, hour):
+            return None
+        joined = self.join(holdings, customer, metric, hour, Join(), most=None, go_on=lambda: True)
+        return Counter({Hour(number): count for number, count in joined.by_hour.items()})
 
     def among(
         self,
@@ -122,14 +133,52 @@ class Uniques:
         """Return the same of a customer that holds or held these keys; ``most`` as in :meth:`Claims.of_source`."""
         if alone(holdings, customer, hour):
             return None
-        first: dict[str, Claim] = {}
+        first = _First(customer, hour)
         for source, holding in sorted(holdings.items()):
-            for value, claim in self.claims.of_source(metric, source, hour, most=most):
-                holder = holding.at(claim.hour)
-                mine = holder is not None and holder.customer == customer
-                if mine and (value not in first or claim.at < first[value].at):
-                    first[value] = claim
-        return Counter(claim.hour for claim in first.values())
+            first.take(holding, self.claims.of_source(metric, source, hour, most=most))
+        return first.by_hour()
+
+    def join(  # noqa: PLR0913 - whose claims, of what, how far, and how much of it
+        self,
+        holdings: Mapping[str, Holding],
+        customer: str,
+        metric: str,
+        hour: Hour,
+        join: Join,
+        *,
+        most: int | None,
+        go_on: Callable[[], bool],
+    ) -> Join:
+        """Join the claims of all keys that a customer held in a month, part by part, from where ``join`` has got to.
+
+        A value counts once, in the hour of the claim that was made first. It ends with the last part, or with the one
+        after which ``go_on`` says no. A shard of more than :data:`MOST_JOINED` claims is read in 16 parts, so that what
+        is held at a time is bounded (I10). Raises TooMuchError once more than ``most`` claims have been read.
+        """
+        concerned = {source: one for source, one in sorted(holdings.items()) if _held_in_month(one, customer, hour)}
+
+        def first_of(part: int, parts: int, most: int | None) -> _First:
+            first = _First(customer, hour, most)
+            for source, holding in concerned.items():
+                first.take(holding, self.claims.of_part(metric, source, hour, part, parts))
+            return first
+
+        read = 0
+        while join.parts < PARTS:
+            parts = WHOLE if join.parts % WHOLE == 0 else 1
+            try:
+                first = first_of(join.parts, parts, MOST_JOINED if parts > 1 else None)
+            except _TooManyError:
+                parts, first = 1, first_of(join.parts, 1, None)
+            read += first.read
+            if most is not None and read > most:
+                raise TooMuchError(f"a customer has more than {most} claims of {metric} in a month")
+            by_hour = Counter(join.by_hour) + Counter({at.number: count for at, count in first.by_hour().items()})
+            overtaken = join.overtaken | {at.number for at in first.overtaken()}
+            join = Join(join.of, join.asked, join.parts + parts, dict(by_hour), overtaken)
+            if not go_on():
+                break
+        return join
 
     def settle(self, customer: str, hour: Hour, amounts: Amounts) -> None:
         """Where a customer's distinct values came through several hands, let the claims say how many count."""
@@ -137,6 +186,51 @@ class Uniques:
             by_hour = self.by_hour(customer, metric, hour)
             if by_hour is not None:
                 amounts.uniques[metric] = by_hour[hour]
+
+
+class _TooManyError(Exception):
+    """More claims lie in a shard than are held at once."""
+
+
+class _First:
+    """The first claim of each value that a customer's keys brought in the month of an hour."""
+
+    def __init__(self, customer: str, hour: Hour, most: int | None = None) -> None:
+        self.read = 0
+        self._customer, self._hour, self._most = customer, hour, most
+        self._first: dict[str, Claim] = {}
+        self._later: list[tuple[str, Hour]] = []
+
+    def take(self, holding: Holding, claims: Iterable[tuple[str, Claim]]) -> None:
+        """Take in a key's claims, those that were made while the customer held it.
+
+        Of two that were made in the same millisecond the one that is taken in first counts: take keys in order. Raises
+        _TooManyError once more than ``most`` have been read.
+        """
+        mine: dict[Hour, bool] = {}
+        for value, claim in claims:
+            self.read += 1
+            if self._most is not None and self.read > self._most:
+                raise _TooManyError
+            at = claim.hour
+            if at not in mine:
+                holder = holding.at(at)
+                mine[at] = holder is not None and holder.customer == self._customer
+            if mine[at]:
+                before = self._first.setdefault(value, claim)
+                if before is not claim:
+                    earlier, later = (claim, before) if claim.at < before.at else (before, claim)
+                    self._first[value] = earlier
+                    if earlier.hour != later.hour:
+                        self._later.append((value, later.hour))
+
+    def by_hour(self) -> Counter[Hour]:
+        """Return how many values count in each hour."""
+        return Counter(claim.hour for claim in self._first.values())
+
+    def overtaken(self) -> set[Hour]:
+        """Return the other hours in which values of the hour were claimed, too, but later."""
+        return {at for value, at in self._later if self._first[value].hour == self._hour} - {self._hour}
 
 
 def tenure(holding: Holding, hour: Hour) -> Hour | None:
@@ -147,11 +241,16 @@ def tenure(holding: Holding, hour: Hour) -> Hour | None:
 
 def alone(holdings: Mapping[str, Holding], customer: str, hour: Hour) -> bool:
     """Say whether one key alone stands for a customer in the month of an hour."""
-    concerned = []
-    for holding in holdings.values():
-        changes = [holder for holder in holding.holders if hour.month_begin < holder.since < hour.month_end]
-        at_first = holding.at(hour.month_begin)
-        held = [one for one in (at_first, *changes) if one is not None and one.customer == customer]
-        if held:
-            concerned.append(not changes)
-    return len(concerned) <= 1 and all(concerned)
+    concerned = [one for one in holdings.values() if _held_in_month(one, customer, hour)]
+    return len(concerned) <= 1 and not any(_changed_in_month(one, hour) for one in concerned)
+
+
+def _held_in_month(holding: Holding, customer: str, hour: Hour) -> bool:
+    """Say whether a customer held a key at any time of an hour's month."""
+    held = (holding.at(hour.month_begin), *_changed_in_month(holding, hour))
+    return any(one is not None and one.customer == customer for one in held)
+
+
+def _changed_in_month(holding: Holding, hour: Hour) -> list[Holder]:
+    """Return who got a key within an hour's month."""
+    return [one for one in holding.holders if hour.month_begin < one.since < hour.month_end]

@@ -4,18 +4,22 @@
 | --- | --- | --- | --- |
 | customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
 | key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
+| all its keys | ``customer#<id>`` | ``keys`` | ``keys``: these, and ``-``; some of too many |
 | key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
 | owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
 | directory | ``list#customers``, ``list#keys`` | id | (none) |
 | short id | ``list#hashed`` | ``~<hash>`` | ``customer``: the one that identifiers at Stripe name so |
 
 A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
+So are the keys of a customer: those of 100 customers are one read. Where that item is missing, as it is for customers
+of a version that did not write it, the pointers say the same, by a query for each.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from metering.model.log_format import MISSING
 from metering.model.periods import Hour
 from metering.model.subjects import (
     HASHED,
@@ -28,8 +32,8 @@ from metering.model.subjects import (
     source_of_key,
     subject_of_source,
 )
-from metering.stores.aws import Item, from_item, to_item
-from metering.stores.table import Table, item_key
+from metering.stores.aws import Item, from_item, side_by_side, to_item
+from metering.stores.table import Table, item_key, item_there
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -37,7 +41,11 @@ if TYPE_CHECKING:
 BEGINNING: Final = Hour(0)
 """From when a key's first holder holds it: usage that was counted before anyone was named is theirs."""
 
+MOST_HELD: Final = 200
+"""Keys of a customer that one item names; at 512 bytes, a longest id's, these are 100 KB."""
+
 _HASHED: Final = "list#hashed"
+_KEYS: Final = "keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +97,17 @@ class Holders:
     def _items(self) -> Table:
         return Table(self.client, self.table)
 
-    def of_keys(self, keys: Iterable[str]) -> dict[str, Holding]:
+    def of_keys(self, keys: Iterable[str], *, consistent: bool = True) -> dict[str, Holding]:
         """Return each key's history."""
         wanted = list(keys)
-        found = self._items.read({(str(key(name)), "holders"): name for name in wanted}, _read_holding)
+        places = {(str(key(name)), "holders"): name for name in wanted}
+        found = self._items.read(places, _read_holding, consistent=consistent)
         return {name: found.get(name) or Holding(name) for name in wanted}
 
-    def holdings(self, sources: Iterable[str]) -> dict[str, Holding]:
+    def holdings(self, sources: Iterable[str], *, consistent: bool = True) -> dict[str, Holding]:
         """Return each source's history; a customer whose usage came without a key holds its own name for ever."""
         wanted = {source: subject_of_source(source) for source in sources}
-        held = self.of_keys(by_kind(wanted.values(), Kind.KEY))
+        held = self.of_keys(by_kind(wanted.values(), Kind.KEY), consistent=consistent)
         return {
             source: held[subject.id] if subject.kind is Kind.KEY else Holding("", (Holder(BEGINNING, subject.id),))
             for source, subject in wanted.items()
@@ -109,6 +118,28 @@ class Holders:
         return {
             item["sk"]["S"].removeprefix("key#") for item in self._items.query(str(customer(name)), beginning="key#")
         }
+
+    def keys_of_each(
+        self, names: Iterable[str], known: Iterable[Holding] = (), *, consistent: bool = True
+    ) -> dict[str, set[str]]:
+        """Return every key that each of these customers holds or has ever held.
+
+        100 customers are one read. One whose item is missing is a query, and gets it, and so is one in whose item a key
+        is missing that it is ``known`` to have held: an older version gave it. One who held more than
+        :data:`MOST_HELD` is a query each time.
+        """
+        wanted = list(names)
+        least: dict[str, set[str]] = {}
+        for holding in known:
+            for holder in holding.holders:
+                least.setdefault(holder.customer, set()).add(holding.key)
+        items = {(str(customer(name)), _KEYS): name for name in wanted}
+        found = self._items.read(items, lambda item: {*item["keys"]["SS"]} - {MISSING}, consistent=consistent)
+        lacking = {name for name in wanted if name not in found or not least.get(name, set()) <= found[name]}
+        full = {name for name in wanted if len(found.get(name, ())) > MOST_HELD}
+        queried = dict(zip(lacking | full, side_by_side(self.keys_of, lacking | full), strict=True))
+        side_by_side(lambda name: self._add_held(name, queried[name]), lacking - full)
+        return found | queried
 
     def sources_of(self, name: str) -> set[str]:
         """Return every source whose usage may be a customer's: its own name, and the keys that it has ever held."""
@@ -122,12 +153,13 @@ class Holders:
     def hand_over(self, holding: Holding) -> None:
         """Write a key's history; raise RowChangedError if it is not as it was read.
 
-        The customer's pointer to the key is written first: a pointer to a key that it does not hold is harmless, a
-        held key without a pointer would be missed when an hour is closed again.
+        The customer's pointer to the key is written first, then the key among all of the customer's: one that it does
+        not hold is harmless there, a held key that is missing would be missed when an hour is closed.
         """
         newest = holding.holders[-1]
         if newest.customer:
             self._items.put(item_key(str(customer(newest.customer)), str(key(holding.key))))
+            self._list_held(newest.customer, holding.key)
         self.list_key(holding.key)
         history = [
             {"since": str(holder.since), "customer": holder.customer, "reason": holder.reason}
@@ -135,6 +167,36 @@ class Holders:
         ]
         item = to_item({"version": holding.version + 1, "holders": history})
         self._items.put_as_read({**item_key(str(key(holding.key)), "holders"), **item}, version=holding.version)
+
+    def _list_held(self, name: str, new: str) -> None:
+        """Enter a key, which has its pointer, among all that a customer ever held."""
+        try:
+            self.client.update_item(
+                TableName=self.table,
+                Key=item_key(str(customer(name)), _KEYS),
+                UpdateExpression="ADD #keys :new",
+                ConditionExpression="attribute_exists(#keys) AND size(#keys) <= :most",
+                ExpressionAttributeNames={"#keys": "keys"},
+                ExpressionAttributeValues={":new": {"SS": [new]}, ":most": {"N": str(MOST_HELD + 1)}},
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except self.client.exceptions.ConditionalCheckFailedException as error:
+            if not item_there(error):
+                self._add_held(name, self.keys_of(name))
+
+    def _add_held(self, name: str, keys: Iterable[str]) -> None:
+        """Enter the keys to which a customer has pointers, or as many as say that they are too many.
+
+        The item only grows, so that a replay changes nothing, and whoever reads it finds each key whose pointer was
+        there before it was made. A set cannot be empty; what is no id stands in it for that.
+        """
+        self.client.update_item(
+            TableName=self.table,
+            Key=item_key(str(customer(name)), _KEYS),
+            UpdateExpression="ADD #keys :keys",
+            ExpressionAttributeNames={"#keys": "keys"},
+            ExpressionAttributeValues={":keys": {"SS": [MISSING, *sorted(keys)[: MOST_HELD + 1]]}},
+        )
 
     def customers(self, names: Iterable[str]) -> dict[str, Customer]:
         """Return those of the customers that exist."""

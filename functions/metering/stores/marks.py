@@ -7,7 +7,7 @@
 
 import uuid
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,6 +53,16 @@ class Marked:
 
     kind: Mark = Mark.LATE
 
+    @property
+    def partition(self) -> int:
+        """The partition that it is in."""
+        return partition(str(self.subject))
+
+    @property
+    def place(self) -> str:
+        """Where it stands in its partition."""
+        return f"{self.hour}#{self.subject}"
+
 
 @dataclass(frozen=True, slots=True)
 class Marks:
@@ -83,14 +93,25 @@ class Marks:
             "ExpressionAttributeValues": {":mark": {"S": mark}, ":once": {"N": "1"}},
         }
 
-    def late(self) -> list[Marked]:
-        """Return every hour and subject that is to be closed again, oldest hour first."""
-        return self.of_kind(Mark.LATE)
-
     def of_kind(self, kind: Mark) -> list[Marked]:
         """Return every mark of a kind, oldest hour first."""
         found = side_by_side(lambda n: list(Table(self.client, self.table).query(f"{kind}#{n}")), range(PARTITIONS))
         return sorted(_read_mark(kind, item) for items in found for item in items)
+
+    def some(self, number: int, after: str, most: int) -> list[Marked]:
+        """Return the first ``most`` late marks of a partition after one's :attr:`Marked.place`, the oldest hour first.
+
+        A consistent read: a mark that was put before is seen.
+        """
+        items = Table(self.client, self.table).query(f"{Mark.LATE}#{number}", after=after, most=most)
+        return [_read_mark(Mark.LATE, item) for item in items]
+
+    def asked(self, hours: Iterable[Hour], subjects: Collection[Subject]) -> set[Hour]:
+        """Return those of the hours that are to be closed again for one of these subjects."""
+        keys = [_mark_key(Mark.LATE, hour, subject) for hour in hours for subject in subjects]
+        wanted = {(key["pk"]["S"], key["sk"]["S"]): (key["pk"]["S"], key["sk"]["S"]) for key in keys}
+        found = Table(self.client, self.table).read(wanted, lambda item: _read_mark(Mark.LATE, item).hour)
+        return {*found.values()}
 
     def late_hours(self, subjects: Iterable[Subject], first: Hour, end: Hour) -> list[Hour]:
         """Return the hours from ``first`` up to ``end``, exclusive, that are to be closed again for these subjects.
@@ -124,8 +145,10 @@ class Marks:
     def clear(self, marked: Marked) -> None:
         """Delete a mark that was dealt with, unless it has been renewed since it was read."""
         not_renewed = "#mark = :mark AND #times = :times"
-        # A renewed mark stays for the next run; one that is gone was dealt with by another run.
-        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+        # A renewed mark, or one that somebody is just renewing, stays for the next run; one that is gone was dealt with
+        # by another run.
+        exceptions = self.client.exceptions
+        with suppress(exceptions.ConditionalCheckFailedException, exceptions.TransactionConflictException):
             self.client.delete_item(
                 TableName=self.table,
                 Key=_mark_key(marked.kind, marked.hour, marked.subject),

@@ -4,22 +4,27 @@
 | --- | --- | --- | --- |
 | period | ``period#<hour>`` | ``close`` | ``state``, ``written_at``, ``closed_at``, ``customers``, ``unmapped`` |
 | cursor | ``period#cursor`` | ``close`` | ``hour``: every hour before it is closed |
+| piece | ``period#<hour>`` | ``piece#<partition>`` | ``version``, ``holder``, ``until``, ``done``: a :class:`Piece` |
+| marks' place | ``period#marks`` | ``late`` | the same, a :class:`Places` |
+| join | ``period#<hour>`` | ``join#<metric>#<customer>`` | ``joined``: a :class:`Join` |
+| keys of a month | ``customer#<id>`` | ``month#<month>`` | ``keys``: with which its distinct values were settled last |
 | invoices | ``period#invoices`` | ``seen`` | ``at``: up to when finalised invoices are noted |
 | round | ``period#reconciled`` | ``round`` | the fields of :class:`Round` |
 """
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
 from metering.model.periods import Hour, due_before, hours
-from metering.stores.aws import Item, from_item, to_item
-from metering.stores.table import Table, item_key
+from metering.model.subjects import customer
+from metering.stores.aws import ERRORS, Item, from_item, to_item
+from metering.stores.table import Table, item_key, item_there, unchanged
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -45,6 +50,64 @@ class Period:
     customers: int
     unmapped: int
     closed_at: datetime | None = None
+
+
+class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a partition of an hour is closed: every source up to ``after``, but for those that are ``left``.
+
+    ``read`` says that no source comes after. ``customers`` and ``unmapped`` are how many customers, and keys without
+    one, are closed; a customer is one of the piece that the first of its sources lies in.
+    """
+
+    after: str = ""
+    read: bool = False
+    left: tuple[str, ...] = ()
+    customers: int = 0
+    unmapped: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of it is left."""
+        return self.read and not self.left
+
+
+class Places(msgspec.Struct, frozen=True):
+    """The late mark after which each partition is looked at next; empty: the oldest."""
+
+    after: dict[int, str] = {}
+
+
+class Join(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a customer's claims of a metric are joined: so many parts of a month.
+
+    ``of`` says of which row and keys it is: of others it begins anew; ``asked``, what it was begun for. ``by_hour`` is
+    how many values count in each hour; ``overtaken`` are other hours in which those of the hour were claimed, too, but
+    later. Hours are numbers.
+    """
+
+    of: str = ""
+    asked: frozenset[str] = frozenset()
+    parts: int = 0
+    by_hour: dict[int, int] = {}
+    overtaken: frozenset[int] = frozenset()
+
+
+Done = TypeVar("Done", Piece, Places)
+
+
+@dataclass(frozen=True, slots=True)
+class Leased(Generic[Done]):
+    """Work that one run does at a time, as it was read: ``holder`` has it ``until`` a moment, ``done`` is how far."""
+
+    place: tuple[str, str]
+    done: Done
+    version: int = 0
+    holder: str = ""
+    until: int = 0
+
+
+class LeaseLostError(Exception):
+    """Another run goes on with what this one had leased."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -130,6 +193,66 @@ class Progress:
         """Return those of the hours whose rows are written."""
         return self._items.read({(f"period#{hour}", "close"): hour for hour in wanted}, _read_period)
 
+    def pieces(self, hour: Hour, partitions: int) -> list[Leased[Piece]]:
+        """Return each piece of an hour as it stands; one that nobody has begun is there with version 0."""
+        places = [(f"period#{hour}", f"piece#{number}") for number in range(partitions)]
+        found = self._items.read({place: place for place in places}, lambda item: _read_leased(item, Piece))
+        return [found.get(place) or Leased(place, Piece()) for place in places]
+
+    def marks_place(self) -> Leased[Places]:
+        """Return where late marks are looked at next."""
+        found = self._items.get("period#marks", "late")
+        return _read_leased(found, Places) if found else Leased(("period#marks", "late"), Places())
+
+    def take(self, work: Leased[Done], holder: str, *, now: datetime, until: datetime) -> "Lease[Done]":
+        """Lease work that nobody has at present; raise LeaseLostError if somebody does, or was faster.
+
+        Who dies while holding it keeps others from it for a while, and no longer. Nothing is written wrongly should two
+        clocks differ so much that two work on one piece.
+        """
+        if work.holder not in ("", holder) and work.until > now.timestamp():
+            raise LeaseLostError(f"{work.place} is leased")
+        return Lease(self, self.save_leased(work, replace(work, holder=holder, until=int(until.timestamp()))))
+
+    def save_leased(self, before: Leased[Done], after: Leased[Done]) -> Leased[Done]:
+        """Write work if it is as it was read, else raise LeaseLostError.
+
+        A replay by boto3 meets its own write, which is as good.
+        """
+        written = replace(after, version=before.version + 1)
+        values = {"version": written.version, "holder": written.holder, "until": written.until}
+        item = {**item_key(*before.place), **to_item(values | {"done": msgspec.json.encode(written.done).decode()})}
+        try:
+            self.client.put_item(
+                TableName=self.table,
+                Item=item,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **unchanged(before.version),
+            )
+        except self.client.exceptions.ConditionalCheckFailedException as error:
+            if item_there(error) != item:
+                raise LeaseLostError(f"{before.place} is another run's") from error
+        return written
+
+    def join(self, hour: Hour, name: str, metric: str) -> Join:
+        """Return how far a customer's claims are joined for an hour."""
+        found = self._items.get(f"period#{hour}", f"join#{metric}#{name}")
+        return msgspec.json.decode(found["joined"]["S"], type=Join) if found else Join()
+
+    def save_join(self, hour: Hour, name: str, metric: str, join: Join) -> None:
+        """Write how far they are; whoever writes last, what is written is of one reading."""
+        item = item_key(f"period#{hour}", f"join#{metric}#{name}")
+        self._items.put({**item, "joined": {"S": msgspec.json.encode(join).decode()}})
+
+    def settled_with(self, names: Iterable[str], hour: Hour) -> dict[str, str]:
+        """Return with which keys the distinct values of each customer were settled last in an hour's month, if ever."""
+        items = {(str(customer(name)), f"month#{hour.month}"): name for name in names}
+        return self._items.read(items, lambda item: str(item["keys"]["S"]))
+
+    def save_settled_with(self, name: str, hour: Hour, keys: str) -> None:
+        """Write with which keys they were; whoever writes last, an older one only makes the next run look again."""
+        self._items.put({**item_key(str(customer(name)), f"month#{hour.month}"), "keys": {"S": keys}})
+
     def save_period(self, period: Period) -> None:
         """Write how far an hour has got; a closed hour stays as it is, so that a late run cannot open it again."""
         not_closed = "attribute_not_exists(#state) OR #state <> :closed"
@@ -149,6 +272,38 @@ class Progress:
                 ExpressionAttributeNames={"#state": "state"},
                 ExpressionAttributeValues={":closed": {"S": PeriodState.CLOSED}},
             )
+
+
+@dataclass(slots=True)
+class Lease(Generic[Done]):
+    """What a run has leased, as it stands."""
+
+    progress: Progress
+    work: Leased[Done]
+
+    @property
+    def done(self) -> Done:
+        """How far it is."""
+        return self.work.done
+
+    def save(self, done: Done) -> None:
+        """Write how far it is; raise LeaseLostError if another run has it by now."""
+        self.work = self.progress.save_leased(self.work, replace(self.work, done=done))
+
+    def end(self, done: Done) -> None:
+        """Write how far it is and give it back; raise LeaseLostError if another run has it by now."""
+        self.work = self.progress.save_leased(self.work, replace(self.work, done=done, holder="", until=0))
+
+    def give_back(self) -> None:
+        """Give it back as it is; nothing happens if another run has it by now. If that fails, its time ends it."""
+        with suppress(LeaseLostError, *ERRORS):
+            self.end(self.done)
+
+
+def _read_leased(item: Item, kind: type[Done]) -> Leased[Done]:
+    done = msgspec.json.decode(item["done"]["S"], type=kind)
+    place = (item["pk"]["S"], item["sk"]["S"])
+    return Leased(place, done, int(item["version"]["N"]), item["holder"]["S"], int(item["until"]["N"]))
 
 
 def _read_period(item: Item) -> Period:
