@@ -5,25 +5,33 @@ A break has a name and says which side's schedules it shows in; `play --break` p
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
 
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from metering.billing import closing, sending
+from metering.billing import closing, sending, settling
+from metering.billing.closed import Closed
+from metering.billing.closing import Closer
+from metering.billing.late_marks import LateMarks
+from metering.billing.settling import Settler
+from metering.billing.writing import RowWriter
 from metering.counting.recording import Recorder
 from metering.model import usage_row
 from metering.model.amounts import Amounts
 from metering.model.measuring import Usage
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import Subject, subject_of_source
-from metering.stores import marks
+from metering.stores import counters, marks, table
 from metering.stores.aws import Item
+from metering.stores.claims import PARTS
 from metering.stores.counters import Counters
+from metering.stores.progress import Join, Lease, Leased, Piece, Progress
 from metering.stores.table import Table
 
 Break = Callable[[], AbstractContextManager[Any]]
@@ -140,6 +148,115 @@ def _one_by_one(self: Table, *writes: Mapping[str, Any]) -> None:
             self.client.update_item(**what)
 
 
+# --- closing ----------------------------------------------------------------------------------------------------------
+
+_close_step = Closer._close_step
+_close_some = LateMarks._close_some
+_join = Settler._join
+
+
+def _noted_first(self: Closer, hour: Hour, number: int, did: Closed, lease: Lease[Piece]) -> None:
+    """Note how far a piece is before its rows are written."""
+    stream = self.counters.in_order(hour, number, after=lease.done.after)
+    while step := [*itertools.islice(stream, closing.STEP)]:
+        lease.save(msgspec.structs.replace(lease.done, after=step[-1][0]))
+        lease.save(self._close_step(hour, step, lease.done, did))
+        self._writer.check_time()
+    lease.end(msgspec.structs.replace(lease.done, read=True))
+
+
+def _left_forgotten(self: Closer, hour: Hour, step: Sequence[tuple[str, Amounts]], done: Piece, did: Closed) -> Piece:
+    """Close a step, and forget what has to wait."""
+    return msgspec.structs.replace(_close_step(self, hour, step, done, did), left=done.left)
+
+
+def _pages(self: Counters, hour: Hour, number: int, after: str) -> Iterator[list[Item]]:
+    asked = table._condition("pk", counters._hour_key(hour, number), after=f"{after}$" if after else "")
+    pages = self.client.get_paginator("query").paginate(TableName=self.table, ConsistentRead=True, **asked)
+    return ([*page["Items"]] for page in pages if page["Items"])
+
+
+def _grouped(pages: Iterator[list[Item]]) -> Iterator[tuple[str, Amounts]]:
+    for source, items in itertools.groupby(itertools.chain.from_iterable(pages), key=counters._source_of):
+        yield source, counters._added_up(items)
+
+
+def _cut_twice(self: Counters, hour: Hour, number: int, *, after: str = "") -> Iterator[tuple[str, Amounts]]:
+    """Begin the next page with the last item of the one before."""
+    before: list[Item] = []
+
+    def pages() -> Iterator[list[Item]]:
+        nonlocal before
+        for items in _pages(self, hour, number, after):
+            yield [*before, *items]
+            before = items[-1:]
+
+    return _grouped(pages())
+
+
+def _cut_lost(self: Counters, hour: Hour, number: int, *, after: str = "") -> Iterator[tuple[str, Amounts]]:
+    """Forget what the page before had of a key that goes on in the next one."""
+    for items in _pages(self, hour, number, after):
+        yield from _grouped(iter([items]))
+
+
+def _page_skipped(self: Counters, hour: Hour, number: int, *, after: str = "") -> Iterator[tuple[str, Amounts]]:
+    return _grouped(itertools.islice(_pages(self, hour, number, after), 0, None, 2))
+
+
+def _cleared_first(self: LateMarks, some: Sequence[marks.Marked], did: Closed) -> Any:
+    for mark in some:
+        self.marks.clear(mark)
+    return _close_some(self, some, did)
+
+
+def _cleared_anyway(self: LateMarks, some: Sequence[marks.Marked], did: Closed) -> Any:
+    """Clear the marks of those, too, who have to wait."""
+    _close_some(self, some, did)
+    for mark in some:
+        self.marks.clear(mark)
+    return []
+
+
+def _resumed_anyway(self: Settler, values: settling.Values, metric: str, asked: frozenset[str]) -> Join:
+    """Join claims from where an earlier run has got to, whatever that was begun for."""
+    hour, name = values.row.hour, values.row.subject.id
+    join_from = partial(self.uniques.join, values.held, name, metric, hour)
+    join = self.ledger.progress.join(hour, name, metric) if asked else Join()
+    while join.parts < PARTS:
+        until = self.clock() + settling._SAVED_EVERY
+        join = join_from(join, most=None if asked else settling.MOST_CLAIMS, go_on=partial(self._is_before, until))
+        if asked and join.parts < PARTS:
+            self.ledger.progress.save_join(hour, name, metric, join)
+    return join
+
+
+def _answered_anyway(self: Settler, values: settling.Values, metric: str, asked: frozenset[str]) -> Join:
+    """Take what is gone on with for an answer to all that is asked now."""
+    join = _join(self, values, metric, asked)
+    values.answered = None
+    return join
+
+
+def _saved_anyway(self: Progress, before: Leased[Any], after: Leased[Any]) -> Leased[Any]:
+    """Write how far work is, whoever has it by now."""
+    item = self._items.get(*before.place)
+    there = int(item["version"]["N"]) if item else 0
+    return _save_leased(self, replace(before, version=there), after)
+
+
+_save_leased = Progress.save_leased
+
+
+def _all_or_none(self: RowWriter, hour: Hour, theirs: Mapping[str, Any], _waiting: Any) -> counters.Counted:
+    """Read what customers' other keys were counted for, of all or of none."""
+    return self.counters.of_sources(hour, theirs)
+
+
+def _nothing(*_: Any, **__: Any) -> set[Any]:
+    return set()
+
+
 BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
     "counting": {
         "no condition": lambda: patch.object(Counters, "count", _without_condition),
@@ -154,8 +271,36 @@ BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
         "every revision has one name": lambda: patch.object(usage_row, "identifier", _same_name),
         "a renewed mark is cleared": lambda: patch.object(marks.Marks, "clear", _clear_anyway),
         "nobody asks for invoices to be checked": lambda: patch.object(
-            closing.Closer, "_ask_to_check", lambda _self, _hour, _subjects: None
+            RowWriter, "_ask_to_check", lambda _self, _hour, _subjects: None
         ),
         "carries are made without condition": lambda: patch.object(Table, "transact", _one_by_one),
+        "how far a piece is is noted before its rows are written": lambda: patch.object(
+            Closer, "_close_piece", _noted_first
+        ),
+        "a left key is forgotten": lambda: patch.object(Closer, "_close_step", _left_forgotten),
+        "an hour is written although keys are left": lambda: patch.object(
+            Piece, "is_done", property(lambda piece: piece.read)
+        ),
+        "a key that a page cuts counts twice": lambda: patch.object(Counters, "in_order", _cut_twice),
+        "a key that a page cuts is half lost": lambda: patch.object(Counters, "in_order", _cut_lost),
+        "a page is skipped": lambda: patch.object(Counters, "in_order", _page_skipped),
+        "who cannot be read fails the step": lambda: patch.object(RowWriter, "_count_beside", _all_or_none),
+        "holders are not read again": lambda: patch.object(RowWriter, "_moved", _nothing),
+        "a mark is cleared before its rows are written": lambda: patch.object(LateMarks, "_close_some", _cleared_first),
+        "a mark that has to wait is cleared": lambda: patch.object(LateMarks, "_close_some", _cleared_anyway),
+        "joins are resumed whatever changed": lambda: patch.object(Settler, "_join", _resumed_anyway),
+        "what is gone on with answers what was asked since": lambda: patch.object(Settler, "_join", _answered_anyway),
+        "hours that an earlier claim overtakes are not marked": lambda: patch.object(
+            Settler, "_mark_overtaken", _nothing
+        ),
     },
 }
+
+HARMLESS: Final[Mapping[str, Mapping[str, Break]]] = {
+    "money": {
+        "how far a piece is is saved by runs that have lost it": lambda: patch.object(
+            Progress, "save_leased", _saved_anyway
+        ),
+    }
+}
+"""What bills nothing wrongly: whoever says last how far a piece is, what it says is true. Leases only spare work."""

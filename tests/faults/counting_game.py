@@ -20,6 +20,7 @@ from metering.model.periods import Hour
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
+from metering.stores.marks import Mark
 from metering.stores.set_aside import SetAside, SetAsideBatch
 from tests.doubles.access_log import NONCE
 from tests.doubles.aws import Client
@@ -125,7 +126,7 @@ class Game:
     def _close(self, process: Process, counters: Counters) -> None:
         """Do what a closer does with counters: read what is due or marked, bill it, and only then clear the mark."""
         now = process.clock()
-        marks = counters.marks.late()
+        marks = counters.marks.of_kind(Mark.LATE)
         due = {hour for hour in self.schedule.hours() - self.closed if hour.is_due(now)}
         found = [(hour, counters.read(hour)) for hour in due]
         found += [(mark.hour, counters.read(mark.hour, {mark.subject.id})) for mark in marks]

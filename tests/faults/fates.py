@@ -1,6 +1,6 @@
 """What becomes of requests to DynamoDB: a client that suffers what a network and a busy service do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from enum import Enum
 from typing import Any, Final
 
@@ -26,13 +26,19 @@ READS: Final = {"get_item", "batch_get_item", "query", "describe_table"}
 
 
 class TableClient:
-    """A process's client of `backing`: in memory, or boto3's own. ``fates`` says how likely each fate is."""
+    """A process's client of `backing`: in memory, or boto3's own. ``fates`` says how likely each fate is.
 
-    def __init__(self, backing: Any, process: Process, fates: Mapping[Any, float]) -> None:
+    Queries of the partitions in ``unreadable`` are throttled.
+    """
+
+    def __init__(
+        self, backing: Any, process: Process, fates: Mapping[Any, float], unreadable: Container[str] = ()
+    ) -> None:
         self.exceptions = backing.exceptions
         self._backing = backing
         self._process = process
         self._fates = fates
+        self._unreadable = unreadable
 
     def __getattr__(self, name: str) -> Any:
         if name in WRITES:
@@ -50,6 +56,9 @@ class TableClient:
         self._process.stage.step()
         if self._draw({Fate.LOST}) is Fate.LOST:
             raise ReadTimeoutError(endpoint_url="dynamodb")
+        if name == "query" and arguments["ExpressionAttributeValues"][":pk"]["S"] in self._unreadable:
+            error: Any = {"Error": {"Code": "ThrottlingException"}}
+            raise ClientError(error, "Query")
         answer = getattr(self._backing, name)(**arguments)
         for items in answer.get("Responses", {}).values():  # in any order; in one here, so that a seed plays the same
             items.sort(key=lambda item: (item["pk"]["S"], item["sk"]["S"]))

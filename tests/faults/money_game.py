@@ -3,10 +3,11 @@
 import itertools
 import json
 import random
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, assert_never, cast
 from unittest.mock import patch
@@ -18,23 +19,25 @@ from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.posting import retry, turn_off, turn_on
-from metering.billing import pacing, posting, sending
+from metering.billing import closing, late_marks, pacing, posting, sending, settling, writing
 from metering.billing.carrying import Carrier
 from metering.billing.closing import Closer
 from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
 from metering.billing.receiving import Receiver
 from metering.billing.reconciling import Reconciler
-from metering.counting.recording import Recorder
+from metering.counting.recording import Hashing, Recorder
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.batches import Batch, Source, batch_of
-from metering.model.metrics import Count, Metric, Sum
+from metering.model.metrics import Count, Metric, Sum, Unique
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import source_of_customer
 from metering.model.usage_row import FLIGHT_TIME
+from metering.stores import attribution, holders, marks
+from metering.stores.aws import Item
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding
-from metering.stores.progress import Seen
+from metering.stores.progress import Lease, Leased, Seen
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch, shards_of_workers
 from metering.stores.table import RowChangedError
@@ -42,12 +45,14 @@ from metering.stripe import client as stripe_client
 from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.webhooks import Webhooks
+from tests.doubles import dynamodb
 from tests.doubles.access_log import NONCE, line_of
 from tests.doubles.clock import Clock
 from tests.doubles.s3 import Buckets
 from tests.faults.fates import TableClient
 from tests.faults.money_judge import Judge, Parts
 from tests.faults.money_schedule import (
+    DISTINCT,
     METRICS,
     START,
     Adjust,
@@ -55,6 +60,8 @@ from tests.faults.money_schedule import (
     Connect,
     Deliver,
     HandOver,
+    Limits,
+    Lose,
     Mend,
     Notify,
     Post,
@@ -62,6 +69,7 @@ from tests.faults.money_schedule import (
     Retry,
     Schedule,
     Task,
+    Throttle,
     Turn,
 )
 from tests.faults.money_stripe import StripeAccount
@@ -69,6 +77,7 @@ from tests.faults.stage import CALM, LIFE_S, Episode, InTurn, Process, Run, Stag
 from tests.faults.tables import MakeBacking
 
 DECLARED: Final[tuple[Metric, ...]] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
+USERS: Final = Unique(name=DISTINCT, of="authorizer.user", opaque_id=True)
 EPOCH: Final = "1"
 SECRET: Final = "whsec_local"
 CALM_TICKS: Final = 8
@@ -76,10 +85,22 @@ CALM_TICKS: Final = 8
 the customers of a process, who are played one after the other here: one whose account fails may use up a whole run, and
 who comes first is drawn in each."""
 
+QUICK_S: Final = 0.02
+"""How long a step takes at most in calm where little is too much, so that a run gets through all of it."""
+
 ROUNDS: Final = 60
 """So many hours after calm has returned everything must be right."""
 
 WEEK_S: Final = 6 * 86_400
+
+
+class _Reckless(Closer):
+    """A closer that takes what another run has leased."""
+
+    __slots__ = ()
+
+    def _take(self, work: Leased[Any]) -> Lease[Any]:
+        return Closer._take(self, replace(work, holder=""))
 
 
 @dataclass
@@ -93,7 +114,7 @@ class Game:
     def __post_init__(self) -> None:
         """Set the stage."""
         self.world = Clock(START.start)
-        self.stage = Stage(self.world, self.schedule.seed)
+        self.stage = Stage(self.world, self.schedule.seed, step_s=self.schedule.step_s)
         schedule = self.schedule
         self.stripe = StripeAccount(self.stage, schedule.latest, schedule.summary_delay_s, bad=dict(schedule.bad))
         self.backing = self.make_backing(self.world, schedule.seed, schedule.lag_s)
@@ -105,6 +126,11 @@ class Game:
         self.unfinished: list[Task] = []
         self.judge = Judge(schedule, self.world, self.stripe, self.backing, self.direct)
         self.numbers = itertools.count()
+        self.metrics = (*METRICS, *((DISTINCT,) if schedule.distinct else ()))
+        self.declared = (*DECLARED, *((USERS,) if schedule.distinct else ()))
+        self.unreadable: set[str] = set()
+        self.copies: dict[tuple[str, str], list[Item]] = {}
+        """Older copies of the items that say how far closing is."""
 
     @property
     def met(self) -> Counter[str]:
@@ -118,7 +144,13 @@ class Game:
         for episode in self.schedule.episodes:
             self._play(episode)
             self.wrong += self.judge.never_more(self.begun)
+            self._judge_written()
+            self._copy_progress()
         self._settle()
+
+    def _judge_written(self) -> None:
+        moving = {task.key for task in self.unfinished if isinstance(task, HandOver)}
+        self.wrong += self.judge.written(self.begun, self.begun - self.recorded, moving)
 
     @contextmanager
     def playing(self) -> Iterator[None]:
@@ -132,6 +164,10 @@ class Game:
             stack.enter_context(patch.object(stripe_client, "_client", self.stripe.client))
             stack.enter_context(patch.object(stripe_client, "_sessions", {}))
             stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
+            stack.enter_context(patch.object(closing, "sample", random.Random(self.schedule.seed).sample))
+            stack.enter_context(patch.object(marks, "uuid", _Numbered()))
+            for where, name, value in _limited(self.schedule.limits) if self.schedule.limits else ():
+                stack.enter_context(patch.object(where, name, value))
             yield
 
     # --- before -----------------------------------------------------------------------------------------------------
@@ -139,7 +175,7 @@ class Game:
     def _set_up(self) -> None:
         """Make what an operator has made: meters, subscriptions, customers and keys, the switch, a table in use."""
         schedule, direct = self.schedule, self.direct
-        for metric in METRICS:
+        for metric in self.metrics:
             self.stripe.meters.create_meter(metric)
         client = self.stripe.client("sk_test_local", "")
         product = client.v1.products.create({"name": "usage"}).id
@@ -171,7 +207,7 @@ class Game:
             direct.ledger.holders.save_customer(Customer(name, name, stripe_customer), before=None)
         for key, name in schedule.mapped.items():
             direct.ledger.holders.hand_over(Holding(key).with_holder(Holder(BEGINNING, name)))
-        direct.ledger.progress.advance_cursor(Hour(START.number - 3))
+        direct.ledger.progress.advance_cursor(Hour(START.number - (0 if schedule.limits else 3)))
         direct.ledger.progress.save_invoices_seen(Seen(int(self.world.now)))
         if schedule.since is not None:
             direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
@@ -209,7 +245,7 @@ class Game:
 
     def _act(self, task: Task, process: Process) -> None:
         """Do a task as a process; what an operator could not finish is done again later."""
-        client = TableClient(self.backing.client, process, self.weather.table)
+        client = TableClient(self.backing.client, process, self.weather.table, self.unreadable)
         parts = Parts.of(client, self.backing.counters, self.backing.ledger)
         commanded = isinstance(task, HandOver | Connect | Adjust | Turn | Retry | Deliver)
         if commanded:
@@ -234,7 +270,7 @@ class Game:
             case Deliver():
                 self._deliver(task, process, parts)
             case Close():
-                self._close(process, parts)
+                self._close(task, process, parts)
             case Post():
                 self._post(task, process, parts)
             case Reconcile():
@@ -260,6 +296,10 @@ class Game:
                 self._notify(task, parts)
             case Mend():
                 self.stripe.bad.pop(task.stripe_customer, None)
+            case Lose():
+                self._lose(task)
+            case Throttle():
+                self.unreadable.add(f"hour#{task.hour}#{task.partition}")
             case _:
                 assert_never(task)
 
@@ -270,7 +310,8 @@ class Game:
     def _deliver(self, task: Deliver, process: Process, parts: Parts) -> None:
         self.begun.add(task.batch)
         set_aside = SetAside(cast("Any", self.bucket), "bucket")
-        recorder = Recorder(DECLARED, (NONCE,), parts.counters, parts.claims, set_aside, process.clock)
+        hashing = Hashing(b"secret", parts.ledger.holders)
+        recorder = Recorder(self.declared, (NONCE,), parts.counters, parts.claims, set_aside, process.clock, hashing)
         recorded = recorder.record(self._batch(task.batch))
         if recorded.set_aside or recorded.unbilled:
             self.wrong.append(f"batch {task.batch} was not counted whole: {recorded}")
@@ -289,23 +330,52 @@ class Game:
                     "response_length": str(line.bytes),
                     "response_latency": "5",
                     "integration_latency": "-",
+                    **({"authorizer.user": line.user or "-"} if self.schedule.distinct else {}),
                 }
             )
             for n, line in enumerate(self.schedule.batches[number])
         ]
         return batch_of([f"{number}-{n}" for n in range(len(lines))], lines, Source.ACCESS_LOG, "group stream")
 
-    def _close(self, process: Process, parts: Parts) -> None:
+    def _close(self, task: Close, process: Process, parts: Parts) -> None:
         """Do what the handler of ``close_periods`` does."""
-        deadline = process.clock() + timedelta(seconds=LIFE_S * 0.8)
-        closer = Closer(
-            parts.counters, parts.uniques, parts.ledger, parts.changes, clock=process.clock, deadline=deadline
+        now = process.clock()
+        closer = (_Reckless if task.reckless else Closer)(
+            parts.counters,
+            parts.uniques,
+            parts.ledger,
+            parts.changes,
+            clock=process.clock,
+            deadline=now + timedelta(seconds=LIFE_S * 0.8),
+            until=now + timedelta(seconds=task.lease_s),
+            holder=f"closer-{next(self.numbers)}",
         )
         closed = closer.close_due()
-        first = parts.switch.read().first
-        waiting = parts.ledger.rows.pending(first, range(SHARDS)) if first else {}
-        unsettled = closed.pending.union(*waiting.values()) if first else set()
-        closer.settle(closed, unsettled=unsettled)
+        if not task.helps:
+            closer.settle(closed, parts.switch.read().first)
+        for error in closed.errors:
+            self.stage.met[f"closing {type(error).__name__}"] += 1
+            self.stage.trace(f"{self.world.moment:%dT%H:%M:%S} not closed: {error!r}")
+
+    def _copy_progress(self) -> None:
+        if self.schedule.limits:
+            for item in self.backing.items(self.backing.ledger):
+                if _is_progress(item):
+                    self.copies.setdefault((item["pk"]["S"], item["sk"]["S"]), []).append(item)
+
+    def _lose(self, task: Lose) -> None:
+        """Lose some of what says how far closing is, or put an older copy in its place."""
+        chance = random.Random(f"{self.schedule.seed} {task.number}")
+        client, table = self.backing.direct, self.backing.ledger
+        self.judge.lost = True
+        items = [item for item in self.backing.items(table) if _is_progress(item)]
+        for item in sorted(items, key=lambda one: (one["pk"]["S"], one["sk"]["S"])):
+            place = (item["pk"]["S"], item["sk"]["S"])
+            fate = chance.choice(("lost", "older", "kept", "kept"))
+            if fate == "older" and place in self.copies:
+                client.put_item(TableName=table, Item=chance.choice(self.copies[place]))
+            elif fate == "lost":
+                client.delete_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]})
 
     def _post(self, task: Post, process: Process, parts: Parts) -> None:
         """Do what the handler of ``post_usage`` does."""
@@ -374,6 +444,8 @@ class Game:
     def _settle(self) -> None:
         """Let calm return, and judge."""
         self.weather, self.backing.calm = CALM, True
+        if self.schedule.limits:
+            self.stage.step_s = QUICK_S
         self.world.advance(FLIGHT_TIME.total_seconds() + 120)
         self.stripe.bad = {whom: how for whom, how in self.stripe.bad.items() if whom == self.schedule.failing}
         self.stripe.account.customers = self.stripe.account.directory.customers
@@ -382,11 +454,16 @@ class Game:
         waiting: list[str] = []
         for _ in range(CALM_TICKS):
             self._calm_tick()
-            waiting = [*self.judge.nobody_waits()]
+            waiting = [
+                *self.judge.nobody_waits(),
+                *self.judge.nobody_waits_to_be_closed(self.recorded, self.unreadable),
+            ]
             if not waiting:
                 break
         self.wrong += waiting
+        self._judge_written()
         self.stripe.bad = {}
+        self.unreadable.clear()
         found: list[str] = []
         for number in range(ROUNDS):
             self._to_next_hour()
@@ -398,6 +475,7 @@ class Game:
             self.wrong += self.judge.never_more(self.begun)
             found = [*self.judge.under_way(), *self.judge.final(self.recorded)]
             if not found:
+                self._judge_written()
                 return
         self.wrong += [f"not right after {ROUNDS} calm hours: {sentence}" for sentence in found]
 
@@ -450,3 +528,35 @@ class _StageTime:
     def __init__(self, stage: Stage) -> None:
         self.sleep = stage.sleep
         self.monotonic = lambda: stage.world.now
+
+
+class _Numbered:
+    """Stands for the module `uuid`, where marks get their names: numbers, so that a seed always plays the same."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def uuid4(self) -> uuid.UUID:
+        """Return the next one."""
+        return uuid.UUID(int=next(self._numbers))
+
+
+def _limited(limits: Limits) -> Iterator[tuple[Any, str, Any]]:
+    """Yield what is set how under these limits."""
+    yield dynamodb, "MOST_BYTES", limits.page
+    yield closing, "STEP", limits.step
+    yield late_marks, "MARKS", limits.marks
+    yield late_marks, "TOGETHER", limits.together
+    yield writing, "TOGETHER", limits.together
+    yield writing, "MOST_KEYS", limits.others
+    yield writing, "MOST_SOURCES", limits.sources
+    yield holders, "MOST_HELD", limits.others
+    yield settling, "MOST_CLAIMS", limits.claims
+    yield settling, "_SAVED_EVERY", timedelta(seconds=limits.save_s)
+    yield attribution, "MOST_JOINED", limits.joined
+
+
+def _is_progress(item: Item) -> bool:
+    """Say whether an item says how far closing is; what was done is found again where it is not there."""
+    pk, sk = str(item["pk"]["S"]), str(item["sk"]["S"])
+    return sk.startswith(("piece#", "join#", "month#")) or pk == "period#marks"

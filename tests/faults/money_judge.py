@@ -10,12 +10,18 @@ What it promises, and checks with code that shares nothing with the closer but t
 - **Nobody waits for another**: after the first calm tick (by the event stream, where a newer total departs a tick after
   the older one that had no answer, the second) nothing is pending of any customer but the one whose account still
   fails, and what Stripe accepted it holds, before anything is reconciled.
+- **Told**: the sums of held rows are what the rows say.
+- **Closed whole**: of an hour that is said to be written, all that was counted stands in rows, or has a late mark.
+  Where nothing came late, changed hands or was lost, its numbers of customers and of keys without one are right, too.
+- **Distinct values**: each that a customer's keys brought in a month counts once, in an hour in which it was brought.
+- **Nobody waits for a partition** of the counters that cannot be read but who has a key in it, or shares one with who
+  has; nor does any late mark.
 - **Never more**: after no run does Stripe hold, or an invoice bill, more than was delivered until then, for customers
   without a correction downwards. (One with such a correction may be over until the next run: that is not promised.)
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,14 +33,20 @@ from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
+from metering.stores.marks import partition
 from metering.stores.switch import PostingSwitch
 from tests.doubles.clock import Clock
-from tests.faults.money_schedule import Schedule
+from tests.faults.money_schedule import DISTINCT, METRICS, Schedule
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount
 from tests.faults.tables import Backing
 
 Cell = tuple[str, str, int]
 """A customer, a metric, and an hour's number."""
+
+_REASONS: Final = {
+    "the customer has no Stripe customer": "no_stripe_customer",
+    "older than 34.5 days: Stripe would refuse it": "too_old",
+}
 
 _LAST: Final = Hour(10**6)
 
@@ -80,6 +92,14 @@ class Judge:
     backing: Backing
     parts: Parts
     doses: Counter[Cell] = field(default_factory=Counter)
+    lost: bool = False
+    """Whether items were lost that say how far closing is."""
+
+    _on_time: dict[int, frozenset[str]] = field(default_factory=dict)
+    """The keys whose usage of an hour was there before it was due."""
+
+    _told: set[int] = field(default_factory=set)
+    """The hours whose numbers have been looked at."""
 
     def _holder(self, holders: dict[str, list[tuple[int, str]]], key: str, hour: int) -> str:
         held = [name for since, name in holders.get(key, []) if since <= hour]
@@ -97,7 +117,10 @@ class Judge:
         return found
 
     def _straight(self, batches: Iterable[int]) -> Counter[Cell]:
-        """Return what each customer used of each metric in each hour: every line once, added up."""
+        """Return what each customer used of each metric in each hour: every line once, added up.
+
+        Of distinct values that is how many were brought in the hour: no more of them count there.
+        """
         used, holders = self.doses.copy(), self._holders()
         for number in batches:
             for line in self.schedule.batches[number]:
@@ -105,7 +128,20 @@ class Judge:
                 if name:
                     used[name, "requests", line.hour.number] += 1
                     used[name, "bytes", line.hour.number] += line.bytes
+        for (name, hour), users in self._users(batches).items():
+            used[name, DISTINCT, hour] = len(users)
         return used
+
+    def _users(self, batches: Iterable[int]) -> dict[tuple[str, int], set[str]]:
+        """Return who used what was a customer's in an hour."""
+        users: dict[tuple[str, int], set[str]] = {}
+        holders = self._holders()
+        for number in batches:
+            for line in self.schedule.batches[number]:
+                name = self._holder(holders, line.key, line.hour.number)
+                if name and line.user:
+                    users.setdefault((name, line.hour.number), set()).add(line.user)
+        return users
 
     def _adjusted(self) -> Counter[Cell]:
         adjusted: Counter[Cell] = Counter()
@@ -135,6 +171,115 @@ class Judge:
             fails = self.schedule.failing in self._owned(cell[0]) or owner.stripe_customer in self.stripe.bad
             if total["state"] == State.PENDING and first and first.number <= cell[2] < due.number and not fails:
                 yield f"I6: {_named(cell)} waits after a calm tick: {total}"
+
+    def nobody_waits_to_be_closed(self, batches: Iterable[int], unreadable: Collection[str]) -> Iterator[str]:
+        """Say who waits to be closed for a partition that cannot be read, and has no key in it."""
+        due = due_before(self.world.moment).number
+        waits = {(hour, name) for hour, name in self._concerned(unreadable)}
+        ledger, adjusted = self._ledger(), self._adjusted()
+        for cell, used in self._straight(batches).items():
+            name, metric, hour = cell
+            counted = ledger.get(cell, {}).get("counted", 0)
+            if metric in METRICS and hour < due and counted != used and (hour, name) not in waits:
+                yield f"I6: {_named(cell)} is not closed: {counted} of {used}, {adjusted[cell]} adjusted"
+        for hour, subject in self._marked():
+            if hour < due and (hour, subject.partition("#")[2]) not in waits:
+                yield f"I6: the mark of {subject} in {Hour(hour)} waits"
+
+    def _concerned(self, partitions: Collection[str]) -> Iterator[tuple[int, str]]:
+        """Yield the hours and customers, and keys, that have to do with partitions of the counters.
+
+        A key is closed together with all who ever held it, and each of them with all its keys.
+        """
+        ever = self._ever()
+        alone = {line.key: {line.key} for batch in self.schedule.batches for line in batch}
+        for pk in partitions:
+            _, hour, number = pk.split("#")
+            for name, keys in (ever | alone).items():
+                together = [(name, keys), *((one, theirs) for one, theirs in ever.items() if keys & theirs)]
+                sources = {source for one, theirs in together for source in (f"@{one}", *theirs)}
+                if int(number) in map(partition, sources):
+                    yield from ((Hour.parse(hour).number, one) for one in (name, *keys))
+
+    def _ever(self) -> dict[str, set[str]]:
+        """Return the keys that each customer may ever have held."""
+        ever: dict[str, set[str]] = {name: set() for name in self.schedule.connected}
+        given = ((one.key, one.customer) for one in self.schedule.hand_overs())
+        for key, name in (*self.schedule.mapped.items(), *given):
+            ever[name].add(key)
+        return ever
+
+    def _marked(self) -> set[tuple[int, str]]:
+        """Return the hours and subjects that have late marks."""
+        marked = set()
+        for item in self.backing.items(self.backing.counters):
+            if item["pk"]["S"].startswith("late#"):
+                hour, _, subject = item["sk"]["S"].partition("#")
+                marked.add((Hour.parse(hour).number, subject))
+        return marked
+
+    def written(self, begun: Collection[int], unrecorded: Collection[int], moving: Collection[str]) -> Iterator[str]:
+        """Say what was counted in a written hour, stands in no row, and has no mark; and which numbers are wrong.
+
+        What an ``unrecorded`` batch has counted is marked once it comes again, a ``moving`` key once it is handed over.
+        """
+        holders, ever, marked = self._holders(), self._ever(), self._marked()
+        unsure = {(line.hour.number, line.key) for one in unrecorded for line in self.schedule.batches[one]}
+        periods = self._periods()
+        rows: Counter[Cell] = Counter()
+        for cell, total in self._ledger(kinds=("customer", "key")).items():
+            rows[cell] = total.get("counted", 0)
+        counted: Counter[Cell] = Counter()
+        for item in self.backing.items(self.backing.counters):
+            kind, hour, *_ = item["pk"]["S"].split("#")
+            if kind == "hour":
+                source, number = item["sk"]["S"].partition("#")[0], Hour.parse(hour).number
+                owner = source[1:] if source[0] == "@" else self._holder(holders, source, number) or source
+                for metric in METRICS:
+                    counted[owner, metric, number] += int(item.get(f"n:{metric}", {"N": "0"})["N"])
+        for cell in sorted({*rows, *counted}):
+            name, metric, hour = cell
+            keys = ever.get(name, {name})
+            asked = (hour, f"customer#{name}") in marked or any(
+                (hour, f"key#{key}") in marked or (hour, key) in unsure or key in moving for key in keys
+            )
+            if hour in periods and metric in METRICS and not asked and rows[cell] != counted[cell]:
+                yield f"I1: {_named(cell)}, which is written, has {rows[cell]} in its row, and counters {counted[cell]}"
+        yield from self._numbers(periods, begun, unrecorded)
+
+    def _numbers(
+        self, periods: dict[int, dict[str, Any]], begun: Iterable[int], unrecorded: Collection[int]
+    ) -> Iterator[str]:
+        """Say which written hours have a wrong number of customers, or of keys without one."""
+        used: dict[int, set[str]] = {hour: set() for hour in periods}
+        recorded: dict[int, set[str]] = {}
+        for number in begun:
+            for line in self.schedule.batches[number]:
+                used.setdefault(line.hour.number, set()).add(line.key)
+                if number not in unrecorded:
+                    recorded.setdefault(line.hour.number, set()).add(line.key)
+        for hour in used:
+            if not Hour(hour).is_due(self.world.moment + CLOCK_SKEW):
+                self._on_time[hour] = frozenset(recorded.get(hour, ()))
+        holders = self._holders()
+        moved = bool(self.schedule.hand_overs())
+        for hour in periods.keys() - self._told:
+            self._told.add(hour)
+            if self.lost or moved or used[hour] != self._on_time.get(hour, set()):
+                continue
+            owners = [self._holder(holders, key, hour) for key in used[hour]]
+            wanted = {"customers": len({*owners} - {""}), "unmapped": owners.count("")}
+            there = {name: periods[hour][name] for name in wanted}
+            if there != wanted and not any(cell[2] == hour for cell in self.doses):
+                yield f"I5: {Hour(hour)} is written with {there}, and has {wanted}"
+
+    def _periods(self) -> dict[int, dict[str, Any]]:
+        """Return the hours that are said to be written or closed, with their numbers."""
+        return {
+            Hour.parse(item["pk"]["S"].removeprefix("period#")).number: from_item(item)
+            for item in self.backing.items(self.backing.ledger)
+            if item["sk"]["S"] == "close" and item["pk"]["S"] != "period#cursor"
+        }
 
     def never_more(self, batches: Iterable[int]) -> Iterator[str]:
         """Say where more is billed than these batches hold, of customers without a correction downwards."""
@@ -180,7 +325,7 @@ class Judge:
         used = {cell: n for cell, n in self._straight(batches).items() if cell[2] < due}
         adjusted = {cell: n for cell, n in self._adjusted().items() if cell[2] < due}
         ledger, stripe, carried = self._ledger(), self._at_stripe(), self._carried()
-        wrong = []
+        wrong = [*self._judge_distinct(used, ledger, batches)]
         for cell in sorted({*used, *adjusted, *carried, *ledger, *stripe}):
             if cell[2] < due:
                 wanted = (used.get(cell, 0), adjusted.get(cell, 0), carried[cell])
@@ -189,7 +334,26 @@ class Judge:
                 if there != wanted:
                     wrong.append(f"I5: the ledger has {there} of {_named(cell)}, and counted and changed were {wanted}")
                 wrong += self._judge_posted(cell, total, max(0, sum(there)), stripe[cell], since)
-        return wrong + self._judge_billed(used, adjusted, since, due)
+        return wrong + self._judge_billed(used, adjusted, since, due) + [*self._judge_sums()]
+
+    def _judge_distinct(
+        self, used: dict[Cell, int], ledger: dict[Cell, dict[str, Any]], batches: Iterable[int]
+    ) -> Iterator[str]:
+        """Judge distinct values; then take for ``used`` what the ledger says of each hour. All lie in one month."""
+        users: dict[str, set[str]] = {}
+        for (name, _), some in self._users(batches).items():
+            users.setdefault(name, set()).update(some)
+        counted: Counter[str] = Counter()
+        cells = {cell for cell in (*used, *ledger) if cell[1] == DISTINCT}
+        for cell in sorted(cells):
+            there = ledger.get(cell, {}).get("counted", 0)
+            if there > used.get(cell, 0):
+                yield f"I2: the ledger has {there} of {_named(cell)}, in which {used.get(cell, 0)} were brought"
+            used[cell] = there
+            counted[cell[0]] += there
+        for name in sorted({*users, *counted}):
+            if counted[name] != len(users.get(name, ())):
+                yield f"I2: {name} has {counted[name]} users in the month, and {len(users.get(name, ()))} were brought"
 
     def _judge_posted(self, cell: Cell, total: dict[str, Any], quantity: int, held: int, since: int) -> Iterator[str]:
         if cell[2] < since:
@@ -200,6 +364,18 @@ class Judge:
             yield f"I4: Stripe holds {held} of {_named(cell)}, and the ledger {quantity}: {total}"
         if total and total["state"] != State.POSTED:
             yield f"I4: {_named(cell)} is not posted: {total}"
+
+    def _judge_sums(self) -> Iterator[str]:
+        """Say where the sums of held rows are not what the rows are, whatever was crashed or refused on the way."""
+        summed, wanted = Counter[str](), Counter[str]()
+        for item in self.backing.items(self.backing.ledger):
+            if item["pk"]["S"].startswith("held#"):
+                summed.update({name: int(value["N"]) for name, value in item.items() if name not in ("pk", "sk")})
+            elif item["pk"]["S"].startswith("customer#") and item["sk"]["S"].startswith("usage#"):
+                totals = from_item(item)["totals"].values()
+                wanted.update({_REASONS[total["reason"]] for total in totals if total["state"] == State.HELD})
+        if +summed != wanted or min(summed.values(), default=0) < 0:
+            yield f"I9: the sums of held rows are {dict(summed)}, and the rows say {dict(wanted)}"
 
     def _judge_billed(self, used: dict[Cell, int], adjusted: dict[Cell, int], since: int, due: int) -> list[str]:
         wanted: Counter[tuple[str, str]] = Counter()
@@ -256,11 +432,11 @@ class Judge:
             found[owners.get(whom, whom), metric, hour] += held
         return found
 
-    def _ledger(self) -> dict[Cell, dict[str, Any]]:
+    def _ledger(self, kinds: Collection[str] = ("customer",)) -> dict[Cell, dict[str, Any]]:
         found = {}
         for item in self.backing.items(self.backing.ledger):
             kind, _, name = item["pk"]["S"].partition("#")
-            if kind == "customer" and item["sk"]["S"].startswith("usage#"):
+            if kind in kinds and item["sk"]["S"].startswith("usage#"):
                 hour = Hour.parse(item["sk"]["S"].removeprefix("usage#")).number
                 for metric, total in from_item(item)["totals"].items():
                     found[name, metric, hour] = total

@@ -1,28 +1,34 @@
 """Schedules of the money side: what runs when, at once with what, and what fails, all drawn from a seed."""
 
+import itertools
 import random
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
 from infra.local.stripe.faults import Fault
-from metering.model.periods import Hour
+from metering.model.periods import CLOCK_SKEW, Hour
+from metering.stores.marks import partition
 from tests.faults.fates import Fate
 from tests.faults.money_stripe import Behaviour, Trouble
-from tests.faults.stage import CALM, UNHURT, Death, Episode, Run, Weather, skewed
+from tests.faults.stage import CALM, LIFE_S, UNHURT, Death, Episode, Run, Weather, skewed
 
 START: Final = Hour.parse("2026-11-22T05")
 METRICS: Final = ("requests", "bytes")
+DISTINCT: Final = "users"
+"""A metric of distinct values, which some schedules have beside those."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A log line: a request of a key in an hour, with so many bytes in its answer."""
+    """A log line: a request of a key in an hour, with so many bytes in its answer; perhaps by a user."""
 
     hour: Hour
     key: str
     bytes: int
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,30 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A tick: ``close_periods`` runs."""
+    """A tick: ``close_periods`` runs.
+
+    What it leases is its own for ``lease_s``, which may be less than it lives; one that is ``reckless`` takes what is
+    leased, as if its clock were wrong. One that ``helps`` closes, and settles no hour.
+    """
+
+    lease_s: float = LIFE_S
+    reckless: bool = False
+    helps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """Items that say how far closing has got are lost, or an older copy of them comes back."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """A partition of an hour's counters cannot be read, from now on until everything else has been judged."""
+
+    hour: Hour
+    partition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +137,25 @@ class Mend:
     stripe_customer: str
 
 
-Task = Deliver | Close | Post | Reconcile | HandOver | Connect | Adjust | Turn | Retry | Notify | Mend
+Task = Deliver | Close | Post | Reconcile | HandOver | Connect | Adjust | Turn | Retry | Notify | Mend | Lose | Throttle
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How little is a page, a step, and too much at once, so that some dozen keys are a big hour."""
+
+    page: int
+    """In bytes."""
+
+    step: int
+    together: int
+    marks: int
+    others: int
+    sources: int
+    claims: int
+    joined: int
+    save_s: float
+    """After how many seconds it is written how far claims are joined."""
 
 
 _NET: Final[Mapping[Enum, float]] = {
@@ -150,6 +197,13 @@ NARROW_WEATHERS: Final = (
     Weather("net", _TABLE, _NET, stalls=0.01),
 )
 
+BIG_WEATHERS: Final = (
+    CALM,
+    Weather("slow", stalls=0.01),
+    Weather("table", _TABLE, stalls=0.002),
+    Weather("net", {}, _NET, stalls=0.002),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -182,6 +236,15 @@ class Schedule:
     old: bool
     """Whether weeks pass after the first episodes, so that their hours become too old for Stripe."""
 
+    limits: Limits | None = None
+    """Under which an hour of its keys is a big one."""
+
+    distinct: bool = False
+    """Whether distinct users are billed, too."""
+
+    step_s: float = 0.2
+    """How long a step of a process takes at most."""
+
     def adjustments(self) -> list[Adjust]:
         """Return every adjustment."""
         return [run.task for one in self.episodes for run in one.runs if isinstance(run.task, Adjust)]
@@ -194,21 +257,24 @@ class Schedule:
 CUSTOMERS: Final = ("ann", "bob", "cyd")
 
 
-def draw(seed: int, *, narrow: bool = False) -> Schedule:
+def draw(seed: int, *, narrow: bool = False, big: bool = False) -> Schedule:
     """Draw a schedule; the same one for the same seed.
 
     One in three is narrow, or each if asked for: late batches for one hour of one customer, while it is closed and
-    posted again and again.
+    posted again and again. One in twelve has big hours: some dozen keys, of which a few are a page and a step.
     """
     chance = random.Random(seed)
-    return _narrow(chance, seed) if chance.random() < 1 / 3 or narrow else _wide(chance, seed)
+    kind = chance.random()
+    if big or (kind > 11 / 12 and not narrow):
+        return _big(chance, seed)
+    return _narrow(chance, seed) if narrow or kind < 1 / 3 else _wide(chance, seed)
 
 
 def _narrow(chance: random.Random, seed: int) -> Schedule:
     batches: list[tuple[Line, ...]] = []
     episodes: list[Episode] = []
     for number in range(chance.randint(3, 7)):
-        tasks: list[Task] = [Close()] * chance.choice((1, 1, 2))
+        tasks: list[Task] = [Close(reckless=chance.random() < 0.5) for _ in range(chance.choice((1, 1, 2)))]
         for _ in range(chance.choice((1, 1, 2))):
             batches.append((Line(START, "key-ann", chance.choice((1, 1000))),))
             tasks.append(Deliver(len(batches) - 1))
@@ -219,7 +285,8 @@ def _narrow(chance: random.Random, seed: int) -> Schedule:
     # At last a batch that was late is closed just while another one comes, after which nobody marks the hour again.
     batches += [(Line(START, "key-ann", 1),)] * 2
     late, last = Run(Deliver(len(batches) - 2)), Run(Deliver(len(batches) - 1))
-    episodes += [Episode(1.0, (late,)), Episode(1.0, (Run(Close()), last))]
+    closers = (Run(Close()), *[Run(Close(reckless=True))] * chance.choice((0, 1)))
+    episodes += [Episode(1.0, (late,)), Episode(1.0, (*closers, last))]
     return Schedule(
         seed=seed,
         mapped={"key-ann": "ann"},
@@ -281,6 +348,155 @@ def _wide(chance: random.Random, seed: int) -> Schedule:
         anchor=Hour(START.number + chance.randint(1, 12)),
         old=old,
     )
+
+
+# --- big hours --------------------------------------------------------------------------------------------------------
+
+
+def _big(chance: random.Random, seed: int) -> Schedule:
+    """Draw hours of many keys in few partitions, closed under many deaths while batches and hand-overs come late.
+
+    Some have fewer keys, of which several change hands at once, or bring the same users while hours are closed.
+    """
+    handed, crossing = chance.choice(((False, False), (False, False), (True, False), (False, True)))
+    few = handed or crossing
+    crowded = chance.sample(range(16), k=chance.choice((1, 2) if few else (2, 3)))
+    keys = _keys_in(crowded, 4 if crossing else chance.randint(5, 9) if handed else chance.randint(14, 30))
+    names = [f"c{n}" for n in range(chance.randint(2, 3) if few else chance.randint(3, 6))]
+    mapped = dict.fromkeys(keys, names[0]) if crossing else _mapped(chance, names, keys)
+    hours = [Hour(START.number + n) for n in range(2 if crossing else chance.choice((1, 2, 2, 3)))]
+    given = _hand_overs(chance, names, keys, mapped, hours, len(keys) if handed else chance.choice((0, 0, 1, 2)))
+    moves = any(one.since is not None for one in given)
+    users = 4 if crossing else chance.choice((0, 0, 4, 8, 8))
+    batches: list[tuple[Line, ...]] = []
+
+    def deliver(fewest: int, most: int, of: list[Hour]) -> Deliver:
+        some = chance.sample(keys, k=min(len(keys), chance.randint(fewest, most)))
+        # Crossing, two batches after each other bring a user of their own.
+        who = [f"u{len(batches) // 2}" if crossing else f"u{n}" for n in range(users)]
+        batches.append(tuple(_line(chance, key, chance.choice(of), hours, who, moves=moves) for key in some))
+        return Deliver(len(batches) - 1)
+
+    number = itertools.count()
+    episodes: list[Episode] = []
+    for at, hour in enumerate(hours):
+        size = (1, 2) if crossing else (len(keys) // 2, len(keys))
+        tasks: list[Task] = [deliver(*size, hours[: at + 1]) for _ in range(chance.choice((2, 3, 4)))]
+        tasks += [given.pop()] if given and chance.random() < 0.3 else []
+        episodes += _grouped(chance, tasks, (hour.start - START.start).total_seconds() + 600 - _length(episodes))
+    if chance.random() < 0.3:
+        episodes.append(Episode(0.0, (Run(Throttle(chance.choice(hours), chance.choice(crowded))),)))
+    # An hour is due ten minutes after its end.
+    after = (hours[-1].end - START.start).total_seconds() + chance.choice((560, 660, 660, 900)) - _length(episodes)
+    late = crossing or chance.random() < 0.6
+    for _ in range(chance.randint(5, 9) if crossing else chance.randint(3, 7)):
+        tasks = [_closing(chance) for _ in range(chance.choice((1, 1, 2, 2, 3)))]
+        if late and (crossing or chance.random() < 0.6):
+            tasks += [deliver(1, 2 if crossing else len(keys), hours) for _ in range(chance.choice((1, 1, 2)))]
+        while given and chance.random() < (0.8 if handed else 0.4):
+            tasks.append(given.pop())
+        tasks += [Lose(next(number))] if chance.random() < 0.3 else []
+        tasks += [Post(0, 1, leased=True)] if chance.random() < 0.5 else []
+        tasks += [Reconcile(1000)] if chance.random() < 0.1 else []
+        chance.shuffle(tasks)
+        episodes += _grouped(chance, tasks, after, dying=_dying, at_once=0.8 if handed else 0.4)
+        after = chance.choice((1.0, 1.0, 1.0, 60.0) if crossing else (1.0, 60.0, 310.0, 310.0))
+    if crossing:
+        # At last a user is billed, and comes by another key for another hour, earlier by a clock that is behind.
+        for key, hour in zip(chance.sample(keys, k=2), chance.sample(hours, k=2), strict=True):
+            batches.append((Line(hour, key, 1, "last"),))
+        ahead = CLOCK_SKEW * 0.49
+        last = (
+            Run(Deliver(len(batches) - 2), ahead),
+            Run(Close(reckless=True)),
+            Run(Deliver(len(batches) - 1), -ahead),
+        )
+        episodes += [Episode(1.0, (run,)) for run in last]
+    return Schedule(
+        seed=seed,
+        mapped=mapped,
+        connected={name: f"cus_{name}" for name in names},
+        bad={},
+        failing="",
+        batches=tuple(batches),
+        episodes=tuple(episodes),
+        weather=chance.choice(BIG_WEATHERS),
+        latest="arrival",
+        streamed_from=None,
+        since=START,
+        rate=1000.0,
+        lag_s=chance.choice((0.0, 1.0, 30.0)),
+        summary_delay_s=0.0,
+        interval="month",
+        # A carry downwards of distinct values waits for later ones, which nobody brings: then no invoice is finalised.
+        anchor=Hour(START.number + (240 if users else chance.randint(3, 12))),
+        old=False,
+        limits=Limits(
+            page=chance.choice((300, 700, 2000)),
+            step=chance.choice((1, 2, 4, 8)),
+            together=chance.choice((1, 3, 100)),
+            marks=chance.choice((1, 3, 100)),
+            others=chance.choice((1, 2, 64)),
+            sources=chance.choice((4, 1000)),
+            claims=chance.choice((2, 8, 20_000)),
+            joined=chance.choice((0, 1, 50_000)),
+            save_s=chance.choice((0.1, 0.5, 5.0)),
+        ),
+        distinct=users > 0,
+        step_s=chance.choice((0.02, 0.1)),
+    )
+
+
+def _keys_in(partitions: list[int], count: int) -> list[str]:
+    """Return names of keys that lie in some partitions of the counters."""
+    names = (f"k{n}" for n in itertools.count())
+    return sorted(itertools.islice((name for name in names if partition(name) in partitions), count))
+
+
+def _mapped(chance: random.Random, names: list[str], keys: list[str]) -> dict[str, str]:
+    """Give one key to some customers, two to others, many to one, and some keys to nobody."""
+    free = chance.sample(keys, k=len(keys))
+    owned = [min(len(free), chance.choice((1, 2, 2))) for _ in names]
+    owned[0] = chance.choice((2, 5))
+    mapped = {free.pop(): name for name, many in zip(names, owned, strict=True) for _ in range(many) if free}
+    loose = chance.randint(1, 4)
+    return mapped | {key: chance.choice(names[1:]) for key in free[loose:] if chance.random() < 0.3}
+
+
+def _hand_overs(  # noqa: PLR0913, PLR0917 - what they are drawn from
+    chance: random.Random, names: list[str], keys: list[str], mapped: Mapping[str, str], hours: list[Hour], many: int
+) -> list[HandOver]:
+    given = []
+    for key in chance.sample(keys, k=many):
+        taker = chance.choice([name for name in names if name != mapped.get(key)])
+        since = Hour(chance.choice(hours).number + chance.choice((0, 0, 1))) if key in mapped else None
+        given.append(HandOver(key, taker, since))
+    return given
+
+
+def _line(  # noqa: PLR0913 - what a line is drawn from
+    chance: random.Random, key: str, hour: Hour, hours: list[Hour], users: list[str], *, moves: bool
+) -> Line:
+    """Draw a line; where keys change hands, a key brings a user in one hour alone, for a claim knows no other."""
+    user = chance.choice(users) if users and chance.random() < 0.7 else ""
+    if moves and user and hours[zlib.crc32(f"{key} {user}".encode()) % len(hours)] != hour:
+        user = ""
+    return Line(hour, key, chance.choice((0, 1, 1000)), user)
+
+
+def _closing(chance: random.Random) -> Close:
+    return Close(
+        lease_s=chance.choice((LIFE_S, LIFE_S, 1.0, 3.0)),
+        reckless=chance.random() < 0.2,
+        helps=chance.random() < 0.2,
+    )
+
+
+def _length(episodes: list[Episode]) -> float:
+    return sum(episode.after for episode in episodes)
+
+
+# --- what is drawn for all --------------------------------------------------------------------------------------------
 
 
 def _episodes(  # noqa: C901, PLR0912, PLR0913 - a choice after the other, and what they are drawn from
@@ -379,12 +595,35 @@ def _operators(  # noqa: PLR0913 - what they are drawn from
     return tasks
 
 
-def _grouped(chance: random.Random, tasks: list[Task], after: float) -> list[Episode]:
+def _death(chance: random.Random, task: Task) -> Death:
+    likely = 0.25 if isinstance(task, Close | Post | Reconcile) else 0.1
+    if isinstance(task, Notify | Mend | Lose | Throttle) or chance.random() >= likely:
+        return UNHURT
+    return Death(chance.choice((1, 2, 3, 4, 5, 6, 8, 11, 16, 24)), accepted=chance.random() < 0.5)
+
+
+def _dying(chance: random.Random, task: Task) -> Death:
+    """Let most closers of a big hour die, between whichever writes."""
+    if not isinstance(task, Close):
+        return _death(chance, task)
+    if chance.random() < 0.4:
+        return UNHURT
+    return Death(int(2 ** (chance.random() * 6.5)), accepted=chance.random() < 0.5)
+
+
+def _grouped(
+    chance: random.Random,
+    tasks: list[Task],
+    after: float,
+    *,
+    dying: Callable[[random.Random, Task], Death] = _death,
+    at_once: float = 0.4,
+) -> list[Episode]:
     """Play tasks at once, or one after the other."""
-    runs = [Run(task, skewed(chance), _death(chance, task)) for task in tasks]
+    runs = [Run(task, skewed(chance), dying(chance, task)) for task in tasks]
     if not runs:
         return [Episode(after, ())]
-    if chance.random() < 0.4:
+    if chance.random() < at_once:
         return [Episode(after, tuple(runs))]
     episodes = []
     while runs:
@@ -392,10 +631,3 @@ def _grouped(chance: random.Random, tasks: list[Task], after: float) -> list[Epi
         episodes.append(Episode(after, tuple(runs[:size])))
         runs, after = runs[size:], chance.choice((0.0, 1.0, 30.0))
     return episodes
-
-
-def _death(chance: random.Random, task: Task) -> Death:
-    likely = 0.25 if isinstance(task, Close | Post | Reconcile) else 0.1
-    if isinstance(task, Notify | Mend) or chance.random() >= likely:
-        return UNHURT
-    return Death(chance.choice((1, 2, 3, 4, 5, 6, 8, 11, 16, 24)), accepted=chance.random() < 0.5)

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from infra.local.aws.faults import Proxy
 from tests.faults import counting_game, counting_schedule, money_game, money_schedule
-from tests.faults.breaks import BREAKS, Break
+from tests.faults.breaks import BREAKS, HARMLESS, Break
 from tests.faults.tables import Backing, InMemory, MakeBacking, OnDynamoDBLocal, met_by
 
 EVERY: Final = 500
@@ -97,13 +97,15 @@ def main() -> None:
     parser.add_argument("--break", dest="breaks")
     parser.add_argument("--until-wrong", action="store_true")
     parser.add_argument("--narrow", action="store_true", help="only what happens at once in one hour of one key")
+    parser.add_argument("--big", action="store_true", help="only hours of many keys, of which few are a page")
     parser.add_argument("--no-lag", action="store_true")
     parser.add_argument("--dynamodb", type=int, help="the port of DynamoDB Local")
     parser.add_argument("--proxy", action="store_true", help="let the network to it fail, rather than the calls")
     parser.add_argument("--definitions", type=Path, help="a file with the tables' definitions")
     wanted = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    broken = BREAKS[wanted.side][wanted.breaks] if wanted.breaks else nullcontext
+    breaks = {**BREAKS[wanted.side], **HARMLESS.get(wanted.side, {})}
+    broken = breaks[wanted.breaks] if wanted.breaks else nullcontext
     wrong: dict[int, list[str]] = {}
     held: dict[int, str] = {}
     met: Counter[str] = Counter()
@@ -112,7 +114,8 @@ def main() -> None:
         proxy = stack.enter_context(Proxy(wanted.dynamodb)) if wanted.proxy else None
         place = Place(wanted.dynamodb, wanted.definitions, proxy)
         for number, seed in enumerate(range(wanted.seed, wanted.seed + wanted.schedules), 1):
-            schedule = SIDES[wanted.side][0].draw(seed, narrow=wanted.narrow)
+            kind = {name: True for name in ("narrow", "big") if getattr(wanted, name)}
+            schedule = SIDES[wanted.side][0].draw(seed, **kind)
             if hasattr(schedule, "lag_s") and (wanted.no_lag or wanted.dynamodb):
                 schedule = replace(schedule, lag_s=0.0)
             if proxy:

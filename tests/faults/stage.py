@@ -92,17 +92,19 @@ class Process:
 
 
 class Stage:
-    """Runs processes, one step of one of them at a time. ``stalls`` is how likely one pauses at a step.
+    """Runs processes, one step of one of them at a time, which takes up to ``step_s``.
+
+    ``stalls`` is how likely one pauses at a step.
 
     ``met`` counts which faults were met; ``trace`` is told what happens.
     """
 
-    def __init__(self, world: Clock, seed: int, life_s: float = LIFE_S) -> None:
+    def __init__(self, world: Clock, seed: int, life_s: float = LIFE_S, step_s: float = 0.2) -> None:
         self.world = world
         self.chance = random.Random(seed)
         self.met: Counter[str] = Counter()
         self.trace: Callable[[str], object] = lambda _: None
-        self._life_s = life_s
+        self._life_s, self.step_s = life_s, step_s
         self.stalls = 0.0
         self.current: Process | None = None
         self._living: list[Process] = []
@@ -163,7 +165,7 @@ class Stage:
         process = self.current
         if process is None:
             return
-        self.world.advance(self.chance.random() * 0.2)
+        self.world.advance(self.chance.random() * self.step_s)
         if self.stalls and self.chance.random() < self.stalls:
             process.wakes_at = self.world.now + self.chance.choice((1, 10, 60, 200))
         self._pass_on(process)
