@@ -1,305 +1,120 @@
-"""Closing and posting one hour of many customers, against the time that Stripe's own limit asks for.
+"""Closing and posting an hour of many customers: its time, against Stripe's own limit, and what a customer takes.
 
-The limit takes 1,000 calls a second, so that an hour's totals take `customers x metrics / 1,000` seconds at least: what
-is measured is given as a ratio to that. The ledger and the counters are in DynamoDB Local, the local Stripe answers
-after 100 ms, and everything shares the machine's processors: `bound` says who used how much of them.
+**The hour.** Stripe takes 1,000 calls a second, so that an hour's totals take `customers x metrics / 1,000` seconds at
+least: the time is given as a ratio to that. The ledger and the counters are in DynamoDB Local, the local Stripe answers
+after 100 ms, and everything shares the machine's processors: `bound` says who used how much of them. One hour is of
+customers with one key each, and posted by calls; then a second run with nothing changed, and one with 1 % late changes.
+The next hour is of customers with two keys each, and posted by Stripe's event stream.
 
-Then a second run with nothing changed, one with 1 % late changes, and the same hour over Stripe's event stream.
+`closing` and `posting` say what a customer, or a total of one metric, takes: CPU, calls, and units of DynamoDB.
+`needed` reckons from that CPU how many closers and workers an hour of 100,000 customers wants within 300 s, at the
+share of a core that Lambda gives a function of its memory.
+
+**Busy keys** are in every delivery of an hour, so that each has all of its 256 slots.
+
+**Distinct values**: `customers` with two keys have a few each, half of them by both keys; a single one has many, from
+all hours of a month, which is at its end.
+
+**The floor** of the same run: what a bare paginator of botocore takes to read the same partitions, and a bare HTTP
+client to make the same calls. Calls and units are those of a smaller run beside it, of `sampled` customers, keys or
+values, whose calls are recorded; with its few customers, what a run does once weighs more than it would.
 
 The closer and each worker of an hour run in processes of their own, which have imported everything and done nothing yet
-when the hour begins. ``rss_mb`` is the most that any of them held, ``rss_growth_mb`` the most that came with the work:
+when the hour begins. `rss_mb` is the most that any of them held, `rss_growth_mb` the most that came with the work:
 beyond what is held for the imports and a client.
 """
 
 import math
-import multiprocessing
 import os
 import random
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from multiprocessing.connection import Connection
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
-import boto3
-from botocore.config import Config
-
-from metering.billing.closing import Closer
-from metering.billing.pacing import Pace
-from metering.billing.posting import Poster
-from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.batches import TOKEN_BYTES
 from metering.model.periods import Hour
 from metering.model.subjects import subject_of_source
-from metering.stores.attribution import Uniques
-from metering.stores.changes import Changes
-from metering.stores.claims import Claims
-from metering.stores.counters import Counters, counter_key
-from metering.stores.holders import Holder, Holding
-from metering.stores.ledger import Ledger
+from metering.stores.counters import Counters
 from metering.stores.marks import new_mark
-from metering.stores.switch import PostingSwitch, Switch, shards_of_workers
-from metering.stripe.meters import StripeMeters
+from metering.stores.switch import shards_of_workers
 from tests.benchmarks.common import parser, report
-from tests.doubles.dynamodb_local import DynamoDBLocal, table_definition
-
-METRICS: Final = ("requests", "bytes", "messages")
-BATCHES: Final = 12
-LIMIT: Final = 1_000
-"""Calls a second that Stripe takes (docs.stripe.com, "Recording usage with the API", "Rate limits")."""
+from tests.benchmarks.filling import Customers, fill, fill_hour, make_customers
+from tests.benchmarks.large_hours import measure_busy_keys, measure_uniques
+from tests.benchmarks.place import (
+    LIMIT,
+    METRICS,
+    Place,
+    Tables,
+    awaited,
+    cpu_of_group,
+    dynamodb_local,
+    fresh_processes,
+    local_stripe,
+    make_tables,
+    say,
+    synthesised,
+)
+from tests.benchmarks.recorded_calls import Recorded, make_again, read_pages
+from tests.benchmarks.runs import SAMPLED, called, close, later, post, record_hours, taken
 
 LATENCY_S: Final = 0.1
 WORKERS: Final = 2
-CUSTOMERS_PER_FILLER: Final = 500
-"""So many customers are worth a process that writes their counters."""
+MOST_WITH_TWO: Final = 2_000
+"""Customers with two keys: their rows are transactions, for which DynamoDB Local takes the longer the more it holds, 50
+ms each at 100,000 customers."""
 
 LATE: Final = 100
 """One customer in so many has a late record."""
 
-HOUR: Final = Hour.containing(datetime.now(UTC) - timedelta(hours=3))
-STREAMED: Final = HOUR.next()
-HOURS: Final = (HOUR, STREAMED)
-TABLES: Final = ("Counters", "Ledger")
-STRIPE_KEY: Final = "sk_test_close"
+NEEDED: Final = 100_000
+"""So many customers are to be closed and posted in NEEDED_S."""
+
+NEEDED_S: Final = 300
+MEMORY_OF_A_CORE: Final = 1769
+"""With so many megabytes a function has one core (Lambda Developer Guide, "Configure Lambda function memory")."""
+
+SECTIONS: Final = ("hour", "busy_keys", "uniques")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process finds everything, and the hour that is posted by calls; the next one is streamed."""
+class Size:
+    """How much is measured of what: customers of an hour, keys, customers with distinct values, values of one."""
 
-    dynamodb_port: int
-    stripe_url: str
-    hour: Hour
-
-    def dynamodb(self) -> Any:
-        """Return a client."""
-        return boto3.client(
-            "dynamodb",
-            endpoint_url=f"http://127.0.0.1:{self.dynamodb_port}",
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local",
-            config=Config(max_pool_connections=96, read_timeout=60, retries={"total_max_attempts": 4}),
-        )
-
-    def stripe(self) -> StripeMeters:
-        """Return the meters."""
-        return StripeMeters(lambda _: STRIPE_KEY, "Metering", self.stripe_url)
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What a process took for its work: seconds of CPU, the most it held, and how much of that came with the work."""
-
-    cpu_s: float
-    rss_mb: float
-    rss_growth_mb: float
-
-
-class Watch:
-    """Watches this process from now on; forgets the most that it held so far."""
-
-    def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is held now
-        self._rss_mb = _held_mb("VmRSS")
-        self._cpu_s = time.process_time()
-
-    def effort(self) -> Effort:
-        """Return what was taken since."""
-        peak = _held_mb("VmHWM")
-        return Effort(time.process_time() - self._cpu_s, peak, peak - self._rss_mb)
-
-
-def _held_mb(field: str) -> float:
-    """Return a figure of proc(5)'s ``status``: that of getrusage(2) begins with what the starter of a process held."""
-    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
-
-
-def prepare(place: Place) -> None:
-    """Do what comes before the work: coming here has imported everything, a first client reads botocore's files."""
-    place.dynamodb()
-    place.stripe()
-
-
-@contextmanager
-def fresh_processes(place: Place) -> Iterator[Sequence[ProcessPoolExecutor]]:
-    """Start a closer and workers that have done nothing yet, each a process behind an executor of its own."""
-    with ExitStack() as running:
-        spawn = multiprocessing.get_context("spawn")
-        pools = [running.enter_context(ProcessPoolExecutor(1, spawn)) for _ in range(1 + WORKERS)]
-        for prepared in [pool.submit(prepare, place) for pool in pools]:
-            prepared.result()
-        yield pools
-
-
-def post(place: Place, shards: list[int], now: datetime) -> tuple[int, Effort]:
-    """Do what post_usage does with these shards; return how many totals were posted."""
-    watch = Watch()
-    dynamodb = place.dynamodb()
-    ledger, counters = Ledger(dynamodb, "Ledger"), Counters(dynamodb, "Counters")
-    pace = Pace(LIMIT * len(shards) / SHARDS)
-    streamed_from, deadline = place.hour.next(), now + timedelta(hours=9)
-    poster = Poster(ledger, counters, place.stripe(), "1", lambda: now, deadline, pace, streamed_from)
-    did = poster.post_pending(place.hour, shards)
-    if did.pending or did.rejected:
-        raise RuntimeError(f"not everything was posted: {did}")
-    return did.posted, watch.effort()
-
-
-def close(place: Place, now: datetime) -> Effort:
-    """Do what close_periods does."""
-    watch = Watch()
-    dynamodb = place.dynamodb()
-    counters, ledger = Counters(dynamodb, "Counters"), Ledger(dynamodb, "Ledger")
-    uniques = Uniques(Claims(dynamodb, "Counters"), ledger.holders)
-    changes = Changes(dynamodb, "Ledger", counters)
-    closer = Closer(counters, uniques, ledger, changes, lambda: now, now + timedelta(hours=9))
-    did = closer.close_due()
-    closer.settle(did, unsettled=set())
-    return watch.effort()
-
-
-def fill(place: Place, hour: Hour, first: int, last: int) -> None:
-    """Write the counters of one hour of customers number ``first`` up to ``last``; names are their keys' as well."""
-    dynamodb = place.dynamodb()
-    draw = random.Random(first)
-    items = []
-    for number in range(first, last):
-        for _ in range(BATCHES):
-            token = draw.randbytes(TOKEN_BYTES)
-            amounts = {f"n:{metric}": {"N": str(draw.randint(1, 500))} for metric in METRICS}
-            items.append({**counter_key(hour, f"k{number:06d}", token), **amounts, "batches": {"BS": [token]}})
-    whole = {(item["pk"]["S"], item["sk"]["S"]): item for item in items}  # two batches of one slot: the later one
-    _write(dynamodb, "Counters", list(whole.values()))
-
-
-def make_customers(place: Place, first: int, last: int) -> None:
-    """Write customers, each with one key, as ``metering customers add`` does."""
-    dynamodb = place.dynamodb()
-    items: list[dict[str, Any]] = []
-    for number in range(first, last):
-        name, key = f"c{number:06d}", f"k{number:06d}"
-        holder = {"since": {"S": str(Hour(0))}, "customer": {"S": name}, "reason": {"S": ""}}
-        stripe_customer = {"S": f"cus_{number:06d}"}
-        items += [
-            {
-                "pk": {"S": f"customer#{name}"},
-                "sk": {"S": "profile"},
-                "name": {"S": name},
-                "stripe_customer": stripe_customer,
-            },
-            {"pk": {"S": f"customer#{name}"}, "sk": {"S": f"key#{key}"}},
-            {
-                "pk": {"S": f"key#{key}"},
-                "sk": {"S": "holders"},
-                "version": {"N": "1"},
-                "holders": {"L": [{"M": holder}]},
-            },
-        ]
-    _write(dynamodb, "Ledger", items)
-    ledger = Ledger(dynamodb, "Ledger")
-    (made,) = ledger.holders.holdings([f"k{first:06d}"]).values()
-    if made != Holding(f"k{first:06d}", (Holder(Hour(0), f"c{first:06d}"),), 1):
-        raise RuntimeError(f"the ledger reads another key than was written: {made}")
-
-
-def _write(dynamodb: Any, table: str, items: list[dict[str, Any]]) -> None:
-    for start in range(0, len(items), 25):
-        asked = {table: [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]}
-        while asked:
-            asked = dynamodb.batch_write_item(RequestItems=asked).get("UnprocessedItems")
-
-
-def serve(customers: int, pipe: Connection) -> None:
-    """Run the local Stripe with its customers; answer what is asked through the pipe."""
-    from infra.local.stripe.server import LocalStripe  # noqa: PLC0415 - closers and workers do not hold it
-
-    with LocalStripe(api_keys=(STRIPE_KEY,), latency_s=LATENCY_S, events_per_second=LIMIT) as server:
-        for number in range(customers):
-            server.add_customer(f"cus_{number:06d}")
-        pipe.send(server.url)
-        while pipe.recv() != "end":
-            totals = server.hour_totals()
-            sums = {hour: sum(int(v) for (_, _, at), v in totals.items() if at == hour) for hour in map(_epoch, HOURS)}
-            pipe.send({"cpu_s": time.process_time(), "calls": dict(server.calls), "sums": sums})
-
-
-def _epoch(hour: Hour) -> int:
-    return int(hour.start.timestamp())
-
-
-@contextmanager
-def local_stripe(customers: int) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Run the local Stripe in a process of its own; give its address, and a way to ask what it did."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=serve, args=(customers, theirs), daemon=True)
-    process.start()
-    url = ours.recv()
-
-    def ask() -> dict[str, Any]:
-        ours.send("ask")
-        return dict(ours.recv())
-
-    try:
-        meters = StripeMeters(lambda _: STRIPE_KEY, "Metering", url)
-        for metric in METRICS:
-            meters.create_meter(metric)
-        yield url, ask
-    finally:
-        ours.send("end")
-        process.join()
-
-
-def cpu_of(process: int) -> float:
-    """Return the seconds of CPU that a process and those it waited for have used (proc(5), fields 14 to 17)."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_of_group(leader: int) -> float:
-    """Return the seconds of CPU of all processes of a group."""
-    used = 0.0
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == leader:
-                used += cpu_of(int(entry.name))
-    return used
+    customers: int
+    busy_keys: int
+    unique_customers: int
+    values: int
 
 
 @dataclass
 class Bench:
-    """Everything that runs, and what it has used so far."""
+    """What runs for the hours, and what it has used so far."""
 
     place: Place
-    customers: int
     ask: Callable[[], dict[str, Any]]
     java: int
-    pool: ProcessPoolExecutor
 
-    def run(self, hour: Hour, processes: Sequence[ProcessPoolExecutor]) -> dict[str, Any]:
+    def run(self, hour: Hour, processes: Sequence[ProcessPoolExecutor], *, streamed: bool = False) -> dict[str, Any]:
         """Close in the first process what is due a while after an hour, and post it in the others."""
-        now = hour.end + timedelta(minutes=15)
+        now = later(hour)
         closer, *posters = processes
         before, java = self.ask(), cpu_of_group(self.java)
         began = time.monotonic()
-        closing = closer.submit(close, self.place, now).result()
+        closing = awaited("closing", closer.submit(close, self.place, now))
         closed = time.monotonic()
         workers = [
-            poster.submit(post, self.place, shards, now)
+            poster.submit(post, self.place, hour, shards, now, streamed=streamed)
             for poster, shards in zip(posters, shards_of_workers(WORKERS), strict=True)
         ]
-        posted = [worker.result() for worker in workers]
+        posted = [awaited("posting", worker) for worker in workers]
         ended = time.monotonic()
-        efforts = [closing, *(effort for _, effort in posted)]
+        efforts = {"close_periods": [closing], "post_usage": [effort for _, effort in posted]}
         after = self.ask()
         calls = {name: count - before["calls"].get(name, 0) for name, count in after["calls"].items()}
         return {
@@ -308,95 +123,192 @@ class Bench:
             "post_seconds": round(ended - closed, 2),
             "totals_posted": sum(totals for totals, _ in posted),
             "calls": {name: count for name, count in sorted(calls.items()) if count},
-            "rss_mb": round(max(effort.rss_mb for effort in efforts)),
+            "rss_mb": {who: round(max(effort.rss_mb for effort in made)) for who, made in efforts.items()},
             "rss_growth_mb": {
-                "close_periods": round(closing.rss_growth_mb, 1),
-                "post_usage": round(max(effort.rss_growth_mb for _, effort in posted), 1),
+                who: round(max(effort.rss_growth_mb for effort in made), 1) for who, made in efforts.items()
             },
             "cpu_seconds": {
-                "close_periods": round(closing.cpu_s, 1),
-                "post_usage": round(sum(effort.cpu_s for _, effort in posted), 1),
-                "local_stripe": round(after["cpu_s"] - before["cpu_s"], 1),
-                "dynamodb_local": round(cpu_of_group(self.java) - java, 1),
+                **{who: round(sum(effort.cpu_s for effort in made), 3) for who, made in efforts.items()},
+                "local_stripe": round(after["cpu_s"] - before["cpu_s"], 3),
+                "dynamodb_local": round(cpu_of_group(self.java) - java, 3),
             },
         }
 
-    def check(self, hour: Hour) -> None:
-        """Raise RuntimeError unless Stripe holds, over all customers, what the counters hold."""
-        counters = Counters(self.place.dynamodb(), "Counters")
-        counted = sum(sum(amounts.quantities().values()) for amounts in counters.read(hour).values())
-        at_stripe = self.ask()["sums"][_epoch(hour)]
+    def check(self, hour: Hour, written: Mapping[str, int]) -> None:
+        """Raise RuntimeError unless Stripe holds, over all customers, what was written into the counters."""
+        counted, at_stripe = sum(written.values()), self.ask()["sums"][int(hour.start.timestamp())]
         if counted != at_stripe:
             raise RuntimeError(f"{counted} were counted in {hour}, Stripe holds {at_stripe}")
 
-    def fill(self, hour: Hour) -> None:
-        """Write one hour's counters, in several processes."""
-        step = max(1, self.customers // 16)
-        starts = range(0, self.customers, step)
-        for one in [self.pool.submit(fill, self.place, hour, n, min(n + step, self.customers)) for n in starts]:
-            one.result()
+
+@dataclass(frozen=True)
+class TwoHours:
+    """An hour of customers with one key, which is posted by calls, and the next, with two keys, by the event stream."""
+
+    first: Hour
+    one_key: Customers
+    two_keys: Customers
+
+    @property
+    def stripe_customers(self) -> list[str]:
+        """Whom Stripe knows."""
+        return [*self.one_key.stripe_customers(), *self.two_keys.stripe_customers()]
+
+    def few(self) -> "TwoHours":
+        """Return the same with as many customers as are sampled."""
+        return TwoHours(self.first, self.one_key.few(SAMPLED), self.two_keys.few(SAMPLED))
+
+    def make(self, place: Place, template: Mapping[str, Any], pool: ProcessPoolExecutor) -> list[Counter[str]]:
+        """Make the tables, and what is in them; return the sums of both hours."""
+        make_tables(place, template, self.first)
+        sums = []
+        for hour, customers in ((self.first, self.one_key), (self.first.next(), self.two_keys)):
+            fill(pool, "customers", customers.count, partial(make_customers, place, customers))
+            sums.append(fill(pool, "counters", customers.count, partial(fill_hour, place, hour, customers)))
+        return sums
 
 
-def measure(customers: int) -> dict[str, Any]:
-    """Measure everything once."""
-    with (
-        DynamoDBLocal() as dynamodb,
-        local_stripe(customers) as (url, ask),
-        ProcessPoolExecutor(
-            min(WORKERS, math.ceil(customers / CUSTOMERS_PER_FILLER)), multiprocessing.get_context("spawn")
-        ) as pool,
-    ):
-        place = Place(dynamodb.port, url, HOUR)
-        bench = Bench(place, customers, ask, dynamodb.group, pool)
-        template = synthesised()
-        for name in TABLES:
-            place.dynamodb().create_table(TableName=name, **table_definition(template, name))
-        client = place.dynamodb()
-        PostingSwitch(client, "Ledger").turn(Switch(on=True, since=str(HOUR)))
-        ledger = Ledger(client, "Ledger")
-        ledger.progress.advance_cursor(HOUR)
-        make_customers(place, 0, customers)
-        bench.fill(HOUR)
-        say(f"{customers} customers are there; closing and posting")
-        with fresh_processes(place) as processes:
-            first = bench.run(HOUR, processes)
-            bench.check(HOUR)
-            say("again, with nothing changed")
-            second = bench.run(HOUR, processes)
-            late = range(0, customers, LATE)
-            counters = Counters(client, "Counters")
-            for number in late:
-                key = f"k{number:06d}"
-                counters.count(HOUR, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
-                counters.marks.mark_late(HOUR, subject_of_source(key), new_mark())
-            say("again, with 1 % late records")
-            third = bench.run(HOUR, processes)
-            bench.check(HOUR)
-        say("the next hour, over the event stream")
-        bench.fill(STREAMED)
-        with fresh_processes(place) as processes:
-            streamed = bench.run(STREAMED, processes)
-        bench.check(STREAMED)
-    limit = customers * len(METRICS) / LIMIT
-    rows = customers
-    posting_calls = first["calls"].get("POST /v1/billing/meter_events", 0)
+@dataclass(frozen=True)
+class Sample:
+    """The calls of closing or of posting a few customers.
+
+    ``pages`` are the partitions that were read page by page, ``again_s`` what making all other calls again took.
+    """
+
+    recorded: Recorded
+    pages: Sequence[str]
+    again_s: float
+
+
+def sample_of(hours: TwoHours, template: Mapping[str, Any], tables: Tables) -> Sequence[Sample]:
+    """Close and post two hours, record the calls, and make them again; return closing and posting of each in turn."""
+    with local_stripe(hours.stripe_customers) as (url, _):
+        place = Place(tables.port, url, "recorded")
+        hours.make(place, template, tables.fillers)
+        recordings = tables.beside("recording", record_hours, place, hours.first)
+    samples = []
+    with local_stripe(hours.stripe_customers) as (url, _):
+        place = Place(tables.port, url, "again")
+        hours.make(place, template, tables.fillers)
+        for recording in recordings:
+            pages, rest = recording.reading("hour#")
+            samples.append(Sample(recording, pages, tables.beside("making calls again", make_again, place, rest)))
+    return samples
+
+
+def measure_hour(count: int, template: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure closing and posting an hour of customers."""
+    hour = Hour.containing(datetime.now(UTC) - timedelta(hours=3))
+    hours = TwoHours(hour, Customers("c", 1, count), Customers("d", 2, min(count, MOST_WITH_TWO)))
+    with dynamodb_local() as tables:
+        few = hours.few()
+        say(f"the calls of {few.one_key.count} customers are recorded, and made again")
+        samples = sample_of(few, template, tables)
+        with local_stripe(hours.stripe_customers, latency_s=LATENCY_S, most_a_second=LIMIT) as (url, ask):
+            place = Place(tables.port, url)
+            bench = Bench(place, ask, tables.java)
+            say(f"{count} customers with one key, and {hours.two_keys.count} with two, are made")
+            counted, streamed = hours.make(place, template, tables.fillers)
+            say("they are there; closing and posting")
+            with fresh_processes(place, 1 + WORKERS) as processes:
+                runs = {"first": bench.run(hour, processes)}
+                bench.check(hour, counted)
+                say("again, with nothing changed")
+                runs["unchanged"] = bench.run(hour, processes)
+                counted += come_late(place, hour, hours.one_key)
+                say("again, with 1 % late records")
+                runs["late"] = bench.run(hour, processes)
+                bench.check(hour, counted)
+            say("the next hour, of customers with two keys, over the event stream")
+            with fresh_processes(place, 1 + WORKERS) as processes:
+                runs["stream"] = bench.run(hour.next(), processes, streamed=True)
+            bench.check(hour.next(), streamed)
+            say("the floor: reading the same")
+            pages = [tables.beside("reading", read_pages, place, one.pages) for one in samples]
+    return told_of_hour(hours, samples, pages, runs, template)
+
+
+def told_of_hour(
+    hours: TwoHours,
+    samples: Sequence[Sample],
+    pages_s: Sequence[float],
+    runs: Mapping[str, Any],
+    template: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the figures of the hours; ``pages_s`` is what reading the pages of each sample takes of all customers."""
+    first, stream = runs["first"], runs["stream"]
+    limit, stream_limit = (some.count * len(METRICS) / LIMIT for some in (hours.one_key, hours.two_keys))
+    closing, posting = {}, {}
+    for n, (keys, way, run) in enumerate((("one_key", "by_call", first), ("two_keys", "by_stream", stream))):
+        count, sampled = getattr(hours, keys).count, getattr(hours.few(), keys).count
+        totals, cpu_s = count * len(METRICS), run["cpu_seconds"]
+        close_floor, post_floor = (
+            read_s + one.again_s * count / sampled
+            for one, read_s in zip(samples[2 * n : 2 * n + 2], pages_s[2 * n : 2 * n + 2], strict=True)
+        )
+        closing[keys] = taken("customer", cpu_s["close_periods"], close_floor, count)
+        closing[keys] |= called("customer", samples[2 * n].recorded, sampled)
+        posting[way] = taken("total", cpu_s["post_usage"], post_floor, totals)
+        posting[way] |= called("total", samples[2 * n + 1].recorded, sampled * len(METRICS))
     return {
-        "customers": customers,
+        "customers": hours.one_key.count,
+        "with_two_keys": hours.two_keys.count,
         "workers": WORKERS,
+        "sampled": hours.few().one_key.count,
         "limit_seconds": limit,
         "ratio_to_limit": round(first["seconds"] / limit, 2),
-        "stream_ratio_to_limit": round(streamed["seconds"] / limit, 2),
+        "stream_ratio_to_limit": round(stream["seconds"] / stream_limit, 2),
         "post_ratio_to_limit": round(first["post_seconds"] / limit, 2),
-        "stream_post_ratio_to_limit": round(streamed["post_seconds"] / limit, 2),
-        "rss_mb": max(first["rss_mb"], streamed["rss_mb"]),
-        "rss_growth_mb": max(*first["rss_growth_mb"].values(), *streamed["rss_growth_mb"].values()),
-        "calls_per_row": round(posting_calls / rows, 3),
+        "stream_post_ratio_to_limit": round(stream["post_seconds"] / stream_limit, 2),
+        **{held: max(*first[held].values(), *stream[held].values()) for held in ("rss_mb", "rss_growth_mb")},
+        "calls_per_row": round(first["calls"].get("POST /v1/billing/meter_events", 0) / hours.one_key.count, 3),
         "bound": bound(first),
-        "first": first,
-        "unchanged": second,
-        "late": third,
-        "stream": streamed,
+        "closing": closing,
+        "posting": posting,
+        "needed": needed(template, closing, posting),
+        **runs,
     }
+
+
+def come_late(place: Place, hour: Hour, customers: Customers) -> Counter[str]:
+    """Count a late record of some of the customers; return how many came."""
+    counters = Counters(place.dynamodb(), "Counters")
+    numbers = range(0, customers.count, LATE)
+    for key in (customers.keys_of(number)[0] for number in numbers):
+        counters.count(hour, key, Amounts({"requests": 1}), random.randbytes(TOKEN_BYTES))
+        counters.marks.mark_late(hour, subject_of_source(key), new_mark())
+    return Counter(requests=len(numbers))
+
+
+def needed(
+    template: Mapping[str, Any], closing: Mapping[str, Mapping[str, float]], posting: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Return how many closers and workers are needed at once, by the CPU that they take here and have at Lambda."""
+    shares = {name: min(1, memory_mb(template, name) / MEMORY_OF_A_CORE) for name in ("close_periods", "post_usage")}
+    closers_s, workers_s = (NEEDED_S * shares[name] for name in ("close_periods", "post_usage"))
+    totals = NEEDED * len(METRICS)
+    return {
+        "customers": NEEDED,
+        "metrics": len(METRICS),
+        "seconds": NEEDED_S,
+        "share_of_a_core": {name: round(share, 3) for name, share in shares.items()},
+        "closers_needed": {
+            keys: math.ceil(NEEDED * took["cpu_ms_per_customer"] / 1000 / closers_s) for keys, took in closing.items()
+        },
+        "workers_needed": {
+            way: math.ceil(totals * took["cpu_ms_per_total"] / 1000 / workers_s) for way, took in posting.items()
+        },
+    }
+
+
+def memory_mb(template: Mapping[str, Any], function: str) -> int:
+    """Return a function's memory in megabytes, as the stack gives it by default."""
+    (memory,) = [
+        int(resource["Properties"]["MemorySize"])
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Lambda::Function" and resource["Properties"]["Handler"] == f"{function}.handler"
+    ]
+    return memory
 
 
 def bound(run: dict[str, Any]) -> str:
@@ -407,33 +319,33 @@ def bound(run: dict[str, Any]) -> str:
     )
 
 
-def synthesised() -> dict[str, Any]:
-    """Return a template with the metering stack's tables."""
-    import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which closers and workers have no use for
-    from aws_cdk import aws_logs as logs  # noqa: PLC0415 - likewise
-
-    from infra.stack.storage import Storage  # noqa: PLC0415 - imports aws_cdk
-
-    with tempfile.TemporaryDirectory() as folder:
-        app = cdk.App(outdir=folder)
-        stack = cdk.Stack(app, "Tables")
-        Storage(
-            stack, access_log_retention=logs.RetentionDays.THREE_MONTHS, archive_days=400, hashes=False, vended=None
-        )
-        return dict(app.synth().get_stack_by_name("Tables").template)
-
-
-def say(what: str) -> None:
-    """Tell, on a long way, how far it is."""
-    sys.stderr.write(f"{what}\n")
+def measure(size: Size, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
+    """Measure sections; the hour's figures stand by themselves, those of the others under their name."""
+    template = synthesised()
+    found: dict[str, Any] = {}
+    if "hour" in sections:
+        found |= measure_hour(size.customers, template)
+    if "busy_keys" in sections:
+        found["busy_keys"] = measure_busy_keys(size.busy_keys, template)
+    if "uniques" in sections:
+        found["uniques"] = measure_uniques(size.unique_customers, size.values, template)
+    return found
 
 
 def main() -> None:
     """Print what was measured."""
     arguments = parser(__doc__)
-    arguments.add_argument("--customers", type=int, default=100_000, help="how many customers (default: 100000)")
+    for option, what, usual in (
+        ("--customers", "customers of the hour", 100_000),
+        ("--busy-keys", "keys that are in every delivery; 10000 are 2.5 million items", 100),
+        ("--unique-customers", "customers with two keys and a few distinct values", 500),
+        ("--values", "distinct values of one customer", 20_000),
+    ):
+        arguments.add_argument(option, type=int, default=usual, metavar="N", help=f"{what} (default: {usual})")
+    arguments.add_argument("--only", choices=SECTIONS, help="one section alone")
     wanted = arguments.parse_args()
-    report(measure(wanted.customers), as_json=wanted.json)
+    size = Size(wanted.customers, wanted.busy_keys, wanted.unique_customers, wanted.values)
+    report(measure(size, [wanted.only] if wanted.only else SECTIONS), as_json=wanted.json)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
+from metering.portal.uniques import MOST_QUERIES
+from metering.stores.claims import SHARDS
 from tests.benchmarks import bench
 from tests.benchmarks.bench import BENCHMARKS, Benchmark, Machine
+from tests.benchmarks.recorded_calls import Call, Recorded, transaction_units
 from tests.conftest import ROOT, cannot_run
 
 IN_TURNS: Final = ("ratio_to_floor", "floor_ms", "ms", "records_per_s_per_core")
@@ -41,7 +44,8 @@ HOUR: Final = (
     "close_seconds",
     "post_seconds",
     "totals_posted",
-    "rss_mb",
+    "rss_mb.close_periods",
+    "rss_mb.post_usage",
     "rss_growth_mb.close_periods",
     "rss_growth_mb.post_usage",
     "cpu_seconds.close_periods",
@@ -49,12 +53,14 @@ HOUR: Final = (
     "cpu_seconds.local_stripe",
     "cpu_seconds.dynamodb_local",
 )
+BUSY: Final = ("cpu_seconds", "rss_mb", "rss_growth_mb", "sampled")
 READ: Final = (
     "compute_ms",
     "floor_ms",
     "own_ms",
     "ratio_to_floor",
     "closed_ms",
+    "time_ms",
     "plain_rows_ms",
     "calls",
     "units.BatchGetItem of ledger",
@@ -65,6 +71,18 @@ READ: Final = (
     "first.calls",
     "first.units",
 )
+REDRIVE: Final = (
+    "cpu_ms_per_line",
+    "floor_ms_per_line",
+    "ratio_to_floor",
+    "writes_per_line",
+    "runs",
+    "object_mb",
+    "notes_mb",
+    "rss_growth_mb",
+)
+WITHOUT_DISTINCT: Final = ("compute_ms", "floor_ms", "own_ms", "time_ms", "calls")
+DISTINCT: Final = ("keys", "shown", "calls", "claims_calls", "claims_units")
 ROW: Final = (
     "road",
     "requests_per_s",
@@ -89,6 +107,13 @@ ROW: Final = (
 IDLE_FREE: Final = ("dynamodb", "metrics_asked_for", "secrets", "alarms", "total")
 IDLE: Final = (*IDLE_FREE, "lambda", "own_logs", "scheduler", "custom_metrics")
 RUN: Final = ("cpu_ms", "write_units", "read_units")
+
+
+def per(unit: str) -> tuple[str, ...]:
+    """Return what is told of each customer, total or key."""
+    figures = ("cpu_ms", "floor_cpu_ms", "calls", "read_units", "write_units")
+    return ("ratio_to_floor", *(f"{figure}_per_{unit}" for figure in figures))
+
 
 KEYS: Final[Mapping[str, set[str]]] = {
     "count_batch": {
@@ -148,6 +173,7 @@ KEYS: Final[Mapping[str, set[str]]] = {
     "close": {
         "customers",
         "workers",
+        "sampled",
         "limit_seconds",
         "ratio_to_limit",
         "stream_ratio_to_limit",
@@ -157,12 +183,38 @@ KEYS: Final[Mapping[str, set[str]]] = {
         "rss_growth_mb",
         "calls_per_row",
         "bound",
+        *(f"closing.{keys}.{key}" for keys in ("one_key", "two_keys") for key in per("customer")),
+        *(f"posting.{way}.{key}" for way in ("by_call", "by_stream") for key in per("total")),
+        "needed.customers",
+        "needed.metrics",
+        "needed.seconds",
+        "needed.share_of_a_core.close_periods",
+        "needed.share_of_a_core.post_usage",
+        "needed.closers_needed.one_key",
+        "needed.closers_needed.two_keys",
+        "needed.workers_needed.by_call",
+        "needed.workers_needed.by_stream",
         *(f"{hour}.{key}" for hour in ("first", "unchanged", "late", "stream") for key in HOUR),
         "first.calls.POST /v1/billing/meter_events",
         "unchanged.calls",  # there are none
         "late.calls.POST /v1/billing/meter_events",
         "stream.calls.POST /v2/billing/meter_event_session",
         "stream.calls.POST /v2/billing/meter_event_stream",
+        *(f"busy_keys.{key}" for key in ("keys", "slots", *per("key"), *BUSY)),
+        *(
+            f"uniques.customers.{key}"
+            for key in ("customers", "values_of_a_key", "earlier_rows", *per("customer"), *BUSY)
+        ),
+        *(f"uniques.one_customer.{key}" for key in ("values", "earlier_rows", *per("1000_values"), *BUSY)),
+    },
+    "redrive": {
+        "lines",
+        "runs",
+        "cpu_ms_per_line",
+        "ratio_to_floor",
+        "share_of_a_processor",
+        "limit_seconds",
+        *(f"{case}.{key}" for case in ("partly", "whole") for key in REDRIVE),
     },
     "soak": {
         "records_per_s",
@@ -187,6 +239,9 @@ KEYS: Final[Mapping[str, set[str]]] = {
         "units_per_closed_hour.one",
         "units_per_closed_hour.hundred",
         "closed_units_ratio",
+        *(f"without_distinct.{what}_ratio" for what in ("compute_ms", "own_ms", "time_ms")),
+        *(f"without_distinct.{customer}.{key}" for customer in ("one", "hundred") for key in WITHOUT_DISTINCT),
+        *(f"distinct.{customer}.{key}" for customer in ("changed", "eight", "hundred") for key in DISTINCT),
         "worst.days",
         "worst.sure_hours",
         "worst.sure_hours_by_key",
@@ -240,12 +295,20 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
             assert figures["units_per_new_value"] == 1
         case "close":
             assert (figures["customers"], figures["calls_per_row"]) == (10, 3)
+            assert figures["posting"]["by_call"]["calls_per_total"] > 1  # one for each, beside those that save it
+        case "redrive":
+            assert (figures["lines"], figures["runs"]) == (30, 1)
         case "soak":
             assert (figures["lost"], figures["twice"], figures["equal"]) == (0, 0, True)
             assert figures["records"] > 0
         case "usage_read":  # a row an hour, however many keys; and the answer of both is whole
             assert figures["closed_units_ratio"] < 2
             assert 0 < figures["units_per_closed_hour"]["one"] < 0.5
+            distinct = figures["distinct"]
+            assert {name: one["shown"] for name, one in distinct.items()} == {"changed": 5, "eight": 200, "hundred": 0}
+            assert distinct["changed"]["claims_calls"] == SHARDS + 5
+            assert distinct["eight"]["claims_calls"] == 8 * SHARDS == MOST_QUERIES
+            assert distinct["hundred"]["claims_calls"] == 0
     *_, row = bench.table(MACHINE, {benchmark_.name: figures}).splitlines()
     assert row.startswith(f"| `{benchmark_.name}.py` | ")
     assert row.count("|") == 4
@@ -270,6 +333,32 @@ def _keys(value: Any, above: str = "") -> Iterator[str]:
                 yield from _keys(member, above)
         case _:
             yield above
+
+
+def test_a_query_of_a_whole_partition_is_told_from_one_of_some_items() -> None:
+    """The first is the paginator's part of a floor, the second the bare HTTP client's."""
+    whole = {
+        "KeyConditionExpression": "#pk = :pk AND #sk > :first",
+        "ExpressionAttributeValues": {":pk": {"S": "hour#2026-11-22T05#7"}, ":first": {"S": "k1"}},
+    }
+    some = whole | {"KeyConditionExpression": "#pk = :pk AND begins_with(#sk, :first)"}
+    made = Recorded([_query(whole), _query(some), _query(whole)])
+    assert made.reading("hour#") == (["hour#2026-11-22T05#7"], [made.calls[1]])
+    assert made.reading("unique#") == ([], made.calls)
+
+
+def _query(asked: dict[str, Any]) -> Call:
+    return Call("Query", "POST", "/", {}, json.dumps(asked).encode(), 200)
+
+
+def test_a_transaction_costs_two_units_a_kilobyte_and_one_for_a_new_entry_of_the_index() -> None:
+    """As the Developer Guide says, since DynamoDB Local says something else."""
+    place = {"pk": {"S": "customer#acme"}, "sk": {"S": "usage#2026-11-22T05"}}
+    listed = {**place, "pending": {"S": "pending#3"}}
+    new, again = ({"ConditionExpression": text} for text in ("attribute_not_exists(#pk)", "#version = :version"))
+    large = {**place, "counted": {"S": "x" * 1500}}
+    assert transaction_units({"TransactItems": [{"Put": {"Item": listed, **new}}]}) == 3
+    assert transaction_units({"TransactItems": [{"Put": {"Item": listed, **again}}, {"Put": {"Item": large}}]}) == 6
 
 
 def test_every_script_is_among_the_benchmarks() -> None:
