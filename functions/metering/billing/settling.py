@@ -29,8 +29,8 @@ from metering.stores.table import RowChangedError, TooMuchError, UnprocessedErro
 MOST_KEYS: Final = 32
 """The claims of up to so many keys, 16 queries each, are read along; a customer of more waits, likewise."""
 
-MOST_CLAIMS: Final = 20_000
-"""Up to so many claims of a customer are read along; one with more waits until others are done (I6)."""
+MOST_CLAIMS: Final = 5_000
+"""Up to so many claims of a customer are read along, in vain where there are more: then it waits for its turn (I6)."""
 
 _SAVED_EVERY: Final = timedelta(seconds=5)
 """How often it is written how far the claims of one customer are joined."""
