@@ -7,12 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from metering.model.subjects import customer
 from metering.model.usage_row import State, Total, UsageRow
+from metering.stores.decoding import as_items, decode_fast, page_of
 from metering.stores.lean_calls import LeanCall, call_leanly
 from metering.stores.rows import Rows
 from metering.stores.table import RowChangedError, Table
@@ -246,3 +248,22 @@ def test_what_is_read_by_the_short_way_is_what_boto3_reads(
         assert refusals[0] == refusals[1]
     finally:
         whole.delete_table(TableName="lean")
+
+
+def test_a_client_that_decodes_fast_reads_by_boto3(template: dict[str, Any], dynamodb_local: DynamoDBLocal) -> None:
+    """Its event does the decoding; what it writes still goes the short way."""
+    client: Any = call_leanly(dynamodb_local.client())
+    client.create_table(TableName="lean", **table_definition(template, "Ledger"))
+    try:
+        decode_fast(client)
+        client.put_item(TableName="lean", Item=ITEM)
+        assert [isinstance(one, LeanCall) for one in (client.query, client.put_item)] == [False, True]
+
+        class Shown(msgspec.Struct):
+            n: dict[str, int]
+
+        with as_items(page_of(Shown)):
+            found: Any = list(Table(client, "lean").query("a"))
+            assert found == [Shown({"N": 1})]
+    finally:
+        client.delete_table(TableName="lean")

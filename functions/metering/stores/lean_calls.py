@@ -67,7 +67,8 @@ class LeanCall:
     """A method of a client, as the client's own is called."""
 
     def __init__(self, client: Any, whole: Any, operation: str, pool: urllib3.HTTPConnectionPool, url: str) -> None:
-        self._client, self._whole, self._operation, self._pool, self._url = client, whole, operation, pool, url
+        self.whole = whole
+        self._client, self._operation, self._pool, self._url = client, operation, pool, url
         self._headers = {
             "X-Amz-Target": f"DynamoDB_20120810.{operation}",
             "Content-Type": "application/x-amz-json-1.0",
@@ -85,14 +86,14 @@ class LeanCall:
             said = msgspec.json.decode(answer.data, type=dict[str, Any])
         except (urllib3.exceptions.HTTPError, msgspec.MsgspecError) as error:
             logger.info("a call is made again by boto3", operation=self._operation, reason=str(error))
-            return self._whole(**arguments)
+            return self.whole(**arguments)
         if answer.status == 200:  # noqa: PLR2004 - of HTTP
             return _in_bytes(said)
         kind = str(said.get("__type", "")).rpartition("#")[2]
         if answer.status != 400 or kind not in _ANSWERS:  # noqa: PLR2004
             logger.info("a call is made again by boto3", operation=self._operation, reason=kind, status=answer.status)
             time.sleep(random.uniform(0, _PAUSE_S))  # noqa: S311 - no secret; as boto3 waits before its second attempt
-            return self._whole(**arguments)
+            return self.whole(**arguments)
         message = said.get("message", said.get("Message", ""))
         refusal = _in_bytes(said) | {"Error": {"Code": kind, "Message": message}}
         raise getattr(self._client.exceptions, kind)(refusal, self._operation)
