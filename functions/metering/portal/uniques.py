@@ -14,15 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
+from metering.model import subjects
 from metering.model.periods import Hour
 from metering.portal.kept import keep
-from metering.stores.attribution import Share, Uniques, alone
+from metering.stores.attribution import FirstClaims, Share, Uniques, alone
 from metering.stores.aws import side_by_side
-from metering.stores.claims import SHARDS, of_value
-from metering.stores.holders import Holding
-from metering.stores.table import Table, TooMuchError
+from metering.stores.claims import SHARDS, Claim, of_value
+from metering.stores.holders import Holding, mapped_to
+from metering.stores.table import TooMuchError
 
 MOST_QUERIES: Final = 128
 """Queries of a month's claims, 16 for each metric and key, half a read unit at least: of more than eight keys, or four
@@ -34,14 +35,6 @@ MOST_VALUES: Final = 6144
 
 SHORTEST_KEPT_S: Final = 5
 MOST_KEPT: Final = 200
-
-
-class _Claimed(NamedTuple):
-    """A value that a source claimed in an hour, at a moment in milliseconds since 1970."""
-
-    value: str
-    hour: Hour
-    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,42 +112,29 @@ class KeptUniques:
             raise TooMuchError(f"{len(holdings)} keys' distinct values take {queries} queries")
         most = MOST_VALUES // queries
 
-        def mine(source: str, claimed: _Claimed) -> bool:
-            holder = holdings[source].at(claimed.hour)
-            return holder is not None and holder.customer == customer
-
+        owner, claims = subjects.customer(customer), self.uniques.claims
         brought = {
             source
             for share in shares.values()
             for source, amounts in share.by_source.items()
             if source in holdings and amounts.uniques.get(metric)
         }
-        found = {source: self._all_of(metric, source, min(shares), most) for source in brought}
+        found = {source: claims.of_source(metric, source, min(shares), most=most) for source in brought}
         values = {
-            claimed.value
-            for source, claims in found.items()
-            for claimed in claims
-            if claimed.hour in shares and mine(source, claimed)
+            value
+            for source, claimed in found.items()
+            for value, claim in claimed
+            if claim.hour in shares and mapped_to(holdings[source], claim.hour) == owner
         }
         found |= self._some_of(metric, holdings.keys() - brought, min(shares), values, most)
-        first: dict[str, _Claimed] = {}
-        for source, claims in sorted(found.items()):  # of claims of one moment the first source's, as in the ledger
-            for claimed in claims:
-                value = claimed.value
-                if value in values and mine(source, claimed) and (value not in first or claimed.at < first[value].at):
-                    first[value] = claimed
-        return Counter(claimed.hour for claimed in first.values())
-
-    def _all_of(self, metric: str, source: str, month: Hour, most: int) -> list[_Claimed]:
-        """Return all that a source claimed in a month; raise TooMuchError where a shard has ``most`` values."""
-        return [
-            _Claimed(value, claim.hour, claim.at)
-            for value, claim in self.uniques.claims.of_source(metric, source, month, most=most)
-        ]
+        first = FirstClaims(customer, min(shares))
+        for source, claimed in sorted(found.items()):
+            first.take(holdings[source], (one for one in claimed if one[0] in values))
+        return first.by_hour()
 
     def _some_of(
         self, metric: str, sources: Iterable[str], month: Hour, values: Collection[str], most: int
-    ) -> dict[str, list[_Claimed]]:
+    ) -> dict[str, list[tuple[str, Claim]]]:
         """Return these sources' claims of values, and others between them; raise TooMuchError for ``most`` in a shard.
 
         As many queries for a source as there are values, and no more than it has shards.
@@ -165,19 +145,12 @@ class KeptUniques:
                 shard, _ = of_value(metric, source, month, value, None)
                 first, _ = between.get((source, shard), (value, value))
                 between[source, shard] = (first, value)
-        table = Table(self.uniques.claims.client, self.uniques.claims.table)
 
-        def look(where: tuple[str, str]) -> list[_Claimed]:
+        def look(where: tuple[str, str]) -> list[tuple[str, Claim]]:
             first, last = between[where]
-            items, may_be_more = table.some(where[1], between=(f"{first}#", f"{last}$"), most=most)
-            if may_be_more:
-                raise TooMuchError(f"a source has brought {most} values of {metric} or more to a shard")
-            return [
-                _Claimed(item["sk"]["S"].partition("#")[0], Hour.parse(item["hour"]["S"]), int(item["at"]["N"]))
-                for item in items
-            ]
+            return self.uniques.claims.some(where[1], between=(f"{first}#", f"{last}$"), most=most)
 
-        found: dict[str, list[_Claimed]] = {}
-        for (source, _), claims in zip(between, side_by_side(look, between), strict=True):
-            found.setdefault(source, []).extend(claims)
+        found: dict[str, list[tuple[str, Claim]]] = {}
+        for (source, _), claimed in zip(between, side_by_side(look, between), strict=True):
+            found.setdefault(source, []).extend(claimed)
         return found

@@ -121,23 +121,6 @@ class Uniques:
         joined = self.join(holdings, customer, metric, hour, Join(), most=None, go_on=lambda: True)
         return Counter({Hour(number): count for number, count in joined.by_hour.items()})
 
-    def among(
-        self,
-        holdings: Mapping[str, Holding],
-        customer: str,
-        metric: str,
-        hour: Hour,
-        *,
-        most: int | None = None,
-    ) -> Counter[Hour] | None:
-        """Return the same of a customer that holds or held these keys; ``most`` as in :meth:`Claims.of_source`."""
-        if alone(holdings, customer, hour):
-            return None
-        first = _First(customer, hour)
-        for source, holding in sorted(holdings.items()):
-            first.take(holding, self.claims.of_source(metric, source, hour, most=most))
-        return first.by_hour()
-
     def join(  # noqa: PLR0913 - whose claims, of what, how far, and how much of it
         self,
         holdings: Mapping[str, Holding],
@@ -157,8 +140,8 @@ class Uniques:
         """
         concerned = {source: one for source, one in sorted(holdings.items()) if _held_in_month(one, customer, hour)}
 
-        def first_of(part: int, parts: int, most: int | None) -> _First:
-            first = _First(customer, hour, most)
+        def first_of(part: int, parts: int, most: int | None) -> FirstClaims:
+            first = FirstClaims(customer, hour, most)
             for source, holding in concerned.items():
                 first.take(holding, self.claims.of_part(metric, source, hour, part, parts))
             return first
@@ -168,7 +151,7 @@ class Uniques:
             parts = WHOLE if join.parts % WHOLE == 0 else 1
             try:
                 first = first_of(join.parts, parts, MOST_JOINED if parts > 1 else None)
-            except _TooManyError:
+            except TooMuchError:
                 parts, first = 1, first_of(join.parts, 1, None)
             read += first.read
             if most is not None and read > most:
@@ -188,11 +171,7 @@ class Uniques:
                 amounts.uniques[metric] = by_hour[hour]
 
 
-class _TooManyError(Exception):
-    """More claims lie in a shard than are held at once."""
-
-
-class _First:
+class FirstClaims:
     """The first claim of each value that a customer's keys brought in the month of an hour."""
 
     def __init__(self, customer: str, hour: Hour, most: int | None = None) -> None:
@@ -205,13 +184,13 @@ class _First:
         """Take in a key's claims, those that were made while the customer held it.
 
         Of two that were made in the same millisecond the one that is taken in first counts: take keys in order. Raises
-        _TooManyError once more than ``most`` have been read.
+        TooMuchError once more than ``most`` have been read.
         """
         mine: dict[Hour, bool] = {}
         for value, claim in claims:
             self.read += 1
             if self._most is not None and self.read > self._most:
-                raise _TooManyError
+                raise TooMuchError(f"more than {self._most} claims")
             at = claim.hour
             if at not in mine:
                 holder = holding.at(at)

@@ -85,28 +85,26 @@ class Claims:
         made = side_by_side(lambda key: self._make(key, wanted[key]), new)
         return claimed | dict(zip(new, made, strict=True))
 
-    def of_source(
-        self, metric: str, source: str, month: Hour, *, most: int | None = None
-    ) -> Iterator[tuple[str, Claim]]:
-        """Yield the hashed values that a source brought in the month of ``month``, and their claims; consistent reads.
+    def of_source(self, metric: str, source: str, month: Hour, *, most: int) -> list[tuple[str, Claim]]:
+        """Return the hashed values that a source brought in the month of ``month``, and their claims.
 
-        With ``most`` they are no consistent reads, and TooMuchError is raised where a shard has as many values (I10).
+        As :meth:`some` of each shard returns them.
         """
         beginning = _of_month(metric, month, source)
-        table = Table(self.client, self.table)
+        shards = side_by_side(
+            lambda shard: self.some(f"{beginning}#{shard}", between=("0", "~"), most=most), range(SHARDS)
+        )
+        return [claimed for shard in shards for claimed in shard]
 
-        def read(shard: int) -> list[Item]:
-            pk = f"{beginning}#{shard}"
-            if most is None:
-                return list(table.query(pk))
-            items, may_be_more = table.some(pk, between=("0", "~"), most=most) if most else ([], True)
-            if may_be_more:
-                raise TooMuchError(f"a source has brought {most} values of {metric} or more to a shard")
-            return items
+    def some(self, shard: str, *, between: tuple[str, str], most: int) -> list[tuple[str, Claim]]:
+        """Return a shard's values whose sort keys lie ``between``, and their claims; no consistent read.
 
-        for items in side_by_side(read, range(SHARDS)):
-            for item in items:
-                yield item["sk"]["S"].partition("#")[0], _read(item)
+        Raises TooMuchError where they are ``most`` or more (I10).
+        """
+        items, may_be_more = Table(self.client, self.table).some(shard, between=between, most=most)
+        if may_be_more:
+            raise TooMuchError(f"a shard of a month's claims holds {most} or more")
+        return [(_value_of(item), _read(item)) for item in items]
 
     def of_part(self, metric: str, source: str, month: Hour, part: int, parts: int = 1) -> Iterator[tuple[str, Claim]]:
         """Yield the claims of a source's values whose hash begins alike, a page at a time; consistent reads.
@@ -119,7 +117,7 @@ class Claims:
         for item in Table(self.client, self.table).query(
             f"{_of_month(metric, month, source)}#{shard}", beginning=beginning
         ):
-            yield item["sk"]["S"].partition("#")[0], _read(item)
+            yield _value_of(item), _read(item)
 
     def take_over(self, key: Key, made: Claim, batch: bytes) -> bool:
         """Make a claim another batch's, and say whether it was still as it was read: it is taken over once (I2)."""
@@ -174,6 +172,11 @@ def _of_month(metric: str, hour: Hour, source: str) -> str:
 
 def _shard(value: str) -> int:
     return int(value[:2], 16) % SHARDS  # which is the second digit
+
+
+def _value_of(item: Item) -> str:
+    value: str = item["sk"]["S"].partition("#")[0]
+    return value
 
 
 def _read(item: Item) -> Claim:
