@@ -241,8 +241,10 @@ class Closer:
     def _close_left_of(self, hour: Hour, did: Closed, lease: Lease[Piece]) -> None:
         """Close the keys that a piece has left, each customer by itself."""
         settled = self._settled.setdefault(hour, {})
-        doubtful = self._writer.doubtful(hour, lease.done.left)
-        done = [source for source in lease.done.left if source in settled and source not in doubtful]
+        done = [source for source in lease.done.left if source in settled]
+        if done:
+            doubtful = self._writer.doubtful(hour, done)
+            done = [source for source in done if source not in doubtful]
         saved = self.clock()
         try:
             for owner, sources in self._writer.by_owner(hour, set(lease.done.left) - {*done}).items():
