@@ -13,6 +13,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.closed import Closed
 from metering.billing.closing import Closer
+from metering.billing.standing import UNPOSTED_AFTER
 from metering.layout import SHARDS
 from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
@@ -40,9 +41,6 @@ MOST_CLOSERS: Final = PARTITIONS
 
 HELP: Final = {"help": True}
 """What a run is sent that closes with another one."""
-
-UNPOSTED_AFTER: Final = timedelta(hours=1)
-"""An hour's usage is at Stripe a quarter of an hour after its end."""
 
 
 @logger.inject_lambda_context

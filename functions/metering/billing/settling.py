@@ -18,13 +18,13 @@ from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import Subject, subject_of_source
 from metering.model.usage_row import UsageRow
 from metering.stores.attribution import Uniques, alone
-from metering.stores.aws import ERRORS, side_by_side
+from metering.stores.aws import side_by_side
 from metering.stores.claims import PARTS
 from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Marks, new_mark
 from metering.stores.progress import Join
-from metering.stores.table import RowChangedError, TooMuchError, UnprocessedError
+from metering.stores.table import TABLE_ERRORS, RowChangedError, TooMuchError
 
 MOST_KEYS: Final = 32
 """The claims of up to so many keys, 16 queries each, are read along; a customer of more waits, likewise."""
@@ -36,7 +36,7 @@ _SAVED_EVERY: Final = timedelta(seconds=5)
 """How often it is written how far the claims of one customer are joined."""
 
 
-FAILURES: Final = (RowChangedError, TooMuchError, UnprocessedError, *ERRORS)
+FAILURES: Final = (RowChangedError, TooMuchError, *TABLE_ERRORS)
 """What keeps a subject from being brought up to date, and no other one."""
 
 

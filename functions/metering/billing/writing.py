@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from aws_lambda_powertools import Logger
-
 from metering.billing.settling import FAILURES, OutOfTimeError, Settler, Values
 from metering.billing.snapshots import Snapshot
 from metering.model.periods import Hour
@@ -39,8 +37,6 @@ from metering.stores.counters import Counted, Counters
 from metering.stores.holders import Holding, by_kind, mapped_to
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError, TooMuchError
-
-logger = Logger(child=True)
 
 MOST_KEYS: Final = 64
 """Up to so many keys of a customer are read along; one with more waits until others are done (I6)."""

@@ -192,7 +192,7 @@ class Counters:
         table = Table(self.client, self.table)
         for items in side_by_side(lambda query: list(table.query(query[0], beginning=query[1])), queries):
             for item in items:
-                if keys is None or item["sk"]["S"].partition("#")[0] in keys:
+                if keys is None or _source_of(item) in keys:
                     _include(counted, item)
         for amounts in counted.values():
             amounts.cap_splits()
@@ -280,7 +280,7 @@ class Counters:
             reached = items[-1]["sk"]["S"]
             missed = {key for key in keys if f"{key}$" > reached}
         whole = set(keys) - missed
-        return [item for item in items if item["sk"]["S"].partition("#")[0] in whole], sorted(missed)
+        return [item for item in items if _source_of(item) in whole], sorted(missed)
 
     def recorded_chunks(self, name: str) -> int:
         """Return how many chunks of a big object an earlier run has recorded before its time was over."""
@@ -344,7 +344,7 @@ def _attributes(amounts: Amounts) -> dict[str, int]:
 
 def _include(counted: Counted, item: Item) -> None:
     """Add an item to what its key has been counted for."""
-    counted.setdefault(item["sk"]["S"].partition("#")[0], Amounts()).include(_read_amounts(item))
+    counted.setdefault(_source_of(item), Amounts()).include(_read_amounts(item))
 
 
 def _source_of(item: Item) -> str:

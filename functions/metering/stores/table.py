@@ -4,11 +4,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from metering.stores.aws import Item, in_pieces, side_by_side, to_item
+from metering.stores.aws import ERRORS, Item, in_pieces, side_by_side, to_item
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -21,7 +22,6 @@ ATTEMPTS: Final = 8
 
 FIRST_PAUSE: Final = 0.05
 """Seconds, at most, before the second attempt; twice as many before each further one: 6.35 in all."""
-
 
 CONFLICTS: Final = 4
 """How often a transaction that met another one is tried again."""
@@ -42,7 +42,7 @@ class RowChangedError(Exception):
     """An item is no longer as it was read; read it again and decide again."""
 
 
-TABLE_ERRORS: Final = (BotoCoreError, ClientError, UnprocessedError)
+TABLE_ERRORS: Final = (*ERRORS, UnprocessedError)
 """What reading and writing items may raise; whoever deals with many does not let those of one stop the others."""
 
 
@@ -65,12 +65,10 @@ class Table:
         A read that need not be ``consistent`` costs half the units.
         """
         found: dict[Any, Any] = {}
-        for items in side_by_side(lambda keys: self._read_piece(keys, consistent), in_pieces(list(wanted), BATCH)):
+        read = partial(batch_get, self.client, self.name, consistent=consistent)
+        for items in side_by_side(read, in_pieces(list(wanted), BATCH)):
             found |= {wanted[item["pk"]["S"], item["sk"]["S"]]: make(item) for item in items}
         return found
-
-    def _read_piece(self, keys: Sequence[tuple[str, str]], consistent: bool) -> list[Item]:  # noqa: FBT001 - one caller
-        return batch_get(self.client, self.name, keys, consistent=consistent)
 
     def query(  # noqa: PLR0913 - what a query may say
         self,
