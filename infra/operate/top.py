@@ -38,8 +38,10 @@ MOST_OPEN: Final = 3
 """How many hours before the running one may be in no row yet and still be read: closing takes one, and a little."""
 
 MOST_SET_ASIDE: Final = 100
-MOST_REJECTED: Final = 10_000
 """How many of the batches that were ever set aside are looked at, and of those that failed for good."""
+
+MOST_REJECTED: Final = 10_000
+"""More rows that Stripe rejected are not counted."""
 
 _STANDING: Final = timedelta(minutes=1)
 _CENTS: Final = Decimal("0.01")

@@ -16,13 +16,12 @@ from metering.settings import CheckCompletenessSettings
 class Checking(Construct):
     """Compares every hour the lines that were counted with those that were written, and with the stages' requests."""
 
-    def __init__(  # noqa: PLR0913 - what its function needs, each by name
+    def __init__(
         self,
         scope: Construct,
         construct_id: str,
         *,
         settings: CheckCompletenessSettings,
-        deployment: str,
         size: Size,
         local: bool,
     ) -> None:
@@ -35,7 +34,7 @@ class Checking(Construct):
             module="check_completeness",
             local=local,
             settings=settings.environment(),
-            deployment=deployment,
+            deployment=settings.deployment,
             size=size,
             description="Compares what was counted with what was written into the access log, and with the requests.",
         )

@@ -255,7 +255,6 @@ class MeteringStack(cdk.Stack):
                 access_log_group=self._storage.access_log.log_group_name,
                 delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
             ),
-            deployment=self._deployment,
             size=self._sizes["check_completeness"],
             local=self._local,
         )

@@ -12,6 +12,7 @@ import base64
 import random
 import time
 import uuid
+from http import HTTPStatus
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -87,10 +88,10 @@ class LeanCall:
         except (urllib3.exceptions.HTTPError, msgspec.MsgspecError) as error:
             logger.info("a call is made again by boto3", operation=self._operation, reason=str(error))
             return self.whole(**arguments)
-        if answer.status == 200:  # noqa: PLR2004 - of HTTP
+        if answer.status == HTTPStatus.OK:
             return _in_bytes(said)
         kind = str(said.get("__type", "")).rpartition("#")[2]
-        if answer.status != 400 or kind not in _ANSWERS:  # noqa: PLR2004
+        if answer.status != HTTPStatus.BAD_REQUEST or kind not in _ANSWERS:
             logger.info("a call is made again by boto3", operation=self._operation, reason=kind, status=answer.status)
             time.sleep(random.uniform(0, _PAUSE_S))  # noqa: S311 - no secret; as boto3 waits before its second attempt
             return self.whole(**arguments)
