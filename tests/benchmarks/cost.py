@@ -28,6 +28,7 @@ from typing import IO, Any, Final, Self, cast
 
 from infra.local.aws.emulator import Emulator
 from infra.operate.customers import Customers, Entry
+from infra.stack.sizes import DEFAULTS
 from metering.billing.posting import CUSTOMERS_AT_ONCE
 from metering.model import metrics
 from metering.model.amounts import Amounts
@@ -44,7 +45,9 @@ from metering.settings import (
 from metering.stores import aws
 from metering.stores.counters import SLOTS, Counters
 from metering.stores.ledger import Ledger
+from metering.stores.marks import PARTITIONS
 from metering.stores.switch import PostingSwitch, Switch
+from metering.stores.table import item_key
 from metering.stripe.meters import StripeMeters
 from tests.benchmarks import prices
 from tests.benchmarks.common import parser, report
@@ -66,7 +69,7 @@ BUFFER_SECONDS: Final = 300
 BUFFER_BYTES: Final = 128 << 20
 """Firehose ends an object at whichever comes first (the delivery stream's buffering hints), before compression."""
 
-MEMORY_GB: Final = {"record_usage": 0.5, "close_periods": 1.0, "post_usage": 1769 / 1024, "reconcile_usage": 1.0}
+MEMORY_GB: Final = {name: size.memory / 1024 for name, size in DEFAULTS.items()}
 CORE_MB: Final = 1769
 """Memory with which a function has one whole processor; it has less in proportion (Lambda Developer Guide, "Configure
 Lambda function memory"). A core here is taken to be as fast as one there."""
@@ -78,7 +81,7 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 """An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
-ALARMS: Final = {"subscription": 22, "firehose": 25}
+ALARMS: Final = {"subscription": 24, "firehose": 27}
 SECRETS: Final = 2
 """The Stripe key, and the one that signs links."""
 
@@ -320,8 +323,10 @@ class Closing:
         PostingSwitch(aws.dynamodb(), "ledger").turn(Switch(on=True, since=str(hour)))
         empty, idle = bench.tick(), bench.tick()
         looking = bench.look()
-        for pk in (f"period#{hour}", "period#cursor"):  # so that it can be closed once more
-            aws.dynamodb().delete_item(TableName="ledger", Key={"pk": {"S": pk}, "sk": {"S": "close"}})
+        pieces = [(f"period#{hour}", f"piece#{number}") for number in range(PARTITIONS)]
+        # So that it can be closed again.
+        for place in [(f"period#{hour}", "close"), ("period#cursor", "close"), *pieces]:
+            aws.dynamodb().delete_item(TableName="ledger", Key=item_key(*place))
         ledger.progress.advance_cursor(hour)
         entries = Customers(ledger, counters)
         amounts = Amounts({"requests": 9, "response_bytes": 90_000, "messages": 5}, splits={"requests": {"/items": 9}})

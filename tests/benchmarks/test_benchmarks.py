@@ -13,8 +13,10 @@ from metering.portal.uniques import MOST_QUERIES
 from metering.stores.claims import SHARDS
 from tests.benchmarks import bench
 from tests.benchmarks.bench import BENCHMARKS, Benchmark, Machine
+from tests.benchmarks.cost import ALARMS
 from tests.benchmarks.recorded_calls import Call, Recorded, transaction_units
 from tests.conftest import ROOT, cannot_run
+from tests.doubles.template import Template, of_type
 
 IN_TURNS: Final = ("ratio_to_floor", "floor_ms", "ms", "records_per_s_per_core")
 CASE: Final = ("batch", "units_per_1000_requests", "ratio_to_floor")
@@ -172,6 +174,7 @@ KEYS: Final[Mapping[str, set[str]]] = {
     },
     "close": {
         "customers",
+        "with_two_keys",
         "workers",
         "sampled",
         "limit_seconds",
@@ -312,6 +315,12 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
     *_, row = bench.table(MACHINE, {benchmark_.name: figures}).splitlines()
     assert row.startswith(f"| `{benchmark_.name}.py` | ")
     assert row.count("|") == 4
+
+
+def test_what_idles_has_as_many_alarms_as_are_paid_for(template: Template) -> None:
+    """By Firehose there are three more, which the alarms' own tests name."""
+    alarms = len(of_type(template, "AWS::CloudWatch::Alarm"))
+    assert {"subscription": alarms, "firehose": alarms + 3} == ALARMS
 
 
 def _failed(said: str) -> NoReturn:

@@ -5,14 +5,18 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from botocore.exceptions import ClientError
+
+from metering.stores.lean_calls import LeanCall
 from tests.doubles.item_size import size_of
 
 
 @dataclass
 class Units:
-    """What calls of AWS amount to, as AWS bills them. Watches a boto3 client."""
+    """What calls of AWS amount to, as AWS bills them. Watches clients."""
 
     writes: float = 0
     reads: float = 0
@@ -25,9 +29,12 @@ class Units:
     _listed: dict[str, bool] = field(default_factory=dict)
 
     def watch(self, client: Any) -> None:
-        """Count every call of a client from now on."""
+        """Count every call of a client from now on, also those that do not go by boto3's way."""
         client.meta.events.register("provide-client-params.*.*", self._before)
         client.meta.events.register("after-call.*.*", self._after)
+        for name, call in [*vars(client).items()]:
+            if isinstance(call, LeanCall):
+                setattr(client, name, partial(self._call, client.meta.method_to_api_mapping[name], call))
 
     def clear(self) -> None:
         """Begin anew."""
@@ -39,10 +46,26 @@ class Units:
         self._local.params = params
 
     def _after(self, model: Any, parsed: Mapping[str, Any], **_: Any) -> None:
-        params = self._local.params
+        self._note(model.name, self._local.params, parsed)
+
+    def _call(self, operation: str, call: LeanCall, **params: Any) -> Any:
+        """Make a call, and note it unless boto3, to which it was left, has done so."""
+        self._local.params = None
+        answer: Any = {}
+        try:
+            answer = call(**params)
+        except ClientError as error:
+            answer = error.response
+            raise
+        finally:
+            if self._local.params is None:
+                self._note(operation, params, answer)
+        return answer
+
+    def _note(self, operation: str, params: Mapping[str, Any], parsed: Mapping[str, Any]) -> None:
         with self._lock:
-            self.calls[model.name] += 1
-            match model.name:
+            self.calls[operation] += 1
+            match operation:
                 case "UpdateItem":
                     if "Error" in parsed:
                         self.writes += refused_units(parsed)
