@@ -83,7 +83,7 @@ def test_an_hour_that_takes_longer_than_a_run_is_closed_by_several(world: World)
     world.after_grace()
     written = [0]
     while state(world) is None:
-        close_in(world, 0.5)
+        close_in(world, 0.3)
         written.append(len(rows(world)))
         assert written[-1] > written[-2] or state(world), written
     assert len(written) > 3
