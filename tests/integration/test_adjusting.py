@@ -9,6 +9,8 @@ import pytest
 from infra.operate.adjusting import adjust
 from infra.operate.deployment import OperatorError
 from metering.model.periods import Hour
+from metering.model.usage_row import Change
+from metering.stores.changes import Changes
 from metering.stores.marks import Mark
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.operator_commands import WHO, Operator
@@ -92,6 +94,28 @@ def test_two_adjustments_before_the_next_tick_add_up(billing: Billing, operator:
     assert "8 -> 10 (+2)" in operator.run(*ADJUST, "--to", "10", "--reason", "y").out
     billing.world.run()
     assert total(billing) == (5, 5, 10)
+
+
+def test_of_two_who_set_an_hour_at_once_one_does(
+    billing: Billing, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I5: each read 5; both subtracting 5 would leave less than nothing, which is carried on as a credit."""
+    common: Any = {"to": 0, "now": billing.world.now}
+    inner, others = Changes.of, iter(["bob"])
+
+    def read(changes: Changes, name: str, hour: Hour) -> list[Change]:
+        found = inner(changes, name, hour)
+        for who in others:
+            adjust(operator.deployment, "acme", "requests", HOUR, reason="a bug", who=who, **common)
+        return found
+
+    monkeypatch.setattr(Changes, "of", read)
+    with pytest.raises(OperatorError, match=r"somebody else adjusted .*: it was 5, and is now 0"):
+        adjust(operator.deployment, "acme", "requests", HOUR, reason="an outage", who="ann", **common)
+    billing.world.run()
+    assert total(billing) == (5, -5, 0)
+    assert billing.row(HOUR).totals["requests"].balance == 0
+    assert [change.who for change in billing.world.changes.of("acme", HOUR)] == ["bob"]
 
 
 def test_a_late_record_leaves_an_adjustment(billing: Billing, operator: Operator) -> None:
