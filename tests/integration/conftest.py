@@ -20,6 +20,7 @@ from metering.stores.switch import Switch
 from tests.doubles.aws import Account
 from tests.doubles.clock import Clock
 from tests.doubles.stripe import in_process
+from tests.doubles.stripe_types import typed_calls
 from tests.integration.billing import Billing, subscribed
 from tests.integration.world import HOUR, World
 
@@ -81,6 +82,13 @@ def clock() -> Clock:
 def stripe_at_hand(request: pytest.FixtureRequest) -> Iterator[None]:
     """The local Stripe is called without HTTP, but where it is compared with another over HTTP."""
     with contextlib.nullcontext() if "mock_client" in request.fixturenames else in_process():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def typed() -> Iterator[None]:
+    """Whatever is sent to Stripe is of the types that Stripe's own SDK has for it."""
+    with typed_calls():
         yield
 
 
