@@ -11,7 +11,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
 from metering.billing.rejections import tell_rejected
 from metering.billing.sending import Posted
@@ -26,6 +25,7 @@ from metering.stores.ledger import Ledger
 from metering.stores.switch import PostingSwitch
 from metering.stripe.client import SLOWEST_CALL, key_from
 from metering.stripe.meters import StripeMeters
+from metering.stripe.pacing import Pace
 
 logger = Logger()
 signals = Metrics()

@@ -28,6 +28,7 @@ from metering.stores.switch import PostingSwitch
 from metering.stripe.client import StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
+from metering.stripe.reading import Reads
 
 logger = Logger()
 signals = Metrics()
@@ -53,11 +54,11 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     _tell(stand)  # before Stripe is asked for anything: nothing that fails then is to hide it
     carried, compared = Carried(), Reconciled()
     if first is not None:
-        calls = parts.stripe_calls
         try:
-            reader = StripeReader(parts.meters, calls // 2)  # and what is left of it is for comparing, too
+            reads = Reads(parts.stripe_calls // 2)  # and what is left of it is for comparing, too
+            reader = StripeReader(parts.meters, reads)
             carried = Carrier(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
-            reader = StripeReader(parts.meters, calls - reader.made)
+            reads.most = parts.stripe_calls
             compared = Reconciler(parts.ledger, reader, first, _clock, start + time).run()
         except StripeUnavailableError as error:
             logger.warning("Stripe cannot be asked", reason=str(error))

@@ -18,6 +18,7 @@ from metering.stores.marks import new_mark
 from metering.stores.switch import Switch
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import StripeReader
+from metering.stripe.reading import Reads
 
 _NO_LIMIT: Final = 10**9
 """A command makes as many calls as it takes."""
@@ -144,7 +145,7 @@ def reconcile(
     owners = [owner for owner in ledger.holders.customers(names).values() if owner.stripe_customer]
 
     def compare() -> list[Compared]:
-        reader = StripeReader(deployment.stripe(), _NO_LIMIT)
+        reader = StripeReader(deployment.stripe(), Reads(_NO_LIMIT))
         deadline = now + timedelta(days=1)
         looking = Reconciler(ledger, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on)
         return [total for owner in progress(owners, len(owners)) for total in looking.compare(owner, daily=True)]
@@ -178,6 +179,6 @@ def reconcile(
 def carry(deployment: Deployment, *, now: datetime) -> Carried:
     """Carry what finalised invoices have not billed, as the hourly run does."""
     switch = deployment.switch.read()
-    reader = StripeReader(deployment.stripe(), _NO_LIMIT)
+    reader = StripeReader(deployment.stripe(), Reads(_NO_LIMIT))
     since = Hour.parse(switch.since)
     return Carrier(deployment.ledger, deployment.changes, reader, since, lambda: now, now + timedelta(days=1)).run()

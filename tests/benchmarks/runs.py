@@ -6,7 +6,6 @@ from functools import partial
 from typing import Final
 
 from metering.billing.closing import Closer
-from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
 from metering.layout import SHARDS
 from metering.model.periods import Hour
@@ -15,6 +14,7 @@ from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
+from metering.stripe.pacing import Pace
 from tests.benchmarks.place import LIMIT, Effort, Place, Watch, running_from
 from tests.benchmarks.recorded_calls import Recorded, recorded
 

@@ -19,10 +19,9 @@ from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.posting import retry, turn_off, turn_on
-from metering.billing import closing, late_marks, pacing, posting, sending, settling, writing
+from metering.billing import closing, late_marks, posting, sending, settling, writing
 from metering.billing.carrying import Carrier
 from metering.billing.closing import Closer
-from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
 from metering.billing.receiving import Receiver
 from metering.billing.reconciling import Reconciler
@@ -42,8 +41,11 @@ from metering.stores.set_aside import SetAside
 from metering.stores.switch import Switch, shards_of_workers
 from metering.stores.table import RowChangedError
 from metering.stripe import client as stripe_client
+from metering.stripe import pacing
 from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
+from metering.stripe.pacing import Pace
+from metering.stripe.reading import A_SECOND, Reads
 from metering.stripe.webhooks import Webhooks
 from tests.doubles import dynamodb
 from tests.doubles.access_log import NONCE, line_of
@@ -395,7 +397,7 @@ class Game:
             epoch=EPOCH,
             clock=process.clock,
             deadline=until - timedelta(seconds=SLOWEST_CALL + 5),
-            pace=Pace(self.schedule.rate * len(shards) / SHARDS, now=lambda: self.world.now, sleep=self.stage.sleep),
+            pace=self._pace(self.schedule.rate * len(shards) / SHARDS),
             streamed_from=self.schedule.streamed_from,
         )
         try:
@@ -404,13 +406,16 @@ class Game:
             if task.leased:
                 parts.switch.release(shards, holder)
 
+    def _pace(self, per_second: float) -> Pace:
+        return Pace(per_second, now=lambda: self.world.now, sleep=self.stage.sleep)
+
     def _reconcile(self, task: Reconcile, process: Process, parts: Parts) -> None:
         """Do what the handler of ``reconcile_usage`` does."""
         first = parts.switch.read().first
         if first is None:
             return
         start, time = process.clock(), timedelta(seconds=LIFE_S - 30)
-        reader = StripeReader(self.stripe.meters, task.calls)
+        reader = StripeReader(self.stripe.meters, Reads(task.calls, self._pace(A_SECOND)))
         Carrier(parts.ledger, parts.changes, reader, first, process.clock, start + time / 2).run()
         Reconciler(parts.ledger, reader, first, process.clock, start + time).run()
 

@@ -69,7 +69,8 @@ def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what waits before it tries again wait hardly at all."""
-    monkeypatch.setattr("metering.billing.pacing.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("metering.stripe.pacing.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("metering.stripe.reading.A_SECOND", 10_000)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, new_mark
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
+from metering.stripe.reading import Reads
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.billing import FINALISED, PERIOD_END, Billing, due
 from tests.integration.world import HOUR, World
@@ -218,7 +219,7 @@ def test_an_invoice_that_another_run_looks_at_while_it_is_noted_is_compared(bill
 
 
 def _carrier(world: World, calls: int = 1000) -> Carrier:
-    reader, since = StripeReader(world.meters(), calls), Hour.parse(world.switch.read().since)
+    reader, since = StripeReader(world.meters(), Reads(calls)), Hour.parse(world.switch.read().since)
     return Carrier(world.ledger, world.changes, reader, since, world.clock, world.now + timedelta(minutes=5))
 
 

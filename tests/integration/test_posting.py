@@ -13,7 +13,6 @@ from botocore.exceptions import EndpointConnectionError
 
 from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
 from metering.billing import posting, sending
-from metering.billing.pacing import Pace
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
@@ -24,6 +23,7 @@ from metering.stores.switch import shards_of_workers
 from metering.stripe import client as stripe_client
 from metering.stripe.client import StripeBusyError, StripeUnavailableError
 from metering.stripe.meters import StripeMeters
+from metering.stripe.pacing import Pace
 from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World
 
@@ -155,7 +155,7 @@ def test_retry_after_is_honoured(world: World) -> None:
 
 def test_without_retry_after_the_pace_falls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All wait a little, and nobody is left behind."""
-    monkeypatch.setattr("metering.billing.pacing.LONGEST_PAUSE", 30)
+    monkeypatch.setattr("metering.stripe.pacing.LONGEST_PAUSE", 30)
     many(world, 3)
     world.stripe.set_faults([Fault.RATE_LIMITED])
     clock = Clock()

@@ -14,6 +14,7 @@ from metering.model.periods import Hour
 from metering.model.usage_row import State
 from metering.stores.switch import Switch
 from metering.stripe.invoices import StripeReader
+from metering.stripe.reading import Reads
 from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
@@ -60,7 +61,7 @@ def look(billing: Billing, calls: int = 1000) -> Reconciled:
     """Compare."""
     world = billing.world
     since, deadline = Hour.parse(world.switch.read().since), world.now + timedelta(minutes=5)
-    return Reconciler(world.ledger, StripeReader(world.meters(), calls), since, world.clock, deadline).run()
+    return Reconciler(world.ledger, StripeReader(world.meters(), Reads(calls)), since, world.clock, deadline).run()
 
 
 def done(found: Reconciled) -> list[tuple[str, int, int, str]]:

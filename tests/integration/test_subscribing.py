@@ -24,6 +24,7 @@ from metering.stripe.client import StripeNotConnectedError, StripeUnavailableErr
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer, offer_of
+from metering.stripe.reading import Reads
 from metering.stripe.subscriptions import preview_of
 from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World, moment
@@ -380,7 +381,7 @@ def everything(shop: Shop, key: str) -> None:
     made = meters.meters()[meters.event_name("requests")]
     assert meters.totals(made, done.stripe_customer, HOUR, HOUR.next()) == {HOUR: 3}
     assert preview(meters, shop.world.ledger.holders.customers([key])[key])["total"] == 4902
-    reader = StripeReader(meters, calls=10)
+    reader = StripeReader(meters, Reads(10))
     list(reader.finalised(int((HOUR.start - timedelta(days=1)).timestamp()), int(HOUR.end.timestamp())))
     assert reader.is_billed(done.stripe_customer, "requests")
     renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))

@@ -13,7 +13,6 @@ from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.closed import Closed
 from metering.billing.closing import INDEX_LAG, Closer
-from metering.billing.pacing import Pace
 from metering.billing.posting import Poster
 from metering.billing.reconciling import Reconciled, Reconciler
 from metering.billing.sending import Posted
@@ -33,6 +32,8 @@ from metering.stores.switch import PostingSwitch
 from metering.stripe.client import StripeNotConnectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
+from metering.stripe.pacing import Pace
+from metering.stripe.reading import Reads
 from tests.doubles.access_log import NONCE, line_of
 from tests.doubles.clock import Clock
 
@@ -182,7 +183,7 @@ class World:
 
     def check(self, calls: int = 1000) -> tuple[Carried, Reconciled]:
         """Do what a run of reconcile_usage does."""
-        reader, since = StripeReader(self.meters(), calls), Hour.parse(self.switch.read().since)
+        reader, since = StripeReader(self.meters(), Reads(calls)), Hour.parse(self.switch.read().since)
         deadline = self.now + timedelta(minutes=5)
         carried = Carrier(self.ledger, self.changes, reader, since, self.clock, deadline).run()
         return carried, Reconciler(self.ledger, reader, since, self.clock, deadline).run()

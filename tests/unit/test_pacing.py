@@ -5,8 +5,8 @@ from threading import Lock
 
 import pytest
 
-from metering.billing import pacing
-from metering.billing.pacing import Pace, pause
+from metering.stripe import pacing
+from metering.stripe.pacing import Pace, pause
 from tests.doubles.clock import Clock
 
 

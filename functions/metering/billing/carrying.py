@@ -31,8 +31,9 @@ from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, Marked
 from metering.stores.progress import Seen
 from metering.stores.table import RowChangedError
-from metering.stripe.invoices import InvoicedMetric, OutOfBudgetError, StripeReader
+from metering.stripe.invoices import InvoicedMetric, StripeReader
 from metering.stripe.meters import SHOWN_AFTER
+from metering.stripe.reading import OutOfBudgetError
 
 logger = Logger(child=True)
 

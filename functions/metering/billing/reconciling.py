@@ -21,8 +21,9 @@ from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stores.progress import Round
 from metering.stores.table import RowChangedError
-from metering.stripe.invoices import OutOfBudgetError, StripeReader
+from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import SHOWN_AFTER
+from metering.stripe.reading import OutOfBudgetError
 
 logger = Logger(child=True)
 

@@ -14,7 +14,6 @@ from typing import Final, Self
 
 from aws_lambda_powertools import Logger
 
-from metering.billing.pacing import Pace, pause
 from metering.model.periods import Hour
 from metering.model.usage_row import TOO_OLD, Posting, State, UsageRow, accepted, departing, held, rejected
 from metering.stores.counters import Counters
@@ -28,6 +27,7 @@ from metering.stripe.client import (
     StripeUnavailableError,
 )
 from metering.stripe.meters import StripeMeters
+from metering.stripe.pacing import Pace, pause
 
 logger = Logger(child=True)
 

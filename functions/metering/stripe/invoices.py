@@ -4,7 +4,6 @@ Invoices are found by Stripe's list of events, which it keeps for 30 days (Strip
 missed by a webhook that was lost, or by an outage that was shorter than that.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
@@ -14,6 +13,7 @@ import stripe
 from metering.model.periods import Hour
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
+from metering.stripe.reading import Reads
 
 FINALISED: Final = "invoice.finalized"
 
@@ -27,10 +27,6 @@ _UNKNOWN: Final = "No such customer"
 """Stripe's words; such a customer, with a wrong or deleted id, must not end a run that is for all (I6)."""
 
 T = TypeVar("T")
-
-
-class OutOfBudgetError(Exception):
-    """The run has made all the calls that it may make; the next run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +43,10 @@ class InvoicedMetric:
 
 @dataclass(slots=True)
 class StripeReader:
-    """Reads of one run, at most ``calls`` of them; raises OutOfBudgetError instead of one more."""
+    """What Stripe says, by the ``reads`` of one run; raises OutOfBudgetError instead of one too many."""
 
     meters: StripeMeters
-    calls: int
-    made: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    reads: Reads
     _by_metric: dict[str, Meter] | None = None
     _meter_of_price: dict[str, str] = field(default_factory=dict)
     _billed: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -60,9 +54,8 @@ class StripeReader:
     def by_metric(self) -> dict[str, Meter]:
         """Return this deployment's active meters by metric; one call in a run."""
         if self._by_metric is None:
-            self._spend()
             prefix = self.meters.event_name("")
-            found = self.meters.meters().items()
+            found = self.reads.make(self.meters.meters).items()
             self._by_metric = {name.removeprefix(prefix): meter for name, meter in found if name.startswith(prefix)}
         return self._by_metric
 
@@ -76,9 +69,8 @@ class StripeReader:
         meter = self.by_metric().get(metric)
         if meter is None:
             return {}
-        self._spend()
         try:
-            return self.meters.totals(meter, stripe_customer, first, end, window=window)
+            return self.reads.make(lambda: self.meters.totals(meter, stripe_customer, first, end, window=window))
         except StripeRejectedError as error:
             if _UNKNOWN not in str(error):
                 raise
@@ -149,8 +141,8 @@ class StripeReader:
         return meters.get(self._meter_of_price[price])
 
     def _one(self, call: Callable[[stripe.StripeClient], T]) -> T:
-        self._spend()
-        return self.meters.call(call)
+        """Make one call, as every read is to be made that this file makes itself."""
+        return self.reads.make(lambda: self.meters.call(call))
 
     def _all(self, call: Callable[[stripe.StripeClient, dict[str, str]], Any]) -> list[Any]:
         """Return every object of a list, newest first, with a call for each hundred."""
@@ -167,12 +159,6 @@ class StripeReader:
             if not answer.has_more:
                 return
             page = {"starting_after": answer.data[-1].id}
-
-    def _spend(self) -> None:
-        with self._lock:
-            if self.made >= self.calls:
-                raise OutOfBudgetError(f"the {self.calls} calls of this run are made")
-            self.made += 1
 
 
 def _params(**given: Any) -> Any:

@@ -16,6 +16,7 @@ from metering.stores.aws import side_by_side
 from metering.stores.changes import Billed
 from metering.stores.holders import Customer
 from metering.stripe.invoices import StripeReader
+from metering.stripe.reading import Reads
 
 MOST_CUSTOMERS: Final = 500
 """So many are looked at: for each a read of its rows and, if it has used anything, a call to Stripe."""
@@ -42,7 +43,7 @@ def check_subscriptions(deployment: Deployment, now: datetime) -> Iterator[Findi
     first = max(since, Hour.containing(now - LOOKED_BACK))
     names = [*islice(deployment.ledger.holders.customer_ids(), MOST_CUSTOMERS + 1)]
     owners = deployment.ledger.holders.customers(names[:MOST_CUSTOMERS])
-    stripe = StripeReader(deployment.stripe(), 2 * MOST_CUSTOMERS)
+    stripe = StripeReader(deployment.stripe(), Reads(2 * MOST_CUSTOMERS))
     found = side_by_side(lambda owner: _unpaid(deployment, stripe, owner, first, Hour.containing(now)), owners.values())
     unpaid = dict(zip(owners, found, strict=True))
     waiting = {name: one.waiting for name, one in unpaid.items() if one.waiting}
