@@ -1,4 +1,4 @@
-"""Lambda behind a URL: Stripe's notifications → totals that it could not use are marked."""
+"""Lambda behind ``POST /v1/notifications``: Stripe's notifications → totals that it could not use are marked."""
 
 import base64
 import binascii
@@ -18,7 +18,10 @@ from metering.stores import aws
 from metering.stores.ledger import Ledger
 from metering.stripe.client import key_from, webhook_secret_from
 from metering.stripe.meters import StripeMeters
-from metering.stripe.webhooks import RefusedError, Webhooks
+from metering.stripe.webhooks import LARGEST_BODY, RefusedError, Webhooks
+
+_LONGEST_TEXT = 4 * LARGEST_BODY // 3 + 4
+"""Of a body in base64; what is longer is not even decoded."""
 
 logger = Logger()
 signals = Metrics()
@@ -26,10 +29,10 @@ signals = Metrics()
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
-    """Answer 200 to a notification that was dealt with, 400 to anything else; an error, so that it comes again."""
+    """Answer 200 to whatever Stripe signed, 400 to anything else; an error, so that a notification comes again."""
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
     try:
-        refused = _receiver().receive(_body(event), headers.get("stripe-signature", ""))
+        refused = _receiver().receive(_body(event), headers.get("stripe-signature") or "")
     except RefusedError as error:
         logger.warning("request refused", reason=str(error))
         _tell(Signal.NOTIFICATIONS_REFUSED, 1)
@@ -43,6 +46,8 @@ def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 def _body(event: dict[str, Any]) -> bytes:
     """Return a request's body as it was sent: the signature is of its bytes."""
     body = event.get("body") or ""
+    if len(body) > _LONGEST_TEXT:
+        raise RefusedError(f"a body of at most {LARGEST_BODY} bytes was expected, got more")
     if not event.get("isBase64Encoded"):
         try:
             return str(body).encode()
@@ -63,6 +68,7 @@ def _tell(signal: Signal, count: int) -> None:
 def _receiver() -> Receiver:
     settings = ReceiveEventsSettings.read()
     secrets = SecretsProvider(boto3_client=aws.secrets())
-    meters = StripeMeters(key_from(secrets, settings.stripe_secret), settings.deployment, settings.stripe_api_base)
+    key = key_from(secrets, settings.stripe_secret)
+    meters = StripeMeters(key, settings.deployment, settings.stripe_api_base, somebody_waits=True)
     webhooks = Webhooks(meters, webhook_secret_from(secrets, settings.stripe_secret))
     return Receiver(Ledger(aws.dynamodb(), settings.ledger_table), webhooks)

@@ -1,12 +1,17 @@
-"""receive_events as its address calls it: Stripe's own deliveries, and everything else that anyone may send there."""
+"""receive_events as its address calls it: Stripe's own deliveries, and everything else that anyone may send there.
+
+``tests/events/stripe_events.json`` has the examples of Stripe's documents, to the letter, each with its ``source``.
+"""
 
 import base64
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -16,12 +21,13 @@ import stripe as stripe_sdk
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from botocore.exceptions import ClientError
 
+from infra.local.stripe.faults import Fault
 from infra.operate.customers import Customers, Entry
 from metering.model.amounts import Amounts
 from metering.model.subjects import customer
 from metering.settings import SettingsError
 from metering.stores import aws as clients
-from metering.stripe.client import StripeNotConnectedError, webhook_secret_from
+from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError, webhook_secret_from
 from metering.stripe.webhooks import LARGEST_BODY
 from tests.doubles.clock import Clock
 from tests.integration.lambdas import SECRET, Functions, begin, said, told_to_eventbridge
@@ -31,6 +37,9 @@ KEY = "sk_test_local"
 SIGNS = "whsec_k3yvalue"
 REPORT = "v1.billing.meter.error_report_triggered"
 IDENTIFIER = f"1.acme.requests.{HOUR}.r1"
+DOCUMENTED = json.loads((Path(__file__).parents[1] / "events" / "stripe_events.json").read_text())
+FORGED = f"t=1,v1={'0' * 64}"
+NO_METER = "v1.billing.meter.no_meter_found"
 
 
 @pytest.fixture
@@ -66,14 +75,15 @@ def client(world: World) -> stripe_sdk.StripeClient:
 
 
 def request(body: str, signature: str | None = None, *, encoded: bool = False) -> dict[str, Any]:
-    """Return an event of a function URL (Lambda Developer Guide, "Invoking Lambda function URLs")."""
+    """Return an event of an HTTP API (API Gateway Developer Guide, "AWS Lambda proxy integrations", format 2.0)."""
     signed = sign(body) if signature is None else signature
     return {
         "version": "2.0",
-        "rawPath": "/",
+        "routeKey": "POST /v1/notifications",
+        "rawPath": "/v1/notifications",
         "headers": {"content-type": "application/json; charset=utf-8"}
         | ({"stripe-signature": signed} if signed else {}),
-        "requestContext": {"http": {"method": "POST", "path": "/", "sourceIp": "192.0.2.1"}},
+        "requestContext": {"http": {"method": "POST", "path": "/v1/notifications", "sourceIp": "192.0.2.1"}},
         "body": base64.b64encode(body.encode()).decode() if encoded else body,
         "isBase64Encoded": encoded,
     }
@@ -112,7 +122,7 @@ def rows() -> list[Any]:
 
 
 class Address(ThreadingHTTPServer):
-    """The function's URL: each request becomes an event, the answer's status that of the response."""
+    """The API in front of it: each request becomes an event, the answer's status that of the response."""
 
     def __init__(self, functions: Functions) -> None:
         super().__init__(("127.0.0.1", 0), _Request)
@@ -214,7 +224,7 @@ def test_a_notification_after_a_newer_total_changes_nothing(functions: Functions
 
 
 def test_a_body_in_base64_is_the_same_notification(functions: Functions, unknown: World) -> None:
-    """A function URL encodes a body whose content type it does not take for text."""
+    """API Gateway encodes a body whose content type it does not take for text."""
     for body in notifications(unknown):
         assert functions.receive(request(body, encoded=True))["statusCode"] == 200
     assert unknown.in_ledger("customer#acme")["requests"] == (1, "REJECTED")
@@ -400,7 +410,7 @@ def test_a_body_that_is_too_large_is_refused(functions: Functions, capsys: pytes
     body = notification("evt_1" + "x" * LARGEST_BODY)
     for encoded in (False, True):
         why = refused(functions, request(body, encoded=encoded), capsys)
-        assert why == f"a body of at most 65536 bytes was expected, got {len(body)}"
+        assert why.startswith("a body of at most 65536 bytes was expected, got ")
 
 
 def test_a_body_that_is_no_base64_is_refused(functions: Functions, capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,21 +443,150 @@ def test_a_request_without_headers_or_body_is_refused(
     refused(functions, sent, capsys)
 
 
+# --- what Stripe signs, whatever it is ------------------------------------------------------------------------------
+
+
+def taken(functions: Functions, body: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """See that a signed body is answered 200, changes nothing, and is told to nobody; return what is logged of it."""
+    before = rows()
+    capsys.readouterr()
+    assert functions.receive(request(body)) == {"statusCode": 200, "body": "ok"}
+    assert rows() == before
+    assert said(capsys) == {}
+    assert "Traceback" not in functions.log.getvalue()
+    return functions.log.getvalue()
+
+
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: str(one["event"]["id"]))
+def test_what_stripe_documents_is_taken_to_the_letter(
+    functions: Functions, unknown: World, documented: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I6: it names a meter and totals that are none of ours; a report is fetched, a ping is not."""
+    event = documented["event"]
+    unknown.stripe.keep_event(event)
+    before = unknown.stripe.calls["GET /v2/core/events/:id"]
+    taken(functions, json.dumps({name: value for name, value in event.items() if name != "data"}), capsys)
+    fetched = unknown.stripe.calls["GET /v2/core/events/:id"] - before
+    assert fetched == (event["type"] in (REPORT, NO_METER))
+
+
+@pytest.mark.parametrize(
+    "documented", [one for one in DOCUMENTED if one["event"]["type"] == REPORT], ids=lambda one: one["event"]["id"]
+)
+@pytest.mark.parametrize("suffix", ["", "#0123abcd"])
+def test_a_report_names_a_total_in_each_of_the_documented_ways(
+    functions: Functions, unknown: World, documented: dict[str, Any], suffix: str
+) -> None:
+    """I4: by the meter event's identifier or by the idempotency key, which begins with it."""
+    event = copy.deepcopy(documented["event"])
+    event["related_object"]["id"] = unknown.meters().meters()["Metering_requests"].id
+    (sample,) = event["data"]["reason"]["error_types"][0]["sample_errors"]
+    sample["request"] = {name: value and f"{IDENTIFIER}{suffix}" for name, value in sample["request"].items()}
+    unknown.stripe.keep_event(event)
+    assert functions.receive(request(notification(event["id"])))["statusCode"] == 200
+    assert unknown.in_ledger("customer#acme") == {"requests": (1, "REJECTED"), "bytes": (10, "POSTED")}
+    row = unknown.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
+    assert row.totals["requests"].reason == "Customer mapping key stripe_customer_id not found in payload."
+
+
 @pytest.mark.parametrize(
     "body",
-    ["", "nonsense", "{", "null", "7", "[]", '"k3yvalue"', "{}", '{"type": 7}', '{"object": "event", "id": "e"}'],
+    [
+        "",
+        "nonsense",
+        "{",
+        "null",
+        "7",
+        "[]",
+        '"k3yvalue"',
+        "{}",
+        '{"type": 7}',
+        '{"object": "event", "id": "e"}',
+        "[" * 30_000,
+        '{"id":' * 5_000,
+        json.dumps({"type": REPORT}),
+        json.dumps({"type": REPORT, "id": 7}),
+        json.dumps({"type": ["invoice.paid"], "id": "evt_1"}),
+    ],
+    ids=lambda body: body[:40],
 )
-def test_a_signed_body_that_is_no_notification_is_refused(
+def test_a_signed_body_that_is_no_notification_is_taken(
     functions: Functions, body: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A destination that was set up with another payload style; never an error that Stripe would repeat for days."""
-    assert refused(functions, request(body), capsys) == "no notification of an event"
+    """A destination that was set up with another payload style; never an answer that Stripe would repeat for days."""
+    assert "not understood" in taken(functions, body, capsys)
+    assert functions.world.stripe.calls["GET /v2/core/events/:id"] == 0
 
 
-@pytest.mark.parametrize("kind", ["v1.billing.meter.created", "invoice.paid", "v1.customer.created"])
-def test_another_event_is_refused(functions: Functions, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A destination that was set up for more than it should."""
-    assert refused(functions, request(notification("evt_1", kind)), capsys) == f"no event that concerns us: {kind!r}"
+@pytest.mark.parametrize("kind", ["v1.billing.meter.created", "invoice.paid", "v2.core.event_destination.ping", ""])
+def test_another_event_is_taken_and_not_fetched(
+    functions: Functions, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A destination that was set up for more than it should, and the ping of a new one."""
+    taken(functions, notification("evt_1", kind), capsys)
+    assert functions.world.stripe.calls["GET /v2/core/events/:id"] == 0
+
+
+@pytest.mark.parametrize("event", ["evt_nowhere", "../../v1/customers?x=", "evt_1/../../x", "évt", "#"])
+def test_an_event_that_stripe_does_not_know_is_taken(
+    functions: Functions, event: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of another account's key: no repetition could help, and the hourly look finds what it told of."""
+    assert "not understood" in taken(functions, notification(event), capsys)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"data": None},
+        {"data": {"reason": None}},
+        {"data": {"reason": {"error_types": None}}},
+        {"data": {"reason": {"error_types": [{"code": "new", "sample_errors": None}]}}},
+        {"data": {"reason": {"error_types": [{"sample_errors": [{"request": None}, {"request": {}}]}]}}},
+        {"data": {"reason": {"error_types": [{"sample_errors": [{"error_message": None}]}]}}},
+        {"data": []},
+        {"data": {"reason": {"error_types": {"code": "new"}}}},
+        {"related_object": "mtr_1"},
+        {},
+    ],
+)
+def test_an_event_of_another_shape_names_nothing(
+    functions: Functions, more: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What may be missing is, and what is otherwise than documented is taken once."""
+    functions.world.stripe.keep_event(json.loads(notification("evt_odd")) | {"related_object": None} | more)
+    taken(functions, notification("evt_odd"), capsys)
+
+
+def test_what_cannot_be_read_beside_a_total_does_not_hide_it(functions: Functions, unknown: World) -> None:
+    """I6: a batch of the event stream that is named by one key, a stranger's event, and ours."""
+    samples = [
+        {"error_message": "a batch", "request": {"id": "", "idempotency_key": "2b1f0b7e-0000-4000-8000-000000000000"}},
+        {"error_message": None, "request": None},
+        {"error_message": "gone", "request": {"identifier": IDENTIFIER}},
+    ]
+    event = json.loads(notification("evt_mixed")) | {
+        "related_object": {"id": unknown.meters().meters()["Metering_requests"].id},
+        "data": {"reason": {"error_types": [{"code": "meter_event_customer_not_found", "sample_errors": samples}]}},
+    }
+    unknown.stripe.keep_event(event)
+    assert functions.receive(request(notification("evt_mixed")))["statusCode"] == 200
+    assert unknown.in_ledger("customer#acme") == {"requests": (1, "REJECTED"), "bytes": (10, "POSTED")}
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_BEFORE, Fault.RATE_LIMITED])
+def test_a_report_that_cannot_be_fetched_now_is_not_taken(functions: Functions, unknown: World, fault: Fault) -> None:
+    """I1: Stripe sends it again. It is asked once: it gives an answer some seconds only."""
+    body, *_ = notifications(unknown)
+    unknown.stripe.set_faults([fault], route="GET /v2/core/events/:id")
+    with pytest.raises(StripeUnavailableError):
+        functions.receive(request(body))
+    assert unknown.stripe.calls["GET /v2/core/events/:id"] == 1
+    assert functions.receive(request(body))["statusCode"] == 200
+    assert "REJECTED" in {state for _, state in unknown.in_ledger("customer#acme").values()}
+
+
+# --- before there is a secret ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", [{}, {"api_key": KEY}, {"api_key": KEY, "webhook_secret": ""}])
@@ -491,8 +630,37 @@ def test_a_hundred_refusals_ask_for_the_secret_once(functions: Functions) -> Non
     secrets: Any = clients.secrets()
     secrets.before.append(lambda *_: asked.append(1))
     for _ in range(100):
-        functions.receive(request("{}", "nonsense"))
+        functions.receive(request("{}", FORGED))
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"headers": {"stripe-signature": signature}}
+        for signature in ("", "nonsense", "t=1", "t=,v1=", f"v1={'0' * 64}", f"t=é,v1={'0' * 64}", "t=1,v1=0123")
+    ]
+    + [
+        {"headers": {}},
+        {"headers": None},
+        {"headers": {"stripe-signature": None}},
+        {"body": "x" * (LARGEST_BODY + 1)},
+        {"body": "é" * (LARGEST_BODY // 2 + 1)},
+        {"body": "x" * 6_000_000, "isBase64Encoded": True},
+        {"body": "AAAA" * (LARGEST_BODY // 3 + 1), "isBase64Encoded": True},
+        {"body": "no base64!", "isBase64Encoded": True},
+        {"body": "\ud800"},
+    ],
+    ids=lambda sent: str(sent)[:60],
+)
+def test_what_stripe_cannot_have_signed_asks_for_no_secret(
+    functions: Functions, sent: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor for anything else, and is refused without a trace of how."""
+    asked = failing_secrets("AccessDeniedException")
+    refused(functions, request("{}", FORGED) | sent, capsys)
+    assert asked == []
+    assert "Traceback" not in functions.log.getvalue()
 
 
 NOT_THERE = "ResourceNotFoundException"
@@ -502,7 +670,7 @@ NOT_THERE = "ResourceNotFoundException"
 def test_a_hundred_requests_without_a_secret_ask_for_it_once(functions: Functions, code: str, answer: int) -> None:
     """From the deployment to 'metering stripe connect' there is none."""
     asked = failing_secrets(code)
-    assert [status(functions, "nonsense") for _ in range(100)] == [answer] * 100
+    assert [status(functions, FORGED) for _ in range(100)] == [answer] * 100
     assert asked == ["GetSecretValue"]
 
 

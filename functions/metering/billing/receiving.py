@@ -12,7 +12,7 @@ from metering.model.subjects import customer
 from metering.model.usage_row import named_by, rejected_later
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
-from metering.stripe.webhooks import Webhooks
+from metering.stripe.webhooks import NotUnderstoodError, Webhooks
 
 logger = Logger(child=True)
 
@@ -29,10 +29,14 @@ class Receiver:
     def receive(self, body: bytes, signature: str) -> dict[str, str]:
         """Mark the totals that a notification's event names; return what was rejected, with Stripe's words.
 
-        Raises RefusedError for a request that is no notification which concerns us, and whatever error keeps one from
-        being dealt with, so that Stripe sends it again.
+        Raises RefusedError for a request that Stripe has not signed, and whatever error keeps a notification from being
+        dealt with, so that Stripe sends it again. What no repetition would help is taken, and left to the hourly look.
         """
-        named = self.webhooks.rejected(body, signature)
+        try:
+            named = self.webhooks.rejected(body, signature)
+        except NotUnderstoodError as error:
+            logger.warning("notification not understood", reason=str(error))
+            return {}
         return {known_as: words for known_as, words in named.items() if self._mark(known_as, words)}
 
     def _mark(self, known_as: str, words: str) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 import stripe
 
 from metering.model.usage_row import named_by
+from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import StripeMeters
 
 LARGEST_BODY: Final = 64 * 1024
@@ -20,9 +22,62 @@ OLDEST: Final = 300
 
 NOT_STRIPES: Final = "the signature is not Stripe's, or too old"
 
+_LONGEST_TIME: Final = 12
+"""Digits of a signature's time, in seconds since the epoch."""
+
+T = TypeVar("T")
+
 
 class RefusedError(Exception):
-    """A request that is no notification of Stripe's which concerns us; the message says what it lacks."""
+    """A request that Stripe has not signed; the message says what it lacks."""
+
+
+class NotUnderstoodError(Exception):
+    """A notification that Stripe has signed and that says nothing to us, however often it is sent."""
+
+
+class _Notification(msgspec.Struct, frozen=True):
+    id: str
+    type: str
+
+
+class _Request(msgspec.Struct, frozen=True):
+    identifier: str | None = None
+    idempotency_key: str | None = None
+
+
+class _Sample(msgspec.Struct, frozen=True):
+    error_message: str | None = None
+    request: _Request | None = None
+
+
+class _ErrorType(msgspec.Struct, frozen=True):
+    code: str | None = None
+    sample_errors: list[_Sample] | None = None
+
+
+class _Reason(msgspec.Struct, frozen=True):
+    error_types: list[_ErrorType] | None = None
+
+
+class _Data(msgspec.Struct, frozen=True):
+    reason: _Reason | None = None
+
+
+class _Meter(msgspec.Struct, frozen=True):
+    id: str | None = None
+
+
+class _Report(msgspec.Struct, frozen=True):
+    """An event, as far as it is read, with all that the documents' examples differ in.
+
+    The reference gives a request's ``identifier``, the guide an ``idempotency_key``; of an event without a meter the
+    guide's ``related_object`` is empty, the SDK's is not there (API reference, "The Event object"; "Record usage for
+    billing with the API", "Example payloads").
+    """
+
+    data: _Data | None = None
+    related_object: _Meter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +90,13 @@ class Webhooks:
     def rejected(self, body: bytes, signature: str) -> dict[str, str]:
         """Return the identifiers of this deployment's totals that a notification's event names, with Stripe's words.
 
-        Raises RefusedError for anything but a notification that Stripe signed within the last five minutes, and
-        whatever error keeps the event from being read.
+        Raises RefusedError for anything but a notification that Stripe signed within the last five minutes,
+        NotUnderstoodError for one that names no event which can be read, and whatever error keeps it from being read
+        now. What cannot have been signed by Stripe is refused before the secret is read.
         """
         if len(body) > LARGEST_BODY:
             raise RefusedError(f"a body of at most {LARGEST_BODY} bytes was expected, got {len(body)}")
-        if not signature.isascii():  # which the SDK compares and cannot
+        if not _is_a_signature(signature):
             raise RefusedError(NOT_STRIPES)
         secret = self.secret()
         if not secret:
@@ -49,36 +105,77 @@ class Webhooks:
             stripe.WebhookSignature.verify_header(body.decode(), signature, secret, tolerance=OLDEST)
         except (stripe.SignatureVerificationError, UnicodeDecodeError) as error:
             raise RefusedError(NOT_STRIPES) from error
-        return dict(self._named(self.meters.call(lambda client: _fetch(client, body))))
+        notification = _read(lambda: msgspec.json.decode(body, type=_Notification))
+        if notification.type not in (ERROR_REPORT, NO_METER_FOUND):  # as the ping that a new destination is sent
+            return {}
+        try:
+            return dict(self._named(self._fetch(notification.id)))
+        except StripeRejectedError as error:
+            raise NotUnderstoodError(str(error)) from error
 
-    def _named(self, event: Any) -> Iterator[tuple[str, str]]:
-        concerns = self._concerned(getattr(event, "related_object", None))
-        for kind in event.data.reason.error_types:
-            for sample in kind.sample_errors:
-                known_as = sample.request.identifier.partition("#")[0]
+    def _fetch(self, event: str) -> _Report:
+        """Return the event of a notification, which itself says no more than its id.
+
+        As plain data: of what is not as the SDK expects it, its classes would raise something in the middle.
+        """
+        if not (event.isascii() and event.replace("_", "").isalnum()):
+            raise NotUnderstoodError("the event's id is none")
+        answer: Any = self.meters.call(lambda client: client.raw_request("get", f"/v2/core/events/{event}"))
+        return _read(lambda: msgspec.convert(answer.data, _Report))
+
+    def _named(self, report: _Report) -> Iterator[tuple[str, str]]:
+        ours = list(_ours(report))
+        if not ours:
+            return
+        concerns = self._concerned(report.related_object.id if report.related_object else None)
+        for known_as, metric, words in ours:
+            if concerns(self.meters.event_name(metric)):
+                yield known_as, words
+
+    def _concerned(self, about: str | None) -> Callable[[str], bool]:
+        """Return whether an event about a meter, or about none that there is, concerns usage of an event name."""
+        if not about:
+            there = self.meters.meters()
+            return lambda event_name: event_name not in there
+        meter = self.meters.call(lambda client: client.v1.billing.meters.retrieve(about))  # archived ones, too
+        return lambda event_name: event_name == meter.event_name
+
+
+def _is_a_signature(header: str) -> bool:
+    """Say whether a header could be a signature at all: a time, and 64 hexadecimal digits under ``v1``.
+
+    (Stripe, "Resolve webhook signature verification errors", "Verify webhook signatures manually".)
+    """
+    if not header.isascii():  # which the SDK compares and cannot
+        return False
+    parts = [part.partition("=")[::2] for part in header.split(",")]
+    return any(name == "t" and value.isdecimal() and len(value) <= _LONGEST_TIME for name, value in parts) and any(
+        name == "v1" and len(value) == 64 and not value.strip("0123456789abcdef")  # noqa: PLR2004 - of SHA-256
+        for name, value in parts
+    )
+
+
+def _read(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise NotUnderstoodError(f"it is not as Stripe documents it: {str(error)[:200]}") from error
+
+
+def _ours(report: _Report) -> Iterator[tuple[str, str, str]]:
+    """Yield the identifier, the metric and Stripe's words of each total of a deployment of this kind that is named.
+
+    By the meter event's identifier, or by the idempotency key of the call, which begins with it. A call of the event
+    stream has one key for all its events: what is named so is found by the hourly look.
+    """
+    reason = report.data and report.data.reason
+    for kind in (reason and reason.error_types) or ():
+        for sample in kind.sample_errors or ():
+            request = sample.request or _Request()
+            for name in filter(None, (request.identifier, request.idempotency_key)):
+                known_as = name.partition("#")[0]
                 try:
                     _, metric, _ = named_by(known_as)
                 except ValueError:
                     continue
-                if concerns(self.meters.event_name(metric)):
-                    yield known_as, sample.error_message
-
-    def _concerned(self, about: Any) -> Callable[[str], bool]:
-        """Return whether an event about a meter, or about none that there is, concerns usage of an event name."""
-        if about is None:
-            there = self.meters.meters()
-            return lambda event_name: event_name not in there
-        meter = self.meters.call(lambda client: client.v1.billing.meters.retrieve(about.id))  # archived ones, too
-        return lambda event_name: event_name == meter.event_name
-
-
-def _fetch(client: stripe.StripeClient, body: bytes) -> Any:
-    """Return the event that a notification names: a notification itself says no more than that."""
-    try:
-        notification = client.parse_event_notification_without_verification(body.decode())
-        kind = notification.type
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RefusedError("no notification of an event") from error
-    if kind not in (ERROR_REPORT, NO_METER_FOUND):
-        raise RefusedError(f"no event that concerns us: {kind[:80]!r}")
-    return notification.fetch_event()
+                yield known_as, metric, sample.error_message or kind.code or "Stripe gives no reason"

@@ -21,8 +21,9 @@ NO_METER = "no_meter"
 class Failure:
     """One meter event that could not be counted. `at` is when it was accepted, in seconds since the epoch.
 
-    Reports give `identifier` as `request.identifier`, which the reference calls "the request idempotency key". That it
-    is the meter event's own identifier could not be confirmed (?).
+    Reports give `identifier` as `request.identifier`, as the reference and one example of the guide do; its other
+    example gives `request: {"id": "", "idempotency_key": …}`. That either is the meter event's own identifier could not
+    be confirmed (?): the reference calls it "the request idempotency key".
     """
 
     code: str
@@ -57,7 +58,9 @@ class Reports:
     def _event(self, meter: str | None, failures: Sequence[Failure], now: float) -> dict[str, Any]:
         """Make an event of the failures of one meter, or of those that name none; give its notification."""
         kind = "v1.billing.meter.error_report_triggered" if meter else "v1.billing.meter.no_meter_found"
-        about = {"related_object": {"id": meter, "type": "billing.meter", "url": f"/v1/billing/meters/{meter}"}}
+        # Where there is no meter, the guide's example has this object, empty ("Example error event for an incorrect
+        # meter"), which the SDK's type has not.
+        about = {"id": meter, "type": "billing.meter", "url": f"/v1/billing/meters/{meter}"} if meter else {}
         notification = {
             "id": f"evt_test_{len(self.thin_events) + 1:014d}",
             "object": "v2.core.event",
@@ -66,7 +69,7 @@ class Reports:
             "livemode": False,
             "reason": None,
             "type": kind,
-            **(about if meter else {}),
+            "related_object": about,
         }
         codes = Counter(failure.code for failure in failures)
         self.thin_events[str(notification["id"])] = notification | {

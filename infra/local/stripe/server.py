@@ -172,6 +172,11 @@ class LocalStripe:
                 webhook.deliver(notification)
         return [notification["id"] for notification in notifications]
 
+    def keep_event(self, event: Mapping[str, Any]) -> None:
+        """Have a thin event of the caller's own, which can then be fetched: as one of Stripe's documents."""
+        with self._lock:
+            self._account.reports.thin_events[str(event["id"])] = dict(event)
+
     def add_customer(self, customer: str) -> None:
         """Add a customer under an id of the caller's choice, which the API itself does not allow."""
         with self._lock:
