@@ -94,9 +94,11 @@ class Billing:
 
     def still_open(self, stripe_customer: str = "cus_acme") -> int:
         """Return how many requests the running invoice and drafts would bill now."""
-        found: Any = self.client().v1.invoices.list({"customer": stripe_customer, "status": "draft"}).data
-        running = self.client().v1.invoices.create_preview({"customer": stripe_customer})
-        return sum(map(_quantity, [*found, running]))
+        client = self.client().v1
+        drafts: Any = client.invoices.list({"customer": stripe_customer, "status": "draft"}).data
+        [subscription] = client.subscriptions.list({"customer": stripe_customer}).data
+        running = client.invoices.create_preview({"subscription": subscription.id})
+        return sum(map(_quantity, [*drafts, running]))
 
     def row(self, hour: Hour, name: str = "acme") -> UsageRow:
         """Return a customer's row."""

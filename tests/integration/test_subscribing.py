@@ -487,7 +487,8 @@ def test_the_explanation_of_a_price_is_what_stripe_invoices(
                 "timestamp": int(datetime(2026, 11, 22, 5, 30, tzinfo=UTC).timestamp()),
             }
         )
-    invoice = client.v1.invoices.create_preview({"customer": customer})
+    [subscription] = client.v1.subscriptions.list({"customer": customer}).data
+    invoice = client.v1.invoices.create_preview({"subscription": subscription.id})
     lines = explain(said, quantity)
     assert [line.amount for line in invoice.lines.auto_paging_iter()] == [line.amount for line in lines]
     assert invoice.total == sum(line.amount for line in lines)

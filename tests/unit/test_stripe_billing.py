@@ -223,7 +223,7 @@ class TestSubscriptions:
         assert world.client.v1.subscriptions.list({"customer": "cus_a"}).data == []
         assert [each.id for each in world.client.v1.subscriptions.list({"status": "canceled"})] == [subscription.id]
         with pytest.raises(InvalidRequestError, match="No upcoming invoices"):
-            world.client.v1.invoices.create_preview({"customer": "cus_a"})
+            world.client.v1.invoices.create_preview({"subscription": subscription.id})
 
     def test_subscriptions_are_listed_by_customer_and_price(self, world: World) -> None:
         """Newest first."""
@@ -257,14 +257,14 @@ class TestInvoices:
 
     def test_an_event_at_the_end_belongs_to_the_next_period(self, world: World) -> None:
         """A period is [start, end)."""
-        world.subscribe("metered")
+        subscription = world.subscribe("metered")
         world.use(1, START)
         world.at(END)
         world.use(10, END - 1)
         world.use(100, END)
         [draft] = world.invoices()
         assert lines(draft) == [(world.prices["metered"], 11, 22)]
-        preview = world.client.v1.invoices.create_preview({"customer": "cus_a"})
+        preview = world.client.v1.invoices.create_preview({"subscription": subscription.id})
         assert lines(preview) == [(world.prices["metered"], 100, 200)]
 
     def test_many_periods_pass_in_order(self, world: World) -> None:
@@ -469,3 +469,66 @@ def test_periods_are_counted_from_the_anchor(interval: str, count: int, after: i
     anchor = 1_769_817_600  # 2026-01-31T00:00:00Z
     start, end = period(anchor, interval, count, anchor + after)
     assert (start - anchor, end - anchor) == expected
+
+
+class TestClocks:
+    """`/v1/test_helpers/test_clocks`: customers of a time of their own."""
+
+    def test_what_is_of_a_clocks_customer_happens_at_its_time(self, world: World) -> None:
+        """And what is of others at the account's."""
+        clocks = world.client.v1.test_helpers.test_clocks
+        clock = clocks.create({"frozen_time": START - 90 * DAY, "name": "a quarter ago"})
+        customer = world.client.v1.customers.create({"test_clock": clock.id})
+        items: Any = [{"price": world.prices["metered"]}]
+        subscription = world.client.v1.subscriptions.create({"customer": customer.id, "items": items})
+        assert (subscription.created, subscription.start_date) == (START - 90 * DAY, START - 90 * DAY)
+        end = subscription["items"].data[0].current_period_end
+        world.at(END)
+        assert world.client.v1.invoices.list({"customer": customer.id}).data == []
+        assert clocks.advance(clock.id, {"frozen_time": end}).status == "ready"
+        assert [one.status for one in world.client.v1.invoices.list({"customer": customer.id}).data] == ["draft"]
+        clocks.advance(clock.id, {"frozen_time": end + HOUR})
+        assert [one.status for one in world.client.v1.invoices.list({"customer": customer.id}).data] == ["paid"]
+
+    @pytest.mark.parametrize("ahead", [0, -1, 3 * 31 * DAY])
+    def test_a_clock_goes_forward_and_by_two_intervals_at_most(self, world: World, ahead: int) -> None:
+        """Of the shortest subscription of its customers."""
+        clocks = world.client.v1.test_helpers.test_clocks
+        clock = clocks.create({"frozen_time": START})
+        customer = world.client.v1.customers.create({"test_clock": clock.id})
+        items: Any = [{"price": world.prices["metered"]}]
+        world.client.v1.subscriptions.create({"customer": customer.id, "items": items})
+        with pytest.raises(InvalidRequestError, match="Invalid frozen_time"):
+            clocks.advance(clock.id, {"frozen_time": START + ahead})
+
+    def test_a_clock_is_deleted_with_its_customers(self, world: World) -> None:
+        """Whose subscriptions end."""
+        clocks = world.client.v1.test_helpers.test_clocks
+        clock = clocks.create({"frozen_time": START})
+        customer = world.client.v1.customers.create({"test_clock": clock.id})
+        items: Any = [{"price": world.prices["metered"]}]
+        subscription = world.client.v1.subscriptions.create({"customer": customer.id, "items": items})
+        assert [one.id for one in clocks.list().data] == [clock.id]
+        clocks.delete(clock.id)
+        assert clocks.list().data == []
+        assert world.client.v1.customers.retrieve(customer.id).deleted
+        assert world.client.v1.subscriptions.retrieve(subscription.id).status == "canceled"
+        with pytest.raises(InvalidRequestError, match="No such test clock"):
+            world.client.v1.customers.create({"test_clock": clock.id})
+
+
+def test_a_customer_is_deleted_with_its_subscriptions(world: World) -> None:
+    """Its id is known to have been one, and usage of it is nobody's."""
+    subscription = world.subscribe("metered")
+    assert world.client.v1.customers.delete("cus_a").deleted
+    assert world.client.v1.customers.retrieve("cus_a").deleted
+    assert world.client.v1.subscriptions.retrieve(subscription.id).status == "canceled"
+    with pytest.raises(InvalidRequestError, match="No such customer"):
+        world.client.v1.customers.delete("cus_a")
+
+
+def test_a_customer_alone_has_no_preview(world: World) -> None:
+    """Of which subscription has to be said."""
+    world.subscribe("metered")
+    with pytest.raises(InvalidRequestError, match="not for a customer as a whole"):
+        world.client.v1.invoices.create_preview({"customer": "cus_a"})

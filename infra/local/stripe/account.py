@@ -10,6 +10,7 @@ from typing import Any
 
 from infra.local.stripe.billing import Billing
 from infra.local.stripe.catalog import Catalog
+from infra.local.stripe.clocks import Clocks
 from infra.local.stripe.customers import Customers
 from infra.local.stripe.event_log import EventLog
 from infra.local.stripe.meter import DAY, HOUR, Latest, Meter, MeterEvent, Quantity
@@ -52,7 +53,8 @@ class Account:
         self.reports = Reports()
         self.log = EventLog(API_VERSION)
         self.catalog = Catalog(self.meters, {}, {})
-        self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s)
+        self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s, self.directory.times)
+        self.clocks = Clocks(self.billing, self.directory)
         self.subscriptions = Subscriptions(self.catalog, self.billing)
 
     def create_meter_event(self, params: Params, now: float) -> dict[str, Any]:
@@ -252,6 +254,14 @@ class Account:
                     key = (customer, meter.event_name, hour)
                     totals[key] = totals.get(key, 0) + meter.aggregate(events)
         return totals
+
+    def delete_customer(self, customer: str, params: Params, now: float) -> dict[str, Any]:
+        """Delete a customer for good, which ends its subscriptions (docs.stripe.com/api/customers/delete)."""
+        only(params)
+        at = int(self.billing.time_of(customer, now))
+        gone = self.directory.remove(customer)
+        self.billing.leave(customer, at)
+        return gone
 
     def _activate(self, meter: Meter) -> None:
         """Let a meter receive the events of its name, which no other active meter may have."""

@@ -22,6 +22,8 @@ from infra.local.stripe.subscription import Subscription
 
 CYCLE, FINALIZE = "cycle", "finalize"
 
+Due = tuple[int, int, str, str]  # when, which number, what, of whom
+
 PREVIEW_LIFE = 72 * HOUR  # docs.stripe.com/invoicing/preview: a preview can be retrieved for so long
 
 
@@ -38,27 +40,43 @@ class Billing:
     log: EventLog
     latest: Latest
     summary_delay_s: float
+    times: Mapping[str, int]  # what each test clock shows, by its id
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     invoices: dict[str, Invoice] = field(default_factory=dict)
     previews: dict[str, tuple[Invoice, float]] = field(default_factory=dict)  # each with when it was made
-    _agenda: list[tuple[int, int, str, str]] = field(default_factory=list)  # a heap: when, which number, what, of whom
+    _agendas: dict[str, list[Due]] = field(default_factory=dict)  # a heap for each clock, "" for customers without one
     _noted: int = 0
 
     def advance(self, now: float) -> None:
         """Let everything happen that is due by now, in the order of time: periods end, drafts are finalised."""
-        while self._agenda and self._agenda[0][0] <= now:
-            moment, _, what, whom = heapq.heappop(self._agenda)
-            if what == CYCLE:
-                self._cycle(self.subscriptions[whom], moment)
-            else:
-                invoice = self.invoices[whom]
-                if invoice.finalized_at is None:
-                    self.finalize(invoice, moment)
+        for clock, agenda in self._agendas.items():
+            until = self.times.get(clock, now)
+            while agenda and agenda[0][0] <= until:
+                moment, _, what, whom = heapq.heappop(agenda)
+                if what == CYCLE:
+                    self._cycle(self.subscriptions[whom], moment)
+                elif self.invoices[whom].finalized_at is None:
+                    self.finalize(self.invoices[whom], moment)
 
     def note(self, moment: int, what: str, whom: str) -> None:
         """Remember what is due on a subscription or an invoice at a moment."""
         self._noted += 1
-        heapq.heappush(self._agenda, (moment, self._noted, what, whom))
+        customer = self.subscriptions[whom].customer if what == CYCLE else self.invoices[whom].customer["id"]
+        agenda = self._agendas.setdefault(self._clock_of(customer), [])
+        heapq.heappush(agenda, (moment, self._noted, what, whom))
+
+    def time_of(self, customer: str, now: float) -> float:
+        """Give a customer's time: its test clock's, if it has one (docs.stripe.com/api/test_clocks)."""
+        return self.times.get(self._clock_of(customer), now)
+
+    def _clock_of(self, customer: str) -> str:
+        return self.customers.get(customer, {}).get("test_clock") or ""
+
+    def leave(self, customer: str, at: int) -> None:
+        """End every subscription of a customer that is deleted (docs.stripe.com/api/customers/delete)."""
+        for subscription in self.subscriptions.values():
+            if subscription.customer == customer and subscription.canceled_at is None:
+                subscription.canceled_at = at
 
     def draft(self, subscription: Subscription, parts: Sequence[Part], reason: str, at: int) -> Invoice:
         """Make a draft invoice, which is finalised after an hour."""
@@ -120,37 +138,33 @@ class Billing:
         finalised = self._found(invoice)
         if finalised.finalized_at is not None:
             raise StripeError("This invoice is already finalized, you can't re-finalize a non-draft invoice.")
-        self.finalize(finalised, int(now))
+        self.finalize(finalised, int(self.time_of(finalised.customer["id"], now)))
         return self._as_json(finalised, now)
 
     def create_preview(self, params: Params, now: float) -> dict[str, Any]:
         """Show the next invoice as it would be if the period ended now (docs.stripe.com/api/invoices/create_preview).
 
-        Without `subscription` it is "the next upcoming invoice from among the customer's subscriptions". It stays as
-        it is, and is kept until the subscription is previewed again; no list shows it, and nothing changes it.
+        Of one subscription: a customer alone is refused, which the reference says otherwise (observed in these words:
+        RoboFinSystems/robosystems#940, 2026-07; stripe/stripe-node#2347). It stays as it is, and is kept until the
+        subscription is previewed again; no list shows it, and nothing changes it.
         """
         only(params, "customer", "preview_mode", "subscription")
         one_of(params, "preview_mode", ("next",), default="next")
-        customer = text(params, "customer", default="")
-        if customer and customer not in self.customers:
-            raise StripeError(f"No such customer: '{customer}'", status=404, code="resource_missing", param="customer")
-        wanted = text(params, "subscription", default="")
-        if not (customer or wanted):
-            raise StripeError("You must specify a customer or a subscription.", param="customer")
-        if wanted and wanted not in self.subscriptions:
+        wanted, customer = text(params, "subscription", default=""), text(params, "customer", default="")
+        if not wanted:
+            raise StripeError(
+                "The Preview Invoice API only supports previewing the upcoming invoice for a specific subscription or "
+                "subscription schedule, not for a customer as a whole. You need to explicitly pass one of "
+                "`subscription`, `schedule`, `subscription_details.items`, `schedule_details.phases`, or "
+                "`invoice_items`."
+            )
+        subscription = self.subscriptions.get(wanted)
+        if subscription is None or customer not in ("", subscription.customer):
             message = f"No such subscription: '{wanted}'"
             raise StripeError(message, status=404, code="resource_missing", param="subscription")
-        upcoming = [
-            each
-            for each in self.subscriptions.values()
-            if each.canceled_at is None and wanted in ("", each.id) and customer in ("", each.customer)
-        ]
-        if not upcoming:
-            message = (
-                f"No upcoming invoices for {f'customer: {customer!r}' if customer else f'subscription: {wanted!r}'}"
-            )
+        if subscription.canceled_at is not None:
+            message = f"No upcoming invoices for subscription: '{wanted}'"
             raise StripeError(message, status=404, code="invoice_upcoming_none")
-        subscription = min(upcoming, key=lambda each: each.next_end)
         at = subscription.next_end
         parts = [
             replace(part, quantity=self._seen(part, now)) if part.quantity is None else part

@@ -16,7 +16,7 @@ class Right(NamedTuple):
 
 
 # By resource (docs.stripe.com/keys-api, "Permissions"). Stripe's messages call prices `plan`; the names of the meters'
-# rights could not be confirmed (?). The stream itself takes a session's token, and no key.
+# and test clocks' rights could not be confirmed (?). The stream itself takes a session's token, and no key.
 RIGHTS: dict[str, Right] = {
     METER_EVENTS: Right("billing_meter_event", "write"),
     "POST /v1/billing/meters": Right("billing_meter", "write"),
@@ -30,6 +30,7 @@ RIGHTS: dict[str, Right] = {
     "GET /v1/customers": Right("customer", "read"),
     "GET /v1/customers/:id": Right("customer", "read"),
     "POST /v1/customers/:id": Right("customer", "write"),
+    "DELETE /v1/customers/:id": Right("customer", "write"),
     "POST /v1/products": Right("product", "write"),
     "GET /v1/products": Right("product", "read"),
     "GET /v1/products/:id": Right("product", "read"),
@@ -51,6 +52,11 @@ RIGHTS: dict[str, Right] = {
     "GET /v1/events": Right("event", "read"),
     "GET /v1/events/:id": Right("event", "read"),
     "GET /v2/core/events/:id": Right("event", "read"),
+    "POST /v1/test_helpers/test_clocks": Right("billing_clock", "write"),
+    "GET /v1/test_helpers/test_clocks": Right("billing_clock", "read"),
+    "GET /v1/test_helpers/test_clocks/:id": Right("billing_clock", "read"),
+    "POST /v1/test_helpers/test_clocks/:id/advance": Right("billing_clock", "write"),
+    "DELETE /v1/test_helpers/test_clocks/:id": Right("billing_clock", "write"),
     "POST /v2/billing/meter_event_session": Right("billing_meter_event", "write"),
     METER_EVENT_STREAM: Right("billing_meter_event", "write"),
 }
@@ -76,6 +82,7 @@ def endpoints(account: Account, stream: Stream) -> dict[str, Endpoint]:
         "GET /v1/customers": account.directory.list_customers,
         "GET /v1/customers/:id": account.directory.retrieve_customer,
         "POST /v1/customers/:id": account.directory.update_customer,
+        "DELETE /v1/customers/:id": account.delete_customer,
         "POST /v1/products": catalog.create_product,
         "GET /v1/products": catalog.list_products,
         "GET /v1/products/:id": catalog.retrieve_product,
@@ -97,6 +104,11 @@ def endpoints(account: Account, stream: Stream) -> dict[str, Endpoint]:
         "GET /v1/events": log.list_events,
         "GET /v1/events/:id": log.retrieve_event,
         "GET /v2/core/events/:id": account.reports.retrieve_thin_event,
+        "POST /v1/test_helpers/test_clocks": account.clocks.create_clock,
+        "GET /v1/test_helpers/test_clocks": account.clocks.list_clocks,
+        "GET /v1/test_helpers/test_clocks/:id": account.clocks.retrieve_clock,
+        "POST /v1/test_helpers/test_clocks/:id/advance": account.clocks.advance_clock,
+        "DELETE /v1/test_helpers/test_clocks/:id": account.clocks.delete_clock,
         "POST /v2/billing/meter_event_session": stream.create_session,
         METER_EVENT_STREAM: stream.create_events,
     }

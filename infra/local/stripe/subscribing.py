@@ -63,7 +63,7 @@ class Subscriptions:
             raise StripeError("Missing required param: items.", code="parameter_missing", param="items")
         currency = text(params, "currency", default=wanted[0][0].currency)
         collection, days = _collection(params)
-        at = int(now)
+        at = int(self.billing.time_of(customer, now))
         start = integer(params, "backdate_start_date", default=at)
         if start > at:
             raise StripeError("backdate_start_date must be in the past.", param="backdate_start_date")
@@ -124,7 +124,7 @@ class Subscriptions:
         changed = self._found(subscription)
         if changed.canceled_at is not None:
             raise StripeError("A canceled subscription can only update its cancellation_details and metadata.")
-        prorates, at = _prorates(params), int(now)
+        prorates, at = _prorates(params), int(self.billing.time_of(changed.customer, now))
         added, deleted = [], []
         for number, each in enumerate(rows(params, "items")):
             if flag(each, "deleted", default=False):
@@ -155,7 +155,8 @@ class Subscriptions:
     def cancel_subscription(self, subscription: str, params: Params, now: float) -> dict[str, Any]:
         """End a subscription now; with `invoice_now` its usage so far is billed, otherwise never (docs: .../cancel)."""
         only(params, "invoice_now", "prorate")
-        cancelled, at = self._found(subscription), int(now)
+        cancelled = self._found(subscription)
+        at = int(self.billing.time_of(cancelled.customer, now))
         if cancelled.canceled_at is not None:
             message = f"No such subscription: '{subscription}'"
             raise StripeError(message, status=404, code="resource_missing", param="id")
