@@ -225,6 +225,14 @@ class TestSubscriptions:
         with pytest.raises(InvalidRequestError, match="No upcoming invoices"):
             world.client.v1.invoices.create_preview({"subscription": subscription.id})
 
+    def test_more_than_ten_items_are_paged(self, world: World) -> None:
+        """The subscription itself shows ten."""
+        names = [world.price(f"p{n}", unit_amount=n, recurring={"interval": "month"}) and f"p{n}" for n in range(12)]
+        made = world.subscribe(*names)
+        items = world.client.v1.subscriptions.retrieve(made.id)["items"]
+        assert (len(items.data), items.has_more) == (10, True)
+        assert [item.price.id for item in items.auto_paging_iter()] == [world.prices[name] for name in names]
+
     def test_subscriptions_are_listed_by_customer_and_price(self, world: World) -> None:
         """Newest first."""
         one, two = world.subscribe("metered"), world.subscribe("licence")
@@ -317,6 +325,43 @@ class TestInvoices:
         with pytest.raises(InvalidRequestError, match="already finalized"):
             world.client.v1.invoices.finalize_invoice(draft.id)
 
+    def test_an_open_invoice_is_given_up_or_made_void(self, world: World) -> None:
+        """One that was given up can be made void, too; neither a draft nor what is paid or void already."""
+        world.subscribe("metered")
+        world.use(10, START)
+        world.at(END + 60)
+        [draft] = world.invoices()
+        with pytest.raises(InvalidRequestError, match="it is draft"):
+            world.client.v1.invoices.void_invoice(draft.id)
+        world.at(END + HOUR)
+        given_up = world.client.v1.invoices.mark_uncollectible(draft.id)
+        assert (given_up.status, given_up.status_transitions.marked_uncollectible_at) == ("uncollectible", END + HOUR)
+        world.at(END + 2 * HOUR)
+        void = world.client.v1.invoices.void_invoice(draft.id)
+        assert (void.status, void.status_transitions.voided_at, void.total) == ("void", END + 2 * HOUR, 20)
+        for call in (world.client.v1.invoices.void_invoice, world.client.v1.invoices.mark_uncollectible):
+            with pytest.raises(InvalidRequestError, match="it is void"):
+                call(draft.id)
+        assert world.kinds(types=["invoice.voided", "invoice.marked_uncollectible"]) == [
+            "invoice.marked_uncollectible",
+            "invoice.voided",
+        ]
+        assert [invoice.id for invoice in world.invoices(status="void")] == [draft.id]
+
+    def test_lines_show_their_prices_where_they_are_expanded(self, world: World) -> None:
+        """Else its id alone; nothing else of a line can be expanded here."""
+        world.subscribe("metered")
+        world.at(END + HOUR)
+        [invoice] = world.invoices()
+        price = "data.pricing.price_details.price"
+        [line] = world.client.v1.invoices.line_items.list(invoice.id, {"expand": [price]}).data
+        shown: Any = line.pricing and line.pricing.price_details and line.pricing.price_details.price
+        assert (shown.id, shown.recurring.meter) == (world.prices["metered"], world.meter)
+        [line] = world.client.v1.invoices.line_items.list(invoice.id).data
+        assert lines(invoice) == [(world.prices["metered"], line.quantity, 0)]
+        with pytest.raises(InvalidRequestError, match="cannot be expanded"):
+            world.client.v1.invoices.line_items.list(invoice.id, {"expand": ["data.discounts"]})
+
     def test_more_than_ten_lines_are_paged(self, world: World) -> None:
         """The invoice itself shows ten."""
         names = [world.price(f"p{n}", unit_amount=n, recurring={"interval": "month"}) and f"p{n}" for n in range(12)]
@@ -407,6 +452,24 @@ class TestEvents:
         shown = [(event.data.object["status"], event.data.object["total"]) for event in (created, finalized)]
         assert shown == [("draft", 0), ("open", 10)]
         assert world.client.v1.events.retrieve(created.id).type == "invoice.created"
+
+    def test_an_account_of_an_older_version_has_its_events_in_that(self) -> None:
+        """Before 2025-03-31 a line has its price in full, and an invoice its subscription; answers are as ever."""
+        with (
+            LocalStripe(now=lambda: START, event_version="2024-06-20") as stripe,
+            closing(RequestsClient()) as http_client,
+        ):
+            world = World(stripe, http_client)
+            subscription = world.subscribe("metered")
+            world.at(END + HOUR)
+            [event] = world.client.v1.events.list({"type": "invoice.finalized"}).data
+            shown: Any = event.data.object
+            [line] = shown["lines"]["data"]
+            assert (event.api_version, shown["subscription"]) == ("2024-06-20", subscription.id)
+            assert (line["price"]["recurring"]["meter"], line["type"]) == (world.meter, "subscription")
+            assert [name for name in ("pricing", "parent", "quantity_decimal") if name in line] == []
+            [invoice] = world.invoices()
+            assert lines(invoice) == [(world.prices["metered"], 0, 0)]
 
 
 class TestRestrictedKeys:

@@ -39,7 +39,9 @@ METER_PARAMS = ("customer_mapping", "default_aggregation", "display_name", "even
 class Account:
     """One Stripe account in test mode, with nothing in it. Not safe for threads: the server guards it with a lock."""
 
-    def __init__(self, latest: Latest = "arrival", summary_delay_s: float = 0.0) -> None:
+    def __init__(
+        self, latest: Latest = "arrival", summary_delay_s: float = 0.0, event_version: str = API_VERSION
+    ) -> None:
         self.latest: Latest = latest
         self.summary_delay_s = summary_delay_s
         self.meters: dict[str, Meter] = {}
@@ -51,7 +53,7 @@ class Account:
         self._accepted_at: dict[str, float] = {}  # by identifier
         self._unnamed = 0
         self.reports = Reports()
-        self.log = EventLog(API_VERSION)
+        self.log = EventLog(event_version)
         self.catalog = Catalog(self.meters, {}, {})
         self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s, self.directory.times)
         self.clocks = Clocks(self.billing, self.directory)

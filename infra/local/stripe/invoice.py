@@ -10,6 +10,7 @@ from infra.local.stripe.price import Price, written
 
 DRAFT_TIME = HOUR  # docs.stripe.com/invoicing/integration/automatic-advancement-collection: "approximately 1 hour"
 EMBEDDED = 10  # lines inside of an invoice; the rest is at its `lines` url
+BASIL = "2025-03-31"  # docs.stripe.com/changelog/basil/2025-03-31: a line's `price` and `plan` became `pricing`
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,22 @@ class Invoice:
     days_until_due: int | None
     number: str | None = None
     finalized_at: int | None = None
+    voided_at: int | None = None
+    uncollectible_at: int | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)  # once it is finalised
 
     @property
     def status(self) -> str:
-        """`draft`, or `open`; nothing to pay is paid at once (docs.stripe.com/invoicing/overview, "Zero-amount")."""
+        """`draft`, or `open`; nothing to pay is paid at once (docs.stripe.com/invoicing/overview, "Zero-amount").
+
+        An open one can be given up as `uncollectible`, and either be made `void` (the same page, "Invoice statuses").
+        """
         if self.finalized_at is None:
             return "draft"
+        if self.voided_at is not None:
+            return "void"
+        if self.uncollectible_at is not None:
+            return "uncollectible"
         return "open" if _total(self.lines) else "paid"
 
     def current_lines(self, measure: Measure) -> list[dict[str, Any]]:
@@ -103,7 +113,7 @@ class Invoice:
             },
             "period": {"end": part.end, "start": part.start},
             "pretax_credit_amounts": [],
-            "quantity": quantity if isinstance(quantity, int) else None,
+            "quantity": int(quantity),  # docs.stripe.com/api/invoice-line-item: "with any decimal precision truncated"
             "quantity_decimal": str(quantity),
             "subscription": self.subscription,
             "subtotal": amount,
@@ -123,7 +133,7 @@ class Invoice:
             "amount_paid": paid,
             "amount_remaining": total - paid,
             "attempted": status == "paid",
-            "auto_advance": status != "paid",
+            "auto_advance": status in ("draft", "open"),
             "automatically_finalizes_at": self.created + DRAFT_TIME if self.finalized_at is None else None,
             "billing_reason": self.billing_reason,
             "collection_method": self.collection_method,
@@ -156,9 +166,9 @@ class Invoice:
             "status": status,
             "status_transitions": {
                 "finalized_at": self.finalized_at,
-                "marked_uncollectible_at": None,
+                "marked_uncollectible_at": self.uncollectible_at,
                 "paid_at": self.finalized_at if status == "paid" else None,
-                "voided_at": None,
+                "voided_at": self.voided_at,
             },
             "subtotal": total,
             "subtotal_excluding_tax": total,
@@ -171,6 +181,32 @@ class Invoice:
         if self.days_until_due is None:
             return None
         return (self.finalized_at or self.created + DRAFT_TIME) + self.days_until_due * 86_400
+
+
+def in_version(invoice: dict[str, Any], parts: Sequence[Part], version: str) -> dict[str, Any]:
+    """Give an invoice as an account has it in its events whose default is an older version of the API.
+
+    Before BASIL a line says its price in `price` and `plan`, both in full, and the subscription beside it, and an
+    invoice its subscription at the top (docs.stripe.com/changelog/basil/2025-03-31, "Invoice Line Item", "Invoice").
+    """
+    if version >= BASIL:
+        return invoice
+    prices = {part.price.id: part.price.as_json() for part in parts}
+    lines = []
+    for line in invoice["lines"]["data"]:
+        price = prices[line["pricing"]["price_details"]["price"]]
+        plan = {"id": price["id"], "object": "plan", "product": price["product"], **price["recurring"]}
+        details = line["parent"]["subscription_item_details"]
+        old = {name: value for name, value in line.items() if name not in ("parent", "pricing", "quantity_decimal")}
+        old |= {"plan": plan, "price": price, "proration": details["proration"], "type": "subscription"}
+        lines.append(old | {"subscription_item": details["subscription_item"]})
+    details = invoice["parent"]["subscription_details"]
+    old = {name: value for name, value in invoice.items() if name != "parent"}
+    old |= {"paid": invoice["status"] == "paid", "subscription": details["subscription"]}
+    return old | {
+        "lines": {**invoice["lines"], "data": lines},
+        "subscription_details": {"metadata": details["metadata"]},
+    }
 
 
 def _total(lines: Sequence[dict[str, Any]]) -> int:

@@ -21,6 +21,7 @@ from infra.local.stripe.account import Account
 from infra.local.stripe.api import Api
 from infra.local.stripe.faults import METER_EVENTS, Fault, FaultPlan
 from infra.local.stripe.meter import Latest, MeterEvent, Quantity
+from infra.local.stripe.params import API_VERSION
 from infra.local.stripe.webhook import Webhook
 from infra.local.stripe.wire import Wire
 
@@ -41,6 +42,8 @@ class LocalStripe:
     - `events_per_second`: more meter-event calls in one second are answered 429.
     - `restricted_keys`: more keys, each with its rights: `{"rk_test_a": {"product": "write", "invoice": "read"}}`.
       A call that needs another right is answered 403; `stripe_routes.RIGHTS` names the right of each route.
+    - `event_version`: the account's default version of the API, in which its events have their objects,
+      whatever version is asked for (docs.stripe.com/api/events: "at its creation time").
     - `summary_delay_s`: how long an event takes until summaries, drafts and previews show it.
     - `now`: the account's clock, in seconds since the epoch. `ticks`: the rate limit's clock, in seconds.
     """
@@ -55,6 +58,7 @@ class LocalStripe:
         events_per_second: int = EVENTS_PER_SECOND,
         restricted_keys: Mapping[str, Mapping[str, str]] = NO_KEYS,
         summary_delay_s: float = 0.0,
+        event_version: str = API_VERSION,
         now: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,7 +67,7 @@ class LocalStripe:
         self._port = port
         self._clock = now
         self._ahead = 0.0  # seconds
-        self._account = Account(latest, summary_delay_s)
+        self._account = Account(latest, summary_delay_s, event_version)
         self._api = Api(
             self._account,
             keys=frozenset(api_keys),

@@ -113,6 +113,17 @@ class Subscriptions:
         only(params)
         return self._found(subscription).as_json()
 
+    def list_items(self, params: Params, _now: float) -> dict[str, Any]:
+        """List a subscription's items (docs.stripe.com/api/subscription_items/list).
+
+        The subscription itself shows the first ten, as any list does (docs.stripe.com/api/pagination, `limit`: "the
+        default is 10"); that this holds of a list inside of an object, too, could not be confirmed for items (?).
+        """
+        only(params, "subscription", *PAGING)
+        found = self._found(text(params, "subscription"))
+        items = [item.as_json(found.id) for item in found.items.values()]
+        return page(items, params, f"/v1/subscription_items?subscription={found.id}")
+
     def update_subscription(self, subscription: str, params: Params, now: float) -> dict[str, Any]:
         """Add and delete items, change metadata (docs.stripe.com/api/subscriptions/update), all or nothing.
 

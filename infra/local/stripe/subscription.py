@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 from infra.local.stripe.calendar import boundary, period
-from infra.local.stripe.invoice import Part
+from infra.local.stripe.invoice import EMBEDDED, Part
 from infra.local.stripe.price import Price, Recurring
 
 
@@ -163,8 +164,8 @@ class Subscription:
             "ended_at": self.canceled_at,
             "items": {
                 "object": "list",
-                "data": [item.as_json(self.id) for item in self.items.values()],
-                "has_more": False,
+                "data": [item.as_json(self.id) for item in islice(self.items.values(), EMBEDDED)],
+                "has_more": len(self.items) > EMBEDDED,
                 "url": f"/v1/subscription_items?subscription={self.id}",
             },
             "latest_invoice": self.latest_invoice,
