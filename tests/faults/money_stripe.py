@@ -18,7 +18,7 @@ from metering.stripe.meters import StripeMeters
 from tests.doubles.stripe import call_of
 from tests.faults.stage import Stage
 
-API_KEY: Final = "sk_test_local"
+API_KEY: Final = "sk_live_local"
 DEPLOYMENT: Final = "Metering"
 
 LANDS_WITHIN_S: Final = 540

@@ -39,7 +39,8 @@ SETTINGS: Final = {
     "stripe_rate": "postings a second that your Stripe account takes; the workers keep it together",
     "stripe_calls": "calls that each hourly run may make to Stripe to see whether all is right",
     "streamed_from": 'an hour, `"2026-12-01T00"` (UTC), from which on totals go by Stripe\'s event stream, a hundred '
-    "in a call. Once set, leave it: an hour's totals should not take two ways",
+    "in a call, ten times as many a second as `stripe_rate`. Once set, leave it: an hour's totals should not take two "
+    "ways. With a sandbox's key they go by calls all the same, and `metering doctor` says so",
     "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
     'browsers: `["https://app.example.com"]`',
     "portal_concurrency": "how many executions the customers' API may have at once, so that a flood of it leaves the "

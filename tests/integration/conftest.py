@@ -102,7 +102,7 @@ def stripe_time() -> Callable[[], float]:
 @pytest.fixture
 def stripe(stripe_time: Callable[[], float]) -> Iterator[LocalStripe]:
     """The local Stripe."""
-    with LocalStripe(api_keys=["sk_test_local"], now=stripe_time) as server:
+    with LocalStripe(api_keys=["sk_test_local", "sk_live_local"], now=stripe_time) as server:
         yield server
 
 

@@ -45,7 +45,7 @@ from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope, moment
 
-KEY = "sk_test_local"
+KEY, LIVE_KEY = "sk_test_local", "sk_live_local"
 EVERY_SHARD = list(range(SHARDS))
 STAGE = Stage(Api.REST, "SampleApi", "v1")
 NO_KEY = "the secret holds no Stripe key: run 'metering stripe connect'"
@@ -56,7 +56,7 @@ POST = "POST /v1/billing/meter_events"
 def stripe(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStripe]:
     """The local Stripe, which has the functions' clock."""
     monkeypatch.setattr(Clock, "at", HOUR.start, raising=False)
-    with LocalStripe(api_keys=[KEY], now=_now) as server:
+    with LocalStripe(api_keys=[KEY, LIVE_KEY], now=_now) as server:
         yield server
 
 
@@ -582,11 +582,11 @@ def test_a_worker_keeps_its_share_of_the_rate(
     assert used.at_stripe("cus_acme") == 1
 
 
-@pytest.mark.usefixtures("connected")
 def test_hours_go_by_the_event_stream_from_the_one_that_is_set(
-    functions: Functions, used: World, monkeypatch: pytest.MonkeyPatch
+    functions: Functions, used: World, secrets: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I4: the setting moves posting at an hour's boundary."""
+    secrets.put_secret_value(SecretId=SECRET, SecretString=json.dumps({"api_key": LIVE_KEY}))
     monkeypatch.setenv("STREAMED_FROM", str(HOUR))
     functions.close()
     assert functions.post()["posted"] == 2

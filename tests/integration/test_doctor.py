@@ -783,6 +783,18 @@ def test_while_stripe_does_not_answer_it_is_a_warning(ward: Ward) -> None:
     )
 
 
+def test_a_stream_that_a_sandbox_does_without_is_told(ward: Ward) -> None:
+    """Else one would wonder at the calls."""
+    posting: Any = {"Variables": {"STREAMED_FROM": "2026-12-01T00"}}
+    boto3.client("lambda").update_function_configuration(FunctionName="post-usage", Environment=posting)
+    assert ward.of("meters")[1][:2] == (
+        "warning",
+        "the key is a sandbox's, where totals go by a call each, although streamed_from is 2026-12-01T00",
+    )
+    put_key("sk_live_local")
+    assert [state for state, _, _ in ward.of("meters")] == ["ok"]
+
+
 def test_meters_that_are_missing_or_wrong_are_told(ward: Ward) -> None:
     """Their usage would wait, or be billed wrongly."""
     ward.tell(metrics="requests,bytes,users")

@@ -164,14 +164,15 @@ def test_without_retry_after_the_pace_falls(world: World, monkeypatch: pytest.Mo
     assert any(seconds > 0.15 for seconds in clock.slept)  # a tenth of a second is the whole rate
 
 
-def test_a_lock_timeout_slows_its_customer_alone(world: World) -> None:
+def test_a_lock_timeout_slows_its_customer_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """I6: Stripe is at work for this customer and meter; the account's rate is not concerned."""
+    slowed: list[float | None] = []
+    monkeypatch.setattr(Pace, "refused", lambda _, retry_after: slowed.append(retry_after))
     many(world, 3)
-    _refusals["cus_c0"] = StripeBusyError("RateLimitError 429", 9.0, alone=True)
-    clock = Clock()
-    posted = replace(world.poster(), stripe=busy(world), pace=pace(clock)).post_pending(HOUR, range(SHARDS))
-    assert posted.posted == 3
-    assert max(clock.slept, default=0) < 0.1
+    world.stripe.set_faults([Fault.LOCKED], customer="cus_c0")
+    assert world.post().posted == 3
+    assert world.stripe.faults == {Fault.LOCKED: 1}
+    assert slowed == []
 
 
 def test_two_workers_together_keep_the_accounts_rate(world: World) -> None:
@@ -266,7 +267,8 @@ def test_a_run_takes_up_what_it_can_and_the_next_ones_the_rest(
     monkeypatch.setattr(posting, "MOST_ROWS", 2 * SHARDS)
     hours = backlog(world, "acme", 5)
     others = [backlog(world, f"c{n}", 1) for n in range(3)]
-    world.streamed_from = hours[0] if streamed else None
+    if streamed:
+        world.stream_from(hours[0])
     world.after_grace()
     posted = [world.poster().post_pending(hours[0], range(SHARDS)).posted for _ in range(3)]
     assert sum(posted) == len(hours) + len(others)
@@ -282,7 +284,8 @@ def test_a_row_that_aws_fails_at_stops_no_other(
     """I6: the others are posted, and what failed is returned to be raised; the next run posts it."""
     monkeypatch.setattr(posting, "_PIECE", 1)
     names = many(world, 4)
-    world.streamed_from = HOUR if streamed else None
+    if streamed:
+        world.stream_from(HOUR)
     with failing(world, operation, "c1"):
         posted = world.poster().post_pending(HOUR, range(SHARDS))
     assert (posted.posted, posted.pending, posted.reasons) == (3, 1, {"AWS failed": 1})
@@ -325,11 +328,66 @@ def test_a_silent_stripe_leaves_the_rest_of_a_customers_month(world: World, monk
 # --- the event stream ------------------------------------------------------------------------------------------------
 
 
+def test_the_stream_is_paced_by_its_events(world: World) -> None:
+    """A hundred of them take as much of the account's rate as ten calls."""
+    use(world, "acme", "k1", {f"m{n}": 1 for n in range(75)})  # moto reads no longer expressions
+    use(world, "globex", "k2", {f"m{n}": 1 for n in range(75)})
+    use(world, "initech", "k3", {f"m{n}": 1 for n in range(75)})
+    world.stream_from(HOUR)
+    world.after_grace()
+    world.close()
+    clock = Clock(0.0)
+    kept = pace(clock, 10)
+    posted = replace(world.poster(), pace=kept).post_pending(HOUR, range(SHARDS))
+    assert (posted.posted, world.stripe.calls[STREAM]) == (225, 3)
+    assert kept.wait(60)
+    assert clock.now >= 2.25  # when what follows 225 events may begin at the earliest
+
+
+def test_what_stripe_is_at_work_for_delays_no_other_total_of_the_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: it refuses the whole call for one customer and meter; halves of it go on at once, at the same pace."""
+    slowed: list[float | None] = []
+    monkeypatch.setattr(Pace, "refused", lambda _, retry_after: slowed.append(retry_after))
+    names = many(world, 4)
+    world.stream_from(HOUR)
+    world.stripe.set_faults([Fault.LOCKED], route=METER_EVENT_STREAM)
+    assert (world.post().posted, world.stripe.calls[STREAM]) == (4, 3)
+    assert slowed == []
+    assert [world.at_stripe(f"cus_{name}") for name in names] == [1, 2, 3, 4]
+
+
+def test_in_a_sandbox_all_totals_go_by_calls(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether there is a stream at all is not certain there."""
+    many(world, 2)
+    world.stream_from(HOUR)
+    world.key = "sk_test_local"
+    assert world.post().posted == 2
+    assert (world.stripe.calls[CALL], world.stripe.calls[STREAM]) == (2, 0)
+    assert [record.message for record in caplog.records if "sandbox" in record.message] == [
+        "the event stream is for live mode: in a sandbox each total goes by a call"
+    ]
+
+
+def test_what_once_went_by_the_stream_goes_on_so_in_a_sandbox(world: World) -> None:
+    """I4: no total takes two ways, one of which may be slower."""
+    many(world, 1)
+    world.stream_from(HOUR)
+    world.post()
+    world.counters.count(HOUR, "k0", Amounts({"requests": 5}), b"another12345")
+    world.counters.marks.mark_late(HOUR, customer("c0"), "mark")
+    world.key = "sk_test_local"
+    world.run()
+    assert (world.stripe.calls[CALL], world.stripe.calls[STREAM]) == (0, 2)
+    assert world.at_stripe("cus_c0") == 6
+
+
 def test_a_hundred_totals_go_in_one_call(world: World) -> None:
     """Whoever they are of."""
     use(world, "acme", "k1", {"requests": 3} | {f"m{n}": 1 for n in range(75)})  # moto reads no longer expressions
     use(world, "globex", "k2", {"requests": 4, "bytes": 5} | {f"m{n}": 1 for n in range(74)})
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     _, posted = world.run()
     assert (posted.posted, posted.pending) == (152, 0)
@@ -344,7 +402,7 @@ def test_one_bad_total_is_found_by_halves_and_rejects_no_other(world: World) -> 
     use(world, "acme", "k1", {"m" * 95: 1})
     for n in range(9):
         use(world, f"c{n}", f"key{n}", {"requests": n + 1})
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     _, posted = world.run()
     assert (posted.posted, posted.rejected) == (9, 1)
@@ -357,7 +415,7 @@ def test_one_bad_total_is_found_by_halves_and_rejects_no_other(world: World) -> 
 def test_a_failing_stream_delays_totals_and_doubles_none(world: World, fault: Fault) -> None:
     """I4: they depart again with the same identifiers."""
     use(world, "acme", "k1", {"requests": 3})
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     world.stripe.set_faults([fault] * sending.ATTEMPTS, route=METER_EVENT_STREAM)
     _, posted = world.run()
@@ -375,7 +433,7 @@ def test_a_session_that_has_ended_is_made_anew(world: World) -> None:
     """After 15 minutes at Stripe's clock, whatever ours says."""
     use(world, "acme", "k1", {"requests": 3})
     use(world, "globex", "k2", {"requests": 4}, NEXT)
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     world.run()
     sessions = world.stripe.calls[SESSION]
@@ -403,7 +461,7 @@ def test_a_row_that_changes_while_it_is_streamed_is_settled_by_the_next_run(worl
     """I4: what was sent is on its way until it is answered; the newer total follows."""
     use(world, "acme", "k1", {"requests": 3})
     use(world, "globex", "k2", {"requests": 4})
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     world.close()
 
@@ -429,7 +487,7 @@ def test_posting_moves_to_the_stream_and_back_at_an_hours_boundary(world: World)
     world.stripe.advance(7200)
     use(world, "acme", "k1", {"requests": 1})
     world.counters.count(NEXT, "k1", Amounts({"requests": 2}), b"123456789012")
-    world.streamed_from = NEXT
+    world.stream_from(NEXT)
     world.now = NEXT.end + timedelta(minutes=10)
     world.run()
     assert (world.stripe.calls[CALL], world.stripe.calls[STREAM]) == (1, 1)
@@ -447,7 +505,7 @@ def test_posting_moves_to_the_stream_and_back_at_an_hours_boundary(world: World)
 def test_streaming_stops_in_time_and_goes_on_at_the_next_tick(world: World) -> None:
     """I4: nothing is sent after the deadline, and nothing is lost."""
     use(world, "acme", "k1", {"requests": 3})
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     world.close()
     posted = world.poster(minutes=0).post_pending(HOUR, range(SHARDS))
@@ -460,7 +518,7 @@ def test_without_a_stripe_customer_or_too_old_a_streamed_hour_is_held(world: Wor
     """I1: as by a call."""
     world.customer("acme", "k1")
     world.counters.count(HOUR, "k1", Amounts({"requests": 3}), b"123456789012")
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.after_grace()
     _, posted = world.run()
     assert (posted.held, world.stripe.calls[STREAM]) == (1, 0)

@@ -242,7 +242,7 @@ def test_headers_are_found_however_they_are_written(functions: Functions, unknow
 @pytest.mark.parametrize("archived", [False, True])
 def test_usage_without_a_meter_is_marked_too(functions: Functions, world: World, archived: bool) -> None:  # noqa: FBT001
     """The stream takes events of a meter that there is not, or no longer; Stripe reports them later."""
-    world.streamed_from = HOUR
+    world.stream_from(HOUR)
     world.customer("acme", "key1", stripe_customer="cus_acme")
     world.record(world.line())
     world.counters.count(HOUR, "key1", Amounts({"retired": 3}), b"123456789012")

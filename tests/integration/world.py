@@ -215,6 +215,10 @@ class World:
         """Let the hour end and its grace pass."""
         self.now = HOUR.end + timedelta(minutes=10)
 
+    def stream_from(self, hour: Hour) -> None:
+        """Let hours from this one on go by the event stream, as it is in live mode."""
+        self.streamed_from, self.key = hour, "sk_live_local"
+
     def _api_key(self, _fresh: bool) -> str:  # noqa: FBT001 - the signature that StripeMeters names
         if self.key is None:
             raise StripeNotConnectedError("the secret holds no Stripe key")

@@ -62,6 +62,16 @@ def test_a_turn_after_the_deadline_is_refused_at_once(clock: Clock) -> None:
     assert clock.now == pytest.approx(100.1)
 
 
+def test_a_call_that_stands_for_more_takes_so_many_turns(clock: Clock) -> None:
+    """And one for less a part of a turn."""
+    pace = made(clock)
+    begun = []
+    for turns in (10, 0.5, 1, 1):
+        assert pace.wait(1000, turns)
+        begun.append(clock.now)
+    assert begun == pytest.approx([100, 101, 101.05, 101.15])
+
+
 def test_retry_after_is_kept_by_all(clock: Clock) -> None:
     """Nothing begins before the moment that the other side named."""
     pace = made(clock)

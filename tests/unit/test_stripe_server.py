@@ -541,6 +541,7 @@ class TestFaults:
         [
             (Fault.RATE_LIMITED, 429, False),
             (Fault.RATE_LIMITED_RETRY, 429, False),
+            (Fault.LOCKED, 429, False),
             (Fault.ERROR_BEFORE, 500, False),
             (Fault.ERROR_AFTER, 500, True),
         ],

@@ -26,7 +26,7 @@ from metering.stripe.client import (
     StripeRejectedError,
     StripeUnavailableError,
 )
-from metering.stripe.meters import StripeMeters
+from metering.stripe.meters import EVENTS_TO_A_CALL, StripeMeters
 from metering.stripe.pacing import Pace, pause
 
 logger = Logger(child=True)
@@ -197,16 +197,15 @@ class Sender:
         )
 
     def send(self, group: Sequence[tuple[str, Posting]]) -> Answers:
-        """Send postings in one call; one that Stripe rejects as a whole is halved until it is known which it was."""
+        """Send postings in one call; what is refused for some of them is halved until it is known for which (I6)."""
         answer: Exception | None = None
         try:
             self._try(group)
-        except StripeRejectedError as error:
-            if len(group) > 1:
+        except (StripeRejectedError, StripeUnavailableError) as error:
+            of_some = isinstance(error, StripeRejectedError) or _is_alone(error)
+            if of_some and len(group) > 1:
                 half = len(group) // 2
                 return {**self.send(group[:half]), **self.send(group[half:])}
-            answer = error
-        except StripeUnavailableError as error:
             answer = error
         return {posting.identifier: answer for _, posting in group}
 
@@ -267,11 +266,13 @@ class Sender:
     def _try(self, postings: Sequence[tuple[str, Posting]]) -> None:
         """Send one posting, or several by the event stream, at the account's pace.
 
-        Again after a while, if Stripe does not answer or wants fewer calls.
+        Again after a while, if Stripe does not answer or wants fewer calls. What it is at work for concerns that
+        customer and meter alone: no other one is slowed.
         """
+        turns = len(postings) / EVENTS_TO_A_CALL if postings[0][1].streamed else 1
         for attempt in range(1, ATTEMPTS + 1):
             left = (self.deadline - self.clock()).total_seconds()
-            if left <= 0 or not self.pace.wait(left):
+            if left <= 0 or not self.pace.wait(left, turns):
                 raise StripeUnavailableError(OUT_OF_TIME)
             try:
                 if postings[0][1].streamed:
@@ -281,11 +282,17 @@ class Sender:
             except (MeterMissingError, StripeNotConnectedError):
                 raise
             except StripeUnavailableError as error:
-                if isinstance(error, StripeBusyError) and not error.alone:
+                alone = _is_alone(error)
+                if isinstance(error, StripeBusyError) and not alone:
                     self.pace.refused(error.retry_after)
-                if attempt == ATTEMPTS:
+                if attempt == ATTEMPTS or (alone and len(postings) > 1):
                     raise
                 time.sleep(min(pause(attempt), max(0.0, left)))
             else:
                 self.pace.went_well()
                 return
+
+
+def _is_alone(error: Exception) -> bool:
+    """Say whether Stripe is only at work for one customer and meter."""
+    return isinstance(error, StripeBusyError) and error.alone

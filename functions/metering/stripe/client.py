@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import stripe
 import urllib3
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
 from botocore.exceptions import ClientError
+
+from metering.stripe.answers import ONE_AT_A_TIME, Refusal
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.parameters import SecretsProvider
@@ -41,6 +44,8 @@ WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of one
 
 CONNECT: Final = "run 'metering stripe connect'"
 NO_KEY: Final = f"the secret holds no Stripe key: {CONNECT}"
+
+SANDBOX_KEYS: Final = ("sk_test_", "rk_test_")
 
 LOOKED_S: Final = 30
 """Seconds for which nobody looks again whether there is a signing secret."""
@@ -75,7 +80,16 @@ class MeterMissingError(StripeUnavailableError):
 
 
 class StripeRejectedError(Exception):
-    """Stripe said no for good; the message is Stripe's own."""
+    """Stripe said no for good; the message is Stripe's own, as are the code and the parameter, where it names them."""
+
+    def __init__(self, message: str, code: str = "", param: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+    def means(self, refusal: Refusal) -> bool:
+        """Say whether this is what Stripe said."""
+        return refusal.is_said_by(str(self), self.code, self.param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,10 @@ class StripeAccount:
         """Return the restricted key; raise StripeNotConnectedError if there is none to call Stripe with."""
         return self.api_key(fresh)
 
+    def is_sandbox(self) -> bool:
+        """Say whether the key is a sandbox's, or of test mode, as Stripe writes them (Stripe docs, "API keys")."""
+        return self.key().startswith(SANDBOX_KEYS)
+
     def call(self, do: Callable[[stripe.StripeClient], T]) -> T:
         """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
         try:
@@ -109,15 +127,13 @@ class StripeAccount:
                 "the Stripe key lacks a right: infra/operate/README.md lists those it needs"
             ) from error
         except stripe.InvalidRequestError as error:
-            raise StripeRejectedError(error.user_message or str(error)) from error
-        except stripe.RateLimitError as error:
-            raise StripeBusyError(
-                f"{type(error).__name__} {error.http_status}", _seconds(error), alone=error.code == "lock_timeout"
-            ) from error
-        except stripe.StripeError as error:  # connection, Stripe's own failure
-            raise StripeUnavailableError(
-                f"{type(error).__name__} {error.http_status or 'without an answer'}"
-            ) from error
+            raise StripeRejectedError(error.user_message or str(error), _code(error), error.param or "") from error
+        except stripe.StripeError as error:  # too many calls, no connection, Stripe's own failure
+            message = f"{type(error).__name__} {error.http_status or 'without an answer'}"
+            alone = _is_alone(error)
+            if alone or isinstance(error, stripe.RateLimitError) or error.http_status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise StripeBusyError(message, _seconds(error), alone=alone) from error
+            raise StripeUnavailableError(message) from error
 
     def in_session(self, client: stripe.StripeClient) -> stripe.StripeClient:
         """Return a client in a session of the event stream, which lasts for 15 minutes."""
@@ -266,10 +282,28 @@ def _forget_sessions() -> None:
         _sessions.clear()
 
 
+def _code(error: stripe.StripeError) -> str:
+    """Return an error's code, which the SDK hands over for some kinds of errors and leaves in the body of others."""
+    return error.code or getattr(error.error, "code", None) or ""
+
+
+def _is_alone(error: stripe.StripeError) -> bool:
+    """Say whether Stripe is only at work for this customer and meter: by the code, or by what a limit would name.
+
+    A limit that is reached names itself in a header, which such an answer lacks (Stripe docs, "Rate limits").
+    """
+    code = _code(error)
+    limit = "stripe-rate-limited-reason" in _headers(error)
+    return code in ONE_AT_A_TIME or (isinstance(error, stripe.RateLimitError) and not code and not limit)
+
+
 def _seconds(error: stripe.StripeError) -> float | None:
     """Return when Stripe wants the next call, if it says so in seconds."""
-    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     try:
-        return max(0.0, float(headers["retry-after"]))
+        return max(0.0, float(_headers(error)["retry-after"]))
     except (KeyError, ValueError):
         return None
+
+
+def _headers(error: stripe.StripeError) -> dict[str, str]:
+    return {name.lower(): value for name, value in (error.headers or {}).items()}

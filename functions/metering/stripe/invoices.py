@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 import stripe
 
 from metering.model.periods import Hour
+from metering.stripe.answers import UNKNOWN_CUSTOMER
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.reading import Reads
@@ -22,9 +23,6 @@ _MOST: Final = 100
 
 _BILLING: Final = {"active", "past_due", "trialing", "unpaid"}
 """States of a subscription whose usage gets onto an invoice."""
-
-_UNKNOWN: Final = "No such customer"
-"""Stripe's words; such a customer, with a wrong or deleted id, must not end a run that is for all (I6)."""
 
 T = TypeVar("T")
 
@@ -72,7 +70,7 @@ class StripeReader:
         try:
             return self.reads.make(lambda: self.meters.totals(meter, stripe_customer, first, end, window=window))
         except StripeRejectedError as error:
-            if _UNKNOWN not in str(error):
+            if not error.means(UNKNOWN_CUSTOMER):
                 raise
             return {}
 
@@ -101,7 +99,7 @@ class StripeReader:
                     lambda client, page: client.v1.subscriptions.list(_params(customer=stripe_customer, **page))
                 )
             except StripeRejectedError as error:
-                if _UNKNOWN not in str(error):
+                if not error.means(UNKNOWN_CUSTOMER):
                     raise
                 subscriptions = []
             billing = (subscription for subscription in subscriptions if subscription.status in _BILLING)

@@ -14,6 +14,7 @@ import stripe
 
 from metering.model.periods import Hour
 from metering.model.usage_row import Posting
+from metering.stripe.answers import DUPLICATE, NO_METER
 from metering.stripe.client import MeterMissingError, StripeAccount, StripeRejectedError
 
 WINDOW: Final = "hour"
@@ -24,6 +25,10 @@ SHOWN_AFTER: Final = timedelta(hours=1)
 
 STREAM_BATCH: Final = 100
 """The most events in one call of the event stream (Stripe API reference, "Create a meter event stream")."""
+
+EVENTS_TO_A_CALL: Final = 10
+"""So many events of the stream take as much of an account's rate as a call for one: 10,000 a second and 1,000 in live
+mode (Stripe docs, "Rate limits")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,9 @@ class StripeMeters(StripeAccount):
         try:
             self.call(send)
         except StripeRejectedError as error:
-            if f"already exists with identifier {posting.identifier}" in str(error):
+            if error.means(DUPLICATE):
                 return
-            if "no active meter" in str(error).lower():
+            if error.means(NO_METER):
                 raise MeterMissingError(str(error)) from error
             raise
 

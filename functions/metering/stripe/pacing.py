@@ -45,14 +45,17 @@ class Pace:
         self._refusals = 0
         self._lock = threading.Lock()
 
-    def wait(self, longest: float) -> bool:
-        """Wait until a call may begin; return False, at once, if that would take longer than so many seconds."""
+    def wait(self, longest: float, turns: float = 1) -> bool:
+        """Wait until a call may begin; return False, at once, if that would take longer than so many seconds.
+
+        A call that stands for more or less than one of those that the rate is of takes so many ``turns``.
+        """
         with self._lock:
             now = self._now()
             turn = max(now, self._next)
             if turn - now > longest:
                 return False
-            self._next = turn + 1 / self._rate
+            self._next = turn + turns / self._rate
         if turn > now:
             self._sleep(turn - now)
         return True

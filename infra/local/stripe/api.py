@@ -121,6 +121,8 @@ class Api:
         """Hand a call to the account, unless the fault comes first; or spoil the account's answer afterwards."""
         if fault in (Fault.RATE_LIMITED, Fault.RATE_LIMITED_RETRY):
             raise _rate_limited(retry=fault is Fault.RATE_LIMITED_RETRY)
+        if fault is Fault.LOCKED:
+            raise _too_many_at_once() if call.route == METER_EVENT_STREAM else lock_timeout()
         if fault is Fault.ERROR_BEFORE:
             raise _server_error()
         self._account.billing.advance(now)
@@ -243,13 +245,25 @@ def _rate_limited(*, retry: bool) -> StripeError:
 
 
 def lock_timeout() -> StripeError:
-    """Refuse a second call for a customer and meter (docs.stripe.com/error-codes, `lock_timeout`)."""
+    """Refuse a second call for a customer and meter (docs.stripe.com/error-codes, `lock_timeout`).
+
+    Without the header that names a limit, as docs.stripe.com/rate-limits has it.
+    """
     message = (
         "This object cannot be accessed right now because another API request or Stripe process is currently accessing "
         "it. If you see this error intermittently, retry the request. If you see this error frequently and are making "
         "multiple concurrent requests to a single object, make your requests serially or at a lower rate."
     )
     return StripeError(message, status=429, code="lock_timeout")
+
+
+def _too_many_at_once() -> StripeError:
+    """Refuse a second call for a customer and meter as v2 does (docs.stripe.com/api/v2/billing/meter-event/create).
+
+    The code and the status are documented; the words, and that the stream answers so as well, could not be confirmed
+    (?).
+    """
+    return StripeError("Too many concurrent requests.", status=409, code="too_many_concurrent_requests")
 
 
 def _server_error() -> StripeError:

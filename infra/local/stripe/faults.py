@@ -17,6 +17,8 @@ class Fault(StrEnum):
     """429 with no word on retrying: the official SDK gives up at once. Not accepted."""
     RATE_LIMITED_RETRY = "rate_limited_retry"
     """429 with `Stripe-Should-Retry: true`: the official SDK tries again. Not accepted."""
+    LOCKED = "locked"
+    """Another call is at work for this customer and meter: 429 `lock_timeout`, 409 on the stream. Not accepted."""
     ERROR_BEFORE = "error_before"
     """500, not accepted. The idempotency key remembers the 500."""
     ERROR_AFTER = "error_after"

@@ -107,7 +107,14 @@ class Wire:
             plan = self.plan
             fault = plan.draw(call.route, self._api.target(call)[1])
         match fault:
-            case None | Fault.RATE_LIMITED | Fault.RATE_LIMITED_RETRY | Fault.ERROR_BEFORE | Fault.ERROR_AFTER:
+            case (
+                None
+                | Fault.RATE_LIMITED
+                | Fault.RATE_LIMITED_RETRY
+                | Fault.LOCKED
+                | Fault.ERROR_BEFORE
+                | Fault.ERROR_AFTER
+            ):
                 answer = await self._answer(call, fault)
             case Fault.TIMEOUT_BEFORE | Fault.TIMEOUT_AFTER | Fault.RESET_BEFORE | Fault.RESET_AFTER:
                 if fault in (Fault.TIMEOUT_AFTER, Fault.RESET_AFTER):

@@ -75,3 +75,14 @@ def check_meters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         yield broken(f"Stripe has no meter {', '.join(missing)}, so that its usage waits", "metering stripe connect")
     if not wrong and not missing:
         yield ok(f"each of {len(deployment.metrics)} metrics has its meter with the hour as its window")
+    if stripe.is_sandbox() and (hour := _streamed_from(deployment)):
+        yield warning(
+            f"the key is a sandbox's, where totals go by a call each, although streamed_from is {hour}",
+            "nothing, or metering stripe connect with a key of live mode",
+        )
+
+
+def _streamed_from(deployment: Deployment) -> str:
+    name = deployment.outputs.post_usage_function
+    found = deployment.client("lambda").get_function_configuration(FunctionName=name)
+    return str(found.get("Environment", {}).get("Variables", {}).get("STREAMED_FROM", ""))
