@@ -59,7 +59,7 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             reader = StripeReader(parts.meters, reads)
             carried = Carrier(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
             reads.most = parts.stripe_calls
-            compared = Reconciler(parts.ledger, reader, first, _clock, start + time).run()
+            compared = Reconciler(parts.ledger, parts.changes, reader, first, _clock, start + time).run()
         except StripeUnavailableError as error:
             logger.warning("Stripe cannot be asked", reason=str(error))
     did: dict[str, Any] = {

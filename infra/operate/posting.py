@@ -147,7 +147,9 @@ def reconcile(
     def compare() -> list[Compared]:
         reader = StripeReader(deployment.stripe(), Reads(_NO_LIMIT))
         deadline = now + timedelta(days=1)
-        looking = Reconciler(ledger, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on)
+        looking = Reconciler(
+            ledger, deployment.changes, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on
+        )
         return [total for owner in progress(owners, len(owners)) for total in looking.compare(owner, daily=True)]
 
     totals = compare()

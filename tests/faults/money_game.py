@@ -417,7 +417,7 @@ class Game:
         start, time = process.clock(), timedelta(seconds=LIFE_S - 30)
         reader = StripeReader(self.stripe.meters, Reads(task.calls, self._pace(A_SECOND)))
         Carrier(parts.ledger, parts.changes, reader, first, process.clock, start + time / 2).run()
-        Reconciler(parts.ledger, reader, first, process.clock, start + time).run()
+        Reconciler(parts.ledger, parts.changes, reader, first, process.clock, start + time).run()
 
     def _adjust(self, task: Adjust, process: Process, parts: Parts) -> None:
         reason = f"number {task.number}"

@@ -61,7 +61,8 @@ def look(billing: Billing, calls: int = 1000) -> Reconciled:
     """Compare."""
     world = billing.world
     since, deadline = Hour.parse(world.switch.read().since), world.now + timedelta(minutes=5)
-    return Reconciler(world.ledger, StripeReader(world.meters(), Reads(calls)), since, world.clock, deadline).run()
+    reader = StripeReader(world.meters(), Reads(calls))
+    return Reconciler(world.ledger, world.changes, reader, since, world.clock, deadline).run()
 
 
 def done(found: Reconciled) -> list[tuple[str, int, int, str]]:

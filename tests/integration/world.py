@@ -186,7 +186,7 @@ class World:
         reader, since = StripeReader(self.meters(), Reads(calls)), Hour.parse(self.switch.read().since)
         deadline = self.now + timedelta(minutes=5)
         carried = Carrier(self.ledger, self.changes, reader, since, self.clock, deadline).run()
-        return carried, Reconciler(self.ledger, reader, since, self.clock, deadline).run()
+        return carried, Reconciler(self.ledger, self.changes, reader, since, self.clock, deadline).run()
 
     def customer(self, name: str, *keys: str, stripe_customer: str = "", since: Hour | None = None) -> None:
         """Add a customer, and its Stripe customer at Stripe."""

@@ -24,6 +24,7 @@ from metering.model.usage_row import (
     held,
     identifier,
     named_by,
+    posted_elsewhere,
     recounted,
     rejected,
     rejected_later,
@@ -254,6 +255,36 @@ def test_what_stripe_reports_later_is_rejected() -> None:
     row = posted(5)
     later = rejected_later(row, "1.acme.requests.2026-11-22T05.r1", "No such customer").totals["requests"]
     assert (later.state, later.reason) == (State.REJECTED, "No such customer")
+
+
+def test_what_stripe_reports_later_is_not_bound_to_its_stripe_customer() -> None:
+    """I4: it may not exist; the next try goes to the one that the customer has then."""
+    refused = saved(rejected_later(posted(5), "1.acme.requests.2026-11-22T05.r1", "No such customer"))
+    again = saved(recounted(refused, Amounts({"requests": 5})))
+    _, postings = departing(again, stripe_customer="cus_right", epoch="1", now=NOW)
+    assert postings["requests"].stripe_customer == "cus_right"
+
+
+def test_a_stripe_customer_that_took_an_earlier_total_keeps_it() -> None:
+    """I2: it may hold that, and be billed for it, although Stripe refuses a newer one: another would be billed, too."""
+    row, _ = depart(saved(recounted(posted(5), Amounts({"requests": 6}))))
+    row = saved(accepted(saved(row), "requests", epoch="1", now=NOW))
+    refused = saved(rejected_later(row, row.totals["requests"].identifier, "archived"))
+    assert refused.totals["requests"].state is State.REJECTED
+    again = saved(recounted(refused, Amounts({"requests": 6})))
+    _, postings = departing(again, stripe_customer="cus_right", epoch="1", now=NOW)
+    assert postings["requests"].stripe_customer == "cus_acme"
+
+
+def test_what_went_to_a_stripe_customer_that_there_is_not_departs_to_another() -> None:
+    """I4: under a new revision, with all tries before it; what that one takes stays with it."""
+    row = saved(posted_elsewhere(saved(reposted(posted(5), "requests")), "requests"))
+    total = row.totals["requests"]
+    assert (total.state, total.revision, total.reposts, total.posted_to) == (State.PENDING, 5, 0, "")
+    row, postings = departing(row, stripe_customer="cus_right", epoch="1", now=NOW)
+    assert (postings["requests"].stripe_customer, postings["requests"].quantity) == ("cus_right", 5)
+    total = accepted(saved(row), "requests", epoch="1", now=NOW).totals["requests"]
+    assert (total.posted_to, total.posted_before) == ("cus_right", False)
 
 
 def test_a_report_that_comes_twice_or_of_an_older_total_changes_nothing() -> None:

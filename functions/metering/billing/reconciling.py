@@ -3,6 +3,9 @@
 Hour by hour for the last two days at each look, and day by day for what an open invoice can still hold once a day: an
 hour that differs further back is found by its day. Stripe adds up usage some minutes after it took it, so a total that
 was posted just now is not judged yet.
+
+A total stays with the Stripe customer that took it, who may be billed for it. If Stripe does not know that one and has
+never invoiced the hour to it, nobody is: the total is posted to the Stripe customer that its customer has now.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,10 +18,12 @@ from aws_lambda_powertools import Logger
 
 from metering.model.periods import Hour, due_before, hours
 from metering.model.subjects import customer
-from metering.model.usage_row import State, UsageRow, reposted
+from metering.model.usage_row import State, UsageRow, posted_elsewhere, reposted
 from metering.stores.aws import side_by_side
+from metering.stores.changes import Changes
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
+from metering.stores.marks import Mark, new_mark
 from metering.stores.progress import Round
 from metering.stores.table import RowChangedError
 from metering.stripe.invoices import StripeReader
@@ -81,6 +86,7 @@ class Reconciler:
     """Compares customers; nothing of an hour before ``since`` is billed, so that nothing of it is compared."""
 
     ledger: Ledger
+    changes: Changes
     stripe: StripeReader
     since: Hour
     clock: Callable[[], datetime]
@@ -157,7 +163,7 @@ class Reconciler:
             for hour in hours(first, end):
                 row = rows.get(hour) or UsageRow(customer(owner.id), hour)
                 if metric in row.totals or at_stripe.get(hour):
-                    yield self._judge(row, metric, at_stripe.get(hour, 0))
+                    yield self._judge(row, metric, at_stripe.get(hour, 0), owner)
 
     def _differing_days(self, owner: Customer, rows: Mapping[Hour, UsageRow], first: Hour, end: Hour) -> list[Hour]:
         """Return the days, by their first hour, of which some metric differs."""
@@ -184,13 +190,15 @@ class Reconciler:
         held = {row.totals[metric].posted_to for row in rows.values() if metric in row.totals}
         return (held | {owner.stripe_customer}) - {""}
 
-    def _judge(self, row: UsageRow, metric: str, at_stripe: int) -> Compared:
+    def _judge(self, row: UsageRow, metric: str, at_stripe: int, owner: Customer) -> Compared:
         total = row.totals.get(metric)
         ours, state = (total.quantity, total.state) if total else (0, State.POSTED)
         what = ""
         if ours != at_stripe:
             what = NOT_POSTED
-            if state is State.POSTED:
+            if self._is_with_nobody(row, metric, owner):
+                what = self._post_elsewhere(row, metric) if self.mend else NOT_MENDED
+            elif state is State.POSTED:
                 what = self._mend(row, metric) if self.mend else NOT_MENDED
             logger.warning(
                 "Stripe shows another total than the ledger",
@@ -202,6 +210,33 @@ class Reconciler:
                 done=what,
             )
         return Compared(row.subject.id, metric, row.hour, ours, at_stripe, state, what)
+
+    def _is_with_nobody(self, row: UsageRow, metric: str, owner: Customer) -> bool:
+        """Say whether a total was taken for a Stripe customer that there is not, and its customer has another now.
+
+        What that one's invoices billed while there was one stays with it: nobody pays the same usage twice.
+        """
+        total = row.totals.get(metric)
+        if total is None or total.state not in (State.POSTED, State.REJECTED) or row.hour.is_past_stripe(self.clock()):
+            return False
+        if total.posted_to not in self.stripe.unknown or owner.stripe_customer in self.stripe.unknown:
+            return False
+        return not any(
+            billed.metric == metric and billed.stripe_customer == total.posted_to and billed.covers(row.hour)
+            for billed in self.changes.billed(owner.id)
+        )
+
+    def _post_elsewhere(self, row: UsageRow, metric: str) -> str:
+        """Have a total posted to the Stripe customer that its customer has now.
+
+        In one transaction with the mark by which an invoice that this one has got meanwhile is compared.
+        """
+        marking = self.changes.counters.marks.marking(Mark.CHECK, row.hour, row.subject, new_mark())
+        try:
+            self.ledger.rows.save(posted_elsewhere(row, metric), beside=[{"Update": marking}])
+        except RowChangedError:
+            return NOT_YET
+        return POSTED_AGAIN
 
     def _mend(self, row: UsageRow, metric: str) -> str:
         """Have a total posted again that differs at Stripe, under the next revision."""

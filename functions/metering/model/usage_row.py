@@ -123,7 +123,13 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     """How ``counted`` splits, by value, where the metric is split; nobody is billed by it."""
 
     posted_to: str = ""
-    """The Stripe customer that accepted a posting of this total; every later one goes there too."""
+    """The Stripe customer that accepted a posting of this total; every later one goes there too, since it may hold it.
+
+    Empty again once Stripe has said that it could use none of what it accepted for it.
+    """
+
+    posted_before: bool = False
+    """Whether that customer accepted an earlier posting than the last one: it may hold that, if Stripe refuses this."""
 
     not_before: int = 0
     """After a rejection: nothing is sent before this moment (seconds since 1970)."""
@@ -238,6 +244,23 @@ def reposted(row: UsageRow, metric: str) -> UsageRow:
     return row.with_totals({metric: after})
 
 
+def posted_elsewhere(row: UsageRow, metric: str) -> UsageRow:
+    """Return the row with a total pending for another Stripe customer: Stripe does not know the one that it went to.
+
+    Nobody is billed for it there, and the tries to have Stripe show it begin anew.
+    """
+    after = msgspec.structs.replace(
+        row.totals[metric],
+        revision=row.version + 1,
+        state=State.PENDING,
+        reason="",
+        reposts=0,
+        posted_to="",
+        posted_before=False,
+    )
+    return row.with_totals({metric: after})
+
+
 def settled_by_carry(row: UsageRow, metric: str) -> UsageRow:
     """Return the row with a total that is what Stripe holds, now that the rest of it was carried elsewhere."""
     after = msgspec.structs.replace(row.totals[metric], state=State.POSTED, reason="the rest of it was carried")
@@ -299,6 +322,7 @@ def accepted(row: UsageRow, metric: str, *, epoch: str, now: datetime) -> UsageR
         total,
         posting=None,
         posted_to=posting.stripe_customer,
+        posted_before=total.posted_to == posting.stripe_customer,
         posted_at=int(now.timestamp()),
         streamed=posting.streamed,
     )
@@ -321,7 +345,8 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
     """Return the row after Stripe reported that it could not use a posting which it had accepted.
 
     Unchanged if a newer posting has taken its place, or the report came before. A copy of a posting that is still on
-    its way can land as long as a rejected one's.
+    its way can land as long as a rejected one's. A Stripe customer that accepted nothing else holds nothing, so that
+    the next posting goes to whichever the customer has then.
     """
     for metric, total in row.totals.items():
         if total.posting is not None and total.posting.identifier == known_as:
@@ -330,7 +355,9 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
                 landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=known_as)
             return row.with_totals({metric: landed})
         if total.identifier == known_as and total.state is State.POSTED:
-            return row.with_totals({metric: msgspec.structs.replace(total, state=State.REJECTED, reason=reason)})
+            holder = total.posted_to if total.posted_before else ""
+            refused = msgspec.structs.replace(total, state=State.REJECTED, reason=reason, posted_to=holder)
+            return row.with_totals({metric: refused})
     return row
 
 

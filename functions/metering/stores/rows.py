@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -81,18 +81,18 @@ class Rows:
         for item in self._items.query(str(subject), between=(f"usage#{first}", f"usage#{last}")):
             yield _read_row(item)
 
-    def save(self, row: UsageRow, by_key: ByKey | None = None) -> UsageRow:
+    def save(self, row: UsageRow, by_key: ByKey | None = None, *, beside: Iterable[Any] = ()) -> UsageRow:
         """Write a row and return it as it now stands; raise RowChangedError if it is not as it was read.
 
         ``by_key`` is how what is counted splits by key, where it was counted just now. Of several keys it is an item of
         its own, in one transaction with the row (I5): a row stays small, whoever has a hundred keys. So are the sums of
-        held rows, when the row is held or is held no more.
+        held rows, when the row is held or is held no more, and what a caller has to write ``beside`` it.
 
         A replay by boto3 after a read timeout meets its own write and is refused: the caller reads again, and nothing
         is written twice (I4).
         """
         written = msgspec.structs.replace(row, version=row.version + 1, summed=row.held_for())
-        together = self.held_sums.changing(row.subject, row.hour, row.summed, written.summed)
+        together = [*self.held_sums.changing(row.subject, row.hour, row.summed, written.summed), *beside]
         if by_key is not None:
             written = msgspec.structs.replace(written, only_key=next(iter(by_key)) if len(by_key) == 1 else "")
         if by_key is not None and len(by_key) > 1:

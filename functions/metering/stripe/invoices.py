@@ -45,6 +45,9 @@ class StripeReader:
 
     meters: StripeMeters
     reads: Reads
+    unknown: set[str] = field(default_factory=set)
+    """The Stripe customers that Stripe has said it does not know: ids that are wrong, deleted, or of the other mode."""
+
     _by_metric: dict[str, Meter] | None = None
     _meter_of_price: dict[str, str] = field(default_factory=dict)
     _billed: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class StripeReader:
         except StripeRejectedError as error:
             if not error.means(UNKNOWN_CUSTOMER):
                 raise
+            self.unknown.add(stripe_customer)
             return {}
 
     def finalised(self, since: int, until: int, after: str = "") -> Iterator[tuple[str, list[InvoicedMetric]]]:
