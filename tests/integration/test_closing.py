@@ -303,7 +303,7 @@ def test_rows_that_keep_changing_hold_up_no_other_hour(world: World) -> None:
 class ContendedRows(Rows):
     """Rows that somebody else always writes first."""
 
-    def save(self, row: Any, _by_key: Any = None) -> Any:
+    def save(self, row: Any, _by_key: Any = None, *, beside: Any = ()) -> Any:  # noqa: ARG002
         """Be late."""
         raise RowChangedError(str(row.subject))
 
