@@ -74,7 +74,7 @@ from tests.faults.money_schedule import (
     Throttle,
     Turn,
 )
-from tests.faults.money_stripe import StripeAccount
+from tests.faults.money_stripe import API_KEY, StripeAccount
 from tests.faults.stage import CALM, LIFE_S, Episode, InTurn, Process, Run, Stage, in_turn
 from tests.faults.tables import MakeBacking
 
@@ -179,7 +179,7 @@ class Game:
         schedule, direct = self.schedule, self.direct
         for metric in self.metrics:
             self.stripe.meters.create_meter(metric)
-        client = self.stripe.client("sk_test_local", "")
+        client = self.stripe.client(API_KEY, "")
         product = client.v1.products.create({"name": "usage"}).id
         prices = [
             client.v1.prices.create(
