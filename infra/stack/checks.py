@@ -13,8 +13,8 @@ from infra.stack.delivery import AT_ONCE
 from infra.stack.ingest import Road
 from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.periods import COUNTER_LIFE, Hour
+from metering.model.usage_row import LAST_EPOCH
 
-LAST_EPOCH: Final = 99
 LEAST_CALLS: Final = 1000
 """With fewer calls an hourly run might not get through the few customers that it compares together."""
 

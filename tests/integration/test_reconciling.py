@@ -401,3 +401,27 @@ def test_what_is_compared_is_due(billing: Billing) -> None:
     billing.at(hour.end + timedelta(minutes=5))
     put(billing, 9, hour)
     assert look(billing).differing == []
+
+
+@pytest.mark.parametrize("latest", ["arrival", "timestamp"])
+def test_a_restored_ledger_converges_whichever_event_stripe_takes(billing: Billing, latest: Any) -> None:
+    """I4: the backup knows nothing of what was posted since, and its epoch is followed by the next one."""
+    world = billing.world
+    world.stripe._account.latest = latest
+    ledger: Any = world.ledger.client
+    backup = ledger.scan(TableName="ledger", ConsistentRead=True)["Items"]
+    for _ in range(10):  # late records
+        billing.use(1)
+        billing.at(world.now + timedelta(minutes=5))
+        world.run()
+    assert world.at_stripe("cus_acme") == 15
+    for item in backup:  # which has all that there is by now
+        ledger.put_item(TableName="ledger", Item=item)
+    world.ledger_epoch = "2"
+    billing.use(1)
+    for _ in range(4):
+        billing.at(world.now + timedelta(minutes=65))
+        world.run()
+        world.check()
+    assert world.in_ledger("customer#acme")["requests"] == (16, "POSTED")
+    assert world.at_stripe("cus_acme") == 16

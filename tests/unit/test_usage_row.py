@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metering.model.amounts import Amounts
@@ -14,9 +14,11 @@ from metering.model.periods import Hour
 from metering.model.subjects import customer, key
 from metering.model.usage_row import (
     FLIGHT_TIME,
+    LAST_EPOCH,
     Change,
     Posting,
     State,
+    Total,
     UsageRow,
     accepted,
     departing,
@@ -42,9 +44,9 @@ def saved(row: UsageRow) -> UsageRow:
     return UsageRow(row.subject, row.hour, row.version + 1, row.totals)
 
 
-def depart(row: UsageRow, *, now: datetime = NOW) -> tuple[UsageRow, dict[str, Posting]]:
+def depart(row: UsageRow, *, now: datetime = NOW, epoch: str = "1") -> tuple[UsageRow, dict[str, Posting]]:
     """Let a row's postings depart to acme's Stripe customer."""
-    return departing(row, stripe_customer="cus_acme", epoch="1", now=now)
+    return departing(row, stripe_customer="cus_acme", epoch=epoch, now=now)
 
 
 def posted(counted: int) -> UsageRow:
@@ -54,7 +56,7 @@ def posted(counted: int) -> UsageRow:
 
 
 def test_a_new_total_is_pending() -> None:
-    """The first revision is the row's first version."""
+    """Under its first revision."""
     total = recounted(ACME, Amounts({"requests": 5})).totals["requests"]
     assert (total.quantity, total.state, total.revision) == (5, State.PENDING, 1)
 
@@ -68,7 +70,7 @@ def test_counting_the_same_again_changes_nothing() -> None:
 def test_a_late_record_makes_a_new_total_with_the_next_revision() -> None:
     """I4: the total is absolute, not the difference."""
     total = recounted(posted(5), Amounts({"requests": 6})).totals["requests"]
-    assert (total.quantity, total.state, total.revision) == (6, State.PENDING, 4)
+    assert (total.quantity, total.state, total.revision) == (6, State.PENDING, 2)
 
 
 def test_where_nothing_is_left_the_total_is_zero_and_is_posted() -> None:
@@ -87,8 +89,19 @@ def test_zero_is_not_posted_where_nothing_was_ever_sent() -> None:
 def test_an_identifier_is_derived_and_fits_stripes_limit() -> None:
     """The longest ids, the last epoch and a huge revision make 100 characters at most."""
     assert identifier("1", customer("acme"), "requests", HOUR, 3) == "1.acme.requests.2026-11-22T05.r3"
-    assert len(identifier("999", customer("c" * 40), "m" * 32, HOUR, 9_999_999)) == 100
-    assert len(identifier("999", customer("\U0001f600" * 128), "m" * 32, HOUR, 9_999_999)) == 93
+    epoch = epoch_of(str(LAST_EPOCH), "Metering")
+    for revision in (9_999, 10_000, 1_000_000):
+        assert len(identifier(epoch, customer("c" * 40), "m" * 32, HOUR, revision)) == 100
+        assert len(identifier(epoch, customer("\U0001f600" * 128), "m" * 32, HOUR, revision)) == 93
+
+
+@given(st.sets(st.integers(1, 1_000_000), min_size=2, max_size=20))
+@example({9_999, 10_000, 10_001})
+def test_each_revision_has_an_identifier_of_its_own_that_can_be_read(revisions: set[int]) -> None:
+    """I4: Stripe takes no other quantity under an identifier that it has seen."""
+    known_as = [identifier("1", ACME.subject, "requests", HOUR, revision) for revision in revisions]
+    assert len({*known_as}) == len(revisions)
+    assert {named_by(name) for name in known_as} == {("acme", "requests", HOUR)}
 
 
 def test_two_deployments_in_one_account_never_use_the_same_identifier() -> None:
@@ -104,14 +117,68 @@ def test_the_usage_of_a_key_without_a_customer_has_no_identifier() -> None:
         identifier("1", key("k1"), "requests", HOUR, 1)
 
 
-def test_an_event_lies_in_the_last_ten_minutes_and_grows_with_the_revision() -> None:
-    """A later revision is the newer event, and an hour in which a subscription begins is billed."""
-    end = int(HOUR.end.timestamp())
-    first = depart(saved(recounted(ACME, Amounts({"requests": 5}))))[1]["requests"]
-    later = depart(saved(recounted(posted(5), Amounts({"requests": 6}))))[1]["requests"]
-    assert (first.timestamp, later.timestamp) == (end - 599, end - 596)
-    old = UsageRow(ACME.subject, HOUR, 5000, {})
-    assert depart(saved(recounted(old, Amounts({"requests": 6}))))[1]["requests"].timestamp == end - 1
+def dates(row: UsageRow, epoch: str, times: int) -> list[int]:
+    """Post so many totals one after the other; return how many seconds before the hour's end each is dated."""
+    found = []
+    for n in range(times):
+        row, postings = departing(
+            recounted(row, Amounts({"requests": 100 + n})), stripe_customer="cus_acme", epoch=epoch, now=NOW
+        )
+        found.append(int(HOUR.end.timestamp()) - postings["requests"].timestamp)
+        row = saved(accepted(row, "requests", epoch=epoch, now=NOW))
+    return found
+
+
+def test_an_event_lies_in_the_last_ten_minutes_each_later_than_the_one_before() -> None:
+    """I4: the newest is also the one that is dated last; and an hour in which a subscription begins is billed."""
+    assert dates(ACME, "1", 3) == [598, 597, 596]
+
+
+def test_a_total_that_is_posted_without_end_stays_in_its_ten_minutes() -> None:
+    """I4: where its epoch has no seconds left, the last arrival counts."""
+    found = dates(ACME, "1", 300)
+    assert found == [max(598 - n, 348) for n in range(300)]
+
+
+@given(st.integers(1, LAST_EPOCH - 1), st.integers(1, 300), st.integers(0, 300))
+def test_what_is_posted_after_a_restore_is_dated_later_than_all_before(epoch: int, posted: int, kept: int) -> None:
+    """I4: a backup knows nothing of what was posted since; ``kept`` postings are in it."""
+    before = dates(ACME, epoch_of(str(epoch), "Metering"), posted)
+    backup = ACME
+    if kept:
+        backup = ACME.with_totals({"requests": Total(1, 1, State.POSTED, dated=at_the_end(before[:kept][-1]))})
+    after = dates(backup, epoch_of(str(epoch + 1), "Metering"), 2)
+    assert min(before) > max(after) >= min(after) >= 1
+
+
+def at_the_end(left: int) -> int:
+    """Return the moment so many seconds before the hour's end."""
+    return int(HOUR.end.timestamp()) - left
+
+
+@given(st.integers(1, 20_000), st.integers(1, LAST_EPOCH))
+def test_what_an_earlier_version_posted_is_followed_by_later_dates(revision: int, epoch: int) -> None:
+    """I4: it dated by the row's version, and did not write down how."""
+    left = max(1, 600 - revision)
+    there = Total(5, revision, State.POSTED, identifier=f"1.acme.requests.{HOUR}.r{revision}", posted_to="cus_acme")
+    assert max(dates(ACME.with_totals({"requests": there}), epoch_of(str(epoch), "Metering"), 2)) <= left
+
+
+def test_tries_without_an_answer_use_up_no_revision() -> None:
+    """A total of a day's silence is at its second one."""
+    row = saved(recounted(ACME, Amounts({"requests": 5})))
+    for _ in range(288):
+        row, postings = depart(row)
+        row = saved(row)
+        assert postings["requests"].identifier == "1.acme.requests.2026-11-22T05.r1"
+    row = saved(accepted(row, "requests", epoch="1", now=NOW))
+    assert recounted(row, Amounts({"requests": 6})).totals["requests"].revision == 2
+
+
+def test_an_epoch_that_is_none_is_refused() -> None:
+    """Rather than dated anywhere."""
+    with pytest.raises(ValueError, match="an epoch is a number of two digits"):
+        dates(ACME, "100", 1)
 
 
 def test_a_posting_without_an_answer_departs_again_as_it_was() -> None:
@@ -141,7 +208,7 @@ def test_after_a_rejection_nothing_departs_while_a_copy_could_still_land() -> No
     row = saved(recounted(row, Amounts({"requests": 5})))
     assert row.totals["requests"].state is State.PENDING
     assert depart(row, now=NOW + FLIGHT_TIME - timedelta(seconds=1))[1] == {}
-    assert depart(row, now=NOW + FLIGHT_TIME)[1]["requests"].identifier == "1.acme.requests.2026-11-22T05.r4"
+    assert depart(row, now=NOW + FLIGHT_TIME)[1]["requests"].identifier == "1.acme.requests.2026-11-22T05.r2"
 
 
 def test_a_held_total_is_pending_again_when_its_hour_is_closed_again() -> None:
@@ -232,8 +299,8 @@ def test_what_stripe_lost_is_posted_again_under_a_new_revision() -> None:
     """I4: the same total, and a new identifier."""
     row = saved(reposted(posted(5), "requests"))
     total = row.totals["requests"]
-    assert (total.state, total.revision, total.reposts) == (State.PENDING, 4, 1)
-    assert depart(row)[1]["requests"].identifier == "1.acme.requests.2026-11-22T05.r4"
+    assert (total.state, total.revision, total.reposts) == (State.PENDING, 2, 1)
+    assert depart(row)[1]["requests"].identifier == "1.acme.requests.2026-11-22T05.r2"
 
 
 def test_what_nobody_here_has_counted_is_posted_as_zero() -> None:
@@ -378,9 +445,11 @@ class Stripe:
     seen: set[str] = field(default_factory=set)
     latest: tuple[int, int] = (0, 0)
     unusable: list[str] = field(default_factory=list)
+    quantities: dict[str, int] = field(default_factory=dict)
 
     def take(self, posting: Posting, *, usable: bool = True) -> None:
         """Take an event, or refuse it as known; one that turns out not to be usable counts for nobody."""
+        assert self.quantities.setdefault(posting.identifier, posting.quantity) == posting.quantity
         if posting.identifier not in self.seen:
             self.seen.add(posting.identifier)
             if not usable:
@@ -405,6 +474,8 @@ class World:
     stripe: Stripe
     row: UsageRow = ACME
     reports_late: bool = False
+    epoch: int = 1
+    backup: UsageRow = ACME
     now: datetime = NOW
     runs: list[Run] = field(default_factory=list)
     under_way: list[Posting] = field(default_factory=list)
@@ -424,7 +495,7 @@ class World:
 
     def start(self) -> None:
         """A run reads the row and writes down what it is going to send."""
-        after, postings = depart(self.row, now=self.now)
+        after, postings = depart(self.row, now=self.now, epoch=str(self.epoch))
         if postings and self.write(self.row, after):
             self.runs.append(Run(self.row, postings["requests"]))
 
@@ -439,9 +510,9 @@ class World:
         if fate == "stalled":
             self.under_way.append(run.posting)
         if fate == "rejected" and run.posting.identifier not in self.stripe.seen:
-            self.write(run.row, rejected(run.row, "requests", "no", epoch="1"))
+            self.write(run.row, rejected(run.row, "requests", "no", epoch=str(self.epoch)))
         elif fate in ("accepted", "rejected"):
-            self.write(run.row, accepted(run.row, "requests", epoch="1", now=NOW))
+            self.write(run.row, accepted(run.row, "requests", epoch=str(self.epoch), now=NOW))
 
     def land(self) -> None:
         """A copy that had stalled arrives."""
@@ -459,6 +530,18 @@ class World:
         total = self.row.totals.get("requests")
         if total and total.state is State.POSTED and self.stripe.latest[1] != total.quantity:
             self.write(self.row, reposted(self.row, "requests"))
+
+    def back_up(self) -> None:
+        """A copy of the row is kept."""
+        self.backup = self.row
+
+    def restore(self) -> None:
+        """Posting is turned off until nothing is under way, and the ledger is as it was when it was kept."""
+        if self.epoch < 5:
+            self.runs = []
+            while self.under_way:
+                self.land()
+            self.row, self.epoch = self.backup, self.epoch + 1
 
     def wait(self) -> None:
         """Time passes; a copy, and a run, live no longer than their time, and land or die in it."""
@@ -481,12 +564,12 @@ class World:
             self.write(self.row, recounted(self.row, Amounts(counted)))
         self.now += FLIGHT_TIME
         while True:
-            after, postings = depart(self.row, now=self.now)
+            after, postings = depart(self.row, now=self.now, epoch=str(self.epoch))
             if not postings:
                 return
             self.write(self.row, after)
             self.stripe.take(postings["requests"])
-            self.write(self.row, accepted(self.row, "requests", epoch="1", now=NOW))
+            self.write(self.row, accepted(self.row, "requests", epoch=str(self.epoch), now=NOW))
 
 
 @settings(max_examples=2000, deadline=None)
@@ -520,6 +603,25 @@ def test_stripe_ends_at_the_ledgers_quantity_although_it_reports_late(
     for _ in range(steps):
         random.choice(moves)()
     world.come_to_rest()
+    total = world.row.totals.get("requests")
+    if total is not None:
+        assert total.state is State.POSTED
+        assert world.stripe.latest[1] == total.quantity
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.integers(0, 2**32), st.booleans(), st.integers(20, 80))
+def test_stripe_ends_at_the_totals_of_a_ledger_that_was_restored(seed: int, by_timestamp: bool, steps: int) -> None:  # noqa: FBT001
+    """I4: whatever was posted since the backup, and whichever event of an hour counts at Stripe."""
+    random = Random(seed)
+    world = World(random, Stripe(by_timestamp))
+    moves: list[Callable[[], None]] = [world.count, *[world.start] * 3, *[world.send] * 4, world.land, world.wait]
+    moves += [world.back_up, world.restore]
+    for _ in range(steps):
+        random.choice(moves)()
+    for _ in range(3):
+        world.come_to_rest()
+        world.reconcile()
     total = world.row.totals.get("requests")
     if total is not None:
         assert total.state is State.POSTED

@@ -45,10 +45,19 @@ class WhyHeld(StrEnum):
 
 _WHY_HELD: Final = {NO_STRIPE_CUSTOMER: WhyHeld.NO_STRIPE_CUSTOMER, TOO_OLD: WhyHeld.TOO_OLD}
 
-_IDENTIFIER: Final = re.compile(r"[0-9a-f]{1,6}\.(~?[A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r\d+", re.ASCII)
+LAST_EPOCH: Final = 99
 
-_TIMESTAMPS: Final = 600
-"""Events are dated in the hour's last ten minutes, so that an hour in which a subscription begins is billed."""
+_IDENTIFIER: Final = re.compile(
+    r"[0-9a-f]{1,6}\.(~?[A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r[0-9a-z]{1,16}", re.ASCII
+)
+_EPOCH: Final = re.compile(r"(\d{1,2})([0-9a-f]{4})?", re.ASCII)
+
+_IN_DIGITS: Final = 10_000
+"""Revisions below this are written in decimal digits."""
+
+_LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+_TEN_MINUTES: Final = 600
 
 
 class State(StrEnum):
@@ -104,7 +113,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Total(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One metric's total in a row. ``revision`` is the row's version that gave it this quantity.
+    """One metric's total in a row. ``revision`` is how many quantities, and new tries of one, it has had so far.
 
     ``adjusted`` and ``carried`` are the sums of the changes that stand beside the count.
     """
@@ -143,6 +152,9 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     reposts: int = 0
     """How often this total was posted again because Stripe showed another."""
 
+    dated: int = 0
+    """When its newest posting is dated (seconds since 1970); 0 if there was none, or another version made it."""
+
     @property
     def balance(self) -> int:
         """What is counted, adjusted and carried; below nothing until the difference is carried on."""
@@ -152,6 +164,11 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     def quantity(self) -> int:
         """What is billed: the balance, but never less than nothing."""
         return max(0, self.balance)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether a posting of it was ever written down, so that Stripe may hold something."""
+        return bool(self.dated or self.identifier or self.posted_to or self.posting or self.not_before)
 
 
 class UsageRow(msgspec.Struct, frozen=True):
@@ -208,13 +225,13 @@ def recounted(
                 adjusted=sum(one.amount for one in valid if not one.carry),
                 carried=sum(one.amount for one in valid if one.carry),
             )
-        after = _renewed(before, after, revision=row.version + 1, held=held)
+        after = _renewed(before, after, held=held)
         if after != before:
             changed[metric] = after
     return row.with_totals(changed) if changed else row
 
 
-def _renewed(before: Total | None, after: Total, *, revision: int, held: str) -> Total:
+def _renewed(before: Total | None, after: Total, *, held: str) -> Total:
     """Return a total that is to be billed ``after`` now; as it is if nothing changes for Stripe."""
     same = before is not None and before.balance == after.balance
     if before is not None and same:
@@ -224,10 +241,9 @@ def _renewed(before: Total | None, after: Total, *, revision: int, held: str) ->
             return after
     state = State.HELD if held else State.PENDING
     after = msgspec.structs.replace(
-        after, revision=revision, state=state, reason=held, reposts=before.reposts if before and same else 0
+        after, revision=after.revision + 1, state=state, reason=held, reposts=before.reposts if before and same else 0
     )
-    ever_sent = after.posted_to or after.posting or after.not_before
-    if state is State.PENDING and not after.quantity and not ever_sent:
+    if state is State.PENDING and not after.quantity and not after.was_sent:
         return msgspec.structs.replace(after, state=State.POSTED, reason="zero, and nothing was ever sent")
     return after
 
@@ -239,7 +255,7 @@ def reposted(row: UsageRow, metric: str) -> UsageRow:
     """
     before = row.totals.get(metric) or Total(0, 0, State.POSTED)
     after = msgspec.structs.replace(
-        before, revision=row.version + 1, state=State.PENDING, reason="", reposts=before.reposts + 1
+        before, revision=before.revision + 1, state=State.PENDING, reason="", reposts=before.reposts + 1
     )
     return row.with_totals({metric: after})
 
@@ -304,14 +320,39 @@ def departing(  # noqa: PLR0913 - what a posting says, each by name
                 identifier=identifier(epoch, row.subject, metric, row.hour, total.revision),
                 stripe_customer=total.posted_to or stripe_customer,
                 quantity=total.quantity,
-                timestamp=int(row.hour.end.timestamp()) - max(1, _TIMESTAMPS - total.revision),
+                timestamp=_next_date(row.hour, total, epoch),
                 until=until,
                 streamed=streamed or total.streamed,
             )
-    departed = row.with_totals(
-        {metric: msgspec.structs.replace(row.totals[metric], posting=posting) for metric, posting in postings.items()}
-    )
-    return departed, postings
+    departed = {
+        metric: msgspec.structs.replace(row.totals[metric], posting=posting, dated=posting.timestamp)
+        for metric, posting in postings.items()
+    }
+    return row.with_totals(departed), postings
+
+
+def _next_date(hour: Hour, total: Total, epoch: str) -> int:
+    """Return when the next posting of a total is dated: in the hour's last ten minutes, and after all before it.
+
+    So an hour in which a subscription begins is billed. Of an hour's events the one counts that Stripe got last; should
+    it be the one that is dated last, it is the same (I4). A restored ledger knows nothing of the postings since its
+    backup, so that each epoch has a part of the ten minutes for itself, and the first ones, being the usual ones, the
+    largest. A total that is posted more often than its part has seconds stays at the last one: there both are dated
+    alike, and the last arrival counts.
+    """
+    if (written := _EPOCH.fullmatch(epoch)) is None:
+        raise ValueError(f"an epoch is a number of two digits, and four that stand for a deployment, got {epoch!r}")
+    number, end = int(written[1]), int(hour.end.timestamp())
+    begin, last = end - _left_in(number), end - _left_in(number + 1) - 1
+    before = total.dated
+    if not before and total.was_sent:  # as an earlier version dated it
+        before = end - max(1, _TEN_MINUTES - total.revision)
+    return max(before, min(max(before + 1, begin), last))
+
+
+def _left_in(epoch: int) -> int:
+    """Return how many seconds are left of an hour when an epoch's part of it begins: 598 in the first, then 347."""
+    return 500 // epoch + LAST_EPOCH - epoch
 
 
 def accepted(row: UsageRow, metric: str, *, epoch: str, now: datetime) -> UsageRow:
@@ -351,7 +392,7 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
     for metric, total in row.totals.items():
         if total.posting is not None and total.posting.identifier == known_as:
             landed = msgspec.structs.replace(total, posting=None, not_before=total.posting.until)
-            if known_as.endswith(f".r{total.revision}"):
+            if known_as.endswith(f".r{_written(total.revision)}"):
                 landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=known_as)
             return row.with_totals({metric: landed})
         if total.identifier == known_as and total.state is State.POSTED:
@@ -373,7 +414,21 @@ def identifier(epoch: str, subject: Subject, metric: str, hour: Hour, revision: 
     """Return what Stripe knows a posting by: derived, unique to this revision, at most 100 characters."""
     if subject.kind is not Kind.CUSTOMER:
         raise ValueError(f"only a customer's usage is posted, got {subject}")
-    return f"{epoch}.{short_id(subject.id)}.{metric}.{hour}.r{revision}"
+    return f"{epoch}.{short_id(subject.id)}.{metric}.{hour}.r{_written(revision)}"
+
+
+def _written(revision: int) -> str:
+    """Return a revision in four characters at most: in digits, from ``_IN_DIGITS`` on to the base of 36 from ``a000``.
+
+    That lasts for 1.2 million of them; an hour is closed at most every five minutes, for two months.
+    """
+    if revision < _IN_DIGITS:
+        return str(revision)
+    left, letters = revision - _IN_DIGITS + int("a000", 36), ""
+    while left:
+        left, letter = divmod(left, len(_LETTERS))
+        letters = _LETTERS[letter] + letters
+    return letters
 
 
 def named_by(known_as: str) -> tuple[str, str, Hour]:
