@@ -266,6 +266,15 @@ def _too_many_at_once() -> StripeError:
     return StripeError("Too many concurrent requests.", status=409, code="too_many_concurrent_requests")
 
 
+def key_in_use(key: str) -> StripeError:
+    """Refuse a call while another one with its idempotency key is answered (docs.stripe.com/error-codes)."""
+    message = (
+        "There is currently another in-progress request using this Idempotent Key (that probably means you submitted "
+        f"twice, and the other request is still going through): {key}. Please try again later."
+    )
+    return StripeError(message, status=409, kind="idempotency_error", code="idempotency_key_in_use")
+
+
 def _server_error() -> StripeError:
     """Fail as Stripe does on an error of its own."""
     message = "An unknown error occurred. If this persists, please contact us at https://support.stripe.com/."

@@ -111,13 +111,20 @@ class Subscription:
         return max(start, self.start_date), end
 
     def first_parts(self) -> Iterator[Part]:
-        """Give what is invoiced at once: licences in advance, for a short first period by its share of a whole one."""
+        """Give what is invoiced at once: licences in advance, for a short first period by its share of a whole one.
+
+        Only the period that ends with the anchor is short. One that begins with it is whole, however many days its
+        month has: "If a month doesn't have the anchor day, the subscription is billed on the last day of the month"
+        (docs.stripe.com/billing/subscriptions/billing-cycle).
+        """
         for item in self.items.values():
             if item.price.metered:
                 continue
             recurring = item.price.recurring
-            whole_start = boundary(item.end, recurring.interval, recurring.interval_count, -1)
-            share = Fraction(item.end - item.start, item.end - whole_start)
+            share = Fraction(1)
+            if item.end == self.anchor:
+                whole_start = boundary(self.anchor, recurring.interval, recurring.interval_count, -1)
+                share = Fraction(item.end - item.start, item.end - whole_start)
             if share >= 1:
                 yield item.licence(item.start, item.end)
             elif self.prorate:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, assert_never
 
 from aiohttp import web
 
-from infra.local.stripe.api import Answer, Api, Call, decode, lock_timeout, refuse
+from infra.local.stripe.api import Answer, Api, Call, decode, key_in_use, lock_timeout, refuse
 from infra.local.stripe.faults import METER_EVENT_STREAM, METER_EVENTS, Fault, FaultPlan
 from infra.local.stripe.params import API_VERSION
 
@@ -41,6 +41,7 @@ class Wire:
         self._latency_s = latency_s
         self._controls = controls
         self._busy: set[tuple[str, str | None]] = set()  # what a call is at work on
+        self._keys: set[str] = set()  # the idempotency keys of such calls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-stripe", daemon=True)
         self._late: dict[asyncio.Task[Answer], asyncio.Event] = {}
@@ -162,10 +163,13 @@ class Wire:
             answer = self._perform(call)
             await asyncio.sleep(self._latency_s)
             return answer
-        held = self._api.target(call)
+        held, key = self._api.target(call), call.headers.get("Idempotency-Key")
+        if key in self._keys:
+            return refuse(key_in_use(key))
         if held in self._busy:
             return refuse(lock_timeout())
         self._busy.add(held)
+        self._keys.add(key or "")
         try:
             answer = self._perform(call)
             if answer.executed:
@@ -173,6 +177,7 @@ class Wire:
             return answer
         finally:
             self._busy.discard(held)
+            self._keys.discard(key or "")
 
     def _perform(self, call: Call, fault: Fault | None = None) -> Answer:
         """Let the API perform a call while no other thread looks."""
