@@ -182,7 +182,7 @@ class World:
         return closed, posted
 
     def check(self, calls: int = 1000) -> tuple[Carried, Reconciled]:
-        """Do what a run of reconcile_usage does."""
+        """Do what a run of reconcile_usage does, but for the look who pays."""
         reader, since = StripeReader(self.meters(), Reads(calls)), Hour.parse(self.switch.read().since)
         deadline = self.now + timedelta(minutes=5)
         carried = Carrier(self.ledger, self.changes, reader, since, self.clock, deadline).run()

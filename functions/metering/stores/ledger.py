@@ -7,6 +7,7 @@ Beside them stand ``changes.py`` and ``switch.py``, and what only an operator's 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from metering.stores.agreements import Agreements
 from metering.stores.holders import Holders
 from metering.stores.progress import Progress
 from metering.stores.rows import Rows
@@ -36,3 +37,8 @@ class Ledger:
     def progress(self) -> Progress:
         """How far closing, carrying and comparing have got."""
         return Progress(self.client, self.table)
+
+    @property
+    def agreements(self) -> Agreements:
+        """What customers' subscriptions bill, as Stripe showed them last."""
+        return Agreements(self.client, self.table)

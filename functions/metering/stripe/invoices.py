@@ -51,6 +51,7 @@ class StripeReader:
     _by_metric: dict[str, Meter] | None = None
     _meter_of_price: dict[str, str] = field(default_factory=dict)
     _billed: dict[str, frozenset[str]] = field(default_factory=dict)
+    _subscriptions: dict[str, list[Any]] = field(default_factory=dict)
 
     def by_metric(self) -> dict[str, Meter]:
         """Return this deployment's active meters by metric; one call in a run."""
@@ -98,20 +99,31 @@ class StripeReader:
         if meter is None:
             return False
         if stripe_customer not in self._billed:
-            try:
-                subscriptions = self._all(
-                    lambda client, page: client.v1.subscriptions.list(_params(customer=stripe_customer, **page))
-                )
-            except StripeRejectedError as error:
-                if not error.means(UNKNOWN_CUSTOMER):
-                    raise
-                subscriptions = []
-            billing = (subscription for subscription in subscriptions if subscription.status in _BILLING)
+            billing = (one for one in self.subscriptions(stripe_customer) if one.status in _BILLING)
             items = (item for subscription in billing for item in subscription["items"].data)
             self._billed[stripe_customer] = frozenset(
                 item.price.recurring.meter for item in items if item.price.recurring and item.price.recurring.meter
             )
         return meter.id in self._billed[stripe_customer]
+
+    def subscriptions(self, stripe_customer: str) -> list[Any]:
+        """Return every subscription that a customer has or had, newest first; one call for each hundred in a run.
+
+        That is none for a customer that Stripe does not know.
+        """
+        if stripe_customer not in self._subscriptions:
+            try:
+                found = self._all(
+                    lambda client, page: client.v1.subscriptions.list(
+                        _params(customer=stripe_customer, status="all", **page)
+                    )
+                )
+            except StripeRejectedError as error:
+                if not error.means(UNKNOWN_CUSTOMER):
+                    raise
+                found = []
+            self._subscriptions[stripe_customer] = found
+        return self._subscriptions[stripe_customer]
 
     def _metered(self, invoice: Any) -> Iterator[InvoicedMetric]:
         """Yield what an invoice bills of each metric; a tiered price has a line for each tier that was reached."""

@@ -30,6 +30,11 @@ class Reads:
     made: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def left(self) -> int:
+        """How many reads can still be made."""
+        return max(0, self.most - self.made)
+
     def make(self, read: Callable[[], T]) -> T:
         """Make a read when its turn comes, again and later if Stripe wants fewer; raise OutOfBudgetError otherwise.
 

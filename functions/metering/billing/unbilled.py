@@ -1,0 +1,183 @@
+"""Unbilled: looks, customer by customer, for usage that Stripe took and that nobody pays, and counts it (I9).
+
+Nothing of a row is changed: a total that nobody pays must still converge (I4), and what nobody pays today is billed
+tomorrow if somebody subscribes the customer from before it. What is kept is what Stripe showed of the customer's
+subscriptions, from which it follows for any hour, and how many hours a round found.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Final
+
+from aws_lambda_powertools import Logger
+
+from metering.model.periods import Hour
+from metering.model.subjects import customer
+from metering.model.unbilled import OPEN_PERIOD, WhyUnbilled, why_unbilled
+from metering.model.usage_row import State, Total, UsageRow
+from metering.stores.agreements import Looks, Shown
+from metering.stores.aws import side_by_side
+from metering.stores.changes import Billed, Changes
+from metering.stores.holders import Customer
+from metering.stores.ledger import Ledger
+from metering.stripe.agreed import agreed
+from metering.stripe.client import StripeRejectedError
+from metering.stripe.invoices import StripeReader
+from metering.stripe.reading import OutOfBudgetError
+
+logger = Logger(child=True)
+
+_CUSTOMERS_AT_ONCE: Final = 16
+_ROUND_S: Final = 23 * 3600
+"""A round begins so long after the one before: a customer costs a read at Stripe a day."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Unbilled:
+    """What a customer used of a metric in an hour that Stripe has and nobody pays for."""
+
+    hour: Hour
+    metric: str
+    quantity: int
+    why: WhyUnbilled
+
+
+@dataclass(frozen=True, slots=True)
+class Looker:
+    """Looks at customers; nothing of an hour before ``since`` is billed, and no group is begun after ``deadline``."""
+
+    ledger: Ledger
+    changes: Changes
+    stripe: StripeReader
+    since: Hour
+    clock: Callable[[], datetime]
+    deadline: datetime
+
+    def run(self) -> Looks:
+        """Go on with the round through all customers, as far as time and budget allow; return how far it is."""
+        looks = self.ledger.agreements.looks()
+        now = int(self.clock().timestamp())
+        if not looks.name:
+            if looks.begun_at + _ROUND_S > now:
+                return looks
+            looks = Looks(begun_at=now, before=looks.before)
+        try:
+            self.stripe.by_metric()  # once, before many ask for it at once
+        except OutOfBudgetError:
+            return looks
+        names = self.ledger.holders.customer_ids(looks.name)
+        while True:
+            # No more at once than there are reads left, or the first of them might come away empty-handed each time.
+            at_once = min(_CUSTOMERS_AT_ONCE, self.stripe.reads.left)
+            group = [*islice(names, max(1, at_once))]
+            if not group:
+                break
+            if not at_once or self.clock() >= self.deadline:
+                return looks
+            owners = self.ledger.holders.customers(group)
+            hours = side_by_side(self._hours, [owners.get(name) for name in group])
+            for name, unpaid in zip(group, hours, strict=True):
+                if unpaid is None:
+                    self.ledger.agreements.save_looks(looks)
+                    return looks
+                looks = looks.with_customer(name, unpaid)
+            self.ledger.agreements.save_looks(looks)
+        looks = Looks(begun_at=looks.begun_at, before=looks.found)
+        self.ledger.agreements.save_looks(looks)
+        return looks
+
+    def _hours(self, owner: Customer | None) -> Mapping[WhyUnbilled, int] | None:
+        """Return for how many hours nobody pays, by reason, and write down what Stripe said; None if the budget ends.
+
+        A customer's odd answer is that customer's alone (I6).
+        """
+        if owner is None:
+            return {}
+        try:
+            shown, unbilled = self.look(owner, self.rows(owner))
+        except OutOfBudgetError as error:
+            logger.info("the next run looks on", reason=str(error))
+            return None
+        except StripeRejectedError as error:
+            logger.warning("a customer could not be looked at", customer=owner.id, reason=str(error))
+            return {}
+        if shown:
+            self.ledger.agreements.save(owner.id, shown)
+        return Counter(why for _, why in {(one.hour, one.why) for one in unbilled})
+
+    def look(self, owner: Customer, rows: Iterable[UsageRow]) -> tuple[Shown | None, list[Unbilled]]:
+        """Return what Stripe says of a customer that has used something, and what of its rows nobody pays."""
+        taken = [row for row in rows if any(map(_is_taken, row.totals.values()))]
+        if not taken:
+            return None, []
+        now = self.clock()
+        whose = {total.posted_to for row in taken for total in row.totals.values() if _is_taken(total)}
+        shown = Shown(int(now.timestamp()), {name: agreed(self.stripe, name) for name in sorted(whose)})
+        invoices = Invoices(self.ledger, self.changes, owner.id)
+        return shown, [*unbilled(taken, shown, invoices, now), *_too_late(shown, invoices, now)]
+
+    def rows(self, owner: Customer) -> Iterator[UsageRow]:
+        """Yield the rows that are looked at: of hours that are billed and of which Stripe would have taken usage."""
+        now = self.clock()
+        first = max(self.since, Hour.containing(now - OPEN_PERIOD))
+        return self.ledger.rows.of(customer(owner.id), first, Hour.containing(now))
+
+
+@dataclass(slots=True)
+class Invoices:
+    """What a customer's finalised invoices bill; read once, when it is asked for."""
+
+    ledger: Ledger
+    changes: Changes
+    name: str
+    _billed: list[Billed] | None = None
+
+    def billed(self) -> list[Billed]:
+        """Return it by invoice and metric."""
+        if self._billed is None:
+            self._billed = self.changes.billed(self.name)
+        return self._billed
+
+    def beyond_whole_hours(self, invoice: Billed) -> int:
+        """Return what an invoice bills beyond its whole hours: of the hour in which its subscription ended."""
+        rows = self.ledger.rows.of(customer(self.name), Hour.parse(invoice.first), Hour.parse(invoice.end))
+        whole = sum(row.totals[invoice.metric].quantity for row in rows if invoice.metric in row.totals)
+        return max(0, invoice.quantity + invoice.carried - whole)
+
+
+def unbilled(rows: Iterable[UsageRow], shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbilled]:
+    """Yield what nobody pays of a customer's rows: what no subscription bills, less what is on an invoice already."""
+    for row in rows:
+        for metric, total in row.totals.items():
+            if not _is_taken(total):
+                continue
+            why = why_unbilled(metric, row.hour, shown.agreed.get(total.posted_to, ()), now)
+            if why is None:
+                continue
+            quantity = total.quantity
+            if why is not WhyUnbilled.TRIAL:  # what it uses is on an invoice, which asks for nothing
+                of_it = [
+                    one for one in invoices.billed() if (one.stripe_customer, one.metric) == (total.posted_to, metric)
+                ]
+                if any(one.covers(row.hour) for one in of_it):
+                    continue
+                quantity -= sum(invoices.beyond_whole_hours(one) for one in of_it if Hour.parse(one.end) == row.hour)
+            if quantity > 0:
+                yield Unbilled(row.hour, metric, quantity, why)
+
+
+def _too_late(shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbilled]:
+    """Yield what came after its invoice, and is not carried since no subscription would bill it in the current hour."""
+    current = Hour.containing(now)
+    for one in invoices.billed():
+        if one.held and one.difference > 0:
+            why = why_unbilled(one.metric, current, shown.agreed.get(one.stripe_customer, ()), now)
+            if why is not None:
+                yield Unbilled(Hour.parse(one.first), one.metric, one.difference, why)
+
+
+def _is_taken(total: Total) -> bool:
+    return total.state is State.POSTED and total.quantity > 0 and bool(total.posted_to)
