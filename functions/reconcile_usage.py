@@ -17,6 +17,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from metering.billing.carrying import Carried, Carrier
 from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.standing import standing
+from metering.billing.unbilled import Looker
+from metering.model.periods import Hour
 from metering.model.usage_row import WhyHeld
 from metering.settings import ReconcileUsageSettings
 from metering.signals import Signal
@@ -39,12 +41,13 @@ _MARGIN = timedelta(seconds=30)
 
 @logger.inject_lambda_context
 def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Tell how things stand, carry what invoices have not billed, compare customers; what takes too long waits."""
+    """Tell how things stand, carry what invoices have not billed, look who pays, compare; what takes too long waits."""
     start = _clock()
     time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - _MARGIN
     parts = _parts()
-    first = parts.switch.read().first
-    found = standing(parts.ledger.rows, first, start)
+    posting = parts.switch.read()
+    first = posting.first
+    found = standing(parts.ledger.rows, Hour.parse(posting.since) if posting.since else None, start)
     stand: dict[str, Any] = {
         "rejected": found.rejected,
         "unposted": found.unposted,
@@ -58,14 +61,18 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             reads = Reads(parts.stripe_calls // 2)  # and what is left of it is for comparing, too
             reader = StripeReader(parts.meters, reads)
             carried = Carrier(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
+            Looker(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
             reads.most = parts.stripe_calls
             compared = Reconciler(parts.ledger, parts.changes, reader, first, _clock, start + time).run()
         except StripeUnavailableError as error:
             logger.warning("Stripe cannot be asked", reason=str(error))
+    nobody_pays = parts.ledger.agreements.looks().hours()
     did: dict[str, Any] = {
         "invoices": carried.invoices,
         "carried": carried.carried,
         "held": carried.held,
+        "unbilled": sum(hours for why, hours in nobody_pays.items() if not why.is_agreed),
+        "before_subscription": sum(hours for why, hours in nobody_pays.items() if why.is_agreed),
         "customers": compared.customers,
         "posted_again": compared.count(POSTED_AGAIN),
         "differing": compared.count(STAYS),
@@ -113,6 +120,8 @@ _SIGNALS: Final = {
     "too_old": Signal.ROWS_TOO_OLD,
     "carried": Signal.USAGE_CARRIED,
     "held": Signal.USAGE_WITHOUT_SUBSCRIPTION,
+    "unbilled": Signal.ROWS_UNBILLED,
+    "before_subscription": Signal.ROWS_BEFORE_SUBSCRIPTION,
     "posted_again": Signal.USAGE_POSTED_AGAIN,
     "differing": Signal.USAGE_DIFFERING,
 }

@@ -78,14 +78,21 @@ class Signal(StrEnum):
     """Customers' hours that hold usage which Stripe refused for good, as they stand at the hourly look."""
 
     ROWS_UNPOSTED = "RowsUnposted"
-    """Customers' hours that ended over an hour ago and hold usage which waits for Stripe, as they stand; while posting
-    is on."""
+    """Customers' hours that ended over an hour ago and hold usage which waits for Stripe, as they stand; also while
+    posting is off, once it has been on."""
 
     ROWS_WITHOUT_STRIPE_CUSTOMER = "RowsWithoutStripeCustomer"
     """Customers' hours that are held until the customer has a Stripe customer, as they stand."""
 
     ROWS_TOO_OLD = "RowsTooOld"
     """Customers' hours that are held as too old for Stripe, as they stand: they are carried when somebody pays."""
+
+    ROWS_UNBILLED = "RowsUnbilled"
+    """Customers' hours of the last 35 days that Stripe has and that no subscription bills, as each was looked at in the
+    last day: there is none, it has no price of the metric, it has ended, or its invoices are not collected."""
+
+    ROWS_BEFORE_SUBSCRIPTION = "RowsBeforeSubscription"
+    """The same of hours from before a subscription, or in its trial, which are never billed and ask for nothing."""
 
     NOTIFICATIONS_REFUSED = "NotificationsRefused"
     """Requests to the address for Stripe's notifications that were none."""

@@ -157,6 +157,13 @@ class Alarms(Construct):
             "`metering doctor` names the customers, `metering customers subscribe` gives them one.",
         )
 
+        self._alarm(
+            "RowsUnbilled",
+            self._signal(Signal.ROWS_UNBILLED, "Maximum", period=AN_HOUR),
+            "Stripe has usage that no subscription bills: there is none, it has no price of the metric, it has ended, "
+            "or its invoices are not collected. `metering doctor` names the customers with the reason and what to do.",
+        )
+
     def _watch_stripe(self, reconcile_usage: lambda_.Function, receive_events: lambda_.Function) -> None:
         """Watch that Stripe ends at the ledger's totals (I4), and that its notifications are taken."""
         self._alarm(

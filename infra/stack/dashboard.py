@@ -89,6 +89,8 @@ class Dashboard(Construct):
             Signal.ROWS_UNPOSTED,
             Signal.ROWS_WITHOUT_STRIPE_CUSTOMER,
             Signal.ROWS_TOO_OLD,
+            Signal.ROWS_UNBILLED,
+            Signal.ROWS_BEFORE_SUBSCRIPTION,
             statistic="Maximum",
             period=AN_HOUR,
         )

@@ -81,7 +81,7 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 """An event source mapping polls its queue with five long polls of 20 seconds at a time, also an empty one (Lambda
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
-ALARMS: Final = {"subscription": 24, "firehose": 27}
+ALARMS: Final = {"subscription": 25, "firehose": 28}
 SECRETS: Final = 2
 """The Stripe key, and the one that signs links."""
 

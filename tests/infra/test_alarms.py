@@ -27,6 +27,7 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "UsageRejected",
         "RowsRejected",
         "RowsWithoutStripeCustomer",
+        "RowsUnbilled",
         "LinesNotCounted",
         "LinesCountedTwice",
         "RequestsNotLogged",
@@ -125,6 +126,7 @@ def test_usage_that_is_still_not_billed_raises_an_alarm_every_hour(template: Tem
     for name, signal in (
         ("RowsRejected", Signal.ROWS_REJECTED),
         ("RowsWithoutStripeCustomer", Signal.ROWS_WITHOUT_STRIPE_CUSTOMER),
+        ("RowsUnbilled", Signal.ROWS_UNBILLED),
     ):
         alarm = _alarm(template, name)
         assert (alarm["MetricName"], alarm["Statistic"], alarm["Period"]) == (signal.value, "Maximum", 3600)

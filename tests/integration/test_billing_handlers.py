@@ -723,14 +723,18 @@ NOTHING = {
     "invoices": 0,
     "carried": 0,
     "held": 0,
+    "unbilled": 0,
+    "before_subscription": 0,
     "customers": 0,
     "posted_again": 0,
     "differing": 0,
     "round_over": False,
 }
 HELD = {"without_stripe_customer": 1}
+"""Of the fixture's second customer, which has no Stripe customer; the first has no subscription."""
+
 TOLD = {"RowsWithoutStripeCustomer": (1, "Count")}
-"""Of the fixture's second customer, which has no Stripe customer."""
+UNPAID = {"RowsUnbilled": (1, "Count")}
 
 
 @pytest.fixture
@@ -747,11 +751,11 @@ def posted(functions: Functions, used: World, connected: None, capsys: pytest.Ca
 def test_a_look_that_finds_nothing_says_nothing(
     functions: Functions, posted: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stripe shows what the ledger holds."""
+    """Stripe shows what the ledger holds, and nobody pays for it."""
     calls = posted.stripe.calls[POST]
-    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "round_over": True}
+    assert functions.reconcile() == NOTHING | HELD | {"unbilled": 1, "customers": 2, "round_over": True}
     assert posted.stripe.calls[POST] == calls
-    assert said(capsys) == TOLD
+    assert said(capsys) == TOLD | UNPAID
 
 
 def test_what_stripe_does_not_show_is_posted_again(
@@ -760,8 +764,9 @@ def test_what_stripe_does_not_show_is_posted_again(
     """I4: Stripe has lost a total; the next worker posts it under the next revision."""
     _overwrite_at_stripe("cus_acme", 7, posted)
     assert posted.at_stripe("cus_acme") == 7
-    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "posted_again": 1, "round_over": True}
-    assert said(capsys) == TOLD | {"UsagePostedAgain": (1, "Count")}
+    report = functions.reconcile()
+    assert report == NOTHING | HELD | {"unbilled": 1, "customers": 2, "posted_again": 1, "round_over": True}
+    assert said(capsys) == TOLD | UNPAID | {"UsagePostedAgain": (1, "Count")}
     assert functions.close()["workers"] == 1
     assert functions.post()["posted"] == 1
     assert posted.at_stripe("cus_acme") == 1
@@ -777,7 +782,7 @@ def test_a_difference_that_stays_wakes_a_person(
         told = said(capsys)
         assert (report["posted_again"], report["differing"]) == ((1, 0) if n == 0 else (0, 1))
         differing = "UsagePostedAgain" if n == 0 else "UsageDiffering"
-        assert told == TOLD | {differing: (1, "Count")}
+        assert told == TOLD | UNPAID | {differing: (1, "Count")}
         functions.post()
         capsys.readouterr()
         Clock.at += timedelta(hours=2)
@@ -839,7 +844,7 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     assert "Stripe cannot be asked" in functions.log.getvalue()
     assert said(capsys) == TOLD
     forget()
-    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "round_over": True}
+    assert functions.reconcile() == NOTHING | HELD | {"unbilled": 1, "customers": 2, "round_over": True}
     assert posted.in_ledger("customer#acme")["requests"] == (1, "POSTED")
 
 

@@ -29,7 +29,7 @@ class Standing:
 
 
 def standing(rows: Rows, first: Hour | None, now: datetime) -> Standing:
-    """Return how things stand; while posting is off, and there is no ``first`` hour, nothing waits for Stripe."""
+    """Return how things stand; before posting was ever on, and there is a ``first`` hour, nothing waits for Stripe."""
     before = Hour.containing(now - UNPOSTED_AFTER)
     return Standing(
         rows.rejected_count(most=MOST_COUNTED),
