@@ -49,7 +49,8 @@ def usage_command(
     """Show what was used: counted so far (also in open hours), and its state in the ledger.
 
     States: OPEN (counted, its hour is not closed), PENDING (to be posted), POSTED (Stripe has it), HELD (kept: no
-    customer, no Stripe customer, or too old), REJECTED (Stripe said no).
+    customer, no Stripe customer, or too old), REJECTED (Stripe said no). The reason stands beside it, also why nobody
+    pays for what is POSTED: by the customer's subscriptions as Stripe showed them at the last look, once a day.
     """
     moment = now()
     end = end or Hour.containing(moment).next()
@@ -59,14 +60,17 @@ def usage_command(
     deployment = connect()
     if customer_id is not None:
         known_customer(deployment.ledger, customer_id)
-    report = usage.Report(deployment.counters, deployment.uniques, deployment.ledger, customer_id, by_dimension)
+    reasons = usage.Reasons(deployment.ledger, deployment.changes, deployment.switch.read(), moment)
+    report = usage.Report(
+        deployment.counters, deployment.uniques, deployment.ledger, customer_id, by_dimension, reasons
+    )
     lines = report.lines(first, end, by=by, now=moment, progress=progress("reading", as_json))
     if as_json:
         print_json([_usage_json(line, split=by_dimension) for line in lines])
         return
     split = ("value",) if by_dimension else ()
     table(
-        ("period", "customer", "key", "metric", *split, "quantity", "state"),
+        ("period", "customer", "key", "metric", *split, "quantity", "state", "reason"),
         [
             (
                 line.period,
@@ -76,6 +80,7 @@ def usage_command(
                 *([line.value] if by_dimension else []),
                 f"{line.quantity:,}",
                 line.state,
+                line.reason,
             )
             for line in lines
         ],
@@ -84,6 +89,7 @@ def usage_command(
 
 def _usage_json(line: usage.Line, *, split: bool) -> dict[str, Any]:
     shown = {**asdict(line), "customer": line.customer or None, "key": line.key or None, "value": line.value or None}
+    shown["reason"] = line.reason or None
     if not split:
         del shown["value"]
     return shown

@@ -1,19 +1,23 @@
 """What was used: counted so far, what the ledger holds of it, and its state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from metering.billing.unbilled import Invoices, unbilled
 from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
 from metering.model.subjects import Kind, Subject, customer, key, key_of_source
-from metering.model.usage_row import Total, UsageRow
+from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.reading import By
+from metering.stores.agreements import Shown
 from metering.stores.attribution import Attribution, Share, Uniques
+from metering.stores.changes import Changes
 from metering.stores.counters import Counters
 from metering.stores.holders import by_kind
 from metering.stores.ledger import Ledger
+from metering.stores.switch import Switch
 
 OPEN: Final = "OPEN"
 """Counted, but not in the ledger yet: the hour is not closed, or not closed again since a late record."""
@@ -37,6 +41,40 @@ class Line:
     value: str
     quantity: int
     state: str
+    reason: str = ""
+    """Why it stands so, or why nobody pays for it although it is posted; several where they are added up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Says of rows why their totals stand as they do, and why nobody pays for them, as Stripe showed it last (I9)."""
+
+    ledger: Ledger
+    changes: Changes
+    posting: Switch
+    now: datetime
+    _known: dict[str, tuple[Shown | None, Invoices]] = field(default_factory=dict)
+
+    def of(self, row: UsageRow) -> dict[str, str]:
+        """Return the reasons of a row's totals that have one, by metric."""
+        reasons = {metric: total.reason for metric, total in row.totals.items() if total.reason}
+        if row.subject.kind is not Kind.CUSTOMER:
+            return reasons
+        if unposted := self._why_unposted(row.hour):
+            reasons |= dict.fromkeys(row.in_state(State.PENDING), unposted)
+        name = row.subject.id
+        if name not in self._known:
+            shown = self.ledger.agreements.of([name]).get(name)
+            self._known[name] = shown, Invoices(self.ledger, self.changes, name)
+        shown, invoices = self._known[name]
+        if shown is not None:
+            reasons |= {one.metric: one.why for one in unbilled([row], shown, invoices, self.now)}
+        return reasons
+
+    def _why_unposted(self, hour: Hour) -> str:
+        if self.posting.since and hour < Hour.parse(self.posting.since):
+            return f"before posting began with {self.posting.since}"
+        return "" if self.posting.on else "posting is off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +86,7 @@ class Report:
     ledger: Ledger
     only: str | None
     split: bool
+    reasons: Reasons | None = None
 
     def lines(
         self,
@@ -65,7 +104,7 @@ class Report:
         if first < counters_begin and not self.only:
             everyone = [*map(customer, self.ledger.holders.customer_ids()), *map(key, self.ledger.holders.key_ids())]
         end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
-        added: dict[tuple[str, str, str, str, str], tuple[int, str]] = {}
+        added: dict[tuple[str, str, str, str, str], tuple[int, str, set[str]]] = {}
         for hour in progress(hours(first, end), max(0, end.number - first.number)):
             if hour < counters_begin:  # a counter that is still there may be one of several
                 lines = self._ledger_alone(hour, self.ledger.rows.at(hour, everyone), {})
@@ -73,28 +112,34 @@ class Report:
                 lines = self._hour(hour, sources)
             for line in lines:
                 name = (by.period(hour), line.customer, line.key, line.metric, line.value)
-                quantity, state = added.get(name, (0, line.state))
-                added[name] = (quantity + line.quantity, min(state, line.state, key=_LEAST_SETTLED_FIRST.index))
-        return sorted(Line(*name, *value) for name, value in added.items())
+                quantity, state, reasons = added.get(name, (0, line.state, set()))
+                state = min(state, line.state, key=_LEAST_SETTLED_FIRST.index)
+                added[name] = quantity + line.quantity, state, reasons | {line.reason} - {""}
+        return sorted(
+            Line(*name, quantity, state, ", ".join(sorted(reasons)))
+            for name, (quantity, state, reasons) in added.items()
+        )
 
     def _hour(self, hour: Hour, sources: set[str] | None) -> Iterator[Line]:
         only = customer(self.only) if self.only else None
         by_owner = Attribution(self.counters, self.uniques).of_hour(hour, sources, only=only)
         wanted = {only} if only else set(by_owner)
         rows = self.ledger.rows.at(hour, wanted)
+        why = {owner: self._reasons(rows[owner]) for owner in wanted}
         shown: dict[tuple[Subject, str], int] = {}
         for owner in sorted(wanted):
             share = by_owner.get(owner) or Share.of({})
             for metric, quantity in sorted(share.together.quantities().items()):
                 shown[owner, metric] = quantity
                 state = _state(rows[owner].totals.get(metric), quantity)
+                reason = why[owner].get(metric, "") if state != OPEN else ""
                 by_key = {name: amounts.quantities().get(metric, 0) for name, amounts in share.by_source.items()}
                 if sum(by_key.values()) != quantity:  # one peak of several keys, or values that they have in common
-                    yield Line(str(hour), _customer(owner), "", metric, "", quantity, state)
+                    yield Line(str(hour), _customer(owner), "", metric, "", quantity, state, reason)
                     continue
                 for name, number in by_key.items():
                     for value, part in self._parts(share.by_source[name], metric, number):
-                        yield Line(str(hour), _customer(owner), key_of_source(name), metric, value, part, state)
+                        yield Line(str(hour), _customer(owner), key_of_source(name), metric, value, part, state, reason)
         yield from self._ledger_alone(hour, rows, shown)
 
     def _parts(self, amounts: Amounts, metric: str, number: int) -> list[tuple[str, int]]:
@@ -110,16 +155,20 @@ class Report:
         """Yield what the ledger holds of an hour beyond the counters that were read."""
         for subject, row in rows.items():
             whose = subject.id if subject.kind is Kind.KEY else ""
+            why = self._reasons(row)
             for metric, total in row.totals.items():
-                beyond = total.adjusted + total.carried
+                beyond, stands = total.adjusted + total.carried, (str(total.state), why.get(metric, ""))
                 if (subject, metric) not in shown:
                     if self.split and total.split:
                         for value, part in total.split.items():
-                            yield Line(str(hour), _customer(subject), whose, metric, value, part, total.state)
+                            yield Line(str(hour), _customer(subject), whose, metric, value, part, *stands)
                     else:
                         beyond += total.counted
                 if beyond:
-                    yield Line(str(hour), _customer(subject), whose, metric, "", beyond, total.state)
+                    yield Line(str(hour), _customer(subject), whose, metric, "", beyond, *stands)
+
+    def _reasons(self, row: UsageRow) -> Mapping[str, str]:
+        return self.reasons.of(row) if self.reasons else {}
 
 
 def _state(total: Total | None, quantity: int) -> str:

@@ -11,11 +11,19 @@ import msgspec
 import pytest
 
 from infra.operate.deployment import Deployment
+from metering.billing.unbilled import Looker
+from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.stores.rows import shard_of
+from metering.stripe.invoices import StripeReader
+from metering.stripe.pacing import Pace
+from metering.stripe.reading import Reads
+from tests.integration.billing import Billing
 from tests.integration.cli.command_line import KEY, Metering, Result, put_secret
 from tests.integration.lambdas import Clock, begin
 from tests.integration.world import HOUR, World
+
+FIELDS = ("period", "customer", "key", "metric", "quantity", "state", "reason")
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def used(deployed: World) -> World:
 def lines(result: Result, metric: str = "requests") -> list[tuple[Any, ...]]:
     """Return the lines of a metric, each as (period, customer, key, quantity, state)."""
     found = result.json()
-    assert all(list(line) == ["period", "customer", "key", "metric", "quantity", "state"] for line in found)
+    assert all(list(line) == [*FIELDS] for line in found)
     return [
         (line["period"], line["customer"], line["key"], line["quantity"], line["state"])
         for line in found
@@ -115,12 +123,72 @@ def test_usage_outlives_its_counters_in_the_ledger(used: World, metering: Meteri
     ]
 
 
+def reasons(result: Result) -> dict[tuple[str, str, str], str]:
+    """Return why the requests of each hour and customer stand as they do, by these and the state."""
+    found = [line for line in result.json() if line["metric"] == "requests"]
+    return {(line["period"], str(line["customer"]), line["state"]): line["reason"] for line in found}
+
+
+def test_usage_has_its_reason_beside_its_state(used: World, metering: Metering) -> None:
+    """I9: why it is held, and why nobody pays for what Stripe has, as the last look at its subscriptions found it."""
+    assert reasons(metering("usage", "acme", "--json")) == {
+        ("2026-11-22T05", "acme", "POSTED"): None,
+        ("2026-11-22T06", "acme", "OPEN"): None,
+    }
+    look(used)
+    assert reasons(metering("usage", "--json")) == {
+        ("2026-11-22T05", "None", "HELD"): "the key belongs to no customer",
+        ("2026-11-22T05", "acme", "POSTED"): "no subscription",
+        ("2026-11-22T05", "globex", "HELD"): "the customer has no Stripe customer",
+        ("2026-11-22T06", "acme", "OPEN"): None,
+    }
+    assert "POSTED" in metering("usage", "acme").out
+    assert "no subscription" in metering("usage", "acme").out
+    shown = metering("usage", "acme", "--by", "month", "--json").json()
+    assert {line["reason"] for line in shown} == {"no subscription"}
+
+
+def test_usage_from_before_a_subscription_says_so_at_any_age(used: World, metering: Metering) -> None:
+    """I9: also when its counters, and Stripe's interest in it, are long over."""
+    Billing(used).subscribe()
+    used.now += timedelta(days=3)
+    look(used)
+    used.now += timedelta(days=90)
+    shown = metering("usage", "acme", "--from", "2026-11-22", "--to", "2026-11-22T06", "--json")
+    assert reasons(shown) == {("2026-11-22T05", "acme", "POSTED"): "before subscription"}
+
+
+def test_usage_that_waits_while_posting_is_off_says_so(used: World, metering: Metering) -> None:
+    """I9: for however long; and of hours before the first one that is billed, that they are."""
+    used.now += timedelta(hours=1)
+    used.switch.turn(msgspec.structs.replace(used.switch.read(), on=False))
+    used.run()
+    hour = ("2026-11-22T06", "acme", "PENDING")
+    assert reasons(metering("usage", "acme", "--json"))[hour] == "posting is off"
+    used.switch.turn(msgspec.structs.replace(used.switch.read(), on=True, since="2026-11-22T07"))
+    assert reasons(metering("usage", "acme", "--json"))[hour] == "before posting began with 2026-11-22T07"
+
+
+def look(world: World) -> None:
+    """Let an hourly run look who pays."""
+    reader, since = StripeReader(world.meters(), Reads(100, Pace(10_000))), Hour.parse(world.switch.read().since)
+    Looker(world.ledger, world.changes, reader, since, world.clock, world.now + timedelta(minutes=5)).run()
+
+
 @pytest.mark.usefixtures("used")
 def test_usage_is_shown_as_a_table(metering: Metering) -> None:
     """For people, with thousands apart."""
     table = [line.split() for line in metering("usage", "--by", "month").out.splitlines()]
-    assert table[0] == ["period", "customer", "key", "metric", "quantity", "state"]
-    assert ["2026-11", "(none)", "key9", "requests", "1", "HELD"] in table
+    assert table[0] == [*FIELDS]
+    assert [
+        "2026-11",
+        "(none)",
+        "key9",
+        "requests",
+        "1",
+        "HELD",
+        *["the", "key", "belongs", "to", "no", "customer"],
+    ] in table
     assert ["2026-11", "acme", "key1", "requests", "2", "OPEN"] in table
 
 
