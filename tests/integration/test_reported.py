@@ -8,6 +8,7 @@ the one that counts, and the recount's.
 import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -268,7 +269,10 @@ def told(operator: Operator) -> dict[str, int]:
         found for line in lines if line.state is State.WARNING for found in re.findall(r"acme \((.*?)\)", line.said)
     ]
     parts = [part.split(": ") for one in said for part in one.split(", ")]
-    return {metric: int(quantity.replace(",", "")) for metric, quantity in parts}
+    used = Counter[str]()
+    for metric, quantity in parts:
+        used[metric] += int(quantity.replace(",", ""))
+    return dict(used)
 
 
 @reported("cancelled")

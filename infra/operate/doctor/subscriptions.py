@@ -2,101 +2,117 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Final
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, ok, warning
+from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
-from metering.model.subjects import customer
+from metering.model.unbilled import OPEN_PERIOD, WhyUnbilled
 from metering.model.usage_row import NO_STRIPE_CUSTOMER, State
 from metering.stores.aws import side_by_side
-from metering.stores.changes import Billed
 from metering.stores.holders import Customer
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
 
 MOST_CUSTOMERS: Final = 500
-"""So many are looked at: for each a read of its rows and, if it has used anything, a call to Stripe."""
+"""So many are looked at: for each a read of its rows and, if it has used anything, a call to Stripe. Of more it is said
+what the hourly runs found, which look at each once a day."""
 
-LOOKED_BACK: Final = timedelta(days=7)
+WAITS: Final = "it waits for a Stripe customer"
 
 _MOST_NAMED: Final = 10
 
+_ADJUST: Final = "what is past is billed by metering adjust in a subscribed hour"
+_SUBSCRIBE: Final = f"metering customers subscribe, or suspend; {_ADJUST}"
+_TO_DO: Final[Mapping[str, str]] = {
+    WAITS: "metering customers subscribe, or metering customers add with --stripe-customer; then it is posted",
+    WhyUnbilled.NO_SUBSCRIPTION: _SUBSCRIBE,
+    WhyUnbilled.ENDED: _SUBSCRIBE,
+    WhyUnbilled.NO_PRICE: f"add a price of the metric to the subscription at Stripe, 0 if it is free; {_ADJUST}",
+    WhyUnbilled.INCOMPLETE: "have the customer pay its first invoice, or metering customers suspend",
+    WhyUnbilled.UNPAID: "have the customer pay its open invoices, or metering customers suspend",
+    WhyUnbilled.PAUSED: "resume the subscription at Stripe, or metering customers suspend",
+    WhyUnbilled.TRIAL: "nothing, if it was to be free",
+    WhyUnbilled.BEFORE: f"nothing, if it was to be free; {_ADJUST}",
+}
+"""What to do, by the reason for which nobody pays."""
 
-@dataclass(slots=True)
-class Unpaid:
-    """What a customer used, by metric, that waits for a Stripe customer, or is posted and gets onto no invoice."""
-
-    waiting: Counter[str] = field(default_factory=Counter)
-    unbilled: Counter[str] = field(default_factory=Counter)
+Used = Counter[str]
+"""Quantities by metric."""
 
 
 def check_subscriptions(deployment: Deployment, now: datetime) -> Iterator[Finding]:
-    """Name the customers whose usage of the last week nobody will be billed for as things stand (I9)."""
+    """Name the customers whose usage nobody will be billed for as things stand, with the reason (I9)."""
     since = deployment.switch.read().first
     if since is None:
         yield ok("nothing is posted, so that nobody needs a subscription")
         return
-    first = max(since, Hour.containing(now - LOOKED_BACK))
     names = [*islice(deployment.ledger.holders.customer_ids(), MOST_CUSTOMERS + 1)]
-    owners = deployment.ledger.holders.customers(names[:MOST_CUSTOMERS])
+    if len(names) > MOST_CUSTOMERS:
+        yield from _as_the_hourly_runs_found(deployment)
+        return
+    owners = deployment.ledger.holders.customers(names)
     stripe = StripeReader(deployment.stripe(), Reads(2 * MOST_CUSTOMERS))
-    found = side_by_side(lambda owner: _unpaid(deployment, stripe, owner, first, Hour.containing(now)), owners.values())
-    unpaid = dict(zip(owners, found, strict=True))
-    waiting = {name: one.waiting for name, one in unpaid.items() if one.waiting}
-    unbilled = {name: one.unbilled for name, one in unpaid.items() if one.unbilled}
-    of_many = f", of whom the first {MOST_CUSTOMERS} were looked at" * (len(names) > MOST_CUSTOMERS)
-    if waiting:
-        yield warning(
-            f"usage since {first} waits for a Stripe customer: {_named(waiting)}{of_many}",
-            "metering customers subscribe, or metering customers add with --stripe-customer; then it is posted",
-        )
-    if unbilled:
-        yield warning(
-            f"usage since {first} is posted, but is on no invoice, and no subscription bills it: "
-            f"{_named(unbilled)}{of_many}",
-            "metering customers subscribe, or suspend; what is past is billed by metering adjust in a subscribed hour",
-        )
-    if not waiting and not unbilled:
-        yield ok(f"what {len(owners)} customers used since {first} is on an invoice, or will be{of_many}")
+    looker = Looker(deployment.ledger, deployment.changes, stripe, since, lambda: now, now)
+    by_reason: dict[str, dict[str, Used]] = {}
+    for name, unpaid in zip(owners, side_by_side(lambda one: _unpaid(looker, one), owners.values()), strict=True):
+        for reason, used in unpaid.items():
+            by_reason.setdefault(reason, {})[name] = used
+    first = max(since, Hour.containing(now - OPEN_PERIOD))
+    for reason, used_by in sorted(by_reason.items()):
+        said = f"usage since {first} of {_customers(len(used_by))} is billed to nobody, {reason}: {_named(used_by)}"
+        yield warning(said, _TO_DO[reason])
+    if not by_reason:
+        yield ok(f"what {len(owners)} customers used since {first} is on an invoice, or will be")
 
 
-def _unpaid(deployment: Deployment, stripe: StripeReader, owner: Customer, first: Hour, end: Hour) -> Unpaid:
-    unpaid = Unpaid()
-    unbilled: dict[str, dict[Hour, int]] = {}
-    for row in deployment.ledger.rows.of(customer(owner.id), first, end):
+def _unpaid(looker: Looker, owner: Customer) -> dict[str, Used]:
+    """Return what a customer used that nobody pays, by reason."""
+    rows = [*looker.rows(owner)]
+    unpaid: dict[str, Used] = {}
+    for row in rows:
         for metric, total in row.totals.items():
-            if total.state is State.HELD and total.reason == NO_STRIPE_CUSTOMER:
-                unpaid.waiting[metric] += total.quantity
-            elif total.state is State.POSTED and total.quantity and not stripe.is_billed(owner.stripe_customer, metric):
-                unbilled.setdefault(metric, {})[row.hour] = total.quantity
-    for one in deployment.changes.billed(owner.id) if unbilled else []:
-        by_hour = unbilled.get(one.metric, {})
-        if any(one.covers(hour) for hour in by_hour) and one.held:
-            unpaid.unbilled[one.metric] += max(0, one.difference)
-        for hour in [hour for hour in by_hour if one.covers(hour)]:
-            del by_hour[hour]
-        if Hour.parse(one.end) in by_hour:
-            by_hour[Hour.parse(one.end)] -= _beyond_whole_hours(deployment, owner, one)
-    for metric, by_hour in unbilled.items():
-        unpaid.unbilled[metric] += sum(max(0, quantity) for quantity in by_hour.values())
-    return Unpaid(+unpaid.waiting, +unpaid.unbilled)
+            if total.state is State.HELD and total.reason == NO_STRIPE_CUSTOMER and total.quantity:
+                unpaid.setdefault(WAITS, Counter())[metric] += total.quantity
+    _, unbilled = looker.look(owner, rows)
+    for one in unbilled:
+        unpaid.setdefault(one.why, Counter())[one.metric] += one.quantity
+    return unpaid
 
 
-def _beyond_whole_hours(deployment: Deployment, owner: Customer, invoice: Billed) -> int:
-    """Return what an invoice bills beyond its whole hours: of the hour in which its subscription ended."""
-    rows = deployment.ledger.rows.of(customer(owner.id), Hour.parse(invoice.first), Hour.parse(invoice.end))
-    whole = sum(row.totals[invoice.metric].quantity for row in rows if invoice.metric in row.totals)
-    return max(0, invoice.quantity + invoice.carried - whole)
+def _as_the_hourly_runs_found(deployment: Deployment) -> Iterator[Finding]:
+    """Say what the round of looks found, which names the first customers."""
+    looks = deployment.ledger.agreements.looks()
+    if not looks.begun_at:
+        said = f"nobody has looked yet who pays for what more than {MOST_CUSTOMERS} customers used"
+        yield warning(said, "run this again tomorrow")
+        return
+    found = looks.unpaid()
+    for why, unpaid in found.items():
+        named = ", ".join(unpaid.named) + _more(unpaid.customers)
+        yield warning(
+            f"{unpaid.hours:,} hours of {_customers(unpaid.customers)} are billed to nobody, {why}: {named}",
+            _TO_DO[why],
+        )
+    if not found:
+        yield ok(f"of more than {MOST_CUSTOMERS} customers the hourly runs found no usage that nobody pays")
 
 
-def _named(unpaid: Mapping[str, Mapping[str, int]]) -> str:
+def _customers(number: int) -> str:
+    return f"{number:,} customer{'s' * (number != 1)}"
+
+
+def _named(unpaid: Mapping[str, Used]) -> str:
     """Name customers with what each used: ``acme (requests: 1,200)``."""
     named = [
         f"{name} ({', '.join(f'{metric}: {quantity:,}' for metric, quantity in sorted(used.items()))})"
         for name, used in islice(unpaid.items(), _MOST_NAMED)
     ]
-    return ", ".join(named) + f" and {len(unpaid) - _MOST_NAMED} more" * (len(unpaid) > _MOST_NAMED)
+    return ", ".join(named) + _more(len(unpaid))
+
+
+def _more(number: int) -> str:
+    return f" and {number - _MOST_NAMED:,} more" * (number > _MOST_NAMED)
