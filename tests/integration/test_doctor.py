@@ -49,9 +49,9 @@ SCHEDULES = {
 }
 STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
-    "credentials", "clock", "stack", "version", "log role", "stages", "subscription", *["functions"] * 7, "schedules",
-    "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters", "posting", "unbilled",
-    "subscriptions", "keys", "alarms", "API keys", "concurrency",
+    "credentials", "clock", "stack", "version", "log role", "stages", "billed lines", "subscription",
+    *["functions"] * 7, "schedules", "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters",
+    "posting", "unbilled", "subscriptions", "keys", "alarms", "API keys", "concurrency",
 ]  # fmt: skip
 
 
@@ -695,6 +695,41 @@ def test_posting_that_is_off_is_told(ward: Ward) -> None:
     """Everything else may be well, and nobody pays."""
     ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=False))
     assert ward.of("posting")[0][:2] == ("warning", "posting is off, so that nothing is billed")
+
+
+def test_what_waits_while_posting_is_off_is_told(ward: Ward) -> None:
+    """I9: for however long."""
+    row = UsageRow(customer("acme"), HOUR, totals={"requests": Total(5, 1, State.PENDING)})
+    ward.world.ledger.rows.save(row)
+    ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=False))
+    assert ward.of("posting")[0][1] == "posting is off, so that nothing is billed: 1 customers' hours wait"
+
+
+def test_lines_of_which_none_is_billed_are_told(ward: Ward) -> None:
+    """I9: the stage writes them, and they name nobody: its methods ask for no API key."""
+    ward.measure("Metering", "RecordsUnbilled", 1200, service="Metering")
+    ((state, said, do),) = ward.of("billed lines")
+    assert state == "warning"
+    assert said == (
+        "1,200 good lines came in the last day, and none of them is billed; no API key is asked for by GET / of items"
+    )
+    assert "apiKeyRequired" in do
+    ward.measure("Metering", "RecordsBilled", 1, service="Metering")
+    assert ward.of("billed lines") == [("ok", "1 lines of the last day are billed, and 1,200 good ones are not", "")]
+
+
+def test_methods_that_ask_for_a_key_are_not_named(ward: Ward, apigateway: Any) -> None:
+    """Nor those by which browsers ask, nor any where an authorizer says who calls."""
+    ward.measure("Metering", "RecordsUnbilled", 1200, service="Metering")
+    (root,) = apigateway.get_resources(restApiId=ward.api)["items"]
+    where = {"restApiId": ward.api, "resourceId": root["id"], "authorizationType": "NONE"}
+    apigateway.put_method(**where, httpMethod="OPTIONS")
+    ward.log = AccessLog(caller="authorizer.customer")
+    assert "no API key" not in ward.of("billed lines")[0][1]
+    ward.log = AccessLog()
+    apigateway.delete_method(restApiId=ward.api, resourceId=root["id"], httpMethod="GET")
+    apigateway.put_method(**where, httpMethod="GET", apiKeyRequired=True)
+    assert "no API key" not in ward.of("billed lines")[0][1]
 
 
 def test_lines_that_were_set_aside_are_told(ward: Ward) -> None:

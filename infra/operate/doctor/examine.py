@@ -24,6 +24,7 @@ CHECKS: Final[dict[str, Check]] = {
     "version": health_account.check_version,
     "log role": health_stages.check_log_role,
     "stages": health_stages.check_stages,
+    "billed lines": health_stages.check_billed,
     "subscription": health_way.check_subscription,
     "stream": health_way.check_stream,
     "functions": health_way.check_functions,

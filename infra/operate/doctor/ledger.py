@@ -11,7 +11,7 @@ from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, broken, ok, warning
 from metering.billing.standing import MOST_COUNTED, standing
 from metering.layout import FAILED_BATCHES
-from metering.model.periods import due_before
+from metering.model.periods import Hour, due_before
 from metering.model.usage_row import WhyHeld
 
 HOURS_BEHIND: Final = 2
@@ -40,7 +40,12 @@ def check_posting(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     if switch.on:
         yield ok(f"posting is on: everything since {switch.since} is billed")
     else:
-        yield warning("posting is off, so that nothing is billed", "metering posting on, once the numbers are right")
+        since = Hour.parse(switch.since) if switch.since else Hour(0)
+        waiting = deployment.ledger.rows.pending_count(since, most=MOST_COUNTED)
+        yield warning(
+            "posting is off, so that nothing is billed" + f": {_many(waiting)} customers' hours wait" * bool(waiting),
+            "metering posting on, once the numbers are right",
+        )
 
 
 def check_standing(deployment: Deployment, now: datetime) -> Iterator[Finding]:

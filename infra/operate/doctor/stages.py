@@ -4,14 +4,18 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
 from infra.operate.deployment import Deployment
-from infra.operate.doctor.findings import Finding, broken, items, ok, warning
+from infra.operate.doctor.findings import DAY, Finding, Measured, broken, items, measured, ok, warning
 from metering.model.log_format import Api
 from metering.model.metrics import declared
 from metering.model.stages import Stage, decode
 from metering.settings import CheckCompletenessSettings
+from metering.signals import NAMESPACE, Signal
+
+MOST_NAMED: Final = 10
 
 MOST_APIS: Final = 100
 """Of so many APIs that no compared stage is of the stages are looked at, by a call each."""
@@ -82,6 +86,44 @@ def check_stages(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         yield warning(
             f"{len(others) - MOST_APIS} APIs of the Region were not looked at", "name yours by metering.compare_with"
         )
+
+
+def check_billed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """See that of the lines of the last day some are billed; if none is, name methods that ask callers for no API key.
+
+    Then it takes a call for each API, and for each page of the resources of those that write to us.
+    """
+    where = {"service": deployment.outputs.deployment}
+    wanted: list[Measured] = [
+        (NAMESPACE, signal.value, "Sum", where) for signal in (Signal.RECORDS_BILLED, Signal.RECORDS_UNBILLED)
+    ]
+    billed, unbilled = measured(deployment, wanted, now, DAY)
+    if billed or not unbilled:
+        yield ok(f"{billed:,.0f} lines of the last day are billed, and {unbilled:,.0f} good ones are not")
+        return
+    keyless = [*islice(_without_key(deployment), MOST_NAMED + 1)]
+    more = " and more" * (len(keyless) > MOST_NAMED)
+    named = f"; no API key is asked for by {', '.join(keyless[:MOST_NAMED])}{more}" if keyless else ""
+    yield warning(
+        f"{unbilled:,.0f} good lines came in the last day, and none of them is billed{named}",
+        "a line is billed if it names who calls, and its status is one that a metric bills: require an API key in each "
+        "method (apiKeyRequired), or see what the stage's authorizer returns, and deploy it",
+    )
+
+
+def _without_key(deployment: Deployment) -> Iterator[str]:
+    """Yield the methods of REST APIs whose stages write to us that require no API key, where keys say who is billed."""
+    if deployment.access_log.caller:
+        return
+    ours = _destinations(deployment)
+    for api in _apis(deployment):
+        stages = _stages(deployment, api) if api.kind is Api.REST else ()
+        if any(stage.destination.removesuffix(":*").endswith(ours) for stage in stages):
+            client = deployment.client("apigateway")
+            for resource in items(client, "get_resources", "items", restApiId=api.id, embed=["methods"]):
+                for name, method in sorted(resource.get("resourceMethods", {}).items()):
+                    if name != "OPTIONS" and not method.get("apiKeyRequired"):
+                        yield f"{name} {resource['path']} of {api.name}"
 
 
 def check_log_role(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
