@@ -253,7 +253,7 @@ def identifiers_of_a_hundred_characters(stripe: Place) -> None:
 
 @behaviour(
     "An event name without an active meter is refused at once: 400, "
-    '"No active meter found for event name \\"…\\"". So is that of an archived meter.',
+    '"No active meter found for event name …". So is that of an archived meter.',
     "observed, 2025 to 2026, of a name that no meter has",
     OBSERVED,
     otherwise="Totals are rejected for good, instead of waiting for the meter.",
