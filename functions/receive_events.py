@@ -16,7 +16,7 @@ from metering.settings import ReceiveEventsSettings
 from metering.signals import Signal
 from metering.stores import aws
 from metering.stores.ledger import Ledger
-from metering.stripe.client import key_from, webhook_secret_from
+from metering.stripe.client import key_from, signing_secret_from
 from metering.stripe.meters import StripeMeters
 from metering.stripe.webhooks import LARGEST_BODY, RefusedError, Webhooks
 
@@ -70,5 +70,5 @@ def _receiver() -> Receiver:
     secrets = SecretsProvider(boto3_client=aws.secrets())
     key = key_from(secrets, settings.stripe_secret)
     meters = StripeMeters(key, settings.deployment, settings.stripe_api_base, somebody_waits=True)
-    webhooks = Webhooks(meters, webhook_secret_from(secrets, settings.stripe_secret))
+    webhooks = Webhooks(meters, signing_secret_from(secrets, settings.signing_secret, settings.stripe_secret))
     return Receiver(Ledger(aws.dynamodb(), settings.ledger_table), webhooks)

@@ -62,6 +62,9 @@ class Outputs:
     stripe_secret: str
     """The ARN of the secret with Stripe's key, which has no value until somebody connects Stripe."""
 
+    signing_secret: str
+    """The ARN of the secret that Stripe signs its notifications with, which has no value until somebody gives it."""
+
     stripe_api_base: str
     """The address of Stripe's API."""
 

@@ -112,11 +112,12 @@ class CheckCompletenessSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ReceiveEventsSettings(_Settings):
-    """What ``receive_events`` needs."""
+    """What ``receive_events`` needs; ``signing_secret`` names the secret that Stripe signs its notifications with."""
 
     ledger_table: str
     deployment: str
     stripe_secret: str
+    signing_secret: str
     stripe_api_base: str
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 import msgspec
@@ -77,6 +78,14 @@ class Deployment:
         except ValueError as error:  # botocore's answer to an endpoint that is no URL
             raise OperatorError(f"{error}: set AWS_ENDPOINT_URL to a URL, or to nothing") from error
         return cls(client, _outputs(stack, described), stack, embedded_at)
+
+    def reachable(self, url: str) -> str:
+        """Return where an address of an API's is reached; the embedded AWS serves each under a path of its own."""
+        if self.embedded_at is None:
+            return url
+        address = urlsplit(url)
+        api = (address.hostname or "").partition(".")[0]
+        return f"{self.embedded_at}/_aws/execute-api/{api}/$default{address.path}"
 
     @cached_property
     def counters(self) -> Counters:
@@ -151,15 +160,21 @@ class Deployment:
 
     def put_stripe_key(self, api_key: str) -> None:
         """Put the restricted key in the secret."""
-        self._put_secret(API_KEY, api_key)
+        self._put_secret(self._secret_values() | {API_KEY: api_key})
 
     def put_webhook_secret(self, secret: str) -> None:
-        """Put the signing secret of Stripe's notifications in the secret."""
-        self._put_secret(WEBHOOK_SECRET, secret)
+        """Put the signing secret of Stripe's notifications in its own, and take it from beside the key, if it is there.
 
-    def _put_secret(self, name: str, value: str) -> None:
-        values = json.dumps(self._secret_values() | {name: value})
-        self.client("secretsmanager").put_secret_value(SecretId=self.outputs.stripe_secret, SecretString=values)
+        In this order, so that at no moment there is none.
+        """
+        self.client("secretsmanager").put_secret_value(SecretId=self.outputs.signing_secret, SecretString=secret)
+        values = self._secret_values()
+        if WEBHOOK_SECRET in values:
+            self._put_secret({name: value for name, value in values.items() if name != WEBHOOK_SECRET})
+
+    def _put_secret(self, values: Mapping[str, str]) -> None:
+        text = json.dumps(values)
+        self.client("secretsmanager").put_secret_value(SecretId=self.outputs.stripe_secret, SecretString=text)
 
     def _secret_values(self) -> dict[str, str]:
         secrets = self.client("secretsmanager")

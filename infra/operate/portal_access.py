@@ -5,7 +5,6 @@ import string
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 from infra.operate.deployment import Deployment
 from metering.portal.tokens import Use, issue
@@ -38,12 +37,8 @@ def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetim
 
 
 def portal_url(deployment: Deployment) -> str:
-    """Return where the page is; the embedded AWS serves an API under a path of its own address."""
-    url = deployment.outputs.portal_url
-    if deployment.embedded_at is None:
-        return url
-    api = (urlsplit(url).hostname or "").partition(".")[0]
-    return f"{deployment.embedded_at}/_aws/execute-api/{api}/$default/"
+    """Return where the page is."""
+    return deployment.reachable(deployment.outputs.portal_url)
 
 
 def rotate_key(deployment: Deployment, *, times: int) -> None:

@@ -199,7 +199,7 @@ class Alarms(Construct):
             "PortalErrors",
             customers_api.metric_server_error(statistic="Sum", period=FIVE_MINUTES),
             "For a quarter of an hour customers who looked at their usage have got errors. Read the log of show_usage; "
-            "503 is what it answers while Stripe does not.",
+            "503 is what it answers while Stripe does not. With ReceiveEventsErrors, it may be Stripe who got them.",
             periods=THREE_RUNS,
         )
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import aws_cdk as cdk
-from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra.stack import bundle
@@ -64,8 +63,6 @@ class Billing(Construct):
             settings=receiving.environment(),
             description="Takes Stripe's word about usage that it could not use.",
         )
-        # Open to everyone, as Stripe has no AWS credentials: its signature is checked before anything else is done.
-        self.notifications = self.receive_events.add_function_url(auth_type=lambda_.FunctionUrlAuthType.NONE)
         # No retry of an event, no dead-letter queue: a run takes up whatever is due or pending, so that the next tick
         # makes good a lost or failed one, and a retry would only run beside it. What must not happen is that no tick
         # comes at all, and the alarm on ClosePeriodsErrors tells of that.

@@ -1,9 +1,8 @@
-"""What the stack refuses when it is synthesised, in a sentence each: settings out of bounds, and Regions.
+"""What the stack refuses when it is synthesised, in a sentence each: settings out of bounds.
 
 CloudFormation or Stripe would find out much later.
 """
 
-import os
 import re
 from typing import Final
 
@@ -20,38 +19,6 @@ LEAST_CALLS: Final = 1000
 
 SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
 """As long as counters live they may have to be recounted."""
-
-UNSUPPORTED: Final = dict.fromkeys(
-    (
-        "ap-east-2",
-        "ap-south-2",
-        "ap-southeast-4",
-        "ap-southeast-5",
-        "ap-southeast-6",
-        "ap-southeast-7",
-        "ca-west-1",
-        "cn-northwest-1",
-        "eu-central-2",
-        "il-central-1",
-        "me-central-1",
-        "mx-central-1",
-        "us-gov-east-1",
-        "us-gov-west-1",
-    ),
-    "Lambda has no function URLs there, by which Stripe's notifications come",
-)
-"""Why not, by Region. All others of ``aws``, ``aws-cn`` and ``aws-us-gov`` have what the stack is made of; of isolated
-partitions nothing is known."""
-
-
-def check_region(stack: cdk.Stack) -> None:
-    """Raise ValueError where CloudFormation would refuse the template as a whole, before it makes anything.
-
-    A stack that names no Region is deployed to the one that the CDK CLI tells its apps.
-    """
-    where = os.environ.get("CDK_DEFAULT_REGION", "") if cdk.Token.is_unresolved(stack.region) else stack.region
-    if reason := UNSUPPORTED.get(where):
-        raise ValueError(f"the stack cannot be created in {where}: {reason}")
 
 
 def check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:

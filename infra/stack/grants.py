@@ -131,6 +131,7 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
         _write_rows(ledger),
         _sum_what_is_held(ledger),
         _read_stripe_key(storage),
+        _read_secret("ReadSigningSecret", storage.signing_secret.attr_id),  # its ARN
         _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
         _tell_what_was_rejected(function),
     )

@@ -17,7 +17,7 @@ from infra.stack import grants
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
-from infra.stack.checks import check_concurrency, check_names, check_nonces, check_posting, check_region, check_road
+from infra.stack.checks import check_concurrency, check_names, check_nonces, check_posting, check_road
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.portal import Portal
@@ -90,7 +90,6 @@ class MeteringStack(cdk.Stack):
         **stack_props: Any,
     ) -> None:
         super().__init__(scope, construct_id, **stack_props)
-        check_region(self)
         check(metrics, access_log)
         check_plans(plans, metrics)
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
@@ -238,6 +237,7 @@ class MeteringStack(cdk.Stack):
                 ledger_table=ledger,
                 deployment=self._deployment,
                 stripe_secret=self._storage.stripe_secret.ref,
+                signing_secret=self._storage.signing_secret.ref,
                 stripe_api_base=self._stripe_api_base,
             ),
             usage_lines=reads_usage_lines(self._metrics),
@@ -269,6 +269,7 @@ class MeteringStack(cdk.Stack):
             stripe_api_base=self._stripe_api_base,
             metrics=self._metrics,
             plans=self._plans,
+            receive_events=self._billing.receive_events,
             origins=origins,
             size=self._sizes["show_usage"],
             concurrency=concurrency,
@@ -339,11 +340,12 @@ class MeteringStack(cdk.Stack):
             reconcile_usage_function=self._billing.reconcile_usage.function_name,
             check_completeness_function=self._checking.check_completeness.function_name,
             receive_events_function=self._billing.receive_events.function_name,
-            notifications_url=self._billing.notifications.url,
+            notifications_url=self._portal.notifications_url,
             show_usage_function=self._portal.show_usage.function_name,
             portal_url=self._portal.url,
             portal_secret=self._portal.secret.secret_arn,
             stripe_secret=self._storage.stripe_secret.ref,
+            signing_secret=self._storage.signing_secret.ref,
             stripe_api_base=self._stripe_api_base,
             deployment=self._deployment,
             metrics=",".join(meters(self._metrics)),

@@ -1,4 +1,4 @@
-"""The customers' side: an HTTP API with one function behind it, and the key that signs their links."""
+"""The public side: an HTTP API for customers and for Stripe's notifications, and the key that signs links."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_apigatewayv2_authorizers as authorizers
 from aws_cdk import aws_apigatewayv2_integrations as integrations
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
@@ -41,13 +42,22 @@ BURST: Final = 100
 READING: Final = {"ThrottlingRateLimit": 10, "ThrottlingBurstLimit": 20}
 """The same for what reads: fifty pages that are open, each of which asks every five seconds."""
 
-THROTTLES: Final = dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "POST /v1/session", SIGNED_ROUTE), READING)
+NOTIFICATIONS: Final = "POST /v1/notifications"
+"""What Stripe calls, which has no AWS credentials and signs what it sends."""
+
+NOTIFYING: Final = {"ThrottlingRateLimit": 5, "ThrottlingBurstLimit": 20}
+"""The same for notifications: Stripe sends one a meter and some minutes, and what is throttled again later."""
+
+THROTTLES: Final = {
+    **dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "POST /v1/session", SIGNED_ROUTE), READING),
+    NOTIFICATIONS: NOTIFYING,
+}
 """Each route has a bucket of its own, so that whoever floods one leaves the others their own (API Gateway Developer
 Guide, "Throttle requests to your HTTP APIs")."""
 
 
 class Portal(Construct):
-    """Shows customers what they used and what it costs, to whoever has a link of theirs.
+    """Shows customers what they used and what it costs, to whoever has a link of theirs; takes Stripe's notifications.
 
     An HTTP API, since it can have a domain of one's own, IAM on a single route, and throttling; a function's URL has
     none of these. The page is served by the same function: what is asked for twice is answered by 304, and a
@@ -65,6 +75,7 @@ class Portal(Construct):
         stripe_api_base: str,
         metrics: Sequence[Metric],
         plans: Sequence[Plan],
+        receive_events: lambda_.Function,
         origins: Sequence[str],
         size: Size,
         concurrency: int | None,
@@ -101,7 +112,7 @@ class Portal(Construct):
         self.api = apigatewayv2.HttpApi(
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )
-        routes = self._route()
+        routes = [*self._route(), self._route_notifications(receive_events)]
         self.stage = self._stage()
         self.stage.node.add_dependency(*routes)  # which its throttles name
 
@@ -109,6 +120,11 @@ class Portal(Construct):
     def url(self) -> str:
         """Where the page is; ends with a slash."""
         return self.stage.url
+
+    @property
+    def notifications_url(self) -> str:
+        """Where Stripe's notifications are to be sent."""
+        return f"{self.url}{NOTIFICATIONS.partition('/')[2]}"
 
     def _key(self) -> secretsmanager.Secret:
         """Return the place of what signs the links."""
@@ -148,6 +164,21 @@ class Portal(Construct):
                     )
                 )
         return routes
+
+    def _route_notifications(self, receive_events: lambda_.Function) -> apigatewayv2.HttpRoute:
+        """Bring Stripe's notifications to a function with a role of its own, and nothing else to it."""
+        (route,) = self.api.add_routes(
+            path=NOTIFICATIONS.partition(" ")[2],
+            methods=[apigatewayv2.HttpMethod.POST],
+            integration=integrations.HttpLambdaIntegration("ReceiveEvents", receive_events),
+        )
+        cdk.Validations.of(route).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-APIG4",
+                reason="Stripe has no AWS credentials: the function checks its signature before anything else.",
+            )
+        )
+        return route
 
     def _stage(self) -> apigatewayv2.HttpStage:
         stage = apigatewayv2.HttpStage(

@@ -30,7 +30,7 @@ DEFAULTS: Final[Mapping[str, Size]] = {
     "show_usage": Size(_WHOLE, 10),  # somebody waits for each answer; what Stripe may take to fail comes to a second
 }
 
-_ANSWERS: Final = {"receive_events": (1, 60), "show_usage": (1, 29)}
+_ANSWERS: Final = {"receive_events": (1, 25), "show_usage": (1, 29)}
 """Bounds of the time of those that somebody waits for: API Gateway for 30 seconds at most."""
 
 

@@ -1,4 +1,4 @@
-"""What outlives a deployment: two tables, a bucket, the access log, and the places of two secrets."""
+"""What outlives a deployment: two tables, a bucket, the access log, and the places of secrets."""
 
 from typing import Final
 
@@ -50,7 +50,17 @@ class Storage:
             retention=access_log_retention,
             removal_policy=KEPT,
         )
-        self.stripe_secret = _stripe_secret(stack)
+        self.stripe_secret = _stripe_secret(
+            stack,
+            "StripeSecret",
+            "The restricted Stripe key of usage metering; `metering stripe connect` puts its value.",
+        )
+        # Of its own, so that nobody who can read the key can also write what passes for Stripe's word.
+        self.signing_secret = _stripe_secret(
+            stack,
+            "SigningSecret",
+            "What Stripe signs its notifications to usage metering with; `metering stripe webhook` puts its value.",
+        )
         self.hash_secret = _hash_secret(stack) if hashes else None
 
 
@@ -150,22 +160,18 @@ def _archive(days: int) -> s3.LifecycleRule:
     )
 
 
-def _stripe_secret(stack: cdk.Stack) -> secretsmanager.CfnSecret:
-    """Return the place of Stripe's key, without a value: to the functions that means "not connected yet".
+def _stripe_secret(stack: cdk.Stack, name: str, description: str) -> secretsmanager.CfnSecret:
+    """Return the place of a secret of Stripe's, without a value: to the functions that means "not connected yet".
 
     The L1: the L2 always generates a value, and a made-up one could not be told from Stripe's.
     """
-    secret = secretsmanager.CfnSecret(
-        stack,
-        "StripeSecret",
-        description="The restricted Stripe key of usage metering; `metering stripe connect` puts its value.",
-    )
-    secret.apply_removal_policy(KEPT)  # Stripe shows a key once
+    secret = secretsmanager.CfnSecret(stack, name, description=description)
+    secret.apply_removal_policy(KEPT)  # Stripe shows a secret once
     cdk.Validations.of(secret).acknowledge(
         cdk.Acknowledgment(
             id="AwsSolutions-SMG4",
-            reason="Stripe issues the key and offers no way to rotate it from here; "
-            "`metering stripe connect` replaces it.",
+            reason="Stripe issues it and offers no way to rotate it from here; `metering stripe connect` and "
+            "`metering stripe webhook` replace it.",
         )
     )
     return secret

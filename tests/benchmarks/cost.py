@@ -82,8 +82,8 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
 ALARMS: Final = {"subscription": 25, "firehose": 28}
-SECRETS: Final = 2
-"""The Stripe key, and the one that signs links."""
+SECRETS: Final = 3
+"""The Stripe key, what Stripe signs its notifications with, and the key that signs links."""
 
 FREE_ALARMS: Final = 10
 RATIOS: Final = frozenset({"CompletenessOfLines", "CompletenessOfRequests"})

@@ -25,6 +25,7 @@ def outputs(**told: Any) -> Outputs:
         "portal_url": "https://portal.example.com/",
         "portal_secret": "portal-secret",
         "stripe_secret": "stripe-secret",
+        "signing_secret": "signing-secret",
         "stripe_api_base": "http://127.0.0.1:1",
         "deployment": "Metering",
         "metrics": "requests,bytes",

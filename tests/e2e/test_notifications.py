@@ -2,7 +2,6 @@
 
 import urllib.error
 import urllib.request
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,8 +18,7 @@ def test_a_rejected_total_is_posted_when_it_is_tried_again(deployed: Deployed) -
     deployed.deliver(deployed.payload(f"{name}-key", f"{name}-key"))
     cloud.deployment.close()
     cloud.deployment.put_webhook_secret(SIGNING_SECRET)
-    address = urlsplit(cloud.outputs.notifications_url)
-    url = f"{cloud.emulator.endpoint_url}/_aws/lambda-url/{str(address.hostname).partition('.')[0]}/"
+    url = cloud.deployment.reachable(cloud.outputs.notifications_url)
     unsigned = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})  # noqa: S310 - the cloud's own
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(unsigned, timeout=PATIENCE_S)  # noqa: S310 - the same

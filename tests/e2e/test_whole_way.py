@@ -8,7 +8,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import pytest
 from rich.console import Console
@@ -154,9 +153,7 @@ def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -
     deployed.cloud.deployment.close()
     assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
     deployed.cloud.deployment.put_webhook_secret("whsec_of_this_test")
-    address = urlsplit(deployed.cloud.outputs.notifications_url)
-    endpoint = deployed.cloud.emulator.endpoint_url
-    url = f"{endpoint}/_aws/lambda-url/{str(address.hostname).partition('.')[0]}/"
+    url = deployed.cloud.deployment.reachable(deployed.cloud.outputs.notifications_url)
     deployed.cloud.stripe.set_webhook(url, "whsec_of_somebody_else")
     deployed.cloud.stripe.report_errors()
     assert deployed.in_ledger("customer#unknown") == (1, "POSTED")

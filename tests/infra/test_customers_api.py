@@ -27,6 +27,7 @@ def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None
         "GET /v1/invoice": "NONE",
         "GET /v1/prices": "NONE",
         "POST /v1/session": "NONE",
+        "POST /v1/notifications": "NONE",
         "OPTIONS /v1/{proxy+}": "NONE",
         "POST /v1/links": "AWS_IAM",
     }
@@ -70,6 +71,7 @@ def test_whoever_floods_a_route_leaves_the_others_their_own(template: Template) 
         "GET /v1/invoice": bucket,
         "POST /v1/session": bucket,
         "POST /v1/links": bucket,
+        "POST /v1/notifications": {"ThrottlingBurstLimit": 20, "ThrottlingRateLimit": 5},
     }
     stage = next(one for name, one in template["Resources"].items() if name.startswith("PortalStage"))
     routes = {name for name in template["Resources"] if name.startswith("PortalApi") and "Integration" not in name}

@@ -1,5 +1,6 @@
 """How the functions are run, and what sets them off."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from aws_cdk.assertions import Template as Synthesised
 from app import METRICS
 from infra.stack.metering import MeteringStack
 from metering.model.metrics import decode, encode
-from tests.doubles.template import DEPLOYMENT, Template, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
 
 FUNCTIONS = [
     "IngestRecordUsage",
@@ -119,27 +120,44 @@ def test_reconcile_usage_knows_tables_and_stripe(template: Template) -> None:
 
 def test_receive_events_knows_the_ledger_and_stripe(template: Template) -> None:
     """Its environment is what ReceiveEventsSettings reads; the counters are none of its business (I8)."""
-    assert _environment(template, "BillingReceiveEvents") == LEDGER | STRIPE | COMMON
+    own = {"SIGNING_SECRET": {"Ref": "SigningSecret"}}
+    assert _environment(template, "BillingReceiveEvents") == LEDGER | STRIPE | own | COMMON
 
 
-def test_one_function_is_open_to_everyone(template: Template) -> None:
-    """I7: Stripe has no AWS credentials, so that anyone may call its address; the signature is what counts."""
-    (url,) = of_type(template, "AWS::Lambda::Url").values()
+def test_notifications_reach_one_function_by_one_route(template: Template) -> None:
+    """I7: Stripe has no AWS credentials, so that anyone may call its address; the signature is what counts.
+
+    No function has an address of its own: no throttle stands before one, and 14 Regions have none.
+    """
+    assert of_type(template, "AWS::Lambda::Url") == {}
     (receive_events,) = [
         name for name in of_type(template, "AWS::Lambda::Function") if name[:-8] == "BillingReceiveEvents"
     ]
     target = {"Fn::GetAtt": [receive_events, "Arn"]}
-    assert template["Resources"][receive_events]["Properties"]["Timeout"] == 25
-    assert url["Properties"] == {"AuthType": "NONE", "TargetFunctionArn": target}
-    open_to_all = [
-        one["Properties"]
-        for one in of_type(template, "AWS::Lambda::Permission").values()
-        if one["Properties"]["Principal"] == "*"
+    (integration,) = [
+        name
+        for name, made in of_type(template, "AWS::ApiGatewayV2::Integration").items()
+        if made["Properties"]["IntegrationUri"] == target
     ]
-    assert {one["Action"] for one in open_to_all} == {"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"}
-    for one in open_to_all:  # and not past the address: what calls the function itself must have the right to
-        assert one["FunctionName"] == target
-        assert one.get("FunctionUrlAuthType") == "NONE" or one.get("InvokedViaFunctionUrl") is True
+    assert [
+        route["Properties"]["RouteKey"]
+        for route in of_type(template, "AWS::ApiGatewayV2::Route").values()
+        if integration in json.dumps(route["Properties"]["Target"])
+    ] == ["POST /v1/notifications"]
+    (permission,) = [
+        made["Properties"]
+        for made in of_type(template, "AWS::Lambda::Permission").values()
+        if made["Properties"]["FunctionName"] == target
+    ]
+    assert (permission["Principal"], permission["Action"]) == ("apigateway.amazonaws.com", "lambda:InvokeFunction")
+    assert flat(permission["SourceArn"]).endswith("/*/*/v1/notifications")
+    assert properties(template, "BillingReceiveEvents")["Timeout"] == 25
+
+
+def test_the_address_for_notifications_is_that_route(template: Template) -> None:
+    """As it is told to Stripe."""
+    outputs = template["Outputs"]
+    assert flat(outputs["NotificationsUrl"]["Value"]) == f"{flat(outputs['PortalUrl']['Value'])}v1/notifications"
 
 
 def test_every_line_of_the_access_log_reaches_record_usage(template: Template) -> None:

@@ -151,8 +151,17 @@ def test_receive_events_marks_rows_and_nothing_else(template: Template) -> None:
         ("dynamodb:UpdateItem", "Ledger", ("held#*",)),
         NAME,
         *STRIPE,
+        ("secretsmanager:GetSecretValue", "SigningSecret", ()),
         TELL,
     }
+
+
+def test_what_stripe_signs_with_is_read_by_one_function_alone(template: Template) -> None:
+    """I7: whoever knows it can say what Stripe has said."""
+    readers = {
+        role for role in ROLES if ("secretsmanager:GetSecretValue", "SigningSecret", ()) in grants(template, role)
+    }
+    assert readers == {"BillingReceiveEventsRole"}
 
 
 @pytest.mark.parametrize("role", ["BillingReceiveEventsRole", "BillingPostUsageRole"])

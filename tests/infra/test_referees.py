@@ -25,11 +25,10 @@ from infra.stack import (
     Sum,
     Unique,
 )
-from infra.stack.checks import UNSUPPORTED
 from infra.stack.examples import http_api, usage_lines
 from tests.doubles.template import Template
 from tests.infra.pages import SETTINGS
-from tests.infra.referees import ALL_REGIONS, policy_findings, schema_findings
+from tests.infra.referees import policy_findings, schema_findings
 
 TABLE: Final = {"Fn::GetAtt": ["CountersFDB211E7", "Arn"]}
 BUCKET: Final = {"Fn::GetAtt": ["Bucket83908E77", "Arn"]}
@@ -98,11 +97,8 @@ def combination(
 
 
 def test_cloudformation_takes_every_combination(combination: Template) -> None:
-    """In all Regions at once; what it finds there is that one type of resource is missing in those that we refuse."""
-    assert schema_findings(combination) == MISSING
-
-
-MISSING: Final = {("E3006", f"Resource type 'AWS::Lambda::Url' does not exist in '{region}'") for region in UNSUPPORTED}
+    """In all Regions at once: each has every type of resource that the stack is made of."""
+    assert schema_findings(combination) == set()
 
 
 def test_iam_knows_every_action_resource_and_condition_key(combination: Template) -> None:
@@ -138,13 +134,13 @@ def test_a_wrong_property_is_found(template: Template) -> None:
     planted = copy.deepcopy(template)
     planted["Resources"]["CountersFDB211E7"]["Properties"]["TimeToLive"] = {"AttributeName": "ttl"}
     planted["Resources"]["Bucket83908E77"]["Properties"]["VersioningConfiguration"]["Status"] = "On"
-    found = " ".join(sentence for _, sentence in schema_findings(planted) - MISSING)
+    found = " ".join(sentence for _, sentence in schema_findings(planted))
     assert "'TimeToLive' was unexpected" in found
     assert "'On' is not one of ['Enabled', 'Suspended']" in found
 
 
 def test_a_type_of_resource_that_a_region_lacks_is_found(template: Template) -> None:
-    """The schemas know Regions, and those that we refuse are among theirs."""
+    """The schemas know Regions."""
     planted = copy.deepcopy(template)
     planted["Resources"]["Planted"] = {"Type": "AWS::NimbleStudio::Studio", "Properties": {}}
     lacking = {
@@ -153,7 +149,6 @@ def test_a_type_of_resource_that_a_region_lacks_is_found(template: Template) -> 
         for region in re.findall("Resource type 'AWS::NimbleStudio::Studio' does not exist in '(.+)'", sentence)
     }
     assert {"eu-central-2", "ap-south-1"} <= lacking
-    assert set(ALL_REGIONS) >= UNSUPPORTED.keys()
 
 
 @pytest.mark.parametrize(
@@ -197,18 +192,3 @@ def test_a_statement_that_iam_would_not_understand_is_found(
     }
     first, *_ = policy_findings(planted)
     assert re.match(sentence, first)
-
-
-@pytest.mark.parametrize("region", UNSUPPORTED)
-def test_a_region_where_the_stack_cannot_be_created_is_refused(app: cdk.App, region: str) -> None:
-    """At synthesis, with the reason, and not by CloudFormation's "Unrecognized resource types"."""
-    with pytest.raises(ValueError, match=f"cannot be created in {region}: Lambda has no function URLs there"):
-        MeteringStack(app, "Metering", env=cdk.Environment(region=region), metrics=FEWEST["metrics"])
-
-
-def test_the_region_that_the_cdk_cli_deploys_to_is_looked_at(app: cdk.App, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack that names none goes there; one that names another does not."""
-    monkeypatch.setenv("CDK_DEFAULT_REGION", "eu-central-2")
-    with pytest.raises(ValueError, match="cannot be created in eu-central-2"):
-        MeteringStack(app, "Metering", metrics=FEWEST["metrics"])
-    MeteringStack(app, "Elsewhere", env=cdk.Environment(region="eu-central-1"), metrics=FEWEST["metrics"])

@@ -28,7 +28,7 @@ def test_a_size_that_is_given_takes_the_place_of_the_default() -> None:
         ({"close_periods": Size(64)}, "the memory, in MB, of close_periods must be 128 to 10,240, got 64"),
         ({"post_usage": Size(512, 30)}, "the timeout, in seconds, of post_usage must be 120 to 900, got 30"),
         ({"show_usage": Size(512, 30)}, "the timeout, in seconds, of show_usage must be 1 to 29, got 30"),
-        ({"receive_events": Size(512, 61)}, "the timeout, in seconds, of receive_events must be 1 to 60, got 61"),
+        ({"receive_events": Size(512, 26)}, "the timeout, in seconds, of receive_events must be 1 to 25, got 26"),
     ],
 )
 def test_a_size_out_of_bounds_is_refused(given: dict[str, Any], words: str) -> None:

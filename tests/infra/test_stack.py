@@ -35,6 +35,7 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
         "CheckCompletenessFunction",
         "ReceiveEventsFunction",
         "NotificationsUrl",
+        "SigningSecret",
         "StripeSecret",
         "StripeApiBase",
         "Deployment",

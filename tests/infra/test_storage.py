@@ -3,9 +3,18 @@
 import json
 import re
 
+import pytest
+
 from tests.doubles.template import Template, of_type, properties
 
-KEPT = ("CountersFDB211E7", "Bucket83908E77", "AccessLogD598EBE9", "HashSecret3D9FFBC2", "StripeSecret")
+KEPT = (
+    "CountersFDB211E7",
+    "Bucket83908E77",
+    "AccessLogD598EBE9",
+    "HashSecret3D9FFBC2",
+    "SigningSecret",
+    "StripeSecret",
+)
 LEDGER = "LedgerB7379752"
 
 
@@ -22,6 +31,7 @@ def test_the_logical_ids_of_stateful_resources_never_change(template: Template) 
         "LedgerB7379752",
         "Bucket83908E77",
         "StripeSecret",
+        "SigningSecret",
         "HashSecret3D9FFBC2",
         "PortalKey4F23AF2A",
     }
@@ -121,9 +131,10 @@ def test_the_bucket_is_private_and_only_reached_over_tls(template: Template) -> 
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
-def test_the_stripe_secret_has_no_value(template: Template) -> None:
-    """I8: CloudFormation neither knows nor makes up a key; `metering stripe connect` puts it."""
-    assert set(template["Resources"]["StripeSecret"]["Properties"]) == {"Description"}
+@pytest.mark.parametrize("name", ["StripeSecret", "SigningSecret"])
+def test_stripes_secrets_have_no_value(template: Template, name: str) -> None:
+    """I8: CloudFormation neither knows nor makes one up; `metering stripe connect` and `webhook` put them."""
+    assert set(template["Resources"][name]["Properties"]) == {"Description"}
 
 
 def test_the_key_of_the_hashes_is_made_up_at_deployment(template: Template) -> None:

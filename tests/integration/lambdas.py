@@ -25,6 +25,7 @@ from tests.doubles.template import ATTRIBUTES, KEYS, denials, grants
 from tests.integration.world import World
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
+SIGNING_SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:SigningSecret"
 POST_USAGE = "Metering-PostUsage"
 
 
@@ -190,7 +191,7 @@ def begin(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyP
         ClosePeriodsSettings("counters", "ledger", POST_USAGE),
         PostUsageSettings("counters", "ledger", ledger_epoch="1", stripe_rate="1000", **stripe),
         ReconcileUsageSettings("counters", "ledger", stripe_calls="1000", **stripe),
-        ReceiveEventsSettings("ledger", **stripe),
+        ReceiveEventsSettings("ledger", signing_secret=SIGNING_SECRET, **stripe),
     ):
         for name, value in settings.environment().items():
             monkeypatch.setenv(name, value)

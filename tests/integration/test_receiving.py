@@ -27,10 +27,10 @@ from metering.model.amounts import Amounts
 from metering.model.subjects import customer
 from metering.settings import SettingsError
 from metering.stores import aws as clients
-from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError, webhook_secret_from
+from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError, signing_secret_from
 from metering.stripe.webhooks import LARGEST_BODY
 from tests.doubles.clock import Clock
-from tests.integration.lambdas import SECRET, Functions, begin, said, told_to_eventbridge
+from tests.integration.lambdas import SECRET, SIGNING_SECRET, Functions, begin, said, told_to_eventbridge
 from tests.integration.world import HOUR, World
 
 KEY = "sk_test_local"
@@ -45,16 +45,17 @@ NO_METER = "v1.billing.meter.no_meter_found"
 @pytest.fixture
 def functions(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
     """The functions' processes, which have just begun, with a key and a signing secret."""
-    boto3.client("secretsmanager").create_secret(Name=SECRET)
-    put_secret(api_key=KEY, webhook_secret=SIGNS)
+    secrets: Any = boto3.client("secretsmanager")
+    secrets.create_secret(Name=SECRET, SecretString=json.dumps({"api_key": KEY}))
+    secrets.create_secret(Name=SIGNING_SECRET, SecretString=SIGNS)
     with begin(world, template, monkeypatch) as begun:
         yield begun
 
 
-def put_secret(**values: str) -> None:
-    """Put values in the deployment's secret."""
+def put_secret(name: str, text: str) -> None:
+    """Put a text in one of the deployment's secrets."""
     secrets: Any = boto3.client("secretsmanager")
-    secrets.put_secret_value(SecretId=SECRET, SecretString=json.dumps(values))
+    secrets.put_secret_value(SecretId=name, SecretString=text)
 
 
 @pytest.fixture
@@ -589,18 +590,41 @@ def test_a_report_that_cannot_be_fetched_now_is_not_taken(functions: Functions, 
 # --- before there is a secret ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("values", [{}, {"api_key": KEY}, {"api_key": KEY, "webhook_secret": ""}])
+@pytest.mark.parametrize("values", ["null", "{}", KEY, {"api_key": KEY}, {"api_key": KEY, "webhook_secret": ""}])
 def test_without_a_signing_secret_everything_is_refused(
-    functions: Functions, unknown: World, values: dict[str, str], capsys: pytest.CaptureFixture[str]
+    functions: Functions, unknown: World, values: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """I7: before 'metering stripe webhook' nobody can have signed anything; an empty secret signs nothing."""
-    put_secret(**values)
+    put_secret(SIGNING_SECRET, " ")
+    put_secret(SECRET, values if isinstance(values, str) else json.dumps(values))
     body, *_ = notifications(unknown)
     why = refused(functions, request(body, sign(body, secret="")), capsys)
     assert why == "no signing secret is known: 'metering stripe webhook' puts it"
 
 
-@pytest.mark.parametrize("name", ["LEDGER_TABLE", "DEPLOYMENT", "STRIPE_SECRET", "STRIPE_API_BASE"])
+def test_a_signing_secret_that_stands_beside_the_key_is_still_read(functions: Functions, unknown: World) -> None:
+    """As before there was one of its own, and until there is; once for many requests."""
+    put_secret(SIGNING_SECRET, " ")
+    put_secret(SECRET, json.dumps({"api_key": KEY, "webhook_secret": SIGNS}))
+    asked: list[Any] = []
+    secrets: Any = clients.secrets()
+    secrets.before.append(lambda _, arguments: asked.append(arguments["SecretId"]))
+    body, *_ = notifications(unknown)
+    for signature in (FORGED, FORGED, sign(body), FORGED):
+        functions.receive(request(body, signature))
+    assert "REJECTED" in {state for _, state in unknown.in_ledger("customer#acme").values()}
+    assert asked == [SIGNING_SECRET, SECRET]
+
+
+def test_a_signing_secret_of_its_own_goes_before_the_older_one(functions: Functions, unknown: World) -> None:
+    """I7: whoever can write the key's secret cannot sign."""
+    put_secret(SECRET, json.dumps({"api_key": KEY, "webhook_secret": "whsec_older"}))
+    body, *_ = notifications(unknown)
+    assert functions.receive(request(body, sign(body, secret="whsec_older")))["statusCode"] == 400
+    assert functions.receive(request(body))["statusCode"] == 200
+
+
+@pytest.mark.parametrize("name", ["LEDGER_TABLE", "DEPLOYMENT", "STRIPE_SECRET", "SIGNING_SECRET", "STRIPE_API_BASE"])
 def test_a_missing_setting_of_receive_events_is_named(
     functions: Functions, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -671,27 +695,33 @@ def test_a_hundred_requests_without_a_secret_ask_for_it_once(functions: Function
     """From the deployment to 'metering stripe connect' there is none."""
     asked = failing_secrets(code)
     assert [status(functions, FORGED) for _ in range(100)] == [answer] * 100
-    assert asked == ["GetSecretValue"]
+    assert len(asked) == (2 if code == NOT_THERE else 1)  # its own, and where it stood before
 
 
 @pytest.mark.parametrize("code", [NOT_THERE, "AccessDeniedException", "ThrottlingException"])
 def test_half_a_minute_later_the_secret_is_looked_for_again(world: World, code: str) -> None:
     """And found, as soon as it is there; then it is kept for five minutes."""
-    boto3.client("secretsmanager").create_secret(Name=SECRET)
-    put_secret(webhook_secret=SIGNS)
+    in_memory: Any = boto3.client("secretsmanager")
+    in_memory.create_secret(Name=SIGNING_SECRET, SecretString=SIGNS)
     clock, asked = Clock(world.now), failing_secrets(code)
-    secret = webhook_secret_from(SecretsProvider(boto3_client=clients.secrets()), SECRET, clock)
+    secret = signing_secret_from(SecretsProvider(boto3_client=clients.secrets()), SIGNING_SECRET, SECRET, clock)
     assert [look(secret), look(secret)] == ["" if code == NOT_THERE else f"cannot be read: {code}"] * 2
     clock.advance(29)
     look(secret)
-    assert len(asked) == 1
+    once = len(asked)
+    assert once == (2 if code == NOT_THERE else 1)
     clock.advance(1)
     look(secret)
-    assert len(asked) == 2
+    assert len(asked) == 2 * once
     clock.advance(30)
     secrets: Any = clients.secrets()
     secrets.before.clear()
     assert look(secret) == SIGNS
+    put_secret(SIGNING_SECRET, "whsec_rolled")
+    clock.advance(299)
+    assert look(secret) == SIGNS
+    clock.advance(1)
+    assert look(secret) == "whsec_rolled"
 
 
 def failing_secrets(code: str) -> list[str]:
@@ -712,7 +742,7 @@ def look(secret: Callable[[], str]) -> str:
     try:
         return secret()
     except StripeNotConnectedError as error:
-        return str(error).removeprefix("the secret with the Stripe key ")
+        return str(error).removeprefix("the signing secret ")
 
 
 def status(functions: Functions, signature: str) -> int:

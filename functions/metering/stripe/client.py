@@ -40,12 +40,15 @@ _API: Final = "https://api.stripe.com"
 
 API_KEY: Final = "api_key"
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of one
-"""What Stripe's secret holds, under these names: one secret, since a second one would cost as much as an idle month."""
+"""What Stripe's secret holds, under these names; the second until it is given a place of its own."""
 
 CONNECT: Final = "run 'metering stripe connect'"
 NO_KEY: Final = f"the secret holds no Stripe key: {CONNECT}"
 
 SANDBOX_KEYS: Final = ("sk_test_", "rk_test_")
+
+KEPT_S: Final = 300
+"""Seconds for which a secret that was read is believed."""
 
 LOOKED_S: Final = 30
 """Seconds for which nobody looks again whether there is a signing secret."""
@@ -155,46 +158,51 @@ def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:
     return read
 
 
-def webhook_secret_from(
-    provider: "SecretsProvider", secret: str, clock: Callable[[], float] = time.monotonic
+def signing_secret_from(
+    provider: "SecretsProvider", secret: str, former: str, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[], str]:
     """Return a way to read the signing secret of Stripe's notifications, which is empty if there is none.
 
-    A look that finds none, or fails, is believed for ``LOOKED_S``: anyone may bring it about, and it costs more than
-    all else that a request without a signature does.
+    Where it has not been given since it has a place of its own, it stands beside the API key, in ``former``. A look is
+    believed for ``KEPT_S``, one that finds none, or fails, for ``LOOKED_S``: anyone may bring it about, and it costs
+    more than all else that a request without a signature does.
     """
-    looks_again_at, why = -math.inf, ""
+    looks_again_at, found, why = -math.inf, "", ""
+
+    def look() -> str:
+        own = _stored(provider, secret, "the signing secret", fresh=True).strip()
+        return own or _read_secret(provider, former, fresh=True).get(WEBHOOK_SECRET, "")
 
     def read() -> str:
-        nonlocal looks_again_at, why
-        if clock() < looks_again_at:
-            if why:
-                raise StripeNotConnectedError(why)
-            return ""
-        found, why = "", ""
-        try:
-            found = _read_secret(provider, secret, fresh=False).get(WEBHOOK_SECRET, "")
-        except StripeNotConnectedError as error:
-            why = str(error)
-            raise
-        finally:
-            if not found:
-                looks_again_at = clock() + LOOKED_S
+        nonlocal looks_again_at, found, why
+        if clock() >= looks_again_at:
+            found, why = "", ""
+            try:
+                found = look()
+            except StripeNotConnectedError as error:
+                why = str(error)
+            looks_again_at = clock() + (KEPT_S if found else LOOKED_S)
+        if why:
+            raise StripeNotConnectedError(why)
         return found
 
     return read
 
 
 def _read_secret(provider: "SecretsProvider", secret: str, *, fresh: bool) -> dict[str, str]:
+    return secret_values(_stored(provider, secret, "the secret with the Stripe key", fresh=fresh))
+
+
+def _stored(provider: "SecretsProvider", secret: str, what: str, *, fresh: bool) -> str:
+    """Return what a secret holds: nothing if it has no value yet, or is gone."""
     try:
-        stored = provider.get(secret, max_age=300, force_fetch=fresh)
+        return str(provider.get(secret, max_age=KEPT_S, force_fetch=fresh) or "")
     except GetParameterError as error:
         cause = error.__cause__ or error.__context__
         code = cause.response["Error"]["Code"] if isinstance(cause, ClientError) else type(cause).__name__
         if code != "ResourceNotFoundException":
-            raise StripeNotConnectedError(f"the secret with the Stripe key cannot be read: {code}") from error
-        stored = None  # a secret that has no value yet, or is gone
-    return secret_values(str(stored or ""))
+            raise StripeNotConnectedError(f"{what} cannot be read: {code}") from error
+        return ""
 
 
 def secret_values(text: str) -> dict[str, str]:
