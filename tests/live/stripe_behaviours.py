@@ -103,7 +103,7 @@ def refused(call: Callable[[], Any], *statuses: int) -> Any:
 @behaviour(
     "A meter event whose identifier was used is refused: 400, `invalid_request_error`, without a code, in the words "
     '"An event already exists with identifier …".',
-    "observed: langfuse/langfuse#16292, 2026",
+    "langfuse/langfuse#16292, 2026",
     OBSERVED,
     otherwise="A total that Stripe has is taken for rejected: an alarm, and nothing billed wrongly.",
 )
@@ -227,7 +227,7 @@ def an_hour_may_be_negative(stripe: Place) -> None:
 
 @behaviour(
     "A value of 15 digits is taken, one of more refused with 400.",
-    "docs.stripe.com/api/billing/meter-event, 2026: error `meter_event_value_too_many_digits`",
+    f"{SDK}: `meter_event_value_too_many_digits` in error reports; v1's reference: more than 15 digits are refused",
     DOCUMENTED,
     otherwise="Totals of 15 digits, to which they are bounded, are rejected.",
 )
@@ -254,7 +254,7 @@ def identifiers_of_a_hundred_characters(stripe: Place) -> None:
 @behaviour(
     "An event name without an active meter is refused at once: 400, "
     '"No active meter found for event name …". So is that of an archived meter.',
-    "observed, 2025 to 2026, of a name that no meter has",
+    "the words stand in what others wrote of the real Stripe, 2025 to 2026, of a name that no meter has",
     OBSERVED,
     otherwise="Totals are rejected for good, instead of waiting for the meter.",
 )
@@ -395,7 +395,7 @@ def an_idempotency_key_in_use(stripe: Place) -> None:
 
 @behaviour(
     'A second active meter of one event name is refused: "An active meter already exists for event name …".',
-    "observed, 2025",
+    "the words stand in what others wrote of the real Stripe, 2025",
     OBSERVED,
     otherwise="`stripe apply` shows Stripe's refusal in other words.",
 )
@@ -469,7 +469,7 @@ def empty_windows_are_left_out(stripe: Place) -> None:
 
 @behaviour(
     'Summaries of a customer that there is not are refused: `resource_missing`, or in the words "No such customer".',
-    "observed",
+    "the words of every v1 call with a customer that there is not; not seen of this one",
     OBSERVED,
     otherwise="One customer's wrong id is told as a failure of the look, of that customer alone.",
 )
@@ -541,7 +541,7 @@ def the_thirty_first_stays(stripe: Place) -> None:
 
 @behaviour(
     "A preview of a customer alone is refused with 400; of one of its subscriptions it is given.",
-    "observed: RoboFinSystems/robosystems#940, 2026-07; stripe/stripe-node#2347",
+    "RoboFinSystems/robosystems#940, 2026-07; stripe/stripe-node#2347",
     OBSERVED,
     otherwise="Nothing: a subscription is always named.",
 )
@@ -689,7 +689,7 @@ def a_voided_invoice_bills_nothing(stripe: Place) -> None:
 @behaviour(
     "Usage at graduated tiers has a line for each tier that it reaches, which add up to it; a tier's flat amount is a "
     "line of its own, of quantity 0.",
-    "observed: an invoice of Gitpod's, 2022, in classic billing mode",
+    "an invoice of Gitpod's, 2022, in classic billing mode",
     OBSERVED,
     otherwise="Usage at tiers seems more or less than what was billed: it is held for a person, and not carried.",
 )
