@@ -63,7 +63,8 @@ class Signal(StrEnum):
     """Lines counted or set aside, divided by the stages' requests, of the last day."""
 
     USAGE_CARRIED = "UsageCarried"
-    """Differences that were carried into the current hour: from an invoice, an hour too old, or one below nothing."""
+    """Differences that were carried into the current hour: from an invoice, an hour too old, or one that came to less
+    than nothing or to more than Stripe takes."""
 
     USAGE_WITHOUT_SUBSCRIPTION = "UsageWithoutSubscription"
     """Differences that wait until the customer has a subscription which bills their metric."""

@@ -235,9 +235,10 @@ def post(deployed: Deployed, told: Told) -> Iterator[Again]:
             good, poor, late, wrong = names = [_customer(deployed, made, more) for more in ("", "", "", LONG)]
             ledger.holders.save_customer(Customer(poor, poor), before=ledger.holders.customers([poor])[poor])
             for name in names:
-                amount = 10**16 if name == wrong else 1  # more digits than Stripe takes
+                dated = int(datetime.now(UTC).timestamp()) + 86_400 if name == wrong else 0  # Stripe takes no future
+                total = Total(1, 1, State.PENDING, dated=dated)
                 hour = too_old if name == late else deployed.hour
-                ledger.rows.save(UsageRow(customer(name), hour, totals={"requests": Total(amount, 1, State.PENDING)}))
+                ledger.rows.save(UsageRow(customer(name), hour, totals={"requests": total}))
             answer = post_usage.handler({}, context())
             while answer["leased"]:  # by a worker of the cloud's own clock
                 time.sleep(0.5)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import boto3
 import msgspec
@@ -113,11 +113,15 @@ def used(world: World, started: list[Any]) -> World:
     return world
 
 
+LONG: Final = "m" * 95
+"""A metric whose meter's name, and whose identifiers, are longer than Stripe takes."""
+
+
 def rejectable(world: World, *names: str) -> None:
-    """Make customers who used more than Stripe can take of one metric."""
+    """Make customers who used something that Stripe cannot take."""
     for n, name in enumerate(names):
         world.customer(name, f"big{n}", stripe_customer=f"cus_{name}")
-        world.counters.count(HOUR, f"big{n}", Amounts({"requests": 10**20}), b"123456789012")
+        world.counters.count(HOUR, f"big{n}", Amounts({LONG: 1}), b"123456789012")
     Clock.at = HOUR.end + timedelta(minutes=10)
 
 
@@ -610,12 +614,12 @@ def test_a_rejection_is_told_to_eventbridge(
     assert said(capsys) == {"UsagePosted": (2, "Count"), "UsageRejected": (1, "Count")}
     assert functions.post()["rejected"] == 0
     ((event,),) = told
-    assert "15" in event.pop("reason")
+    assert "100 characters" in event.pop("reason")
     assert event == {
         "customer": "globex",
-        "metric": "requests",
+        "metric": LONG,
         "hour": "2026-11-22T05",
-        "identifier": f"{epoch_of('1', 'Metering')}.globex.requests.2026-11-22T05.r1",
+        "identifier": f"{epoch_of('1', 'Metering')}.globex.{LONG}.2026-11-22T05.r1",
     }
 
 
@@ -709,7 +713,7 @@ def test_a_bus_that_cannot_be_reached_loses_no_rejection(
     bus.before.append(fail)
     assert functions.post()["rejected"] == 1
     assert said(capsys) == {"UsageRejected": (1, "Count")}
-    assert world.in_ledger("customer#acme")["requests"] == (10**20, "REJECTED")
+    assert world.in_ledger("customer#acme")[LONG] == (1, "REJECTED")
     assert "no event could be put" in functions.log.getvalue()
 
 

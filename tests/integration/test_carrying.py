@@ -13,7 +13,7 @@ from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carrier
 from metering.model.periods import Hour
 from metering.model.subjects import customer
-from metering.model.usage_row import State
+from metering.model.usage_row import MOST_IN_AN_HOUR, State
 from metering.stores.changes import Changes
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, new_mark
@@ -82,6 +82,23 @@ def test_less_than_nothing_is_carried_on_until_it_is_used_up(billing: Billing) -
     assert all(event.value >= 0 for event in billing.world.stripe.events)
     assert sum(billing.invoiced()) + billing.still_open() == 5 + (0 + 2 + 4) - 5
     assert sum(amount for _, amount in billing.carries()) == -5
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_more_than_stripe_takes_of_an_hour_is_carried_into_the_next_ones(billing: Billing, *, streamed: bool) -> None:
+    """I4: it has 15 digits; what is beyond is billed all the same, and nothing is rejected."""
+    world = billing.world
+    if streamed:
+        world.stream_from(HOUR)
+    billing.use(2 * MOST_IN_AN_HOUR + 12)
+    hours = [HOUR]
+    for _ in range(4):
+        billing.at(due(hours[-1]))
+        billing.settle()
+        hours.append(hours[-1].next())
+    billed = [world.at_stripe("cus_acme", hour=hour) for hour in hours]
+    assert billed == [MOST_IN_AN_HOUR, MOST_IN_AN_HOUR, 5 + 12, 0, 0]
+    assert billing.carries()[0] == (HOUR, -MOST_IN_AN_HOUR - 17)
 
 
 def test_a_late_record_before_the_invoice_is_final_is_not_carried(billing: Billing) -> None:

@@ -452,13 +452,13 @@ def test_one_customers_failure_delays_no_other(world: World) -> None:
 def test_what_stripe_rejects_is_kept_with_stripes_words_and_closes_the_hour(world: World) -> None:
     """I6: an operator must act; marking the hour tries again."""
     world.customer("acme", "key1", stripe_customer="cus_acme")
-    world.counters.count(HOUR, "key1", Amounts({"requests": 10**20}), b"123456789012")
+    world.counters.count(HOUR, "key1", Amounts({"m" * 95: 1}), b"123456789012")
     world.after_grace()
     closed, posted = world.run()
     row = world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     assert posted.rejected == 1
-    assert row.totals["requests"].state == "REJECTED"
-    assert "digits" in row.totals["requests"].reason
+    assert row.totals["m" * 95].state == "REJECTED"
+    assert "at most 100 characters" in row.totals["m" * 95].reason
     assert HOUR in closed.closed
 
 

@@ -83,6 +83,7 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Unique(name="a", of="user", opaque_id=True),), "write 'authorizer.<property>'"),
         ((Sum(name="a", of="authorizer.n", scale=10),), "a scale is from 0 to 9 decimals, got 10"),
         ((Sum(name="a", of="authorizer.n", scale=-1),), "a scale is from 0 to 9 decimals, got -1"),
+        ((Sum(name="a", of="authorizer.n", scale=7),), "a sum has at most 6 decimals, so that an hour .*, got 7"),
         ((Max(name="a", of="response_length", scale=2),), "'response_length', which is whole: leave scale out"),
         ((Max(name="a", of="authorizer.n\n"),), "which is no measured field of the log: write one of"),
         (

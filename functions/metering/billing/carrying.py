@@ -1,12 +1,13 @@
 """Carrying: what can no longer be billed where it belongs is billed in the current hour, exactly once, both ways.
 
-Three things ask for it, each of a closed hour that was written again (a ``CHECK`` mark):
+Four things ask for it, each of a closed hour that was written again (a ``CHECK`` mark):
 
 - **A finalised invoice** never changes. So for each of them the quantity that it bills of a metric is kept, as Stripe
   says it, and compared with the ledger's sum of its hours whenever one of them is written again. The difference, less
   what was carried before, is carried.
 - **An hour too old for Stripe** has a total that Stripe does not take any more: what Stripe lacks is carried.
 - **Less than nothing** in an hour, after an adjustment or a carry, is posted as zero, and the rest is carried on.
+- **More than Stripe takes of an hour** has 16 digits: 15 nines are posted, and the rest is carried on.
 
 What is carried is written together with what says that it was (:mod:`metering.stores.changes`), on condition that
 nobody else has done so, and with the late mark of the hour that it enters: so a crash, or a second run, carries nothing
@@ -227,6 +228,8 @@ class Carrier:
         for metric, total in row.totals.items():
             if total.balance < 0:
                 yield self._move(row, metric, total.balance, "less than nothing")
+            elif total.beyond:
+                yield self._move(row, metric, total.beyond, "more than Stripe takes of an hour")
             elif not row.hour.is_past_stripe(self.clock()):
                 continue
             elif total.state is State.PENDING or self._may_show_later(total):

@@ -186,7 +186,12 @@ class Sender:
             row = sent.row
 
     def depart(self, row: UsageRow, stripe_customer: str) -> tuple[UsageRow, dict[str, Posting]]:
-        """Return a row in which the totals that may depart are on their way, and these postings by metric."""
+        """Return a row in which the totals that may depart are on their way, and these postings by metric.
+
+        First what Stripe does not take of an hour is marked, for reconcile_usage to carry it.
+        """
+        if any(total.beyond for total in row.in_state(State.PENDING).values()):
+            self.counters.marks.mark_to_check(row.hour, row.subject)
         return departing(
             row,
             stripe_customer=stripe_customer,

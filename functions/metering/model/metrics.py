@@ -32,6 +32,10 @@ MOST_SPLITS: Final = 4
 MOST_NAMES: Final = 128
 """How many values of splits, all metrics' together, one counter item tells apart; what is beyond is under ``other``."""
 
+LARGEST_SCALE_OF_A_SUM: Final = 6
+"""With more decimals a customer's hour could come to more than Stripe's 15 digits (Stripe docs, "Record usage"): a
+record may hold 10^12 of the smallest unit, and only a highest value is no more than one of them."""
+
 MOST_ADDED: Final = 320
 """How many numbers one update can add to: its expression may have 4 KB (DynamoDB Developer Guide, "Constraints")."""
 
@@ -211,8 +215,7 @@ def _check_source(metric: Metric, log: AccessLog) -> None:
                         "say opaque_id=True if they are opaque ids, never names or addresses"
                     )
         case Sum() | Max():
-            if not 0 <= metric.scale <= LARGEST_SCALE:
-                raise MetricError(f"{metric.name!r}: a scale is from 0 to {LARGEST_SCALE} decimals, got {metric.scale}")
+            _check_scale(metric)
             if metric.of == USAGE_LINES:
                 _check_usage_lines(metric)
             elif isinstance(metric, Sum) and metric.deduplicate:
@@ -223,6 +226,17 @@ def _check_source(metric: Metric, log: AccessLog) -> None:
                 _check_amount(metric, log)
         case _:
             assert_never(metric)
+
+
+def _check_scale(metric: Sum | Max) -> None:
+    if not 0 <= metric.scale <= LARGEST_SCALE:
+        raise MetricError(f"{metric.name!r}: a scale is from 0 to {LARGEST_SCALE} decimals, got {metric.scale}")
+    if isinstance(metric, Sum) and metric.scale > LARGEST_SCALE_OF_A_SUM:
+        raise MetricError(
+            f"{metric.name!r}: a sum has at most {LARGEST_SCALE_OF_A_SUM} decimals, so that an hour may hold a "
+            f"billion of what it counts in the 15 digits that Stripe takes, got {metric.scale}: measure it in "
+            "a larger unit, under another name if it was billed before"
+        )
 
 
 def _check_usage_lines(metric: Sum | Max) -> None:

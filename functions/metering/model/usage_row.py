@@ -29,6 +29,9 @@ from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, Subject, short_id
 
+MOST_IN_AN_HOUR: Final = 999_999_999_999_999
+"""Stripe takes 15 digits (Stripe docs, "Record usage"); what an hour has beyond is carried into a later one."""
+
 FLIGHT_TIME: Final = timedelta(minutes=16)
 """A copy of a request can land this long after it was written down: the longest life of a Lambda, and a minute."""
 
@@ -162,8 +165,13 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def quantity(self) -> int:
-        """What is billed: the balance, but never less than nothing."""
-        return max(0, self.balance)
+        """What is billed of this hour: the balance, but never less than nothing, nor more than Stripe takes."""
+        return min(max(0, self.balance), MOST_IN_AN_HOUR)
+
+    @property
+    def beyond(self) -> int:
+        """What the balance has beyond what Stripe takes of an hour, to be carried."""
+        return max(0, self.balance - MOST_IN_AN_HOUR)
 
     @property
     def was_sent(self) -> bool:
