@@ -28,7 +28,7 @@ from metering.stores.ledger import Ledger
 from metering.stripe.client import StripeUnavailableError
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
-from metering.stripe.subscriptions import plans_of, preview_of, running
+from metering.stripe.subscriptions import plans_of, preview_of, running, with_all_items
 
 CUSTOMER: Final = "metering_customer"
 DAYS_UNTIL_DUE: Final = 30
@@ -215,7 +215,7 @@ class Subscriber:
 
         def fetch(client: StripeClient) -> list[Subscription]:
             listed = client.v1.subscriptions.list({"customer": stripe_customer, "status": "all", "limit": 100})
-            return list(listed.auto_paging_iter())
+            return [with_all_items(one) for one in listed.auto_paging_iter()]
 
         return [subscription for subscription in self.stripe.call(fetch) if self._items(subscription)]
 
@@ -241,7 +241,7 @@ class Subscriber:
 
     def _given(self, name: str, plan: Plan, stripe_customer: str) -> Subscription:
         """Return the subscription of this id, or raise OperatorError that says why it does not fit."""
-        subscription = self.stripe.call(lambda client: client.v1.subscriptions.retrieve(name))
+        subscription = self.stripe.call(lambda client: with_all_items(client.v1.subscriptions.retrieve(name)))
         if stripe_customer and subscription.customer != stripe_customer:
             raise OperatorError(f"the subscription {name} is of {subscription.customer}, not of {stripe_customer}")
         if not is_running(subscription):

@@ -40,7 +40,7 @@ from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, Posting, State
 from metering.portal.api import application
 from metering.portal.tokens import Use, issue
 from metering.stores import aws
-from metering.stores.changes import Billed, Changes
+from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.claims import Claim, of_value
 from metering.stores.counters import Counters
 from metering.stores.holders import Customer
@@ -298,8 +298,10 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
             owner = Ledger(client, ledger.table).holders.owner(f"cus_{name}")
             invoice = Billed("in_granted", f"cus_{name}", "requests", str(hour), str(hour.next()), 2)
             changes = Changes(client, ledger.table, Counters(client, counters.table))
-            changes.note(owner, invoice)
-            changes.keep(msgspec.structs.replace(invoice, stripe_customer="cus_ofnobody"))
+            noted = Noted("in_granted", f"cus_{name}", int(hour.start.timestamp()))
+            changes.note(owner, noted)
+            changes.add_billed(owner, invoice)
+            changes.keep_noted(msgspec.structs.replace(noted, stripe_customer="cus_ofnobody"))
             assert [one.invoice for one in deployment.changes.billed(name)] == ["in_granted"]
             assert _is_marked(deployed, Mark.CHECK, hour, customer(name))
 

@@ -283,7 +283,9 @@ def test_what_was_posted_just_before_it_became_too_old_is_not_carried_twice(worl
     billing = Billing(world)
     world.customer("acme", "key1", stripe_customer="cus_acme")
     billing.jump(HOUR.start + timedelta(days=34, hours=11, minutes=55))
-    billing.subscribe()
+    since: Any = {"backdate_start_date": int(HOUR.start.timestamp())}
+    subscribed: Any = {"customer": "cus_acme", "items": [{"price": billing.price()}], **since}
+    billing.client().v1.subscriptions.create(subscribed)
     billing.use(5)
     world.run()
     assert world.at_stripe("cus_acme") == 5

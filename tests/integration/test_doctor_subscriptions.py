@@ -123,7 +123,7 @@ def test_a_subscription_that_ended_within_an_hour_may_have_billed_a_part_of_it(
     billing.client().v1.subscriptions.cancel(subscription.id)
     billing.use(2, NEXT)
     post(billing, NEXT)
-    billing.world.changes.note("acme", Billed("in_1", "cus_acme", "requests", str(HOUR), str(NEXT), billed))
+    billing.world.changes.add_billed("acme", Billed("in_1", "cus_acme", "requests", str(HOUR), str(NEXT), billed))
     assert unbilled(operator) == ([f"subscription ended: {said}"] if said else [])
 
 

@@ -382,7 +382,7 @@ def everything(shop: Shop, key: str) -> None:
     assert meters.totals(made, done.stripe_customer, HOUR, HOUR.next()) == {HOUR: 3}
     assert preview(meters, shop.world.ledger.holders.customers([key])[key])["total"] == 4902
     reader = StripeReader(meters, Reads(10))
-    list(reader.finalised(int((HOUR.start - timedelta(days=1)).timestamp()), int(HOUR.end.timestamp())))
+    list(reader.became_final(int((HOUR.start - timedelta(days=1)).timestamp()), int(HOUR.end.timestamp())))
     assert reader.is_billed(done.stripe_customer, "requests")
     renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))
     Catalog(meters, ("requests", "bytes"), (renamed,)).apply(lambda _: None)

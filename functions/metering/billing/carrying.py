@@ -2,9 +2,10 @@
 
 Four things ask for it, each of a closed hour that was written again (a ``CHECK`` mark):
 
-- **A finalised invoice** never changes. So for each of them the quantity that it bills of a metric is kept, as Stripe
-  says it, and compared with the ledger's sum of its hours whenever one of them is written again. The difference, less
-  what was carried before, is carried.
+- **A finalised invoice** never changes. So for each of its lines the quantity that it bills of a metric is kept, as
+  Stripe says it, and compared with the ledger's sum of its hours whenever one of them is written again
+  (:mod:`metering.billing.accounts`). The difference, less what was carried before, is carried; a void invoice bills
+  nothing, so that this is all of it. What could not be a late record's doing is held for a person.
 - **An hour too old for Stripe** has a total that Stripe does not take any more: what Stripe lacks is carried.
 - **Less than nothing** in an hour, after an adjustment or a carry, is posted as zero, and the rest is carried on.
 - **More than Stripe takes of an hour** has 16 digits: 15 nines are posted, and the rest is carried on.
@@ -14,25 +15,24 @@ nobody else has done so, and with the late mark of the hour that it enters: so a
 twice.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
 from typing import Final
 
 import msgspec
 from aws_lambda_powertools import Logger
 
+from metering.billing.accounts import DOUBTFUL, OVERLAPPING, Account, accounts_of
+from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, customer
 from metering.model.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
-from metering.stores.aws import side_by_side
-from metering.stores.changes import Billed, Changes
+from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, Marked
-from metering.stores.progress import Seen
 from metering.stores.table import RowChangedError
-from metering.stripe.invoices import InvoicedMetric, StripeReader
+from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import SHOWN_AFTER
 from metering.stripe.reading import OutOfBudgetError
 
@@ -41,29 +41,22 @@ logger = Logger(child=True)
 WHO: Final = "reconcile_usage"
 NOT_SUBSCRIBED: Final = "no subscription bills this metric now"
 
-_WINDOW: Final = 6 * 3600
-"""Seconds. Invoices are looked for in pieces of time, oldest first, so that a run which ends early has not
-looked in vain."""
-
-_OVERLAP: Final = 10 * 60
-"""Seconds. An event can show up in Stripe's list later than it is dated."""
-
-_KEPT: Final = 29 * 24 * 3600
-"""Seconds. How long Stripe keeps events, less a day."""
-
 
 @dataclass(slots=True)
 class Carried:
     """What a run carried."""
 
     invoices: int = 0
-    """Finalised invoices that were new, counted in metrics."""
+    """Invoices that are new, or newly void."""
 
     carried: int = 0
     """Changes written into the current hour."""
 
     held: int = 0
-    """Differences that wait for a subscription."""
+    """Differences that wait for a subscription, or for a person; and invoices that cannot be read."""
+
+    doubtful: int = 0
+    """Those of them that a person has to look at."""
 
     reasons: list[str] = field(default_factory=list)
 
@@ -72,6 +65,7 @@ class Carried:
         self.invoices += more.invoices
         self.carried += more.carried
         self.held += more.held
+        self.doubtful += more.doubtful
         self.reasons += more.reasons
 
 
@@ -97,71 +91,17 @@ class Carrier:
         """Note the invoices that were finalised since the last run, and carry what there is to carry."""
         carried = Carried()
         try:
-            for more in chain(self._note_invoices(), self._check_marked()):
+            for invoices in self._noter.note():
+                carried.add(Carried(invoices=invoices))
+            for more in self._check_marked():
                 carried.add(more)
         except (OutOfBudgetError, RowChangedError) as error:
             logger.warning("the next run goes on", reason=str(error))
         return carried
 
-    # --- finalised invoices -----------------------------------------------------------------------------------------
-
-    def _note_invoices(self) -> Iterator[Carried]:
-        """Write down what new invoices bill, and ask for each to be checked."""
-        now = int(self.clock().timestamp())
-        seen = self.ledger.progress.invoices_seen()
-        if seen is None or seen.at < now - _KEPT:
-            seen = Seen(now - _KEPT)
-        while seen.at + _OVERLAP < now:
-            end = seen.until or min(seen.at + _WINDOW, now)
-            for last, invoiced in self.stripe.finalised(seen.at, end, seen.after):
-                if self.clock() >= self.deadline:
-                    return
-                yield Carried(invoices=self._note_all(invoiced))
-                self.ledger.progress.save_invoices_seen(Seen(seen.at, end, last))
-            seen = Seen(end - _OVERLAP)
-            self.ledger.progress.save_invoices_seen(seen)
-
-    def _note_all(self, invoiced: Iterable[InvoicedMetric]) -> int:
-        """Note invoices' metrics, side by side, but those of one Stripe customer, who has one mark, in turn."""
-        by_name: dict[str, list[InvoicedMetric]] = {}
-        for metric in invoiced:
-            by_name.setdefault(metric.stripe_customer, []).append(metric)
-        return sum(side_by_side(lambda some: sum(map(self._note, some)), by_name.values()))
-
-    def _note(self, invoiced: InvoicedMetric) -> bool:
-        billed = Billed(
-            invoiced.invoice,
-            invoiced.stripe_customer,
-            invoiced.metric,
-            str(invoiced.first),
-            str(invoiced.end),
-            invoiced.quantity,
-        )
-        if not self.ledger.holders.owner(invoiced.stripe_customer):
-            self.changes.keep(billed)
-        # Whoever got the Stripe customer before it was kept is seen here, and whoever does so later finds it.
-        name = self.ledger.holders.owner(invoiced.stripe_customer)
-        return bool(name) and self._note_for(name, billed)
-
-    def _note_for(self, name: str, billed: Billed) -> bool:
-        try:
-            self.changes.note(name, billed)
-        except RowChangedError:
-            known = {(noted.invoice, noted.metric) for noted in self.changes.billed(name)}
-            if (billed.invoice, billed.metric) not in known:
-                raise
-            return False  # an earlier run has noted it
-        return True
-
-    def _adopt(self, name: str, stripe_customer: str) -> list[Billed]:
-        """Return a customer's invoices, with those from before it got its Stripe customer."""
-        invoices = self.changes.billed(name)
-        known = {(one.invoice, one.metric) for one in invoices}
-        kept = self.changes.kept(stripe_customer) if stripe_customer else []
-        new = [one for one in kept if (one.invoice, one.metric) not in known]
-        for one in new:
-            self._note_for(name, one)
-        return self.changes.billed(name) if new else invoices
+    @property
+    def _noter(self) -> Noter:
+        return Noter(self.ledger, self.changes, self.stripe, self.since, self.clock, self.deadline)
 
     # --- what asks to be checked ------------------------------------------------------------------------------------
 
@@ -185,22 +125,37 @@ class Carrier:
         """
         profile = self.ledger.holders.customers([name]).get(name)
         stripe_customer = profile.stripe_customer if profile else ""
-        looked_at: dict[Billed, bool] = {}
-        invoices = self._adopt(name, stripe_customer)
+        noted = self._noter.of(name, stripe_customer)
+        unread = yield from self._read(name, noted)
+        lines = self._noter.lines_of(name, stripe_customer)
+        accounts = accounts_of(lines, noted)
+        done: dict[int, bool] = {}
         rows_done: dict[Marked, bool] = {}
         for mark in marks:
-            rows_done[mark] = yield from self._is_row_done(mark, stripe_customer, invoices)
-        for mark, done in rows_done.items():
-            waits = not done
-            for invoice in invoices:
-                if invoice.covers(mark.hour):
-                    if invoice not in looked_at:  # once for all its hours: each was written before its mark was read
-                        looked_at[invoice] = yield from self._is_invoice_done(
-                            name, invoice, stripe_customer, written_before
-                        )
-                    waits |= not looked_at[invoice]
+            rows_done[mark] = yield from self._is_row_done(mark, stripe_customer, lines)
+        for mark, row_done in rows_done.items():
+            waits = not row_done or any(one.hour == mark.hour for one in unread)
+            for number, account in enumerate(accounts):
+                if account.is_asked_for_by(mark.hour):
+                    if number not in done:  # once for all its hours: each was written before its mark was read
+                        others = [other for other in accounts if other.overlaps(account)]
+                        look = Look(name, account, others, stripe_customer)
+                        done[number] = yield from self._is_account_done(look, written_before)
+                    waits |= not done[number]
             if not waits:
                 self.changes.counters.marks.clear(mark)
+
+    def _read(self, name: str, noted: Iterable[Noted]) -> Generator[Carried, None, list[Noted]]:
+        """Read the lines of invoices that are new; return those that cannot be read."""
+        unread: list[Noted] = []
+        known: list[Billed] | None = None
+        for one in noted:
+            if not one.read:
+                known = self.changes.billed(name) if known is None else known
+                if why := self._noter.read(name, one, known):
+                    unread.append(one)
+                    yield Carried(held=1, doubtful=1, reasons=[why])
+        return unread
 
     def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed]) -> Checking:
         (row,) = self.ledger.rows.at(mark.hour, [mark.subject]).values()
@@ -209,11 +164,11 @@ class Carrier:
         except RowChangedError:  # somebody else is at it
             return False
 
-    def _is_invoice_done(self, name: str, invoice: Billed, stripe_customer: str, written_before: Hour) -> Checking:
-        if Hour.parse(invoice.end) > written_before:
+    def _is_account_done(self, look: "Look", written_before: Hour) -> Checking:
+        if look.account.end > written_before:
             return False
         try:
-            return (yield from self._check_invoice(name, invoice, stripe_customer))
+            return (yield from self._check_account(look))
         except RowChangedError:
             return False
 
@@ -245,6 +200,8 @@ class Carrier:
                 if invoiced or total.quantity == held:
                     row = self.ledger.rows.save(settled_by_carry(row, metric))
                     continue
+                if self._is_from_before(row.hour, stripe_customer, metric):
+                    continue
                 if (yield from self._is_billed(stripe_customer, metric)):
                     yield self._move(row, metric, total.quantity - held, "too old for Stripe")
                 done = False
@@ -272,61 +229,118 @@ class Carrier:
         logger.info("usage carried", customer=row.subject.id, metric=metric, hour=str(row.hour), amount=amount, why=why)
         return Carried(carried=1)
 
-    def _check_invoice(self, name: str, billed: Billed, stripe_customer: str) -> Checking:
-        """Carry what the ledger says beyond an invoice; return False if it has to wait."""
-        first, end = max(Hour.parse(billed.first), self.since), Hour.parse(billed.end)
+    def _check_account(self, look: "Look") -> Checking:
+        """Carry what the ledger says beyond what is billed; return False if it has to wait."""
+        account, line = look.account, look.account.principal
+        first = max(account.first, self.since)
+        if first >= account.end:
+            return True
         totals = {
-            row.hour: row.totals[billed.metric]
-            for row in self.ledger.rows.of(customer(name), first, end)
-            if billed.metric in row.totals
-            and _billed_to(row.totals[billed.metric], stripe_customer) == billed.stripe_customer
+            row.hour: row.totals[line.metric]
+            for row in self.ledger.rows.of(customer(look.name), first, account.end)
+            if line.metric in row.totals
+            and _billed_to(row.totals[line.metric], look.stripe_customer) == line.stripe_customer
         }
         if any(self._is_moved_first(hour, total) for hour, total in totals.items()):
             return False
         ledger = sum(total.quantity for total in totals.values())
-        difference = ledger - billed.quantity - billed.carried
-        if not difference:
-            if billed.held:
-                self.changes.save_billed(name, msgspec.structs.replace(billed, difference=0, held=""))
+        difference = ledger - account.quantity - account.settled
+        elsewhere = sum(other.settled for other in look.others)
+        if difference in (0, elsewhere):  # which is of the hours that both have
+            counted = account.counted or (not difference and ledger - account.settled == account.stated)
+            self._save(look.name, line, msgspec.structs.replace(line, difference=0, held="", counted=counted))
             return True
-        if not (yield from self._is_billed(stripe_customer, billed.metric)):
-            after = msgspec.structs.replace(billed, difference=difference, held=NOT_SUBSCRIBED)
-            if after != billed:
-                self.changes.save_billed(name, after)
+        if not (yield from self._is_billed(look.stripe_customer, line.metric)):
+            self._hold(look.name, line, difference, NOT_SUBSCRIBED)
             return False
+        if why := OVERLAPPING if elsewhere else self._doubt(look, totals):
+            self._hold(look.name, line, difference, why)
+            yield Carried(held=1, doubtful=1, reasons=[why])
+            return False
+        yield self._carry(look, ledger, difference)
+        return False  # the account of the invoice is another one now: look again at the next run
+
+    def _doubt(self, look: "Look", totals: Mapping[Hour, Total]) -> str:
+        """Say why no late record can be the cause of a difference, or nothing.
+
+        None is needed where the line states what its meter shows. Otherwise some hour must have been written since the
+        invoice became final, and the line must state what all others hold, at least: what Stripe states for a price by
+        packages, a tier's flat amount or a trial could not be confirmed.
+        """
+        account, line = look.account, look.account.principal
+        if account.counted:
+            return ""
+        if line.held == DOUBTFUL:
+            return DOUBTFUL  # until a person decides: what comes later must not explain what came before
+        if self.stripe.total(line.metric, line.stripe_customer, account.first, account.end) == account.stated:
+            return ""
+        shown_until = account.became_final - SHOWN_AFTER.total_seconds()
+        before = [one for one in totals.values() if one.state is State.POSTED and one.posted_at < shown_until]
+        explained = len(before) < len(totals) and sum(total.quantity for total in before) <= account.stated
+        return "" if explained and not account.packaged else DOUBTFUL
+
+    def _hold(self, name: str, line: Billed, difference: int, why: str) -> None:
+        if line.held == DOUBTFUL:
+            why = DOUBTFUL
+        self._save(name, line, msgspec.structs.replace(line, difference=difference, held=why))
+
+    def _save(self, name: str, line: Billed, after: Billed) -> None:
+        if after != line:
+            self.changes.save_billed(name, after)
+
+    def _carry(self, look: "Look", ledger: int, difference: int) -> Carried:
+        account, line = look.account, look.account.principal
         now = self.clock()
+        of_item = f".{line.item}.{line.first}" if line.item else ""
         change = Change(
-            id=f"{billed.invoice}.v{billed.version}",
-            metric=billed.metric,
+            id=f"{line.invoice}{of_item}.v{line.version}",
+            metric=line.metric,
             amount=difference,
-            reason=f"{billed.invoice} billed {billed.quantity + billed.carried} of {ledger} "
-            f"from {billed.first} to {billed.end}",
+            reason=f"{line.invoice} billed {account.quantity + account.settled} of {ledger} "
+            f"from {account.first} to {account.end}",
             who=WHO,
             at=int(now.timestamp()),
             carry=True,
         )
-        after = msgspec.structs.replace(billed, carried=billed.carried + difference, difference=0, held="")
-        self.changes.carry(name, after, Hour.containing(now), change)
-        yield Carried(carried=1)
+        after = msgspec.structs.replace(line, carried=line.carried + difference, difference=0, held="")
+        # With those that have hours in common, so that of two runs one carries.
+        self.changes.carry(
+            look.name, [after, *(other.principal for other in look.others)], Hour.containing(now), change
+        )
         logger.info(
             "invoice's difference carried",
-            customer=name,
-            metric=billed.metric,
-            invoice=billed.invoice,
+            customer=look.name,
+            metric=line.metric,
+            invoice=line.invoice,
             amount=difference,
         )
-        return False  # the account of the invoice is another one now: look again at the next run
+        return Carried(carried=1)
 
     def _is_moved_first(self, hour: Hour, total: Total) -> bool:
         """Say whether a part of a total, which Stripe takes no more, is still to be moved out of its hour."""
         waits = total.state is State.PENDING or (total.state is State.HELD and total.reason == TOO_OLD)
         return waits and hour.is_past_stripe(self.clock())
 
+    def _is_from_before(self, hour: Hour, stripe_customer: str, metric: str) -> bool:
+        """Say whether an hour lies before all that a customer was ever subscribed to: then nobody is billed for it."""
+        since = self.stripe.billed_from(stripe_customer, metric) if stripe_customer else None
+        return since is not None and hour < since
+
     def _is_billed(self, stripe_customer: str, metric: str) -> Checking:
         if stripe_customer and self.stripe.is_billed(stripe_customer, metric):
             return True
         yield Carried(held=1, reasons=[NOT_SUBSCRIBED])
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at one account of a customer; the ``others`` have some of its hours, too."""
+
+    name: str
+    account: Account
+    others: Sequence[Account]
+    stripe_customer: str
 
 
 def _billed_to(total: Total, stripe_customer: str) -> str:

@@ -8,7 +8,7 @@
 | marks' place | ``period#marks`` | ``late`` | the same, a :class:`Places` |
 | join | ``period#<hour>`` | ``join#<metric>#<customer>`` | ``joined``: a :class:`Join` |
 | keys of a month | ``customer#<id>`` | ``month#<month>`` | ``keys``: with which its distinct values were settled last |
-| invoices | ``period#invoices`` | ``seen`` | ``at``: up to when finalised invoices are noted |
+| invoices | ``period#invoices`` | ``seen`` | the fields of :class:`Seen`: up to when final invoices are noted |
 | round | ``period#reconciled`` | ``round`` | the fields of :class:`Round` |
 """
 
@@ -111,15 +111,17 @@ class LeaseLostError(Exception):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Up to where Stripe's events have been read: all that are dated before ``at`` (seconds since 1970).
+    """Up to where final invoices are noted: all that became so before ``at`` (seconds since 1970).
 
-    Stripe lists the newest event first. Of a piece of time that a run did not get through, ``until`` is the end and
-    ``after`` the last event that was read; otherwise they are 0 and empty.
+    Stripe lists the newest first. Of a piece of time that a run did not get through, ``until`` is the end and ``after``
+    the last event, or invoice, that was read; otherwise they are 0 and empty. ``first`` is the first hour that was
+    posted when it was begun: with an earlier one, it begins anew.
     """
 
     at: int
     until: int = 0
     after: str = ""
+    first: str = ""
 
 
 class Round(msgspec.Struct, frozen=True):

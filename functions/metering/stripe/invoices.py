@@ -1,11 +1,15 @@
 """What Stripe has billed: finalised invoices, and whether a customer is billed at all. Reads only, within a budget.
 
-Invoices are found by Stripe's list of events, which it keeps for 30 days (Stripe API reference, "Events"): so none is
-missed by a webhook that was lost, or by an outage that was shorter than that.
+Which invoices became final, or void, is found by Stripe's list of events, which it keeps for 30 days (Stripe API
+reference, "Events"), so that none is missed by a webhook that was lost; older ones by its list of invoices. An event
+has its object as the *account's* version of the API spells it, whatever version is asked for ("rendered according to
+Stripe API version at its creation time"). So only what every version spells alike is taken from it: the invoice, its
+customer, and when; an invoice's lines are always asked for, in the version that this code is for.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, Literal, TypeVar
 
 import stripe
@@ -15,8 +19,18 @@ from metering.stripe.answers import UNKNOWN_CUSTOMER
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.reading import Reads
+from metering.stripe.subscriptions import with_all_items
 
 FINALISED: Final = "invoice.finalized"
+VOIDED: Final = "invoice.voided"
+
+_PRICE: Final = "data.pricing.price_details.price"
+"""What is expanded, so that no price is read for itself (Stripe changelog, 2025-12-15)."""
+
+_DATED: Final = 599
+"""Seconds before an hour's end."""
+
+_NEVER_BEGAN: Final = {"incomplete", "incomplete_expired"}
 
 _MOST: Final = 100
 """Objects in one answer (Stripe API reference, "Pagination")."""
@@ -24,19 +38,68 @@ _MOST: Final = 100
 _BILLING: Final = {"active", "past_due", "trialing", "unpaid"}
 """States of a subscription whose usage gets onto an invoice."""
 
+_AT_ONCE: Final = 60
+"""Seconds within which an item was made together with its subscription."""
+
 T = TypeVar("T")
+
+
+class UnreadableInvoiceError(Exception):
+    """An invoice has a line that should say its price, and does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalInvoice:
+    """An invoice that became final, or ``void``, ``at`` a moment in seconds since 1970."""
+
+    invoice: str
+    stripe_customer: str
+    at: int
+    void: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InvoicedMetric:
-    """What one finalised invoice bills of one metric, for the hours from ``first`` up to ``end``, exclusive."""
+    """What a finalised invoice bills of a metric by one ``item`` of a subscription, for the hours ``first`` to ``end``.
 
-    invoice: str
-    stripe_customer: str
+    The last one is exclusive. An hour is one of a line's if its usage, which is dated in its last ten minutes, is; and
+    also if the line ends within it and nothing bills that usage any more. ``packaged`` says that the price divides the
+    quantity first, and then it could not be confirmed what a line's quantity is.
+    """
+
     metric: str
+    item: str
     first: Hour
     end: Hour
     quantity: int
+    packaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """That a subscription bills a meter from ``start`` up to ``end``, or until further notice (seconds since 1970).
+
+    ``running`` says that its usage gets onto an invoice now.
+    """
+
+    meter: str
+    start: int
+    end: int | None
+    running: bool
+
+    def bills(self, hour: Hour) -> bool:
+        """Say whether an hour's usage falls into that time."""
+        return self.start <= dated(hour) and (self.end is None or dated(hour) < self.end)
+
+
+def dated(hour: Hour) -> int:
+    """Return the moment, in seconds since 1970, that an hour's usage is dated (:mod:`metering.model.usage_row`)."""
+    return int(hour.end.timestamp()) - _DATED
+
+
+def _first_from(moment: int) -> Hour:
+    """Return the first hour whose usage is dated at a moment or later."""
+    return Hour(-(-(moment + _DATED) // 3600) - 1)
 
 
 @dataclass(slots=True)
@@ -49,8 +112,6 @@ class StripeReader:
     """The Stripe customers that Stripe has said it does not know: ids that are wrong, deleted, or of the other mode."""
 
     _by_metric: dict[str, Meter] | None = None
-    _meter_of_price: dict[str, str] = field(default_factory=dict)
-    _billed: dict[str, frozenset[str]] = field(default_factory=dict)
     _subscriptions: dict[str, list[Any]] = field(default_factory=dict)
 
     def by_metric(self) -> dict[str, Meter]:
@@ -79,37 +140,125 @@ class StripeReader:
             self.unknown.add(stripe_customer)
             return {}
 
-    def finalised(self, since: int, until: int, after: str = "") -> Iterator[tuple[str, list[InvoicedMetric]]]:
-        """Yield what the invoices bill that were finalised from ``since`` up to ``until``, exclusive, newest first.
+    def total(self, metric: str, stripe_customer: str, first: Hour, end: Hour) -> int:
+        """Return what Stripe shows of a customer's metric in some hours: 0 of a customer that it does not know."""
+        meter = self.by_metric().get(metric)
+        if meter is None:
+            return 0
+        try:
+            return self.reads.make(lambda: self.meters.total(meter, stripe_customer, first, end))
+        except StripeRejectedError as error:
+            if not error.means(UNKNOWN_CUSTOMER):
+                raise
+            return 0
+
+    def became_final(self, since: int, until: int, after: str = "") -> Iterator[tuple[str, list[FinalInvoice]]]:
+        """Yield the invoices that became final or void from ``since`` up to ``until``, exclusive, newest first.
 
         That is a hundred events at a time, with the last one's id; ``after`` an event the rest. Moments are in seconds
-        since 1970.
+        since 1970, of the last 30 days.
+        """
+        wanted: Any = {"types": [FINALISED, VOIDED], "created": {"gte": since, "lt": until}}
+        for events in self._pages(lambda client, page: client.v1.events.list(_params(**wanted, **page)), after):
+            if events:
+                yield (
+                    events[-1].id,
+                    [self._final(event.data.object, event.created, void=event.type == VOIDED) for event in events],
+                )
+
+    def were_made(self, since: int, until: int, after: str = "") -> Iterator[tuple[str, list[FinalInvoice]]]:
+        """Yield the invoices that are final by now and whose drafts were made in a time, as :meth:`became_final` does.
+
+        That is a hundred invoices at a time, with the last one's id; however long ago it is.
         """
         between = {"gte": since, "lt": until}
-        pages = self._pages(
-            lambda client, page: client.v1.events.list(_params(type=FINALISED, created=between, **page)), after
-        )
-        for found in pages:
-            if found:
-                yield found[-1].id, [one for event in found for one in self._metered(event.data.object)]
+        for made in self._pages(lambda client, page: client.v1.invoices.list(_params(created=between, **page)), after):
+            if made:
+                yield (
+                    made[-1].id,
+                    [
+                        self._final(invoice, invoice.status_transitions.finalized_at, void=invoice.status == "void")
+                        for invoice in made
+                        if invoice.status_transitions.finalized_at
+                    ],
+                )
+
+    def _final(self, invoice: Any, at: int, *, void: bool) -> FinalInvoice:
+        """Return an invoice, asked for once more where an event does not say whose it is."""
+        whose = _customer_of(invoice)
+        if not whose:
+            whose = _customer_of(self._one(lambda client: client.v1.invoices.retrieve(invoice.id)))
+        return FinalInvoice(invoice.id, whose, at, void)
+
+    def lines(self, invoice: str, stripe_customer: str) -> list[InvoicedMetric]:
+        """Return what an invoice bills of our metrics; the lines of one item and period, one a tier, are one.
+
+        Raises UnreadableInvoiceError for a line of a subscription that says no price.
+        """
+        metrics = {meter.id: metric for metric, meter in self.by_metric().items()}
+        expand = [_PRICE]
+        quantities: dict[tuple[str, str, int, int, bool], Decimal] = {}
+        for line in self._all(
+            lambda client, page: client.v1.invoices.line_items.list(invoice, _params(expand=expand, **page))
+        ):
+            price = _price_of(line, invoice)
+            meter = price.recurring.meter if price and price.recurring else None
+            if meter in metrics:
+                name = (meter, _item_of(line), line.period.start, line.period.end, bool(price.transform_quantity))
+                quantities[name] = quantities.get(name, Decimal(0)) + _quantity_of(line)
+        found = [
+            InvoicedMetric(
+                metrics[meter],
+                item,
+                _first_from(start),
+                self._end_of(stripe_customer, meter, end),
+                int(quantity),
+                packaged,
+            )
+            for (meter, item, start, end, packaged), quantity in quantities.items()
+        ]
+        return [line for line in found if line.first < line.end]
+
+    def _end_of(self, stripe_customer: str, meter: str, moment: int) -> Hour:
+        """Return up to which hour a line bills that ends at a moment; see :class:`InvoicedMetric`."""
+        end = _first_from(moment)
+        if moment <= int(end.start.timestamp()):
+            return end
+        goes_on = any(one.meter == meter and one.bills(end) for one in self.subscribed(stripe_customer))
+        return end if goes_on else end.next()
 
     def is_billed(self, stripe_customer: str, metric: str) -> bool:
         """Say whether a customer has a subscription that bills this metric now."""
+        return any(one.running for one in self._of(stripe_customer, metric))
+
+    def billed_from(self, stripe_customer: str, metric: str) -> Hour | None:
+        """Return the first hour that a subscription of a customer has ever billed a metric of, or None."""
+        return min((_first_from(one.start) for one in self._of(stripe_customer, metric)), default=None)
+
+    def _of(self, stripe_customer: str, metric: str) -> list[Subscribed]:
         meter = self.by_metric().get(metric)
-        if meter is None:
-            return False
-        if stripe_customer not in self._billed:
-            billing = (one for one in self.subscriptions(stripe_customer) if one.status in _BILLING)
-            items = (item for subscription in billing for item in subscription["items"].data)
-            self._billed[stripe_customer] = frozenset(
-                item.price.recurring.meter for item in items if item.price.recurring and item.price.recurring.meter
+        return [one for one in self.subscribed(stripe_customer) if one.meter == meter.id] if meter else []
+
+    def subscribed(self, stripe_customer: str) -> list[Subscribed]:
+        """Return what a customer's subscriptions bill, and billed."""
+        return [
+            Subscribed(
+                item.price.recurring.meter,
+                one.start_date if item.created <= one.created + _AT_ONCE else item.created,
+                one.ended_at,
+                one.status in _BILLING,
             )
-        return meter.id in self._billed[stripe_customer]
+            for one in self.subscriptions(stripe_customer)
+            if one.status not in _NEVER_BEGAN
+            for item in one["items"].data
+            if item.price.recurring and item.price.recurring.meter
+        ]
 
     def subscriptions(self, stripe_customer: str) -> list[Any]:
-        """Return every subscription that a customer has or had, newest first; one call for each hundred in a run.
+        """Return every subscription that a customer has or had, newest first, each with all its items.
 
-        That is none for a customer that Stripe does not know.
+        One call for each hundred in a run, and one for the items beyond the ten that a subscription shows. That is none
+        for a customer that Stripe does not know.
         """
         if stripe_customer not in self._subscriptions:
             try:
@@ -122,37 +271,11 @@ class StripeReader:
                 if not error.means(UNKNOWN_CUSTOMER):
                     raise
                 found = []
+            for one in found:
+                if one["items"].has_more:
+                    self._one(lambda _, one=one: with_all_items(one))  # type: ignore[misc]
             self._subscriptions[stripe_customer] = found
         return self._subscriptions[stripe_customer]
-
-    def _metered(self, invoice: Any) -> Iterator[InvoicedMetric]:
-        """Yield what an invoice bills of each metric; a tiered price has a line for each tier that was reached."""
-        lines = invoice["lines"]
-        whole = lines.data
-        if lines.has_more:
-            whole = self._all(lambda client, page: client.v1.invoices.line_items.list(invoice.id, _params(**page)))
-        metered: dict[str, tuple[Hour, Hour, int]] = {}
-        for line in whole:
-            metric = self._metric_of(line)
-            if metric is None:
-                continue
-            first, end = (Hour.of_epoch_ms(at * 1000) for at in (line.period.start, line.period.end))
-            before = metered.get(metric, (first, end, 0))
-            metered[metric] = (min(first, before[0]), max(end, before[1]), before[2] + int(line.quantity or 0))
-        for metric, (first, end, quantity) in metered.items():
-            yield InvoicedMetric(invoice.id, invoice.customer, metric, first, end, quantity)
-
-    def _metric_of(self, line: Any) -> str | None:
-        pricing = getattr(line, "pricing", None)
-        details = getattr(pricing, "price_details", None)
-        if details is None or not details.price:
-            return None
-        price = details.price if isinstance(details.price, str) else details.price.id
-        if price not in self._meter_of_price:
-            found = self._one(lambda client: client.v1.prices.retrieve(price))
-            self._meter_of_price[price] = (found.recurring and found.recurring.meter) or ""
-        meters = {meter.id: metric for metric, meter in self.by_metric().items()}
-        return meters.get(self._meter_of_price[price])
 
     def _one(self, call: Callable[[stripe.StripeClient], T]) -> T:
         """Make one call, as every read is to be made that this file makes itself."""
@@ -178,3 +301,31 @@ class StripeReader:
 def _params(**given: Any) -> Any:
     """Return a list's parameters, for pages as long as Stripe has them."""
     return {"limit": _MOST, **given}
+
+
+def _customer_of(invoice: Any) -> str:
+    """Return whom an invoice is for; Accounts v2 name an account instead of a customer (API reference, "Invoices")."""
+    return getattr(invoice, "customer", None) or getattr(invoice, "customer_account", None) or ""
+
+
+def _price_of(line: Any, invoice: str) -> Any:
+    """Return a line's price, in full, or None for a line that has none and is of no subscription."""
+    details = line.pricing.price_details if line.pricing else None
+    price = details.price if details else None
+    if isinstance(price, str) or (price is None and line.parent and line.parent.subscription_item_details):
+        raise UnreadableInvoiceError(f"line {line.id} of {invoice} does not show the price that it is billed by")
+    return price
+
+
+def _item_of(line: Any) -> str:
+    """Return which item a line is of: one of a subscription, or of its own, as of a metered price that was removed."""
+    parent = line.parent
+    if parent and parent.subscription_item_details:
+        return str(parent.subscription_item_details.subscription_item)
+    return str(parent.invoice_item_details.invoice_item) if parent and parent.invoice_item_details else str(line.id)
+
+
+def _quantity_of(line: Any) -> Decimal:
+    """Return a line's quantity; ``quantity`` alone is cut to a whole number, and is to go (API reference)."""
+    exact = getattr(line, "quantity_decimal", None)
+    return Decimal(line.quantity or 0) if exact is None else exact

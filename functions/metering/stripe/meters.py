@@ -127,6 +127,16 @@ class StripeMeters(StripeAccount):
             )
         )
 
+    def total(self, meter: Meter, stripe_customer: str, first: Hour, end: Hour) -> int:
+        """Return what Stripe holds for a customer from ``first`` up to ``end``, exclusive, in one number."""
+
+        def fetch(client: stripe.StripeClient) -> list[Any]:
+            moments: Any = {"start_time": int(first.start.timestamp()), "end_time": int(end.start.timestamp())}
+            asked: Any = {"customer": stripe_customer, **moments}
+            return client.v1.billing.meters.event_summaries.list(meter.id, asked).data
+
+        return sum(int(summary.aggregated_value) for summary in self.call(fetch))
+
     def totals(
         self, meter: Meter, stripe_customer: str, first: Hour, end: Hour, *, window: Literal["hour", "day"] = "hour"
     ) -> dict[Hour, int]:

@@ -80,6 +80,18 @@ class Terms:
         )
 
 
+def with_all_items(subscription: Subscription) -> Subscription:
+    """Return a subscription with its items in full: it shows ten, and the rest is read, ten a call.
+
+    To be called where failures of Stripe's are sorted.
+    """
+    items = subscription["items"]
+    if items.has_more:
+        items["data"] = list(items.auto_paging_iter())
+        items["has_more"] = False
+    return subscription
+
+
 def plans_of(subscription: Subscription, deployment: str) -> set[str]:
     """Return the plans of a deployment that a subscription has prices of."""
     found = [metadata_of(item.price) for item in subscription["items"].data]
@@ -91,7 +103,7 @@ def running(stripe: StripeAccount, stripe_customer: str) -> Subscription | None:
 
     def fetch(client: StripeClient) -> list[Subscription]:
         listed = client.v1.subscriptions.list({"customer": stripe_customer, "limit": 100})
-        return list(listed.auto_paging_iter())
+        return [with_all_items(one) for one in listed.auto_paging_iter()]
 
     return next((one for one in stripe.call(fetch) if plans_of(one, stripe.deployment)), None)
 
