@@ -265,4 +265,6 @@ class Billing:
 def _with_price(line: dict[str, Any], prices: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Give a line with its price in full."""
     details = line["pricing"]["price_details"]
+    if details is None:
+        return line
     return {**line, "pricing": {**line["pricing"], "price_details": {**details, "price": prices[details["price"]]}}}
