@@ -150,9 +150,9 @@ def test_a_late_record_of_hours_that_two_invoices_bill_is_carried_once(billing: 
     """I4: of two subscriptions on one meter, that begin together or an hour apart."""
     world = billing.world
     billing.at(max(world.now, HOUR.start + timedelta(hours=later)))
-    backdated: Any = {"backdate_start_date": int((HOUR.start + timedelta(hours=later)).timestamp())}
     items: Any = [{"price": add_price(billing)}]
-    billing.client().v1.subscriptions.create({"customer": "cus_acme", "items": items, **backdated})
+    begun = int((HOUR.start + timedelta(hours=later)).timestamp())
+    billing.client().v1.subscriptions.create({"customer": "cus_acme", "items": items, "backdate_start_date": begun})
     shared = Hour(HOUR.number + 2)
     billing.use(4, shared)
     close_hours(billing, HOUR, 3)

@@ -27,7 +27,7 @@ VOIDED: Final = "invoice.voided"
 _PRICE: Final = "data.pricing.price_details.price"
 """What is expanded, so that no price is read for itself (Stripe changelog, 2025-12-15)."""
 
-_DATED: Final = 599
+_DATED: Final = 598
 """Seconds before an hour's end."""
 
 _NEVER_BEGAN: Final = {"incomplete", "incomplete_expired"}
