@@ -17,8 +17,8 @@ from typing import Any, Final
 import pytest
 import stripe
 
-from infra.local.stripe.faults import Fault
-from tests.live.stripe_place import DAY, HOUR, Customer, Place
+from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
+from tests.live.stripe_place import DAY, HOUR, PREFIX, Customer, Place
 
 Check = Callable[[Place], None]
 
@@ -328,6 +328,74 @@ unseen(
 )
 
 
+unseen(
+    "twenty_five_calls_a_second",
+    "Each endpoint takes 25 calls a second unless its page says otherwise, a sandbox 25 in all.",
+    LIMITS,
+    DOCUMENTED,
+    otherwise="Looks are slower than they might be, or wait when they are told to.",
+)
+
+unseen(
+    "five_hundred_reads_a_transaction",
+    "An account is allotted 500 reads for each transaction over 30 days, and at least 10,000 a month.",
+    LIMITS,
+    DOCUMENTED,
+    otherwise="Fewer customers are looked at in a month than might be, or more; what Stripe does then is not said.",
+)
+
+
+# --- Error reports
+
+
+@behaviour(
+    "An event that could not be counted is told of later by a thin event about its meter, which names a few such "
+    "by `request.identifier` or by `request.idempotency_key`.",
+    "docs.stripe.com/api/v2/core/events/object and the guide to recording usage, which differ in the name",
+    DOCUMENTED,
+    otherwise="A rejected total is found by the hourly look, an hour later.",
+)
+def error_reports_are_thin_events(stripe: Place) -> None:
+    """Post for nobody, and look at the reports that there are."""
+    stripe.post(stripe.meter(), "cus_thereisnone", 1, stripe.hour())
+    reports = stripe.reports()
+    if not reports and not stripe.local:
+        pytest.skip("no report yet: there is one when this is played again some hours later")
+    assert reports
+    for report in reports:
+        assert report.related_object.type == "billing.meter"
+        for kind in report.data.reason.error_types:
+            assert kind.code
+            for sample in kind.sample_errors:
+                assert sample.error_message
+                assert sample.request.to_dict().keys() & {"identifier", "idempotency_key"}
+
+
+@behaviour(
+    "What an error report names is the event's own identifier, or the idempotency key of its call.",
+    'the reference calls it "the request idempotency key"; no page says it of the event',
+    UNCONFIRMED,
+    otherwise="A report marks nothing as rejected; the hourly look finds it.",
+)
+def error_reports_name_the_event(stripe: Place) -> None:
+    """Post for nobody under a name and a key that begins with it."""
+    identifier = stripe.named("event")
+    how = {"idempotency_key": f"{identifier}#1"}
+    stripe.post(stripe.meter(), "cus_thereisnone", 1, stripe.hour(), identifier, **how)
+    named = [
+        name
+        for report in stripe.reports()
+        for kind in report.data.reason.error_types
+        for sample in kind.sample_errors
+        for name in sample.request.to_dict().values()
+        if str(name).startswith(PREFIX)
+    ]
+    if not named and not stripe.local:
+        pytest.skip("no report of such a name yet: there is one when this is played again some hours later")
+    assert identifier in {name.partition("#")[0] for name in named} or not stripe.local
+    assert named
+
+
 # --- Idempotency
 
 
@@ -491,10 +559,9 @@ def summaries_of_an_unknown_customer(stripe: Place) -> None:
 )
 def amounts_have_twelve_decimals(stripe: Place) -> None:
     """Make one."""
-    product = stripe.client.v1.products.create({"name": stripe.named(), "metadata": {"referee": stripe.run}})
     params: Any = {
         "currency": "usd",
-        "product": product.id,
+        "product": stripe.product(),
         "unit_amount_decimal": "0.000000000001",
         "recurring": {"interval": "day", "usage_type": "metered", "meter": stripe.meter().id},
     }
@@ -552,6 +619,41 @@ def a_preview_is_of_a_subscription(stripe: Place) -> None:
     previews = stripe.client.v1.invoices
     refused(lambda: previews.create_preview({"customer": customer.id}))
     assert previews.create_preview({"subscription": subscription.id}).total == 0
+
+
+@behaviour(
+    "A subscription shows its first ten items, and says that there are more; a list of items has all.",
+    'docs.stripe.com/api/pagination: "the default is 10"; not said of a list inside of an object',
+    UNCONFIRMED,
+    otherwise="Nothing: all are read whether the first ten are all or not.",
+)
+def items_are_cut_at_ten(stripe: Place) -> None:
+    """Subscribe somebody to eleven fees."""
+    subscription = eleven_fees(stripe)
+    assert (len(subscription["items"].data), subscription["items"].has_more) == (10, True)
+    items = stripe.client.v1.subscription_items.list({"subscription": subscription.id, "limit": 100})
+    assert len(items.data) == 11
+
+
+@behaviour(
+    "An invoice shows its first ten lines, and says that there are more; a list of its lines has all.",
+    f"{SDK}, `Invoice.lines`",
+    DOCUMENTED,
+    otherwise="Nothing: the lines are listed, never taken from the invoice.",
+)
+def lines_are_cut_at_ten(stripe: Place) -> None:
+    """Subscribe somebody to eleven fees."""
+    invoice = stripe.client.v1.invoices.retrieve(str(eleven_fees(stripe).latest_invoice))
+    assert (len(invoice.lines.data), invoice.lines.has_more) == (10, True)
+    assert len(stripe.client.v1.invoices.line_items.list(str(invoice.id), {"limit": 100}).data) == 11
+
+
+def eleven_fees(stripe: Place) -> Any:
+    """Return a subscription to so many, which are paid by invoice."""
+    product = stripe.product()
+    fees = [stripe.price(product=product, unit_amount=amount) for amount in range(1, 12)]
+    customer = stripe.customer(email="referee@example.com")
+    return stripe.subscribe(customer, *fees, collection_method="send_invoice", days_until_due=30)
 
 
 # --- Invoices
@@ -629,6 +731,26 @@ def lines_name_price_item_and_period(stripe: Place) -> None:
     assert line.parent.subscription_item_details.subscription_item == item.id
     assert (line.period.start, line.period.end) == (period.start, period.start + DAY)
     assert (line.quantity_decimal, line.amount) == (12, 24)
+
+
+@behaviour(
+    "A list of an invoice's lines shows their prices in full if asked to expand `data.pricing.price_details.price`.",
+    "docs.stripe.com/changelog/clover/2025-12-15/expandable-price-details-price",
+    DOCUMENTED,
+    otherwise="Each price is read by a call of its own, once.",
+)
+def lines_show_their_prices(stripe: Place) -> None:
+    """Ask for it."""
+    period = Period.begun(stripe)
+    period.end()
+    expand: Any = {"expand": ["data.pricing.price_details.price"]}
+    [line] = stripe.client.v1.invoices.line_items.list(period.invoice().id, expand).data
+    assert line.pricing
+    assert line.pricing.price_details
+    price = line.pricing.price_details.price
+    assert not isinstance(price, str)
+    assert price.recurring
+    assert price.recurring.meter == period.meter.id
 
 
 @behaviour(
@@ -829,3 +951,73 @@ def a_session_lasts_fifteen_minutes(stripe: Place) -> None:
     session = stripe.client.v2.billing.meter_event_session.create()
     created, ends = (datetime.fromisoformat(str(at)) for at in (session.created, session.expires_at))
     assert (ends - created).total_seconds() == pytest.approx(900, abs=5)
+
+
+def streamed(stripe: Place, meter: Any, customer: str, value: int, at: int) -> dict[str, Any]:
+    """Return an event as the stream takes it."""
+    return {
+        "event_name": meter.event_name,
+        "identifier": stripe.named("event"),
+        "payload": {"stripe_customer_id": customer, "value": str(value)},
+        "timestamp": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+@behaviour(
+    "The event stream takes events in a sandbox, too, and they count as those of v1 do.",
+    f'{LIMITS}: "This works in live mode only", and, on the same page, that in a sandbox it counts towards the limit',
+    UNCONFIRMED,
+    otherwise="Nothing: with the key of a sandbox totals go by calls.",
+)
+def the_stream_is_there_in_a_sandbox(stripe: Place) -> None:
+    """Stream two customers' hours, of which one is in two events."""
+    meter, one, two, hour = stripe.meter(), stripe.customer(), stripe.customer(), stripe.hour()
+    stripe.stream(streamed(stripe, meter, one.id, 5, hour), streamed(stripe, meter, two.id, 7, hour))
+    assert stripe.held(meter, one, hour, hour + HOUR, 5) == 5
+    assert stripe.held(meter, two, hour, hour + HOUR, 7) == 7
+
+
+@behaviour(
+    "The event stream refuses a call of more than 100 events with 400.",
+    f"{SDK}, `MeterEventStreamCreateParams.events`",
+    DOCUMENTED,
+    otherwise="Nothing: no call has more.",
+)
+def a_hundred_events_a_call(stripe: Place) -> None:
+    """Stream one more."""
+    meter, customer = stripe.meter(), stripe.customer()
+    events = [streamed(stripe, meter, customer.id, 1, stripe.hour()) for _ in range(101)]
+    refused(lambda: stripe.stream(*events))
+
+
+@behaviour(
+    "The event stream answers 409, `too_many_concurrent_requests`, where v1 answers `lock_timeout`.",
+    "docs.stripe.com/api/v2/billing/meter-event/create documents it of single events; of the stream no page says so",
+    UNCONFIRMED,
+    otherwise="A call of a hundred totals waits, instead of being made again in smaller ones.",
+    where=Where.LOCAL,
+)
+def the_stream_refuses_what_is_busy(stripe: Place) -> None:
+    """Have a call refused so."""
+    meter, customer = stripe.meter(), stripe.customer()
+    assert stripe.local is not None
+    stripe.local.set_faults([Fault.LOCKED], route=METER_EVENT_STREAM)
+    error = refused(lambda: stripe.stream(streamed(stripe, meter, customer.id, 1, stripe.hour())), 409)
+    assert error.json_body["error"]["code"] == "too_many_concurrent_requests"
+
+
+unseen(
+    "ten_thousand_streamed_events_a_second",
+    "The event stream takes 10,000 events a second, in live mode.",
+    f"{LIMITS}; docs.stripe.com/changelog/acacia/2024-09-30",
+    DOCUMENTED,
+    otherwise="The stream is told to slow down, or goes slower than it might.",
+)
+
+unseen(
+    "a_streamed_event_that_fails_used_its_identifier",
+    "An event of the stream that fails its later check has used up its identifier.",
+    "no page says so",
+    UNCONFIRMED,
+    otherwise="Nothing: a retry has another identifier.",
+)

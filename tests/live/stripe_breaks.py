@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
 
-from infra.local.stripe import account, api, billing, meter, price, stream, subscribing
+from infra.local.stripe import account, api, billing, invoice, meter, price, reports, stream, subscribing, subscription
 from infra.local.stripe.account import Account
 from infra.local.stripe.billing import Billing
 from infra.local.stripe.event_log import EventLog
@@ -124,6 +124,11 @@ def _changed(self: Invoice, measure: Any) -> Any:
         self.finalized_at = finalised
 
 
+def _named(request: dict[str, str]) -> Break:
+    """Name events in another way in error reports."""
+    return partial(patch.object, reports, "_samples", lambda *_: [{"error_message": "No.", "request": request}])
+
+
 def _without(name: str) -> Break:
     """Leave something out of each line."""
 
@@ -222,6 +227,14 @@ BREAKS: Final[dict[str, Break]] = {
     "a_package_line_has_what_was_used": _of(patch.object, Price, "charges", _in_packages),
     "lines_are_rounded_half_up": _of(patch.object, price, "ROUND_HALF_UP", price.ROUND_FLOOR),
     "less_than_nothing_is_nothing": _of(patch.object, Billing, "_measure", _below_nothing),
+    "error_reports_are_thin_events": _named({"id": "req_1"}),
+    "error_reports_name_the_event": _named({"identifier": "req_1"}),
+    "items_are_cut_at_ten": _of(patch.object, subscription, "EMBEDDED", 20),
+    "lines_are_cut_at_ten": _of(patch.object, invoice, "EMBEDDED", 20),
+    "lines_show_their_prices": _of(patch.object, billing, "expanded", lambda *_: set()),
+    "the_stream_is_there_in_a_sandbox": _of(patch.object, Account, "take", lambda *_: None),
+    "a_hundred_events_a_call": _of(patch.object, stream, "MOST_EVENTS", 1_000),
+    "the_stream_refuses_what_is_busy": _in_other_words("Too many concurrent requests", status=429),
     "an_event_keeps_its_version": _in_the_version_asked_for,
     "a_session_lasts_fifteen_minutes": _of(patch.object, stream, "SESSION_TIME", 60),
 }

@@ -83,6 +83,7 @@ class Place:
     """
 
     client: stripe.StripeClient
+    transport: stripe.RequestsClient
     api_base: str
     run: str
     patience: float
@@ -98,12 +99,14 @@ class Place:
             raise NotASandboxError(f"the key of a sandbox begins rk_test_ or sk_test_, got one that begins {key[:8]!r}")
         if api_base != API and urlsplit(api_base).hostname != "127.0.0.1":
             raise NotASandboxError(f"the key is sent to Stripe or to this machine, not to {api_base!r}")
-        return cls(_client(key, api_base, transport or Paced(CALLS_PER_SECOND)), api_base, run, patience)
+        way = transport or Paced(CALLS_PER_SECOND)
+        return cls(_client(key, api_base, way), way, api_base, run, patience)
 
     @classmethod
     def of_local(cls, server: LocalStripe, *, run: str) -> Self:
         """Return the local Stripe, which shows at once what it has taken, and has no pace to keep."""
-        return cls(_client(server.api_key, server.url, stripe.RequestsClient()), server.url, run, 0, server)
+        way = stripe.RequestsClient()
+        return cls(_client(server.api_key, server.url, way), way, server.url, run, 0, server)
 
     @property
     def now(self) -> int:
@@ -145,12 +148,17 @@ class Place:
         }
         return self.client.v1.billing.meters.create(params | more)
 
+    def product(self) -> str:
+        """Make a product; return its id."""
+        return self.client.v1.products.create({"name": self.named("product"), "metadata": {PREFIX: self.run}}).id
+
     def price(self, meter: Any = None, **more: Any) -> Any:
         """Make a price for a day: of a meter's usage, 2 a unit if nothing else is said, or of a licence, 3,000."""
-        product = self.client.v1.products.create({"name": self.named("product"), "metadata": {PREFIX: self.run}})
         recurring = {"interval": "day"} | ({"usage_type": "metered", "meter": meter.id} if meter else {})
         amount = {} if "tiers" in more else {"unit_amount": 2 if meter else 3_000}
-        params: Any = {"currency": "usd", "product": product.id, "recurring": recurring} | amount
+        if "product" not in more:
+            more["product"] = self.product()
+        params: Any = {"currency": "usd", "recurring": recurring} | amount
         return self.client.v1.prices.create(params | more)
 
     def subscribe(self, customer: Customer, *prices: Any, **more: Any) -> Any:
@@ -190,9 +198,20 @@ class Place:
             time.sleep(2)
         return seen
 
-    def raw(self, method: str, path: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Make a call for which the SDK has no method, or not these parameters; give its JSON."""
-        return self.client.raw_request(method, path, **dict(params or {}), **options).data
+    def stream(self, *events: Mapping[str, Any], **options: Any) -> None:
+        """Send meter events by the event stream, in a session of its own."""
+        session = self.client.v2.billing.meter_event_session.create()
+        client = _client(session.authentication_token, self.api_base, self.transport)
+        given: Any = {"events": list(events)}
+        how: Any = {"max_network_retries": 0, **options}
+        client.v2.billing.meter_event_stream.create(given, how)
+
+    def reports(self) -> list[Any]:
+        """Return the error reports of the last 30 days; a Stripe makes them by itself, in its own time."""
+        events = self.client.v2.core.events
+        if self.local:
+            return [events.retrieve(event) for event in self.local.report_errors()]
+        return list(events.list({"types": ["v1.billing.meter.error_report_triggered"]}).auto_paging_iter())
 
     def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Make calls side by side; give what each returned, or Stripe's refusal of it."""

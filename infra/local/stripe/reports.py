@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.local.stripe.params import Params, StripeError, only
+from infra.local.stripe.params import Params, StripeError, integer, only, texts
 
 SAMPLES = 5  # of each type of error; how many Stripe gives could not be confirmed (?): few, so that most go unnamed
 NO_METER = "no_meter"
@@ -54,6 +54,17 @@ class Reports:
         if event not in self.thin_events:
             raise StripeError(f"Event {event} not found.", status=404, code="not_found")
         return self.thin_events[event]
+
+    def list_thin_events(self, params: Params, _now: float) -> dict[str, Any]:
+        """List the thin events of some types, newest first, on one page (docs.stripe.com/api/v2/core/events/list)."""
+        only(params, "limit", "types")
+        wanted = texts(params, "types")
+        events = [event for event in reversed(self.thin_events.values()) if wanted is None or event["type"] in wanted]
+        return {
+            "data": events[: integer(params, "limit", default=20)],
+            "next_page_url": None,
+            "previous_page_url": None,
+        }
 
     def _event(self, meter: str | None, failures: Sequence[Failure], now: float) -> dict[str, Any]:
         """Make an event of the failures of one meter, or of those that name none; give its notification."""
