@@ -1,6 +1,6 @@
-"""Stripe's own parameter types hold what our code sends: the SDK's, which are made from Stripe's OpenAPI description.
+"""What is sent to Stripe, and what it answers, is held to the SDK's own types, made from Stripe's OpenAPI description.
 
-stripe-mock checks calls of v1 alone; these types know those of v2 as well.
+stripe-mock knows v1 alone; these types know v2 as well.
 """
 
 import functools
@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from types import UnionType
-from typing import Any, Final, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Final, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 from unittest.mock import patch
 
+from stripe import StripeObject
 from stripe._request_options import RequestOptions
 from stripe._stripe_service import StripeService
 from typing_extensions import is_typeddict  # typing's own does not know the SDK's types before Python 3.13
@@ -80,7 +81,11 @@ def differences(value: Any, wanted: Any, at: str) -> list[str]:
     if wanted is None:
         return [f"{at}: no parameters are wanted"] if value else []
     if is_typeddict(wanted):
-        return _differences_of_fields(value, wanted, at)
+        return _differences_of_fields(value, _fields(wanted), at)
+    if isinstance(origin or wanted, type) and issubclass(origin or wanted, StripeObject):
+        if not inner:
+            return _differences_of_fields(value, _shown(wanted), at)
+        origin, inner = dict, (str, *inner)
     if origin in (Union, UnionType):
         found = [differences(value, one, at) for one in _closed(inner)]
         return [] if [] in found else min(found, key=len)
@@ -103,11 +108,23 @@ def _differences_within(value: Any, kind: Any, inner: Sequence[Any], at: str) ->
     return [f"{at}: {value!r} is no {'mapping' if kind is dict else 'list'}"]
 
 
-def _differences_of_fields(value: Any, wanted: Any, at: str) -> list[str]:
+@functools.cache
+def _shown(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """Return the fields of an object that Stripe answers, each with its type and whether it must be there."""
+    hints = {
+        name: hint
+        for each in reversed(kind.__mro__)
+        if each is not StripeObject and issubclass(each, StripeObject)
+        for name, hint in inspect.get_annotations(each).items()
+        if name[0] != "_" and get_origin(hint) is not ClassVar
+    }
+    return {name: (hint, NoneType not in get_args(hint)) for name, hint in hints.items()}
+
+
+def _differences_of_fields(value: Any, fields: Mapping[str, tuple[Any, bool]], at: str) -> list[str]:
     if not isinstance(value, Mapping):
         return [f"{at}: {value!r} is no mapping"]
-    fields = _fields(wanted)
-    found = [f"{at}.{name}: {wanted.__name__} has no such parameter" for name in value if name not in fields]
+    found = [f"{at}.{name}: Stripe's type has no such field" for name in value if name not in fields]
     found += [f"{at}.{name}: missing" for name, (_, required) in fields.items() if required and name not in value]
     for name, one in value.items():
         if name in fields:

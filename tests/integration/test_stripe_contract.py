@@ -18,10 +18,13 @@ from typing import Any
 
 import pytest
 from stripe import RequestsClient, StripeClient
+from stripe.events import V1BillingMeterErrorReportTriggeredEvent, V1BillingMeterNoMeterFoundEvent
+from stripe.v2.billing import MeterEventSession
 
 from infra.local.cache import kept
 from infra.local.stripe.server import LocalStripe
 from tests.conftest import cannot_run
+from tests.doubles.stripe_types import differences as differences_of_type
 
 HOUR = 1_795_323_600  # 2026-11-22T05:00:00Z
 STRIPE_MOCK = "v0.203.0"  # whose content Go compares with its public log of checksums
@@ -110,10 +113,17 @@ def mock_client(stripe_mock: str) -> Iterator[StripeClient]:
 
 
 @pytest.fixture
-def local_client() -> Iterator[StripeClient]:
-    """An SDK client of a new local Stripe, whose clock stands at 06:10."""
-    with LocalStripe(now=lambda: HOUR + 4_200) as stripe, closing(RequestsClient()) as http_client:
-        yield StripeClient(stripe.api_key, base_addresses={"api": stripe.url}, http_client=http_client)
+def local_stripe() -> Iterator[LocalStripe]:
+    """A new local Stripe, whose clock stands at 06:10."""
+    with LocalStripe(now=lambda: HOUR + 4_200) as stripe:
+        yield stripe
+
+
+@pytest.fixture
+def local_client(local_stripe: LocalStripe) -> Iterator[StripeClient]:
+    """An SDK client of the local Stripe."""
+    with closing(RequestsClient()) as http_client:
+        yield StripeClient(local_stripe.api_key, base_addresses={"api": local_stripe.url}, http_client=http_client)
 
 
 @pytest.fixture
@@ -340,6 +350,30 @@ def test_the_object_inside_an_event_has_the_shape_of_stripes_own(
     assert snapshots.keys() == stripes_own.keys()
     for name, ask in stripes_own.items():
         assert differences(snapshots[name], ask().last_response.data) == []
+
+
+def test_answers_of_v2_are_of_the_sdks_own_types(local_stripe: LocalStripe, local_client: StripeClient) -> None:
+    """Which stripe-mock does not know: a session, and events of both kinds, of which one has what its type has not.
+
+    That one is as the guide gives it ("Example error event for an incorrect meter").
+    """
+    create_meter(local_client, "calls")
+    session: Any = local_client.v2.billing.meter_event_session.create()
+    assert differences_of_type(session.last_response.data, MeterEventSession, "") == []
+    nobodys = {"stripe_customer_id": "cus_none", "value": "1"}
+    with closing(RequestsClient()) as http_client:
+        token, addresses = session.authentication_token, {"meter_events": local_stripe.url}
+        streaming = StripeClient(token, base_addresses=addresses, http_client=http_client)  # type: ignore[arg-type]
+        streaming.v2.billing.meter_event_stream.create(
+            {"events": [{"event_name": name, "payload": nobodys} for name in ("calls", "nothing")]}
+        )
+    local_stripe.report_errors()
+    listed: Any = local_client.v2.core.events.list().last_response
+    of_nothing, of_calls = listed.data["data"]
+    assert differences_of_type(of_calls, V1BillingMeterErrorReportTriggeredEvent, "") == []
+    assert differences_of_type(of_nothing, V1BillingMeterNoMeterFoundEvent, "") == [
+        ".related_object: Stripe's type has no such field"
+    ]
 
 
 def test_a_list_with_objects_is_compared(local_client: StripeClient, ids: Ids) -> None:

@@ -8,6 +8,7 @@ from stripe.params import CustomerListParams, PriceCreateParams, SubscriptionCre
 from stripe.params.billing import MeterCreateParams, MeterEventCreateParams
 from stripe.params.v2.billing import MeterEventStreamCreateParams
 from stripe.params.v2.core import EventDestinationCreateParams
+from stripe.v2.billing import MeterEventSession
 
 from tests.doubles.stripe_types import WrongParameterError, differences, typed_calls
 
@@ -19,7 +20,7 @@ EVENT = {"event_name": "calls", "payload": {"value": "1"}}
     [
         (EVENT, MeterEventCreateParams, []),
         (EVENT | {"expand": ["a"], "timestamp": 3}, MeterEventCreateParams, []),
-        (EVENT | {"count": 1}, MeterEventCreateParams, [".count: MeterEventCreateParams has no such parameter"]),
+        (EVENT | {"count": 1}, MeterEventCreateParams, [".count: Stripe's type has no such field"]),
         (EVENT | {"max_network_retries": 1}, MeterEventCreateParams, None),
         ({"event_name": "calls"}, MeterEventCreateParams, [".payload: missing"]),
         (EVENT | {"payload": {"value": 1}}, MeterEventCreateParams, [".payload.value: 1 is no str"]),
@@ -59,6 +60,30 @@ def test_what_stripes_types_do_not_have_is_found(value: Any, wanted: Any, found:
     """With the place and what was got; None where something is found, in whichever words."""
     differs = differences(value, wanted, "")
     assert differs if found is None else differs == found
+
+
+SESSION = {
+    "id": "mes_1",
+    "object": "v2.billing.meter_event_session",
+    "authentication_token": "a",
+    "created": "2026-11-22T05:00:00.000Z",
+    "expires_at": "2026-11-22T05:15:00.000Z",
+    "livemode": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, []),
+        ({"livemode": "no"}, [".livemode: 'no' is no bool"]),
+        ({"token": "a"}, [".token: Stripe's type has no such field"]),
+        ({"object": "session"}, [".object: 'session' is none of 'v2.billing.meter_event_session'"]),
+    ],
+)
+def test_an_answer_that_is_not_as_stripes_types_is_found(changes: dict[str, Any], found: list[str]) -> None:
+    """With the place and what was got."""
+    assert differences(SESSION | changes, MeterEventSession, "") == found
 
 
 def test_a_call_with_a_wrong_parameter_is_not_made() -> None:
