@@ -15,6 +15,7 @@ from metering.billing.closed import Closed
 from metering.billing.closing import Closer
 from metering.billing.standing import UNPOSTED_AFTER
 from metering.layout import SHARDS
+from metering.model.metrics import decode, reads_usage_lines
 from metering.model.periods import Hour
 from metering.settings import ClosePeriodsSettings
 from metering.signals import Signal
@@ -23,6 +24,7 @@ from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
+from metering.stores.declarations import Declarations
 from metering.stores.ledger import Ledger
 from metering.stores.marks import PARTITIONS
 from metering.stores.switch import PostingSwitch, shards_of_workers
@@ -62,13 +64,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         clock=_clock,
         deadline=start + time * 0.8,
         until=start + time,
-        usage_lines=bool(parts.settings.usage_lines),
+        usage_lines=reads_usage_lines(decode(parts.settings.metrics)),
     )
     if event.get("help"):
         return _finished(closer.close_due(marked=False), HELP)
     first = parts.switch.read().first
     posts = first is not None and event.get("post", True)
     errors: list[Exception] = []
+    _attempt(errors, _note_declared)
     workers = _attempt(errors, _start_workers, parts, first, 0) if posts else 0
     more = _attempt(errors, _start_closers, closer, context.function_name)
     closed = closer.close_due()
@@ -87,6 +90,13 @@ def _attempt(errors: list[Exception], do: Callable[..., int | None], *arguments:
     except aws.ERRORS as error:
         errors.append(error)
         return 0
+
+
+@cache
+def _note_declared() -> None:
+    """Note what is declared, once in a process, which has one declaration as long as it lives."""
+    parts = _parts()
+    parts.declarations.note(parts.settings.metrics, _clock())
 
 
 def _finished(closed: Closed, more: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +164,7 @@ class Parts:
     ledger: Ledger
     changes: Changes
     switch: PostingSwitch
+    declarations: Declarations
     settings: ClosePeriodsSettings
 
 
@@ -168,6 +179,7 @@ def _parts() -> Parts:
         ledger,
         Changes(dynamodb, settings.ledger_table, counters),
         PostingSwitch(dynamodb, settings.ledger_table),
+        Declarations(dynamodb, settings.ledger_table),
         settings,
     )
 

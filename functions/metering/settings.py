@@ -55,15 +55,15 @@ class RecordUsageSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ClosePeriodsSettings(_Settings):
-    """What ``close_periods`` needs: its tables, and the function that posts what it has closed.
+    """What ``close_periods`` needs: its tables, the function that posts what it has closed, and the metrics.
 
-    ``usage_lines`` is set where usage may be reported of customers without a key.
+    These are as :func:`metrics.encode` writes them, and for ``record_usage`` the same.
     """
 
     counters_table: str
     ledger_table: str
     post_usage_function: str
-    usage_lines: str = ""
+    metrics: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class Billing(Construct):
         posting: PostUsageSettings,
         reconciling: ReconcileUsageSettings,
         receiving: ReceiveEventsSettings,
-        usage_lines: bool,
+        metrics: str,
         sizes: Mapping[str, Size],
         deployment: str,
         local: bool,
@@ -45,7 +45,7 @@ class Billing(Construct):
                 posting.counters_table,
                 posting.ledger_table,
                 self.post_usage.function_name,
-                usage_lines="1" if usage_lines else "",
+                metrics,
             ).environment(),
             description="Closes the hours that are due into the ledger, and starts workers that post their usage.",
         )

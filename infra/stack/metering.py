@@ -240,7 +240,7 @@ class MeteringStack(cdk.Stack):
                 signing_secret=self._storage.signing_secret.ref,
                 stripe_api_base=self._stripe_api_base,
             ),
-            usage_lines=reads_usage_lines(self._metrics),
+            metrics=encode(self._metrics),
             sizes=self._sizes,
             deployment=self._deployment,
             local=self._local,

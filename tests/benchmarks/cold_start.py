@@ -83,7 +83,7 @@ SETTINGS: Final = {
     "POWERTOOLS_SERVICE_NAME": "Metering",
     "POWERTOOLS_METRICS_NAMESPACE": "Metering",
     **RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log").environment(),
-    **ClosePeriodsSettings(**TABLES, post_usage_function="post-usage").environment(),
+    **ClosePeriodsSettings(**TABLES, post_usage_function="post-usage", metrics=metrics.encode(METRICS)).environment(),
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
     **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_calls="5000").environment(),
     **ReceiveEventsSettings("ledger", **STRIPE).environment(),

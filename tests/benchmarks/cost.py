@@ -264,7 +264,7 @@ def bench(repeats: int) -> Iterator[Bench]:
 
 def _settings(stripe_url: str) -> dict[str, str]:
     recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log")
-    closing = ClosePeriodsSettings("counters", "ledger", "post-usage")
+    closing = ClosePeriodsSettings("counters", "ledger", "post-usage", metrics.encode(METRICS))
     posting = PostUsageSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url, "1000")
     reconciling = ReconcileUsageSettings("counters", "ledger", "Metering", "stripe", stripe_url, "5000")
     powertools = {"POWERTOOLS_SERVICE_NAME": "Metering-us-east-1", "POWERTOOLS_METRICS_NAMESPACE": "Metering"}

@@ -103,7 +103,8 @@ def test_close_periods_knows_tables_and_who_posts(template: Template) -> None:
     """Its environment is what ClosePeriodsSettings reads; Stripe is none of its business."""
     (post_usage,) = [name for name in of_type(template, "AWS::Lambda::Function") if name[:-8] == "BillingPostUsage"]
     invoked = {"POST_USAGE_FUNCTION": {"Ref": post_usage}}
-    assert _environment(template, "BillingClosePeriods") == COUNTERS | LEDGER | invoked | COMMON
+    declared = {"METRICS": _environment(template, "IngestRecordUsage")["METRICS"]}
+    assert _environment(template, "BillingClosePeriods") == COUNTERS | LEDGER | invoked | declared | COMMON
 
 
 def test_post_usage_knows_tables_and_stripe(template: Template) -> None:

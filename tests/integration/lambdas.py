@@ -17,12 +17,13 @@ import close_periods
 import post_usage
 import receive_events
 import reconcile_usage
+from metering.model.metrics import encode
 from metering.settings import ClosePeriodsSettings, PostUsageSettings, ReceiveEventsSettings, ReconcileUsageSettings
 from metering.stores import aws as clients
 from tests.doubles.aws import Bus, Client, Nobody
 from tests.doubles.lambdas import context, event
 from tests.doubles.template import ATTRIBUTES, KEYS, denials, grants
-from tests.integration.world import World
+from tests.integration.world import METRICS, World
 
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:StripeSecret"
 SIGNING_SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:SigningSecret"
@@ -73,6 +74,7 @@ def forget() -> None:
     """Forget what the billing functions' processes keep between two events, as new ones would."""
     for cached in (
         close_periods._parts,
+        close_periods._note_declared,
         post_usage._parts,
         reconcile_usage._parts,
         receive_events._receiver,
@@ -188,7 +190,7 @@ def begin(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyP
     """Begin the billing functions' processes, with their settings and their clock."""
     stripe = {"deployment": "Metering", "stripe_secret": SECRET, "stripe_api_base": world.stripe.url}
     for settings in (
-        ClosePeriodsSettings("counters", "ledger", POST_USAGE),
+        ClosePeriodsSettings("counters", "ledger", POST_USAGE, encode(METRICS)),
         PostUsageSettings("counters", "ledger", ledger_epoch="1", stripe_rate="1000", **stripe),
         ReconcileUsageSettings("counters", "ledger", stripe_calls="1000", **stripe),
         ReceiveEventsSettings("ledger", signing_secret=SIGNING_SECRET, **stripe),

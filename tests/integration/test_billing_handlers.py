@@ -26,7 +26,7 @@ from metering.billing.rejections import tell_rejected
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
 from metering.model.log_format import Api
-from metering.model.metrics import encode
+from metering.model.metrics import Count, encode
 from metering.model.periods import Hour, due_before
 from metering.model.stages import Stage
 from metering.model.stages import encode as encode_stages
@@ -35,15 +35,17 @@ from metering.model.usage_row import epoch_of
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients
+from metering.stores.declarations import Declarations
 from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
+from metering.stores.table import Table
 from metering.stripe import client as stripe_client
 from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
 from tests.doubles.template import of_type
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.lambdas import POST_USAGE, SECRET, Clock, Functions, begin, forget, said, told_to_eventbridge
-from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope, moment
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World, envelope, moment
 
 KEY, LIVE_KEY = "sk_test_local", "sk_live_local"
 EVERY_SHARD = list(range(SHARDS))
@@ -199,6 +201,60 @@ def test_no_worker_is_started_for_nothing(functions: Functions, world: World, st
     report = functions.close()
     assert (report["closed"], report["workers"], started) == (["2026-11-22T05"], 0, [])
     assert world.ledger.progress.cursor() == HOUR.next()
+
+
+def test_what_is_declared_is_noted_by_the_first_run_that_knows_it(
+    functions: Functions, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I5: a recount counts each hour by what was in force in it. Going back is a change like any other."""
+    declarations = Declarations(world.ledger.client, "ledger")
+    wider = [Count(name="requests", statuses=("2xx", "4xx"))]
+    for n, metrics in enumerate((METRICS, METRICS, wider, METRICS)):
+        monkeypatch.setenv("METRICS", encode(metrics))
+        monkeypatch.setattr(Clock, "at", HOUR.start + timedelta(hours=n))
+        forget()  # a deployment begins new processes
+        functions.close()
+        functions.close()
+    assert [(list(one.metrics), one.since) for one in declarations.all()] == [
+        (list(METRICS), HOUR.start),
+        (wider, HOUR.start + timedelta(hours=2)),
+        (list(METRICS), HOUR.start + timedelta(hours=3)),
+    ]
+
+
+def test_of_two_runs_that_note_at_once_one_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I2: the other one looks again at the next tick of its process."""
+    notes = Declarations(world.ledger.client, "ledger")
+    inner, others = Table.query, iter(["another"])
+
+    def query(table: Table, *arguments: Any, **more: Any) -> Iterator[Any]:
+        found = list(inner(table, *arguments, **more))
+        for other in others:
+            notes.note(encode([Count(name=other)]), world.now)
+        return iter(found)
+
+    monkeypatch.setattr(Table, "query", query)
+    notes.note(encode(METRICS), world.now)
+    assert [one.metrics[0].name for one in notes.all()] == ["another"]
+    notes.note(encode(METRICS), world.now)
+    assert [len(one.metrics) for one in notes.all()] == [1, 2]
+
+
+def test_a_note_that_aws_refuses_keeps_nothing_from_being_closed(functions: Functions, used: World) -> None:
+    """I6: the run fails after all else, and the next one notes."""
+    dynamodb: Any = clients.dynamodb()
+
+    def refuse(operation: str, arguments: Any) -> None:
+        if operation == "PutItem" and arguments["Item"]["pk"]["S"] == "period#declared":
+            raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
+
+    dynamodb.before.append(refuse)
+    with pytest.raises(ClientError):
+        functions.close()
+    dynamodb.before.remove(refuse)
+    assert used.in_ledger("customer#acme")["requests"][0] > 0
+    functions.close()
+    assert len(Declarations(used.ledger.client, "ledger").all()) == 1
 
 
 def test_whoever_posts_by_itself_asks_for_no_worker(functions: Functions, used: World, started: list[Any]) -> None:

@@ -6,6 +6,8 @@ A metric is declared once, in ``app.py``; it travels to the functions as JSON in
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, assert_never
 
 import msgspec
@@ -113,6 +115,14 @@ class Max(_Filters, frozen=True, kw_only=True, tag="max"):
 
 Metric = Count | Sum | Unique | Max
 """Every kind of metric. A new kind is a class above, a case in :mod:`metering.model.measuring`, and a member here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What was declared, and ``since`` when it has been known to be in force."""
+
+    metrics: tuple[Metric, ...]
+    since: datetime
 
 
 def declared(metrics: Sequence[Metric]) -> Declared:
