@@ -29,6 +29,7 @@ def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects:
         function,
         _items("CountHours", counters, ["GetItem", "UpdateItem"], "hour#*"),
         _items("MarkLateHours", counters, ["UpdateItem"], "late#*"),
+        _items("SeeWhatRecountsBroughtIn", counters, ["Query"], "accounted#*"),
         _items("ClaimValues", counters, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
         *remember,
         iam.PolicyStatement(

@@ -20,6 +20,7 @@ RECORD_USAGE = {
     ("dynamodb:GetItem", "Counters", ("hour#*",)),
     ("dynamodb:UpdateItem", "Counters", ("hour#*",)),
     ("dynamodb:UpdateItem", "Counters", ("late#*",)),
+    ("dynamodb:Query", "Counters", ("accounted#*",)),
     ("dynamodb:BatchGetItem", "Counters", ("unique#*", "once#*")),
     ("dynamodb:PutItem", "Counters", ("unique#*", "once#*")),
     ("s3:GetObject", "Bucket/set-aside/*", ()),

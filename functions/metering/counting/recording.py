@@ -1,7 +1,7 @@
 """Recording: a batch of lines → counters, each once.
 
 The order of writes is what makes it safe to stop anywhere and to be delivered again: first what is set aside, then
-the claims, then the counters, then the late marks.
+the claims, then the counters, then the late marks. What a recount has brought in meanwhile is left out of the counters.
 
 ```
 delivery   set aside ── claims ── counter ── counter ── … ── late mark
@@ -22,10 +22,11 @@ from metering.model.batches import Batch, Piece, Source
 from metering.model.log_format import AccessRecord
 from metering.model.measuring import Tally, Usage, measure
 from metering.model.metrics import Metric, declared
-from metering.model.periods import CLOCK_SKEW, GRACE, Hour
-from metering.model.subjects import subject_of_source
+from metering.model.periods import CLOCK_SKEW, GRACE, Hour, epoch_ms
+from metering.model.subjects import source_of_key, subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
 from metering.stores import claims
+from metering.stores.accounted import Accounted, hashed
 from metering.stores.attribution import tenure
 from metering.stores.aws import each_side_by_side, side_by_side
 from metering.stores.claims import Claim, Claims, Key
@@ -145,7 +146,7 @@ class Recorder:
                 self.set_aside.keep_doubtful(bad, kept)
             else:
                 self.set_aside.keep(bad)
-        counted = self._count(usage, batch.token)
+        counted = self._count(self._still_to_count(batch, usage, left_out), batch.token)
         apart = {name: bad.metrics for name, bad in read.rejected.items()} | left_out
         return Recorded(
             read=read.good + len(apart) - read.partly,
@@ -226,6 +227,58 @@ class Recorder:
         oldest = min((report.time for report in reports), default=None)
         return _Read(len(reports), partly, measure_reports(reports, self.metrics), rejected, oldest)
 
+    def _still_to_count(self, batch: Batch, usage: Usage, left_out: Mapping[str, tuple[str, ...]]) -> Usage:
+        """Return what a batch adds up to without what a recount has brought in, which is in the ledger already (I2).
+
+        It is asked before a counter is written, which then takes the rest in one write: so a crash changes nothing. A
+        batch that reads before a correction is written, and counts after it was checked, doubles what both have; that
+        takes a moment, and the next recount finds it.
+        """
+        accounted = self._accounted(usage)
+        if not accounted:
+            return usage
+        apart = dict(left_out)
+        for name, record, where in self._records(batch, left_out):
+            known = hashed(record)
+            metrics = tuple(metric for metric, ids in accounted.get(where, {}).items() if known in ids)
+            if metrics:
+                apart[name] = (*left_out.get(name, ()), *metrics)
+        return self._read(batch, apart).usage
+
+    def _accounted(self, usage: Usage) -> dict[tuple[Hour, str], dict[str, frozenset[bytes]]]:
+        """Return which records of what is counted late were brought in by a recount, by metric; mostly none."""
+        now = self.clock()
+        late = [where for where, amounts in usage.cells.items() if amounts and _is_late(where[0], now)]
+        accounted = Accounted(self.claims.client, self.claims.table)
+        corrected = {hour for hour in {hour for hour, _ in late} if accounted.any(hour)}
+        asked = [where for where in late if where[0] in corrected]
+        found = side_by_side(lambda where: accounted.of(*where), asked)
+        return {where: ids for where, ids in zip(asked, found, strict=True) if ids}
+
+    def _records(
+        self, batch: Batch, left_out: Mapping[str, tuple[str, ...]]
+    ) -> Iterator[tuple[str, str, tuple[Hour, str]]]:
+        """Yield the ids of a batch's good lines, those of the records in them, and where these count."""
+        now = self.clock()
+        for piece in batch.pieces():
+            match batch.source:
+                case Source.ACCESS_LOG:
+                    for name, record, _ in _one_by_one(piece, Reader(now, self.metrics, self.nonces), left_out, {}):
+                        yield (
+                            name,
+                            record.request_id,
+                            (
+                                Hour.of_epoch_ms(epoch_ms(record.time)),
+                                source_of_key(record.key),
+                            ),
+                        )
+                case Source.USAGE_LINES:
+                    group = batch.origin.partition(" ")[0]
+                    for name, report, _ in _one_by_one(piece, UsageLineReader(now, self.metrics), left_out, {}):
+                        yield name, f"{group} {name}", (report.hour, report.source)
+                case _:
+                    assert_never(batch.source)
+
     def _count(self, usage: Usage, token: bytes) -> list[bool]:
         """Claim what is new, count each hour and key, then mark each hour that may have been closed before that."""
         self._claim({token: usage}, b"")
@@ -244,7 +297,7 @@ class Recorder:
         A cell that fails keeps no other from being counted and marked (I6); then the batch fails, and comes again.
         """
         now = self.clock()
-        late = [where for where in cells if where[0].is_due(now, grace=GRACE - CLOCK_SKEW)]
+        late = [where for where in cells if _is_late(where[0], now)]
         marks = self.counters.marks
         _, unmarked = each_side_by_side(
             lambda where: marks.mark_late(where[0], subject_of_source(where[1]), new_mark()), late
@@ -315,6 +368,10 @@ class Recorder:
             return None
         token = next(iter(claiming.quantities))
         return token if self.claims.take_over(key, made, token) else None
+
+
+def _is_late(hour: Hour, now: datetime) -> bool:
+    return hour.is_due(now, grace=GRACE - CLOCK_SKEW)
 
 
 def _one_by_one(

@@ -97,8 +97,8 @@ class Posting(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     """What stands beside an hour's count of a metric: an adjustment by an operator, or a carry from elsewhere.
 
-    ``who`` did it (an ARN, or the function that carried) ``at`` a moment in seconds since 1970. An adjustment that was
-    made against a count of ``if_counted`` is void while another is counted.
+    ``who`` did it (an ARN, or the function that carried) ``at`` a moment in seconds since 1970; ``recount`` says that a
+    recount found it. What was made against a count of ``if_counted`` is void while another is counted.
     """
 
     id: str
@@ -109,6 +109,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int
     carry: bool = False
     if_counted: int | None = None
+    recount: bool = False
 
     def is_void(self, counted: int) -> bool:
         """Say whether the change was made against another count than this."""

@@ -111,9 +111,12 @@ class Changes:
             for item in self._items.query(str(customer(name)), between=(f"change#{first}", f"change#{end}")):
                 yield _read_change(item)
 
-    def add(self, name: str, hour: Hour, change: Change) -> None:
-        """Write a change, and ask for its hour to be closed again; raise RowChangedError if it is there already."""
-        self._items.transact(*self.adding(customer(name), hour, change))
+    def add(self, name: str, hour: Hour, change: Change, *together: dict[str, Any]) -> None:
+        """Write a change, and ask for its hour to be closed again; raise RowChangedError if it is there already.
+
+        What is to be written ``together`` with it are a transaction's writes.
+        """
+        self._items.transact(*self.adding(customer(name), hour, change), *together)
 
     def move(self, name: str, leaving: tuple[Hour, Change], entering: tuple[Hour, Change]) -> None:
         """Carry an amount from one hour into another; raise RowChangedError if one of the two is there already."""
