@@ -1,5 +1,6 @@
 """The raw archive against the counters and the ledger."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -17,7 +18,8 @@ from infra.cli.shared import (
     print_json,
     progress,
 )
-from infra.operate.recount.recount import Compared, Recount
+from infra.operate.recount.compared import Compared
+from infra.operate.recount.recount import Recount
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import Kind
 
@@ -64,23 +66,25 @@ def recount(
             help="Look for late lines so long after their hour (2; usage lines 24).",
         ),
     ] = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Correct what differs, hour by hour.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Correct what differs, hour by hour; makes no bill less.")] = False,
+    lower: Annotated[
+        bool,
+        typer.Option("--lower", help="With --fix: also what makes a bill less, for which the log was read up to now."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Count the raw archive again, and compare it with the counters and the ledger; exits with 1 if they differ.
 
     Distinct values are compared by month: give --from with the month's first hour. Each hour is printed, and with --fix
-    corrected, when it is done: one that was interrupted goes on with --from. Doing it again corrects nothing twice.
+    corrected, when it is done; one of which less was logged than counted is looked at again up to now, and comes last.
+    Doing it again corrects nothing twice. An hour that the log no longer holds whole is refused.
     """
     if (customer_id is None) != everyone:
         raise typer.BadParameter("name a customer, or give --all for every one")
-    if (only_hour is None) == (first is None) or (only_hour is not None and end is not None):
-        raise typer.BadParameter("give --hour, or --from and perhaps --to")
+    if lower and not fix:
+        raise typer.BadParameter("--lower says what --fix may do: give both")
     moment = now()
-    begin = only_hour or first
-    stop = only_hour.next() if only_hour else end or due_before(moment)
-    if begin is None or begin >= stop:
-        raise typer.BadParameter(f"--from must be before --to, got {begin} and {stop}")
+    begin, stop = _wanted(only_hour, first, end, due_before(moment))
     deployment = connect()
     if customer_id is not None:
         known_customer(deployment.ledger, customer_id)
@@ -89,15 +93,25 @@ def recount(
         work = Recount(deployment, customer_id, moment, ahead)
     for month in work.months_left_out(begin, stop):
         err.print(f"distinct values of {month} are left out: they need --from {month}-01 and all hours since")
+    if words := work.usage_lines_left_out(begin):
+        err.print(words)
     report = _Report(everyone, as_json)
     for lines in progress("recounting", as_json)(work.compare(begin, stop), stop.number - begin.number):
-        for line in lines:
-            report.add(work.fix(line, who) if fix and line.stays else line)
-    report.end(work.unreadable)
-    for key in work.broken:
-        err.print(f"{key} is not gzip to its end: nothing after its last whole chunk is counted, here or there")
+        report.add([work.fix(line, who, lower=lower) if fix and line.stays else line for line in lines])
+    report.end(work.unreadable, work.broken)
     if report.staying:
         raise typer.Exit(1)
+
+
+def _wanted(only_hour: Hour | None, first: Hour | None, end: Hour | None, over: Hour) -> tuple[Hour, Hour]:
+    """Return the first hour that is asked for, and the one to stop before."""
+    if (only_hour is None) == (first is None) or (only_hour is not None and end is not None):
+        raise typer.BadParameter("give --hour, or --from and perhaps --to")
+    begin = only_hour or first
+    stop = only_hour.next() if only_hour else end or over
+    if begin is None or begin >= stop:
+        raise typer.BadParameter(f"--from must be before --to, got {begin} and {stop}")
+    return begin, stop
 
 
 @dataclass(slots=True)
@@ -111,8 +125,12 @@ class _Report:
     staying: int = 0
     document: list[dict[str, Any]] | None = None
 
-    def add(self, line: Compared) -> None:
-        """Take in a line."""
+    def add(self, lines: Iterable[Compared]) -> None:
+        """Take in an hour's lines."""
+        for line in lines:
+            self._add(line)
+
+    def _add(self, line: Compared) -> None:
         self.fixed += line.fixed
         self.staying += line.stays
         is_plain = not (line.fixed or line.stays or line.waiting or line.note)
@@ -128,14 +146,16 @@ class _Report:
         else:
             out.print(_text(line))
 
-    def end(self, unreadable: int) -> None:
-        """Print what is to be said of all lines."""
+    def end(self, unreadable: int, broken: Sequence[str]) -> None:
+        """Print what is to be said of all lines, and which objects are broken."""
         if self.as_json:
             print_json(self.document or [])
-            return
-        err.print(f"{self.equal:,} equal, {self.fixed:,} fixed, {self.staying:,} different")
-        if unreadable:
+        else:
+            err.print(f"{self.equal:,} equal, {self.fixed:,} fixed, {self.staying:,} different")
+        if unreadable and not self.as_json:
             err.print(f"{unreadable:,} lines cannot be counted as they stand: 'metering set-aside list' shows them")
+        for key in broken:
+            err.print(f"{key} is not gzip to its end: nothing after its last whole chunk is counted, here or there")
 
 
 def _text(line: Compared) -> str:
@@ -170,6 +190,7 @@ def _json(line: Compared) -> dict[str, Any]:
         "corrected": line.corrected,
         "set_aside": line.waiting,
         "difference": line.difference,
+        "lowers": line.difference < 0,
         "stale": [str(hour) for hour in line.stale],
         "fixed": line.fixed,
         "note": line.note,

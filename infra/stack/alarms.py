@@ -260,7 +260,7 @@ class Alarms(Construct):
             of_lines,
             "More lines were counted in the last day than were written into the access log: a delivery has come again "
             "in other pieces, or lines of the day before came late. `metering recount --all --from HOUR` says which "
-            "hours differ, and with --fix corrects them.",
+            "hours differ, and with --fix --lower corrects them.",
             above=1 + TOLERANCE,
             periods=THREE_RUNS,
         )
@@ -278,7 +278,7 @@ class Alarms(Construct):
             of_requests,
             "More lines were counted in the last day than the stage had requests: another stage writes into the access "
             "log and was not named with compare_with, or `metering recount --all --from HOUR` says which hours differ, "
-            "and with --fix corrects them.",
+            "and with --fix --lower corrects them.",
             above=1 + TOLERANCE,
             periods=THREE_RUNS,
         )

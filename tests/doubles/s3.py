@@ -37,6 +37,7 @@ class Buckets:
         self._buckets: dict[str, dict[str, bytes]] = {name: {} for name in names}
         self._tags: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._page = page
+        self._lifecycles: dict[str, list[dict[str, Any]]] = {}
 
     def objects(self, bucket: str = "bucket") -> dict[str, bytes]:
         """Return the objects of a bucket by their keys."""
@@ -82,6 +83,25 @@ class Buckets:
         objects[Key] = body
         self._tags.pop((Bucket, Key), None)
         return {"ETag": _etag(body)}
+
+    def put_bucket_lifecycle_configuration(
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        LifecycleConfiguration: dict[str, Any],  # noqa: N803
+    ) -> dict[str, Any]:
+        """Keep the rules by which objects would expire; no time passes here."""
+        self._of(Bucket, "PutBucketLifecycleConfiguration")
+        self._lifecycles[Bucket] = LifecycleConfiguration["Rules"]
+        return {}
+
+    def get_bucket_lifecycle_configuration(self, *, Bucket: str) -> dict[str, Any]:  # noqa: N803
+        """Return the rules, if there are any."""
+        self._of(Bucket, "GetBucketLifecycleConfiguration")
+        if Bucket not in self._lifecycles:
+            said: Any = {"Error": {"Code": "NoSuchLifecycleConfiguration", "Message": "There are none."}}
+            raise ClientError(said, "GetBucketLifecycleConfiguration")
+        return {"Rules": self._lifecycles[Bucket]}
 
     def put_object_tagging(self, *, Bucket: str, Key: str, Tagging: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
         """Tag an object; it loses its tags when it is written anew."""

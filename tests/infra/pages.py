@@ -67,7 +67,7 @@ USES: Final = {
 }
 """What Stripe's dashboard calls a resource, and what the right is for."""
 
-_COUNTERS: Final = ("hour#", "late#", "object#", "unique#", "once#")
+_COUNTERS: Final = ("accounted#", "hour#", "late#", "object#", "unique#", "once#")
 """How partition keys of the Counters table begin; all others are the Ledger's."""
 
 _NOTES: Final = (ROOT / "infra" / "operate" / "access_notes.py",)

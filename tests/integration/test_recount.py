@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import boto3
@@ -15,8 +15,11 @@ import pytest
 from infra.cli import main as cli
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount import raw_log
+from infra.operate.recount.compared import Compared
+from infra.operate.recount.mending import LOWERS
 from infra.operate.recount.raw_log import Archive, BrokenObjectError, lines_of
-from infra.operate.recount.recount import NO_CUSTOMER, Compared, Recount
+from infra.operate.recount.recount import NEVER_LOWERED, NO_CUSTOMER, UNKNOWN, Recount
+from infra.operate.recount.whole import Places
 from infra.outputs import METADATA
 from metering.counting import payloads
 from metering.counting.completeness import Completeness
@@ -26,11 +29,14 @@ from metering.model.batches import Source, batch_of
 from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, encode
 from metering.model.periods import Hour
 from metering.model.subjects import customer, key
+from metering.stores.declarations import Declarations
+from metering.stores.table import item_key
 from tests.doubles.outputs import outputs
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, moment
 
 JOBS_LOG = "jobs"
 NEXT = HOUR.next()
+DEPLOYED = HOUR.start - timedelta(days=1)
 WHO = "arn:aws:iam::123456789012:user/operator"
 
 
@@ -99,23 +105,46 @@ class Raw:
         work = Recount(self.deployment, only, self.world.now, **more)
         return [line for lines in work.compare(first, end) for line in lines]
 
-    def fix(self, only: str | None = None) -> list[Compared]:
+    def fix(self, only: str | None = None, *, hour: Hour = HOUR, lower: bool = False) -> list[Compared]:
         """Compare and mend."""
         work = Recount(self.deployment, only, self.world.now)
-        lines = [line for of_hour in work.compare(HOUR, NEXT) for line in of_hour]
-        return [work.fix(line, WHO) if line.stays else line for line in lines]
+        lines = [line for of_hour in work.compare(hour, hour.next()) for line in of_hour]
+        return [work.fix(line, WHO, lower=lower) if line.stays else line for line in lines]
+
+    def declare(self, *metrics: Metric, at: datetime) -> None:
+        """Bill by these metrics from now on, which close_periods has noted then."""
+        self.world.bill(*metrics)
+        self.noted(at)
+
+    def declared_ever_since(self, *metrics: Metric) -> None:
+        """Bill by these metrics, which were never others."""
+        self.world.metrics = metrics
+        self.forget_notes()
+        self.noted(HOUR.month_begin.start - timedelta(days=1))
+
+    def forget_notes(self) -> None:
+        """Forget what was declared, as a deployment that has just come from an older version."""
+        self.world.ledger.client.delete_item(TableName="ledger", Key=item_key("period#declared", "000000"))
+
+    def noted(self, at: datetime) -> None:
+        """Let close_periods have noted then what is declared."""
+        Declarations(self.world.ledger.client, self.world.ledger.table).note(encode(self.world.metrics), at)
 
 
 @pytest.fixture
 def raw(world: World, monkeypatch: pytest.MonkeyPatch) -> Raw:
-    """A deployment with one customer, an hour after its hour, with logs that take lines of any time."""
+    """A deployment of a day ago with one customer, in its hour, with logs that take lines of any time."""
     monkeypatch.setattr("moto.logs.models.utcnow", lambda: world.now.replace(tzinfo=None))
+    began, world.now = world.now, DEPLOYED
     logs = boto3.client("logs")
     for group in (ACCESS_LOG_GROUP, JOBS_LOG):
         logs.create_log_group(logGroupName=group)
         logs.create_log_stream(logGroupName=group, logStreamName="stream")
+    world.now = began
     world.customer("acme", "key1")
-    return Raw(world)
+    raw = Raw(world)
+    raw.noted(DEPLOYED)
+    return raw
 
 
 def said(lines: Iterable[Compared]) -> dict[str, tuple[int, int, int | None, int]]:
@@ -157,30 +186,101 @@ def test_lines_that_a_subscription_skipped_are_brought_in(raw: Raw) -> None:
         "bytes": 320,
     }
     (change,) = [one for one in raw.deployment.changes.of("acme", HOUR) if one.metric == "requests"]
-    assert (change.amount, change.who, change.if_counted) == (12, WHO, 20)
+    assert (change.amount, change.who, change.recount) == (12, WHO, True)
     # Again: nothing differs, and nothing is mended twice.
     assert not [line for line in raw.fix("acme") if line.fixed or line.stays]
     assert said(raw.recount("acme"))["requests"] == (32, 20, 32, 0)
-    # Should they be delivered after all, the correction is void, which is said.
-    world.recorder().record(batch_of(ids, skipped, Source.ACCESS_LOG, "log-group stream"))
+    # Should they be delivered after all, they are in the ledger already.
+    world.recorder().record(batch_of(ids, skipped, Source.ACCESS_LOG, f"{ACCESS_LOG_GROUP} stream"))
     world.close()
-    (requests, _) = raw.recount("acme")
-    assert (requests.recounted, requests.counted, requests.ledger, requests.difference) == (32, 32, 32, 0)
-    assert requests.corrected == 0
+    assert said(raw.recount("acme"))["requests"] == (32, 20, 32, 0)
 
 
-def test_a_correction_that_is_void_is_said(raw: Raw) -> None:
-    """I5: it was made against another count than there is now."""
+def test_a_correction_outlives_other_late_records_and_is_not_counted_a_second_time(raw: Raw) -> None:
+    """I2, I5: what it stands for is known by its records; any others count beside it."""
     world = raw.world
-    raw.deliver(world.line())
-    two = [world.line(), world.line()]
-    ids = raw.log(*two)
+    raw.deliver(*(world.line() for _ in range(20)))
+    skipped = [world.line() for _ in range(12)]
+    ids = raw.log(*skipped)
     close(raw)
     raw.fix("acme")
-    world.recorder().record(batch_of(ids[:1], two[:1], Source.ACCESS_LOG, "log-group stream"))
-    (requests, _) = raw.recount("acme")
-    assert (requests.recounted, requests.counted, requests.corrected, requests.difference) == (3, 2, 0, 1)
-    assert requests.note == "void: the correction of +2 made against a count of 1"
+    world.close()
+    raw.deliver(world.line())  # one that nobody has seen before
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 33
+    for some in (slice(0, 5), slice(0, 5), slice(5, 12)):
+        other = world.line()
+        named = [*ids[some], *raw.log(other)]
+        world.recorder().record(batch_of(named, [*skipped[some], other], Source.ACCESS_LOG, "log-group stream"))
+    world.close()
+    assert world.counted()["key1"] == {"requests": 24, "bytes": 240}
+    assert said(raw.recount("acme")) == {"requests": (36, 24, 36, 0), "bytes": (360, 240, 360, 0)}
+
+
+def test_what_was_set_aside_before_a_correction_counts_when_it_is_mended(raw: Raw) -> None:
+    """I1: a correction stands for no record of which anything waits."""
+    world = raw.world
+    early = world.line(time=str(int((world.now + timedelta(minutes=6)).timestamp() * 1000)))
+    raw.deliver(world.line(), early)
+    raw.log(world.line())
+    close(raw)
+    raw.fix("acme")
+    (batch,) = world.set_aside.batches()
+    redrive(world.recorder(), {"batch": batch}, deadline=world.now)
+    world.close()
+    assert said(raw.recount("acme"))["requests"] == (3, 2, 3, 0)
+
+
+def test_a_correction_of_usage_lines_outlives_others(raw: Raw) -> None:
+    """I2: they are known by their log group and event."""
+    world = raw.world
+    raw.declare(Sum(name="tokens", of=USAGE_LINES), at=DEPLOYED + timedelta(minutes=5))
+
+    def report(name: str) -> str:
+        return json.dumps({"usage": {"id": name, "time": int(moment(HOUR)), "key": "key1", "tokens": 5}})
+
+    raw.deliver(report("a"), source=Source.USAGE_LINES)
+    ids = raw.log(report("b"), report("c"), group=JOBS_LOG)
+    close(raw)
+    raw.fix("acme")
+    raw.deliver(report("d"), source=Source.USAGE_LINES)
+    late = batch_of(ids, [report("b"), report("c")], Source.USAGE_LINES, f"{JOBS_LOG} stream")
+    world.recorder().record(late)
+    world.close()
+    assert said(raw.recount("acme"))["tokens"] == (20, 10, 20, 0)
+
+
+def test_a_correction_of_what_does_not_add_up_is_void_once_another_count_is_there(raw: Raw) -> None:
+    """I5: the highest of an hour is no sum; that the correction is void is said, and it is made again."""
+    world = raw.world
+    raw.declare(Max(name="seats", of="response_length"), at=DEPLOYED + timedelta(minutes=5))
+    raw.deliver(world.line(response_length="3"))
+    raw.log(world.line(response_length="9"))
+    close(raw)
+    raw.fix("acme")
+    world.close()
+    assert world.in_ledger("customer#acme")["seats"][0] == 9
+    raw.deliver(world.line(response_length="5"))
+    (seats,) = raw.recount("acme")
+    assert (seats.recounted, seats.counted, seats.corrected, seats.difference) == (9, 5, 0, 4)
+    assert seats.note == "void: the correction of +6 made against a count of 3"
+    raw.fix("acme")
+    world.close()
+    assert world.in_ledger("customer#acme")["seats"][0] == 9
+
+
+def test_of_two_who_mend_an_hour_at_once_one_does(raw: Raw) -> None:
+    """I5: each found the same; the second one is told to look again."""
+    raw.deliver(raw.world.line())
+    raw.log(raw.world.line())
+    close(raw)
+    works = [Recount(raw.deployment, "acme", raw.world.now) for _ in range(2)]
+    found = [next(iter(work.compare(HOUR, NEXT)))[0] for work in works]
+    first, second = (work.fix(line, WHO) for work, line in zip(works, found, strict=True))
+    assert (first.fixed, second.fixed) == (True, False)
+    assert "recount it again" in second.note
+    raw.world.close()
+    assert raw.world.in_ledger("customer#acme")["requests"][0] == 2
 
 
 def test_a_delivery_that_came_again_in_other_pieces_is_caught(raw: Raw) -> None:
@@ -192,7 +292,10 @@ def test_a_delivery_that_came_again_in_other_pieces_is_caught(raw: Raw) -> None:
         world.recorder().record(batch_of(ids[piece], lines[piece], Source.ACCESS_LOG, "log-group stream"))
     close(raw)
     assert said(raw.recount("acme"))["requests"] == (4, 8, 8, -4)
-    raw.fix("acme")
+    assert {line.note for line in raw.fix("acme")} == {LOWERS}
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 8
+    raw.fix("acme", lower=True)
     world.close()
     assert world.in_ledger("customer#acme")["requests"][0] == 4
     assert not [line for line in raw.recount("acme") if line.stays]
@@ -339,7 +442,7 @@ def random_report(chance: random.Random, hour: Hour) -> str:
 def test_every_kind_of_metric_is_recounted_as_it_was_counted(raw: Raw, seed: int) -> None:
     """I5: two ways from a line to a bill, which have nothing in common but the format, agree on whatever comes."""
     chance, world = random.Random(seed), raw.world
-    world.metrics = METRICS
+    raw.declared_ever_since(*METRICS)
     world.customer("beta", "key2", "key3")
     begin = HOUR.month_begin
     hours = [begin, begin.next()]
@@ -361,7 +464,7 @@ def test_every_kind_of_metric_is_recounted_as_it_was_counted(raw: Raw, seed: int
 def test_distinct_values_are_compared_by_month(raw: Raw) -> None:
     """The hour in which a value counts is the one in which it came first; a lost one is entered in some hour."""
     world = raw.world
-    world.metrics = (Unique(name="users", of="authorizer.user", opaque_id=True),)
+    raw.declared_ever_since(Unique(name="users", of="authorizer.user", opaque_id=True))
     begin = HOUR.month_begin
     raw.deliver(world.line(**{"authorizer.user": "ann"}), world.line(**{"authorizer.user": "bob"}))
     raw.log(world.line(**{"authorizer.user": "bob"}), world.line(**{"authorizer.user": "eve"}))
@@ -386,6 +489,245 @@ def test_only_hours_that_are_over_and_not_too_old_are_recounted(raw: Raw) -> Non
     raw.world.now = HOUR.end + timedelta(days=61)
     with pytest.raises(OperatorError, match="only the last 61 days can be recounted"):
         raw.recount("acme")
+
+
+def test_a_line_that_came_a_day_late_lowers_no_bill(raw: Raw) -> None:
+    """I1: less was logged in the hours that were looked at than counted, so all hours up to now are."""
+    world = raw.world
+    world.now = HOUR.end + timedelta(days=1)
+    late = world.line()
+    raw.archive(late, hour=Hour(HOUR.number + 24))
+    world.record(late)
+    world.close()
+    assert said(raw.recount("acme")) == {"requests": (1, 1, 1, 0), "bytes": (10, 10, 10, 0)}
+    assert not [line for line in raw.fix("acme", lower=True) if line.fixed]
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 1
+
+
+def test_hours_that_are_looked_at_again_come_last(raw: Raw) -> None:
+    """Those before and after them are shown, and mended, as soon as they are read."""
+    world = raw.world
+    for number in range(3):
+        hour = Hour(HOUR.number + number)
+        world.now = hour.start + timedelta(minutes=59)
+        lines = [world.line(time=moment(hour)) for _ in range(2)]
+        raw.deliver(*lines[: 1 + number % 2], hour=hour)
+    world.record(world.line())
+    world.now = Hour(HOUR.number + 3).start + timedelta(hours=3)
+    world.close()
+    compared = [line for line in raw.recount("acme", end=Hour(HOUR.number + 3)) if line.metric == "requests"]
+    assert [(line.period, line.difference) for line in compared] == [
+        (str(Hour(HOUR.number + 1)), 0),
+        (str(Hour(HOUR.number + 2)), 0),
+        (str(HOUR), -1),
+    ]
+
+
+# --- what the log no longer holds ------------------------------------------------------------------------------------
+
+
+def keep(group: str, days: int) -> None:
+    """Let a log group keep lines for so long."""
+    boto3.client("logs").put_retention_policy(logGroupName=group, retentionInDays=days)
+
+
+def forget(group: str) -> None:
+    """Let a log group lose its lines, as CloudWatch Logs does by then."""
+    boto3.client("logs").delete_log_stream(logGroupName=group, logStreamName="stream")
+
+
+def test_what_the_log_keeps_no_longer_is_no_difference(raw: Raw) -> None:
+    """I5: an hour of which lines have expired is refused, with the first one that can be recounted."""
+    world = raw.world
+    raw.deliver(*(world.line() for _ in range(20)))
+    close(raw)
+    keep(ACCESS_LOG_GROUP, 7)
+    world.now = HOUR.end + timedelta(days=10)
+    forget(ACCESS_LOG_GROUP)
+    with pytest.raises(OperatorError) as refused:
+        raw.fix(lower=True)
+    first = Hour.containing(world.now - timedelta(days=7) + timedelta(hours=2)).next()
+    assert str(refused.value) == (
+        f"{HOUR} is no longer wholly in the log: the log group {ACCESS_LOG_GROUP} keeps lines for 7 days: "
+        f"the first hour that can be recounted is {first}"
+    )
+    with pytest.raises(OperatorError, match="no longer wholly"):
+        raw.recount(first=Hour(first.number - 1), end=first)
+    assert raw.recount(first=first, end=first.next()) == []
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 20
+
+
+@pytest.mark.parametrize(
+    ("rule", "refused"),
+    [
+        ({"Filter": {"Prefix": "access-log/"}, "Expiration": {"Days": 5}}, True),
+        ({"Filter": {}, "Expiration": {"Days": 5}}, True),
+        ({"Prefix": "", "Expiration": {"Days": 5}}, True),
+        ({"Filter": {"Prefix": "set-aside/"}, "Expiration": {"Days": 5}}, False),
+        ({"Filter": {"Tag": {"Key": "metering", "Value": "done"}}, "Expiration": {"Days": 5}}, False),
+        ({"Filter": {"Prefix": "access-log/"}, "NoncurrentVersionExpiration": {"NoncurrentDays": 5}}, False),
+    ],
+)
+def test_what_the_bucket_keeps_no_longer_is_no_difference(raw: Raw, rule: dict[str, Any], *, refused: bool) -> None:
+    """I5: by the rules that are about the archive; and only where there ever was one."""
+    world = raw.world
+    off: Any = {"Status": "Disabled", "Prefix": "", "Expiration": {"Days": 1}}
+    on: Any = {"Status": "Enabled", **rule}
+    boto3.client("s3").put_bucket_lifecycle_configuration(Bucket="bucket", LifecycleConfiguration={"Rules": [on, off]})
+    world.now = HOUR.end + timedelta(days=10)
+    assert raw.recount("acme") == []
+    raw.archive(world.line(), hour=Hour(HOUR.number + 200))
+    if refused:
+        with pytest.raises(OperatorError, match="s3://bucket/access-log/ keeps lines for 5 days"):
+            raw.recount("acme")
+    else:
+        assert raw.recount("acme") == []
+
+
+@dataclass
+class Stream:
+    """Firehose's client, as far as it tells when its stream was made."""
+
+    made: datetime
+
+    def describe_delivery_stream(self, **_: str) -> dict[str, Any]:
+        """Return that."""
+        return {"DeliveryStreamDescription": {"CreateTimestamp": self.made}}
+
+
+@pytest.mark.usefixtures("raw")
+def test_over_firehose_the_log_group_matters_for_hours_of_the_other_road_alone() -> None:
+    """I5: once the stream was there, lines are in the archive, whatever the log group keeps."""
+    keep(ACCESS_LOG_GROUP, 1)
+    now = HOUR.end + timedelta(days=10)
+    logs: Any = boto3.client("logs")
+    archive = Archive(boto3.client("s3"), logs, "bucket", ACCESS_LOG_GROUP, [])
+    places = Places(archive, Stream(NEXT.start + timedelta(minutes=20)), "stream", now)
+    named = [[one.place for one in places.of_access_log(hour)] for hour in (HOUR, NEXT, Hour(NEXT.number + 2))]
+    group, objects = f"the log group {ACCESS_LOG_GROUP}", "s3://bucket/access-log/"
+    assert named == [[group, objects], [group, objects], [objects]]
+
+
+def test_usage_lines_that_are_gone_are_left_out_and_requests_are_not(raw: Raw) -> None:
+    """I5: your own code's log is often kept for a week; the access log may be whole."""
+    world = raw.world
+    at = DEPLOYED + timedelta(minutes=5)
+    raw.declare(Count(name="requests"), Sum(name="tokens", of=USAGE_LINES), at=at)
+    usage = {"id": "a", "time": int(moment(HOUR)), "key": "key1", "tokens": 5}
+    raw.deliver(json.dumps({"usage": usage}), source=Source.USAGE_LINES)
+    raw.deliver(world.line())
+    close(raw)
+    assert said(raw.recount("acme")) == {"requests": (1, 1, 1, 0), "tokens": (5, 5, 5, 0)}
+    keep(JOBS_LOG, 3)
+    world.now = HOUR.end + timedelta(days=10)
+    forget(JOBS_LOG)
+    work = Recount(raw.deployment, "acme", world.now)
+    assert said(next(iter(work.compare(HOUR, NEXT)))) == {"requests": (1, 1, 1, 0)}
+    assert "the log group jobs keeps lines for 3 days" in work.usage_lines_left_out(HOUR)
+    assert work.usage_lines_left_out(Hour.containing(world.now)) == ""
+
+
+def test_a_log_that_was_made_anew_lowers_no_bill(raw: Raw) -> None:
+    """I5: what was logged before is not in it; what is there and was not counted is brought in."""
+    world = raw.world
+    raw.deliver(*(world.line() for _ in range(3)))
+    close(raw)
+    logs = boto3.client("logs")
+    logs.delete_log_group(logGroupName=ACCESS_LOG_GROUP)
+    logs.create_log_group(logGroupName=ACCESS_LOG_GROUP)
+    (requests, _) = raw.fix("acme", lower=True)
+    assert (requests.difference, requests.fixed) == (-3, False)
+    assert "was made later than this hour began: it is never lowered" in requests.note
+
+
+# --- what was in force -----------------------------------------------------------------------------------------------
+
+LATER = Hour(HOUR.number + 6)
+
+
+def bill_otherwise(raw: Raw, *metrics: Metric) -> None:
+    """Let an hour be closed, and other metrics be deployed six hours later."""
+    close(raw)
+    raw.declare(*metrics, at=LATER.start + timedelta(minutes=30))
+    raw.world.now = LATER.end + timedelta(hours=3)
+
+
+def test_a_metric_that_is_new_bills_nothing_of_before(raw: Raw) -> None:
+    """I5: neither in the hour in which it was deployed, of which nobody knows what was counted."""
+    world = raw.world
+    raw.declare(Count(name="requests"), at=DEPLOYED + timedelta(minutes=5))
+    raw.deliver(*(world.line(method="POST") for _ in range(20)))
+    raw.deliver(world.line(method="POST", time=moment(LATER, 5)), hour=LATER)
+    bill_otherwise(raw, Count(name="requests"), Count(name="writes", methods=("POST",)))
+    for hour in (HOUR, LATER):
+        assert not [line for line in raw.fix(hour=hour) if line.metric == "writes" or line.fixed]
+    world.close()
+    assert {*world.in_ledger("customer#acme"), *world.in_ledger("customer#acme", LATER)} == {"requests"}
+    after = LATER.next()
+    raw.log(world.line(method="POST", time=moment(after)), hour=after)
+    assert said(raw.fix("acme", hour=after))["writes"] == (1, 0, None, 1)
+
+
+def test_a_metric_that_got_meters_of_its_own_is_not_billed_twice(raw: Raw) -> None:
+    """I5: the hours before are recounted by what was declared then, and what was lost then is brought in so."""
+    world = raw.world
+    raw.declare(Count(name="requests"), at=DEPLOYED + timedelta(minutes=5))
+    raw.deliver(*(world.line() for _ in range(20)))
+    raw.log(world.line())
+    bill_otherwise(raw, Count(name="requests", by="method", meters=("GET",)))
+    assert said(raw.fix("acme")) == {"requests": (21, 20, 20, 1)}
+    world.close()
+    assert {metric: quantity for metric, (quantity, _) in world.in_ledger("customer#acme").items()} == {"requests": 21}
+
+
+def test_another_filter_or_scale_changes_no_bill_of_before(raw: Raw) -> None:
+    """I5: wider or narrower; and back again is a change like any other."""
+    world = raw.world
+    before = (Count(name="requests"), Sum(name="units", of="authorizer.units", scale=1))
+    raw.declare(*before, at=DEPLOYED + timedelta(minutes=5))
+    for status in ("200", "200", "404"):
+        raw.deliver(world.line(status=status, **{"authorizer.units": "1.5"}))
+    wider = Count(name="requests", statuses=("2xx", "4xx"))
+    bill_otherwise(raw, wider, Sum(name="units", of="authorizer.units", scale=2))
+    assert said(raw.fix("acme", lower=True)) == {"requests": (2, 2, 2, 0), "units": (30, 30, 30, 0)}
+    raw.declare(*before, at=LATER.end + timedelta(hours=1))
+    between = LATER.next()
+    world.now = LATER.end + timedelta(hours=5)
+    raw.log(world.line(status="404", time=moment(between), **{"authorizer.units": "1"}), hour=between)
+    assert raw.recount("acme", first=LATER, end=between) == []
+    assert said(raw.recount("acme", first=between.next(), end=Hour(between.number + 2))) == {}
+
+
+def test_hours_of_before_the_first_note_are_never_lowered_and_get_no_new_metric(raw: Raw) -> None:
+    """I5: an older version noted nothing, so that today's metrics may be others than those of then."""
+    world = raw.world
+    raw.forget_notes()
+    two = [world.line(method="POST"), world.line()]
+    ids = raw.log(*two)
+    for some in (slice(0, 2), slice(0, 1)):
+        world.recorder().record(batch_of(ids[some], two[some], Source.ACCESS_LOG, "log-group stream"))
+    bill_otherwise(raw, Count(name="requests"), Count(name="writes", methods=("POST",)))
+    lines = {line.metric: line for line in raw.fix("acme", lower=True)}
+    assert {metric: (line.difference, line.note, line.fixed) for metric, line in lines.items()} == {
+        "requests": (-1, NEVER_LOWERED, False),
+        "writes": (1, UNKNOWN, False),
+    }
+    raw.log(world.line(), world.line())
+    raw.fix("acme")
+    world.close()
+    assert world.in_ledger("customer#acme")["requests"][0] == 4
+    assert "writes" not in world.in_ledger("customer#acme")
+
+
+def test_distinct_values_are_compared_only_where_a_whole_month_was_declared_alike(raw: Raw) -> None:
+    """I5: the hour of a value is that in which it came first, so that a part of a month says nothing."""
+    world = raw.world
+    raw.log(world.line(**{"authorizer.user": "ann"}))
+    raw.declare(Unique(name="users", of="authorizer.user", opaque_id=True), at=HOUR.start + timedelta(minutes=5))
+    world.now = HOUR.end + timedelta(hours=1)
+    assert raw.recount("acme", first=HOUR.month_begin) == []
 
 
 @dataclass
@@ -475,6 +817,7 @@ def test_the_command_prints_one_document(raw: Raw, command: Any) -> None:
         "corrected": 0,
         "set_aside": 0,
         "difference": 1,
+        "lowers": False,
         "stale": [],
         "fixed": False,
         "note": NO_CUSTOMER,

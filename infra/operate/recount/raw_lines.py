@@ -73,8 +73,16 @@ def read_access_line(line: str, metrics: tuple[Metric, ...], nonces: Sequence[st
 
     A metric that cannot read its value is in ``bad``; a line that no metric can read raises.
     """
+    return read_by_hour(line, lambda _: metrics, nonces)
+
+
+def read_by_hour(
+    line: str, metrics_in_force: Callable[[Hour], Sequence[Metric]], nonces: Sequence[str]
+) -> Record | None:
+    """Return the same, by the metrics that were in force in the hour of the request."""
     fields = _fields(line, nonces)
     key, hour = fields["key"], _hour(fields["time"])
+    metrics = metrics_in_force(hour)
     if key == MISSING:
         return None
     if not is_id(key):

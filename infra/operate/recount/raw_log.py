@@ -9,17 +9,19 @@ two lines the same record is the record's own id, so that neither objects, batch
 import gzip
 import io
 import re
+import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from infra.operate.recount.raw_lines import Record, UnreadableError, read_access_line
+from infra.operate.recount.in_force import Declared, InForce
+from infra.operate.recount.raw_lines import Record, UnreadableError, read_by_hour
 from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.layout import ARCHIVE
-from metering.model.metrics import Max, Metric, meters_of
-from metering.model.periods import Hour
+from metering.model.metrics import Declaration, Metric, meters_of
+from metering.model.periods import Hour, hours
 
 MOST_EVENTS: Final = 10_000
 """What one answer of FilterLogEvents holds at most (API reference). An answer as full as this that names no next page
@@ -150,19 +152,21 @@ class Tally:
 class HourTally:
     """What the archive holds of one hour, each record once.
 
-    ``waiting`` is what stands in lines that were set aside and not redriven, ``ready`` all the rest.
+    ``waiting`` is what stands in lines that were set aside and not redriven, ``ready`` all the rest. ``seen`` says by
+    the ids of records whose they are, but for those of which something waits.
     """
 
     ready: Tally = field(default_factory=Tally)
     waiting: Tally = field(default_factory=Tally)
-    seen: set[str] = field(default_factory=set)
+    seen: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class RawLog:
     """Adds up hour after hour what the archive holds, for some sources (None: for all).
 
-    Lines are looked for from five minutes before their hour until ``access_ahead`` and ``usage_ahead`` hours after it.
+    Each record counts by the metrics that were in force in its hour. Lines are looked for from five minutes before
+    their hour until ``access_ahead`` and ``usage_ahead`` hours after it.
     In memory are the record ids of the hours that are being read, ``access_ahead`` + 2 of them: about 110 bytes each.
     ``waiting`` names, by the ids of records, the metrics whose part of them is kept apart; without any, all of it is.
     """
@@ -174,34 +178,50 @@ class RawLog:
     usage_ahead: int
     waiting: Mapping[str, Collection[str]] = field(default_factory=dict)
     sources: Collection[str] | None = None
+    notes: Sequence[Declaration] = ()
+    """What was in force before ``metrics``, which are declared today, and since when."""
+
     unreadable: int = 0
     """Lines that arrived in the hours that were read and could not be, wholly or for some metrics."""
 
     broken: list[str] = field(default_factory=list)
     """The keys of objects that are not gzip to their end."""
 
-    _peaks: set[str] = field(init=False)
+    in_force: InForce = field(init=False)
+    _ever: tuple[Metric, ...] = field(init=False)
     _open: dict[Hour, HourTally] = field(default_factory=dict)
     _counted_ids: set[tuple[str, str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._peaks = {metric.name for metric in self.metrics if isinstance(metric, Max)}
+        self.in_force = InForce(self.notes, self.metrics)
+        self._ever = self.in_force.ever
 
     def tallies(self, first: Hour, end: Hour, now: datetime) -> Iterator[tuple[Hour, HourTally]]:
         """Yield the hours from ``first`` up to ``end``, exclusive, each once its lines are read."""
-        self._open = {Hour(number): HourTally() for number in range(first.number, end.number)}
+        return self._tallies(list(hours(first, end)), now, until_now=False)
+
+    def tallies_up_to_now(self, wanted: Sequence[Hour], now: datetime) -> Iterator[tuple[Hour, HourTally]]:
+        """Yield these hours, which are in order, with whatever came of them up to ``now``."""
+        return self._tallies(wanted, now, until_now=True)
+
+    def _tallies(self, wanted: Sequence[Hour], now: datetime, *, until_now: bool) -> Iterator[tuple[Hour, HourTally]]:
+        self._open = {hour: HourTally() for hour in wanted}
         latest = Hour.containing(now).number
         # As early as the latest usage line: an id that was reported before counts in the hour before.
-        usage_read = first.number - self.usage_ahead - 1
-        access_read = first.number - 2
-        for number in range(first.number, end.number):
-            for arrived in range(access_read + 1, min(number + self.access_ahead, latest) + 1):
+        usage_read = wanted[0].number - self.usage_ahead - 1
+        access_read = wanted[0].number - 2
+        for hour in wanted:
+            access_end, usage_end = (
+                latest if until_now else min(hour.number + ahead, latest)
+                for ahead in (self.access_ahead, self.usage_ahead)
+            )
+            for arrived in range(access_read + 1, access_end + 1):
                 self._read_access_log(Hour(arrived))
                 access_read = arrived
-            for arrived in range(usage_read + 1, min(number + self.usage_ahead, latest) + 1):
+            for arrived in range(usage_read + 1, usage_end + 1):
                 self._read(self.archive.usage_lines(Hour(arrived)), self._usage_record)
                 usage_read = arrived
-            yield Hour(number), self._open.pop(Hour(number))
+            yield hour, self._open.pop(hour)
 
     def _read_access_log(self, arrived: Hour) -> None:
         for key, lines in self.archive.objects(arrived):
@@ -212,10 +232,13 @@ class RawLog:
         self._read(self.archive.access_log(arrived), self._access_record)
 
     def _access_record(self, line: str) -> Record | None:
-        return read_access_line(line, self.metrics, self.nonces)
+        return read_by_hour(line, lambda hour: self.in_force.at(hour).metrics, self.nonces)
 
     def _usage_record(self, event: tuple[str, str]) -> Record | None:
-        return read_usage_line(*event, self.metrics)
+        """Read a usage line, and again where its hour, which a reader alone finds, had other metrics than all ever."""
+        record = read_usage_line(*event, self._ever)
+        metrics = self.in_force.at(record.hour).metrics if record else self._ever
+        return record if metrics == self._ever else read_usage_line(*event, metrics)
 
     def _read(self, lines: Iterator[T], record_of: Callable[[T], Record | None]) -> None:
         for line in lines:
@@ -236,20 +259,22 @@ class RawLog:
         hour = self._open.get(record.hour)
         if hour is None or record.id in hour.seen:
             return
-        hour.seen.add(record.id)
+        declared = self.in_force.at(record.hour)
         # What counts once per id is from here on what counts.
         record = replace(record, once={name: record.once[name] for name in first_time})
         set_aside = self.waiting.get(record.id)
+        hour.seen[record.id] = sys.intern(record.source) if set_aside is None else ""  # a million ids have few sources
         if set_aside is None:
-            hour.ready.add(record, self._peaks)
+            hour.ready.add(record, declared.peaks)
         elif not set_aside:
-            hour.waiting.add(record, self._peaks)
+            hour.waiting.add(record, declared.peaks)
         else:
-            apart, counted = record.parted(self._meters(set_aside))
-            hour.waiting.add(apart, self._peaks)
-            hour.ready.add(counted, self._peaks)
+            apart, counted = record.parted(_meters(declared, set_aside))
+            hour.waiting.add(apart, declared.peaks)
+            hour.ready.add(counted, declared.peaks)
 
-    def _meters(self, names: Collection[str]) -> set[str]:
-        """Return metrics' names with those of their meters, by which what they measure is called."""
-        meters = {meter for one in self.metrics if one.name in names for meter in meters_of(one).values()}
-        return meters | set(names)
+
+def _meters(declared: Declared, names: Collection[str]) -> set[str]:
+    """Return metrics' names with those of their meters, by which what they measure is called."""
+    meters = {meter for one in declared.metrics if one.name in names for meter in meters_of(one).values()}
+    return meters | set(names)

@@ -12,23 +12,28 @@ Its readers know nothing of the way that counts. Whose usage a key's is, it asks
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from infra.operate.adjusting import adjust
 from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.recount import whole
+from infra.operate.recount.compared import Compared, corrections, explained, is_of_usage_lines, stale
+from infra.operate.recount.in_force import Declared, InForce
+from infra.operate.recount.mending import mend
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
 from infra.operate.recount.raw_log import Archive, HourTally, RawLog, usage_record_id
+from infra.operate.recount.whole import Kept, Places
 from metering.model.batches import Source
-from metering.model.metrics import Max, Unique, meters_of, reads_usage_lines
+from metering.model.metrics import Unique, meters_of, reads_usage_lines
 from metering.model.periods import Hour, due_before, hours
 from metering.model.subjects import Kind, Subject, customer
-from metering.model.usage_row import Change, UsageRow
+from metering.model.usage_row import UsageRow
 from metering.stores.attribution import owner_of
-from metering.stores.marks import new_mark
+from metering.stores.aws import in_pieces
+from metering.stores.declarations import Declarations
 from metering.stores.set_aside import SetAsideBatch, SetAsideLine
 
 ACCESS_AHEAD: Final = 2
@@ -38,45 +43,16 @@ names an object by the arrival of its first line: a line that comes later than t
 USAGE_AHEAD: Final = 24
 """Hours after its own in which a usage line is looked for: your own code says when it writes."""
 
+AGAIN_AT_ONCE: Final = 4
+"""How many hours are looked at again together, up to now: their records are in memory."""
+
 NO_CUSTOMER: Final = "the key belongs to no customer: give it one, then recount"
+UNKNOWN: Final = "nothing says that it was declared then, and nobody was counted for it in this hour"
+NEVER_LOWERED: Final = "what was declared changed in this hour, or is not known: it is never lowered"
+LATE_VALUES: Final = "values may have come later: to lower it, look up to now (--ahead {})"
 
 _Where = tuple[Subject, str]
 """Whom usage belongs to, and the meter or metric."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """One line of the report; ``period`` is an hour, or a month for distinct values.
-
-    ``subject`` is a customer, or a key that has none. ``ledger`` is what is billed, None where there is no row.
-    ``stale`` are the hours that the ledger holds with another count than the counters have now. A correction is to be
-    entered in the hour ``at``, of which ``against`` was counted. ``fixed`` says that what was to be mended is; ``note``
-    why not, or what else is to be known.
-    """
-
-    period: str
-    subject: Subject
-    metric: str
-    recounted: int
-    counted: int
-    ledger: int | None
-    corrected: int
-    waiting: int
-    at: Hour
-    against: int
-    stale: Sequence[Hour] = ()
-    fixed: bool = False
-    note: str = ""
-
-    @property
-    def difference(self) -> int:
-        """What nothing explains: more than nothing was not counted, less than nothing was counted too often."""
-        return self.recounted - self.counted - self.corrected - self.waiting
-
-    @property
-    def stays(self) -> bool:
-        """Whether the ledger will not end at what was recounted unless something is done."""
-        return (bool(self.difference) or bool(self.stale)) and not self.fixed
 
 
 @dataclass(slots=True)
@@ -88,32 +64,45 @@ class _Month:
     counted: dict[_Where, dict[Hour, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Hour:
+    """What is compared of an hour: what was in force, what was counted of it for anybody, and whose its sources are."""
+
+    hour: Hour
+    declared: Declared
+    known: Collection[str]
+    owners: Mapping[str, Subject]
+    tally: HourTally
+    is_written: bool
+
+    def sources_of(self, subject: Subject) -> frozenset[str]:
+        """Return the sources that a subject's usage came from."""
+        return frozenset(source for source, owner in self.owners.items() if owner == subject)
+
+
 class Recount:
     """Recounts one customer (``only``), or everyone. Lines are looked for ``ahead`` hours after their own, if given.
 
-    Distinct values are compared by month, since the hour in which a value counts is the one in which it *arrived*
-    first: in those months of which every hour that is over is recounted. The month's values are in memory.
+    Each hour is recounted by the metrics that were in force in it. Distinct values are compared by month, since the
+    hour in which a value counts is the one in which it *arrived* first: in those months of which every hour that is
+    over is recounted. The month's values are in memory.
     """
 
     def __init__(self, deployment: Deployment, only: str | None, now: datetime, ahead: int | None = None) -> None:
         self._deployment = deployment
         self._only = only
         self._now = now
+        self._ahead = ahead
         self._metrics = deployment.declared_metrics
+        self._notes = Declarations(deployment.client("dynamodb"), deployment.outputs.ledger_table).all()
+        self._in_force = InForce(self._notes, self._metrics)
         self._nonces = deployment.outputs.nonces.split()
-        self._peaks = {metric.name for metric in self._metrics if isinstance(metric, Max)}
-        self._uniques = {metric.name for metric in self._metrics if isinstance(metric, Unique)}
-        self._meters = [name for metric in self._metrics for name in meters_of(metric).values()]
         self._sources = deployment.ledger.holders.sources_of(only) if only else None
-        self._raw = RawLog(
-            self._archive(),
-            self._metrics,
-            self._nonces,
-            ACCESS_AHEAD if ahead is None else ahead,
-            USAGE_AHEAD if ahead is None else ahead,
-            self._set_aside(),
-            self._sources,
-        )
+        self._reads_usage_lines = reads_usage_lines(self._in_force.ever)
+        self._archive = self._make_archive()
+        self._places = Places(self._archive, deployment.client("firehose"), deployment.outputs.delivery_stream, now)
+        self._waiting = self._set_aside()
+        self._raw = self._make_raw()
 
     @property
     def unreadable(self) -> int:
@@ -128,63 +117,73 @@ class Recount:
     def compare(self, first: Hour, end: Hour) -> Iterator[list[Compared]]:
         """Yield each hour's lines from ``first`` up to ``end``, exclusive; a month's with those of its last hour.
 
-        Raises OperatorError for hours whose counters may have expired, or whose lines may still be on their way.
+        An hour of which less was logged than counted is looked at again up to now, and comes last: a line that arrived
+        late is no difference. Raises OperatorError for hours whose counters may have expired, of which the log is no
+        longer whole, or whose lines may still be on their way.
         """
+        self._check(first, end)
+        month, again = _Month(), []
+        written = set(self._deployment.ledger.progress.periods(hours(first, end)))
+        for hour, tally in self._raw.tallies(first, end, self._now):
+            lines = list(self._compare_hour(hour, tally, month, is_written=hour in written))
+            if any(line.difference < 0 for line in lines) and not self._looked_up_to_now(hour):
+                again.append(hour)
+                lines = []
+            if hour.next() == min(hour.month_end, due_before(self._now)) and first <= hour.month_begin:
+                lines += self._compare_month(hour, month, written)
+            if hour.next() == hour.month_end:
+                month = _Month()
+            yield lines
+        for some in in_pieces(again, AGAIN_AT_ONCE):
+            for hour, tally in self._make_raw().tallies_up_to_now(some, self._now):
+                yield list(self._compare_hour(hour, tally, _Month(), is_written=hour in written))
+
+    def _check(self, first: Hour, end: Hour) -> None:
+        """Raise OperatorError if the hours cannot be recounted."""
         if first.is_past_change(self._now):
             raise OperatorError(f"the counters of {first} may have expired: only the last 61 days can be recounted")
         over = due_before(self._now)
         if end > over:
             raise OperatorError(f"lines of {Hour(end.number - 1)} may still be on their way: recount up to {over}")
-        month = _Month()
-        written = set(self._deployment.ledger.progress.periods(hours(first, end)))
-        for hour, tally in self._raw.tallies(first, end, self._now):
-            lines = list(self._compare_hour(hour, tally, month, is_written=hour in written))
-            if hour.next() == min(hour.month_end, over) and first <= hour.month_begin:
-                lines += self._compare_month(hour, month, written)
-            if hour.next() == hour.month_end:
-                month = _Month()
-            yield lines
+        last = whole.last(self._places.of_access_log(first))
+        if last is not None and first < last.first:
+            raise OperatorError(f"{first} is no longer wholly in the log: {last.said}")
+
+    def _looked_up_to_now(self, hour: Hour) -> bool:
+        needed = Hour.containing(self._now).number - hour.number
+        return needed <= (ACCESS_AHEAD if self._ahead is None else self._ahead) and (
+            not self._reads_usage_lines or needed <= (USAGE_AHEAD if self._ahead is None else self._ahead)
+        )
 
     def months_left_out(self, first: Hour, end: Hour) -> list[str]:
         """Return the months of which there are distinct values to compare, and not every hour is recounted."""
         left_out = []
         begin = first.month_begin
-        while self._uniques and begin < end:
+        has_uniques = any(isinstance(metric, Unique) for metric in self._in_force.ever)
+        while has_uniques and begin < end:
             if first > begin or end < min(begin.month_end, due_before(self._now)):
                 left_out.append(begin.month)
             begin = begin.month_end
         return left_out
 
-    def fix(self, line: Compared, who: str) -> Compared:
-        """Mend what a line says, and return it with a note that this is done, or why not.
+    def usage_lines_left_out(self, first: Hour) -> str:
+        """Say from which hour on usage lines are compared, if they are not from the first one on."""
+        last = whole.last(self._places.of_usage_lines)
+        if last is None or last.first <= first:
+            return ""
+        return f"what usage lines report is left out before {last.first}: {last.said}"
 
-        The correction is bound to the count that it was made against: it is void once another is counted.
+    def fix(self, line: Compared, who: str, *, lower: bool = False) -> Compared:
+        """Mend what a line says, and return it with a note that this is done, or why not; see :mod:`mending`.
+
+        A bill is made less only if it may be: ``lower``.
         """
-        if line.difference:
-            if line.subject.kind is Kind.KEY:
-                return replace(line, note=NO_CUSTOMER)
-            try:
-                adjust(
-                    self._deployment,
-                    line.subject.id,
-                    line.metric,
-                    line.at,
-                    by=line.difference,
-                    reason=f"recount of {line.period}: the archive holds {line.recounted}, counted were {line.counted}",
-                    who=who,
-                    if_counted=line.against,
-                    now=self._now,
-                )
-            except OperatorError as error:
-                return replace(line, note=str(error))
-        for hour in line.stale:
-            self._deployment.counters.marks.mark_late(hour, line.subject, new_mark())
-        return replace(line, fixed=line.stays)
+        return mend(self._deployment, line, who, self._now, lower=lower)
 
     # --- an hour ----------------------------------------------------------------------------------------------------
 
     def _compare_hour(self, hour: Hour, tally: HourTally, month: _Month, *, is_written: bool) -> Iterator[Compared]:
-        deployment = self._deployment
+        deployment, declared = self._deployment, self._in_force.at(hour)
         counted = {
             (source, metric): number
             for source, amounts in deployment.counters.read(hour, self._sources).items()
@@ -196,34 +195,45 @@ class Recount:
         named = [self._only] if self._only else deployment.ledger.holders.customer_ids()
         subjects = {*map(customer, named), *(() if self._only else owners.values())}
         rows = deployment.ledger.rows.at(hour, subjects)
-        ready, waiting, before = (self._by_owner(numbers, owners) for numbers in (*archived[:2], counted))
+        known = {metric for _, metric in counted} | {metric for row in rows.values() for metric in row.totals}
+        of_hour = _Hour(hour, declared, known, owners, tally, is_written)
+        ready, waiting, before = (self._by_owner(numbers, owners, declared) for numbers in (*archived[:2], counted))
         for subject in sorted(subjects):
-            for meter in self._meters:
+            for meter in self._meters(of_hour):
                 where = (subject, meter)
-                if meter in self._uniques:
+                if meter in declared.uniques:
                     if before.get(where, 0):
                         month.counted.setdefault(where, {})[hour] = before[where]
                     continue
                 numbers = (ready.get(where, 0), waiting.get(where, 0), before.get(where, 0))
                 total = rows[subject].totals.get(meter)
                 if any(numbers) or total is not None:
-                    yield self._compare_meter(hour, where, numbers, rows[subject], is_written=is_written)
+                    yield self._compare_meter(of_hour, where, numbers, rows[subject])
         for into, values in ((month.ready, archived[2]), (month.waiting, archived[3])):
             for (source, metric), distinct in values.items():
                 if owners[source] in subjects:
                     into.setdefault((owners[source], metric), set()).update(distinct)
 
-    def _compare_meter(
-        self, hour: Hour, where: _Where, numbers: tuple[int, int, int], row: UsageRow, *, is_written: bool
-    ) -> Compared:
+    def _meters(self, of_hour: _Hour) -> list[str]:
+        """Return the meters that can be compared: none of usage lines that are no longer kept."""
+        last = whole.last(self._places.of_usage_lines)
+        gone = last is not None and of_hour.hour < last.first
+        return [
+            meter
+            for metric in of_hour.declared.metrics
+            if not (gone and is_of_usage_lines(metric))
+            for meter in meters_of(metric).values()
+        ]
+
+    def _compare_meter(self, of_hour: _Hour, where: _Where, numbers: tuple[int, int, int], row: UsageRow) -> Compared:
         (subject, meter), (ready, waiting, counted) = where, numbers
-        total = row.totals.get(meter)
-        recounted = max(ready, waiting) if meter in self._peaks else ready + waiting
+        hour, declared, total = of_hour.hour, of_hour.declared, row.totals.get(meter)
+        recounted = max(ready, waiting) if meter in declared.peaks else ready + waiting
         # A query for each customer and hour would cost more than all the rest.
         concerned = subject.kind is Kind.CUSTOMER and (recounted != counted or (total is not None and total.adjusted))
-        changes = self._deployment.changes.between(subject.id, hour, hour.next()) if concerned else ()
-        corrected, note = _corrections(changes, meter, {hour: counted})
-        return Compared(
+        changes = list(self._deployment.changes.between(subject.id, hour, hour.next())) if concerned else []
+        corrected, note = corrections(changes, meter, {hour: counted})
+        compared = Compared(
             str(hour),
             subject,
             meter,
@@ -231,39 +241,73 @@ class Recount:
             counted,
             None if total is None else total.quantity,
             corrected,
-            _explained(recounted - counted - corrected, recounted - ready),
+            explained(recounted - counted - corrected, recounted - ready),
             at=hour,
             against=counted,
-            stale=_stale([row], meter, {hour: counted}) if is_written else [],
+            stale=stale([row], meter, {hour: counted}) if of_hour.is_written else [],
             note=note,
+            changes=[change for _, change in changes if change.metric == meter],
+            metrics=declared.metrics,
+            seen=of_hour.tally.seen,
+            sources=of_hour.sources_of(subject) if recounted != counted else (),
         )
+        return self._judged(compared, [hour], is_known=declared.is_known or meter in of_hour.known)
 
-    def _by_owner(self, numbers: Mapping[tuple[str, str], int], owners: Mapping[str, Subject]) -> dict[_Where, int]:
+    def _judged(self, line: Compared, concerned: Sequence[Hour], *, is_known: bool) -> Compared:
+        """Say why a recount may not mend a line, if so: what it does not know must change no bill."""
+        why = ""
+        if line.difference and line.subject.kind is Kind.KEY:
+            why = NO_CUSTOMER
+        elif line.difference > 0 and not is_known:
+            why = UNKNOWN
+        elif line.difference < 0:
+            if not all(self._in_force.at(hour).is_certain for hour in concerned):
+                why = NEVER_LOWERED
+            elif younger := self._younger_than(line, concerned[0]):
+                why = f"{younger.place} was made later than this hour began: it is never lowered"
+        return replace(line, refused=why, note="; ".join(filter(None, (line.note, why)))) if why else line
+
+    def _younger_than(self, line: Compared, hour: Hour) -> Kept | None:
+        """Return a place, made since, in which the hour's lines would be if it had been there."""
+        of_usage = any(is_of_usage_lines(one) for one in line.metrics if line.metric in meters_of(one).values())
+        places = self._places.of_usage_lines if of_usage else self._places.of_access_log(hour)
+        return next((one for one in places if one.made and one.made > hour.start), None)
+
+    def _by_owner(
+        self, numbers: Mapping[tuple[str, str], int], owners: Mapping[str, Subject], declared: Declared
+    ) -> dict[_Where, int]:
         """Add up what sources used by whom it belongs to; of peaks the highest."""
         added: dict[_Where, int] = {}
         for (source, meter), number in numbers.items():
             where = (owners[source], meter)
             before = added.get(where, 0)
-            added[where] = max(before, number) if meter in self._peaks else before + number
+            added[where] = max(before, number) if meter in declared.peaks else before + number
         return added
 
     # --- a month's distinct values ----------------------------------------------------------------------------------
 
     def _compare_month(self, last: Hour, month: _Month, written: Collection[Hour]) -> Iterator[Compared]:
         """Yield what the month of its ``last`` hour that is over holds of distinct values."""
+        whole_month = [Hour(number) for number in range(last.month_begin.number, last.number + 1)]
+        declared = [self._in_force.at(hour) for hour in whole_month]
+        unchanged = [one for one in declared[0].metrics if all(one in other.metrics for other in declared)]
+        uniques = {one.name for one in unchanged} & declared[0].uniques
         for where in sorted({*month.counted, *month.ready, *month.waiting}):
             subject, metric = where
+            if metric not in uniques:
+                continue
             ready, waiting = month.ready.get(where, set()), month.waiting.get(where, set())
             recounted = len(ready | waiting)
             counted = self._counted_in_month(subject, metric, last, month.counted.get(where, {}))
             rows = list(self._deployment.ledger.rows.of(subject, last.month_begin, last.next()))
             is_customer = subject.kind is Kind.CUSTOMER
-            changes = self._deployment.changes.between(subject.id, last.month_begin, last.next()) if is_customer else ()
-            corrected, note = _corrections(changes, metric, counted)
+            between = self._deployment.changes.between
+            changes = list(between(subject.id, last.month_begin, last.next())) if is_customer else []
+            corrected, note = corrections(changes, metric, counted)
             # Where the most were counted, too many can be taken back.
             at = max(counted, key=lambda hour: (counted[hour], hour.number), default=last)
             total = sum(counted.values())
-            yield Compared(
+            compared = Compared(
                 last.month,
                 subject,
                 metric,
@@ -271,12 +315,20 @@ class Recount:
                 total,
                 sum(row.totals[metric].quantity for row in rows if metric in row.totals),
                 corrected,
-                _explained(recounted - total - corrected, recounted - len(ready)),
+                explained(recounted - total - corrected, recounted - len(ready)),
                 at=at,
                 against=counted.get(at, 0),
-                stale=[hour for hour in _stale(rows, metric, counted) if hour in written],
+                stale=[hour for hour in stale(rows, metric, counted) if hour in written],
                 note=note,
+                changes=[change for hour, change in changes if change.metric == metric and hour == at],
+                metrics=unchanged,
             )
+            known = all(one.is_known for one in declared) or total > 0
+            compared = self._judged(compared, whole_month, is_known=known)
+            if compared.difference < 0 and not compared.refused and not self._looked_up_to_now(whole_month[0]):
+                why = LATE_VALUES.format(Hour.containing(self._now).number - whole_month[0].number)
+                compared = replace(compared, refused=why, note="; ".join(filter(None, (compared.note, why))))
+            yield compared
 
     def _counted_in_month(
         self, subject: Subject, metric: str, last: Hour, own: Mapping[Hour, int]
@@ -290,10 +342,22 @@ class Recount:
 
     # --- what is read -----------------------------------------------------------------------------------------------
 
-    def _archive(self) -> Archive:
+    def _make_archive(self) -> Archive:
         client, outputs = self._deployment.client, self._deployment.outputs
-        usage_logs = self._usage_log_groups() if reads_usage_lines(self._metrics) else []
+        usage_logs = self._usage_log_groups() if self._reads_usage_lines else []
         return Archive(client("s3"), client("logs"), outputs.bucket, outputs.access_log_group, usage_logs)
+
+    def _make_raw(self) -> RawLog:
+        return RawLog(
+            self._archive,
+            self._metrics,
+            self._nonces,
+            ACCESS_AHEAD if self._ahead is None else self._ahead,
+            USAGE_AHEAD if self._ahead is None else self._ahead,
+            self._waiting,
+            self._sources,
+            self._notes,
+        )
 
     def _usage_log_groups(self) -> list[str]:
         """Return the log groups that may invoke ``record_usage``, but for the access log: those of usage lines."""
@@ -330,29 +394,6 @@ class Recount:
         if kept and kept.source is Source.USAGE_LINES:
             return usage_record_id(kept.origin.split(" ")[0], line.id)
         with suppress(UnreadableError):
-            record = read_access_line(line.message, self._metrics, self._nonces)
+            record = read_access_line(line.message, self._in_force.ever, self._nonces)
             return record.id if record else ""
         return ""
-
-
-def _corrections(changes: Iterable[tuple[Hour, Change]], metric: str, counted: Mapping[Hour, int]) -> tuple[int, str]:
-    """Return the sum of what recounts have corrected, as far as it is valid, and a note on what is void."""
-    made = [
-        (change, change.is_void(counted.get(hour, 0)))
-        for hour, change in changes
-        if change.metric == metric and change.if_counted is not None and not change.carry
-    ]
-    void = [change for change, is_void in made if is_void]
-    note = "; ".join(f"void: the correction of {it.amount:+} made against a count of {it.if_counted}" for it in void)
-    return sum(change.amount for change, is_void in made if not is_void), note
-
-
-def _stale(rows: Iterable[UsageRow], metric: str, counted: Mapping[Hour, int]) -> list[Hour]:
-    """Return the hours of which the ledger holds another count."""
-    closed = {row.hour: row.totals[metric].counted for row in rows if metric in row.totals}
-    return [hour for hour in sorted({*closed, *counted}) if closed.get(hour, 0) != counted.get(hour, 0)]
-
-
-def _explained(missing: int, waiting: int) -> int:
-    """Return how much of what is missing waits among what was set aside."""
-    return min(max(0, missing), waiting)
