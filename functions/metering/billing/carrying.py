@@ -275,7 +275,7 @@ class Carrier:
         if self.stripe.total(line.metric, line.stripe_customer, account.first, account.end) == account.stated:
             return ""
         shown_until = account.became_final - SHOWN_AFTER.total_seconds()
-        before = [one for one in totals.values() if one.state is State.POSTED and one.posted_at < shown_until]
+        before = [one for one in totals.values() if one.is_at_stripe and one.posted_at < shown_until]
         explained = len(before) < len(totals) and sum(total.quantity for total in before) <= account.stated
         return "" if explained and not account.packaged else DOUBTFUL
 

@@ -36,6 +36,7 @@ FLIGHT_TIME: Final = timedelta(minutes=16)
 """A copy of a request can land this long after it was written down: the longest life of a Lambda, and a minute."""
 
 NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
+REST_CARRIED: Final = "the rest of it was carried"
 TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
 
 
@@ -175,6 +176,11 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
         return max(0, self.balance - MOST_IN_AN_HOUR)
 
     @property
+    def is_at_stripe(self) -> bool:
+        """Whether Stripe took all that is billed of it, and not what a carry has left of an hour it takes no more."""
+        return self.state is State.POSTED and bool(self.posted_at) and self.reason != REST_CARRIED
+
+    @property
     def was_sent(self) -> bool:
         """Whether a posting of it was ever written down, so that Stripe may hold something."""
         return bool(self.dated or self.identifier or self.posted_to or self.posting or self.not_before)
@@ -276,7 +282,7 @@ def posted_elsewhere(row: UsageRow, metric: str) -> UsageRow:
     """
     after = msgspec.structs.replace(
         row.totals[metric],
-        revision=row.version + 1,
+        revision=row.totals[metric].revision + 1,
         state=State.PENDING,
         reason="",
         reposts=0,
@@ -288,7 +294,7 @@ def posted_elsewhere(row: UsageRow, metric: str) -> UsageRow:
 
 def settled_by_carry(row: UsageRow, metric: str) -> UsageRow:
     """Return the row with a total that is what Stripe holds, now that the rest of it was carried elsewhere."""
-    after = msgspec.structs.replace(row.totals[metric], state=State.POSTED, reason="the rest of it was carried")
+    after = msgspec.structs.replace(row.totals[metric], state=State.POSTED, reason=REST_CARRIED)
     return row.with_totals({metric: after})
 
 
