@@ -181,10 +181,9 @@ class Carrier:
             return True
         done = True
         for metric, total in row.totals.items():
-            if total.balance < 0:
-                yield self._move(row, metric, total.balance, "less than nothing")
-            elif total.beyond:
-                yield self._move(row, metric, total.beyond, "more than Stripe takes of an hour")
+            if amount := min(0, total.balance) or total.beyond:
+                why = "less than nothing" if amount < 0 else "more than Stripe takes of an hour"
+                yield self._move(row, metric, amount, why)
             elif not row.hour.is_past_stripe(self.clock()):
                 continue
             elif total.state is State.PENDING or self._may_show_later(total):
