@@ -10,6 +10,7 @@ from infra.cli.shared import (
     Connect,
     Json,
     err,
+    group,
     hour,
     known_customer,
     now,
@@ -24,6 +25,8 @@ from metering.model.periods import Hour
 from metering.portal.reading import By
 
 app: Final = typer.Typer()
+unbilled_app: Final = group("Usage that Stripe has and nobody pays: doctor names who, usage shows why.")
+app.add_typer(unbilled_app, name="unbilled")
 
 
 @on_deployment(app, "usage")
@@ -93,6 +96,32 @@ def _usage_json(line: usage.Line, *, split: bool) -> dict[str, Any]:
     if not split:
         del shown["value"]
     return shown
+
+
+@on_deployment(unbilled_app, "accept")
+def unbilled_accept(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
+    reason: Annotated[str, typer.Option(help="Why; usage shows it beside the hours.")],
+    before: Annotated[
+        Hour | None,
+        typer.Option(parser=hour, metavar="HOUR", help="The hour to stop before; the current one if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say that a customer need not pay for what nobody pays so far: it is no longer counted, nor named by doctor.
+
+    Nothing is billed or changed by it. The count is without it once the next daily round of looks is over.
+    """
+    moment = now()
+    deployment = connect()
+    known_customer(deployment.ledger, customer_id)
+    before = before or Hour.containing(moment)
+    accepted = usage.accept(deployment, customer_id, before, reason=reason, now=moment)
+    if as_json:
+        print_json({"customer": customer_id, "before": accepted.before, "reason": reason, "who": accepted.who})
+        return
+    out.print(f"what nobody pays of {customer_id} before {accepted.before} is accepted")
 
 
 @on_deployment(app, "close")

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from infra.operate.deployment import Deployment, OperatorError
 from metering.billing.unbilled import Invoices, unbilled
 from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
 from metering.model.subjects import Kind, Subject, customer, key, key_of_source
 from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.reading import By
-from metering.stores.agreements import Shown
+from metering.stores.agreements import Accepted, Shown
 from metering.stores.attribution import Attribution, Share, Uniques
 from metering.stores.changes import Changes
 from metering.stores.counters import Counters
@@ -53,7 +54,7 @@ class Reasons:
     changes: Changes
     posting: Switch
     now: datetime
-    _known: dict[str, tuple[Shown | None, Invoices]] = field(default_factory=dict)
+    _known: dict[str, tuple[Shown | None, Invoices, Accepted | None]] = field(default_factory=dict)
 
     def of(self, row: UsageRow) -> dict[str, str]:
         """Return the reasons of a row's totals that have one, by metric."""
@@ -65,10 +66,12 @@ class Reasons:
         name = row.subject.id
         if name not in self._known:
             shown = self.ledger.agreements.of([name]).get(name)
-            self._known[name] = shown, Invoices(self.ledger, self.changes, name)
-        shown, invoices = self._known[name]
+            invoices = Invoices(self.ledger, self.changes, name)
+            self._known[name] = shown, invoices, self.ledger.agreements.accepted(name)
+        shown, invoices, accepted = self._known[name]
         if shown is not None:
-            reasons |= {one.metric: one.why for one in unbilled([row], shown, invoices, self.now)}
+            decided = f"; accepted: {accepted.reason}" if accepted and row.hour < Hour.parse(accepted.before) else ""
+            reasons |= {one.metric: one.why + decided for one in unbilled([row], shown, invoices, self.now)}
         return reasons
 
     def _why_unposted(self, hour: Hour) -> str:
@@ -177,3 +180,12 @@ def _state(total: Total | None, quantity: int) -> str:
 
 def _customer(subject: Subject) -> str:
     return "".join(by_kind([subject], Kind.CUSTOMER))
+
+
+def accept(deployment: Deployment, name: str, before: Hour, *, reason: str, now: datetime) -> Accepted:
+    """Say that nobody is to be asked about what a customer used before an hour and nobody pays."""
+    if before > Hour.containing(now):
+        raise OperatorError(f"what is accepted has to be over: write {Hour.containing(now)} or before, got {before}")
+    accepted = Accepted(str(before), reason, deployment.who(), int(now.timestamp()))
+    deployment.ledger.agreements.accept(name, accepted)
+    return accepted

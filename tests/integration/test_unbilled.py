@@ -11,7 +11,7 @@ from metering.billing.unbilled import Looker
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.unbilled import WhyUnbilled
-from metering.stores.agreements import Looks, Unpaid
+from metering.stores.agreements import Accepted, Looks, Unpaid
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
@@ -210,6 +210,17 @@ def test_what_is_odd_of_one_customer_is_its_own(
 
     monkeypatch.setattr(StripeReader, "subscriptions", odd)
     assert lookout.look().unpaid() == {WhyUnbilled.NO_SUBSCRIPTION: Unpaid(1, 1, ("beta",))}
+
+
+def test_what_a_person_has_accepted_is_told_no_more(world: World, lookout: Lookout) -> None:
+    """I9: it was told; what comes after is told again."""
+    billing = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    used(billing, HOUR, NEXT)
+    assert lookout.hours() == {"no subscription": 2}
+    world.ledger.agreements.accept("acme", Accepted(str(NEXT), "a gift", "operator", 0))
+    billing.at(world.now + DAY)
+    assert lookout.hours() == {"no subscription": 1}
 
 
 def test_what_is_put_right_is_told_until_the_next_round_is_over(world: World, lookout: Lookout) -> None:

@@ -6,7 +6,7 @@ subscriptions, from which it follows for any hour, and how many hours a round fo
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -43,6 +43,18 @@ class Unbilled:
     metric: str
     quantity: int
     why: WhyUnbilled
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at a customer showed; ``shown`` is what Stripe says, if it had to be asked.
+
+    Of what nobody pays, what a person has accepted is left out.
+    """
+
+    rows: Sequence[UsageRow]
+    shown: Shown | None = None
+    unbilled: Sequence[Unbilled] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +109,32 @@ class Looker:
         if owner is None:
             return {}
         try:
-            shown, unbilled = self.look(owner, self.rows(owner))
+            look = self.look(owner)
         except OutOfBudgetError as error:
             logger.info("the next run looks on", reason=str(error))
             return None
         except StripeRejectedError as error:
             logger.warning("a customer could not be looked at", customer=owner.id, reason=str(error))
             return {}
-        if shown:
-            self.ledger.agreements.save(owner.id, shown)
-        return Counter(why for _, why in {(one.hour, one.why) for one in unbilled})
+        if look.shown:
+            self.ledger.agreements.save(owner.id, look.shown)
+        return Counter(why for _, why in {(one.hour, one.why) for one in look.unbilled})
 
-    def look(self, owner: Customer, rows: Iterable[UsageRow]) -> tuple[Shown | None, list[Unbilled]]:
-        """Return what Stripe says of a customer that has used something, and what of its rows nobody pays."""
-        taken = [row for row in rows if any(map(_is_taken, row.totals.values()))]
-        if not taken:
-            return None, []
-        now = self.clock()
-        whose = {total.posted_to for row in taken for total in row.totals.values() if _is_taken(total)}
-        shown = Shown(int(now.timestamp()), {name: agreed(self.stripe, name) for name in sorted(whose)})
-        invoices = Invoices(self.ledger, self.changes, owner.id)
-        return shown, [*unbilled(taken, shown, invoices, now), *_too_late(shown, invoices, now)]
-
-    def rows(self, owner: Customer) -> Iterator[UsageRow]:
-        """Yield the rows that are looked at: of hours that are billed and of which Stripe would have taken usage."""
+    def look(self, owner: Customer) -> Look:
+        """Look at a customer's hours that are billed and of which Stripe would have taken usage; change nothing."""
         now = self.clock()
         first = max(self.since, Hour.containing(now - OPEN_PERIOD))
-        return self.ledger.rows.of(customer(owner.id), first, Hour.containing(now))
+        rows = [*self.ledger.rows.of(customer(owner.id), first, Hour.containing(now))]
+        taken = [total for row in rows for total in row.totals.values() if _is_taken(total)]
+        if not taken:
+            return Look(rows)
+        asked_for = sorted({total.posted_to for total in taken})
+        shown = Shown(int(now.timestamp()), {name: agreed(self.stripe, name) for name in asked_for})
+        invoices = Invoices(self.ledger, self.changes, owner.id)
+        accepted = self.ledger.agreements.accepted(owner.id)
+        before = Hour.parse(accepted.before) if accepted else first
+        found = [*unbilled(rows, shown, invoices, now), *_too_late(shown, invoices, now)]
+        return Look(rows, shown, [one for one in found if one.hour >= before])
 
 
 @dataclass(slots=True)
@@ -176,7 +187,7 @@ def _too_late(shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbil
         if one.held and one.difference > 0:
             why = why_unbilled(one.metric, current, shown.agreed.get(one.stripe_customer, ()), now)
             if why is not None:
-                yield Unbilled(Hour.parse(one.first), one.metric, one.difference, why)
+                yield Unbilled(Hour(Hour.parse(one.end).number - 1), one.metric, one.difference, why)
 
 
 def _is_taken(total: Total) -> bool:

@@ -3,6 +3,7 @@
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | subscriptions | ``customer#<id>`` | ``subscriptions`` | ``shown``: JSON, a :class:`Shown` |
+| accepted | ``customer#<id>`` | ``unbilled`` | the fields of :class:`Accepted` |
 | round of looks | ``period#unbilled`` | ``round`` | ``looks``: JSON, a :class:`Looks` |
 
 In the Ledger table. Why nobody pays for an hour is not kept with its row: it follows from this one item, for an hour of
@@ -17,7 +18,7 @@ import msgspec
 
 from metering.model.subjects import customer
 from metering.model.unbilled import Agreed, WhyUnbilled
-from metering.stores.aws import Item
+from metering.stores.aws import Item, from_item, to_item
 from metering.stores.table import Table, item_key
 
 if TYPE_CHECKING:
@@ -38,6 +39,18 @@ class Shown(msgspec.Struct, frozen=True):
 
     at: int
     agreed: dict[str, tuple[Agreed, ...]]
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """That a person has decided that nobody is to be asked about what a customer used ``before`` an hour.
+
+    ``who`` did so (an ARN) ``at`` a moment in seconds since 1970.
+    """
+
+    before: str
+    reason: str
+    who: str
+    at: int
 
 
 class Unpaid(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,6 +119,16 @@ class Agreements:
         """Write what Stripe said of a customer; whoever writes last, the next round writes it anew."""
         text = msgspec.json.encode(shown).decode()
         self._items.put({**item_key(str(customer(name)), _SK), "shown": {"S": text}})
+
+    def accepted(self, name: str) -> Accepted | None:
+        """Return up to where what nobody pays of a customer is accepted, or None."""
+        found = self._items.get(str(customer(name)), "unbilled")
+        return msgspec.convert(from_item(found), Accepted) if found else None
+
+    def accept(self, name: str, accepted: Accepted) -> None:
+        """Write up to where it is accepted; the last word counts."""
+        values = to_item(msgspec.structs.asdict(accepted))
+        self._items.put({**item_key(str(customer(name)), "unbilled"), **values})
 
     def looks(self) -> Looks:
         """Return how far the round is, and what it found."""

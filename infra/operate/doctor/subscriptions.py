@@ -25,7 +25,7 @@ WAITS: Final = "it waits for a Stripe customer"
 
 _MOST_NAMED: Final = 10
 
-_ADJUST: Final = "what is past is billed by metering adjust in a subscribed hour"
+_ADJUST: Final = "what is past is billed by metering adjust in a subscribed hour, or metering unbilled accept"
 _SUBSCRIBE: Final = f"metering customers subscribe, or suspend; {_ADJUST}"
 _TO_DO: Final[Mapping[str, str]] = {
     WAITS: "metering customers subscribe, or metering customers add with --stripe-customer; then it is posted",
@@ -71,14 +71,13 @@ def check_subscriptions(deployment: Deployment, now: datetime) -> Iterator[Findi
 
 def _unpaid(looker: Looker, owner: Customer) -> dict[str, Used]:
     """Return what a customer used that nobody pays, by reason."""
-    rows = [*looker.rows(owner)]
+    look = looker.look(owner)
     unpaid: dict[str, Used] = {}
-    for row in rows:
+    for row in look.rows:
         for metric, total in row.totals.items():
             if total.state is State.HELD and total.reason == NO_STRIPE_CUSTOMER and total.quantity:
                 unpaid.setdefault(WAITS, Counter())[metric] += total.quantity
-    _, unbilled = looker.look(owner, rows)
-    for one in unbilled:
+    for one in look.unbilled:
         unpaid.setdefault(one.why, Counter())[one.metric] += one.quantity
     return unpaid
 

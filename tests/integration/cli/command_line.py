@@ -28,6 +28,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "restore": ("restored",),
     "keys exclude": ("key1", "--reason", "health check"),
     "usage": (),
+    "unbilled accept": ("acme", "--reason", "a gift"),
     "close": (),
     "recount": ("--all", "--hour", "2026-11-22T04"),
     "set-aside list": (),

@@ -158,6 +158,21 @@ def test_usage_from_before_a_subscription_says_so_at_any_age(used: World, meteri
     assert reasons(shown) == {("2026-11-22T05", "acme", "POSTED"): "before subscription"}
 
 
+def test_what_nobody_pays_can_be_accepted(used: World, metering: Metering) -> None:
+    """I9: with a reason, which stands beside the hours from then on; of the running hour nobody knows yet."""
+    look(used)
+    used.now += timedelta(hours=3)
+    said = metering("unbilled", "accept", "acme", "--reason", "a gift", "--json").json()
+    assert said == {
+        "customer": "acme", "before": "2026-11-22T09", "reason": "a gift", "who": "arn:aws:sts::123456789012:user/moto"
+    }  # fmt: skip
+    shown = metering("usage", "acme", "--from", "2026-11-22", "--to", "2026-11-22T06", "--json")
+    assert {*reasons(shown).values()} == {"no subscription; accepted: a gift"}
+    refused = metering("unbilled", "accept", "acme", "--reason", "a gift", "--before", "2026-11-22T10")
+    assert (refused.code, "has to be over" in refused.err) == (1, True)
+    assert metering("unbilled", "accept", "nobody", "--reason", "a gift").code == 1
+
+
 def test_usage_that_waits_while_posting_is_off_says_so(used: World, metering: Metering) -> None:
     """I9: for however long; and of hours before the first one that is billed, that they are."""
     used.now += timedelta(hours=1)
