@@ -66,7 +66,7 @@ class Reasons:
         name = row.subject.id
         if name not in self._known:
             shown = self.ledger.agreements.of([name]).get(name)
-            invoices = Invoices(self.ledger, self.changes, name)
+            invoices = Invoices(self.changes, name)
             self._known[name] = shown, invoices, self.ledger.agreements.accepted(name)
         shown, invoices, accepted = self._known[name]
         if shown is not None:

@@ -13,7 +13,6 @@ from metering.billing.unbilled import Looker
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.unbilled import WhyUnbilled
-from metering.stores.changes import Billed
 from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
 from metering.stripe.reading import Reads
@@ -112,19 +111,6 @@ def test_what_came_after_the_last_invoice_is_told_until_it_is_carried(billing: B
     billing.settle()
     assert billing.carries() == [(Hour.containing(billing.world.now), 2)]
     assert [finding.state for finding in look(operator)] == [State.OK]
-
-
-@pytest.mark.parametrize(("billed", "said"), [(7, None), (6, "acme (requests: 1)"), (5, "acme (requests: 2)")])
-def test_a_subscription_that_ended_within_an_hour_may_have_billed_a_part_of_it(
-    billing: Billing, operator: Operator, billed: int, said: str | None
-) -> None:
-    """An invoice bills by moments, of which an hour's last ten minutes are those of its usage."""
-    (subscription,) = billing.client().v1.subscriptions.list({"customer": "cus_acme"}).data
-    billing.client().v1.subscriptions.cancel(subscription.id)
-    billing.use(2, NEXT)
-    post(billing, NEXT)
-    billing.world.changes.add_billed("acme", Billed("in_1", "cus_acme", "requests", str(HOUR), str(NEXT), billed))
-    assert unbilled(operator) == ([f"subscription ended: {said}"] if said else [])
 
 
 def test_while_posting_is_off_nothing_is_looked_at(world: World, operator: Operator) -> None:

@@ -130,7 +130,7 @@ class Looker:
             return Look(rows)
         asked_for = sorted({total.posted_to for total in taken})
         shown = Shown(int(now.timestamp()), {name: agreed(self.stripe, name) for name in asked_for})
-        invoices = Invoices(self.ledger, self.changes, owner.id)
+        invoices = Invoices(self.changes, owner.id)
         accepted = self.ledger.agreements.accepted(owner.id)
         before = Hour.parse(accepted.before) if accepted else first
         found = [*unbilled(rows, shown, invoices, now), *_too_late(shown, invoices, now)]
@@ -139,45 +139,37 @@ class Looker:
 
 @dataclass(slots=True)
 class Invoices:
-    """What a customer's finalised invoices bill; read once, when it is asked for."""
+    """What a customer's final invoices bill, but for void ones; read once, when it is asked for."""
 
-    ledger: Ledger
     changes: Changes
     name: str
     _billed: list[Billed] | None = None
 
     def billed(self) -> list[Billed]:
-        """Return it by invoice and metric."""
+        """Return it by line."""
         if self._billed is None:
-            self._billed = self.changes.billed(self.name)
+            lines = self.changes.billed(self.name)
+            void = {noted.invoice for noted in self.changes.noted(self.name) if noted.void} if lines else set()
+            self._billed = [line for line in lines if line.invoice not in void]
         return self._billed
 
-    def beyond_whole_hours(self, invoice: Billed) -> int:
-        """Return what an invoice bills beyond its whole hours: of the hour in which its subscription ended."""
-        rows = self.ledger.rows.of(customer(self.name), Hour.parse(invoice.first), Hour.parse(invoice.end))
-        whole = sum(row.totals[invoice.metric].quantity for row in rows if invoice.metric in row.totals)
-        return max(0, invoice.quantity + invoice.carried - whole)
+    def have(self, whose: str, metric: str, hour: Hour) -> bool:
+        """Say whether one of them bills a Stripe customer's metric in an hour."""
+        return any((one.stripe_customer, one.metric) == (whose, metric) and one.covers(hour) for one in self.billed())
 
 
 def unbilled(rows: Iterable[UsageRow], shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbilled]:
-    """Yield what nobody pays of a customer's rows: what no subscription bills, less what is on an invoice already."""
+    """Yield what nobody pays of a customer's rows: what no subscription bills and no invoice has.
+
+    What a trial uses is on an invoice that asks for nothing.
+    """
     for row in rows:
         for metric, total in row.totals.items():
             if not _is_taken(total):
                 continue
             why = why_unbilled(metric, row.hour, shown.agreed.get(total.posted_to, ()), now)
-            if why is None:
-                continue
-            quantity = total.quantity
-            if why is not WhyUnbilled.TRIAL:  # what it uses is on an invoice, which asks for nothing
-                of_it = [
-                    one for one in invoices.billed() if (one.stripe_customer, one.metric) == (total.posted_to, metric)
-                ]
-                if any(one.covers(row.hour) for one in of_it):
-                    continue
-                quantity -= sum(invoices.beyond_whole_hours(one) for one in of_it if Hour.parse(one.end) == row.hour)
-            if quantity > 0:
-                yield Unbilled(row.hour, metric, quantity, why)
+            if why and (why is WhyUnbilled.TRIAL or not invoices.have(total.posted_to, metric, row.hour)):
+                yield Unbilled(row.hour, metric, total.quantity, why)
 
 
 def _too_late(shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbilled]:
