@@ -319,6 +319,20 @@ def a_call_too_many(stripe: Place) -> None:
     assert "stripe-rate-limited-reason" in {name.lower() for name in error.headers}
 
 
+@behaviour(
+    "Meter events are dated by the real time, also those of a customer on a test clock.",
+    "no page says so",
+    UNCONFIRMED,
+    otherwise="Nothing but these tests: a sandbox's invoices cannot be tried as they are.",
+)
+def meter_events_go_by_the_real_time(stripe: Place) -> None:
+    """Post an hour of today for somebody of two months ago."""
+    meter, hour = stripe.meter(), stripe.hour()
+    customer = stripe.customer(at=stripe.now - 60 * DAY)
+    stripe.post(meter, customer.id, 5, hour)
+    assert stripe.held(meter, customer, hour, hour + HOUR, 5) == 5
+
+
 unseen(
     "a_thousand_meter_events_a_second",
     "An account takes 1,000 meter events a second in live mode; in a sandbox they count against 25 calls.",
@@ -394,6 +408,15 @@ def error_reports_name_the_event(stripe: Place) -> None:
         pytest.skip("no report of such a name yet: there is one when this is played again some hours later")
     assert identifier in {name.partition("#")[0] for name in named} or not stripe.local
     assert named
+
+
+unseen(
+    "reports_name_a_few",
+    "An error report names up to five events of each kind of error.",
+    'no page says how many "sample errors" there are',
+    UNCONFIRMED,
+    otherwise="More or fewer rejected totals are found by the hourly look instead.",
+)
 
 
 # --- Idempotency
@@ -604,6 +627,55 @@ def the_thirty_first_stays(stripe: Place) -> None:
     assert datetime.fromtimestamp(subscription.billing_cycle_anchor, UTC).day == 31
     assert (item.current_period_start, item.current_period_end) == (january, end)
     assert stripe.client.v1.invoices.retrieve(str(subscription.latest_invoice)).total == 3_000
+
+
+@behaviour(
+    "Of a backdated subscription, what was used between its start and its making is billed once.",
+    "docs.stripe.com/billing/subscriptions/backdating, 2026-04, tells of an invoice of accrued usage at once; on which "
+    "invoice it is if the period goes on is not said",
+    UNCONFIRMED,
+    otherwise="The first hour of a customer who is subscribed in its last minutes is billed twice or not at all.",
+)
+def usage_before_the_making_is_billed_once(stripe: Place) -> None:
+    """Use something, subscribe afterwards since before it, and end the period."""
+    start = stripe.midnight(3)
+    customer, meter = stripe.customer(at=start + 12 * HOUR), stripe.meter()
+    stripe.post(meter, customer.id, 5, start + HOUR)
+    assert stripe.held(meter, customer, start, start + DAY, 5) == 5
+    stripe.subscribe(customer, stripe.price(meter), backdate_start_date=start)
+    stripe.advance(customer, start + DAY + 60)
+    assert sum(invoice.total for invoice in stripe.client.v1.invoices.list({"customer": customer.id}).data) == 10
+
+
+@behaviour(
+    "Periods of a backdated subscription that ended before it was made have no invoice.",
+    "docs.stripe.com/billing/subscriptions/backdating, 2026-04, does not tell of periods that ended",
+    UNCONFIRMED,
+    otherwise="Usage that is said to be billed by nobody is billed.",
+)
+def ended_periods_are_not_invoiced(stripe: Place) -> None:
+    """Use something, subscribe two periods afterwards since before it, and end the period."""
+    start = stripe.midnight(4)
+    customer, meter = stripe.customer(at=start + 2 * DAY + 12 * HOUR), stripe.meter()
+    stripe.post(meter, customer.id, 5, start + HOUR)
+    assert stripe.held(meter, customer, start, start + DAY, 5) == 5
+    stripe.subscribe(customer, stripe.price(meter), backdate_start_date=start)
+    stripe.advance(customer, start + 3 * DAY + 60)
+    assert sum(invoice.total for invoice in stripe.client.v1.invoices.list({"customer": customer.id}).data) == 0
+
+
+@behaviour(
+    "A customer that was deleted is still retrieved, with `deleted`, and cannot be subscribed.",
+    "docs.stripe.com/api/customers/retrieve, 2026",
+    DOCUMENTED,
+    otherwise="A customer is billed to nobody until its totals are rejected.",
+)
+def a_deleted_customer_says_so(stripe: Place) -> None:
+    """Delete one."""
+    customer, price = stripe.customer(), stripe.price(stripe.meter())
+    stripe.client.v1.customers.delete(customer.id)
+    assert getattr(stripe.client.v1.customers.retrieve(customer.id), "deleted", False)
+    assert "No such customer" in str(refused(lambda: stripe.subscribe(customer, price), 400, 404))
 
 
 @behaviour(
@@ -953,6 +1025,19 @@ def a_session_lasts_fifteen_minutes(stripe: Place) -> None:
     assert (ends - created).total_seconds() == pytest.approx(900, abs=5)
 
 
+@behaviour(
+    "The event stream answers 401 to a token that never was, as it does to one that has ended.",
+    f"{SDK} documents `billing_meter_event_session_expired` of one that has ended",
+    UNCONFIRMED,
+    otherwise="A lost session is told as a failure of the run, and the next run begins another.",
+)
+def an_unknown_session_is_unauthorized(stripe: Place) -> None:
+    """Stream with one."""
+    meter, customer = stripe.meter(), stripe.customer()
+    event = streamed(stripe, meter, customer.id, 1, stripe.hour())
+    refused(lambda: stripe.stream(event, token="mes_token_test_none"), 401)
+
+
 def streamed(stripe: Place, meter: Any, customer: str, value: int, at: int) -> dict[str, Any]:
     """Return an event as the stream takes it."""
     return {
@@ -1020,4 +1105,25 @@ unseen(
     "no page says so",
     UNCONFIRMED,
     otherwise="Nothing: a retry has another identifier.",
+)
+
+
+# --- Rights
+
+
+unseen(
+    "names_of_rights",
+    "A restricted key's rights for meters are `billing_meter` and `billing_meter_event`, for test clocks "
+    "`billing_clock`, for event destinations `webhook`.",
+    "the first two in a list of rights that somebody has tried (Infisical); of the others none",
+    UNCONFIRMED,
+    otherwise="The right has another name: Stripe's refusal says which.",
+)
+
+unseen(
+    "a_preview_needs_to_read_invoices",
+    "A preview of an invoice needs the right to read invoices.",
+    "Stripe's table of rights gives POST as writing; of previews no page says so",
+    UNCONFIRMED,
+    otherwise="Previews are refused, and `doctor` says that the key lacks the right to write invoices.",
 )

@@ -10,6 +10,7 @@ from unittest.mock import patch
 from infra.local.stripe import account, api, billing, invoice, meter, price, reports, stream, subscribing, subscription
 from infra.local.stripe.account import Account
 from infra.local.stripe.billing import Billing
+from infra.local.stripe.customers import Customers
 from infra.local.stripe.event_log import EventLog
 from infra.local.stripe.invoice import Invoice
 from infra.local.stripe.meter import Meter, MeterEvent
@@ -22,6 +23,7 @@ Break = Callable[[], AbstractContextManager[Any]]
 _in_force, _add, _aggregate, _read_value = Meter.in_force, Meter.add, Meter.aggregate, Meter.read_value
 _check_event, _summaries, _activate = Account.check_event, Account.list_event_summaries, Account._activate
 _charges, _price_as_json, _lines, _usage = Price.charges, Price.as_json, Invoice.current_lines, Item.usage
+_add_item, _period_at = Subscription.add_item, Subscription.period_at
 _preview, _refusal = Billing.create_preview, StripeError.__init__
 
 
@@ -58,6 +60,23 @@ def _knows_customers(self: Account, event_name: str, identifier: str, payload: A
     if event.customer not in self.customers:
         raise StripeError(f"No such customer: '{event.customer}'", code="resource_missing")
     return event
+
+
+def _by_the_clock(self: Account, event_name: str, identifier: str, payload: Any, *when: Any) -> MeterEvent:
+    timestamp, now = when
+    time = self.billing.time_of(payload["stripe_customer_id"], now)
+    return _check_event(self, event_name, identifier, payload, timestamp, time)
+
+
+def _counted_since_now(self: Subscription, price: Price, quantity: int, now: int) -> Item:
+    item = _add_item(self, price, quantity, now)
+    item.since = now
+    return item
+
+
+def _since_the_start(self: Subscription, recurring: Any, moment: int) -> tuple[int, int]:
+    _, end = _period_at(self, recurring, moment)
+    return self.start_date, end
 
 
 def _in_other_words(words: str, **other: Any) -> Break:
@@ -217,6 +236,7 @@ BREAKS: Final[dict[str, Break]] = {
     "amounts_have_twelve_decimals": _of(patch.object, Price, "as_json", _rounded),
     "metered_prices_alone_make_no_first_invoice": _of(patch.object, Subscription, "first_parts", _invoiced_at_once),
     "the_thirty_first_stays": _of(patch.object, subscribing, "_anchor", _anchored),
+    "a_deleted_customer_says_so": _of(patch.object, Customers, "remove", lambda *_: {}),
     "a_preview_is_of_a_subscription": _of(patch.object, Billing, "create_preview", _previewed),
     "lines_name_price_item_and_period": _without("quantity_decimal"),
     "a_draft_takes_late_usage": _of(patch.object, billing, "DRAFT_TIME", 0),
@@ -235,6 +255,10 @@ BREAKS: Final[dict[str, Break]] = {
     "the_stream_is_there_in_a_sandbox": _of(patch.object, Account, "take", lambda *_: None),
     "a_hundred_events_a_call": _of(patch.object, stream, "MOST_EVENTS", 1_000),
     "the_stream_refuses_what_is_busy": _in_other_words("Too many concurrent requests", status=429),
+    "an_unknown_session_is_unauthorized": _in_other_words("Invalid meter event session token", status=400),
+    "meter_events_go_by_the_real_time": _of(patch.object, Account, "check_event", _by_the_clock),
+    "usage_before_the_making_is_billed_once": _of(patch.object, Subscription, "add_item", _counted_since_now),
+    "ended_periods_are_not_invoiced": _of(patch.object, Subscription, "period_at", _since_the_start),
     "an_event_keeps_its_version": _in_the_version_asked_for,
     "a_session_lasts_fifteen_minutes": _of(patch.object, stream, "SESSION_TIME", 60),
 }

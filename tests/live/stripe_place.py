@@ -198,10 +198,10 @@ class Place:
             time.sleep(2)
         return seen
 
-    def stream(self, *events: Mapping[str, Any], **options: Any) -> None:
-        """Send meter events by the event stream, in a session of its own."""
-        session = self.client.v2.billing.meter_event_session.create()
-        client = _client(session.authentication_token, self.api_base, self.transport)
+    def stream(self, *events: Mapping[str, Any], token: str = "", **options: Any) -> None:
+        """Send meter events by the event stream, in a session of its own or of a token."""
+        token = token or self.client.v2.billing.meter_event_session.create().authentication_token
+        client = _client(token, self.api_base, self.transport)
         given: Any = {"events": list(events)}
         how: Any = {"max_network_retries": 0, **options}
         client.v2.billing.meter_event_stream.create(given, how)

@@ -4,6 +4,7 @@ STRIPE_SANDBOX_KEY=rk_test_… uv run pytest tests/live -m stripe
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import stripe
 
 from infra.local.stripe.server import LocalStripe
 from tests.conftest import ROOT
-from tests.live.stripe_behaviours import BEHAVIOURS, Behaviour, Where
+from tests.live.stripe_behaviours import BEHAVIOURS, Behaviour, Certainty, Where
 from tests.live.stripe_breaks import BREAKS
 from tests.live.stripe_place import API, BASE, KEY, PREFIX, NotASandboxError, Paced, Place
 
@@ -88,6 +89,14 @@ def test_a_stripe_that_did_otherwise_would_be_found(fact: Behaviour) -> None:
 def test_each_break_is_of_a_fact() -> None:
     """None is left of a fact that is gone."""
     assert set(BREAKS) == {fact.name for fact in BEHAVIOURS.values() if fact.where in (Where.BOTH, Where.LOCAL)}
+
+
+def test_what_the_local_stripe_marks_as_uncertain_is_in_the_table() -> None:
+    """It says so by a fact's name, with a question mark before it."""
+    sources = (ROOT / "infra" / "local" / "stripe").glob("*.py")
+    marked = {name for path in sources for name in re.findall(r"\(\?\s+(\w+)\)", path.read_text())}
+    assert marked
+    assert marked <= {fact.name for fact in BEHAVIOURS.values() if fact.certainty is Certainty.UNCONFIRMED}
 
 
 class Seconds:

@@ -261,7 +261,7 @@ def _too_many_at_once() -> StripeError:
     """Refuse a second call for a customer and meter as v2 does (docs.stripe.com/api/v2/billing/meter-event/create).
 
     The code and the status are documented; the words, and that the stream answers so as well, could not be confirmed
-    (?).
+    (? the_stream_refuses_what_is_busy).
     """
     return StripeError("Too many concurrent requests.", status=409, code="too_many_concurrent_requests")
 

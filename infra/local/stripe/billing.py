@@ -149,8 +149,8 @@ class Billing:
     def void_invoice(self, invoice: str, params: Params, now: float) -> dict[str, Any]:
         """Make a finalised invoice void, for good (docs.stripe.com/api/invoices/void).
 
-        An open or an uncollectible one; a draft or a paid one is answered 400 (observed: useautumn/autumn#3468; in
-        which words could not be confirmed (?)).
+        An open or an uncollectible one; a draft or a paid one is answered 400 (observed: useautumn/autumn#3468), in
+        words of its own; these are not Stripe's.
         """
         only(params)
         voided = self._found(invoice)
@@ -247,7 +247,8 @@ class Billing:
     def _measure(self, part: Part, until: float | None = None) -> Quantity:
         """Measure the usage of an item's meter in [start, end), by events that arrived by `until`; never less than 0.
 
-        What less than nothing would cost could not be confirmed (?): it is nothing, so that it is lost.
+        "If the overall cycle usage is negative, Stripe reports the invoice line item usage quantity as 0"
+        (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
         """
         meter = self.meters[part.price.recurring.meter or ""]
         return max(0, meter.aggregate(list(meter.in_force(part.customer, part.start, part.end, self.latest, until))))

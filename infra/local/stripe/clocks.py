@@ -1,7 +1,8 @@
 """The test clocks of the local Stripe: customers whose time stands still until somebody advances it.
 
 The source is docs.stripe.com/api/test_clocks. What is of a clock's customers happens at the clock's time; that meter
-events are dated by it as well could not be confirmed (?): here they are dated by the account's.
+events are dated by it as well could not be confirmed (? meter_events_go_by_the_real_time): here they are dated by the
+account's.
 """
 
 from collections.abc import Iterator

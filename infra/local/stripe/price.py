@@ -103,7 +103,7 @@ class Price:
 
         Graduated tiers make a charge for each tier that is reached; a flat amount is a charge of its own, of quantity
         0 (docs.stripe.com/products-prices/pricing-models). That the first tier is reached by no usage at all, so that
-        its flat amount is always due, and the 0, could not be confirmed (?).
+        its flat amount is always due, and the 0, could not be confirmed (? the_first_flat_fee_is_always_due).
         """
         if self.billing_scheme == "per_unit":
             priced = quantity if self.package is None else self.package.count(quantity)

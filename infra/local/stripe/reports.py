@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.local.stripe.params import Params, StripeError, integer, only, texts
 
-SAMPLES = 5  # of each type of error; how many Stripe gives could not be confirmed (?): few, so that most go unnamed
+SAMPLES = 5  # of each type of error: few, so that most go unnamed (? reports_name_a_few)
 NO_METER = "no_meter"
 
 
@@ -23,7 +23,7 @@ class Failure:
 
     Reports give `identifier` as `request.identifier`, as the reference and one example of the guide do; its other
     example gives `request: {"id": "", "idempotency_key": …}`. That either is the meter event's own identifier could not
-    be confirmed (?): the reference calls it "the request idempotency key".
+    be confirmed (? error_reports_name_the_event): the reference calls it "the request idempotency key".
     """
 
     code: str

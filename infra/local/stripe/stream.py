@@ -44,7 +44,7 @@ class Stream:
         """Refuse a token that is unknown or has ended.
 
         `billing_meter_event_session_expired` with 401 is the documented code; the answer to a token that never was
-        could not be confirmed (?).
+        could not be confirmed (? an_unknown_session_is_unauthorized).
         """
         ends = self.sessions.get(token)
         if ends is None:
@@ -60,8 +60,8 @@ class Stream:
     def create_events(self, params: Params, now: float) -> dict[str, Any]:
         """Take up to 100 events: a malformed one refuses all, a wrong one is reported later, a repeat is ignored.
 
-        That an event which fails its check has used up its identifier could not be confirmed (?): the harder reading
-        is taken.
+        That an event which fails its check has used up its identifier could not be confirmed
+        (? a_streamed_event_that_fails_used_its_identifier): the harder reading is taken.
         """
         only(params, "events")
         events = params.get("events")
