@@ -14,6 +14,7 @@ from metering.billing.carrying import NOT_SUBSCRIBED, Carrier
 from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import customer
+from metering.model.usage_row import FROM_BEFORE, State
 from metering.stores.changes import Billed
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
@@ -424,6 +425,9 @@ def test_usage_from_before_the_subscription_is_never_billed(world: World, days: 
     assert billing.carries() == []
     assert billing.still_open() == 0
     assert billing.marks() == 0
+    assert not any(world.ledger.rows.held_sums.read().values())  # it waits for nothing any more
+    total = billing.row(HOUR).totals["requests"]
+    assert (total.state, total.reason) == ((State.HELD, FROM_BEFORE) if days == 40 else (State.POSTED, ""))
 
 
 def test_what_older_code_noted_of_an_invoice_is_not_noted_again(billing: Billing) -> None:

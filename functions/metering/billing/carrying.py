@@ -27,7 +27,7 @@ from metering.billing.accounts import DOUBTFUL, OVERLAPPING, Account, accounts_o
 from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, customer
-from metering.model.usage_row import TOO_OLD, Change, State, Total, UsageRow, settled_by_carry
+from metering.model.usage_row import TOO_OLD, Change, State, Total, UsageRow, never_billed, settled_by_carry
 from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, Marked
@@ -200,6 +200,7 @@ class Carrier:
                     row = self.ledger.rows.save(settled_by_carry(row, metric))
                     continue
                 if self._is_from_before(row.hour, stripe_customer, metric):
+                    row = self.ledger.rows.save(never_billed(row, metric))
                     continue
                 if (yield from self._is_billed(stripe_customer, metric)):
                     yield self._move(row, metric, total.quantity - held, "too old for Stripe")

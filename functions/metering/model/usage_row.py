@@ -39,6 +39,8 @@ NO_STRIPE_CUSTOMER: Final = "the customer has no Stripe customer"
 REST_CARRIED: Final = "the rest of it was carried"
 TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
 
+FROM_BEFORE: Final = "older than 34.5 days, and from before the subscription: nobody is billed for it"
+
 
 class WhyHeld(StrEnum):
     """For what a customer's row is held, as the sums of such rows name it."""
@@ -296,6 +298,11 @@ def settled_by_carry(row: UsageRow, metric: str) -> UsageRow:
     """Return the row with a total that is what Stripe holds, now that the rest of it was carried elsewhere."""
     after = msgspec.structs.replace(row.totals[metric], state=State.POSTED, reason=REST_CARRIED)
     return row.with_totals({metric: after})
+
+
+def never_billed(row: UsageRow, metric: str) -> UsageRow:
+    """Return the row with a held total that waits for nothing any more, since nobody was to pay for its hour."""
+    return row.with_totals({metric: msgspec.structs.replace(row.totals[metric], reason=FROM_BEFORE)})
 
 
 def held(row: UsageRow, reason: str) -> UsageRow:
