@@ -7,8 +7,6 @@ the one that counts, and the recount's.
 
 import gzip
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,8 +19,6 @@ import pytest
 import record_usage
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
-from infra.operate.doctor.findings import State
-from infra.operate.doctor.subscriptions import check_subscriptions
 from infra.operate.recount.raw_log import Archive as RawArchive
 from infra.operate.recount.raw_log import RawLog
 from metering.counting import payloads
@@ -39,6 +35,7 @@ from tests.doubles.template import properties
 from tests.integration.billing import Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.portal import Portal, opened
+from tests.integration.told import told
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope, moment
 
 REPORTED = [
@@ -260,19 +257,6 @@ def stripe_time() -> Any:
 def operator(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
     """Whoever runs the doctor."""
     return Operator(world, monkeypatch, capsys)
-
-
-def told(operator: Operator) -> dict[str, int]:
-    """Return how much of what acme used nobody is billed for, by metric, as the doctor says it."""
-    lines = [*check_subscriptions(operator.deployment, operator.world.now)]
-    said = [
-        found for line in lines if line.state is State.WARNING for found in re.findall(r"acme \((.*?)\)", line.said)
-    ]
-    parts = [part.split(": ") for one in said for part in one.split(", ")]
-    used = Counter[str]()
-    for metric, quantity in parts:
-        used[metric] += int(quantity.replace(",", ""))
-    return dict(used)
 
 
 @reported("cancelled")
