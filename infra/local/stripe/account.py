@@ -12,6 +12,7 @@ from infra.local.stripe.billing import Billing
 from infra.local.stripe.catalog import Catalog
 from infra.local.stripe.clocks import Clocks
 from infra.local.stripe.customers import Customers
+from infra.local.stripe.destinations import Destinations
 from infra.local.stripe.event_log import EventLog
 from infra.local.stripe.meter import DAY, HOUR, Latest, Meter, MeterEvent, Quantity
 from infra.local.stripe.params import (
@@ -53,6 +54,7 @@ class Account:
         self._accepted_at: dict[str, float] = {}  # by identifier
         self._unnamed = 0
         self.reports = Reports()
+        self.destinations = Destinations()
         self.log = EventLog(event_version)
         self.catalog = Catalog(self.meters, {}, {})
         self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s, self.directory.times)

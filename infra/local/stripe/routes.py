@@ -16,7 +16,8 @@ class Right(NamedTuple):
 
 
 # By resource (docs.stripe.com/keys-api, "Permissions"). Stripe's messages call prices `plan`; the names of the meters'
-# and test clocks' rights could not be confirmed (?). The stream itself takes a session's token, and no key.
+# and test clocks' rights could not be confirmed (?), nor that event destinations need the one of webhooks (?). The
+# stream itself takes a session's token, and no key.
 RIGHTS: dict[str, Right] = {
     METER_EVENTS: Right("billing_meter_event", "write"),
     "POST /v1/billing/meters": Right("billing_meter", "write"),
@@ -56,6 +57,8 @@ RIGHTS: dict[str, Right] = {
     "GET /v1/events/:id": Right("event", "read"),
     "GET /v2/core/events": Right("event", "read"),
     "GET /v2/core/events/:id": Right("event", "read"),
+    "GET /v2/core/event_destinations": Right("webhook", "read"),
+    "POST /v2/core/event_destinations": Right("webhook", "write"),
     "POST /v1/test_helpers/test_clocks": Right("billing_clock", "write"),
     "GET /v1/test_helpers/test_clocks": Right("billing_clock", "read"),
     "GET /v1/test_helpers/test_clocks/:id": Right("billing_clock", "read"),
@@ -112,6 +115,8 @@ def endpoints(account: Account, stream: Stream) -> dict[str, Endpoint]:
         "GET /v1/events/:id": log.retrieve_event,
         "GET /v2/core/events": account.reports.list_thin_events,
         "GET /v2/core/events/:id": account.reports.retrieve_thin_event,
+        "GET /v2/core/event_destinations": account.destinations.list_destinations,
+        "POST /v2/core/event_destinations": account.destinations.create_destination,
         "POST /v1/test_helpers/test_clocks": account.clocks.create_clock,
         "GET /v1/test_helpers/test_clocks": account.clocks.list_clocks,
         "GET /v1/test_helpers/test_clocks/:id": account.clocks.retrieve_clock,

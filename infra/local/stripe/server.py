@@ -166,14 +166,20 @@ class LocalStripe:
     def report_errors(self) -> list[str]:
         """Report the meter events that could not be counted since the last time; give the ids of the thin events.
 
-        Stripe does so by itself, minutes or days later. Where a webhook is set, each is delivered before this returns.
+        Stripe does so by itself, minutes or days later. Each is delivered before this returns: to the webhook that is
+        set, and to the event destinations that want it, of which new ones get a ping first.
         """
         with self._lock:
-            notifications = self._account.reports.report(self.now)
-            webhook = self._webhook
-        if webhook is not None:
+            account = self._account
+            notifications = account.reports.report(self.now)
+            set_by_hand = [self._webhook] if self._webhook else []
+            sent = [(Webhook(to.url, to.secret), ping) for to, ping in account.destinations.take_pings()]
             for notification in notifications:
-                webhook.deliver(notification)
+                wanting = account.destinations.wanting(notification["type"])
+                to_whom = [*set_by_hand, *(Webhook(to.url, to.secret) for to in wanting)]
+                sent += [(webhook, notification) for webhook in to_whom]
+        for webhook, notification in sent:
+            webhook.deliver(notification)
         return [notification["id"] for notification in notifications]
 
     def keep_event(self, event: Mapping[str, Any]) -> None:
