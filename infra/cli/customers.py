@@ -9,6 +9,8 @@ import typer
 from infra.cli.shared import (
     Connect,
     Json,
+    OperatorKey,
+    changing_stripe,
     group,
     hour,
     known_customer,
@@ -143,6 +145,7 @@ def customers_subscribe(
         int | None,
         typer.Option(min=1, help="Send invoices that are due in so many days, to the address that Stripe knows."),
     ] = None,
+    operator_key: OperatorKey = False,
     as_json: Json = False,
 ) -> None:
     """Subscribe a customer to a plan at Stripe; doing it again changes nothing.
@@ -151,7 +154,7 @@ def customers_subscribe(
     as a whole; what was used in the hours before is not billed. Without --email and --due, the payment method that
     the customer has at Stripe is charged.
     """
-    deployment = connect()
+    deployment = changing_stripe(connect, ask=operator_key)
     customer = known_customer(deployment.ledger, customer_id)
     wishes = Wishes(stripe_customer, subscription, email, due)
     done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=now())

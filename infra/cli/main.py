@@ -24,14 +24,14 @@ from infra.cli.posting import app as posting_app
 from infra.cli.recount import app as recount_app
 from infra.cli.restore import app as restore_app
 from infra.cli.set_aside import set_aside_app
-from infra.cli.shared import err
+from infra.cli.shared import OPERATOR_KEY, err
 from infra.cli.stripe import stripe_app
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
 from infra.operate.deployment import OperatorError
 from infra.outputs import MissingOutputError
 from metering.stores.table import UnprocessedError
-from metering.stripe.client import StripeRejectedError, StripeUnavailableError
+from metering.stripe.client import StripeForbiddenError, StripeRejectedError, StripeUnavailableError
 
 app = typer.Typer(
     help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
@@ -62,6 +62,8 @@ _NOT_SIGNED_IN: Final = {
     "UnrecognizedClientException",
 }
 
+OTHER_KEY: Final = f"a command that changes something at Stripe takes another key: --operator-key, {OPERATOR_KEY}"
+
 
 def _fail(sentence: str, *more: str) -> NoReturn:
     err.print(f"error: {sentence}", *more, sep="\n", style="red")
@@ -74,7 +76,7 @@ def main() -> None:
     try:
         app(prog_name="metering")  # also when Python runs it by the name of a module
     except (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError) as error:
-        _fail(*map(str, error.args))
+        _fail(*map(str, error.args), *([OTHER_KEY] if isinstance(error, StripeForbiddenError) else []))
     except NoCredentialsError:
         _fail("no AWS credentials are found: sign in with 'aws sso login' or 'aws configure', or use --local")
     except NoRegionError:

@@ -3,6 +3,8 @@
 import functools
 import inspect
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -25,11 +27,23 @@ err: Final = Terminal(stderr=True)
 
 WIDEST: Final = 1000
 
+OPERATOR_KEY: Final = "STRIPE_OPERATOR_KEY"
+"""The environment variable of a Stripe key with the operator's rights, for stacks on AWS alone."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
 Region = Annotated[str | None, typer.Option(help="The AWS Region; the AWS environment's if left out.")]
 Profile = Annotated[str | None, typer.Option(help="The AWS profile; the AWS environment's if left out.")]
 Local = Annotated[bool, typer.Option("--local", help="Act on the running 'metering local' instead of AWS.")]
+
+OperatorKey = Annotated[
+    bool,
+    typer.Option(
+        "--operator-key",
+        help="Ask for the operator's Stripe key without echo, or read it from stdin; else it is STRIPE_OPERATOR_KEY, "
+        "or the one in the secret.",
+    ),
+]
 
 Connect = Callable[[], Deployment]
 """Finds the deployment that a command's options name; raises OperatorError if there is none."""
@@ -74,7 +88,36 @@ def _connect(stack: str, region: str | None, profile: str | None, local: bool) -
         from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
 
         return local_cloud.running().deployment(stack)
-    return Deployment.find(stack, boto3.Session(region_name=region, profile_name=profile))
+    deployment = Deployment.find(stack, boto3.Session(region_name=region, profile_name=profile))
+    if given := os.environ.get(OPERATOR_KEY):
+        deployment.operator_key = _checked_key(given, OPERATOR_KEY)
+    return deployment
+
+
+def changing_stripe(connect: Connect, *, ask: bool) -> Deployment:
+    """Return the deployment for a command that changes something at Stripe, perhaps with a key that is typed now."""
+    deployment = connect()
+    if ask:
+        deployment.operator_key = stripe_key("Stripe operator key")
+    return deployment
+
+
+def stripe_key(asked_for: str) -> str:
+    """Return a Stripe key that is typed without echo, or comes on stdin; OperatorError for what is none."""
+    return _checked_key(typed(asked_for), "what was given")
+
+
+def _checked_key(key: str, name: str) -> str:
+    if not re.fullmatch(r"[rs]k_[A-Za-z0-9_]+", key):
+        raise OperatorError(f"a Stripe key is written rk_... (restricted) or sk_...; {name} is none")
+    return key
+
+
+def typed(asked_for: str) -> str:
+    """Return what is typed without echo, or comes on stdin."""
+    if sys.stdin.isatty():
+        return str(typer.prompt(asked_for, hide_input=True, err=True, default="", show_default=False)).strip()
+    return sys.stdin.buffer.read().decode(errors="replace").strip()
 
 
 def hour(text: str) -> Hour:

@@ -1,15 +1,27 @@
 """The connection to Stripe, and what is sold there."""
 
 import re
-import sys
+from dataclasses import dataclass
 from typing import Final
 
-import typer
-
-from infra.cli.shared import Connect, Json, group, on_deployment, out, print_json
+from infra.cli.shared import (
+    OPERATOR_KEY,
+    Connect,
+    Json,
+    OperatorKey,
+    changing_stripe,
+    group,
+    on_deployment,
+    out,
+    print_json,
+    stripe_key,
+    typed,
+)
 from infra.operate.catalog import Catalog, Step
-from infra.operate.deployment import OperatorError
+from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.deployment import connect as connect_stripe
+from infra.operate.notifications import EVENTS, IN_THE_DASHBOARD, destine
+from metering.stripe.client import StripeNotConnectedError
 
 stripe_app: Final = group("The connection to Stripe, and the meters, products and prices there.")
 
@@ -19,12 +31,13 @@ def stripe_connect(
     connect: Connect,
     as_json: Json = False,
 ) -> None:
-    """Put the restricted Stripe key in the secret, and make the meters that the metrics need.
+    """Put the functions' restricted Stripe key in the secret, and make the meters that the metrics need.
 
-    The key is asked for without echo, or read from stdin. infra/operate/README.md lists the rights that it needs.
+    The key is asked for without echo, or read from stdin. infra/operate/README.md lists the rights that it needs; the
+    meters are made with the operator's key, where STRIPE_OPERATOR_KEY is one.
     """
     deployment = connect()
-    meters = connect_stripe(deployment, _stripe_key())
+    meters = connect_stripe(deployment, stripe_key("Stripe restricted key"))
     if as_json:
         print_json({"connected": True, "meters": meters})
         return
@@ -36,10 +49,11 @@ def stripe_connect(
 @on_deployment(stripe_app, "plan")
 def stripe_plan(
     connect: Connect,
+    operator_key: OperatorKey = False,
     as_json: Json = False,
 ) -> None:
     """Show what 'apply' would do, and change nothing: how Stripe differs from what app.py declares."""
-    difference = Catalog.of(connect()).difference()
+    difference = Catalog.of(changing_stripe(connect, ask=operator_key)).difference()
     if as_json:
         print_json(difference.as_json())
         return
@@ -56,6 +70,7 @@ def stripe_plan(
 @on_deployment(stripe_app, "apply")
 def stripe_apply(
     connect: Connect,
+    operator_key: OperatorKey = False,
     as_json: Json = False,
 ) -> None:
     """Make the meters, products and prices that app.py declares; running it again changes nothing.
@@ -63,7 +78,7 @@ def stripe_apply(
     A price is never changed: another one takes its place, and the old one is archived, on which those stay who are
     subscribed to it. What this deployment did not make is never touched.
     """
-    done = Catalog.of(connect()).apply(_quiet if as_json else _say)
+    done = Catalog.of(changing_stripe(connect, ask=operator_key)).apply(_quiet if as_json else _say)
     if as_json:
         print_json({"done": [step.as_json() for step in done]})
     elif not done:
@@ -71,26 +86,54 @@ def stripe_apply(
 
 
 @on_deployment(stripe_app, "webhook")
-def stripe_webhook(connect: Connect, as_json: Json = False) -> None:
-    """Put the signing secret of Stripe's notifications in the secret, and show the address they are to be sent to.
+def stripe_webhook(connect: Connect, operator_key: OperatorKey = False, as_json: Json = False) -> None:
+    """Have Stripe send its notifications here: make the event destination, and keep what it signs them with.
 
-    Make an event destination at Stripe (a webhook endpoint with thin payloads) for this address and the events
-    v1.billing.meter.error_report_triggered and v1.billing.meter.no_meter_found. Its signing secret is asked for without
-    echo, or read from stdin; without one the address alone is shown.
+    Its signing secret is asked for without echo, or read from stdin, if the destination was made in the dashboard;
+    without one this command makes it, once. Where the key may not, it says what to click.
     """
-    deployment = connect()
-    address = deployment.outputs.notifications_url
+    deployment = changing_stripe(connect, ask=operator_key)
+    address = deployment.reachable(deployment.outputs.notifications_url)
     if not as_json:
         out.print(f"the address for Stripe's notifications: {address}")
-    secret = _typed("Signing secret (empty: leave it as it is)")
+    secret = "" if operator_key else typed("Signing secret (empty: make the event destination at Stripe)")
     if secret and not re.fullmatch(r"whsec_[A-Za-z0-9+/=_-]+", secret):
         raise OperatorError("a signing secret is written whsec_...; what was given is none")
-    if secret:
-        deployment.put_webhook_secret(secret)
+    done = _given(deployment, secret) if secret else _destined(deployment, address)
     if as_json:
-        print_json({"url": address, "secret_put": bool(secret)})
-    elif secret:
-        out.print("the signing secret is in the secret")
+        print_json({"url": address, **done.as_json()})
+    else:
+        for sentence in done.said:
+            out.print(sentence)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What came of it: the destination, if this command has seen it, and whether there is a new signing secret."""
+
+    said: tuple[str, ...]
+    secret_put: bool
+    destination: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as ``--json`` prints it."""
+        return {"secret_put": self.secret_put} | ({"destination": self.destination} if self.destination else {})
+
+
+def _given(deployment: Deployment, secret: str) -> _Told:
+    deployment.put_signing_secret(secret)
+    return _Told(("the signing secret is in its secret",), secret_put=True)
+
+
+def _destined(deployment: Deployment, address: str) -> _Told:
+    try:
+        found = destine(deployment, address)
+    except StripeNotConnectedError as error:
+        why = f"no event destination is made: {error}; --operator-key or {OPERATOR_KEY} gives another"
+        return _Told((why, f"make one for {' and '.join(EVENTS)} {IN_THE_DASHBOARD}"), secret_put=False)
+    kept = ("the signing secret is in its secret",) if found.made else ()
+    said = f"event destination {found.id} {'made' if found.made else 'exists'}"
+    return _Told((said, *kept), secret_put=found.made, destination=found.id)
 
 
 def _say(step: Step) -> None:
@@ -99,17 +142,3 @@ def _say(step: Step) -> None:
 
 def _quiet(_step: Step) -> None:
     """Say nothing."""
-
-
-def _stripe_key() -> str:
-    key = _typed("Stripe restricted key")
-    if not re.fullmatch(r"[rs]k_[A-Za-z0-9_]+", key):
-        raise OperatorError("a Stripe key is written rk_... (restricted) or sk_...; what was given is none")
-    return key
-
-
-def _typed(asked_for: str) -> str:
-    """Return what is typed without echo, or comes on stdin."""
-    if sys.stdin.isatty():
-        return str(typer.prompt(asked_for, hide_input=True, err=True, default="", show_default=False)).strip()
-    return sys.stdin.buffer.read().decode(errors="replace").strip()

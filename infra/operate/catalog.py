@@ -24,19 +24,6 @@ from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.prices import DEPLOYMENT, FINGERPRINT, PLAN, PRICE, Offer, metadata_of, offer_of
 
-RIGHTS: Final = {
-    "billing_meter_event": "write",
-    "billing_meter": "write",
-    "product": "write",
-    "plan": "write",
-    "customer": "write",
-    "subscription": "write",
-    "invoice": "read",
-    "event": "read",
-}
-"""What a restricted key must be allowed, as Stripe names it when it refuses: ``rak_<resource>_<level>``, where writing
-includes reading. Stripe calls prices ``plan``."""
-
 _MOST_LOOKUP_KEYS: Final = 10
 """In one call (Stripe API reference, "List all prices")."""
 
@@ -137,7 +124,7 @@ class Catalog:
     @classmethod
     def of(cls, deployment: Deployment) -> "Catalog":
         """Return that of a deployment, as ``app.py`` declared it when it was deployed."""
-        return cls(deployment.stripe(), meters(deployment.declared_metrics), deployment.declared_plans)
+        return cls(deployment.operators_stripe(), meters(deployment.declared_metrics), deployment.declared_plans)
 
     def difference(self) -> Difference:
         """Compare what is declared with what is at Stripe. Changes nothing."""

@@ -26,7 +26,14 @@ from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
-from metering.stripe.client import API_KEY, NO_KEY, WEBHOOK_SECRET, StripeNotConnectedError, secret_values
+from metering.stripe.client import (
+    API_KEY,
+    NO_KEY,
+    WEBHOOK_SECRET,
+    StripeForbiddenError,
+    StripeNotConnectedError,
+    secret_values,
+)
 from metering.stripe.meters import FORMULA, WINDOW, Meter, StripeMeters
 
 _CONFIG: Final = Config(
@@ -49,13 +56,15 @@ class OperatorError(Exception):
 class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is.
 
-    ``embedded_at`` is the address of the embedded AWS, if the operator asked for the stack that is deployed there.
+    ``embedded_at`` is the address of the embedded AWS, if the operator asked for the stack that is deployed there;
+    ``operator_key`` a Stripe key with the right to change things there, which is kept nowhere else.
     """
 
     client: Callable[..., Any]
     outputs: Outputs
     stack: str = "Metering"
     embedded_at: str | None = None
+    operator_key: str = ""
 
     @classmethod
     def find(cls, stack: str, session: boto3.Session, *, embedded_at: str | None = None) -> "Deployment":
@@ -158,11 +167,24 @@ class Deployment:
             self.outputs.stripe_api_base,
         )
 
+    def operators_stripe(self) -> StripeMeters:
+        """Return the deployment's meters at Stripe for who changes something there: with the operator's key, if any."""
+        return self.stripe(self.operator_key or None)
+
     def put_stripe_key(self, api_key: str) -> None:
         """Put the restricted key in the secret."""
         self._put_secret(self._secret_values() | {API_KEY: api_key})
 
-    def put_webhook_secret(self, secret: str) -> None:
+    def has_signing_secret(self) -> bool:
+        """Say whether there is a signing secret of Stripe's notifications, also beside the key, as it once was."""
+        secrets = self.client("secretsmanager")
+        try:
+            own = secrets.get_secret_value(SecretId=self.outputs.signing_secret)["SecretString"]
+        except secrets.exceptions.ResourceNotFoundException:
+            own = ""
+        return bool(own.strip() or self._secret_values().get(WEBHOOK_SECRET))
+
+    def put_signing_secret(self, secret: str) -> None:
         """Put the signing secret of Stripe's notifications in its own, and take it from beside the key, if it is there.
 
         In this order, so that at no moment there is none.
@@ -246,6 +268,8 @@ def _outputs(stack: str, described: Mapping[str, Any]) -> Outputs:
 def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
     """Put a Stripe key in the secret and make the meters that are missing; return each meter and whether it was made.
 
+    The meters are made with the operator's key, if there is one.
+
     Nothing is changed if Stripe does not take the key, or a meter of ours exists that would bill wrongly.
     """
     stripe = deployment.stripe(api_key)
@@ -255,8 +279,15 @@ def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
         raise OperatorError(f"{'; '.join(wrong)}. Nothing was changed")
     deployment.put_stripe_key(api_key)
     missing = [metric for metric, name in names.items() if name not in there]
+    maker = deployment.stripe(deployment.operator_key or api_key)
     for metric in missing:
-        stripe.create_meter(metric)
+        try:
+            maker.create_meter(metric)
+        except StripeForbiddenError as error:
+            raise OperatorError(
+                f"the key is in the secret, but may not make the meter {names[metric]}, without which its usage waits: "
+                "run this again, or 'metering stripe apply', with the operator's key"
+            ) from error
     return [{"meter": name, "metric": metric, "made": metric in missing} for metric, name in names.items()]
 
 

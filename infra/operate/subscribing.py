@@ -91,7 +91,7 @@ class Subscriber:
     def of(cls, deployment: Deployment) -> "Subscriber":
         """Return that of a deployment."""
         customers = Customers(deployment.ledger, deployment.counters)
-        return cls(deployment.stripe(), Catalog.of(deployment), customers)
+        return cls(deployment.operators_stripe(), Catalog.of(deployment), customers)
 
     def subscribe(self, customer: Customer, plan_name: str, wishes: Wishes, *, now: datetime) -> Subscribed:
         """Subscribe a customer to a plan; doing it again changes nothing.

@@ -322,7 +322,7 @@ def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
     at = int(hour.start.timestamp())
     deployment.stripe().post("requests", Posting(known_as, f"cus_{name}", 1, at, at))
     (event,) = stripe.report_errors()
-    deployment.put_webhook_secret(secret)
+    deployment.put_signing_secret(secret)
     body = str(deployment.stripe().call(lambda client: client.v2.core.events.retrieve(event)))  # JSON
     # Held meanwhile, so that a sum goes down when it turns out to be rejected.
     sent = Posting(known_as, f"cus_{name}", 1, at, at)

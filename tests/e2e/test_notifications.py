@@ -17,7 +17,7 @@ def test_a_rejected_total_is_posted_when_it_is_tried_again(deployed: Deployed) -
     deployed.customer(name, f"{name}-key", known=False)
     deployed.deliver(deployed.payload(f"{name}-key", f"{name}-key"))
     cloud.deployment.close()
-    cloud.deployment.put_webhook_secret(SIGNING_SECRET)
+    cloud.deployment.put_signing_secret(SIGNING_SECRET)
     url = cloud.deployment.reachable(cloud.outputs.notifications_url)
     unsigned = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})  # noqa: S310 - the cloud's own
     with pytest.raises(urllib.error.HTTPError, match="400"):

@@ -152,7 +152,7 @@ def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -
     deployed.deliver(deployed.payload("unknown-key"))
     deployed.cloud.deployment.close()
     assert deployed.in_ledger("customer#unknown") == (1, "POSTED")
-    deployed.cloud.deployment.put_webhook_secret("whsec_of_this_test")
+    deployed.cloud.deployment.put_signing_secret("whsec_of_this_test")
     url = deployed.cloud.deployment.reachable(deployed.cloud.outputs.notifications_url)
     deployed.cloud.stripe.set_webhook(url, "whsec_of_somebody_else")
     deployed.cloud.stripe.report_errors()

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from infra.cli.main import app as command_line
-from infra.operate.catalog import RIGHTS
+from infra.operate import rights
 from tests.conftest import ROOT
 from tests.doubles.template import Template, grants, of_type
 from tests.live.stripe_behaviours import BEHAVIOURS, Behaviour, Certainty
@@ -55,17 +55,36 @@ SETTINGS: Final = {
 }
 """What a setting of the stack is for."""
 
-USES: Final = {
-    "billing_meter_event": ("Billing meter events", "posting usage"),
-    "billing_meter": ("Billing meters", "making meters, reading what they hold"),
-    "product": ("Products", "`stripe apply`"),
-    "plan": ("Prices", "`stripe apply`"),
-    "customer": ("Customers", "`customers subscribe`"),
-    "subscription": ("Subscriptions", "`customers subscribe`"),
-    "invoice": ("Invoices", "`invoice`"),
-    "event": ("Events", "finding finalised invoices"),
+RESOURCES: Final = {
+    "billing_meter_event": "Billing meter events",
+    "billing_meter": "Billing meters",
+    "product": "Products",
+    "plan": "Prices",
+    "customer": "Customers",
+    "subscription": "Subscriptions",
+    "invoice": "Invoices",
+    "event": "Events",
+    "webhook": "Webhook endpoints",
 }
-"""What Stripe's dashboard calls a resource, and what the right is for."""
+"""What Stripe's dashboard calls a resource."""
+
+FUNCTIONS_USES: Final = {
+    "billing_meter_event": "posting usage",
+    "billing_meter": "what Stripe holds, `stripe connect`",
+    "plan": "what invoices bill, what customers pay",
+    "subscription": "who has which plan",
+    "invoice": "what invoices bill, and previews: where Stripe refuses those, give it to write",
+    "event": "finding finalised invoices, what notifications tell of",
+}
+OPERATORS_USES: Final = {
+    "billing_meter": "`stripe connect`, `stripe apply`",
+    "product": "`stripe plan`, `stripe apply`",
+    "plan": "`stripe plan`, `stripe apply`, `customers subscribe`",
+    "customer": "`customers subscribe`",
+    "subscription": "`customers subscribe`",
+    "webhook": "`stripe webhook`, `doctor`",
+}
+"""What the right is for."""
 
 _COUNTERS: Final = ("accounted#", "hour#", "late#", "object#", "unique#", "once#")
 """How partition keys of the Counters table begin; all others are the Ledger's."""
@@ -254,13 +273,22 @@ def _rings(alarm: Mapping[str, Any]) -> str:
     return f"{sign} {alarm['Threshold']:,} in {minutes} min{often}{silent}"
 
 
-def rights() -> str:
-    """Return what the restricted key must be allowed."""
-    if RIGHTS.keys() != USES.keys():
-        raise ValueError(f"RIGHTS differ from USES: {sorted(RIGHTS.keys() ^ USES.keys())}")
+def functions_rights() -> str:
+    """Return what the key in the secret must be allowed."""
+    return _rights(rights.FUNCTIONS, FUNCTIONS_USES)
+
+
+def operators_rights() -> str:
+    """Return what the key of an operator must be allowed."""
+    return _rights(rights.OPERATORS, OPERATORS_USES)
+
+
+def _rights(levels: Mapping[str, str], uses: Mapping[str, str]) -> str:
+    if levels.keys() != uses.keys():
+        raise ValueError(f"the rights differ from their uses: {sorted(levels.keys() ^ uses.keys())}")
     return table(
         ("resource in the dashboard", "in Stripe's messages", "right", "for"),
-        *((USES[name][0], f"`{name}`", right, USES[name][1]) for name, right in RIGHTS.items()),
+        *((RESOURCES[name], f"`{name}`", level, uses[name]) for name, level in levels.items()),
     )
 
 

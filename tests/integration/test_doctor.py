@@ -14,9 +14,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from infra.local.stripe.server import LocalStripe
-from infra.operate import redrive
+from infra.operate import redrive, rights
 from infra.operate.access_notes import AccessNotes, Rotation
-from infra.operate.catalog import RIGHTS
 from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
 from infra.operate.doctor import examine as doctor
@@ -24,6 +23,7 @@ from infra.operate.doctor import ledger as health_ledger
 from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor.examine import CHECKS, Line
+from infra.operate.notifications import destine
 from infra.outputs import Outputs
 from metering.layout import FAILED_BATCHES
 from metering.model.log_format import AccessLog, Api
@@ -51,7 +51,7 @@ STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
     "credentials", "clock", "stack", "version", "log role", "stages", "billed lines", "subscription",
     *["functions"] * 7, "schedules", "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters",
-    "posting", "unbilled", "subscriptions", "keys", "alarms", "API keys", "concurrency",
+    "notifications", "posting", "unbilled", "subscriptions", "keys", "alarms", "API keys", "concurrency",
 ]  # fmt: skip
 
 
@@ -101,6 +101,7 @@ class Ward:
     outputs: Outputs
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     api: str = ""
+    operator_key: str = ""
     log: AccessLog = field(default_factory=AccessLog)
     clients: dict[str, Any] = field(default_factory=dict)
 
@@ -113,7 +114,7 @@ class Ward:
     @property
     def deployment(self) -> Deployment:
         """The deployment as it stands."""
-        found = Deployment(self.client, self.outputs)
+        found = Deployment(self.client, self.outputs, operator_key=self.operator_key)
         log = {"api": self.log.api.value} | ({"caller": self.log.caller} if self.log.caller else {})
         vars(found)["declared"] = {"metrics": msgspec.to_builtins(METRICS), "plans": [], "access_log": log}
         return found
@@ -192,10 +193,11 @@ def subscribe(arn: str) -> None:
 @pytest.fixture
 def stripe() -> Iterator[LocalStripe]:
     """The local Stripe, with a key for each right that another lacks."""
-    lesser = {f"rk_test_no_{name}": {one: has for one, has in RIGHTS.items() if one != name} for name in RIGHTS}
-    with LocalStripe(
-        api_keys=["sk_test_local", "sk_live_local"], restricted_keys={"rk_test_all": RIGHTS, **lesser}
-    ) as it:
+    least = rights.FUNCTIONS
+    lesser = {f"rk_test_no_{name}": {one: has for one, has in least.items() if one != name} for name in least}
+    more = {f"rk_test_writes_{name}": {**least, name: level} for name, level in rights.OPERATORS.items()}
+    keys = {"rk_test_functions": least, "rk_test_operator": rights.OPERATORS, **lesser, **more}
+    with LocalStripe(api_keys=["sk_test_local", "sk_live_local"], restricted_keys=keys) as it:
         yield it
 
 
@@ -210,6 +212,8 @@ def ward(world: World, apigateway: Any, monkeypatch: pytest.MonkeyPatch, capsys:
     told = outputs(stripe_api_base=world.stripe.url, access_log_group=ACCESS_LOG_GROUP, alarm_topic=topic["TopicArn"])
     found = Ward(world, operator, told)
     _deploy(found, apigateway)
+    boto3.client("secretsmanager").create_secret(Name="signing-secret")
+    destine(found.deployment, told.notifications_url)
     world.ledger.progress.advance_cursor(HOUR)
     world.now = HOUR.start + timedelta(minutes=30)
     monkeypatch.setattr(Deployment, "find", lambda *_, **__: found.deployment)
@@ -308,7 +312,8 @@ def test_nothing_is_changed(ward: Ward) -> None:
     assert (after["hour_totals"], after["events"]) == (before["hour_totals"], before["events"])
     assert len(ward.world.stripe.events) == events
     written = [route for route in after["calls"] if route.startswith("POST") and not route.endswith(":id")]
-    assert set(written) - set(before["calls"]) == {"POST /v1/billing/meter_events"}
+    asked = {"POST /v1/billing/meter_events", "POST /v1/invoices/create_preview"}
+    assert set(written) - set(before["calls"]) == asked
 
 
 # --- what cannot be checked ------------------------------------------------------------------------------------------
@@ -791,22 +796,76 @@ def test_a_deployment_without_a_stripe_key_is_told(ward: Ward) -> None:
 
 def test_a_stripe_key_that_lacks_a_right_is_told_which(ward: Ward) -> None:
     """Each of them."""
-    for right, level in RIGHTS.items():
+    for right, level in rights.FUNCTIONS.items():
         put_key(f"rk_test_no_{right}")
         assert ward.of("Stripe key")[0][:2] == ("broken", f"the Stripe key lacks the right to {right} ({level})")
 
 
 def test_a_restricted_key_is_enough_and_an_unrestricted_one_too_much(ward: Ward) -> None:
     """In test mode it does no harm."""
-    put_key("rk_test_all")
-    assert ward.of("Stripe key") == [("ok", "Stripe takes the key, which has all 8 rights", "")]
+    put_key("rk_test_functions")
+    assert ward.of("Stripe key") == [("ok", "Stripe takes the key, which has all 6 rights", "")]
     put_key("sk_live_local")
     assert ward.of("Stripe key")[0][:2] == ("warning", "the Stripe key may do everything")
 
 
+@pytest.mark.parametrize("right", rights.OPERATORS)
+def test_a_restricted_key_that_may_write_more_than_usage_is_told(ward: Ward, right: str) -> None:
+    """I7: whoever takes over a function has its key; nothing is written at Stripe to find out."""
+    put_key(f"rk_test_writes_{right}")
+    ((state, said, do),) = ward.of("Stripe key")
+    assert (state, said) == ("warning", f"the Stripe key may also write {right}, which no function does")
+    assert "a restricted key with the functions' rights alone" in do
+    assert ward.world.stripe.state()["events"] == []
+    assert len(destinations(ward)) == 1
+
+
 def test_every_right_has_a_probe() -> None:
     """So that none is forgotten."""
-    assert health_stripe.PROBES.keys() == RIGHTS.keys()
+    assert health_stripe.PROBES.keys() == {*rights.FUNCTIONS.items(), *rights.OPERATORS.items()}
+
+
+def destinations(ward: Ward) -> list[str]:
+    """Return the ids of the event destinations at Stripe."""
+    listed = ward.world.meters().call(lambda client: client.v2.core.event_destinations.list())
+    return [one.id for one in listed.data]
+
+
+def test_an_address_that_stripe_does_not_know_is_told(ward: Ward) -> None:
+    """As after an update that moved it; nothing depends on it."""
+    (made,) = destinations(ward)
+    assert ward.of("notifications") == [
+        ("ok", f"Stripe sends its notifications here, by the event destination {made}", "")
+    ]
+    ward.tell(notifications_url="https://elsewhere.example.com/v1/notifications")
+    assert ward.of("notifications") == [
+        (
+            "warning",
+            "no event destination at Stripe has the address https://elsewhere.example.com/v1/notifications",
+            "metering stripe webhook",
+        )
+    ]
+
+
+def test_a_signing_secret_that_is_not_known_is_told(ward: Ward) -> None:
+    """Everything that Stripe sends would be refused."""
+    (made,) = destinations(ward)
+    put_key("sk_test_local")
+    boto3.client("secretsmanager").put_secret_value(SecretId="signing-secret", SecretString=" ")
+    assert ward.of("notifications") == [
+        ("warning", f"no signing secret is known of the event destination {made}", "metering stripe webhook")
+    ]
+    put_key(json.dumps({"api_key": "sk_test_local", "webhook_secret": "whsec_older"}))
+    assert ward.of("notifications")[0][0] == "ok"
+
+
+def test_destinations_are_looked_at_where_a_key_may(ward: Ward) -> None:
+    """The functions' may not, and that is as it should be; an operator's may."""
+    put_key("rk_test_functions")
+    assert ward.of("notifications") == []
+    ward.operator_key = "rk_test_operator"
+    assert ward.of("notifications")[0][0] == "ok"
+    assert ward.of("Stripe key")[0][0] == "ok"  # which is the one in the secret
 
 
 def test_while_stripe_does_not_answer_it_is_a_warning(ward: Ward) -> None:

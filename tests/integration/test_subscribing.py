@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from infra.local.stripe.faults import Fault
 from infra.local.stripe.server import LocalStripe
-from infra.operate.catalog import RIGHTS, Catalog, Step
+from infra.operate.catalog import Catalog, Step
 from infra.operate.customers import Customers
 from infra.operate.deployment import OperatorError
+from infra.operate.rights import FUNCTIONS, OPERATORS
 from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
@@ -25,7 +26,7 @@ from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import Offer, offer_of
 from metering.stripe.reading import Reads
-from metering.stripe.subscriptions import preview_of
+from metering.stripe.subscriptions import Offers, Terms, preview_of, running
 from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World, moment
 
@@ -41,13 +42,21 @@ STANDARD = Plan(
     ),
 )
 BASIC = Plan(name="basic", title="Basic", currency="usd", prices=(PerUnit(metric="requests", amount=2),))
-LESSER = {
-    f"rk_test_{level or 'no'}_{name}": {other: has for other, has in (RIGHTS | {name: level}).items() if has}
-    for name, needed in RIGHTS.items()
-    for level in (["read", ""] if needed == "write" else [""])
-    if (name, level) != ("billing_meter_event", "read")
-}
-"""A restricted key for each right that is missing, or only to read where it is to write."""
+OURS, THEIRS = "rk_test_operator", "rk_test_functions"
+
+
+def lesser(key: str, rights: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return a restricted key for each right that is missing, or only to read where it is to write."""
+    return {
+        f"{key}_{level or 'no'}_{name}": {other: has for other, has in {**rights, name: level}.items() if has}
+        for name, needed in rights.items()
+        for level in (["read", ""] if needed == "write" else [""])
+        if (name, level) not in {("billing_meter_event", "read"), ("webhook", "read"), ("webhook", "")}
+    }
+
+
+LESSER = lesser(OURS, OPERATORS) | lesser(THEIRS, FUNCTIONS)
+"""Of destinations for notifications other tests tell, which is all that the right to webhooks is for."""
 
 
 @pytest.fixture
@@ -59,7 +68,7 @@ def clock() -> Clock:
 @pytest.fixture
 def stripe(clock: Clock) -> Iterator[LocalStripe]:
     """The local Stripe, whose clock can be set."""
-    restricted = {"rk_test_all": RIGHTS, **LESSER}
+    restricted = {OURS: OPERATORS, THEIRS: FUNCTIONS, **LESSER}
     with LocalStripe(api_keys=[KEY], restricted_keys=restricted, now=clock) as server:
         yield server
 
@@ -362,42 +371,46 @@ def test_the_first_period_is_a_whole_interval(begin: str, interval: str, end: st
 # --- the rights of a restricted key ----------------------------------------------------------------------------------
 
 
-def everything(shop: Shop, key: str) -> None:
-    """Do all that our commands and functions do at Stripe, at a deployment of its own."""
-    meters = StripeMeters(lambda _fresh: key, key, shop.world.stripe.url)
-    catalog = Catalog(meters, ("requests", "bytes"), (STANDARD,))
-    shop.world.customer(key, f"key-{key}")
+def everything(shop: Shop, ours: str = OURS, theirs: str = THEIRS) -> None:
+    """Do all that our commands do at Stripe with one key, and the functions with another."""
+    selling = StripeMeters(lambda _fresh: ours, "Selling", shop.world.stripe.url)
+    catalog = Catalog(selling, ("requests", "bytes"), (STANDARD,))
+    shop.world.customer("selling", "key-selling")
     catalog.apply(lambda _: None)
-    customer = shop.world.ledger.holders.customers([key])[key]
+    customer = shop.world.ledger.holders.customers(["selling"])["selling"]
     customers = Customers(shop.world.ledger, shop.world.counters)
-    done = Subscriber(meters, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.world.now)
+    done = Subscriber(selling, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.world.now)
+    renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))
+    Catalog(selling, ("requests", "bytes"), (renamed,)).apply(lambda _: None)
+    meters = StripeMeters(lambda _fresh: theirs, "Selling", shop.world.stripe.url)
     event: Any = {
         "event_name": meters.event_name("requests"),
-        "identifier": key,
+        "identifier": "selling-1",
         "timestamp": int(shop.world.now.timestamp()),
         "payload": {"stripe_customer_id": done.stripe_customer, "value": "3"},
     }
     meters.call(lambda client: client.v1.billing.meter_events.create(event))
     made = meters.meters()[meters.event_name("requests")]
     assert meters.totals(made, done.stripe_customer, HOUR, HOUR.next()) == {HOUR: 3}
-    assert preview(meters, shop.world.ledger.holders.customers([key])[key])["total"] == 4902
+    assert preview(meters, shop.world.ledger.holders.customers(["selling"])["selling"])["total"] == 4902
     reader = StripeReader(meters, Reads(10))
     list(reader.became_final(int((HOUR.start - timedelta(days=1)).timestamp()), int(HOUR.end.timestamp())))
     assert reader.is_billed(done.stripe_customer, "requests")
-    renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))
-    Catalog(meters, ("requests", "bytes"), (renamed,)).apply(lambda _: None)
+    subscription = running(meters, done.stripe_customer)
+    assert subscription is not None
+    assert Terms.of(subscription, Offers(meters)).plans == ("standard",)
 
 
 def test_the_listed_rights_are_enough(shop: Shop) -> None:
     """With these, and no other one, everything is done that we do at Stripe."""
-    everything(shop, "rk_test_all")
+    everything(shop)
 
 
 @pytest.mark.parametrize("key", LESSER)
 def test_each_listed_right_is_needed(shop: Shop, key: str) -> None:
     """Without it, or with reading alone where writing is listed, something is refused."""
     with pytest.raises(StripeNotConnectedError, match="the Stripe key lacks a right"):
-        everything(shop, key)
+        everything(shop, **{"ours" if key.startswith(OURS) else "theirs": key})
 
 
 # --- both sides price alike ------------------------------------------------------------------------------------------

@@ -78,6 +78,10 @@ class StripeNotConnectedError(StripeUnavailableError):
     """No call can succeed before an operator acts: there is no key, or it lacks the right."""
 
 
+class StripeForbiddenError(StripeNotConnectedError):
+    """The key lacks the right to this call."""
+
+
 class MeterMissingError(StripeUnavailableError):
     """No total of this metric can be posted before an operator makes its meter; other metrics are not concerned."""
 
@@ -126,7 +130,7 @@ class StripeAccount:
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
             raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
         except stripe.PermissionError as error:
-            raise StripeNotConnectedError(
+            raise StripeForbiddenError(
                 "the Stripe key lacks a right: infra/operate/README.md lists those it needs"
             ) from error
         except stripe.InvalidRequestError as error:

@@ -34,6 +34,7 @@ CHECKS: Final[dict[str, Check]] = {
     "dead letters": health_ledger.check_dead_letters,
     "Stripe key": health_stripe.check_stripe_key,
     "meters": health_stripe.check_meters,
+    "notifications": health_stripe.check_notifications,
     "posting": health_ledger.check_posting,
     "unbilled": health_ledger.check_standing,
     "subscriptions": health_subscriptions.check_subscriptions,

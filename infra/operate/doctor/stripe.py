@@ -5,50 +5,66 @@ from datetime import datetime
 from functools import partial
 from typing import Final, Literal
 
-from stripe import PermissionError as StripePermissionError
 from stripe import StripeClient
 
-from infra.operate.catalog import RIGHTS
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
-from metering.stripe.client import StripeNotConnectedError, StripeRejectedError
+from infra.operate.notifications import destination_of
+from infra.operate.rights import FUNCTIONS, OPERATORS
+from metering.stripe.client import StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
 
 _CONNECT: Final = "metering stripe connect, with a key that has the rights that infra/operate/README.md lists"
+_LESS: Final = (
+    "make a restricted key with the functions' rights alone, which infra/operate/README.md lists, for metering stripe "
+    "connect, and give the one with more to the commands that need it"
+)
 
-PROBES: Final[dict[str, tuple[Literal["get", "post"], str]]] = {
-    "billing_meter_event": ("post", "/v1/billing/meter_events"),
-    "billing_meter": ("post", "/v1/billing/meters/mtr_metering_doctor"),
-    "product": ("post", "/v1/products/metering-doctor"),
-    "plan": ("post", "/v1/prices/price_metering_doctor"),
-    "customer": ("post", "/v1/customers/cus_meteringdoctor"),
-    "subscription": ("post", "/v1/subscriptions/sub_meteringdoctor"),
-    "invoice": ("get", "/v1/invoices?limit=1"),
-    "event": ("get", "/v1/events?limit=1"),
+_READ: Final = "read"
+
+Probe = tuple[Literal["get", "post"], str]
+
+PROBES: Final[dict[tuple[str, str], Probe]] = {
+    ("billing_meter_event", "write"): ("post", "/v1/billing/meter_events"),
+    ("billing_meter", _READ): ("get", "/v1/billing/meters?limit=1"),
+    ("billing_meter", "write"): ("post", "/v1/billing/meters/mtr_metering_doctor"),
+    ("product", "write"): ("post", "/v1/products/metering-doctor"),
+    ("plan", _READ): ("get", "/v1/prices?limit=1"),
+    ("plan", "write"): ("post", "/v1/prices/price_metering_doctor"),
+    ("customer", "write"): ("post", "/v1/customers/cus_meteringdoctor"),
+    ("subscription", _READ): ("get", "/v1/subscriptions?limit=1"),
+    ("subscription", "write"): ("post", "/v1/subscriptions/sub_meteringdoctor"),
+    ("invoice", _READ): ("post", "/v1/invoices/create_preview"),  # which is what must not be refused
+    ("event", _READ): ("get", "/v1/events?limit=1"),
+    ("webhook", "write"): ("post", "/v2/core/event_destinations"),
 }
 """A call that needs each of the rights and can change nothing: it asks for a change of what is not there, or leaves out
 what is needed. Stripe refuses it with 403 for want of the right, and with 404 or 400 where the key has it."""
 
 
 def check_stripe_key(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
-    """See that there is a key, that Stripe takes it, and that it has each right."""
+    """See that there is a key, that Stripe takes it, and that it has the rights the functions need, and no more."""
     stripe = deployment.stripe()
     try:
         key = stripe.key()
-        lacking = [f"{right} ({level})" for right, level in RIGHTS.items() if not _has(stripe, right)]
+        lacking = [f"{right} ({level})" for right, level in FUNCTIONS.items() if not _has(stripe, right, level)]
+        is_restricted = not key.startswith("sk_")
+        needless = [right for right in OPERATORS if is_restricted and _has(stripe, right, "write")]
     except StripeNotConnectedError as error:
         yield broken(str(error), _CONNECT)
         return
     if lacking:
         yield broken(f"the Stripe key lacks the right to {', '.join(lacking)}", _CONNECT)
     elif key.startswith("sk_live_"):
-        yield warning("the Stripe key may do everything", f"{_CONNECT}, and no others")
+        yield warning("the Stripe key may do everything", _LESS)
+    elif needless:
+        yield warning(f"the Stripe key may also write {', '.join(needless)}, which no function does", _LESS)
     else:
-        yield ok(f"Stripe takes the key, which has all {len(RIGHTS)} rights")
+        yield ok(f"Stripe takes the key, which has all {len(FUNCTIONS)} rights")
 
 
-def _has(stripe: StripeMeters, right: str) -> bool:
-    method, path = PROBES[right]
+def _has(stripe: StripeMeters, right: str, level: str) -> bool:
+    method, path = PROBES[right, level]
 
     def ask(client: StripeClient) -> None:
         client.raw_request(method, path)
@@ -57,11 +73,26 @@ def _has(stripe: StripeMeters, right: str) -> bool:
         stripe.call(ask)
     except StripeRejectedError:  # there is no such thing, or something is missing
         return True
-    except StripeNotConnectedError as error:
-        if isinstance(error.__cause__, StripePermissionError):
-            return False
-        raise
+    except StripeForbiddenError:
+        return False
     return True
+
+
+def check_notifications(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See that Stripe sends its notifications here, where the key may see that: the operator's, or the functions'."""
+    url, do = deployment.reachable(deployment.outputs.notifications_url), "metering stripe webhook"
+    try:
+        found = destination_of(deployment.operators_stripe(), url)
+    except StripeForbiddenError:
+        return  # the functions' key need not, and nothing depends on them
+    if found is None:
+        yield warning(f"no event destination at Stripe has the address {url}", do)
+    elif found.status != "enabled":
+        yield warning(f"the event destination {found.id} is {found.status}", "enable it in Stripe's dashboard")
+    elif not deployment.has_signing_secret():
+        yield warning(f"no signing secret is known of the event destination {found.id}", do)
+    else:
+        yield ok(f"Stripe sends its notifications here, by the event destination {found.id}")
 
 
 def check_meters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:

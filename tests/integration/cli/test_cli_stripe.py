@@ -1,16 +1,31 @@
 """The connection to Stripe, by commands."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
 import stripe as stripe_sdk
 
+from infra.local.stripe.server import LocalStripe
+from infra.operate import rights
 from metering.stripe import client as stripe_client
 from tests.doubles.outputs import outputs
 from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result, put_secret, secret
 from tests.integration.world import World
+
+FUNCTIONS, OPERATORS = "rk_test_functions", "rk_test_operators_k3yvalue"
+ADDRESS = "https://api.example.com/v1/notifications"
+EVENTS = ["v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"]
+
+
+@pytest.fixture
+def stripe() -> Iterator[LocalStripe]:
+    """The local Stripe, with the two keys that a deployment is to have."""
+    keys = {FUNCTIONS: rights.FUNCTIONS, OPERATORS: rights.OPERATORS}
+    with LocalStripe(api_keys=[KEY], restricted_keys=keys) as server:
+        yield server
 
 
 def test_connecting_puts_the_key_and_makes_the_meters_that_are_missing(
@@ -127,3 +142,184 @@ def test_a_stripe_that_cannot_be_reached_is_said_in_a_sentence(
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert "APIConnectionError" in result.err
     assert secret() is None
+
+
+# --- two keys --------------------------------------------------------------------------------------------------------
+
+
+def other(deployed: World, cloudformation: CloudFormation) -> None:
+    """Add a stack whose meters are not at Stripe."""
+    told = outputs(deployment="Other", stripe_api_base=deployed.stripe.url, notifications_url=ADDRESS)
+    cloudformation.add("Other", **told.written())
+    boto3.client("secretsmanager").create_secret(Name="signing-secret")
+
+
+def everything(result: Result) -> str:
+    """Return all that a user sees."""
+    return result.out + result.err
+
+
+def test_the_operators_key_makes_meters_and_is_not_kept(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: the functions' key is in the secret, and could not."""
+    other(deployed, cloudformation)
+    refused = metering("stripe", "connect", "--stack", "Other", stdin=FUNCTIONS)
+    assert refused.code == 1
+    assert "the key is in the secret, but may not make the meter Other_requests" in refused.err
+    monkeypatch.setenv("STRIPE_OPERATOR_KEY", OPERATORS)
+    made = metering("stripe", "connect", "--stack", "Other", stdin=FUNCTIONS)
+    assert made.out == "the key is in the secret\nmeter Other_requests made\nmeter Other_bytes made\n"
+    assert json.loads(secret() or "") == {"api_key": FUNCTIONS}
+    assert OPERATORS not in everything(made)
+
+
+@pytest.mark.parametrize("command", [("stripe", "plan"), ("stripe", "apply"), ("customers", "subscribe", "acme", "p")])
+def test_a_command_that_changes_something_at_stripe_says_how_to_give_a_key(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, command: tuple[str, ...]
+) -> None:
+    """The functions' lacks the right; the operator's comes by the environment, or is typed."""
+    other(deployed, cloudformation)
+    plan = {
+        "name": "p",
+        "title": "P",
+        "currency": "usd",
+        "prices": [{"type": "per_unit", "metric": "requests", "amount": 1}],
+    }
+    declared = {"metrics": [{"type": "count", "name": "requests"}], "plans": [plan]}
+    cloudformation.templates["Other"] = {"Metadata": {"Metering": declared}}
+    deployed.customer("acme", "key1")
+    put_secret(api_key=FUNCTIONS)
+    if command[0] == "customers":
+        metering("stripe", "apply", "--stack", "Other", "--operator-key", stdin=OPERATORS)
+    refused = metering(*command, "--stack", "Other")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("error: the Stripe key lacks a right: ")
+    assert refused.err.endswith("another key: --operator-key, STRIPE_OPERATOR_KEY\n")
+    done = metering(*command, "--stack", "Other", "--operator-key", stdin=f"{OPERATORS}\n")
+    assert "lacks a right" not in everything(done)
+    assert OPERATORS not in everything(done)
+    assert json.loads(secret() or "") == {"api_key": FUNCTIONS}
+
+
+@pytest.mark.usefixtures("deployed")
+def test_what_is_no_operators_key_is_refused(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: without repeating it."""
+    typed = metering("stripe", "apply", "--operator-key", stdin="k3yvalue")
+    assert typed.err == "error: a Stripe key is written rk_... (restricted) or sk_...; what was given is none\n"
+    monkeypatch.setenv("STRIPE_OPERATOR_KEY", "k3yvalue")
+    told = metering("stripe", "apply")
+    assert told.err == "error: a Stripe key is written rk_... (restricted) or sk_...; STRIPE_OPERATOR_KEY is none\n"
+
+
+# --- Stripe's notifications ------------------------------------------------------------------------------------------
+
+
+def signing_secret() -> str:
+    """Return what is in the secret of its own; nothing if there is no value."""
+    secrets: Any = boto3.client("secretsmanager")
+    try:
+        return str(secrets.get_secret_value(SecretId="signing-secret")["SecretString"])
+    except secrets.exceptions.ResourceNotFoundException:
+        return ""
+
+
+def destinations(world: World) -> list[tuple[str | None, list[str], str]]:
+    """Return the address, the events and the payload style of each event destination at Stripe."""
+    client = stripe_sdk.StripeClient(KEY, base_addresses={"api": world.stripe.url})
+    listed = client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]}).auto_paging_iter()
+    return [(to.webhook_endpoint.url, to.enabled_events, to.event_payload) for to in listed if to.webhook_endpoint]
+
+
+def test_the_event_destination_is_made_once_with_its_secret(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: the secret goes from Stripe to its place, and is not printed; what stood beside the key is taken away."""
+    other(deployed, cloudformation)
+    put_secret(api_key=FUNCTIONS, webhook_secret="whsec_older")
+    monkeypatch.setenv("STRIPE_OPERATOR_KEY", OPERATORS)
+    made = metering("stripe", "webhook", "--stack", "Other")
+    assert (made.code, made.err) == (0, "")
+    assert made.out.splitlines() == [
+        f"the address for Stripe's notifications: {ADDRESS}",
+        "event destination ed_test_00000000000001 made",
+        "the signing secret is in its secret",
+    ]
+    assert signing_secret().startswith("whsec_")
+    assert signing_secret() not in made.out
+    assert json.loads(secret() or "") == {"api_key": FUNCTIONS}
+    before = signing_secret()
+    again = metering("stripe", "webhook", "--stack", "Other", "--json")
+    assert again.json() == {"url": ADDRESS, "secret_put": False, "destination": "ed_test_00000000000001"}
+    assert destinations(deployed) == [(ADDRESS, EVENTS, "thin")]
+    assert signing_secret() == before
+
+
+def test_a_destination_is_found_among_many(deployed: World, cloudformation: CloudFormation, metering: Metering) -> None:
+    """Whoever else has some in the account."""
+    other(deployed, cloudformation)
+    put_secret(api_key=KEY)
+    client = stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url})
+    for number in range(45):
+        hook: Any = {
+            "name": "another",
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "enabled_events": EVENTS,
+            "webhook_endpoint": {"url": ADDRESS if number == 44 else f"https://example.com/{number}"},
+        }
+        client.v2.core.event_destinations.create(hook)
+    lost = metering("stripe", "webhook", "--stack", "Other")
+    assert lost.code == 1
+    assert "no signing secret is here. Stripe shows a signing secret only once: roll it there" in lost.err
+    assert len(destinations(deployed)) == 45
+    given = metering("stripe", "webhook", "--stack", "Other", stdin="whsec_rolled")
+    assert given.out.endswith("the signing secret is in its secret\n")
+    assert signing_secret() == "whsec_rolled"
+    assert metering("stripe", "webhook", "--stack", "Other").code == 0
+
+
+def test_a_destination_that_would_not_do_is_told(
+    deployed: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """It wants too little."""
+    other(deployed, cloudformation)
+    put_secret(api_key=KEY)
+    wrong: Any = {
+        "name": "by hand",
+        "type": "webhook_endpoint",
+        "event_payload": "thin",
+        "enabled_events": EVENTS[:1],
+        "webhook_endpoint": {"url": ADDRESS},
+    }
+    stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url}).v2.core.event_destinations.create(wrong)
+    told = metering("stripe", "webhook", "--stack", "Other")
+    assert told.code == 1
+    assert "wanted are thin payloads of v1.billing.meter.error_report_triggered, v1.billing.meter.no_meter" in told.err
+
+
+@pytest.mark.parametrize("key", [FUNCTIONS, ""])
+def test_without_the_right_it_is_said_what_to_click(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, key: str
+) -> None:
+    """As it always could be done; or without a key at all."""
+    other(deployed, cloudformation)
+    put_secret(**({"api_key": key} if key else {}))
+    told = metering("stripe", "webhook", "--stack", "Other")
+    assert told.code == 0
+    address, why, how = told.out.splitlines()
+    assert address.endswith(ADDRESS)
+    assert why.startswith("no event destination is made: the ")
+    assert "Create new destination" in how
+    assert metering("stripe", "webhook", "--stack", "Other", "--json").json() == {"url": ADDRESS, "secret_put": False}
+    assert destinations(deployed) == []
+
+
+def test_what_is_no_signing_secret_is_refused(
+    deployed: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """I8: without repeating it."""
+    other(deployed, cloudformation)
+    told = metering("stripe", "webhook", "--stack", "Other", stdin="sk_k3yvalue")
+    assert (told.code, told.err) == (1, "error: a signing secret is written whsec_...; what was given is none\n")
+    assert signing_secret() == ""

@@ -1,0 +1,87 @@
+"""The event destination at Stripe that sends its notifications here: made by the API, once, with its signing secret."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from stripe.v2.core import EventDestination
+
+from infra.operate.deployment import Deployment, OperatorError
+from metering.stripe.meters import StripeMeters
+from metering.stripe.prices import DEPLOYMENT
+from metering.stripe.webhooks import ERROR_REPORT, NO_METER_FOUND
+
+EVENTS: Final = (ERROR_REPORT, NO_METER_FOUND)
+
+IN_THE_DASHBOARD: Final = (
+    "in Stripe's dashboard, Workbench, Webhooks, 'Create new destination': these two events, the payload style 'Thin' "
+    "under 'Show advanced options', and this address as a webhook endpoint; then give its signing secret to 'metering "
+    "stripe webhook'"
+)
+"""How a destination is made by hand (Stripe, "Record usage for billing with the API", "Listen to events")."""
+
+ROLL: Final = (
+    "Stripe shows a signing secret only once: roll it there ('Roll secret') and give it to this command, or delete the "
+    "destination and run this again"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Destined:
+    """The destination that there is now, and whether it was made."""
+
+    id: str
+    made: bool
+
+
+def destine(deployment: Deployment, url: str) -> Destined:
+    """Have Stripe send its notifications to an address, and keep what it signs them with; once more changes nothing.
+
+    Raises OperatorError for a destination that is there and would not do, or whose signing secret is not here; and
+    StripeNotConnectedError where the key may not make one. If the process dies between Stripe's answer and the secret,
+    the next run says how to go on.
+    """
+    stripe = deployment.operators_stripe()
+    there = destination_of(stripe, url)
+    if there is None:
+        return _make(deployment, stripe, url)
+    if there.status != "enabled" or there.event_payload != "thin" or not {*EVENTS} <= {*there.enabled_events}:
+        raise OperatorError(
+            f"the event destination {there.id} has this address and is {there.status}, with {there.event_payload} "
+            f"payloads of {', '.join(there.enabled_events)}: wanted are thin payloads of {', '.join(EVENTS)}. Change "
+            "it in Stripe's dashboard, or delete it there and run this again"
+        )
+    if not deployment.has_signing_secret():
+        raise OperatorError(f"the event destination {there.id} has this address, but no signing secret is here. {ROLL}")
+    return Destined(there.id, made=False)
+
+
+def destination_of(stripe: StripeMeters, url: str) -> EventDestination | None:
+    """Return the event destination of an address, or None."""
+
+    def find(client: Any) -> EventDestination | None:
+        listed = client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]})
+        every = listed.auto_paging_iter()
+        return next((one for one in every if one.webhook_endpoint and one.webhook_endpoint.url == url), None)
+
+    return stripe.call(find)
+
+
+def _make(deployment: Deployment, stripe: StripeMeters, url: str) -> Destined:
+    made = stripe.call(
+        lambda client: client.v2.core.event_destinations.create(
+            {
+                "name": f"Usage metering of {stripe.deployment}"[:100],
+                "type": "webhook_endpoint",
+                "event_payload": "thin",
+                "enabled_events": list(EVENTS),
+                "webhook_endpoint": {"url": url},
+                "metadata": {DEPLOYMENT: stripe.deployment},
+                "include": ["webhook_endpoint.signing_secret"],
+            }
+        )
+    )
+    secret = made.webhook_endpoint and made.webhook_endpoint.signing_secret
+    if not secret:
+        raise OperatorError(f"the event destination {made.id} is made, but Stripe told no signing secret. {ROLL}")
+    deployment.put_signing_secret(secret)
+    return Destined(made.id, made=True)
