@@ -129,4 +129,6 @@ def waiting(look: Look) -> list[str]:
         said.append(f"{look.set_aside}{more} batches have something set aside: 'metering set-aside list'")
     if look.rejected:
         said.append(f"{look.rejected} customers' hours were rejected by Stripe: 'metering rejected list'")
+    if look.unbilled:
+        said.append(f"{look.unbilled:,} customers' hours of the last 35 days nobody pays: 'metering doctor'")
     return said

@@ -1,9 +1,9 @@
 """Who uses how much just now, what it costs, and what waits for a person.
 
 A look reads the running hour's counters (16 queries), and who holds the keys that it has not met in the last minute (a
-hundred in a read). Once a minute it also reads what was rejected (16 queries of an index), and up to
-:data:`MOST_SET_ASIDE` batches of those that were set aside. For each customer that is shown it asks Stripe once an hour
-which plan it is on, and reads what it has used in the period before: its rows in one query, and up to
+hundred in a read). Once a minute it also reads what was rejected (16 queries of an index), what nobody pays (one item),
+and up to :data:`MOST_SET_ASIDE` batches of those that were set aside. For each customer that is shown it asks Stripe
+once an hour which plan it is on, and reads what it has used in the period before: its rows in one query, and up to
 :data:`MOST_OPEN` hours' counters that are in no row yet. Nothing is ever scanned.
 
 **What the running hour costs** is the price at the margin: what the plan asks for all of the period's usage with this
@@ -99,6 +99,7 @@ class Look:
     unmapped: Sequence[Busy]
     set_aside: int
     rejected: int
+    unbilled: int
     notes: Sequence[str]
 
     @property
@@ -129,6 +130,7 @@ class Look:
             "unmapped": [one.as_json("key") for one in self.unmapped],
             "set_aside_batches": self.set_aside,
             "rejected_hours": self.rejected,
+            "unbilled_hours": self.unbilled,
             "notes": list(self.notes),
         }
 
@@ -155,6 +157,7 @@ class Top:
     _standing_at: datetime | None = None
     _set_aside: int = 0
     _rejected: int = 0
+    _unbilled: int = 0
     _holdings: dict[str, Holding] = field(default_factory=dict)
     _subscribed: dict[str, _Subscribed | None] = field(default_factory=dict)
     _used: dict[tuple[str, Hour], Counter[str]] = field(default_factory=dict)
@@ -202,6 +205,7 @@ class Top:
             unmapped=sorted((busy for busy in keys if not busy.customer and not busy.reason), key=_busiest),
             set_aside=self._set_aside,
             rejected=self._rejected,
+            unbilled=self._unbilled,
             notes=self._notes,
         )
 
@@ -215,6 +219,8 @@ class Top:
         self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
         self._set_aside = self._count_set_aside()
         self._rejected = self.deployment.ledger.rows.rejected_count(most=MOST_REJECTED)
+        nobody_pays = self.deployment.ledger.agreements.looks().hours()
+        self._unbilled = sum(hours for why, hours in nobody_pays.items() if not why.is_agreed)
 
     def _count_set_aside(self) -> int:
         """Return how many batches have something left, of the first ones that were set aside, or failed for good."""

@@ -22,7 +22,9 @@ from metering.model.metrics import Count, Sum
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
 from metering.model.subjects import customer
+from metering.model.unbilled import WhyUnbilled
 from metering.model.usage_row import State
+from metering.stores.agreements import Looks, Unpaid
 from tests.doubles.clock import Clock
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
@@ -254,7 +256,7 @@ def test_usage_that_names_its_customer_is_the_customers(scene: Scene) -> None:
 
 
 def test_what_waits_for_a_person_is_counted_once_a_minute(scene: Scene) -> None:
-    """Batches of which something was set aside, and customers' hours that Stripe rejected."""
+    """Batches of which something was set aside, and customers' hours that Stripe rejected, or that nobody pays."""
     top = scene.top()
     assert (top.look(scene.world.now).set_aside, top.look(scene.world.now).rejected) == (0, 0)
     scene.world.customer("acme", stripe_customer="cus_acme")
@@ -264,11 +266,13 @@ def test_what_waits_for_a_person_is_counted_once_a_minute(scene: Scene) -> None:
     row = scene.world.ledger.rows.at(HOUR, [customer("acme")])[customer("acme")]
     lost = {name: msgspec.structs.replace(total, state=State.REJECTED) for name, total in row.totals.items()}
     scene.world.ledger.rows.save(row.with_totals(lost))
+    scene.world.ledger.agreements.save_looks(Looks(before={WhyUnbilled.ENDED: Unpaid(1200, 3, ("acme",))}))
     look = top.look(scene.world.now)
-    assert (look.set_aside, look.rejected) == (1, 1)
+    assert (look.set_aside, look.rejected, look.unbilled) == (1, 1, 1200)
     out = scene.operator.run("top").out
     assert "1 batches have something set aside: 'metering set-aside list'" in out
     assert "1 customers' hours were rejected by Stripe: 'metering rejected list'" in out
+    assert "1,200 customers' hours of the last 35 days nobody pays: 'metering doctor'" in out
 
 
 def test_the_command_prints_one_document(scene: Scene) -> None:
@@ -304,6 +308,7 @@ def test_the_command_prints_one_document(scene: Scene) -> None:
         "unmapped": [{"key": "nobodys", "customer": None, "per_second": 0.005, "quantities": {"requests": 9}}],
         "set_aside_batches": 0,
         "rejected_hours": 0,
+        "unbilled_hours": 0,
         "notes": [],
     }
 
