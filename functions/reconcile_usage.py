@@ -20,6 +20,7 @@ from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconc
 from metering.billing.standing import standing
 from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
+from metering.model.read_allotment import A_SECOND, ReadAllotment
 from metering.model.usage_row import WhyHeld
 from metering.settings import ReconcileUsageSettings
 from metering.signals import Signal
@@ -27,7 +28,8 @@ from metering.stores import aws
 from metering.stores.changes import Changes
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
-from metering.stores.switch import PostingSwitch
+from metering.stores.read_budget import ReadBudget
+from metering.stores.switch import PostingSwitch, Switch
 from metering.stores.table import RowChangedError
 from metering.stripe.client import StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
@@ -48,7 +50,6 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     time = timedelta(milliseconds=context.get_remaining_time_in_millis()) - _MARGIN
     parts = _parts()
     posting = parts.switch.read()
-    first = posting.first
     found = standing(parts.ledger.rows, Hour.parse(posting.since) if posting.since else None, start)
     stand: dict[str, Any] = {
         "rejected": found.rejected,
@@ -57,24 +58,7 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "too_old": found.held[WhyHeld.TOO_OLD],
     }
     _tell(stand)  # before Stripe is asked for anything: nothing that fails then is to hide it
-    carried, compared = Carried(), Reconciled()
-    if first is None and posting.since:  # a pause: what becomes final meanwhile is noted, by reads alone
-        reader = StripeReader(parts.meters, Reads(parts.stripe_calls))
-        noter = Noter(parts.ledger, parts.changes, reader, Hour.parse(posting.since), _clock, start + time)
-        try:
-            carried.invoices = sum(noter.note())
-        except (StripeUnavailableError, OutOfBudgetError, RowChangedError) as error:
-            logger.warning("the next run goes on", reason=str(error))
-    if first is not None:
-        try:
-            reads = Reads(parts.stripe_calls // 2)  # and what is left of it is for comparing, too
-            reader = StripeReader(parts.meters, reads)
-            carried = Carrier(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
-            Looker(parts.ledger, parts.changes, reader, first, _clock, start + time / 2).run()
-            reads.most = parts.stripe_calls
-            compared = Reconciler(parts.ledger, parts.changes, reader, first, _clock, start + time).run()
-        except StripeUnavailableError as error:
-            logger.warning("Stripe cannot be asked", reason=str(error))
+    carried, compared = _look(parts, posting, start, start + time) if posting.since else (Carried(), Reconciled())
     nobody_pays = parts.ledger.agreements.looks().hours()
     did: dict[str, Any] = {
         "invoices": carried.invoices,
@@ -83,13 +67,57 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         "unbilled": sum(hours for why, hours in nobody_pays.items() if not why.is_agreed),
         "before_subscription": sum(hours for why, hours in nobody_pays.items() if why.is_agreed),
         "customers": compared.customers,
+        "odd": carried.odd + len(compared.odd),
         "posted_again": compared.count(POSTED_AGAIN),
         "differing": compared.count(STAYS) + carried.doubtful,
         "round_over": compared.round_over,
+        "cut_short": carried.cut_short or compared.cut_short,
     }
     _tell(did)
     logger.info("run finished", **stand, **did)
     return stand | did
+
+
+def _look(parts: "Parts", posting: Switch, start: datetime, deadline: datetime) -> tuple[Carried, Reconciled]:
+    """Carry, look who pays, and compare, with what reads there are; return what was done, however far it got.
+
+    A half of what comes in is for comparing in any case, but not what is kept for the invoices of another hour. While
+    posting pauses, the invoices that become final are noted, and that is all.
+    """
+    allotment = parts.budget.allotment
+    taken = parts.budget.take(int(A_SECOND * (deadline - start).total_seconds()), start)
+    leaving = max(0, allotment.kept_for_invoices - parts.budget.left(start))
+    own = allotment.an_hour // 2
+
+    def seconds_left() -> float:
+        return (deadline - _clock()).total_seconds()
+
+    reads = Reads(max(0, taken - own), seconds_left=seconds_left)
+    reader = StripeReader(parts.meters, reads)
+    half = start + (deadline - start) / 2
+    try:
+        if posting.first is None:
+            noter = Noter(parts.ledger, parts.changes, reader, Hour.parse(posting.since), _clock, deadline)
+            return _note(noter), Reconciled()
+        carried = Carrier(parts.ledger, parts.changes, reader, posting.first, _clock, half).run()
+        try:
+            Looker(parts.ledger, parts.changes, reader, posting.first, _clock, half).run()
+        except StripeUnavailableError as error:
+            carried.cut_short = str(error)
+        reads.most = min(taken, max(reads.made + own, taken - leaving))
+        return carried, Reconciler(parts.ledger, parts.changes, reader, posting.first, _clock, deadline).run()
+    finally:
+        parts.budget.note(reads.made - taken, start)
+
+
+def _note(noter: Noter) -> Carried:
+    noted = Carried()
+    try:
+        for invoices in noter.note():
+            noted.invoices += invoices
+    except (StripeUnavailableError, OutOfBudgetError, RowChangedError) as error:
+        noted.cut_short = str(error)
+    return noted
 
 
 def _clock() -> datetime:
@@ -100,7 +128,7 @@ def _clock() -> datetime:
 class Parts:
     """What the function works with, made once in a process."""
 
-    stripe_calls: int
+    budget: ReadBudget
     ledger: Ledger
     changes: Changes
     switch: PostingSwitch
@@ -114,7 +142,7 @@ def _parts() -> Parts:
     key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
     counters = Counters(dynamodb, settings.counters_table)
     return Parts(
-        int(settings.stripe_calls),
+        ReadBudget(dynamodb, settings.ledger_table, ReadAllotment(int(settings.stripe_reads_a_month))),
         Ledger(dynamodb, settings.ledger_table),
         Changes(dynamodb, settings.ledger_table, counters),
         PostingSwitch(dynamodb, settings.ledger_table),

@@ -68,6 +68,9 @@ class Outputs:
     stripe_api_base: str
     """The address of Stripe's API."""
 
+    stripe_reads_a_month: str
+    """How many reads in 30 days Stripe allots, in digits."""
+
     deployment: str
     """What the names of Stripe's meters begin with."""
 

@@ -87,14 +87,14 @@ class PostUsageSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ReconcileUsageSettings(_Settings):
-    """What ``reconcile_usage`` needs; ``stripe_calls`` is how many calls one run may make to Stripe."""
+    """What ``reconcile_usage`` needs; ``stripe_reads_a_month`` is what Stripe allots."""
 
     counters_table: str
     ledger_table: str
     deployment: str
     stripe_secret: str
     stripe_api_base: str
-    stripe_calls: str
+    stripe_reads_a_month: str
 
 
 @dataclass(frozen=True, slots=True)

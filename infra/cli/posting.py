@@ -185,28 +185,36 @@ def reconcile(
     """Compare counters, ledger and Stripe, and post again what differs.
 
     Hour by hour for the last two days, and where a day differs further back, its hours. Of all customers only what
-    differs is shown. Exits with 1 if a difference stays. Stripe may take some minutes to show what was posted.
+    differs is shown. Exits with 1 if a difference stays, or Stripe does not say what it holds of somebody. Stripe may
+    take some minutes to show what was posted.
     """
     deployment = connect()
     only = known_customer(deployment.ledger, customer_id) if customer_id else None
     on = deployment.switch.read().on
     if on:
         posting.carry(deployment, now=now())
-    compared, rows = posting.reconcile(deployment, only, now=now(), progress=progress("asking Stripe", as_json))
-    staying = [row for row in rows if row.difference and (on or row.what != NOT_POSTED)]
+    looked = posting.reconcile(deployment, only, now=now(), progress=progress("asking Stripe", as_json))
+    staying = [row for row in looked.rows if row.difference and (on or row.what != NOT_POSTED)]
     if as_json:
         print_json(
             {
                 "posting": on,
-                "compared": compared,
+                "compared": looked.compared,
                 "differing": len(staying),
-                "rows": [asdict(row) | {"difference": row.difference} for row in rows],
+                "rows": [asdict(row) | {"difference": row.difference} for row in looked.rows],
+                "not_compared": looked.odd,
+                "reads": looked.reads,
             }
         )
     else:
-        _show_rows(rows)
-        err.print(f"{compared:,} totals compared, {len(staying):,} differ" + ("" if on else "; posting is off"))
-    if staying:
+        _show_rows(looked.rows)
+        for name, answer in looked.odd.items():
+            err.print(f"{name} is not compared, since Stripe answers: {answer}")
+        err.print(
+            f"{looked.compared:,} totals compared by {looked.reads:,} reads at Stripe, {len(staying):,} differ"
+            + ("" if on else "; posting is off")
+        )
+    if staying or looked.odd:
         raise typer.Exit(1)
 
 

@@ -19,11 +19,13 @@ from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, decode
 from metering.model.prices import Plan
 from metering.model.prices import decode as decode_plans
+from metering.model.read_allotment import ReadAllotment
 from metering.stores.attribution import Attribution, Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
+from metering.stores.read_budget import ReadBudget
 from metering.stores.set_aside import SetAside
 from metering.stores.switch import PostingSwitch
 from metering.stripe.client import (
@@ -120,6 +122,12 @@ class Deployment:
     def ledger(self) -> Ledger:
         """The Ledger table."""
         return Ledger(self.client("dynamodb"), self.outputs.ledger_table)
+
+    @cached_property
+    def read_budget(self) -> ReadBudget:
+        """What is left of the reads that Stripe allots."""
+        allotment = ReadAllotment(int(self.outputs.stripe_reads_a_month))
+        return ReadBudget(self.client("dynamodb"), self.outputs.ledger_table, allotment)
 
     @cached_property
     def declared(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from metering.stores.holders import Customer
 from metering.stores.marks import new_mark
 from metering.stores.switch import Switch
 from metering.stores.table import RowChangedError
+from metering.stripe.client import StripeRejectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
 
@@ -130,40 +131,60 @@ class Row:
         return self.stripe - self.ledger
 
 
-def reconcile(
-    deployment: Deployment, only: Customer | None, *, now: datetime, progress: Progress
-) -> tuple[int, list[Row]]:
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look found: how many totals it compared, and how those stand now that differed; of one customer, all."""
+
+    compared: int
+    rows: list[Row]
+    odd: dict[str, str]
+    """Customers that Stripe would not sum up, with its answer."""
+
+    reads: int
+    """How many reads it made at Stripe."""
+
+
+def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, progress: Progress) -> Looked:
     """Compare one customer, or all, with Stripe, and post again what differs.
 
-    Returns how many totals were compared, and how those stand then that differed; of one customer, all. While posting
-    is off nothing is posted: what Stripe lacks is what it would be told.
+    While posting is off nothing is posted: what Stripe lacks is what it would be told.
     """
     switch = deployment.switch.read()
     since = Hour.parse(switch.since) if switch.since else Hour(0)
     ledger = deployment.ledger
     names = [only.id] if only else list(ledger.holders.customer_ids())
     owners = [owner for owner in ledger.holders.customers(names).values() if owner.stripe_customer]
+    reads = Reads(_NO_LIMIT)
+    odd: dict[str, str] = {}
 
     def compare() -> list[Compared]:
-        reader = StripeReader(deployment.stripe(), Reads(_NO_LIMIT))
+        reader = StripeReader(deployment.stripe(), reads)
         deadline = now + timedelta(days=1)
         looking = Reconciler(
             ledger, deployment.changes, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on
         )
-        return [total for owner in progress(owners, len(owners)) for total in looking.compare(owner, daily=True)]
+        found: list[Compared] = []
+        for owner in progress(owners, len(owners)):
+            try:
+                found += looking.compare(owner)
+            except StripeRejectedError as error:
+                odd[owner.id] = str(error)
+        return found
 
-    totals = compare()
-    if switch.on and any(total.what not in ("", NOT_POSTED) for total in totals):
-        deployment.post()
-        after = {(total.customer, total.metric, total.hour): total for total in compare()}
-        totals = [
-            replace(after.get((total.customer, total.metric, total.hour), total), what=total.what)
-            if total.what
-            else total
-            for total in totals
-        ]
-    shown = [total for total in totals if only or total.what]
-    return len(totals), [
+    try:
+        totals = compare()
+        if switch.on and any(total.what not in ("", NOT_POSTED) for total in totals):
+            deployment.post()
+            after = {(total.customer, total.metric, total.hour): total for total in compare()}
+            totals = [
+                replace(after.get((total.customer, total.metric, total.hour), total), what=total.what)
+                if total.what
+                else total
+                for total in totals
+            ]
+    finally:
+        deployment.read_budget.note(reads.made, now)
+    rows = [
         Row(
             total.customer,
             total.metric,
@@ -174,13 +195,19 @@ def reconcile(
             total.state,
             total.what,
         )
-        for total in shown
+        for total in totals
+        if only or total.what
     ]
+    return Looked(len(totals), rows, odd, reads.made)
 
 
 def carry(deployment: Deployment, *, now: datetime) -> Carried:
     """Carry what finalised invoices have not billed, as the hourly run does."""
     switch = deployment.switch.read()
-    reader = StripeReader(deployment.stripe(), Reads(_NO_LIMIT))
+    reads = Reads(_NO_LIMIT)
+    reader = StripeReader(deployment.stripe(), reads)
     since = Hour.parse(switch.since)
-    return Carrier(deployment.ledger, deployment.changes, reader, since, lambda: now, now + timedelta(days=1)).run()
+    try:
+        return Carrier(deployment.ledger, deployment.changes, reader, since, lambda: now, now + timedelta(days=1)).run()
+    finally:
+        deployment.read_budget.note(reads.made, now)

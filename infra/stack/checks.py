@@ -14,8 +14,8 @@ from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.periods import COUNTER_LIFE, Hour
 from metering.model.usage_row import LAST_EPOCH
 
-LEAST_CALLS: Final = 1000
-"""With fewer calls an hourly run might not get through the few customers that it compares together."""
+LEAST_READS: Final = 1000
+"""With fewer reads in 30 days hardly anybody would be looked at; Stripe allots ten times as many at least."""
 
 SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
 """As long as counters live they may have to be recounted."""
@@ -31,9 +31,12 @@ def check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
         )
 
 
-def check_posting(stripe_rate: int, stripe_calls: int, streamed_from: str) -> None:
+def check_posting(stripe_rate: int, stripe_reads_a_month: int, streamed_from: str) -> None:
     """Raise ValueError for a pace or a beginning with which nothing could be posted."""
-    for name, value, least in (("stripe_rate", stripe_rate, 1), ("stripe_calls", stripe_calls, LEAST_CALLS)):
+    for name, value, least in (
+        ("stripe_rate", stripe_rate, 1),
+        ("stripe_reads_a_month", stripe_reads_a_month, LEAST_READS),
+    ):
         if value < least:
             raise ValueError(f"{name} must be {least} or more, got {value}")
     if streamed_from:

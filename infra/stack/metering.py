@@ -28,6 +28,7 @@ from metering.model.metrics import Metric, check, declared, encode, meters, need
 from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
+from metering.model.read_allotment import LEAST
 from metering.settings import (
     CheckCompletenessSettings,
     PostUsageSettings,
@@ -49,7 +50,7 @@ class MeteringStack(cdk.Stack):
     ``record_usage`` run at once (5 at least; default: what the account has left), which are kept for it alone.
     ``deployment`` (default: the stack's name and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes
     up by one when the ledger was restored from a backup.
-    Stripe takes ``stripe_rate`` postings a second, and each hour ``stripe_calls`` calls that look whether all is right.
+    Stripe takes ``stripe_rate`` postings a second, and ``stripe_reads_a_month`` reads that look whether all is right.
     Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
     ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers, which has at most
     ``portal_concurrency`` executions at once. ``sizes`` are memory and time limits of functions, by their names, where
@@ -79,7 +80,7 @@ class MeteringStack(cdk.Stack):
         ledger_epoch: int = 1,
         stripe_api_base: str = STRIPE,
         stripe_rate: int = 1000,
-        stripe_calls: int = 5000,
+        stripe_reads_a_month: int = LEAST,
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
         portal_concurrency: int | None = None,
@@ -94,7 +95,7 @@ class MeteringStack(cdk.Stack):
         check_plans(plans, metrics)
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         check_names(deployment, ledger_epoch, stripe_api_base, local=local)
-        check_posting(stripe_rate, stripe_calls, streamed_from)
+        check_posting(stripe_rate, stripe_reads_a_month, streamed_from)
         check_road(road, access_log, archive_days)
         check_concurrency(record_usage_concurrency, portal_concurrency)
         check_nonces(nonce=nonce, former_nonce=former_nonce)
@@ -113,13 +114,13 @@ class MeteringStack(cdk.Stack):
             hashes=needs_hash(metrics),
         )
         self._ingest = self._make_ingest(road, record_usage_concurrency)
-        self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_calls, streamed_from)
+        self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_reads_a_month, streamed_from)
         self._checking = self._make_checking()
         self._portal = self._make_portal(portal_origins, portal_concurrency)
         self._alarms = self._make_alarms()
         self._dashboard = self._make_dashboard()
         self._grant()
-        self._tell(road)
+        self._tell(road, stripe_reads_a_month)
         self.node.add_validation(_UsageLinesArrive(self))
 
     @property
@@ -210,7 +211,9 @@ class MeteringStack(cdk.Stack):
             local=self._local,
         )
 
-    def _make_billing(self, ledger_epoch: int, stripe_rate: int, stripe_calls: int, streamed_from: str) -> Billing:
+    def _make_billing(
+        self, ledger_epoch: int, stripe_rate: int, stripe_reads_a_month: int, streamed_from: str
+    ) -> Billing:
         counters, ledger = self._storage.counters.table_name, self._storage.ledger.table_name
         return Billing(
             self,
@@ -231,7 +234,7 @@ class MeteringStack(cdk.Stack):
                 deployment=self._deployment,
                 stripe_secret=self._storage.stripe_secret.ref,
                 stripe_api_base=self._stripe_api_base,
-                stripe_calls=str(stripe_calls),
+                stripe_reads_a_month=str(stripe_reads_a_month),
             ),
             receiving=ReceiveEventsSettings(
                 ledger_table=ledger,
@@ -325,7 +328,7 @@ class MeteringStack(cdk.Stack):
         grants.check_completeness(self._checking.check_completeness)
         grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
 
-    def _tell(self, road: Road) -> None:
+    def _tell(self, road: Road, stripe_reads_a_month: int) -> None:
         """Write what the ``metering`` command reads: the outputs, and in the metadata what ``app.py`` declares."""
         delivery = self._ingest.delivery
         outputs = Outputs(
@@ -347,6 +350,7 @@ class MeteringStack(cdk.Stack):
             stripe_secret=self._storage.stripe_secret.ref,
             signing_secret=self._storage.signing_secret.ref,
             stripe_api_base=self._stripe_api_base,
+            stripe_reads_a_month=str(stripe_reads_a_month),
             deployment=self._deployment,
             metrics=",".join(meters(self._metrics)),
             nonces=self._nonces,

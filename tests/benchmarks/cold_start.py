@@ -85,7 +85,7 @@ SETTINGS: Final = {
     **RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log").environment(),
     **ClosePeriodsSettings(**TABLES, post_usage_function="post-usage", metrics=metrics.encode(METRICS)).environment(),
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
-    **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_calls="5000").environment(),
+    **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_reads_a_month="10000").environment(),
     **ReceiveEventsSettings("ledger", **STRIPE).environment(),
     **CheckCompletenessSettings("Metering", "access-log").environment(),
     **ShowUsageSettings(**TABLES, **STRIPE, portal_secret="portal").environment(),  # a secret's name

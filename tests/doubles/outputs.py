@@ -27,6 +27,7 @@ def outputs(**told: Any) -> Outputs:
         "stripe_secret": "stripe-secret",
         "signing_secret": "signing-secret",
         "stripe_api_base": "http://127.0.0.1:1",
+        "stripe_reads_a_month": "10000",
         "deployment": "Metering",
         "metrics": "requests,bytes",
         "nonces": NONCE,

@@ -31,6 +31,7 @@ from metering.model.amounts import Amounts
 from metering.model.batches import Batch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, Unique
 from metering.model.periods import Hour, due_before
+from metering.model.read_allotment import A_SECOND
 from metering.model.subjects import source_of_customer
 from metering.model.usage_row import FLIGHT_TIME
 from metering.stores import attribution, holders, marks
@@ -45,7 +46,7 @@ from metering.stripe import pacing
 from metering.stripe.client import SLOWEST_CALL, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
-from metering.stripe.reading import A_SECOND, Reads
+from metering.stripe.reading import Reads
 from metering.stripe.webhooks import Webhooks
 from tests.doubles import dynamodb
 from tests.doubles.access_log import NONCE, line_of

@@ -64,7 +64,13 @@ class StripeAccount:
         self.account.customers = cast("Any", _Known(self.account.directory.customers, self.bad))
         now: Callable[[], float] = lambda: self.stage.world.now  # noqa: E731
         self.api = Api(
-            self.account, keys=frozenset({API_KEY}), restricted_keys={}, events_per_second=10**6, now=now, ticks=now
+            self.account,
+            keys=frozenset({API_KEY}),
+            restricted_keys={},
+            events_per_second=10**6,
+            endpoint_per_second=25,
+            now=now,
+            ticks=now,
         )
         self.meters = StripeMeters(lambda _: API_KEY, DEPLOYMENT, "https://stripe.invalid")
 

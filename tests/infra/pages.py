@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -20,6 +21,7 @@ from typer.core import TyperGroup
 
 from infra.cli.main import app as command_line
 from infra.operate import rights
+from metering.model.read_allotment import A_TRANSACTION, LEAST, ReadAllotment
 from tests.conftest import ROOT
 from tests.doubles.template import Template, grants, of_type
 from tests.live.stripe_behaviours import BEHAVIOURS, Behaviour, Certainty
@@ -38,7 +40,8 @@ SETTINGS: Final = {
     "ledger_epoch": "raise it by one if you [restore the ledger](../operate/RUNBOOK.md#after-restoring-the-ledger)",
     "stripe_api_base": "where Stripe is; the local one in tests",
     "stripe_rate": "postings a second that your Stripe account takes; the workers keep it together",
-    "stripe_calls": "calls that each hourly run may make to Stripe to see whether all is right",
+    "stripe_reads_a_month": "reads that Stripe allots in 30 days, of which the hourly looks make no more: 500 for each "
+    "transaction, and 10,000 at least ([how far they reach](../operate/README.md#does-stripe-hold-what-was-counted))",
     "streamed_from": 'an hour, `"2026-12-01T00"` (UTC), from which on totals go by Stripe\'s event stream, a hundred '
     "in a call, ten times as many a second as `stripe_rate`. Once set, leave it: an hour's totals should not take two "
     "ways. With a sandbox's key they go by calls all the same, and `metering doctor` says so",
@@ -54,6 +57,12 @@ SETTINGS: Final = {
     "local": "bundle the functions for this machine, for the emulator",
 }
 """What a setting of the stack is for."""
+
+_METRICS: Final = 3
+"""Of a customer, in the table of looks."""
+
+_DAYS_FROM: Final = 100
+"""So many hours are said in days."""
 
 RESOURCES: Final = {
     "billing_meter_event": "Billing meter events",
@@ -395,6 +404,19 @@ def declared() -> str:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     ]
     return "```python\n" + "\n\n".join(segment for segment in wanted if segment) + "\n```\n"
+
+
+def looks() -> str:
+    """Return how many customers are looked at with what Stripe allots, if each pays once a month."""
+    rows = []
+    for customers in (100, 10_000, 100_000):
+        for a_month in sorted({LEAST, A_TRANSACTION * customers}):
+            allotment = ReadAllotment(a_month)
+            hour, day = (allotment.looks_in(timedelta(**{span: 1}), _METRICS) for span in ("hours", "days"))
+            every = allotment.hours_for(customers, _METRICS) or 0
+            when = f"{every} hours" if every < _DAYS_FROM else f"{every // 24} days"
+            rows.append((f"{customers:,}", f"{a_month:,}", f"{hour:,}", f"{day:,}", when))
+    return table(("customers", "reads in 30 days", "looked at in an hour", "in a day", "each of them every"), *rows)
 
 
 def handlers() -> str:

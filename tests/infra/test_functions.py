@@ -115,7 +115,7 @@ def test_post_usage_knows_tables_and_stripe(template: Template) -> None:
 
 def test_reconcile_usage_knows_tables_and_stripe(template: Template) -> None:
     """Its environment is what ReconcileUsageSettings reads (I8)."""
-    own = {"STRIPE_CALLS": "5000"}
+    own = {"STRIPE_READS_A_MONTH": "10000"}
     assert _environment(template, "BillingReconcileUsage") == COUNTERS | LEDGER | STRIPE | own | COMMON
 
 

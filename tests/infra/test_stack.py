@@ -108,7 +108,7 @@ def test_settings_reach_the_functions(stack: MakeStack) -> None:
             ledger_epoch=7,
             stripe_api_base="https://stripe.example",
             stripe_rate=200,
-            stripe_calls=1800,
+            stripe_reads_a_month=1800,
             streamed_from="2026-12-01T00",
         )
     )
@@ -116,7 +116,7 @@ def test_settings_reach_the_functions(stack: MakeStack) -> None:
     assert posting["LEDGER_EPOCH"] == "7"
     assert posting["STRIPE_RATE"] == "200"
     assert posting["STREAMED_FROM"] == "2026-12-01T00"
-    assert properties(made, "BillingReconcileUsage")["Environment"]["Variables"]["STRIPE_CALLS"] == "1800"
+    assert properties(made, "BillingReconcileUsage")["Environment"]["Variables"]["STRIPE_READS_A_MONTH"] == "1800"
     for name in ("PostUsage", "ReconcileUsage", "ReceiveEvents"):
         environment = properties(made, f"Billing{name}")["Environment"]["Variables"]
         assert environment["DEPLOYMENT"] == "prod-eu"
@@ -129,7 +129,7 @@ def test_settings_reach_the_functions(stack: MakeStack) -> None:
     ("setting", "sentence"),
     [
         ({"stripe_rate": 0}, "stripe_rate must be 1 or more, got 0"),
-        ({"stripe_calls": 999}, "stripe_calls must be 1000 or more, got 999"),
+        ({"stripe_reads_a_month": 999}, "stripe_reads_a_month must be 1000 or more, got 999"),
         ({"streamed_from": "tomorrow"}, "streamed_from: .*tomorrow"),
         ({"streamed_from": "2026-12-01T00:30"}, "streamed_from: .*2026-12-01T00:30"),
     ],

@@ -192,7 +192,7 @@ def begin(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyP
     for settings in (
         ClosePeriodsSettings("counters", "ledger", POST_USAGE, encode(METRICS)),
         PostUsageSettings("counters", "ledger", ledger_epoch="1", stripe_rate="1000", **stripe),
-        ReconcileUsageSettings("counters", "ledger", stripe_calls="1000", **stripe),
+        ReconcileUsageSettings("counters", "ledger", stripe_reads_a_month="100000", **stripe),
         ReceiveEventsSettings("ledger", signing_secret=SIGNING_SECRET, **stripe),
     ):
         for name, value in settings.environment().items():

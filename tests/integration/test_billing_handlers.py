@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 import check_completeness
 import close_periods
 import record_usage
+from infra.local.stripe.faults import Fault
 from infra.local.stripe.server import LocalStripe
 from infra.operate.customers import Customers, Entry
 from metering.billing import posting
@@ -28,6 +29,7 @@ from metering.model.amounts import Amounts
 from metering.model.log_format import Api
 from metering.model.metrics import Count, encode
 from metering.model.periods import Hour, due_before
+from metering.model.read_allotment import ReadAllotment
 from metering.model.stages import Stage
 from metering.model.stages import encode as encode_stages
 from metering.model.subjects import customer
@@ -36,6 +38,7 @@ from metering.settings import CheckCompletenessSettings, RecordUsageSettings, Se
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients
 from metering.stores.declarations import Declarations
+from metering.stores.read_budget import ReadBudget
 from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
 from metering.stores.table import Table
@@ -786,9 +789,11 @@ NOTHING = {
     "unbilled": 0,
     "before_subscription": 0,
     "customers": 0,
+    "odd": 0,
     "posted_again": 0,
     "differing": 0,
     "round_over": False,
+    "cut_short": "",
 }
 HELD = {"without_stripe_customer": 1}
 """Of the fixture's second customer, which has no Stripe customer; the first has no subscription."""
@@ -900,8 +905,7 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     monkeypatch.setattr(stripe_client, "RETRIES", 0)
     with monkeypatch.context() as away:
         away.setenv("STRIPE_API_BASE", "http://127.0.0.1:1")
-        assert functions.reconcile() == NOTHING | HELD
-    assert "Stripe cannot be asked" in functions.log.getvalue()
+        assert functions.reconcile() == NOTHING | HELD | {"cut_short": "APIConnectionError without an answer"}
     assert said(capsys) == TOLD
     forget()
     assert functions.reconcile() == NOTHING | HELD | {"unbilled": 1, "customers": 2, "round_over": True}
@@ -917,6 +921,69 @@ def test_a_customer_that_stripe_does_not_know_keeps_no_other_from_being_compared
     _overwrite_at_stripe("cus_acme", 7, posted)
     report = functions.reconcile()
     assert (report["posted_again"], report["round_over"]) == (1, True)
+
+
+SUMMARIES = "GET /v1/billing/meters/:id/event_summaries"
+
+
+def test_one_customer_that_stripe_answers_oddly_keeps_no_other_from_being_compared(
+    functions: Functions, posted: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I6, I8: it is counted and named, in none of Stripe's words, and the round goes on."""
+    _another_customer("aaa", functions, posted)
+    said(capsys)
+    _overwrite_at_stripe("cus_acme", 7, posted)
+    posted.stripe.set_faults({Fault.REFUSED: 1.0}, route=SUMMARIES, customer="cus_aaa")
+    report = functions.reconcile()
+    assert (report["posted_again"], report["odd"], report["round_over"]) == (1, 1, True)
+    assert '"customer":"aaa"' in functions.log.getvalue()
+    assert "cannot be used here" not in functions.log.getvalue()
+    assert posted.ledger.progress.round().odd == ("aaa",)
+    posted.stripe.clear_faults()
+    Clock.at += timedelta(hours=2)
+    assert functions.reconcile()["odd"] == 0
+    assert posted.ledger.progress.round().odd == ()
+
+
+def test_what_was_found_before_stripe_failed_is_told(
+    functions: Functions, posted: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4: acme's total is to be posted again, whatever the next customer's read came to."""
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
+    _another_customer("zzz", functions, posted)
+    said(capsys)
+    _overwrite_at_stripe("cus_acme", 7, posted)
+    posted.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES, customer="cus_zzz")
+    report = functions.reconcile()
+    assert (report["posted_again"], report["cut_short"]) == (1, "APIError 500")
+    assert said(capsys)["UsagePostedAgain"] == (1, "Count")
+
+
+def test_a_run_that_is_refused_for_its_pace_waits_and_goes_on(functions: Functions, posted: World) -> None:
+    """The SDK makes no second attempt after a 429 by itself."""
+    posted.stripe.set_faults([Fault.RATE_LIMITED] * 3, route=None)
+    assert functions.reconcile() == NOTHING | HELD | {"customers": 2, "round_over": True}
+
+
+def test_no_run_makes_more_reads_than_have_come_in(
+    functions: Functions, posted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand in 30 days, those of two days at first, and then one an hour; each run goes on."""
+    monkeypatch.setenv("STRIPE_READS_A_MONTH", "1000")
+    report = functions.reconcile()
+    assert (_reads(posted), report["cut_short"]) == (62, "the 62 reads of this run are made")
+    Clock.at += timedelta(hours=10)
+    functions.reconcile()
+    assert _reads(posted) == 62 + 13
+
+
+def test_reads_that_a_run_did_not_make_are_given_back(functions: Functions, posted: World) -> None:
+    """I10: another one has them."""
+    budget = ReadBudget(boto3.client("dynamodb"), "ledger", ReadAllotment(100_000))
+    before = budget.left(Clock.at)
+    functions.reconcile()
+    assert budget.left(Clock.at) == before - _reads(posted)
+    assert _reads(posted) > 100
 
 
 @pytest.mark.usefixtures("started", "connected")
@@ -948,6 +1015,21 @@ def test_what_an_invoice_has_not_billed_is_carried(
     functions.post()
     assert world.at_stripe("cus_acme", hour=Hour.containing(FINALISED)) == 2
     assert functions.reconcile()["carried"] == 0
+
+
+def _reads(world: World) -> int:
+    """Return how many reads Stripe has answered."""
+    return sum(count for route, count in world.stripe.calls.items() if route.startswith("GET "))
+
+
+def _another_customer(name: str, functions: Functions, world: World) -> None:
+    """Let another customer have used something in the world's hour, which is posted and shown."""
+    world.now = Clock.at
+    world.customer(name, f"key-{name}", stripe_customer=f"cus_{name}")
+    Billing(world).use(1, name=f"key-{name}")
+    functions.close()
+    functions.post()
+    Clock.at += timedelta(hours=2)
 
 
 def _overwrite_at_stripe(stripe_customer: str, value: int, world: World) -> None:
@@ -1056,7 +1138,7 @@ def test_a_missing_setting_of_post_usage_is_named(
 
 
 @pytest.mark.parametrize(
-    "name", ["COUNTERS_TABLE", "LEDGER_TABLE", "DEPLOYMENT", "STRIPE_SECRET", "STRIPE_API_BASE", "STRIPE_CALLS"]
+    "name", ["COUNTERS_TABLE", "LEDGER_TABLE", "DEPLOYMENT", "STRIPE_SECRET", "STRIPE_API_BASE", "STRIPE_READS_A_MONTH"]
 )
 def test_a_missing_setting_of_reconcile_usage_is_named(
     functions: Functions, name: str, monkeypatch: pytest.MonkeyPatch

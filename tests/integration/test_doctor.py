@@ -33,6 +33,7 @@ from metering.model.stages import Stage, encode
 from metering.model.subjects import customer
 from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
 from metering.settings import CheckCompletenessSettings
+from metering.stores.progress import Round
 from tests.doubles.access_log import NONCE
 from tests.doubles.outputs import outputs
 from tests.integration.operator_commands import Operator
@@ -51,7 +52,7 @@ STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
     "credentials", "clock", "stack", "version", "log role", "stages", "billed lines", "subscription",
     *["functions"] * 7, "schedules", "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters",
-    "notifications", "posting", "unbilled", "subscriptions", "keys", "alarms", "API keys", "concurrency",
+    "notifications", "reads", "posting", "unbilled", "subscriptions", "keys", "alarms", "API keys", "concurrency",
 ]  # fmt: skip
 
 
@@ -905,6 +906,31 @@ def test_meters_that_are_missing_or_wrong_are_told(ward: Ward) -> None:
     ward.world.meters().call(lambda client: client.v1.billing.meters.create(wanted))
     ((state, said, _),) = ward.of("meters")
     assert (state, "the meter Metering_users exists with the window 'day'" in said) == ("broken", True)
+
+
+def test_how_far_the_reads_reach_that_stripe_allots_is_told(ward: Ward) -> None:
+    """And where that is not far enough, whatever is to be done."""
+    ward.tell(metrics="requests,bytes,users")
+    for n in range(100):
+        ward.world.customer(f"c{n}")
+    ((state, said, _),) = ward.of("reads")
+    customers = len([*ward.world.ledger.holders.customer_ids()])
+    assert (state, f"10,000 reads in 30 days look at {customers} customers with 3 metrics every" in said) == (
+        "ok",
+        True,
+    )
+    assert said.endswith("; 625 are left now")
+    ward.tell(metrics="requests,bytes,users", stripe_reads_a_month="1000")
+    ((state, said, do),) = ward.of("reads")
+    assert (state, "are too few" in said, "500 for each transaction" in do) == ("warning", True, True)
+
+
+def test_customers_of_whom_stripe_answers_oddly_are_named(ward: Ward) -> None:
+    """I6, I9: nobody compares their usage."""
+    ward.world.ledger.progress.save_round(Round("acme", number=3, odd=("aaa", "zzz")))
+    state, said, do = ward.of("reads")[1]
+    assert (state, said) == ("warning", "Stripe would not sum up the usage of aaa, zzz, which is not compared")
+    assert do.startswith("metering reconcile CUSTOMER")
 
 
 def test_keys_that_were_to_leave_are_told(ward: Ward) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from infra.local.stripe.faults import Fault
 from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
-from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.usage_row import State
+from metering.stores.aws import to_item
+from metering.stores.progress import Round
 from metering.stores.switch import Switch
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
@@ -41,12 +43,15 @@ def billing(world: World) -> Billing:
     return made
 
 
-def put(billing: Billing, value: int, hour: Hour = HOUR, metric: str = "requests") -> None:
+SUMMARIES = "GET /v1/billing/meters/:id/event_summaries"
+
+
+def put(billing: Billing, value: int, hour: Hour = HOUR, metric: str = "requests", whom: str = "cus_acme") -> None:
     """Put another total into Stripe by hand, as the dashboard or another program could."""
     event: Any = {
         "event_name": f"Metering_{metric}",
         "timestamp": int(hour.end.timestamp()) - 1,
-        "payload": {"stripe_customer_id": "cus_acme", "value": str(value)},
+        "payload": {"stripe_customer_id": whom, "value": str(value)},
     }
     billing.client().v1.billing.meter_events.create(event)
 
@@ -263,18 +268,115 @@ def test_a_round_goes_on_where_the_budget_ended(billing: Billing, monkeypatch: p
     world = billing.world
     for n in range(4):
         world.customer(f"c{n}", f"k{n}", stripe_customer=f"cus_c{n}")
-        world.counters.count(HOUR, f"k{n}", Amounts({"requests": 1}), b"123456789012")
-    billing.jump(LATER)
+        billing.use(1, HOUR, f"k{n}")
+    world.run()
+    billing.jump(LATER + timedelta(days=3))
     compared, runs, over = 0, 0, False
     while not over:
         before = world.stripe.calls.total()
-        found = look(billing, calls=6)
-        assert world.stripe.calls.total() - before <= 6
+        found = look(billing, calls=5)
+        assert world.stripe.calls.total() - before <= 5
         compared, runs, over = compared + found.customers, runs + 1, found.round_over
         assert found.customers
     assert compared == 5
     assert runs > 1
     assert world.ledger.progress.round().name == ""
+
+
+def test_a_days_reads_are_one_a_metric(billing: Billing) -> None:
+    """Stripe allots few: 33 days take one each, and the last two one more for as long as reads are left."""
+    billing.jump(HOUR.start + timedelta(days=33))
+    assert (_read(billing, calls=1 + 4), _read(billing)) == (["day", "day"], [])
+    hour = Hour.containing(billing.world.now)
+    billing.jump(billing.world.now + timedelta(hours=3))
+    billing.use(1, hour)
+    billing.world.run()
+    billing.at(billing.world.now + timedelta(hours=3))
+    assert _read(billing) == ["hour", "hour"]
+
+
+def test_hours_are_read_of_days_that_differ_alone(billing: Billing) -> None:
+    """Of one day that differs, one read."""
+    billing.jump(HOUR.start + timedelta(days=20))
+    put(billing, 99)
+    assert _read(billing) == ["day", "day", "hour"]
+
+
+def test_a_customer_that_used_nothing_is_read_in_every_thirtieth_round(billing: Billing) -> None:
+    """Nobody but its owner could have put anything into Stripe; it is found all the same."""
+    world = billing.world
+    world.customer("idle", "key2", stripe_customer="cus_idle")
+    begin = HOUR.start + timedelta(days=2)
+    found = []
+    for day in range(30):
+        billing.jump(begin + timedelta(days=day))
+        if not day:
+            put(billing, 7, HOUR, whom="cus_idle")
+        found += done(look(billing))
+        world.run()
+    assert found == [("requests", 0, 7, POSTED_AGAIN)]
+    assert world.at_stripe("cus_idle") == 0
+
+
+def test_a_customer_that_takes_more_reads_than_a_run_has_keeps_no_other_waiting(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: ten of its days differ, and a read sums up the hours of one."""
+    monkeypatch.setattr("metering.billing.reconciling._SPAN", 24)
+    world = billing.world
+    world.customer("zzz", "key2", stripe_customer="cus_zzz")
+    billing.use(1, HOUR, "key2")
+    world.run()
+    for day in range(10):
+        billing.jump(HOUR.start + timedelta(days=day + 1))
+        put(billing, 99, Hour(HOUR.number + 24 * day))
+    put(billing, 8, HOUR, whom="cus_zzz")
+    billing.jump(HOUR.start + timedelta(days=12))
+    first = look(billing, calls=6)
+    assert (first.cut_short, first.count(POSTED_AGAIN) > 0) == ("the 6 reads of this run are made", True)
+    second = look(billing, calls=6)
+    assert ("requests", 1, 8, POSTED_AGAIN) in done(second)
+
+
+def test_what_one_customer_found_is_kept_although_the_next_one_fails(billing: Billing) -> None:
+    """I4: both are looked at side by side; the next run begins with the one that failed."""
+    world = billing.world
+    world.customer("zzz", "key2", stripe_customer="cus_zzz")
+    billing.use(1, HOUR, "key2")
+    world.run()
+    billing.jump(LATER + timedelta(days=3))
+    lose(billing)
+    world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES, customer="cus_zzz")
+    found = look(billing)
+    assert done(found) == [("requests", 5, 0, POSTED_AGAIN)]
+    assert (found.looked_at, found.cut_short) == ({"acme"}, "APIError 500")
+    assert world.ledger.progress.round().name == "acme"
+    world.stripe.clear_faults()
+    found = look(billing)
+    assert (found.cut_short, found.round_over) == ("", True)
+
+
+def test_a_round_of_before_is_gone_on_with(billing: Billing) -> None:
+    """Written by a version that knew neither numbers nor odd customers."""
+    item = {"pk": "period#reconciled", "sk": "round", "name": "aaa", "daily": True, "daily_at": 5}
+    billing.world.ledger.client.put_item(TableName="ledger", Item=to_item(item))
+    assert billing.world.ledger.progress.round() == Round("aaa", daily=True, daily_at=5)
+
+
+def _read(billing: Billing, calls: int = 1000) -> list[str]:
+    """Look, and return by which windows Stripe was asked to sum up."""
+    asked: list[str] = []
+    account: Any = billing.world.stripe._account
+    answer = account.list_event_summaries
+
+    def note(meter: str, params: Any, now: float) -> Any:
+        asked.append(params["value_grouping_window"])
+        return answer(meter, params, now)
+
+    billing.world.stripe._api._endpoints[SUMMARIES] = note
+    look(billing, calls)
+    billing.world.stripe._api._endpoints[SUMMARIES] = answer
+    return asked
 
 
 def test_a_run_that_dies_is_followed_by_one_that_goes_on(billing: Billing) -> None:
@@ -301,7 +403,7 @@ def operator(billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_the_command_shows_a_customers_three_columns(operator: Operator) -> None:
     """Counted, ledger, Stripe; exit 0 where nothing differs."""
     said = operator.run("reconcile", "acme")
-    assert (said.code, said.err) == (0, "1 totals compared, 0 differ\n")
+    assert (said.code, said.err) == (0, "1 totals compared by 5 reads at Stripe, 0 differ\n")
     header, row = said.out.splitlines()
     assert header.split() == ["customer", "metric", "hour", "counted", "ledger", "Stripe", "difference", "state"]
     assert row.split() == ["acme", "requests", str(HOUR), "5", "5", "5", "POSTED"]
@@ -347,7 +449,7 @@ def test_while_posting_is_off_the_command_shows_what_would_be_posted(billing: Bi
     billing.at(due(now))
     billing.world.run()
     said = operator.run("reconcile")
-    assert (said.code, said.err) == (0, "2 totals compared, 0 differ; posting is off\n")
+    assert (said.code, said.err) == (0, "2 totals compared by 5 reads at Stripe, 0 differ; posting is off\n")
     assert said.out.splitlines()[1].split()[3:] == ["3", "3", "0", "-3", "PENDING", "not", "posted"]
     assert billing.world.at_stripe("cus_acme", hour=now) == 0
 
@@ -360,6 +462,21 @@ def test_while_posting_is_off_what_was_posted_and_differs_is_told(billing: Billi
     assert said.code == 1
     assert "was posted, and is not posted again while posting is off" in said.out
     assert billing.world.at_stripe("cus_acme") == 99
+
+
+def test_the_command_says_of_whom_stripe_says_nothing(billing: Billing, operator: Operator) -> None:
+    """I6: the others are compared; and what it read is no longer there for the hourly look."""
+    world = billing.world
+    world.customer("aaa", "key2", stripe_customer="cus_aaa")
+    put(billing, 99)
+    before = operator.deployment.read_budget.left(world.now)
+    world.stripe.set_faults({Fault.REFUSED: 1.0}, route=SUMMARIES, customer="cus_aaa")
+    said = operator.run("reconcile", "--json")
+    assert said.code == 1
+    assert said.document["not_compared"] == {"aaa": "This object cannot be used here."}
+    assert [row["what"] for row in said.document["rows"]] == [POSTED_AGAIN]
+    assert operator.deployment.read_budget.left(world.now) <= before - said.document["reads"]
+    assert "aaa is not compared, since Stripe answers: This object" in operator.run("reconcile").err
 
 
 def test_the_command_knows_no_other_customer(operator: Operator) -> None:

@@ -83,7 +83,7 @@ def _imports_a_kind(path: Path) -> bool:
     [
         ("alarm", r"\b(HOURS_UNPOSTED|HoursUnposted)\b", ("functions", "infra", "tests/infra")),
         ("command", r"infra\.operate\.restore|infra\.cli\.restore|\(\"restore\",", ("infra", "tests")),
-        ("setting", r"\bstripe_calls\b", ("functions", "infra", "tests")),
+        ("setting", r"\bstripe_reads_a_month\b", ("functions", "infra", "tests")),
     ],
 )
 def test_a_checklist_names_every_file_that_its_example_is_in(

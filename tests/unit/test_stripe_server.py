@@ -494,6 +494,37 @@ class TestRequests:
             post(client, 1)
             assert stripe.calls[POST_EVENT] == 4
 
+    def test_more_reads_of_one_endpoint_in_a_second_than_allowed_are_429(
+        self, clock: Clock, connect: Callable[..., StripeClient]
+    ) -> None:
+        """Each endpoint by itself, until the next second, and with the reason in a header."""
+        ticks = Clock(0.0)
+        with LocalStripe(now=clock, ticks=ticks, endpoint_per_second=25) as stripe:
+            client = connect(stripe)
+            for _ in range(25):
+                client.v1.billing.meters.list()
+            with pytest.raises(RateLimitError) as error:
+                client.v1.billing.meters.list()
+            assert (error.value.http_status, code(error)) == (429, "rate_limit")
+            assert (error.value.headers or {})["Stripe-Rate-Limited-Reason"] == "endpoint-rate"
+            client.v1.prices.list()
+            ticks.now = 1.0
+            client.v1.billing.meters.list()
+
+    def test_a_call_is_refused_in_words_that_nobody_has_documented(
+        self, stripe: LocalStripe, client: StripeClient
+    ) -> None:
+        """For one customer, and no other."""
+        meter = create_meter(client)
+        stripe.set_faults({Fault.REFUSED: 1.0}, customer="cus_a", route=None)
+        with pytest.raises(InvalidRequestError, match="cannot be used here"):
+            client.v1.billing.meters.event_summaries.list(
+                meter.id, {"customer": "cus_a", "start_time": 0, "end_time": 3_600}
+            )
+        client.v1.billing.meters.event_summaries.list(
+            meter.id, {"customer": "cus_b", "start_time": 0, "end_time": 3_600}
+        )
+
     def test_a_second_call_at_a_time_for_a_customer_and_meter_is_429(
         self, clock: Clock, connect: Callable[..., StripeClient]
     ) -> None:

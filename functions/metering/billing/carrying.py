@@ -32,6 +32,7 @@ from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark, Marked
 from metering.stores.table import RowChangedError
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError, answer_of
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import SHOWN_AFTER
 from metering.stripe.reading import OutOfBudgetError
@@ -60,6 +61,12 @@ class Carried:
 
     reasons: list[str] = field(default_factory=list)
 
+    odd: int = 0
+    """Customers of whom Stripe refuses to say anything, for a reason that is theirs alone (I6)."""
+
+    cut_short: str = ""
+    """Why the run ended before all was looked at."""
+
     def add(self, more: "Carried") -> None:
         """Add what was carried since."""
         self.invoices += more.invoices
@@ -67,6 +74,7 @@ class Carried:
         self.held += more.held
         self.doubtful += more.doubtful
         self.reasons += more.reasons
+        self.odd += more.odd
 
 
 Checking = Generator[Carried, None, bool]
@@ -88,15 +96,19 @@ class Carrier:
     deadline: datetime
 
     def run(self) -> Carried:
-        """Note the invoices that were finalised since the last run, and carry what there is to carry."""
+        """Note the invoices that were finalised since the last run, and carry what there is to carry.
+
+        Whatever Stripe fails at, what was done until then is returned.
+        """
         carried = Carried()
         try:
             for invoices in self._noter.note():
                 carried.add(Carried(invoices=invoices))
             for more in self._check_marked():
                 carried.add(more)
-        except (OutOfBudgetError, RowChangedError) as error:
+        except (OutOfBudgetError, RowChangedError, StripeUnavailableError) as error:
             logger.warning("the next run goes on", reason=str(error))
+            carried.cut_short = str(error)
         return carried
 
     @property
@@ -116,7 +128,13 @@ class Carrier:
         for name in names[start:] + names[:start]:  # another one first in each run, so that none starves
             if self.clock() >= self.deadline:
                 return
-            yield from self._check(name, by_name[name], written_before)
+            try:
+                yield from self._check(name, by_name[name], written_before)
+            except StripeRejectedError as error:  # its marks stay
+                logger.warning(
+                    "what Stripe answers of a customer lets nothing be carried", customer=name, answer=answer_of(error)
+                )
+                yield Carried(odd=1)
 
     def _check(self, name: str, marks: Iterable[Marked], written_before: Hour) -> Iterator[Carried]:
         """Carry what a customer's marked hours ask for, and clear the marks that ask for nothing more.

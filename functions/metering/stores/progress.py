@@ -127,13 +127,15 @@ class Seen(msgspec.Struct, frozen=True):
 class Round(msgspec.Struct, frozen=True):
     """How far the round of comparing all customers with Stripe has got: ``name`` is the last one; empty at its start.
 
-    In a ``daily`` round earlier days are compared, too; ``daily_at`` is when the last such round began (seconds since
-    1970).
+    A ``daily`` round compares days, any other one hours; ``daily_at`` is when the last daily one began (seconds since
+    1970), ``number`` how many did. ``odd`` are customers that Stripe refused to sum up when they were looked at last.
     """
 
     name: str = ""
     daily: bool = False
     daily_at: int = 0
+    number: int = 0
+    odd: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

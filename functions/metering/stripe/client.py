@@ -218,6 +218,14 @@ def secret_values(text: str) -> dict[str, str]:
     return values if isinstance(values, dict) else {}
 
 
+def answer_of(error: Exception) -> str:
+    """Return what an error of Stripe is known by: its status, code and request, and none of its words (I8)."""
+    answer = error.__cause__
+    if not isinstance(answer, stripe.StripeError):
+        return type(error).__name__
+    return " ".join(str(part) for part in (answer.http_status, answer.code, answer.request_id) if part)
+
+
 class Transport(stripe.HTTPClient):
     """The SDK's way to the network, with one pool of connections for all threads, and timeouts.
 

@@ -4,14 +4,11 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import TypeVar
 
+from metering.model.read_allotment import A_SECOND
 from metering.stripe.client import StripeBusyError
 from metering.stripe.pacing import Pace
-
-A_SECOND: Final = 15
-"""Reads that begin in a second at most: Stripe takes 25 of each kind (docs.stripe.com/rate-limits), and not from this
-deployment alone."""
 
 T = TypeVar("T")
 

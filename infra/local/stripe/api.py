@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,7 @@ class Api:
         keys: frozenset[str],
         restricted_keys: Mapping[str, Mapping[str, str]],
         events_per_second: int,
+        endpoint_per_second: int | None = None,
         now: Callable[[], float],
         ticks: Callable[[], float],
     ) -> None:
@@ -80,10 +82,12 @@ class Api:
         self._rights = restricted_keys
         self._expired_keys: frozenset[str] = frozenset()
         self._events_per_second = events_per_second
+        self._endpoint_per_second = endpoint_per_second
         self._now = now
         self._ticks = ticks
         self._saved: dict[str, Saved] = {}
-        self._second = (0, 0)  # the current one, and how many meter events were called in it
+        self._second = 0  # the current one
+        self._in_second: Counter[str] = Counter()  # how many calls of a route were made in it
 
     def perform(self, call: Call, fault: Fault | None = None) -> Answer:
         """Do what a call asks for, once per idempotency key, and answer as Stripe does, or with the fault's error.
@@ -99,8 +103,7 @@ class Api:
             saved = self._saved.get(key) if key else None
             if saved and now - saved.at < IDEMPOTENCY_MEMORY:
                 return _replay(saved, call)
-            if call.route == METER_EVENTS:
-                self._limit_rate()
+            self._limit_rate(call.route)
             answer = self._execute(call, fault, now)
         except StripeError as refusal:
             answer = refuse(refusal)
@@ -111,6 +114,11 @@ class Api:
     def target(self, call: Call) -> tuple[str, str | None]:
         """Name the meter and the customer of a meter event, as far as a call that is not yet checked tells."""
         return self._account.target(call.params)
+
+    def customer(self, call: Call) -> str | None:
+        """Name the Stripe customer that a call is about, if it names one."""
+        named = self.target(call)[1] or call.params.get("customer")
+        return named if isinstance(named, str) else None
 
     def rotate_key(self, old: str, new: str) -> None:
         """Accept the key `new` in place of `old`."""
@@ -125,6 +133,8 @@ class Api:
             raise _too_many_at_once() if call.route == METER_EVENT_STREAM else lock_timeout()
         if fault is Fault.ERROR_BEFORE:
             raise _server_error()
+        if fault is Fault.REFUSED:
+            raise StripeError("This object cannot be used here.")
         self._account.billing.advance(now)
         endpoint = self._endpoints.get(call.route)
         if endpoint is None:
@@ -173,12 +183,17 @@ class Api:
             status=403,
         )
 
-    def _limit_rate(self) -> None:
-        """Count a meter-event call against the current second."""
+    def _limit_rate(self, route: str) -> None:
+        """Count a call against the current second; meter events have their own limit (docs.stripe.com/rate-limits)."""
+        most = self._events_per_second if route == METER_EVENTS else self._endpoint_per_second
+        if most is None or route == METER_EVENT_STREAM:
+            return
         second = int(self._ticks())
-        count = self._second[1] + 1 if self._second[0] == second else 1
-        self._second = (second, count)
-        if count > self._events_per_second:
+        if second != self._second:
+            self._second = second
+            self._in_second.clear()
+        self._in_second[route] += 1
+        if self._in_second[route] > most:
             raise _rate_limited(retry=False)
 
 

@@ -31,6 +31,8 @@ class Fault(StrEnum):
     """The connection is reset: not accepted."""
     RESET_AFTER = "reset_after"
     """The connection is reset, although accepted."""
+    REFUSED = "refused"
+    """400 in words that no document has: something about an object that Stripe does not want. Not accepted."""
     LANDS_LATE = "lands_late"
     """The request is held up on its way and accepted later, even where the client has given up on it."""
 
@@ -40,7 +42,7 @@ class FaultPlan:
 
     `faults` is either a rate for each fault (drawn from a generator seeded with `seed`; the rates add up to at most 1),
     or a script with one entry for each call, `None` for a call without fault; after its end no call has one. The plan
-    concerns calls of `route` (None: of all routes), and where `customer` is given only meter events of that Stripe
+    concerns calls of `route` (None: of all routes), and where `customer` is given only those that name that Stripe
     customer. A call that lands late does so after `late_s` seconds, or on command where that is None. `drawn` counts
     the faults.
     """

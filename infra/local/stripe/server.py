@@ -40,6 +40,7 @@ class LocalStripe:
     - `latest`: which event of a window counts: the one that arrived last, or the one with the greatest timestamp.
     - `latency_s`: how long an accepted call waits for its answer; for that long it holds its customer and meter.
     - `events_per_second`: more meter-event calls in one second are answered 429.
+    - `endpoint_per_second`: the same for each other endpoint, 25 at Stripe (docs.stripe.com/rate-limits); None: any.
     - `restricted_keys`: more keys, each with its rights: `{"rk_test_a": {"product": "write", "invoice": "read"}}`.
       A call that needs another right is answered 403; `stripe_routes.RIGHTS` names the right of each route.
     - `event_version`: the account's default version of the API, in which its events have their objects,
@@ -56,6 +57,7 @@ class LocalStripe:
         latest: Latest = "arrival",
         latency_s: float = 0.0,
         events_per_second: int = EVENTS_PER_SECOND,
+        endpoint_per_second: int | None = None,
         restricted_keys: Mapping[str, Mapping[str, str]] = NO_KEYS,
         summary_delay_s: float = 0.0,
         event_version: str = API_VERSION,
@@ -73,6 +75,7 @@ class LocalStripe:
             keys=frozenset(api_keys),
             restricted_keys=restricted_keys,
             events_per_second=events_per_second,
+            endpoint_per_second=endpoint_per_second,
             now=lambda: self.now,
             ticks=ticks,
         )

@@ -106,7 +106,7 @@ class Wire:
             about = {"Request-Id": f"req_{self.calls.total():014d}"}
             about["Stripe-Version"] = call.headers.get("Stripe-Version", API_VERSION)
             plan = self.plan
-            fault = plan.draw(call.route, self._api.target(call)[1])
+            fault = plan.draw(call.route, self._api.customer(call))
         match fault:
             case (
                 None
@@ -115,6 +115,7 @@ class Wire:
                 | Fault.LOCKED
                 | Fault.ERROR_BEFORE
                 | Fault.ERROR_AFTER
+                | Fault.REFUSED
             ):
                 answer = await self._answer(call, fault)
             case Fault.TIMEOUT_BEFORE | Fault.TIMEOUT_AFTER | Fault.RESET_BEFORE | Fault.RESET_AFTER:

@@ -35,6 +35,7 @@ CHECKS: Final[dict[str, Check]] = {
     "Stripe key": health_stripe.check_stripe_key,
     "meters": health_stripe.check_meters,
     "notifications": health_stripe.check_notifications,
+    "reads": health_stripe.check_reads,
     "posting": health_ledger.check_posting,
     "unbilled": health_ledger.check_standing,
     "subscriptions": health_subscriptions.check_subscriptions,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Final, Literal
 
 from stripe import StripeClient
@@ -11,8 +12,17 @@ from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
 from infra.operate.notifications import destination_of
 from infra.operate.rights import FUNCTIONS, OPERATORS
+from metering.model.read_allotment import A_TRANSACTION
 from metering.stripe.client import StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
+
+MOST_COUNTED: Final = 1_000_000
+"""So many customers are counted, a thousand or more in a read."""
+
+_LATEST: Final = 30 * 24
+"""Hours. What is found later may be too old to be mended: Stripe takes usage of 35 days."""
+
+_NAMED: Final = 10
 
 _CONNECT: Final = "metering stripe connect, with a key that has the rights that infra/operate/README.md lists"
 _LESS: Final = (
@@ -93,6 +103,28 @@ def check_notifications(deployment: Deployment, _now: datetime) -> Iterator[Find
         yield warning(f"no signing secret is known of the event destination {found.id}", do)
     else:
         yield ok(f"Stripe sends its notifications here, by the event destination {found.id}")
+
+
+def check_reads(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Say how far the reads reach that Stripe allots, and of whom Stripe would not say what it holds."""
+    budget, metrics = deployment.read_budget, len(deployment.metrics)
+    customers = sum(1 for _ in islice(deployment.ledger.holders.customer_ids(), MOST_COUNTED))
+    hours = budget.allotment.hours_for(customers, metrics)
+    a_month = f"{budget.allotment.a_month:,} reads in 30 days"
+    whom = f"{customers:,}{' or more' * (customers == MOST_COUNTED)} customers with {metrics} metrics"
+    if hours is None or hours > _LATEST:
+        yield warning(
+            f"{a_month} are too few to look at {whom} while Stripe still takes what is mended",
+            f"deploy with stripe_reads_a_month as Stripe allots them: {A_TRANSACTION} for each transaction of 30 days",
+        )
+    else:
+        yield ok(f"{a_month} look at {whom} every {max(1, hours)} hours; {budget.left(now):,} are left now")
+    if odd := deployment.ledger.progress.round().odd:
+        named = ", ".join(odd[:_NAMED]) + f" and {len(odd) - _NAMED} more" * (len(odd) > _NAMED)
+        yield warning(
+            f"Stripe would not sum up the usage of {named}, which is not compared",
+            "metering reconcile CUSTOMER shows Stripe's answer; see whether its Stripe customer was deleted or merged",
+        )
 
 
 def check_meters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
