@@ -104,6 +104,16 @@ def test_what_is_declared_is_made_once(stripe: LocalStripe) -> None:
     }
 
 
+def test_a_plan_of_any_size_is_read_by_two_lists_of_prices(stripe: LocalStripe) -> None:
+    """Stripe takes 25 reads of them a second: two for each product would be too many from a dozen on."""
+    made = catalog(stripe, *(plan(Flat(name="fee", amount=100), name=f"plan_{n}") for n in range(13)))
+    assert len(apply(made)) == 4 + 2 * 13
+    prices = "GET /v1/prices"
+    before = stripe.calls[prices]
+    assert made.difference().steps == []
+    assert stripe.calls[prices] - before == 2
+
+
 def test_a_price_is_replaced_and_the_old_one_archived(stripe: LocalStripe) -> None:
     """Nothing of the old one changes but that nobody can subscribe to it any more."""
     apply(catalog(stripe, plan(PerUnit(metric="requests", amount=1))))
