@@ -20,6 +20,7 @@ import pytest
 from stripe import RequestsClient, StripeClient
 from stripe.events import V1BillingMeterErrorReportTriggeredEvent, V1BillingMeterNoMeterFoundEvent
 from stripe.v2.billing import MeterEventSession
+from stripe.v2.core import EventDestination
 
 from infra.local.cache import kept
 from infra.local.stripe.server import LocalStripe
@@ -374,6 +375,26 @@ def test_answers_of_v2_are_of_the_sdks_own_types(local_stripe: LocalStripe, loca
     assert differences_of_type(of_nothing, V1BillingMeterNoMeterFoundEvent, "") == [
         ".related_object: Stripe's type has no such field"
     ]
+
+
+def test_an_event_destination_is_of_the_sdks_own_type(local_client: StripeClient) -> None:
+    """With what is included, and deleted again."""
+    destinations = local_client.v2.core.event_destinations
+    made: Any = destinations.create(
+        {
+            "name": "Metering",
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "enabled_events": ["v1.billing.meter.error_report_triggered"],
+            "webhook_endpoint": {"url": "https://example.com"},
+            "include": ["webhook_endpoint.signing_secret"],
+        }
+    )
+    listed: Any = destinations.list({"include": ["webhook_endpoint.url"]}).last_response
+    for shown in (made.last_response.data, *listed.data["data"]):
+        assert differences_of_type(shown, EventDestination, "") == []
+    destinations.delete(made.id)
+    assert destinations.list().data == []
 
 
 def test_a_list_with_objects_is_compared(local_client: StripeClient, ids: Ids) -> None:

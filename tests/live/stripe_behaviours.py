@@ -18,7 +18,7 @@ import pytest
 import stripe
 
 from infra.local.stripe.faults import METER_EVENT_STREAM, Fault
-from tests.live.stripe_place import DAY, HOUR, PREFIX, Customer, Place
+from tests.live.stripe_place import DAY, DESTINATION, HOUR, PREFIX, Customer, Place
 
 Check = Callable[[Place], None]
 
@@ -421,6 +421,33 @@ unseen(
     'no page says how many "sample errors" there are',
     UNCONFIRMED,
     otherwise="More or fewer rejected totals are found by the hourly look instead.",
+)
+
+
+@behaviour(
+    "An event destination shows its signing secret in the answer that makes it, if asked to include it, and afterwards "
+    "its address alone.",
+    f"{SDK}, `EventDestination.WebhookEndpoint`",
+    DOCUMENTED,
+    otherwise="`metering stripe webhook` has no secret to keep, and asks for it.",
+)
+def a_destination_shows_its_secret_once(stripe: Place) -> None:
+    """Make one, and look for it."""
+    made = stripe.destination()
+    assert str(made.webhook_endpoint.signing_secret).startswith("whsec_")
+    listed = stripe.client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]}).auto_paging_iter()
+    [shown] = [one for one in listed if one.id == made.id]
+    assert shown.webhook_endpoint
+    assert shown.webhook_endpoint.url == DESTINATION
+    assert not getattr(shown.webhook_endpoint, "signing_secret", None)
+
+
+unseen(
+    "a_new_destination_is_pinged",
+    "A new event destination is sent `v2.core.event_destination.ping`.",
+    "observed of one that was made in the Dashboard; of one made by the API no page says so",
+    UNCONFIRMED,
+    otherwise="Nothing: whatever is signed is answered 200.",
 )
 
 

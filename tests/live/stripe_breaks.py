@@ -7,7 +7,19 @@ from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
 
-from infra.local.stripe import account, api, billing, invoice, meter, price, reports, stream, subscribing, subscription
+from infra.local.stripe import (
+    account,
+    api,
+    billing,
+    destinations,
+    invoice,
+    meter,
+    price,
+    reports,
+    stream,
+    subscribing,
+    subscription,
+)
 from infra.local.stripe.account import Account
 from infra.local.stripe.billing import Billing
 from infra.local.stripe.customers import Customers
@@ -249,6 +261,7 @@ BREAKS: Final[dict[str, Break]] = {
     "less_than_nothing_is_nothing": _of(patch.object, Billing, "_measure", _below_nothing),
     "error_reports_are_thin_events": _named({"id": "req_1"}),
     "error_reports_name_the_event": _named({"identifier": "req_1"}),
+    "a_destination_shows_its_secret_once": _of(patch.object, destinations, "SIGNING_SECRET", "none"),
     "items_are_cut_at_ten": _of(patch.object, subscription, "EMBEDDED", 20),
     "lines_are_cut_at_ten": _of(patch.object, invoice, "EMBEDDED", 20),
     "lines_show_their_prices": _of(patch.object, billing, "expanded", lambda *_: set()),

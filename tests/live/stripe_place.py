@@ -31,6 +31,9 @@ SHOWN_WITHIN: Final = 300
 """Seconds for which is waited until a sandbox shows what it has taken; its documents say "eventually"."""
 
 _TEST_KEY: Final = re.compile(r"(rk|sk)_test_\w+")
+DESTINATION: Final = "https://example.com/referee"
+"""The address of event destinations: one that is nobody's (RFC 2606)."""
+
 API: Final = "https://api.stripe.com"
 KEY: Final = "STRIPE_SANDBOX_KEY"
 BASE: Final = "STRIPE_SANDBOX_BASE"
@@ -206,6 +209,18 @@ class Place:
         how: Any = {"max_network_retries": 0, **options}
         client.v2.billing.meter_event_stream.create(given, how)
 
+    def destination(self) -> Any:
+        """Make an event destination for error reports, at an address where nobody listens; with its secret."""
+        params: Any = {
+            "name": self.named("destination"),
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "enabled_events": ["v1.billing.meter.error_report_triggered"],
+            "webhook_endpoint": {"url": DESTINATION},
+            "include": ["webhook_endpoint.signing_secret"],
+        }
+        return self.client.v2.core.event_destinations.create(params)
+
     def reports(self) -> list[Any]:
         """Return the error reports of the last 30 days; a Stripe makes them by itself, in its own time."""
         events = self.client.v2.core.events
@@ -228,6 +243,8 @@ class Place:
     def remove(self) -> None:
         """Remove whatever the run has made: nothing of it is billed, posted to or sold any more."""
         client = self.client.v1
+        for destination in self._destinations():
+            self.client.v2.core.event_destinations.delete(destination.id)
         for clock in self._clocks():
             client.test_helpers.test_clocks.delete(clock.id)
         for meter in self._meters():
@@ -241,7 +258,11 @@ class Place:
         """Return what is there of the run, by its ids."""
         products = self._products()
         prices = [price for product in products for price in self._prices(product)]
-        return [one.id for one in (*self._clocks(), *self._meters(), *products, *prices)]
+        return [one.id for one in (*self._destinations(), *self._clocks(), *self._meters(), *products, *prices)]
+
+    def _destinations(self) -> list[Any]:
+        destinations = self.client.v2.core.event_destinations.list({"limit": 100}).auto_paging_iter()
+        return [destination for destination in destinations if destination.name.startswith(self.run)]
 
     def _clocks(self) -> list[Any]:
         clocks = self.client.v1.test_helpers.test_clocks.list({"limit": 100}).auto_paging_iter()

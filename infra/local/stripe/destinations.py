@@ -61,6 +61,7 @@ class Destinations:
 
     made: list[Destination] = field(default_factory=list)
     pings: list[tuple[Destination, dict[str, Any]]] = field(default_factory=list)
+    numbered: int = 0
 
     def create_destination(self, params: Params, now: float) -> dict[str, Any]:
         """Make a webhook endpoint for thin events; other kinds of destinations are none of this account's.
@@ -74,7 +75,8 @@ class Destinations:
         kinds = texts(params, "enabled_events")
         if not kinds:
             raise StripeError("Missing required param: enabled_events.", code="parameter_missing")
-        number = len(self.made) + 1
+        self.numbered += 1
+        number = self.numbered
         made = Destination(
             id=f"ed_test_{number:014d}",
             url=text(nested(params, "webhook_endpoint", required=True), "url"),
@@ -99,6 +101,15 @@ class Destinations:
         more = f"{ROUTE}?limit={limit}&page={first + limit}{queried}" if first + limit < len(self.made) else None
         shown = self.made[first : first + limit]
         return {"data": [one.as_json(*included) for one in shown], "next_page_url": more, "previous_page_url": None}
+
+    def delete_destination(self, destination: str, params: Params, _now: float) -> dict[str, Any]:
+        """Delete a destination: it is sent nothing more (docs.stripe.com/api/v2/core/event-destinations/delete)."""
+        only(params)
+        if destination not in {each.id for each in self.made}:
+            raise StripeError(f"Event destination {destination} not found.", status=404, code="not_found")
+        self.made = [each for each in self.made if each.id != destination]
+        self.pings = [(to, ping) for to, ping in self.pings if to.id != destination]
+        return {"id": destination, "object": "v2.core.event_destination"}
 
     def wanting(self, kind: str) -> list[Destination]:
         """Give those that want events of a kind."""
