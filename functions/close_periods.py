@@ -190,6 +190,7 @@ def _tell(closed: Closed, unposted: int) -> None:
         Signal.HOURS_BEHIND: closed.behind,
         Signal.HOURS_UNPOSTED: unposted,
         Signal.USAGE_UNMAPPED: closed.unmapped,
+        Signal.CORRECTIONS_VOID: closed.void,
     }.items():
         if count:
             signals.add_metric(signal, MetricUnit.Count, count)

@@ -56,6 +56,9 @@ class Signal(StrEnum):
     USAGE_UNMAPPED = "UsageUnmapped"
     """Rows written in a run for keys that belong to no customer: ``HELD`` until the keys have one."""
 
+    CORRECTIONS_VOID = "CorrectionsVoid"
+    """Corrections that were made against another count than there is now: ``metering recount`` says what is missing."""
+
     COMPLETENESS_OF_LINES = "CompletenessOfLines"
     """Lines counted or set aside, divided by lines written into the access log, of the last day."""
 

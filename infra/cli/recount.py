@@ -97,7 +97,7 @@ def recount(
         err.print(words)
     report = _Report(everyone, as_json)
     for lines in progress("recounting", as_json)(work.compare(begin, stop), stop.number - begin.number):
-        report.add([work.fix(line, who, lower=lower) if fix and line.stays else line for line in lines])
+        report.add([work.fix(line, who, lower=lower) if fix and (line.stays or line.void) else line for line in lines])
     report.end(work.unreadable, work.broken)
     if report.staying:
         raise typer.Exit(1)

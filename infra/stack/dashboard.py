@@ -55,7 +55,7 @@ class Dashboard(Construct):
         )
         board.add_widgets(
             self._graph("Hours behind", Signal.HOURS_BEHIND, Signal.HOURS_UNPOSTED, statistic="Maximum"),
-            self._graph("Unmapped", Signal.USAGE_UNMAPPED),
+            self._graph("Unmapped, and corrections that are void", Signal.USAGE_UNMAPPED, Signal.CORRECTIONS_VOID),
             self._graph(
                 "Counted of a day",
                 Signal.COMPLETENESS_OF_LINES,

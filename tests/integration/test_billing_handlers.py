@@ -33,7 +33,7 @@ from metering.model.read_allotment import ReadAllotment
 from metering.model.stages import Stage
 from metering.model.stages import encode as encode_stages
 from metering.model.subjects import customer
-from metering.model.usage_row import epoch_of
+from metering.model.usage_row import Change, epoch_of
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients
@@ -223,6 +223,24 @@ def test_what_is_declared_is_noted_by_the_first_run_that_knows_it(
         (wider, HOUR.start + timedelta(hours=2)),
         (list(METRICS), HOUR.start + timedelta(hours=3)),
     ]
+
+
+def test_a_correction_that_becomes_void_is_told_once(
+    functions: Functions, used: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I9: it was made against a count that is no longer there; the log says whose."""
+    functions.close()
+    count = used.in_ledger("customer#acme")["requests"][0]
+    used.changes.add("acme", HOUR, Change("a", "requests", 7, "recount", "ann", 0, if_counted=count, recount=True))
+    functions.close()
+    assert "CorrectionsVoid" not in said(capsys)
+    used.now = Clock.at
+    used.record(used.line())
+    functions.close()
+    assert said(capsys)["CorrectionsVoid"] == (1, "Count")
+    assert "a correction is void" in functions.log.getvalue()
+    functions.close()
+    assert "CorrectionsVoid" not in said(capsys)
 
 
 def test_of_two_runs_that_note_at_once_one_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from infra.cli import main as cli
 from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.doctor.corrections import check_corrections
+from infra.operate.doctor.findings import State
 from infra.operate.recount import raw_log
 from infra.operate.recount.compared import Compared
 from infra.operate.recount.mending import LOWERS
@@ -147,6 +149,11 @@ def raw(world: World, monkeypatch: pytest.MonkeyPatch) -> Raw:
     return raw
 
 
+def health(raw: Raw) -> list[tuple[State, str, str]]:
+    """Return what doctor says of corrections."""
+    return [(one.state, one.said, one.do) for one in check_corrections(raw.deployment, raw.world.now)]
+
+
 def said(lines: Iterable[Compared]) -> dict[str, tuple[int, int, int | None, int]]:
     """Return by metric what was recounted, counted, what the ledger has, and the difference."""
     return {line.metric: (line.recounted, line.counted, line.ledger, line.difference) for line in lines}
@@ -258,15 +265,45 @@ def test_a_correction_of_what_does_not_add_up_is_void_once_another_count_is_ther
     raw.log(world.line(response_length="9"))
     close(raw)
     raw.fix("acme")
-    world.close()
+    assert world.close().void == 0
     assert world.in_ledger("customer#acme")["seats"][0] == 9
+    assert health(raw) == [(State.OK, "no correction is void", "")]
     raw.deliver(world.line(response_length="5"))
+    assert (world.close().void, world.close().void) == (1, 0)
+    assert health(raw) == [
+        (
+            State.WARNING,
+            f"the correction of acme's seats in {HOUR} is void: 5 are counted now",
+            f"metering recount acme --hour {HOUR}, then the same with --fix",
+        )
+    ]
     (seats,) = raw.recount("acme")
     assert (seats.recounted, seats.counted, seats.corrected, seats.difference) == (9, 5, 0, 4)
     assert seats.note == "void: the correction of +6 made against a count of 3"
     raw.fix("acme")
     world.close()
     assert world.in_ledger("customer#acme")["seats"][0] == 9
+    assert health(raw) == [(State.OK, "no correction is void", "")]
+
+
+def test_a_void_correction_of_which_nothing_is_missing_is_over_once_somebody_has_looked(raw: Raw, command: Any) -> None:
+    """I9: what was missing came after all; that is written down, and said no more."""
+    world = raw.world
+    raw.declare(Max(name="seats", of="response_length"), at=DEPLOYED + timedelta(minutes=5))
+    raw.deliver(world.line(response_length="3"))
+    high = world.line(response_length="9")
+    ids = raw.log(high)
+    close(raw)
+    raw.fix("acme")
+    world.close()
+    world.now += timedelta(minutes=5)
+    world.recorder().record(batch_of(ids, [high], Source.ACCESS_LOG, "log-group stream"))
+    world.close()
+    assert [state for state, _, _ in health(raw)] == [State.WARNING]
+    assert command("acme", "--hour", str(HOUR), "--fix")[0] == 0
+    world.close()
+    assert health(raw) == [(State.OK, "no correction is void", "")]
+    assert said(raw.recount("acme"))["seats"] == (9, 9, 9, 0)
 
 
 def test_of_two_who_mend_an_hour_at_once_one_does(raw: Raw) -> None:

@@ -25,6 +25,9 @@ class Closed:
     unmapped: int = 0
     """Keys without a customer that were closed for the first time."""
 
+    void: int = 0
+    """Corrections that became void."""
+
     behind: int = 0
     """Due hours that are not closed."""
 
@@ -50,5 +53,6 @@ class Closed:
             logger.warning("a subject is closed later", hour=str(hour), subject=str(subject), reason=str(error))
             if not isinstance(error, RowChangedError | TooMuchError):
                 self.errors.append(error)
+        self.void += wrote.void
         if wrote.pending:
             self.pending.add(hour)

@@ -22,6 +22,15 @@ class Snapshot:
     answered: frozenset[str] = frozenset()
     """What of that which was asked had been put before anything of this was read."""
 
+    def voided(self, after: UsageRow) -> list[Change]:
+        """Return the corrections of a row that it makes void: what they were made against is no longer counted."""
+        before = self.rows[after.subject]
+        return [
+            change
+            for change in self.changes.get(after.subject, ())
+            if change.is_void(_counted(after, change.metric)) and not change.is_void(_counted(before, change.metric))
+        ]
+
     def changed(self) -> list[UsageRow]:
         """Return the rows that say something else than what was read, as they are to be written."""
         made = [(row, self._made(row)) for row in self.rows.values()]
@@ -44,3 +53,7 @@ def _why_held(row: UsageRow, holdings: Mapping[str, Holding]) -> str:
     if holder is None:
         return "the key belongs to no customer"
     return f"counted for the customer {holder.customer}" if holder.customer else f"not billed: {holder.reason}"
+
+
+def _counted(row: UsageRow, metric: str) -> int:
+    return row.totals[metric].counted if metric in row.totals else 0

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from aws_lambda_powertools import Logger
+
 from metering.billing.settling import FAILURES, OutOfTimeError, Settler, Values
 from metering.billing.snapshots import Snapshot
 from metering.model.periods import Hour
@@ -37,6 +39,8 @@ from metering.stores.counters import Counted, Counters
 from metering.stores.holders import Holding, by_kind, mapped_to
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError, TooMuchError
+
+logger = Logger(child=True)
 
 MOST_KEYS: Final = 64
 """Up to so many keys of a customer are read along; one with more waits until others are done (I6)."""
@@ -64,6 +68,9 @@ class Wrote:
     unmapped: int = 0
     """Rows of keys that nobody held; of what was counted, all such keys."""
 
+    void: int = 0
+    """Corrections that became void, because another count is there than they were made against."""
+
     pending: bool = False
     """Whether a row has something to be posted; the index may not show it yet."""
 
@@ -85,6 +92,7 @@ class Wrote:
         self.settled |= other.settled
         self.firsts |= other.firsts
         self.unmapped += other.unmapped
+        self.void += other.void
         self.pending |= other.pending
         self.left |= other.left
 
@@ -346,6 +354,7 @@ class RowWriter:
                     wrote.unmapped += (
                         row.subject.kind is Kind.KEY and read.holdings[source_of(row.subject)].at(row.hour) is None
                     )
+                    wrote.void += _tell_void(row, read)
         wrote.pending |= any(row.in_state(State.PENDING) for row in (*read.rows.values(), *changed))
         return refused
 
@@ -366,6 +375,14 @@ class RowWriter:
                     owner for holding in (before[source], now) if (owner := mapped_to(holding, hour))
                 }
         return moved
+
+
+def _tell_void(row: UsageRow, read: Snapshot) -> int:
+    """Log which corrections a row has made void, and return how many (I9)."""
+    void = read.voided(row)
+    for change in void:
+        logger.warning("a correction is void", customer=row.subject.id, hour=str(row.hour), metric=change.metric)
+    return len(void)
 
 
 def _ever_concerned(holdings: Mapping[str, Holding]) -> set[Subject]:

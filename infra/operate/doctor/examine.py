@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
+from infra.operate.doctor import corrections as health_corrections
 from infra.operate.doctor import ledger as health_ledger
 from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
@@ -36,6 +37,7 @@ CHECKS: Final[dict[str, Check]] = {
     "meters": health_stripe.check_meters,
     "notifications": health_stripe.check_notifications,
     "reads": health_stripe.check_reads,
+    "corrections": health_corrections.check_corrections,
     "posting": health_ledger.check_posting,
     "unbilled": health_ledger.check_standing,
     "subscriptions": health_subscriptions.check_subscriptions,

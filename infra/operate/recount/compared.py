@@ -1,12 +1,30 @@
-"""Compared: one line of a recount's report."""
+"""Compared: one line of a recount's report, and what it is made from."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from infra.operate.recount.in_force import Declared
+from infra.operate.recount.raw_log import HourTally
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
 from metering.model.periods import Hour
 from metering.model.subjects import Subject
 from metering.model.usage_row import Change, UsageRow
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHour:
+    """What is compared of an hour: what was in force, what was counted of it for anybody, and whose its sources are."""
+
+    hour: Hour
+    declared: Declared
+    known: Collection[str]
+    owners: Mapping[str, Subject]
+    tally: HourTally
+    is_written: bool
+
+    def sources_of(self, subject: Subject) -> frozenset[str]:
+        """Return the sources that a subject's usage came from."""
+        return frozenset(source for source, owner in self.owners.items() if owner == subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,9 @@ class Compared:
     fixed: bool = False
     note: str = ""
     refused: str = ""
+    void: bool = False
+    """Whether a correction is void, and nobody has looked again since."""
+
     changes: Sequence[Change] = field(default=(), repr=False)
     """What stood beside the metric's count in the hour ``at``."""
 
@@ -58,14 +79,24 @@ class Compared:
 
 def corrections(changes: Iterable[tuple[Hour, Change]], metric: str, counted: Mapping[Hour, int]) -> tuple[int, str]:
     """Return the sum of what recounts have corrected, as far as it is valid, and a note on what is void."""
-    made = [
-        (change, change.is_void(counted.get(hour, 0)))
-        for hour, change in changes
-        if change.metric == metric and (change.recount or change.if_counted is not None) and not change.carry
-    ]
-    void = [change for change, is_void in made if is_void]
-    note = "; ".join(f"void: the correction of {it.amount:+} made against a count of {it.if_counted}" for it in void)
-    return sum(change.amount for change, is_void in made if not is_void), note
+    made = [(hour, change) for hour, change in changes if change.metric == metric and is_correction(change)]
+    note = "; ".join(
+        f"void: the correction of {change.amount:+} made against a count of {change.if_counted}"
+        for change in voided(made, counted)
+    )
+    return sum(change.amount for hour, change in made if not change.is_void(counted.get(hour, 0))), note
+
+
+def is_correction(change: Change) -> bool:
+    """Say whether a recount made a change; those of version 1.0.0 are known by the count that they are bound to."""
+    return (change.recount or change.if_counted is not None) and not change.carry
+
+
+def voided(made: Sequence[tuple[Hour, Change]], counted: Mapping[Hour, int]) -> list[Change]:
+    """Return those of a metric's corrections that are void, and after which no other was made that is valid."""
+    void = [change for hour, change in made if change.is_void(counted.get(hour, 0))]
+    latest = max((change.at for hour, change in made if not change.is_void(counted.get(hour, 0))), default=-1)
+    return [change for change in void if change.at > latest]
 
 
 def stale(rows: Iterable[UsageRow], metric: str, counted: Mapping[Hour, int]) -> list[Hour]:

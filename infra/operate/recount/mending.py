@@ -14,6 +14,7 @@ from metering.stores.marks import new_mark
 from metering.stores.table import RowChangedError
 
 LOWERS: Final = "it would lower the bill: with --lower it does"
+LOOKED_AT: Final = "a correction is void, and nothing is missing any more"
 _AGAIN: Final = "something was counted or corrected meanwhile: recount it again"
 
 
@@ -21,18 +22,20 @@ def mend(deployment: Deployment, line: Compared, who: str, now: datetime, *, low
     """Mend what a line says, and return it with a note that this is done, or why not.
 
     A correction of sums stands for all records that the archive holds: others may count later, and these do not
-    (:mod:`metering.stores.accounted`). One of peaks or distinct values, or of very many records, is bound to the count
+    (:mod:`metering.stores.accounted`). That a correction is void, and nothing is missing, is written down as one of
+    nothing. One of peaks or distinct values, or of very many records, is bound to the count
     that it was made against, and void once another is counted.
     """
     if line.refused:
         return line
-    if line.difference:
+    if line.difference or line.void:
         why = _unwanted(line, lower=lower) or _correct(deployment, line, who, now)
         if why:
             return replace(line, note="; ".join(filter(None, (line.note, why))))
     for hour in line.stale:
         deployment.counters.marks.mark_late(hour, line.subject, new_mark())
-    return replace(line, fixed=line.stays)
+    note = LOOKED_AT if line.void and not line.difference else line.note
+    return replace(line, fixed=line.stays, note=note)
 
 
 def _unwanted(line: Compared, *, lower: bool) -> str:

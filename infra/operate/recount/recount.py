@@ -20,7 +20,7 @@ from typing import Final
 
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount import whole
-from infra.operate.recount.compared import Compared, corrections, explained, is_of_usage_lines, stale
+from infra.operate.recount.compared import Compared, ReadHour, corrections, explained, is_of_usage_lines, stale
 from infra.operate.recount.in_force import Declared, InForce
 from infra.operate.recount.mending import mend
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
@@ -62,22 +62,6 @@ class _Month:
     ready: dict[_Where, set[str]] = field(default_factory=dict)
     waiting: dict[_Where, set[str]] = field(default_factory=dict)
     counted: dict[_Where, dict[Hour, int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Hour:
-    """What is compared of an hour: what was in force, what was counted of it for anybody, and whose its sources are."""
-
-    hour: Hour
-    declared: Declared
-    known: Collection[str]
-    owners: Mapping[str, Subject]
-    tally: HourTally
-    is_written: bool
-
-    def sources_of(self, subject: Subject) -> frozenset[str]:
-        """Return the sources that a subject's usage came from."""
-        return frozenset(source for source, owner in self.owners.items() if owner == subject)
 
 
 class Recount:
@@ -196,10 +180,10 @@ class Recount:
         subjects = {*map(customer, named), *(() if self._only else owners.values())}
         rows = deployment.ledger.rows.at(hour, subjects)
         known = {metric for _, metric in counted} | {metric for row in rows.values() for metric in row.totals}
-        of_hour = _Hour(hour, declared, known, owners, tally, is_written)
+        read = ReadHour(hour, declared, known, owners, tally, is_written)
         ready, waiting, before = (self._by_owner(numbers, owners, declared) for numbers in (*archived[:2], counted))
         for subject in sorted(subjects):
-            for meter in self._meters(of_hour):
+            for meter in self._meters(read):
                 where = (subject, meter)
                 if meter in declared.uniques:
                     if before.get(where, 0):
@@ -208,29 +192,30 @@ class Recount:
                 numbers = (ready.get(where, 0), waiting.get(where, 0), before.get(where, 0))
                 total = rows[subject].totals.get(meter)
                 if any(numbers) or total is not None:
-                    yield self._compare_meter(of_hour, where, numbers, rows[subject])
+                    yield self._compare_meter(read, where, numbers, rows[subject])
         for into, values in ((month.ready, archived[2]), (month.waiting, archived[3])):
             for (source, metric), distinct in values.items():
                 if owners[source] in subjects:
                     into.setdefault((owners[source], metric), set()).update(distinct)
 
-    def _meters(self, of_hour: _Hour) -> list[str]:
+    def _meters(self, read: ReadHour) -> list[str]:
         """Return the meters that can be compared: none of usage lines that are no longer kept."""
         last = whole.last(self._places.of_usage_lines)
-        gone = last is not None and of_hour.hour < last.first
+        gone = last is not None and read.hour < last.first
         return [
             meter
-            for metric in of_hour.declared.metrics
+            for metric in read.declared.metrics
             if not (gone and is_of_usage_lines(metric))
             for meter in meters_of(metric).values()
         ]
 
-    def _compare_meter(self, of_hour: _Hour, where: _Where, numbers: tuple[int, int, int], row: UsageRow) -> Compared:
+    def _compare_meter(self, read: ReadHour, where: _Where, numbers: tuple[int, int, int], row: UsageRow) -> Compared:
         (subject, meter), (ready, waiting, counted) = where, numbers
-        hour, declared, total = of_hour.hour, of_hour.declared, row.totals.get(meter)
+        hour, declared, total = read.hour, read.declared, row.totals.get(meter)
         recounted = max(ready, waiting) if meter in declared.peaks else ready + waiting
         # A query for each customer and hour would cost more than all the rest.
-        concerned = subject.kind is Kind.CUSTOMER and (recounted != counted or (total is not None and total.adjusted))
+        differs = recounted != counted or (total is not None and total.adjusted)
+        concerned = subject.kind is Kind.CUSTOMER and (differs or self._only)
         changes = list(self._deployment.changes.between(subject.id, hour, hour.next())) if concerned else []
         corrected, note = corrections(changes, meter, {hour: counted})
         compared = Compared(
@@ -244,14 +229,15 @@ class Recount:
             explained(recounted - counted - corrected, recounted - ready),
             at=hour,
             against=counted,
-            stale=stale([row], meter, {hour: counted}) if of_hour.is_written else [],
+            stale=stale([row], meter, {hour: counted}) if read.is_written else [],
             note=note,
+            void=bool(note),
             changes=[change for _, change in changes if change.metric == meter],
             metrics=declared.metrics,
-            seen=of_hour.tally.seen,
-            sources=of_hour.sources_of(subject) if recounted != counted else (),
+            seen=read.tally.seen,
+            sources=read.sources_of(subject) if concerned else (),
         )
-        return self._judged(compared, [hour], is_known=declared.is_known or meter in of_hour.known)
+        return self._judged(compared, [hour], is_known=declared.is_known or meter in read.known)
 
     def _judged(self, line: Compared, concerned: Sequence[Hour], *, is_known: bool) -> Compared:
         """Say why a recount may not mend a line, if so: what it does not know must change no bill."""
@@ -320,6 +306,7 @@ class Recount:
                 against=counted.get(at, 0),
                 stale=[hour for hour in stale(rows, metric, counted) if hour in written],
                 note=note,
+                void=bool(note),
                 changes=[change for hour, change in changes if change.metric == metric and hour == at],
                 metrics=unchanged,
             )
