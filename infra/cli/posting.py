@@ -20,7 +20,7 @@ from infra.cli.shared import (
     progress,
     table,
 )
-from infra.operate import posting
+from infra.operate import held_invoices, posting
 from infra.operate.adjusting import Adjusted, adjust
 from infra.operate.deployment import OperatorError
 from metering.billing.reconciling import NOT_POSTED
@@ -31,7 +31,9 @@ app: Final = typer.Typer()
 posting_app: Final = group("Whether usage is posted to Stripe: off until you turn it on.")
 rejected_app: Final = group("Usage that Stripe rejected, and another try.")
 app.add_typer(posting_app, name="posting")
+held_app: Final = group("Differences of invoices that no late record explains, and what is to be done about them.")
 app.add_typer(rejected_app, name="rejected")
+app.add_typer(held_app, name="held")
 
 
 @on_deployment(posting_app, "on")
@@ -172,6 +174,82 @@ def rejected_retry(
         print_json({"hours": hours})
         return
     out.print(f"{hours} customers' hours are posted again at the next tick, or by 'metering close'")
+
+
+@on_deployment(held_app, "list")
+def held_list(connect: Connect, as_json: Json = False) -> None:
+    """List the invoices that bill something else than was used, for no reason that is known, or cannot be read."""
+    found = list(held_invoices.held_invoices(connect()))
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    table(
+        ("customer", "invoice", "metric", "from", "to", "invoiced", "difference", "reason"),
+        [
+            (
+                one.customer,
+                one.invoice,
+                one.metric,
+                one.first,
+                one.end,
+                f"{one.invoiced:,}",
+                f"{one.difference:+,}",
+                one.reason,
+            )
+            for one in found
+        ],
+    )
+
+
+HeldInvoice = Annotated[str, typer.Argument(metavar="INVOICE", help="As 'metering held list' shows it.")]
+HeldMetric = Annotated[str, typer.Argument(metavar="METRIC")]
+HeldCustomer = Annotated[str, typer.Argument(metavar="CUSTOMER")]
+Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger.")]
+
+
+@on_deployment(held_app, "carry")
+def held_carry(
+    connect: Connect,
+    customer_id: HeldCustomer,
+    invoice: HeldInvoice,
+    metric: HeldMetric,
+    reason: Why,
+    as_json: Json = False,
+) -> None:
+    """Bill a difference after all, in the current hour."""
+    _decide(connect, customer_id, invoice, metric, "carry", reason, as_json)
+
+
+@on_deployment(held_app, "leave")
+def held_leave(
+    connect: Connect,
+    customer_id: HeldCustomer,
+    invoice: HeldInvoice,
+    metric: HeldMetric,
+    reason: Why,
+    as_json: Json = False,
+) -> None:
+    """Bill a difference to nobody, for good: the invoice is right as it is."""
+    _decide(connect, customer_id, invoice, metric, "leave", reason, as_json)
+
+
+def _decide(
+    connect: Connect,
+    customer_id: str,
+    invoice: str,
+    metric: str,
+    decision: held_invoices.Decision,
+    reason: str,
+    as_json: bool,
+) -> None:
+    deployment = connect()
+    known_customer(deployment.ledger, customer_id)
+    amount = held_invoices.decide(deployment, customer_id, invoice, metric, decision, reason=reason, now=now())
+    if as_json:
+        print_json({"amount": amount, "decision": decision})
+        return
+    where = "are billed in the current hour" if decision == "carry" else "are billed to nobody"
+    out.print(f"{amount:+,} {metric} of {invoice} {where}")
 
 
 @on_deployment(app, "reconcile")

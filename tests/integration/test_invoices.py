@@ -8,7 +8,10 @@ import msgspec
 import pytest
 
 from infra.local.stripe.invoice import Invoice
+from infra.local.stripe.params import API_VERSION
 from infra.local.stripe.server import LocalStripe
+from infra.operate.doctor import findings
+from infra.operate.doctor.stripe import check_invoices
 from metering.billing.accounts import DOUBTFUL
 from metering.billing.carrying import NOT_SUBSCRIBED, Carrier
 from metering.billing.noting import Noter
@@ -20,6 +23,7 @@ from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
 from tests.integration.billing import FINALISED, Billing, due
+from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
 
 NOW = Hour.containing(FINALISED)
@@ -302,6 +306,50 @@ def test_a_quantity_that_is_no_count_of_what_was_used_is_held_for_a_person(billi
     assert billing.carries() == []
     [line] = world.changes.billed("acme")
     assert (line.difference, line.held) == (6, DOUBTFUL)
+
+
+@pytest.mark.parametrize(("decision", "carried"), [("carry", [4]), ("leave", [])])
+def test_whoever_is_asked_decides_about_what_is_held(
+    billing: Billing,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    decision: str,
+    carried: list[int],
+) -> None:
+    """It is billed now, or nobody is billed, for good; what is late from then on is carried by itself."""
+    world = billing.world
+    operator = Operator(world, monkeypatch, capsys)
+    billing.jump(FINALISED)
+    local_invoice(world).lines[0].update(quantity=1, quantity_decimal="1")
+    world.check()
+    [held] = operator.run("held", "list", "--json").document
+    assert (held["customer"], held["difference"], held["reason"]) == ("acme", 4, DOUBTFUL)
+    decide = ("held", decision, "acme", held["invoice"], "requests", "--reason", "looked into it")
+    assert operator.run(*decide, "--json").document == {"amount": 4, "decision": decision}
+    assert f"nothing of requests on {held['invoice']} is held for acme" in operator.run(*decide).err
+    assert operator.run("held", "list", "--json").document == []
+    billing.settle()
+    assert [amount for _, amount in billing.carries() if amount] == carried
+    billing.use(2)
+    billing.settle()
+    assert sorted(amount for _, amount in billing.carries() if amount) == sorted([*carried, 2])
+
+
+def test_the_doctor_names_invoices_that_wait_for_a_person(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I9: and says which version of the API the account's own events have."""
+    world = billing.world
+    deployment = Operator(world, monkeypatch, capsys).deployment
+    billing.jump(FINALISED)
+    [found] = check_invoices(deployment, world.now)
+    assert found.state is findings.State.OK
+    assert found.said.endswith(f"the account's own version of the API is {API_VERSION}, and ours {API_VERSION}")
+    local_invoice(world).lines[0].update(quantity=1, quantity_decimal="1")
+    world.check()
+    [found] = check_invoices(deployment, world.now)
+    said = f"invoices bill something else than was used, or cannot be read: {local_invoice(world).id} of acme"
+    assert (found.state, found.said) == (findings.State.BROKEN, said)
 
 
 def test_a_late_record_before_the_first_look_is_carried(billing: Billing) -> None:

@@ -207,22 +207,16 @@ class Carrier:
             elif total.state is State.PENDING or self._may_show_later(total):
                 done = False  # post_usage holds it first; and what it sent before has to be seen
             elif total.state is State.HELD and total.reason == TOO_OLD:
-                invoiced = any(
-                    one.metric == metric
-                    and one.covers(row.hour)
-                    and one.stripe_customer == _billed_to(total, stripe_customer)
-                    for one in invoices
-                )
+                invoiced = _is_invoiced(row.hour, metric, _billed_to(total, stripe_customer), invoices)
                 held = 0 if invoiced else self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
                 if invoiced or total.quantity == held:
                     row = self.ledger.rows.save(settled_by_carry(row, metric))
-                    continue
-                if self._is_from_before(row.hour, stripe_customer, metric):
+                elif self._is_from_before(row.hour, stripe_customer, metric):
                     row = self.ledger.rows.save(never_billed(row, metric))
-                    continue
-                if (yield from self._is_billed(stripe_customer, metric)):
-                    yield self._move(row, metric, total.quantity - held, "too old for Stripe")
-                done = False
+                else:
+                    done = False  # to be looked at once more, also when it was moved
+                    if (yield from self._is_billed(stripe_customer, metric)):
+                        yield self._move(row, metric, total.quantity - held, "too old for Stripe")
         return done
 
     def _may_show_later(self, total: Total) -> bool:
@@ -359,6 +353,11 @@ class Look:
     account: Account
     others: Sequence[Account]
     stripe_customer: str
+
+
+def _is_invoiced(hour: Hour, metric: str, stripe_customer: str, lines: Iterable[Billed]) -> bool:
+    """Say whether an hour of a Stripe customer's metric is on an invoice."""
+    return any((one.metric, one.stripe_customer) == (metric, stripe_customer) and one.covers(hour) for one in lines)
 
 
 def _billed_to(total: Total, stripe_customer: str) -> str:

@@ -40,6 +40,7 @@ CHECKS: Final[dict[str, Check]] = {
     "corrections": health_corrections.check_corrections,
     "posting": health_ledger.check_posting,
     "unbilled": health_ledger.check_standing,
+    "invoices": health_stripe.check_invoices,
     "subscriptions": health_subscriptions.check_subscriptions,
     "keys": health_ledger.check_rotations,
     "alarms": health_account.check_alarms,

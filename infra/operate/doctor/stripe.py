@@ -6,10 +6,12 @@ from functools import partial
 from itertools import islice
 from typing import Final, Literal
 
+import stripe
 from stripe import StripeClient
 
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
+from infra.operate.held_invoices import held_invoices
 from infra.operate.notifications import destination_of
 from infra.operate.rights import FUNCTIONS, OPERATORS
 from metering.model.read_allotment import A_TRANSACTION
@@ -149,3 +151,20 @@ def _streamed_from(deployment: Deployment) -> str:
     name = deployment.outputs.post_usage_function
     found = deployment.client("lambda").get_function_configuration(FunctionName=name)
     return str(found.get("Environment", {}).get("Variables", {}).get("STREAMED_FROM", ""))
+
+
+def check_invoices(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Name the invoices that wait for a person, and say in which version the account has its events."""
+    held = [*islice(held_invoices(deployment), _NAMED + 1)]
+    if held:
+        named = ", ".join(sorted({f"{one.invoice} of {one.customer}" for one in held[:_NAMED]}))
+        yield broken(
+            f"invoices bill something else than was used, or cannot be read: {named}"
+            + " and more" * (len(held) > _NAMED),
+            "metering held list says why; then metering held carry, or leave",
+        )
+    newest = deployment.stripe().call(lambda client: client.v1.events.list({"limit": 1})).data
+    theirs = newest[0].api_version if newest else None
+    of_account = f"the account's own version of the API is {theirs}" if theirs else "the account has no event yet"
+    if not held:
+        yield ok(f"every invoice that was noted can be read; {of_account}, and ours {stripe.api_version}")

@@ -1,0 +1,94 @@
+"""What invoices bill and a person has to look at: differences that no late record explains, and what cannot be read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Final, Literal
+
+import msgspec
+
+from infra.operate.deployment import Deployment, OperatorError
+from metering.billing.accounts import FOR_A_PERSON
+from metering.model.periods import Hour
+from metering.model.subjects import Kind
+from metering.model.usage_row import Change
+from metering.stores.changes import Billed
+from metering.stores.marks import Mark
+from metering.stores.table import RowChangedError
+
+MOST_CUSTOMERS: Final = 500
+"""So many customers are looked at, two queries each: those of whom an hour, or an invoice, waits to be compared."""
+
+Decision = Literal["carry", "leave"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Held:
+    """A difference that is held; of an invoice that cannot be read, without a metric."""
+
+    customer: str
+    invoice: str
+    metric: str
+    first: str
+    end: str
+    invoiced: int
+    difference: int
+    reason: str
+
+
+def held_invoices(deployment: Deployment) -> Iterator[Held]:
+    """Yield what is held for a person, of the first :data:`MOST_CUSTOMERS`; the hourly run asks for each to be seen."""
+    marks = deployment.counters.marks.of_kind(Mark.CHECK)
+    names = dict.fromkeys(mark.subject.id for mark in marks if mark.subject.kind is Kind.CUSTOMER)
+    for name in islice(names, MOST_CUSTOMERS):
+        for noted in deployment.changes.noted(name):
+            if noted.held:
+                yield Held(name, noted.invoice, "", str(noted.hour), str(noted.hour), 0, 0, noted.held)
+        for line in deployment.changes.billed(name):
+            if line.held in FOR_A_PERSON:
+                yield Held(
+                    name, line.invoice, line.metric, line.first, line.end, line.quantity, line.difference, line.held
+                )
+
+
+def decide(  # noqa: PLR0913 - what a decision is about, each by name
+    deployment: Deployment, name: str, invoice: str, metric: str, decision: Decision, *, reason: str, now: datetime
+) -> int:
+    """Bill a difference that is held in the current hour, or nobody, for good; return how much it is.
+
+    Either way it stands in the ledger with the reason and who decided. Deciding twice is refused: there is nothing left
+    to decide. What comes late to the invoice's hours from now on is carried by itself.
+    """
+    lines = [
+        line
+        for line in deployment.changes.billed(name)
+        if (line.invoice, line.metric) == (invoice, metric) and line.held in FOR_A_PERSON
+    ]
+    if not lines:
+        raise OperatorError(f"nothing of {metric} on {invoice} is held for {name}: see 'metering held list'")
+    for line in lines:
+        _settle(deployment, name, line, decision, reason=reason, now=now)
+    return sum(line.difference for line in lines)
+
+
+def _settle(  # noqa: PLR0913 - see above
+    deployment: Deployment, name: str, line: Billed, decision: Decision, *, reason: str, now: datetime
+) -> None:
+    amount = line.difference
+    settled = {"carried": line.carried + amount} if decision == "carry" else {"left": line.left + amount}
+    after = msgspec.structs.replace(line, **settled, difference=0, held="", counted=True)
+    change = Change(
+        f"{line.known_as.replace('#', '.')}.v{line.version}",
+        line.metric,
+        amount if decision == "carry" else 0,
+        f"{line.invoice}: {amount:+,} of {line.first} to {line.end} "
+        f"{'are billed here' if decision == 'carry' else 'are billed to nobody'}: {reason}",
+        deployment.who(),
+        int(now.timestamp()),
+        carry=True,
+    )
+    try:
+        deployment.changes.carry(name, [after], Hour.containing(now), change)
+    except RowChangedError as error:
+        raise OperatorError("the invoice was just looked at: see 'metering held list', and decide again") from error
