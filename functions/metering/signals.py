@@ -70,13 +70,14 @@ class Signal(StrEnum):
     than nothing or to more than Stripe takes."""
 
     USAGE_WITHOUT_SUBSCRIPTION = "UsageWithoutSubscription"
-    """Differences that wait until the customer has a subscription which bills their metric."""
+    """Differences that wait until the customer has a subscription which bills their metric, or for a person."""
 
     USAGE_POSTED_AGAIN = "UsagePostedAgain"
     """Totals that Stripe did not show, and that were posted again."""
 
     USAGE_DIFFERING = "UsageDiffering"
-    """Totals that Stripe does not show although they were posted again: a person must look."""
+    """Totals that Stripe does not show although they were posted again, and invoices that bill something else than was
+    used, or cannot be read: a person must look."""
 
     ROWS_REJECTED = "RowsRejected"
     """Customers' hours that hold usage which Stripe refused for good, as they stand at the hourly look."""
