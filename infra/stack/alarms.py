@@ -170,7 +170,8 @@ class Alarms(Construct):
             "UsageDiffering",
             self._signal(Signal.USAGE_DIFFERING, "Maximum"),
             "Stripe shows other totals than the ledger, although they were posted again (`metering reconcile` lists "
-            "them), or an invoice bills something else than was used (`metering held list` says which). Look whether somebody else posts to these meters, or changed a meter or a customer at Stripe.",
+            "them), or an invoice bills something else than was used (`metering held list` says which). Look whether "
+            "somebody else posts to these meters, or changed a meter or a customer at Stripe.",
         )
         self._alarm(
             "ReconcileUsageErrors",

@@ -138,7 +138,7 @@ def test_what_was_invoiced_to_a_deleted_stripe_customer_stays_with_it(wrong: Bil
     wrong.use(3, after)
     wrong.at(due(after))
     world.run()
-    world.changes.note("acme", Billed("in_1", "cus_typo", "requests", str(HOUR), str(after), 5))
+    world.changes.add_billed("acme", Billed("in_1", "cus_typo", "requests", str(HOUR), str(after), 5))
     mend(wrong)
     wrong.at(world.now + timedelta(minutes=70))
     world.check()
