@@ -52,7 +52,8 @@ STREAM = "amazon-apigateway-metering-access-log"
 HEALTHY = [
     "credentials", "clock", "stack", "version", "log role", "stages", "billed lines", "subscription",
     *["functions"] * 7, "schedules", "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters",
-    "notifications", "reads", "corrections", "posting", "unbilled", "subscriptions", "keys", "alarms", "API keys",
+    "notifications", "reads", "corrections", "posting", "unbilled", "invoices", "subscriptions", "keys",
+    "alarms", "API keys",
     "concurrency",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.posting import retry
 from metering.billing.reconciling import NOT_MENDED, POSTED_AGAIN
 from metering.model.usage_row import State, Total, rejected_later
-from metering.stores.changes import Billed
+from metering.stores.changes import Billed, Noted
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
@@ -144,6 +144,17 @@ def test_what_was_invoiced_to_a_deleted_stripe_customer_stays_with_it(wrong: Bil
     world.check()
     world.run()
     assert (world.at_stripe("cus_right"), world.at_stripe("cus_right", hour=after)) == (0, 3)
+
+
+def test_what_an_invoice_may_bill_that_cannot_be_read_yet_stays_with_it(wrong: Billing) -> None:
+    """I2: until its lines are known."""
+    world = wrong.world
+    world.changes.note("acme", Noted("in_1", "cus_typo", int(HOUR.end.timestamp())))
+    mend(wrong)
+    wrong.at(world.now + timedelta(minutes=70))
+    world.check()
+    world.run()
+    assert world.at_stripe("cus_right") == 0
 
 
 def test_what_goes_into_an_hour_that_is_invoiced_is_carried(world: World) -> None:

@@ -316,6 +316,8 @@ class Reconciler:
             return False
         if total.posted_to not in self.stripe.unknown or owner.stripe_customer in self.stripe.unknown:
             return False
+        if any(one.stripe_customer == total.posted_to and not one.read for one in self.changes.noted(owner.id)):
+            return False  # what it bills is not known yet
         return not any(
             billed.metric == metric and billed.stripe_customer == total.posted_to and billed.covers(row.hour)
             for billed in self.changes.billed(owner.id)
