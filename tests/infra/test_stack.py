@@ -38,6 +38,7 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
         "SigningSecret",
         "StripeSecret",
         "StripeApiBase",
+        "StripeReadsAMonth",
         "Deployment",
         "Metrics",
         "Nonces",
