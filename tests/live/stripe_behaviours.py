@@ -711,6 +711,61 @@ def a_deleted_customer_says_so(stripe: Place) -> None:
 
 
 @behaviour(
+    "With `status=all` canceled subscriptions are listed as well, with when they began and ended, and their items.",
+    f"{SDK}, `SubscriptionListParams.status`, `Subscription.ended_at`",
+    DOCUMENTED,
+    otherwise="Usage of somebody whose subscription has ended is told for another reason.",
+)
+def canceled_subscriptions_are_listed_with_all(stripe: Place) -> None:
+    """Cancel one."""
+    customer = stripe.customer()
+    made = stripe.subscribe(customer, stripe.price(stripe.meter()))
+    stripe.client.v1.subscriptions.cancel(made.id)
+    assert stripe.client.v1.subscriptions.list({"customer": customer.id}).data == []
+    [listed] = stripe.client.v1.subscriptions.list({"customer": customer.id, "status": "all"}).data
+    assert (listed.id, listed.status, listed.start_date) == (made.id, "canceled", made.start_date)
+    assert listed.ended_at
+    assert len(listed["items"].data) == 1
+
+
+@behaviour(
+    "An item that is added to a subscription bills what is used from then on.",
+    "docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup, 2026",
+    DOCUMENTED,
+    otherwise="The hours before an added price are told for the wrong reason: as billed, or as billed by nobody.",
+)
+def an_added_item_bills_from_then_on(stripe: Place) -> None:
+    """Add one in the middle of a period, with usage before and after."""
+    period, meter = Period.begun(stripe), stripe.meter()
+    price = stripe.price(meter)
+    stripe.post(meter, period.customer.id, 5, period.start + HOUR)
+    stripe.client.v1.subscriptions.update(period.subscription.id, {"items": [{"price": price.id}]})
+    stripe.advance(period.customer, period.start + 18 * HOUR)
+    stripe.post(meter, period.customer.id, 7, period.start + 15 * HOUR)
+    assert stripe.held(meter, period.customer, period.start, period.start + DAY, 12) == 12
+    period.end()
+    billed = {line.pricing.price_details.price: line.quantity_decimal for line in period.lines()}
+    assert billed[price.id] == 7
+
+
+@behaviour(
+    "A subscription whose collection is paused keeps its status, and its invoices are made.",
+    f"{SDK}, `Subscription.pause_collection`",
+    DOCUMENTED,
+    otherwise="Usage is told as paid by nobody although it is collected, or the reverse.",
+    where=Where.SANDBOX,
+)
+def a_paused_collection_keeps_the_status(stripe: Place) -> None:
+    """Pause one, and end its period."""
+    period = Period.begun(stripe)
+    pause: Any = {"pause_collection": {"behavior": "void"}}
+    assert stripe.client.v1.subscriptions.update(period.subscription.id, pause).status == "active"
+    period.use(5)
+    period.end()
+    assert period.finalise().status == "void"
+
+
+@behaviour(
     "A preview of a customer alone is refused with 400; of one of its subscriptions it is given.",
     "RoboFinSystems/robosystems#940, 2026-07; stripe/stripe-node#2347",
     OBSERVED,

@@ -135,6 +135,11 @@ def _rounded(self: Price, **how: Any) -> Any:
     return shown | {"unit_amount_decimal": "0"}
 
 
+def _since_its_period_began(self: Item, end: int) -> Any:
+    part = _usage(self, end)
+    return type(part)(part.customer, part.item, part.price, self.start, end, None)
+
+
 def _invoiced_at_once(self: Subscription) -> Iterator[Any]:
     for item in self.items.values():
         yield item.usage(item.end)
@@ -249,6 +254,8 @@ BREAKS: Final[dict[str, Break]] = {
     "metered_prices_alone_make_no_first_invoice": _of(patch.object, Subscription, "first_parts", _invoiced_at_once),
     "the_thirty_first_stays": _of(patch.object, subscribing, "_anchor", _anchored),
     "a_deleted_customer_says_so": _of(patch.object, Customers, "remove", lambda *_: {}),
+    "canceled_subscriptions_are_listed_with_all": _of(patch.object, Subscription, "status", "active"),
+    "an_added_item_bills_from_then_on": _of(patch.object, Item, "usage", _since_its_period_began),
     "a_preview_is_of_a_subscription": _of(patch.object, Billing, "create_preview", _previewed),
     "lines_name_price_item_and_period": _without("quantity_decimal"),
     "a_draft_takes_late_usage": _of(patch.object, billing, "DRAFT_TIME", 0),
