@@ -46,6 +46,7 @@ class Ids:
     invoice: str
     event: str
     clock: str
+    session: str
 
 
 Ask = Callable[[StripeClient, Ids], Any]
@@ -131,7 +132,15 @@ def local_client(local_stripe: LocalStripe) -> Iterator[StripeClient]:
 def ids(local_client: StripeClient) -> Ids:
     """A meter and a customer with one event, who pays for a licence and for calls."""
     client = local_client.v1
-    customer = client.customers.create({"name": "Acme", "metadata": {"customer": "acme"}}).id
+    customer = client.customers.create(
+        {
+            "name": "Acme",
+            "email": "billing@acme.example",
+            "metadata": {"customer": "acme"},
+            "payment_method": "pm_card_visa",
+            "invoice_settings": {"default_payment_method": "pm_card_visa"},
+        }
+    ).id
     meter = create_meter(local_client, "calls").id
     post(local_client, customer)
     product = client.products.create({"name": "Calls", "metadata": {"metric": "calls"}}).id
@@ -148,7 +157,11 @@ def ids(local_client: StripeClient) -> Ids:
     )
     invoice = str(subscription.latest_invoice)
     clock = client.test_helpers.test_clocks.create({"frozen_time": HOUR}).id
-    return Ids(meter, customer, product, price, subscription.id, invoice, client.events.list().data[0].id, clock)
+    session = client.checkout.sessions.create(
+        {"mode": "setup", "customer": customer, "currency": "usd", "success_url": "https://usage.example/"}
+    ).id
+    event = client.events.list().data[0].id
+    return Ids(meter, customer, product, price, subscription.id, invoice, event, clock, session)
 
 
 def create_price(client: StripeClient, product: str, meter: str, **more: Any) -> Any:
@@ -224,6 +237,28 @@ REQUESTS: dict[str, Ask] = {
     ),
     "delete a test clock": lambda client, ids: client.v1.test_helpers.test_clocks.delete(ids.clock),
     "create a customer of a test clock": lambda client, ids: client.v1.customers.create({"test_clock": ids.clock}),
+    "attach a payment method": lambda client, ids: client.v1.payment_methods.attach(
+        "pm_card_visa", {"customer": ids.customer}
+    ),
+    "list a customer's payment methods": lambda client, ids: client.v1.customers.payment_methods.list(
+        ids.customer, {"limit": 1}
+    ),
+    "create a customer with a card": lambda client, _: client.v1.customers.create(
+        {"payment_method": "pm_card_visa", "invoice_settings": {"default_payment_method": "pm_card_visa"}}
+    ),
+    "create a Checkout session": lambda client, ids: client.v1.checkout.sessions.create(
+        {
+            "mode": "setup",
+            "customer": ids.customer,
+            "currency": "usd",
+            "success_url": "https://usage.example/",
+            "cancel_url": "https://usage.example/",
+        }
+    ),
+    "retrieve a Checkout session": lambda client, ids: client.v1.checkout.sessions.retrieve(ids.session),
+    "create a session of the customer portal": lambda client, ids: client.v1.billing_portal.sessions.create(
+        {"customer": ids.customer, "return_url": "https://usage.example/"}
+    ),
     "create a product": lambda client, _: client.v1.products.create({"name": "Bytes", "metadata": {"metric": "bytes"}}),
     "list products": lambda client, _: client.v1.products.list({"active": True, "limit": 3}),
     "retrieve a product": lambda client, ids: client.v1.products.retrieve(ids.product),

@@ -28,6 +28,7 @@ from infra.local.stripe.params import (
     page,
     text,
 )
+from infra.local.stripe.paying import Paying
 from infra.local.stripe.reports import NO_METER, Failure, Reports
 from infra.local.stripe.subscribing import Subscriptions
 
@@ -59,7 +60,8 @@ class Account:
         self.catalog = Catalog(self.meters, {}, {})
         self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s, self.directory.times)
         self.clocks = Clocks(self.billing, self.directory)
-        self.subscriptions = Subscriptions(self.catalog, self.billing)
+        self.subscriptions = Subscriptions(self.catalog, self.billing, self.directory)
+        self.paying = Paying(self.directory)
 
     def create_meter_event(self, params: Params, now: float) -> dict[str, Any]:
         """Accept one meter event, or refuse it (docs.stripe.com/api/billing/meter-event/create).

@@ -205,7 +205,7 @@ class Billing:
 
     def _cycle(self, subscription: Subscription, moment: int) -> None:
         """End the periods that end at a moment, with a draft of what they cost, and begin the next ones."""
-        if subscription.canceled_at is not None or subscription.next_end > moment:
+        if subscription.status != "active" or subscription.next_end > moment:
             return
         parts = list(subscription.cycle_parts(moment))
         self.draft(subscription, parts, "subscription_cycle", moment)

@@ -4,7 +4,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.local.stripe.params import PAGING, Params, StripeError, metadata, only, page, text
+from infra.local.stripe.params import PAGING, Params, StripeError, metadata, nested, only, page, text
+
+TEST_CARD = "pm_card_visa"  # docs.stripe.com/testing
 
 
 @dataclass(slots=True)
@@ -14,6 +16,7 @@ class Customers:
     customers: dict[str, dict[str, Any]] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     times: dict[str, int] = field(default_factory=dict)  # what each test clock shows, by its id
+    methods: list[dict[str, Any]] = field(default_factory=list)  # payment methods, oldest first
 
     def create_customer(self, params: Params, now: float) -> dict[str, Any]:
         """Create a customer; of the parameters in docs.stripe.com/api/customers/create, it knows a few."""
@@ -23,7 +26,10 @@ class Customers:
         customer = self.add(f"cus_{len(self.customers) + len(self.deleted) + 1:014d}", now) | {"test_clock": clock}
         self.customers[customer["id"]] = customer
         try:
-            return _change_customer(customer, {name: each for name, each in params.items() if name != "test_clock"})
+            if method := text(params, "payment_method", default=""):
+                self.attach(customer["id"], method, now)
+            at_once = ("payment_method", "test_clock")
+            return self._change(customer, {name: each for name, each in params.items() if name not in at_once})
         except StripeError:
             del self.customers[customer["id"]]
             raise
@@ -79,13 +85,56 @@ class Customers:
 
     def update_customer(self, customer: str, params: Params, _now: float) -> dict[str, Any]:
         """Change a customer; metadata is merged, and an empty value removes a key (docs.stripe.com/api/metadata)."""
-        return _change_customer(self._customer(customer), params)
+        return self._change(self._customer(customer), params)
+
+    def attach(self, customer: str, method: str, now: float) -> dict[str, Any]:
+        """Attach a card for testing to a customer, under an id of its own (docs.stripe.com/testing, "PaymentMethods").
+
+        A customer's first one is no default by that.
+        """
+        self._customer(customer)
+        if method != TEST_CARD:
+            message = f"No such PaymentMethod: '{method}'"
+            raise StripeError(message, status=404, code="resource_missing", param="payment_method")
+        self.methods.append(_card(f"pm_{len(self.methods) + 1:014d}", customer, now))
+        return self.methods[-1]
+
+    def methods_of(self, customer: str) -> list[dict[str, Any]]:
+        """Give a customer's payment methods, newest first."""
+        self._customer(customer)
+        return [method for method in reversed(self.methods) if method["customer"] == customer]
+
+    def method_of(self, customer: str, method: str) -> str:
+        """Give the id of one that is attached to a customer; the card for testing stands for its newest."""
+        named = [each["id"] for each in self.methods_of(customer) if method in (each["id"], TEST_CARD)]
+        if not named:
+            raise StripeError(
+                f"The customer does not have a payment method with the ID {method}. The payment method must be "
+                "attached to the customer.",
+                code="resource_missing",
+            )
+        return str(named[0])
 
     def remove(self, customer: str) -> dict[str, Any]:
         """Let a customer be one of those that were deleted."""
         del self.customers[self._customer(customer)["id"]]
         self.deleted.add(customer)
         return _deleted(customer)
+
+    def _change(self, customer: dict[str, Any], params: Params) -> dict[str, Any]:
+        """Set a customer's texts and default payment method, merge its metadata, all or nothing; empty unsets."""
+        texts = ("description", "email", "name", "phone")
+        only(params, "invoice_settings", "metadata", *texts)
+        changes: dict[str, Any] = {name: text(params, name, default="") or None for name in texts if name in params}
+        changes["metadata"] = metadata(customer["metadata"], params)
+        settings = nested(params, "invoice_settings")
+        only(settings, "default_payment_method")
+        if settings:
+            method = text(settings, "default_payment_method", default="")
+            method = method and self.method_of(customer["id"], method)
+            changes["invoice_settings"] = customer["invoice_settings"] | {"default_payment_method": method or None}
+        customer.update(changes)
+        return customer
 
     def _customer(self, customer: str) -> dict[str, Any]:
         """Find a customer by its id, or answer 404."""
@@ -99,11 +148,40 @@ def _deleted(customer: str) -> dict[str, Any]:
     return {"id": customer, "object": "customer", "deleted": True}
 
 
-def _change_customer(customer: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Set a customer's texts and merge its metadata, all or nothing; an empty text unsets."""
-    texts = ("description", "email", "name", "phone")
-    only(params, "metadata", *texts)
-    changes: dict[str, Any] = {name: text(params, name, default="") or None for name in texts if name in params}
-    changes["metadata"] = metadata(customer["metadata"], params)
-    customer.update(changes)
-    return customer
+def _card(method: str, customer: str, now: float) -> dict[str, Any]:
+    """Give a payment method that is a card (docs.stripe.com/api/payment_methods/object)."""
+    address = ("city", "country", "line1", "line2", "postal_code", "state")
+    return {
+        "id": method,
+        "object": "payment_method",
+        "allow_redisplay": "unspecified",
+        "billing_details": {
+            "address": dict.fromkeys(address),
+            "email": None,
+            "name": None,
+            "phone": None,
+            "tax_id": None,
+        },
+        "card": {
+            "brand": "visa",
+            "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
+            "country": "US",
+            "display_brand": "visa",
+            "exp_month": 8,
+            "exp_year": 2030,
+            "fingerprint": "AOB934RVNwzk6xtn",
+            "funding": "credit",
+            "generated_from": None,
+            "last4": "4242",
+            "networks": {"available": ["visa"], "preferred": None},
+            "regulated_status": "unregulated",
+            "three_d_secure_usage": {"supported": True},
+            "wallet": None,
+        },
+        "created": int(now),
+        "customer": customer,
+        "customer_account": None,
+        "livemode": False,
+        "metadata": {},
+        "type": "card",
+    }

@@ -15,9 +15,9 @@ class Right(NamedTuple):
     level: str
 
 
-# By resource (docs.stripe.com/keys-api, "Permissions"). Stripe's messages call prices `plan`; the names of the meters'
-# and test clocks' rights could not be confirmed (?), nor that event destinations need the one of webhooks (?). The
-# stream itself takes a session's token, and no key.
+# By resource (docs.stripe.com/keys-api, "Permissions"); of payment methods, Checkout and the portal as observed in
+# refusals. Stripe's messages call prices `plan`; the names of the meters' and test clocks' rights could not be confirmed
+# (?), nor that event destinations need the one of webhooks (?). The stream itself takes a session's token, and no key.
 RIGHTS: dict[str, Right] = {
     METER_EVENTS: Right("billing_meter_event", "write"),
     "POST /v1/billing/meters": Right("billing_meter", "write"),
@@ -32,6 +32,11 @@ RIGHTS: dict[str, Right] = {
     "GET /v1/customers/:id": Right("customer", "read"),
     "POST /v1/customers/:id": Right("customer", "write"),
     "DELETE /v1/customers/:id": Right("customer", "write"),
+    "GET /v1/customers/:id/payment_methods": Right("payment_method", "read"),
+    "POST /v1/payment_methods/:id/attach": Right("payment_method", "write"),
+    "POST /v1/checkout/sessions": Right("checkout_session", "write"),
+    "GET /v1/checkout/sessions/:id": Right("checkout_session", "read"),
+    "POST /v1/billing_portal/sessions": Right("customer_portal", "write"),
     "POST /v1/products": Right("product", "write"),
     "GET /v1/products": Right("product", "read"),
     "GET /v1/products/:id": Right("product", "read"),
@@ -91,6 +96,11 @@ def endpoints(account: Account, stream: Stream) -> dict[str, Endpoint]:
         "GET /v1/customers/:id": account.directory.retrieve_customer,
         "POST /v1/customers/:id": account.directory.update_customer,
         "DELETE /v1/customers/:id": account.delete_customer,
+        "GET /v1/customers/:id/payment_methods": account.paying.list_payment_methods,
+        "POST /v1/payment_methods/:id/attach": account.paying.attach_payment_method,
+        "POST /v1/checkout/sessions": account.paying.create_checkout_session,
+        "GET /v1/checkout/sessions/:id": account.paying.retrieve_checkout_session,
+        "POST /v1/billing_portal/sessions": account.paying.create_portal_session,
         "POST /v1/products": catalog.create_product,
         "GET /v1/products": catalog.list_products,
         "GET /v1/products/:id": catalog.retrieve_product,

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from infra.local.stripe.account import Account
 from infra.local.stripe.api import Api
+from infra.local.stripe.customers import TEST_CARD
 from infra.local.stripe.faults import METER_EVENTS, Fault, FaultPlan
 from infra.local.stripe.meter import Latest, MeterEvent, Quantity
 from infra.local.stripe.params import API_VERSION
@@ -191,9 +192,21 @@ class LocalStripe:
             self._account.reports.thin_events[str(event["id"])] = dict(event)
 
     def add_customer(self, customer: str) -> None:
-        """Add a customer under an id of the caller's choice, which the API itself does not allow."""
+        """Add a customer under an id of the caller's choice, which the API itself does not allow.
+
+        It can be charged and sent invoices: it has a card, and an address.
+        """
         with self._lock:
-            self._account.directory.add(customer, self.now)
+            directory = self._account.directory
+            made = directory.add(customer, self.now)
+            card = directory.attach(customer, TEST_CARD, self.now)["id"]
+            made["email"] = f"{customer}@customers.test"
+            made["invoice_settings"] = made["invoice_settings"] | {"default_payment_method": card}
+
+    def complete_checkout(self, session: str) -> None:
+        """Do what a customer does on the page of a Checkout session: give a card."""
+        with self._lock:
+            self._account.paying.complete(session, self.now)
 
     def state(self) -> dict[str, Any]:
         """Give the answer of `GET /_local/state`: totals, events and calls as JSON."""

@@ -1,11 +1,14 @@
 """The subscription routes of the local Stripe."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from infra.local.stripe.billing import CYCLE, Billing
 from infra.local.stripe.calendar import boundary
 from infra.local.stripe.catalog import Catalog
+from infra.local.stripe.customers import Customers
+from infra.local.stripe.invoice import Part
 from infra.local.stripe.params import (
     PAGING,
     Params,
@@ -26,7 +29,16 @@ from infra.local.stripe.subscription import Item, Subscription
 
 CREATE_PARAMS = (
     *("backdate_start_date", "billing_cycle_anchor", "billing_mode", "collection_method", "currency", "customer"),
-    *("days_until_due", "description", "items", "metadata", "off_session", "payment_behavior", "proration_behavior"),
+    *("days_until_due", "default_payment_method", "description", "items", "metadata", "off_session"),
+    *("payment_behavior", "proration_behavior"),
+)
+NO_PAYMENT_METHOD = (  # observed: clojurewerkz/elephant, issue 14; joshnuss/svelte-stripe, issue 30
+    "This customer has no attached payment source or default payment method. Please consider adding a default payment "
+    "method. For more information, visit "
+    "https://stripe.com/docs/billing/subscriptions/payment-methods-setting#payment-method-priority."
+)
+NO_EMAIL = (  # observed of invoices that are sent
+    "Missing email. In order to create invoices that are sent to the customer, the customer must have a valid email."
 )
 MOST_ITEMS = 20  # docs.stripe.com/api/subscriptions/create: "up to 20 subscription items"
 
@@ -37,18 +49,24 @@ class Subscriptions:
 
     catalog: Catalog
     billing: Billing
+    directory: Customers
 
     def create_subscription(self, params: Params, now: float) -> dict[str, Any]:
         """Subscribe a customer (docs.stripe.com/api/subscriptions/create), in flexible billing mode.
 
         Metered items alone make no first invoice ("If the invoice is empty as a result, we don't generate one",
         docs.stripe.com/changelog/basil/2025-06-30/billing-mode). Licences are invoiced at once, and that invoice is
-        final at once. Of a backdated subscription, periods that have ended before now are not invoiced: what Stripe
+        final at once; charged automatically, they need a payment method, unless it is to be given later: then the
+        subscription is `incomplete` (`payment_behavior`; that it ends after 23 hours is not built here).
+
+        A backdated subscription without `billing_cycle_anchor` has its start as the anchor: flexible mode
+        "automatically aligns the billing cycle anchor to the backdate_start_date when not explicitly set" (SDK 16).
+        Of a backdated subscription, periods that have ended before now are not invoiced: what Stripe
         does with their usage could not be confirmed (?).
         """
         only(params, *CREATE_PARAMS)
         one_of(nested(params, "billing_mode"), "type", ("flexible",), default="flexible", within="billing_mode")
-        one_of(
+        behaviour = one_of(
             params,
             "payment_behavior",
             ("allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"),
@@ -63,6 +81,8 @@ class Subscriptions:
             raise StripeError("Missing required param: items.", code="parameter_missing", param="items")
         currency = text(params, "currency", default=wanted[0][0].currency)
         collection, days = _collection(params)
+        method = text(params, "default_payment_method", default="")
+        method = method and self.directory.method_of(customer, method)
         at = int(self.billing.time_of(customer, now))
         start = integer(params, "backdate_start_date", default=at)
         if start > at:
@@ -79,25 +99,37 @@ class Subscriptions:
             prorate=_prorates(params),
             description=text(params, "description", default="") or None,
             metadata=metadata({}, params),
+            payment_method=method or None,
         )
         for price, quantity, about in wanted:
             self._add(subscription, price, quantity, at).metadata = about
+        parts = list(subscription.first_parts())
+        subscription.uncanceled = self._paid(subscription, parts, behaviour)
         self.billing.subscriptions[subscription.id] = subscription
         self.billing.note(subscription.next_end, CYCLE, subscription.id)
         self.billing.log.record("customer.subscription.created", subscription.as_json(), at)
-        parts = list(subscription.first_parts())
         if parts:
             self.billing.finalize(self.billing.draft(subscription, parts, "subscription_create", at), at)
         return subscription.as_json()
 
     def list_subscriptions(self, params: Params, _now: float) -> dict[str, Any]:
-        """List subscriptions, newest first; the canceled only where asked for (docs: api/subscriptions/list)."""
+        """List subscriptions, newest first (docs.stripe.com/api/subscriptions/list, `status`).
+
+        "If no value is supplied, all subscriptions that have not been canceled are returned": also an incomplete one.
+        """
         only(params, "created", "customer", "price", "status", *PAGING)
-        statuses = ("active", "all", "canceled", "ended", "incomplete", "incomplete_expired", "past_due", "paused")
-        status = one_of(params, "status", (*statuses, "trialing", "unpaid"), default="")
+        statuses = (
+            *("active", "all", "canceled", "ended", "incomplete", "incomplete_expired", "past_due", "paused"),
+            *("trialing", "unpaid"),
+        )
+        status = one_of(params, "status", statuses, default="")
         customer, price = text(params, "customer", default=""), text(params, "price", default="")
         created = moments(params, "created")
-        shown = {"": ("active",), "all": ("active", "canceled"), "ended": ("canceled",)}.get(status, (status,))
+        shown = {
+            "": {*statuses} - {"all", "canceled", "ended"},
+            "all": {*statuses},
+            "ended": {"canceled", "incomplete_expired"},
+        }.get(status, {status})
         subscriptions = [
             each.as_json()
             for each in reversed(self.billing.subscriptions.values())
@@ -181,6 +213,21 @@ class Subscriptions:
         cancelled.canceled_at = at
         self.billing.log.record("customer.subscription.deleted", cancelled.as_json(), at)
         return cancelled.as_json()
+
+    def _paid(self, subscription: Subscription, parts: Sequence[Part], behaviour: str) -> str:
+        """Give the status of a new subscription, or refuse it where nobody can be asked to pay."""
+        customer = self.billing.customers[subscription.customer]
+        if subscription.collection_method == "send_invoice":
+            if not customer["email"]:
+                raise StripeError(NO_EMAIL)
+            return "active"
+        amounts = (charge.amount for part in parts for charge in part.price.charges(part.quantity or 0, part.share))
+        default = customer["invoice_settings"]["default_payment_method"] or customer["default_source"]
+        if subscription.payment_method or default or not sum(amounts):
+            return "active"
+        if behaviour == "default_incomplete":
+            return "incomplete"
+        raise StripeError(NO_PAYMENT_METHOD, code="resource_missing")
 
     def _wanted(self, params: Params, number: int) -> tuple[Price, int, dict[str, str]]:
         """Read an item: an active price, a quantity if it is a licence, metadata."""

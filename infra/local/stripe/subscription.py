@@ -71,11 +71,13 @@ class Subscription:
     made_items: int = 0
     latest_invoice: str | None = None
     canceled_at: int | None = None
+    payment_method: str | None = None
+    uncanceled: str = "active"  # its status until it is canceled; nothing here fails to be paid later
 
     @property
     def status(self) -> str:
-        """`active` or `canceled`; nothing here fails to be paid."""
-        return "active" if self.canceled_at is None else "canceled"
+        """`active`, `canceled`, or `incomplete` as long as its first invoice waits for a payment method."""
+        return self.uncanceled if self.canceled_at is None else "canceled"
 
     @property
     def next_end(self) -> int:
@@ -154,6 +156,7 @@ class Subscription:
             **_unchanging(),
             "id": self.id,
             "object": "subscription",
+            "default_payment_method": self.payment_method,
             "billing_cycle_anchor": self.anchor,
             "canceled_at": self.canceled_at,
             "cancellation_details": {
@@ -195,7 +198,6 @@ def _unchanging() -> dict[str, Any]:
         "cancel_at": None,
         "cancel_at_period_end": False,
         "customer_account": None,
-        "default_payment_method": None,
         "default_source": None,
         "default_tax_rates": [],
         "discounts": [],
