@@ -59,6 +59,7 @@ from tests.faults.money_schedule import (
     METRICS,
     START,
     Adjust,
+    Cancel,
     Close,
     Connect,
     Deliver,
@@ -71,9 +72,11 @@ from tests.faults.money_schedule import (
     Reconcile,
     Retry,
     Schedule,
+    Subscribe,
     Task,
     Throttle,
     Turn,
+    Void,
 )
 from tests.faults.money_stripe import API_KEY, StripeAccount
 from tests.faults.stage import CALM, LIFE_S, Episode, InTurn, Process, Run, Stage, in_turn
@@ -119,7 +122,9 @@ class Game:
         self.world = Clock(START.start)
         self.stage = Stage(self.world, self.schedule.seed, step_s=self.schedule.step_s)
         schedule = self.schedule
-        self.stripe = StripeAccount(self.stage, schedule.latest, schedule.summary_delay_s, bad=dict(schedule.bad))
+        self.stripe = StripeAccount(
+            self.stage, schedule.latest, schedule.summary_delay_s, bad=dict(schedule.bad), older=schedule.older
+        )
         self.backing = self.make_backing(self.world, schedule.seed, schedule.lag_s)
         self.direct = Parts.of(self.backing.direct, self.backing.counters, self.backing.ledger)
         self.bucket = Buckets()
@@ -195,17 +200,10 @@ class Game:
         ]
         named = {*schedule.connected.values(), *(f"cus_{name}" for name in schedule.connected)} - {""}
         named |= {one.task.stripe_customer for one in self._runs() if isinstance(one.task, Connect)}
+        self.prices = prices
         for whom in sorted(named):
             self.stripe.account.directory.add(whom, self.world.now)
-            client.v1.subscriptions.create(
-                {
-                    "customer": whom,
-                    "items": [{"price": price} for price in prices],
-                    "billing_cycle_anchor": int(schedule.anchor.start.timestamp()),
-                    "collection_method": "send_invoice",
-                    "days_until_due": 30,
-                }
-            )
+            self._subscribe(whom, billing_cycle_anchor=int(schedule.anchor.start.timestamp()))
         for name, stripe_customer in schedule.connected.items():
             direct.ledger.holders.save_customer(Customer(name, name, stripe_customer), before=None)
         for key, name in schedule.mapped.items():
@@ -214,6 +212,12 @@ class Game:
         direct.ledger.progress.save_invoices_seen(Seen(int(self.world.now)))
         if schedule.since is not None:
             direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
+
+    def _subscribe(self, whom: str, **begins: int) -> None:
+        items: Any = [{"price": price} for price in self.prices]
+        how: Any = {"collection_method": "send_invoice", "days_until_due": 30}
+        with self.stripe.by_others() as client:
+            client.v1.subscriptions.create({"customer": whom, "items": items, **how, **begins})
 
     def _runs(self) -> Iterator[Run]:
         return (run for episode in self.schedule.episodes for run in episode.runs)
@@ -303,8 +307,28 @@ class Game:
                 self._lose(task)
             case Throttle():
                 self.unreadable.add(f"hour#{task.hour}#{task.partition}")
+            case Cancel() | Subscribe() | Void():
+                self._at_stripe(task)
             case _:
                 assert_never(task)
+
+    def _at_stripe(self, task: Cancel | Subscribe | Void) -> None:
+        """Do what somebody else does at Stripe."""
+        whom = task.stripe_customer
+        with self.stripe.by_others() as client:
+            match task:
+                case Cancel():
+                    for one in self.stripe.running(whom):
+                        client.v1.subscriptions.cancel(one.id, {"invoice_now": True})
+                case Subscribe():
+                    if not self.stripe.running(whom):
+                        begin = int(Hour.containing(self.world.moment).start.timestamp())
+                        self._subscribe(whom, backdate_start_date=begin)
+                case Void():
+                    for invoice in client.v1.invoices.list({"customer": whom, "status": "open", "limit": 1}).data:
+                        client.v1.invoices.void_invoice(invoice.id)
+                case _:
+                    assert_never(task)
 
     def _entry(self, name: str, parts: Parts, **more: Any) -> Entry:
         there = parts.ledger.holders.customers([name]).get(name)
@@ -498,11 +522,17 @@ class Game:
         for task in self.schedule.adjustments():
             if f"number {task.number}" not in done:
                 self._calmly(task)
+        self._connect()
+        if self.direct.switch.read().first is None:
+            self._calmly(Turn(on=True))
+
+    def _connect(self) -> None:
+        """Let every customer be billed."""
         for name, whom in self.schedule.connected.items():
             if not whom and not self.direct.ledger.holders.customers([name])[name].stripe_customer:
                 self._calmly(Connect(name, f"cus_{name}"))
-        if self.direct.switch.read().first is None:
-            self._calmly(Turn(on=True))
+        for whom in self.stripe.account.directory.customers:
+            self._calmly(Subscribe(whom))
 
     def _calmly(self, task: Task) -> None:
         self._play(Episode(0.0, (Run(task),)))

@@ -5,8 +5,9 @@ What it promises, and checks with code that shares nothing with the closer but t
 - **Converges**: when nothing fails any more, some hourly runs later nothing is asked for, nothing waits, and for every
   customer, metric and hour the ledger's count is the straight count of the lines, its adjustments are those that were
   made, and Stripe holds what the ledger says (of hours that Stripe still takes, from ``since`` on; nothing before it).
-- **Billed once**: what finalised invoices bill and what Stripe holds of the hours that none of them covers is together
-  exactly the straight count and the adjustments.
+- **Billed once, or told**: what finalised invoices bill that nobody voided, what Stripe holds of hours that none of
+  them covers and a subscription does, and what rows tell that nobody is billed for is together exactly the straight
+  count and the adjustments.
 - **Nobody waits for another**: after the first calm tick (by the event stream, where a newer total departs a tick after
   the older one that had no answer, the second) nothing is pending of any customer but the one whose account still
   fails, and what Stripe accepted it holds, before anything is reconciled.
@@ -382,11 +383,12 @@ class Judge:
         for (name, metric, hour), amount in [*used.items(), *adjusted.items()]:
             if since <= hour < due:
                 wanted[name, metric] += amount
-        billed = self._billed(due)
+        billed, told = self._billed(due), self._told_unbilled(since, due)
         return [
-            f"I4: {name} is billed for {billed[name, metric]} {metric}, and used {wanted[name, metric]}"
-            for name, metric in sorted({*wanted, *billed})
-            if billed[name, metric] != wanted[name, metric]
+            f"I4: {name} is billed for {billed[name, metric]} {metric}, told that nobody is for {told[name, metric]}, "
+            f"and used {wanted[name, metric]}"
+            for name, metric in sorted({*wanted, *billed, *told})
+            if billed[name, metric] + told[name, metric] != wanted[name, metric]
         ]
 
     def _billed(self, due: int) -> Counter[tuple[str, str]]:
@@ -402,14 +404,22 @@ class Judge:
             prices = {part.price.id: meters[part.price.recurring.meter or ""] for part in invoice.parts}
             for part in invoice.parts:
                 covered |= {(whom, hour) for hour in range(part.start // 3600, part.end // 3600)}
-            for line in invoice.lines:
+            for line in invoice.lines if invoice.status != "void" else ():
                 metric = prices[line["pricing"]["price_details"]["price"]]
                 if whom in owners:
                     billed[owners[whom], metric] += int(line["quantity"])
         for (whom, metric, hour), held in self.stripe.totals().items():
-            if whom in owners and (whom, hour) not in covered and hour < due:
+            if whom in owners and (whom, hour) not in covered and hour < due and self.stripe.is_paid(whom, hour):
                 billed[owners[whom], metric] += held
         return billed
+
+    def _told_unbilled(self, since: int, due: int) -> Counter[tuple[str, str]]:
+        """Return what rows say that no invoice will ever bill."""
+        told: Counter[tuple[str, str]] = Counter()
+        for (name, metric, hour), total in self._ledger().items():
+            if since <= hour < due and total.get("unbilled"):
+                told[name, metric] += max(0, sum(total.get(part, 0) for part in ("counted", "adjusted", "carried")))
+        return told
 
     def _meters(self) -> Iterable[Any]:
         return self.stripe.account.meters.values()

@@ -4,7 +4,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Literal
 
@@ -17,6 +17,9 @@ from tests.faults.stage import CALM, LIFE_S, UNHURT, Death, Episode, Run, Weathe
 
 START: Final = Hour.parse("2026-11-22T05")
 METRICS: Final = ("requests", "bytes")
+PAUSE_S: Final = 45 * 86_400.0
+"""Longer than Stripe takes usage for, and than it keeps events."""
+
 DISTINCT: Final = "users"
 """A metric of distinct values, which some schedules have beside those."""
 
@@ -137,7 +140,45 @@ class Mend:
     stripe_customer: str
 
 
-Task = Deliver | Close | Post | Reconcile | HandOver | Connect | Adjust | Turn | Retry | Notify | Mend | Lose | Throttle
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A customer's subscription is cancelled at Stripe, within an hour; what Stripe holds by then is invoiced."""
+
+    stripe_customer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """A customer whose subscription was cancelled is subscribed again, from the beginning of the hour on."""
+
+    stripe_customer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """Somebody voids a customer's newest invoice at Stripe that is final."""
+
+    stripe_customer: str
+
+
+Task = (
+    Deliver
+    | Close
+    | Post
+    | Reconcile
+    | HandOver
+    | Connect
+    | Adjust
+    | Turn
+    | Retry
+    | Notify
+    | Mend
+    | Lose
+    | Throttle
+    | Cancel
+    | Subscribe
+    | Void
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +283,9 @@ class Schedule:
     distinct: bool = False
     """Whether distinct users are billed, too."""
 
+    older: bool = False
+    """Whether the account's events are rendered by a version of Stripe's API that is older than ours."""
+
     step_s: float = 0.2
     """How long a step of a process takes at most."""
 
@@ -257,17 +301,22 @@ class Schedule:
 CUSTOMERS: Final = ("ann", "bob", "cyd")
 
 
-def draw(seed: int, *, narrow: bool = False, big: bool = False) -> Schedule:
+def draw(seed: int, *, narrow: bool = False, big: bool = False, eventful: bool = False) -> Schedule:
     """Draw a schedule; the same one for the same seed.
 
     One in three is narrow, or each if asked for: late batches for one hour of one customer, while it is closed and
-    posted again and again. One in twelve has big hours: some dozen keys, of which a few are a page and a step.
+    posted again and again. One in twelve has big hours: some dozen keys, of which a few are a page and a step. Of the
+    others, one in three is eventful: at Stripe subscriptions end and begin, invoices are voided, reads are refused, or
+    posting pauses for 45 days.
     """
     chance = random.Random(seed)
     kind = chance.random()
-    if big or (kind > 11 / 12 and not narrow):
+    if big or (kind > 11 / 12 and not narrow and not eventful):
         return _big(chance, seed)
-    return _narrow(chance, seed) if narrow or kind < 1 / 3 else _wide(chance, seed)
+    if narrow or (kind < 1 / 3 and not eventful):
+        return _narrow(chance, seed)
+    schedule, more = _wide(chance, seed), random.Random(f"at Stripe {seed}")
+    return _eventful(more, schedule) if eventful or more.random() < 1 / 3 else schedule
 
 
 def _narrow(chance: random.Random, seed: int) -> Schedule:
@@ -347,6 +396,42 @@ def _wide(chance: random.Random, seed: int) -> Schedule:
         interval="month" if old else chance.choice(("day", "month")),
         anchor=Hour(START.number + chance.randint(1, 12)),
         old=old,
+    )
+
+
+# --- what happens at Stripe -------------------------------------------------------------------------------------------
+
+
+def _eventful(chance: random.Random, schedule: Schedule) -> Schedule:
+    """Add to a schedule what others do at Stripe meanwhile, and what an account is like."""
+    whom = chance.choice([f"cus_{name}" for name in schedule.connected])
+    episodes = list(schedule.episodes)
+    kind = chance.choice(("cancelled", "cancelled", "voided", "voided", "paused", "crowded"))
+    at = chance.randint(1, len(episodes))
+    weather = schedule.weather
+    match kind:
+        case "cancelled":
+            within = chance.choice((1.0, 60.0, 1200.0, 2100.0, 3540.0))
+            gap = chance.choice((1.0, 60.0, 1800.0, 3600.0, 10_800.0))
+            later = chance.randint(at, len(episodes))
+            episodes.insert(later, Episode(gap, (Run(Subscribe(whom)),)))
+            episodes.insert(at, Episode(within, (Run(Cancel(whom)),)))
+        case "voided":
+            for _ in range(chance.choice((1, 2))):
+                place = chance.randint(at, len(episodes))
+                episodes.insert(place, Episode(chance.choice((1.0, 7200.0, 90_000.0)), (Run(Void(whom)),)))
+        case "paused" if not schedule.old:
+            pause = (Turn(on=False), 0.0), (Close(), PAUSE_S), (Turn(on=True), 60.0)
+            episodes[at:at] = [Episode(after, (Run(task),)) for task, after in pause]
+        case _:
+            crowded = {**weather.stripe, Trouble.CROWDED: 0.6}
+            weather = Weather(f"{weather.name}, reads refused", weather.table, crowded, weather.stalls)
+    return replace(
+        schedule,
+        episodes=tuple(episodes),
+        weather=weather,
+        interval="month" if kind == "paused" else schedule.interval,
+        older=chance.random() < 0.5,
     )
 
 

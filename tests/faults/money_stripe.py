@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, cast
@@ -21,6 +22,9 @@ from tests.faults.stage import Stage
 API_KEY: Final = "sk_live_local"
 DEPLOYMENT: Final = "Metering"
 
+OLDER: Final = "2024-06-20"
+"""A version of the API in which an account may have its events, whatever version we ask for."""
+
 LANDS_WITHIN_S: Final = 540
 """A call that is held up lands at most so long after it was sent. With a life of 300 s and clocks that differ by two
 minutes, that is within the FLIGHT_TIME that the code allows for."""
@@ -32,6 +36,11 @@ class Trouble(Enum):
     BUSY = "429, another call is at work for this customer and meter"
     REFUSED = "400: Stripe says no"
     SLOWED = "429 with Retry-After"
+    CROWDED = "429 to a read"
+
+
+_TO_POSTS: Final = {Trouble.REFUSED, Trouble.BUSY}
+_NOT_TO_POSTS: Final = {Trouble.CROWDED}
 
 
 Fates = Mapping[Enum, float]
@@ -48,17 +57,22 @@ class Behaviour(Enum):
 
 @dataclass
 class StripeAccount:
-    """An account, with the stage's time. ``fates`` says how likely each fate of a call is, ``bad`` who behaves how."""
+    """An account, with the stage's time. ``fates`` says how likely each fate of a call is, ``bad`` who behaves how.
+
+    ``older`` says that its events are in an older version of the API.
+    """
 
     stage: Stage
     latest: Latest
     summary_delay_s: float
     fates: Fates = field(default_factory=dict)
     bad: dict[str, Behaviour] = field(default_factory=dict)
+    older: bool = False
 
     def __post_init__(self) -> None:
         """Open the account."""
-        self.account = Account(self.latest, self.summary_delay_s)
+        version = {"event_version": OLDER} if self.older else {}
+        self.account = Account(self.latest, self.summary_delay_s, **version)
         # The events of a customer that is unknown for a while are accepted and counted for nobody. Its subscription
         # runs on meanwhile, which is why the account's own directory keeps it.
         self.account.customers = cast("Any", _Known(self.account.directory.customers, self.bad))
@@ -77,6 +91,32 @@ class StripeAccount:
     def client(self, token: str, _base: str, **_waits: object) -> stripe.StripeClient:
         """Make a client of the SDK; it stands for the one of `metering.stripe.meters`."""
         return stripe.StripeClient(token, max_network_retries=2, http_client=_Transport(self))
+
+    @contextmanager
+    def by_others(self) -> Iterator[stripe.StripeClient]:
+        """Give a client to somebody beside us, whose calls meet no fate and take no time."""
+        process, self.stage.current = self.stage.current, None
+        try:
+            yield self.client(API_KEY, "")
+        finally:
+            self.stage.current = process
+
+    def running(self, whom: str) -> list[Any]:
+        """Return a customer's subscriptions that have not ended."""
+        return [
+            one for one in self.account.billing.subscriptions.values() if one.customer == whom and not one.canceled_at
+        ]
+
+    def is_paid(self, whom: str, hour: int) -> bool:
+        """Say whether a subscription of a customer's holds the end of an hour, in which its total is dated."""
+        end = (hour + 1) * 3600
+        return any(
+            one.start_date < end and (one.canceled_at is None or end <= one.canceled_at)
+            for one in self._subscriptions(whom)
+        )
+
+    def _subscriptions(self, whom: str) -> list[Any]:
+        return [one for one in self.account.billing.subscriptions.values() if one.customer == whom]
 
     def totals(self) -> dict[tuple[str, str, int], int]:
         """Return what Stripe holds, by Stripe customer, metric and hour's number."""
@@ -104,6 +144,8 @@ class StripeAccount:
                 return refuse(lock_timeout())
             case Trouble.REFUSED:
                 return refuse(StripeError("This customer cannot be billed now."))
+            case Trouble.CROWDED:
+                return self.api.perform(call, Fault.RATE_LIMITED)
             case Trouble.SLOWED:
                 answer = self.api.perform(call, Fault.RATE_LIMITED)
                 return Answer(answer.status, answer.body, {**answer.headers, "Retry-After": "7"})
@@ -132,7 +174,7 @@ class StripeAccount:
             drawn -= rate
             if drawn < 0:
                 assert isinstance(fate, Fault | Trouble)
-                return fate if posts or fate not in (Trouble.REFUSED, Trouble.BUSY) else None
+                return fate if fate not in (_NOT_TO_POSTS if posts else _TO_POSTS) else None
         return None
 
     def _of_customer(self, call: Call) -> Fault | Trouble | None:

@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--until-wrong", action="store_true")
     parser.add_argument("--narrow", action="store_true", help="only what happens at once in one hour of one key")
     parser.add_argument("--big", action="store_true", help="only hours of many keys, of which few are a page")
+    parser.add_argument("--eventful", action="store_true", help="only where something happens at Stripe meanwhile")
     parser.add_argument("--no-lag", action="store_true")
     parser.add_argument("--dynamodb", type=int, help="the port of DynamoDB Local")
     parser.add_argument("--proxy", action="store_true", help="let the network to it fail, rather than the calls")
@@ -114,7 +115,7 @@ def main() -> None:
         proxy = stack.enter_context(Proxy(wanted.dynamodb)) if wanted.proxy else None
         place = Place(wanted.dynamodb, wanted.definitions, proxy)
         for number, seed in enumerate(range(wanted.seed, wanted.seed + wanted.schedules), 1):
-            kind = {name: True for name in ("narrow", "big") if getattr(wanted, name)}
+            kind = {name: True for name in ("narrow", "big", "eventful") if getattr(wanted, name)}
             schedule = SIDES[wanted.side][0].draw(seed, **kind)
             if hasattr(schedule, "lag_s") and (wanted.no_lag or wanted.dynamodb):
                 schedule = replace(schedule, lag_s=0.0)
