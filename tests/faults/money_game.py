@@ -25,6 +25,7 @@ from metering.billing.closing import Closer
 from metering.billing.posting import Poster
 from metering.billing.receiving import Receiver
 from metering.billing.reconciling import Reconciler
+from metering.billing.unbilled import Looker
 from metering.counting.recording import Hashing, Recorder
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
@@ -442,6 +443,7 @@ class Game:
         start, time = process.clock(), timedelta(seconds=LIFE_S - 30)
         reader = StripeReader(self.stripe.meters, Reads(task.calls, self._pace(A_SECOND)))
         Carrier(parts.ledger, parts.changes, reader, first, process.clock, start + time / 2).run()
+        Looker(parts.ledger, parts.changes, reader, first, process.clock, start + time / 2).run()
         Reconciler(parts.ledger, parts.changes, reader, first, process.clock, start + time).run()
 
     def _adjust(self, task: Adjust, process: Process, parts: Parts) -> None:
