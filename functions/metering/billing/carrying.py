@@ -145,7 +145,7 @@ class Carrier:
         stripe_customer = profile.stripe_customer if profile else ""
         noted = self._noter.of(name, stripe_customer)
         unread = yield from self._read(name, noted)
-        lines = self._noter.lines_of(name, stripe_customer)
+        lines = [self._as_billed(line, noted) for line in self._noter.lines_of(name, stripe_customer)]
         accounts = accounts_of(lines, noted)
         done: dict[int, bool] = {}
         rows_done: dict[Marked, bool] = {}
@@ -174,6 +174,20 @@ class Carrier:
                     unread.append(one)
                     yield Carried(held=1, doubtful=1, reasons=[why])
         return unread
+
+    def _as_billed(self, line: Billed, noted: Iterable[Noted]) -> Billed:
+        """Return a line without its last hour, if that ended after it and another subscription bills it now.
+
+        So it is where somebody is subscribed anew in the very hour in which the last subscription ended, from the
+        beginning of the hour on: what was used in it comes to Stripe after the one invoice, and is on the other.
+        """
+        if not line.within:
+            return line
+        last = Hour(Hour.parse(line.end).number - 1)
+        final = min((one.at for one in noted if one.invoice == line.invoice), default=0)
+        if not self.stripe.is_billed_anew(line.stripe_customer, line.metric, last, final):
+            return line
+        return msgspec.structs.replace(line, end=str(last), within=False)
 
     def _is_row_done(self, mark: Marked, stripe_customer: str, invoices: Sequence[Billed]) -> Checking:
         (row,) = self.ledger.rows.at(mark.hour, [mark.subject]).values()

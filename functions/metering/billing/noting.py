@@ -147,6 +147,7 @@ class Noter:
                     line.quantity,
                     item=line.item,
                     packaged=line.packaged,
+                    within=line.within,
                 )
                 self.changes.add_billed(name, billed)
         self.changes.save_noted(name, msgspec.structs.replace(noted, read=True, held=""))

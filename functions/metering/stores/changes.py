@@ -59,8 +59,8 @@ class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
     It does so by one ``item`` of a subscription; of older ones, whose item is empty, by all. ``carried`` is what has
     been billed elsewhere since, because the ledger came to differ, and ``left`` what a person has decided that nobody
     is billed; ``held`` says why a ``difference`` is not carried yet. ``counted`` says that the quantity has been seen
-    to be what was used, or a person has said so; ``packaged``, that the price divides it. ``version`` counts the
-    writes; 0 means that it has never been written.
+    to be what was used, or a person has said so; ``packaged``, that the price divides it; ``within``, that the line
+    ended within its last hour. ``version`` counts the writes; 0 means that it has never been written.
     """
 
     invoice: str
@@ -76,6 +76,7 @@ class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
     left: int = 0
     counted: bool = False
     packaged: bool = False
+    within: bool = False
     version: int = 0
 
     @property

@@ -63,8 +63,9 @@ class InvoicedMetric:
     """What a finalised invoice bills of a metric by one ``item`` of a subscription, for the hours ``first`` to ``end``.
 
     The last one is exclusive. An hour is one of a line's if its usage, which is dated in its last ten minutes, is; and
-    also if the line ends within it and nothing bills that usage any more. ``packaged`` says that the price divides the
-    quantity first, and then it could not be confirmed what a line's quantity is.
+    also if the line ends within it and nothing bills that usage any more. ``within`` says that the line ends within its
+    last hour; ``packaged``, that the price divides the quantity first, and then it could not be confirmed what a line's
+    quantity is.
     """
 
     metric: str
@@ -73,16 +74,18 @@ class InvoicedMetric:
     end: Hour
     quantity: int
     packaged: bool = False
+    within: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
     """That a subscription bills a meter from ``start`` up to ``end``, or until further notice (seconds since 1970).
 
-    ``running`` says that its usage gets onto an invoice now.
+    It was ``made`` at a moment, perhaps after its start; ``running`` says that its usage gets onto an invoice now.
     """
 
     meter: str
+    made: int
     start: int
     end: int | None
     running: bool
@@ -206,17 +209,12 @@ class StripeReader:
             if meter in metrics:
                 name = (meter, _item_of(line), line.period.start, line.period.end, bool(price.transform_quantity))
                 quantities[name] = quantities.get(name, Decimal(0)) + _quantity_of(line)
-        found = [
-            InvoicedMetric(
-                metrics[meter],
-                item,
-                _first_from(start),
-                self._end_of(stripe_customer, meter, end),
-                int(quantity),
-                packaged,
-            )
-            for (meter, item, start, end, packaged), quantity in quantities.items()
-        ]
+        found = []
+        for (meter, item, start, end, packaged), quantity in quantities.items():
+            last = self._end_of(stripe_customer, meter, end)
+            within = end < int(last.start.timestamp())
+            first = _first_from(start)
+            found.append(InvoicedMetric(metrics[meter], item, first, last, int(quantity), packaged, within))
         return [line for line in found if line.first < line.end]
 
     def _end_of(self, stripe_customer: str, meter: str, moment: int) -> Hour:
@@ -231,6 +229,10 @@ class StripeReader:
         """Say whether a customer has a subscription that bills this metric now."""
         return any(one.running for one in self._of(stripe_customer, metric))
 
+    def is_billed_anew(self, stripe_customer: str, metric: str, hour: Hour, since: int) -> bool:
+        """Say whether a subscription bills an hour's usage that was made at a moment, or later."""
+        return any(one.made >= since and one.bills(hour) for one in self._of(stripe_customer, metric))
+
     def billed_from(self, stripe_customer: str, metric: str) -> Hour | None:
         """Return the first hour that a subscription of a customer has ever billed a metric of, or None."""
         return min((_first_from(one.start) for one in self._of(stripe_customer, metric)), default=None)
@@ -244,6 +246,7 @@ class StripeReader:
         return [
             Subscribed(
                 item.price.recurring.meter,
+                one.created,
                 one.start_date if item.created <= one.created + _AT_ONCE else item.created,
                 one.ended_at,
                 one.status in _BILLING,
