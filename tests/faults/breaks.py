@@ -15,7 +15,9 @@ from unittest.mock import patch
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from metering.billing import closing, sending, settling
+from metering.billing import closing, noting, sending, settling, unbilled
+from metering.billing.accounts import Account
+from metering.billing.carrying import Carrier
 from metering.billing.closed import Closed
 from metering.billing.closing import Closer
 from metering.billing.late_marks import LateMarks
@@ -257,6 +259,10 @@ def _nothing(*_: Any, **__: Any) -> set[Any]:
     return set()
 
 
+def _never(*_: Any, **__: Any) -> None:
+    """Find no reason."""
+
+
 BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
     "counting": {
         "no condition": lambda: patch.object(Counters, "count", _without_condition),
@@ -293,6 +299,14 @@ BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
         "hours that an earlier claim overtakes are not marked": lambda: patch.object(
             Settler, "_mark_overtaken", _nothing
         ),
+        "a void invoice bills as ever": lambda: patch.object(
+            Account, "quantity", property(lambda account: account.stated)
+        ),
+        "an hour that is billed anew is carried, too": lambda: patch.object(
+            Carrier, "_as_billed", lambda _self, line, _noted: line
+        ),
+        "of an ended subscription's hour nobody is told": lambda: patch.object(unbilled, "why_unbilled", _never),
+        "invoices are found by events alone": lambda: patch.object(noting, "_KEPT", 10**9),
     },
 }
 

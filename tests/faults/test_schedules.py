@@ -53,6 +53,10 @@ SHOWS_IN: Final = {
     "joins are resumed whatever changed": "--big",
     "what is gone on with answers what was asked since": "--big",
     "hours that an earlier claim overtakes are not marked": "--big",
+    "a void invoice bills as ever": "--eventful",
+    "an hour that is billed anew is carried, too": "--eventful",
+    "of an ended subscription's hour nobody is told": "--eventful",
+    "invoices are found by events alone": "--eventful",
 }
 """Which breaks show in few schedules, or none, but those of a kind."""
 
