@@ -215,10 +215,10 @@ class Game:
             direct.switch.turn(Switch(on=True, since=str(schedule.since), who="operator", at=0))
 
     def _subscribe(self, whom: str, **begins: int) -> None:
-        items: Any = [{"price": price} for price in self.prices]
-        how: Any = {"collection_method": "send_invoice", "days_until_due": 30}
+        items = [{"price": price} for price in self.prices]
+        wanted: Any = {"customer": whom, "items": items, "collection_method": "send_invoice", "days_until_due": 30}
         with self.stripe.by_others() as client:
-            client.v1.subscriptions.create({"customer": whom, "items": items, **how, **begins})
+            client.v1.subscriptions.create(wanted | begins)
 
     def _runs(self) -> Iterator[Run]:
         return (run for episode in self.schedule.episodes for run in episode.runs)

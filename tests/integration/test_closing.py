@@ -254,9 +254,9 @@ def test_a_hand_over_beside_a_run_that_dies_bills_one_customer(world: World, bef
     world.after_grace()
 
     class HandedOver(Rows):
-        def save(self, row: Any, by_key: Any = None) -> Any:
+        def save(self, row: Any, by_key: Any = None, *, beside: Any = ()) -> Any:
             world.customer("globex", "key1", stripe_customer="cus_globex", since=HOUR if before else None)
-            super().save(row, by_key)
+            super().save(row, by_key, beside=beside)
             raise KilledError
 
     class HandingOver(Ledger):
