@@ -86,7 +86,7 @@ SETTINGS: Final = {
     **ClosePeriodsSettings(**TABLES, post_usage_function="post-usage", metrics=metrics.encode(METRICS)).environment(),
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
     **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_reads_a_month="10000").environment(),
-    **ReceiveEventsSettings("ledger", **STRIPE).environment(),
+    **ReceiveEventsSettings("ledger", **STRIPE, signing_secret="signing").environment(),  # a secret's name
     **CheckCompletenessSettings("Metering", "access-log").environment(),
     **ShowUsageSettings(**TABLES, **STRIPE, portal_secret="portal").environment(),  # a secret's name
 }
