@@ -203,7 +203,7 @@ class Game:
         named |= {one.task.stripe_customer for one in self._runs() if isinstance(one.task, Connect)}
         self.prices = prices
         for whom in sorted(named):
-            self.stripe.account.directory.add(whom, self.world.now)
+            self.stripe.account.directory.add(whom, self.world.now)["email"] = f"{whom}@example.com"
             self._subscribe(whom, billing_cycle_anchor=int(schedule.anchor.start.timestamp()))
         for name, stripe_customer in schedule.connected.items():
             direct.ledger.holders.save_customer(Customer(name, name, stripe_customer), before=None)
