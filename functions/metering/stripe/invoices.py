@@ -19,7 +19,7 @@ from metering.stripe.answers import UNKNOWN_CUSTOMER
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.reading import Reads
-from metering.stripe.subscriptions import with_all_items
+from metering.stripe.subscriptions import is_running, with_all_items
 
 FINALISED: Final = "invoice.finalized"
 VOIDED: Final = "invoice.voided"
@@ -34,9 +34,6 @@ _NEVER_BEGAN: Final = {"incomplete", "incomplete_expired"}
 
 _MOST: Final = 100
 """Objects in one answer (Stripe API reference, "Pagination")."""
-
-_BILLING: Final = {"active", "past_due", "trialing", "unpaid"}
-"""States of a subscription whose usage gets onto an invoice."""
 
 _AT_ONCE: Final = 60
 """Seconds within which an item was made together with its subscription."""
@@ -249,7 +246,7 @@ class StripeReader:
                 one.created,
                 one.start_date if item.created <= one.created + _AT_ONCE else item.created,
                 one.ended_at,
-                one.status in _BILLING,
+                is_running(one),
             )
             for one in self.subscriptions(stripe_customer)
             if one.status not in _NEVER_BEGAN

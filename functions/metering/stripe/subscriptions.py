@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from stripe import StripeClient, Subscription
 
@@ -11,6 +11,9 @@ from metering.model.periods import Hour
 from metering.model.prices import Flat, Price
 from metering.stripe.client import StripeAccount, StripeRejectedError
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, offer_of
+
+BILLING: Final = frozenset({"active", "past_due", "trialing", "unpaid"})
+"""States of a subscription whose usage gets onto an invoice (Stripe docs, "How subscriptions work")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ def plans_of(subscription: Subscription, deployment: str) -> set[str]:
     return {metadata[PLAN] for metadata in found if metadata.get(DEPLOYMENT) == deployment}
 
 
+def is_running(subscription: Subscription) -> bool:
+    """Say whether a subscription bills: not one that waits for its first payment, is paused, or has ended."""
+    return subscription.status in BILLING
+
+
 def running(stripe: StripeAccount, stripe_customer: str) -> Subscription | None:
     """Return a customer's running subscription to plans of ours."""
 
@@ -105,7 +113,7 @@ def running(stripe: StripeAccount, stripe_customer: str) -> Subscription | None:
         listed = client.v1.subscriptions.list({"customer": stripe_customer, "limit": 100})
         return [with_all_items(one) for one in listed.auto_paging_iter()]
 
-    return next((one for one in stripe.call(fetch) if plans_of(one, stripe.deployment)), None)
+    return next((one for one in stripe.call(fetch) if is_running(one) and plans_of(one, stripe.deployment)), None)
 
 
 def preview_of(stripe: StripeAccount, subscription: Subscription) -> dict[str, Any]:
