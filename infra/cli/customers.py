@@ -1,5 +1,6 @@
 """The customers, their Stripe customers and their API keys."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,6 +12,7 @@ from infra.cli.shared import (
     Json,
     OperatorKey,
     changing_stripe,
+    err,
     group,
     hour,
     known_customer,
@@ -21,11 +23,18 @@ from infra.cli.shared import (
     progress,
     table,
 )
-from infra.operate.customers import Change, Customers, Entry, read_csv
-from infra.operate.deployment import OperatorError
+from infra.operate.customers import Change, Customers, Entry, is_connected, read_csv, unusable_at_stripe
+from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.paying import portal_link
+from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
 from metering.stores.holders import BEGINNING
+
+Unchecked = Annotated[bool, typer.Option("--unchecked", help="Do not ask Stripe whether it knows a Stripe customer.")]
+ReturnUrl = Annotated[
+    str, typer.Option(help="The page to which the customer comes back from Stripe; the customers' page if left out.")
+]
 
 customers_app: Final = group("The customers, their Stripe customers and their API keys.")
 keys_app: Final = group("API keys that are not billed.")
@@ -44,15 +53,19 @@ def customers_add(
         Hour | None,
         typer.Option("--from", parser=hour, metavar="HOUR", help="The hour from which on the keys change hands."),
     ] = None,
+    unchecked: Unchecked = False,
     as_json: Json = False,
 ) -> None:
     """Add a customer, or its Stripe customer and keys; adding the same again changes nothing.
 
     Usage that a key had before it was given to anyone is billed to its first customer. A key that belongs to another
-    customer is refused unless --from says when it changes hands.
+    customer is refused unless --from says when it changes hands. A Stripe customer that is new here must be one that
+    Stripe knows.
     """
     deployment = connect()
     entry = Entry(customer_id, name, stripe_customer, tuple(key or ()), since)
+    if refused := _look_up(deployment, {1: entry}, unchecked).get(1):
+        raise OperatorError(*refused)
     change = Customers(deployment.ledger, deployment.counters).add(entry, now=now())
     _say_change(change, as_json)
 
@@ -109,6 +122,7 @@ def customers_import(
             metavar="FILE.csv", exists=True, dir_okay=False, help="Columns: id, name, stripe_customer, keys."
         ),
     ],
+    unchecked: Unchecked = False,
     as_json: Json = False,
 ) -> None:
     """Add the customers of a CSV file; the whole file is checked before anything is written.
@@ -122,6 +136,8 @@ def customers_import(
     deployment = connect()
     customers = Customers(deployment.ledger, deployment.counters)
     problems |= customers.check(entries, now=now())
+    for line, refused in _look_up(deployment, {} if any(problems.values()) else entries, unchecked).items():
+        problems[line] = refused
     bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
         raise OperatorError(f"nothing was imported from {file}:", *bad)
@@ -146,25 +162,51 @@ def customers_subscribe(
         typer.Option(min=1, help="Send invoices that are due in so many days, to the address that Stripe knows."),
     ] = None,
     operator_key: OperatorKey = False,
+    return_url: ReturnUrl = "",
     as_json: Json = False,
 ) -> None:
     """Subscribe a customer to a plan at Stripe; doing it again changes nothing.
 
     It is made a customer at Stripe if it is none. The subscription begins with the current hour (UTC), which is billed
     as a whole; what was used in the hours before is not billed. Without --email and --due, the payment method that
-    the customer has at Stripe is charged.
+    the customer has at Stripe is charged. If it has none and the plan has a fee, a link is printed where it gives one:
+    then say the same again.
     """
     deployment = changing_stripe(connect, ask=operator_key)
     customer = known_customer(deployment.ledger, customer_id)
-    wishes = Wishes(stripe_customer, subscription, email, due)
+    wishes = Wishes(stripe_customer, subscription, email, due, return_url)
     done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=now())
     if as_json:
         print_json(done.as_json())
         return
-    for sentence in done.said or [f"nothing to change: {done.customer} is subscribed to {done.plan}"]:
+    nothing = [f"nothing to change: {done.customer} is subscribed to {done.plan}"] if done.subscription else []
+    for sentence in done.said or nothing:
         out.print(sentence)
     for note in done.notes:
         out.print(f"note: {note}")
+    if done.checkout_url:
+        out.print(done.checkout_url)
+
+
+@on_deployment(customers_app, "portal")
+def customers_portal(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="ID")],
+    return_url: ReturnUrl = "",
+    operator_key: OperatorKey = False,
+    as_json: Json = False,
+) -> None:
+    """Make a link to Stripe's own portal, where a customer sees its invoices and changes how it pays.
+
+    It ends after some minutes unless it is opened (Stripe says when). 'metering customers link' gives our own page.
+    """
+    deployment = changing_stripe(connect, ask=operator_key)
+    customer = known_customer(deployment.ledger, customer_id)
+    url = portal_link(deployment.operators_stripe(), customer, return_url or portal_url(deployment))
+    if as_json:
+        print_json({"customer": customer.id, "url": url})
+        return
+    out.print(url)
 
 
 @on_deployment(keys_app, "exclude")
@@ -182,6 +224,17 @@ def keys_exclude(
     deployment = connect()
     customers = Customers(deployment.ledger, deployment.counters)
     _say_change(customers.exclude(key, reason=reason, since=since, now=now()), as_json)
+
+
+def _look_up(deployment: Deployment, entries: Mapping[int, Entry], unchecked: bool) -> dict[int, list[str]]:
+    """Say which entries name a Stripe customer that cannot be billed, by line; or that nobody could be asked."""
+    if unchecked or not any(entry.stripe_customer for entry in entries.values()):
+        return {}
+    stripe = deployment.operators_stripe()
+    if is_connected(stripe):
+        return unusable_at_stripe(stripe, deployment.ledger, entries)
+    err.print("note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer")
+    return {}
 
 
 def _say_change(change: Change, as_json: bool) -> None:

@@ -10,8 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final
+
+import stripe as stripe_sdk
 
 from infra.operate.deployment import OperatorError
 from metering.model.periods import OLDEST_RECORD, Hour
@@ -23,6 +26,8 @@ from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import new_mark
 from metering.stores.table import RowChangedError
+from metering.stripe.client import NO_KEY, StripeNotConnectedError, StripeRejectedError
+from metering.stripe.meters import StripeMeters
 
 COLUMNS: Final = ("id", "name", "stripe_customer", "keys")
 
@@ -187,6 +192,65 @@ class Customers:
         """Ask for an hour to be closed again for all of these."""
         for subject in subjects:
             self.counters.marks.mark_late(hour, subject, new_mark())
+
+
+def at_stripe(stripe: StripeMeters, name: str) -> stripe_sdk.Customer:
+    """Return a customer as Stripe has it; raise OperatorError where usage that is posted to it would bill nobody."""
+    try:
+        found = stripe.call(lambda client: client.v1.customers.retrieve(name))
+    except StripeRejectedError as error:  # it says so, if it knows the customer in the other mode
+        raise OperatorError(f"Stripe does not know the customer {name}: {error}") from error
+    if getattr(found, "deleted", False):
+        raise OperatorError(f"the Stripe customer {name} was deleted: give another, or none")
+    if found.livemode == stripe.is_sandbox():
+        mode, other = ("live mode", "a sandbox") if found.livemode else ("a sandbox", "live mode")
+        raise OperatorError(f"the Stripe customer {name} is of {mode}, and the deployment's key of {other}")
+    return found
+
+
+def unusable_at_stripe(stripe: StripeMeters, known: Ledger, entries: Mapping[int, Entry]) -> dict[int, list[str]]:
+    """Say which entries name a Stripe customer, new to the ledger, that cannot be billed; by line.
+
+    Raises StripeNotConnectedError as long as there is no key to ask with.
+    """
+    named = {line: entry for line, entry in entries.items() if entry.stripe_customer and not [*entry.problems()]}
+    before = known.holders.customers({entry.id for entry in named.values()})
+    unusable: dict[int, list[str]] = {}
+    for line, entry in named.items():
+        if entry.id in before and before[entry.id].stripe_customer == entry.stripe_customer:
+            continue
+        try:
+            _ask_for(stripe, entry.stripe_customer)
+        except OperatorError as error:
+            unusable[line] = [str(error)]
+    return unusable
+
+
+def _ask_for(stripe: StripeMeters, name: str) -> None:
+    """Ask whether a Stripe customer can be billed; by what its meters hold, where the key may not read customers."""
+    try:
+        at_stripe(stripe, name)
+    except StripeNotConnectedError as error:
+        if not isinstance(error.__cause__, stripe_sdk.PermissionError):
+            raise
+        ours = (meter for name, meter in stripe.meters().items() if name.startswith(stripe.event_name("")))
+        hour = Hour(0)
+        try:
+            for meter in islice(ours, 1):
+                stripe.totals(meter, name, hour, hour.next())
+        except StripeRejectedError as refused:
+            raise OperatorError(f"Stripe does not know the customer {name}: {refused}") from refused
+
+
+def is_connected(stripe: StripeMeters) -> bool:
+    """Say whether the deployment has a Stripe key; raise StripeNotConnectedError if that cannot be read."""
+    try:
+        stripe.key()
+    except StripeNotConnectedError as error:
+        if str(error) != NO_KEY:
+            raise
+        return False
+    return True
 
 
 def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:

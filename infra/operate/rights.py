@@ -22,6 +22,9 @@ OPERATORS: Final = {
     "plan": "write",
     "customer": "write",
     "subscription": "write",
+    "payment_method": "read",
+    "checkout_session": "write",
+    "customer_portal": "write",
     "webhook": "write",
 }
 """Of the key that is given to a command, and kept nowhere."""

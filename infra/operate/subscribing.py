@@ -5,43 +5,50 @@ last ten minutes. So periods begin and end at whole hours: each hour's total the
 subscription begins with the hour in which it is made: that hour is billed from its first minute, and none before it.
 """
 
-import calendar
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from stripe import StripeClient, Subscription
 
 from infra.operate.catalog import Catalog
-from infra.operate.customers import Change, Customers, Entry
+from infra.operate.customers import Change, Customers, Entry, at_stripe
 from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.making import CUSTOMER, made_customer, make_once
+from infra.operate.paying import attached_to, checkout_link, default_of, has_fee
+from infra.operate.portal_access import portal_url
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Plan, explain, name_of, terms, title_of, written
 from metering.model.subjects import customer as subject_of
-from metering.model.subjects import short_id
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
-from metering.stripe.client import StripeUnavailableError
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
-from metering.stripe.subscriptions import plans_of, preview_of, running, with_all_items
+from metering.stripe.subscriptions import is_running, plans_of, preview_of, running, with_all_items
 
-CUSTOMER: Final = "metering_customer"
+if TYPE_CHECKING:
+    import stripe as stripe_sdk
+
 DAYS_UNTIL_DUE: Final = 30
-ATTEMPTS: Final = 4
-FIRST_FAILURE: Final = 500
 SECONDS_OF_HOUR: Final = 3600
+
+_WAITING: Final = ("incomplete", "paused")
+"""States of a subscription that bills nothing, and may yet."""
+
+_NOTHING_TO_CHARGE: Final = (
+    "the plan has a fee, and Stripe has no payment method to charge. Have the customer give one at the link, which "
+    "holds for 24 hours, and say the same again; or have invoices sent, with --email or --due"
+)
 
 
 @dataclass(slots=True)
 class Subscribed:
     """What there is now, what subscribing changed, and what is to be known of it, in sentences.
 
-    ``begins`` is the first hour that is billed.
+    ``begins`` is the first hour that is billed. With a ``checkout_url`` there is no subscription yet: the customer is
+    to give a payment method there first.
     """
 
     customer: str
@@ -51,6 +58,7 @@ class Subscribed:
     begins: str = ""
     said: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    checkout_url: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``metering customers subscribe --json`` prints it."""
@@ -62,6 +70,7 @@ class Subscribed:
             "begins": self.begins,
             "changed": self.said,
             "notes": self.notes,
+            "checkout_url": self.checkout_url,
         }
 
 
@@ -69,64 +78,109 @@ class Subscribed:
 class Wishes:
     """What an operator gives beside the customer and the plan; what is left empty is made, or taken as it is.
 
-    ``email`` goes to Stripe with a customer that is made. With it, or with ``days_until_due``, invoices are sent;
-    without, the customer's payment method at Stripe is charged.
+    ``email`` goes to Stripe with a customer that is made, or has none there. With it, or with ``days_until_due``,
+    invoices are sent; without, the customer's payment method at Stripe is charged. ``return_url`` is where Stripe's
+    Checkout sends the customer afterwards.
     """
 
     stripe_customer: str = ""
     subscription: str = ""
     email: str = ""
     days_until_due: int | None = None
+    return_url: str = ""
+
+    @property
+    def sends(self) -> bool:
+        """Whether invoices are sent, and nothing is charged."""
+        return bool(self.email or self.days_until_due)
 
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
-    """Subscribes the customers of a deployment."""
+    """Subscribes the customers of a deployment, whose ``page`` is where they come back to from Stripe's own."""
 
     stripe: StripeMeters
     catalog: Catalog
     customers: Customers
+    page: str = ""
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Subscriber":
         """Return that of a deployment."""
         customers = Customers(deployment.ledger, deployment.counters)
-        return cls(deployment.operators_stripe(), Catalog.of(deployment), customers)
+        return cls(deployment.operators_stripe(), Catalog.of(deployment), customers, portal_url(deployment))
 
     def subscribe(self, customer: Customer, plan_name: str, wishes: Wishes, *, now: datetime) -> Subscribed:
         """Subscribe a customer to a plan; doing it again changes nothing.
 
-        Raises OperatorError for a plan that is not declared or not at Stripe as declared, for ids that do not fit, and
-        for a customer that is subscribed to another plan.
+        Everything is looked at before anything is written. Where a fee is to be charged and there is nothing to charge,
+        the answer holds a link to Stripe's Checkout in place of a subscription: once the customer has given a payment
+        method there, the same again subscribes it.
+
+        Raises OperatorError for a plan that is not declared or not at Stripe as declared, for ids that do not fit, for
+        invoices that have no address, and for a customer that is subscribed to another plan.
         """
         plan = self._plan(plan_name)
         prices = self.catalog.current_prices(plan)
         known = self._known_stripe_customer(customer, wishes.stripe_customer)
-        made: list[str] = []
+        shown = at_stripe(self.stripe, known) if known else None
         if wishes.subscription:
             subscription = self._given(wishes.subscription, plan, known)
-            stripe_customer = str(subscription.customer)
-            change = self._keep(customer, stripe_customer, now=now)
-        else:
-            stripe_customer = known or self._make_customer(customer, wishes.email)
-            change = self._keep(customer, stripe_customer, now=now)
-            former = self._subscriptions(stripe_customer)
-            billing = self._billing(former, plan, customer)
-            subscription = billing or self._make(
-                replace(customer, stripe_customer=stripe_customer), plan, prices, wishes, len(former), now
+            if shown is None:
+                at_stripe(self.stripe, str(subscription.customer))
+            change = self._keep(customer, str(subscription.customer), now=now)
+            return self._subscribed(customer, plan, subscription, prices, change)
+        former = self._subscriptions(known) if known else []
+        if already := self._billing(former, plan, customer):
+            change = self._keep(customer, known, now=now)
+            return self._subscribed(customer, plan, already, prices, change, _left_as_it_is(shown, wishes))
+        if wishes.sends and not (wishes.email or (shown and shown.email)):
+            raise OperatorError(f"Stripe knows no address of {known or customer.id} to send invoices to: say --email")
+        charged = shown is not None and not wishes.sends
+        default = default_of(shown) if shown and charged else ""
+        attached = attached_to(self.stripe, known) if charged and not default else ""
+        to_give = has_fee(plan) and not (wishes.sends or default or attached)
+        page = wishes.return_url or self.page
+        if to_give and not page:
+            raise OperatorError("say with --return-url to which page the customer comes back from Stripe")
+        stripe_customer = known or made_customer(self.stripe, customer, wishes.email)
+        change = self._keep(customer, stripe_customer, now=now)
+        if to_give:
+            link = checkout_link(self.stripe, stripe_customer, plan.currency, page)
+            notes = [*_of_marks(change.marks), f"{customer.id} is not subscribed yet: {_NOTHING_TO_CHARGE}"]
+            return Subscribed(customer.id, plan.name, stripe_customer, said=change.said, notes=notes, checkout_url=link)
+        if shown and wishes.email and not shown.email:
+            self.stripe.call(lambda client: client.v1.customers.update(stripe_customer, {"email": wishes.email}))
+        owner = replace(customer, stripe_customer=stripe_customer)
+        subscription = self._make(owner, plan, prices, wishes, len(former), now, payment_method=attached)
+        change += Change(
+            [f"{owner.id} is subscribed to {plan.name} as {subscription.id}, from {_begin(subscription)} on"]
+        )
+        notes = [*_left_as_it_is(shown, wishes)]
+        if not (wishes.sends or default or attached):
+            notes.append(
+                f"{stripe_customer} has no payment method at Stripe: its invoices stay unpaid until it gives one, for "
+                f"which 'metering customers portal {owner.id}' makes a link"
             )
-            if not billing:
-                hour = Hour.containing(now)
-                made = [f"{customer.id} is subscribed to {plan.name} as {subscription.id}, from {hour} on"]
-        left = [f"{known} was there already: its address at Stripe is left as it is"] if wishes.email and known else []
+        return self._subscribed(owner, plan, subscription, prices, change, notes)
+
+    def _subscribed(  # noqa: PLR0913, PLR0917 - what there is to be said
+        self,
+        customer: Customer,
+        plan: Plan,
+        subscription: Subscription,
+        prices: Mapping[str, str],
+        change: Change,
+        notes: Iterable[str] = (),
+    ) -> Subscribed:
         return Subscribed(
             customer.id,
             plan.name,
-            stripe_customer,
+            str(subscription.customer),
             subscription.id,
-            begins=str(Hour.of_epoch_ms(subscription.start_date * 1000)),
-            said=change.said + made,
-            notes=[*_of_marks(change.marks), *left, *self._notes(subscription, prices)],
+            begins=_begin(subscription),
+            said=change.said,
+            notes=[*_of_marks(change.marks), *notes, *self._notes(subscription, prices)],
         )
 
     def _notes(self, subscription: Subscription, prices: Mapping[str, str]) -> Iterator[str]:
@@ -156,59 +210,13 @@ class Subscriber:
             raise OperatorError(
                 f"the Stripe customer of {customer.id} is {known}, not {given}: change it with 'metering customers add'"
             )
-        if not given or known:
-            return known
-        if getattr(self.stripe.call(lambda client: client.v1.customers.retrieve(given)), "deleted", False):
-            raise OperatorError(f"the Stripe customer {given} was deleted: give another, or none")
-        return given
+        return known or given
 
     def _keep(self, customer: Customer, stripe_customer: str, *, now: datetime) -> Change:
         """Write a Stripe customer into the ledger, before anything is made that bills it."""
         if stripe_customer == customer.stripe_customer:
             return Change()
         return self.customers.add(Entry(customer.id, customer.name, stripe_customer), now=now)
-
-    def _make_customer(self, customer: Customer, email: str) -> str:
-        ours = {DEPLOYMENT: self.stripe.deployment, CUSTOMER: customer.id}
-        parameters = {"name": customer.name, "metadata": ours} | ({"email": email} if email else {})
-
-        def just_made() -> Any:
-            newest = self.stripe.call(lambda client: client.v1.customers.list({"limit": 100}).data)
-            return next((made for made in newest if metadata_of(made) == ours), None)
-
-        made = self._once(
-            f"customer.{self.stripe.deployment}.{short_id(customer.id)}",
-            parameters,
-            lambda given, options: lambda client: client.v1.customers.create(given, options),
-            just_made,
-        )
-        return str(made.id)
-
-    def _once(
-        self,
-        what: str,
-        parameters: Mapping[str, Any],
-        make: Callable[[Any, Any], Callable[[StripeClient], Any]],
-        find: Callable[[], Any],
-    ) -> Any:
-        """Make something whose id is Stripe's choice, once for the 24 hours that Stripe remembers a key.
-
-        A key that met a failure of Stripe's own is answered with it ever after, and the thing may have been made all
-        the same (API reference, "Idempotent requests"): so it is looked for, and then the next key is tried.
-        """
-        said = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
-        failure: StripeUnavailableError
-        for attempt in range(ATTEMPTS):
-            options = {"idempotency_key": f"{what}.{said}.{attempt}"}
-            try:
-                return self.stripe.call(make(dict(parameters), options))
-            except StripeUnavailableError as error:
-                if (getattr(error.__cause__, "http_status", None) or 0) < FIRST_FAILURE:
-                    raise
-                failure = error
-            if (made := find()) is not None:
-                return made
-        raise failure
 
     def _subscriptions(self, stripe_customer: str) -> list[Subscription]:
         """Return all subscriptions that a customer has had, as far as they are to our plans."""
@@ -228,8 +236,17 @@ class Subscriber:
         }
 
     def _billing(self, former: list[Subscription], plan: Plan, customer: Customer) -> Subscription | None:
-        """Return the subscription to the plan that bills, if there is one; OperatorError if one to another does."""
+        """Return the subscription to the plan that bills, if there is one.
+
+        Raises OperatorError if one to another does, or one waits that would bill beside a new one as soon as it is paid
+        or resumed.
+        """
         billing = list(filter(is_running, former))
+        if not billing and (waiting := [other for other in former if other.status in _WAITING]):
+            raise OperatorError(
+                f"{customer.id} has the subscription {waiting[0].id}, which is {waiting[0].status} and bills nothing "
+                "yet: have it paid or resumed at Stripe, or cancel it there, and subscribe then"
+            )
         for subscription in billing:
             if plans_of(subscription, self.stripe.deployment) != {plan.name}:
                 others = ", ".join(sorted(plans_of(subscription, self.stripe.deployment)))
@@ -275,24 +292,33 @@ class Subscriber:
         wishes: Wishes,
         before: int,
         now: datetime,
+        *,
+        payment_method: str,
     ) -> Subscription:
-        """Make a subscription from the running hour on, where ``before`` others ended."""
+        """Make a subscription from the running hour on, where ``before`` others ended.
+
+        No ``billing_cycle_anchor`` is given: Stripe then aligns it to the start ("billing_mode": flexible), so that the
+        first period is a whole one, with its whole fee, and the 31st stays the 31st.
+        """
         begin = Hour.containing(now).start
         parameters: dict[str, Any] = {
             "customer": customer.stripe_customer,
             "items": [{"price": prices[name_of(price)]} for price in plan.prices],
-            "backdate_start_date": int(begin.timestamp()),
-            "billing_cycle_anchor": int(later(begin, plan.interval).timestamp()),
+            "backdate_start_date": int(begin.timestamp()),  # is the anchor, too, where none is given
             "metadata": {DEPLOYMENT: self.stripe.deployment, PLAN: plan.name, CUSTOMER: customer.id},
         }
-        if wishes.email or wishes.days_until_due:
+        if payment_method:
+            parameters["default_payment_method"] = payment_method
+        if wishes.sends:
             due = wishes.days_until_due or DAYS_UNTIL_DUE
             parameters |= {"collection_method": "send_invoice", "days_until_due": due}
 
         def there() -> list[Subscription]:
-            return list(filter(is_running, self._subscriptions(customer.stripe_customer)))
+            made = self._subscriptions(customer.stripe_customer)
+            return [one for one in made if is_running(one) or one.status in _WAITING]
 
-        made: Subscription = self._once(
+        made: Subscription = make_once(
+            self.stripe,
             f"subscription.{customer.stripe_customer}.{before}",  # after one was cancelled, another is made
             parameters,
             lambda given, options: lambda client: client.v1.subscriptions.create(given, options),
@@ -315,17 +341,14 @@ def _of_marks(marks: int) -> Iterator[str]:
         )
 
 
-def later(begin: datetime, interval: str) -> datetime:
-    """Return the moment one interval later; a month that lacks the day ends on its last one, as at Stripe."""
-    if interval in ("day", "week"):
-        return begin + timedelta(days=1 if interval == "day" else 7)
-    year, month = divmod(begin.year * 12 + begin.month - 1 + (1 if interval == "month" else 12), 12)
-    return begin.replace(year=year, month=month + 1, day=min(begin.day, calendar.monthrange(year, month + 1)[1]))
+def _left_as_it_is(shown: "stripe_sdk.Customer | None", wishes: Wishes) -> Iterator[str]:
+    """Say what becomes of an address for a customer that has one at Stripe."""
+    if wishes.email and shown and shown.email and shown.email != wishes.email:
+        yield f"{shown.id} was there already: its address at Stripe is left as it is"
 
 
-def is_running(subscription: Subscription) -> bool:
-    """Say whether a subscription bills, or will."""
-    return subscription.status not in ("canceled", "incomplete_expired")
+def _begin(subscription: Subscription) -> str:
+    return str(Hour.of_epoch_ms(subscription.start_date * 1000))
 
 
 def preview(stripe: StripeMeters, customer: Customer) -> dict[str, Any]:

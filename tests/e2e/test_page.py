@@ -121,7 +121,7 @@ def subscribed(there: Deployed, front: Front, name: str, title: str, *, since: d
     entry = Entry(name, title, keys=tuple(key for key, _ in keys))
     Customers(deployment.ledger, deployment.counters).add(entry, now=datetime.now(UTC))
     owner = deployment.ledger.holders.customers([name])[name]
-    Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(), now=since)
+    Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(email="billing@acme.example"), now=since)
     return Reader(there, front, name, keys)
 
 

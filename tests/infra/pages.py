@@ -71,6 +71,9 @@ RESOURCES: Final = {
     "plan": "Prices",
     "customer": "Customers",
     "subscription": "Subscriptions",
+    "payment_method": "Payment methods",
+    "checkout_session": "Checkout Sessions",
+    "customer_portal": "Customer portal",
     "invoice": "Invoices",
     "event": "Events",
     "webhook": "Webhook endpoints",
@@ -89,8 +92,11 @@ OPERATORS_USES: Final = {
     "billing_meter": "`stripe connect`, `stripe apply`",
     "product": "`stripe plan`, `stripe apply`",
     "plan": "`stripe plan`, `stripe apply`, `customers subscribe`",
-    "customer": "`customers subscribe`",
+    "customer": "`customers subscribe`, `customers add`",
     "subscription": "`customers subscribe`",
+    "payment_method": "`customers subscribe`",
+    "checkout_session": "`customers subscribe`: the link where a payment method is given",
+    "customer_portal": "`customers portal`",
     "webhook": "`stripe webhook`, `doctor`",
 }
 """What the right is for."""

@@ -17,10 +17,12 @@ from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog, Step
 from infra.operate.customers import Customers
 from infra.operate.deployment import OperatorError
+from infra.operate.paying import portal_link
 from infra.operate.rights import FUNCTIONS, OPERATORS
-from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, later, preview
+from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, preview
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
+from metering.stores.holders import Customer
 from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
@@ -31,6 +33,7 @@ from tests.doubles.clock import Clock
 from tests.integration.world import HOUR, World, moment
 
 KEY = "sk_test_local"
+PAGE = "https://usage.example/"
 STANDARD = Plan(
     name="standard",
     title="Standard",
@@ -93,10 +96,22 @@ class Shop:
         return self.catalog().apply(lambda _: None)
 
     def subscribe(self, name: str = "acme", plan: str = "standard", **wishes: Any) -> Subscribed:
-        """Subscribe a customer."""
-        subscriber = Subscriber(self.world.meters(), self.catalog(), Customers(self.world.ledger, self.world.counters))
-        customer = self.world.ledger.holders.customers([name])[name]
-        return subscriber.subscribe(customer, plan, Wishes(**wishes), now=self.world.now)
+        """Subscribe a customer, who is sent invoices unless something else is said."""
+        given = Wishes(**(wishes or {"email": f"billing@{name}.example"}))
+        return self.subscriber().subscribe(self.owner(name), plan, given, now=self.world.now)
+
+    def subscriber(self) -> Subscriber:
+        """Return what subscribes."""
+        customers = Customers(self.world.ledger, self.world.counters)
+        return Subscriber(self.world.meters(), self.catalog(), customers, PAGE)
+
+    def owner(self, name: str = "acme") -> Customer:
+        """Return a customer as the ledger has it."""
+        return self.world.ledger.holders.customers([name])[name]
+
+    def charge(self, name: str = "acme", plan: str = "standard", **wishes: Any) -> Subscribed:
+        """Subscribe a customer who is to be charged."""
+        return self.subscriber().subscribe(self.owner(name), plan, Wishes(**wishes), now=self.world.now)
 
     def preview(self, name: str = "acme") -> dict[str, Any]:
         """Return the running invoice."""
@@ -155,8 +170,8 @@ def test_who_pays_how_is_said_once(shop: Shop) -> None:
     assert (subscription.collection_method, subscription.days_until_due) == ("send_invoice", 30)
     again = shop.subscribe(email="other@acme.example")
     assert again.notes == [f"{done.stripe_customer} was there already: its address at Stripe is left as it is"]
-    shop.world.customer("globex", "key2")
-    charged = shop.sdk().v1.subscriptions.retrieve(shop.subscribe("globex").subscription)
+    shop.world.customer("globex", "key2", stripe_customer="cus_globex")
+    charged = shop.sdk().v1.subscriptions.retrieve(shop.charge("globex").subscription)
     assert charged.collection_method == "charge_automatically"
 
 
@@ -255,6 +270,8 @@ def test_existing_ids_are_taken(shop: Shop) -> None:
     customer = client.v1.customers.create({"name": "Acme by hand"}).id
     prices = shop.catalog().current_prices(STANDARD)
     start = int(HOUR.start.timestamp())
+    client.v1.payment_methods.attach("pm_card_visa", {"customer": customer})
+    client.v1.customers.update(customer, {"invoice_settings": {"default_payment_method": "pm_card_visa"}})
     subscription = client.v1.subscriptions.create(
         {"customer": customer, "items": [{"price": price} for price in prices.values()], "backdate_start_date": start}
     ).id
@@ -274,7 +291,8 @@ def test_ids_that_do_not_fit_are_refused(shop: Shop) -> None:
     start = int(HOUR.start.timestamp())
 
     def made(name: str, items: Any, *, begins: int) -> tuple[str, str]:
-        customer = client.v1.customers.create({"name": name}).id
+        card: Any = {"payment_method": "pm_card_visa", "invoice_settings": {"default_payment_method": "pm_card_visa"}}
+        customer = client.v1.customers.create(card | {"name": name}).id
         wanted: Any = {"customer": customer, "items": items, "backdate_start_date": begins}
         return customer, client.v1.subscriptions.create(wanted).id
 
@@ -352,20 +370,153 @@ def asked(shown: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("begin", "interval", "end"),
-    [
-        ("2026-11-22T05", "day", "2026-11-23T05"),
-        ("2026-11-22T05", "week", "2026-11-29T05"),
-        ("2026-11-22T05", "month", "2026-12-22T05"),
-        ("2026-12-22T05", "month", "2027-01-22T05"),
-        ("2027-01-31T23", "month", "2027-02-28T23"),
-        ("2028-02-29T00", "year", "2029-02-28T00"),
-    ],
-)
-def test_the_first_period_is_a_whole_interval(begin: str, interval: str, end: str) -> None:
-    """A month that lacks the day ends on its last one."""
-    assert later(Hour.parse(begin).start, interval) == Hour.parse(end).start
+# --- who can be asked to pay, and how --------------------------------------------------------------------------------
+
+
+def session_of(url: str) -> str:
+    """Return the Checkout session that a link is to."""
+    return url.rpartition("/")[2]
+
+
+def test_a_fee_that_cannot_be_charged_gives_a_link_to_checkout(shop: Shop) -> None:
+    """And no subscription: once the customer has given a card, the same again makes it, charged by that card."""
+    asked = shop.charge()
+    assert (asked.subscription, asked.begins) == ("", "")
+    assert asked.checkout_url.startswith("https://checkout.stripe.com/")
+    assert "acme is not subscribed yet" in asked.notes[-1]
+    session = shop.sdk().v1.checkout.sessions.retrieve(session_of(asked.checkout_url))
+    assert (session.mode, session.customer, session.currency) == ("setup", asked.stripe_customer, "usd")
+    assert (session.success_url, session.cancel_url) == (PAGE, PAGE)
+    shop.world.stripe.complete_checkout(session.id)
+    shop.at(HOUR.start + timedelta(hours=2, minutes=10))
+    done = shop.charge()
+    assert (done.stripe_customer, done.checkout_url, done.begins) == (
+        asked.stripe_customer,
+        "",
+        str(Hour(HOUR.number + 2)),
+    )
+    subscription = shop.sdk().v1.subscriptions.retrieve(done.subscription)
+    (card,) = shop.sdk().v1.customers.payment_methods.list(done.stripe_customer).data
+    assert (subscription.status, subscription.default_payment_method) == ("active", card.id)
+    assert done.notes == []
+    assert shop.charge().said == []
+
+
+def test_a_customers_own_default_is_left_to_it(shop: Shop) -> None:
+    """It may change it in Stripe's portal, for all that it pays."""
+    shop.world.customer("globex", "key2", stripe_customer="cus_globex")
+    made = shop.sdk().v1.subscriptions.retrieve(shop.charge("globex").subscription)
+    assert (made.status, made.default_payment_method) == ("active", None)
+
+
+def test_where_the_customer_comes_back_to_can_be_said(shop: Shop) -> None:
+    """Instead of the customers' page."""
+    asked = shop.charge(return_url="https://acme.example/billing")
+    session = shop.sdk().v1.checkout.sessions.retrieve(session_of(asked.checkout_url))
+    assert session.success_url == "https://acme.example/billing"
+
+
+def test_metered_prices_alone_need_no_payment_method_yet(shop: Shop) -> None:
+    """Stripe asks for nothing before the period ends; that nobody will pay then is said."""
+    done = shop.charge(plan="basic")
+    assert shop.sdk().v1.subscriptions.retrieve(done.subscription).status == "active"
+    (note,) = done.notes
+    assert note == (
+        f"{done.stripe_customer} has no payment method at Stripe: its invoices stay unpaid until it gives one, for "
+        "which 'metering customers portal acme' makes a link"
+    )
+
+
+def test_invoices_without_an_address_are_refused_before_anything_is_written(shop: Shop) -> None:
+    """Neither here nor at Stripe; with an address the customer gets it."""
+    by_hand = shop.sdk().v1.customers.create({"name": "Acme by hand"}).id
+    for wishes in ({"days_until_due": 14}, {"days_until_due": 14, "stripe_customer": by_hand}):
+        with pytest.raises(OperatorError, match=r"Stripe knows no address of .* to send invoices to: say --email"):
+            shop.subscribe(**wishes)
+    assert shop.owner().stripe_customer == ""
+    assert len(shop.sdk().v1.customers.list().data) == 1
+    done = shop.subscribe(stripe_customer=by_hand, email="a@acme.example")
+    assert shop.sdk().v1.subscriptions.retrieve(done.subscription).collection_method == "send_invoice"
+    assert shop.sdk().v1.customers.retrieve(by_hand).email == "a@acme.example"
+
+
+def test_a_stripe_customer_that_cannot_be_billed_is_refused_before_anything_is_written(shop: Shop) -> None:
+    """Given, or known from before: one that there is not, and one that was deleted."""
+    gone = shop.sdk().v1.customers.create({"name": "Gone"}).id
+    shop.sdk().v1.customers.delete(gone)
+    for name, why in (("cus_typo", "Stripe does not know the customer cus_typo: No such"), (gone, "was deleted")):
+        with pytest.raises(OperatorError, match=why):
+            shop.subscribe(stripe_customer=name)
+        assert shop.owner().stripe_customer == ""
+    before = shop.owner()
+    shop.world.ledger.holders.save_customer(Customer("acme", "Acme", "cus_typo"), before=before)
+    with pytest.raises(OperatorError, match="Stripe does not know the customer cus_typo"):
+        shop.subscribe()
+
+
+def test_a_stripe_customer_of_the_other_mode_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its usage would be posted where nobody pays."""
+    monkeypatch.setattr(StripeMeters, "is_sandbox", lambda _: False)
+    made = shop.sdk().v1.customers.create({"name": "Acme"}).id
+    with pytest.raises(OperatorError, match=f"the Stripe customer {made} is of a sandbox, and the deployment's key of"):
+        shop.subscribe(stripe_customer=made)
+
+
+@pytest.mark.parametrize("day", ["2026-11-22", "2027-01-29", "2027-01-30", "2027-01-31", "2026-12-31"])
+def test_the_first_fee_is_whole_and_the_day_stays(shop: Shop, day: str) -> None:
+    """Whenever a customer is subscribed; a month that lacks the day ends on its last one."""
+    begin = datetime.fromisoformat(f"{day}T10:00:00+00:00")
+    shop.at(begin + timedelta(minutes=40))
+    done = shop.subscribe()
+    (invoice,) = shop.sdk().v1.invoices.list({"customer": done.stripe_customer}).data
+    assert [line.amount for line in invoice.lines.data] == [4900]
+    days = []
+    for _ in range(3):
+        item = shop.sdk().v1.subscriptions.retrieve(done.subscription)["items"].data[0]
+        days.append(datetime.fromtimestamp(item.current_period_end, UTC))
+        shop.at(days[-1] + timedelta(hours=2))
+    last_days = {1: 31, 2: 28, 3: 31, 4: 30}
+    assert [end.day for end in days] == [min(begin.day, last_days.get(end.month, 31)) for end in days]
+
+
+def incomplete(shop: Shop) -> str:
+    """Make a subscription that waits for its first payment, as a program of somebody else would."""
+    customer = shop.sdk().v1.customers.create({"name": "Acme"}).id
+    prices = shop.catalog().current_prices(STANDARD).values()
+    wanted: Any = {"customer": customer, "items": [{"price": price} for price in prices]}
+    made = shop.sdk().v1.subscriptions.create(wanted | {"payment_behavior": "default_incomplete"})
+    assert made.status == "incomplete"
+    shop.world.ledger.holders.save_customer(Customer("acme", "Acme", customer), before=shop.owner())
+    return made.id
+
+
+def test_a_subscription_that_waits_for_its_payment_is_not_running(shop: Shop) -> None:
+    """It bills nothing: nobody's terms, and no preview; given by its id it is refused."""
+    waiting = incomplete(shop)
+    assert running(shop.world.meters(), shop.owner().stripe_customer) is None
+    with pytest.raises(OperatorError, match="acme has no subscription to a plan"):
+        shop.preview()
+    with pytest.raises(OperatorError, match=f"the subscription {waiting} is incomplete: give another, or none"):
+        shop.subscribe(subscription=waiting)
+
+
+def test_beside_a_subscription_that_may_yet_bill_none_is_made(shop: Shop) -> None:
+    """I2: paid, it would bill the same usage; cancelled, it makes room."""
+    waiting = incomplete(shop)
+    with pytest.raises(
+        OperatorError, match=f"acme has the subscription {waiting}, which is incomplete and bills nothing"
+    ):
+        shop.subscribe()
+    shop.sdk().v1.subscriptions.cancel(waiting)
+    assert shop.subscribe().subscription not in ("", waiting)
+
+
+def test_a_customer_gets_a_link_to_stripes_own_portal(shop: Shop) -> None:
+    """Once Stripe knows it."""
+    with pytest.raises(OperatorError, match="acme has no Stripe customer yet: subscribe it with"):
+        portal_link(shop.world.meters(), shop.owner(), PAGE)
+    shop.subscribe()
+    assert portal_link(shop.world.meters(), shop.owner(), PAGE).startswith("https://billing.stripe.com/")
 
 
 # --- the rights of a restricted key ----------------------------------------------------------------------------------
@@ -377,9 +528,13 @@ def everything(shop: Shop, ours: str = OURS, theirs: str = THEIRS) -> None:
     catalog = Catalog(selling, ("requests", "bytes"), (STANDARD,))
     shop.world.customer("selling", "key-selling")
     catalog.apply(lambda _: None)
-    customer = shop.world.ledger.holders.customers(["selling"])["selling"]
-    customers = Customers(shop.world.ledger, shop.world.counters)
-    done = Subscriber(selling, catalog, customers).subscribe(customer, "standard", Wishes(), now=shop.world.now)
+    customer = shop.owner("selling")
+    subscriber = Subscriber(selling, catalog, Customers(shop.world.ledger, shop.world.counters), PAGE)
+    asked = subscriber.subscribe(customer, "standard", Wishes(), now=shop.world.now)
+    shop.world.stripe.complete_checkout(session_of(asked.checkout_url))
+    customer = shop.owner("selling")
+    done = subscriber.subscribe(customer, "standard", Wishes(), now=shop.world.now)
+    portal_link(selling, customer, PAGE)
     renamed = Plan(**(_fields(STANDARD) | {"title": "Renamed", "prices": STANDARD.prices[1:]}))
     Catalog(selling, ("requests", "bytes"), (renamed,)).apply(lambda _: None)
     meters = StripeMeters(lambda _fresh: theirs, "Selling", shop.world.stripe.url)
@@ -452,8 +607,8 @@ def test_a_preview_of_more_than_ten_lines_is_read_whole(shop: Shop) -> None:
     product = client.v1.products.create({"name": "P"}).id
     monthly: Any = {"product": product, "currency": "usd", "recurring": {"interval": "month"}}
     items: Any = [{"price": client.v1.prices.create(monthly | {"unit_amount": n}).id} for n in range(12)]
-    customer = client.v1.customers.create({"name": "C"}).id
-    made = client.v1.subscriptions.create({"customer": customer, "items": items})
+    shop.world.stripe.add_customer("cus_c")
+    made = client.v1.subscriptions.create({"customer": "cus_c", "items": items})
     shown = preview_of(shop.world.meters(), made)
     assert ([line["amount"] for line in shown["lines"]], shown["total"]) == ([*range(12)], 66)
 
@@ -483,13 +638,14 @@ def test_the_explanation_of_a_price_is_what_stripe_invoices(
     read = offer_of(made, name_of(price))
     assert read is not None
     assert (str(read), read.fingerprint) == (str(offer), offer.fingerprint)
-    customer = client.v1.customers.create({"name": "C"}).id
+    customer = client.v1.customers.create({"name": "C", "email": "c@acme.example"}).id
     client.v1.subscriptions.create(
         {
             "customer": customer,
             "items": [{"price": made.id}],
             "backdate_start_date": int(HOUR.start.timestamp()),
-            "billing_cycle_anchor": int(later(HOUR.start, "month").timestamp()),
+            "collection_method": "send_invoice",
+            "days_until_due": 30,
         }
     )
     if quantity:

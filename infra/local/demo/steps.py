@@ -163,7 +163,7 @@ def _make_customers(cloud: LocalCloud, first: Hour) -> list[Caller]:
         entry = Entry(name, name.capitalize(), keys=tuple(caller.key for caller in named))
         customers.add(entry, now=datetime.now(UTC))
         (owner,) = _owners(cloud.deployment, [name])
-        subscriber.subscribe(owner, PLAN, Wishes(), now=first.start)
+        subscriber.subscribe(owner, PLAN, Wishes(email=f"billing@{name}.example"), now=first.start)
         callers += named
     known = cloud.deployment.switch.read().since
     since = None if known and first > Hour.parse(known) else first  # an environment that was played in an hour before

@@ -46,6 +46,9 @@ PROBES: Final[dict[tuple[str, str], Probe]] = {
     ("customer", "write"): ("post", "/v1/customers/cus_meteringdoctor"),
     ("subscription", _READ): ("get", "/v1/subscriptions?limit=1"),
     ("subscription", "write"): ("post", "/v1/subscriptions/sub_meteringdoctor"),
+    ("payment_method", _READ): ("get", "/v1/customers/cus_meteringdoctor/payment_methods"),
+    ("checkout_session", "write"): ("post", "/v1/checkout/sessions"),
+    ("customer_portal", "write"): ("post", "/v1/billing_portal/sessions"),
     ("invoice", _READ): ("post", "/v1/invoices/create_preview"),  # which is what must not be refused
     ("event", _READ): ("get", "/v1/events?limit=1"),
     ("webhook", "write"): ("post", "/v2/core/event_destinations"),

@@ -18,6 +18,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "customers show": ("acme",),
     "customers import": (__file__,),
     "customers subscribe": ("acme", "standard"),
+    "customers portal": ("acme",),
     "customers rotate-key": ("acme",),
     "customers suspend": ("acme",),
     "customers resume": ("acme",),

@@ -4,15 +4,88 @@ from pathlib import Path
 
 import pytest
 
+from infra.operate.rights import FUNCTIONS
 from tests.integration.cli.command_line import Metering, Result
 from tests.integration.world import World
+
+UNASKED = "note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer\n"
+
+
+def connect(metering: Metering) -> None:
+    """Put the Stripe key in the secret."""
+    assert metering("stripe", "connect", stdin="sk_test_local").code == 0
+
+
+def test_a_stripe_customer_must_be_one_that_stripe_knows(deployed: World, metering: Metering) -> None:
+    """As soon as it can be asked; nothing is written otherwise, unless it is not to be asked."""
+    connect(metering)
+    add = ("customers", "add", "acme", "--name", "Acme", "--key", "key1")
+    refused = metering(*add, "--stripe-customer", "cus_typo")
+    assert refused == Result(1, "", "error: Stripe does not know the customer cus_typo: No such customer: 'cus_typo'\n")
+    assert metering("customers", "list", "--json").json() == []
+    deployed.stripe.add_customer("cus_1")
+    assert metering(*add, "--stripe-customer", "cus_1").code == 0
+    assert metering(*add, "--stripe-customer", "cus_1") == Result(0, "nothing to change\n", "")
+    assert metering(*add, "--stripe-customer", "cus_typo", "--unchecked").out == "customer acme changed\n"
+
+
+def test_the_functions_key_which_may_not_read_customers_tells_whether_there_is_one(
+    deployed: World, metering: Metering
+) -> None:
+    """By what their meters hold."""
+    deployed.stripe._api._keys |= {"rk_test_functions"}
+    deployed.stripe._api._rights = {"rk_test_functions": FUNCTIONS}
+    assert metering("stripe", "connect", stdin="rk_test_functions").code == 0
+    add = ("customers", "add", "acme", "--name", "Acme")
+    refused = metering(*add, "--stripe-customer", "cus_typo")
+    assert refused.err == "error: Stripe does not know the customer cus_typo: No such customer: 'cus_typo'\n"
+    deployed.stripe.add_customer("cus_1")
+    assert metering(*add, "--stripe-customer", "cus_1").code == 0
+
+
+def test_a_known_stripe_customer_is_not_asked_for_again(deployed: World, metering: Metering) -> None:
+    """It may be gone by now, and its customer be given a key all the same."""
+    connect(metering)
+    deployed.customer("acme", stripe_customer="cus_1")
+    calls = deployed.stripe.calls
+    add = ("customers", "add", "acme", "--name", "Acme", "--stripe-customer", "cus_1", "--key", "key1")
+    assert metering(*add).out == "key key1 belongs to acme\n"
+    assert deployed.stripe.calls == calls
+
+
+def test_a_file_with_a_stripe_customer_that_there_is_not_is_not_imported(
+    deployed: World, metering: Metering, tmp_path: Path
+) -> None:
+    """Each is named with its line."""
+    connect(metering)
+    deployed.stripe.add_customer("cus_1")
+    file = tmp_path / "customers.csv"
+    file.write_text("id,name,stripe_customer,keys\nacme,Acme,cus_1,key1\nglobex,Globex,cus_typo,\n")
+    refused = metering("customers", "import", str(file))
+    assert refused.err == (
+        f"error: nothing was imported from {file}:\n"
+        "  line 3: Stripe does not know the customer cus_typo: No such customer: 'cus_typo'\n"
+    )
+    assert metering("customers", "list", "--json").json() == []
+    assert metering("customers", "import", str(file), "--unchecked").code == 0
+
+
+def test_a_customer_gets_a_link_to_stripes_portal(deployed: World, metering: Metering) -> None:
+    """Back to our own page, or to where one says."""
+    connect(metering)
+    deployed.customer("acme", stripe_customer="cus_1")
+    printed = metering("customers", "portal", "acme")
+    assert printed.out.startswith("https://billing.stripe.com/p/session/")
+    shown = metering("customers", "portal", "acme", "--return-url", "https://acme.example", "--json").json()
+    assert shown["customer"] == "acme"
+    assert shown["url"].startswith("https://billing.stripe.com/p/session/")
 
 
 def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Metering) -> None:
     """I5: what was written is what is read."""
     assert metering(
         "customers", "add", "acme", "--name", "Acme", "--stripe-customer", "cus_1", "--key", "key1", "--key", "key2"
-    ) == Result(0, "customer acme added\nkey key1 belongs to acme\nkey key2 belongs to acme\n", "")
+    ) == Result(0, "customer acme added\nkey key1 belongs to acme\nkey key2 belongs to acme\n", UNASKED)
     assert deployed.ledger.holders.owner("cus_1") == "acme"
     assert metering("customers", "list", "--json").json() == [
         {"id": "acme", "name": "Acme", "stripe_customer": "cus_1"}
@@ -115,14 +188,16 @@ def test_a_file_of_customers_is_imported(metering: Metering, tmp_path: Path) -> 
     """Twice, which changes nothing more."""
     file = tmp_path / "customers.csv"
     file.write_text("id,name,stripe_customer,keys\nacme,Acme,cus_1,key1 key2\nglobex,Globex,,\n")
-    assert metering("customers", "import", str(file)).out.splitlines() == [
+    imported = metering("customers", "import", str(file))
+    assert imported.err == UNASKED
+    assert imported.out.splitlines() == [
         "customer acme added",
         "key key1 belongs to acme",
         "key key2 belongs to acme",
         "customer globex added",
     ]
-    again = metering("customers", "import", str(file), "--json").json()
-    assert again == {"changed": [], "hours_to_close_again": 0}
+    again = metering("customers", "import", str(file), "--json")
+    assert (again.code, again.out) == (0, '{\n  "changed": [],\n  "hours_to_close_again": 0\n}\n')
 
 
 def test_a_file_with_a_bad_line_is_not_imported_at_all(deployed: World, metering: Metering, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ SHOWING: Final = {
     "customers list",
     "customers show",
     "customers link",
+    "customers portal",
     "doctor",
     "usage",
     "close",

@@ -97,7 +97,8 @@ def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> N
         "acme has no Stripe customer yet, so that nothing is invoiced: subscribe it" in metering("invoice", "acme").err
     )
     metering("stripe", "apply")
-    subscribed = metering("customers", "subscribe", "acme", "standard", "--json").json()
+    subscribe = ("customers", "subscribe", "acme", "standard", "--email", "billing@acme.example")
+    subscribed = metering(*subscribe, "--json").json()
     assert {**subscribed, "changed": []} == {
         "customer": "acme",
         "plan": "standard",
@@ -106,10 +107,9 @@ def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> N
         "begins": "2026-11-22T05",
         "changed": [],
         "notes": [],
+        "checkout_url": "",
     }
-    assert metering("customers", "subscribe", "acme", "standard") == Result(
-        0, "nothing to change: acme is subscribed to standard\n", ""
-    )
+    assert metering(*subscribe) == Result(0, "nothing to change: acme is subscribed to standard\n", "")
     result = metering("invoice", "acme")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("acme, standard, 2026-11-22T05:00Z to 2026-12-22T05:00Z (UTC)\n")
@@ -124,6 +124,18 @@ def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> N
         "amount": 4900,
         "period": {"from": "2026-12-22T05:00Z", "to": "2027-01-22T05:00Z"},
     }
+
+
+def test_where_nothing_can_be_charged_a_link_is_printed(selling: World, metering: Metering) -> None:
+    """To Stripe's Checkout; once the customer has given a payment method, the same again subscribes it."""
+    metering("stripe", "apply")
+    asked = metering("customers", "subscribe", "acme", "standard", "--return-url", "https://acme.example")
+    note, link = asked.out.splitlines()[-2:]
+    assert note.startswith("note: acme is not subscribed yet: the plan has a fee, and Stripe has no payment method")
+    assert link == "https://checkout.stripe.com/c/pay/cs_test_00000000000001"
+    selling.stripe.complete_checkout(link.rpartition("/")[2])
+    done = metering("customers", "subscribe", "acme", "standard", "--json").json()
+    assert (done["subscription"], done["checkout_url"]) == ("sub_00000000000001", "")
 
 
 @pytest.mark.usefixtures("selling")
