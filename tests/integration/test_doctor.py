@@ -817,7 +817,8 @@ def test_a_restricted_key_that_may_write_more_than_usage_is_told(ward: Ward, rig
     """I7: whoever takes over a function has its key; nothing is written at Stripe to find out."""
     put_key(f"rk_test_writes_{right}")
     ((state, said, do),) = ward.of("Stripe key")
-    assert (state, said) == ("warning", f"the Stripe key may also write {right}, which no function does")
+    level = rights.OPERATORS[right]
+    assert (state, said) == ("warning", f"the Stripe key may also {level} {right}, which no function does")
     assert "a restricted key with the functions' rights alone" in do
     assert ward.world.stripe.state()["events"] == []
     assert len(destinations(ward)) == 1

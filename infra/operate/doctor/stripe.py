@@ -64,7 +64,9 @@ def check_stripe_key(deployment: Deployment, _now: datetime) -> Iterator[Finding
         key = stripe.key()
         lacking = [f"{right} ({level})" for right, level in FUNCTIONS.items() if not _has(stripe, right, level)]
         is_restricted = not key.startswith("sk_")
-        needless = [right for right in OPERATORS if is_restricted and _has(stripe, right, "write")]
+        needless = [
+            f"{level} {right}" for right, level in OPERATORS.items() if is_restricted and _has(stripe, right, level)
+        ]
     except StripeNotConnectedError as error:
         yield broken(str(error), _CONNECT)
         return
@@ -73,7 +75,7 @@ def check_stripe_key(deployment: Deployment, _now: datetime) -> Iterator[Finding
     elif key.startswith("sk_live_"):
         yield warning("the Stripe key may do everything", _LESS)
     elif needless:
-        yield warning(f"the Stripe key may also write {', '.join(needless)}, which no function does", _LESS)
+        yield warning(f"the Stripe key may also {', '.join(needless)}, which no function does", _LESS)
     else:
         yield ok(f"Stripe takes the key, which has all {len(FUNCTIONS)} rights")
 
