@@ -1,6 +1,7 @@
 """Invoices as Stripe makes them: of any account, with any lines, void, paused, or of other business."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import FROM_BEFORE, State
-from metering.stores.changes import Billed
+from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
@@ -489,3 +490,27 @@ def test_what_older_code_noted_of_an_invoice_is_not_noted_again(billing: Billing
     billing.settle()
     assert [line.known_as for line in world.changes.billed("acme")] == [f"{old['invoice']}#requests"]
     assert [amount for _, amount in billing.carries()] == [2]
+
+
+def test_two_runs_that_note_and_read_an_invoice_at_once_do_not_end_each_other(billing: Billing) -> None:
+    """I6: whoever is second finds that it is done, and goes on with the others."""
+    world = billing.world
+    billing.jump(FINALISED)
+
+    class Overtaken(Changes):
+        def note(self, name: str, after: Noted) -> None:
+            super().note(name, after)
+            super().note(name, after)  # as another run's, in between
+
+        def save_noted(self, name: str, after: Noted) -> None:
+            super().save_noted(name, after)
+            super().save_noted(name, after)
+
+    overtaken = replace(carrier(world), changes=Overtaken(world.ledger.client, "ledger", world.counters))
+    carried = overtaken.run()
+    assert (carried.invoices, carried.held) == (0, 0)
+    [noted] = world.changes.noted("acme")
+    assert noted.read
+    billing.use(2)
+    billing.settle()
+    assert billing.carries() == [(NOW, 2)]

@@ -170,7 +170,12 @@ class Carrier:
         for one in noted:
             if not one.read:
                 known = self.changes.billed(name) if known is None else known
-                if why := self._noter.read(name, one, known):
+                try:
+                    why = self._noter.read(name, one, known)
+                except RowChangedError:  # somebody else reads it, too
+                    unread.append(one)
+                    continue
+                if why:
                     unread.append(one)
                     yield Carried(held=1, doubtful=1, reasons=[why])
         return unread

@@ -19,6 +19,7 @@ from metering.stores.aws import side_by_side
 from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.ledger import Ledger
 from metering.stores.progress import Seen
+from metering.stores.table import RowChangedError
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.invoices import FinalInvoice, StripeReader, UnreadableInvoiceError
 
@@ -99,7 +100,13 @@ class Noter:
         known = self.changes.noted_one(name, new.invoice)
         if known and (known.void or not new.void):
             return False
-        self.changes.note(name, msgspec.structs.replace(known, void=True) if known else new)
+        try:
+            self.changes.note(name, msgspec.structs.replace(known, void=True) if known else new)
+        except RowChangedError:
+            known = self.changes.noted_one(name, new.invoice)
+            if known is None or (new.void and not known.void):
+                raise
+            return False  # another run was faster
         return True
 
     def of(self, name: str, stripe_customer: str) -> list[Noted]:
