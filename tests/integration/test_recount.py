@@ -224,6 +224,23 @@ def test_a_correction_outlives_other_late_records_and_is_not_counted_a_second_ti
     assert said(raw.recount("acme")) == {"requests": (36, 24, 36, 0), "bytes": (360, 240, 360, 0)}
 
 
+def test_a_delivery_that_died_before_a_correction_counts_nothing_of_it_when_it_comes_again(raw: Raw) -> None:
+    """I1, I2: what it had counted is refused by its counter, the rest is in the correction."""
+    world = raw.world
+    world.customer("acme", "key2")
+    lines = [world.line(), world.line(key="key2"), world.line(key="key2")]
+    ids = raw.log(*lines)
+    whole = batch_of(ids, lines, Source.ACCESS_LOG, f"{ACCESS_LOG_GROUP} stream")
+    usage = world.recorder()._read(whole, {}).usage
+    world.counters.count(HOUR, "key1", usage.cells[HOUR, "key1"], whole.token)
+    close(raw)
+    assert said(raw.fix("acme"))["requests"] == (3, 1, 1, 2)
+    for _ in range(2):
+        world.recorder().record(whole)
+    world.close()
+    assert said(raw.recount("acme"))["requests"] == (3, 1, 3, 0)
+
+
 def test_what_was_set_aside_before_a_correction_counts_when_it_is_mended(raw: Raw) -> None:
     """I1: a correction stands for no record of which anything waits."""
     world = raw.world
