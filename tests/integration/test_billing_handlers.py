@@ -1035,6 +1035,35 @@ def test_what_an_invoice_has_not_billed_is_carried(
     assert functions.reconcile()["carried"] == 0
 
 
+@pytest.mark.usefixtures("started", "connected")
+def test_while_posting_is_off_invoices_are_noted_and_what_waits_for_a_person_wakes_one_after_it(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4, I9: nothing is carried in the pause; an invoice that states something else than was used is told after it."""
+    bill = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    Clock.at = HOUR.start
+    bill.subscribe()
+    bill.use(5)
+    Clock.at = due(HOUR)
+    functions.close()
+    functions.post()
+    Clock.at = world.now = FINALISED
+    world.ledger.progress.advance_cursor(due_before(FINALISED))
+    world.stripe.advance()
+    (invoice,) = world.stripe._account.billing.invoices.values()
+    invoice.lines[0].update(quantity=1, quantity_decimal="1")
+    turn(world, on=False)
+    report = functions.reconcile()
+    assert (report["invoices"], report["held"], report["differing"]) == (1, 0, 0)
+    assert [noted.read for noted in world.changes.noted("acme")] == [False]
+    turn(world, on=True)
+    said(capsys)
+    report = functions.reconcile()
+    assert (report["invoices"], report["carried"], report["held"], report["differing"]) == (0, 0, 1, 1)
+    assert said(capsys)["UsageDiffering"] == (1, "Count")
+
+
 def _reads(world: World) -> int:
     """Return how many reads Stripe has answered."""
     return sum(count for route, count in world.stripe.calls.items() if route.startswith("GET "))
