@@ -766,6 +766,95 @@ def a_paused_collection_keeps_the_status(stripe: Place) -> None:
 
 
 @behaviour(
+    'A fee that is charged by itself is refused to a customer without a payment method: 400, "This customer has no '
+    'attached payment source or default payment method …".',
+    "clojurewerkz/elephant#14, 2021; joshnuss/svelte-stripe#30, 2023",
+    OBSERVED,
+    otherwise="A subscription is incomplete for a day, and then gone: `customers subscribe` asks for a card before.",
+)
+def a_fee_needs_a_payment_method(stripe: Place) -> None:
+    """Subscribe somebody who has none."""
+    customer = stripe.customer()
+    error = refused(lambda: stripe.subscribe(customer, stripe.price()), 400, 402)
+    assert "no attached payment source or default payment method" in str(error)
+
+
+@behaviour(
+    "A customer with a default payment method can be subscribed to a fee; the subscription is active at once.",
+    "docs.stripe.com/api/payment_methods/attach and docs.stripe.com/api/subscriptions/create, 2026",
+    DOCUMENTED,
+    otherwise="Who has given a card by Checkout cannot be subscribed.",
+)
+def a_fee_is_paid_by_a_default_card(stripe: Place) -> None:
+    """Give somebody a card, make it the default one, and subscribe."""
+    customer = stripe.customer()
+    card = stripe.client.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    stripe.client.v1.customers.update(customer.id, {"invoice_settings": {"default_payment_method": card.id}})
+    assert [one.id for one in stripe.client.v1.customers.payment_methods.list(customer.id).data] == [card.id]
+    assert stripe.subscribe(customer, stripe.price()).status == "active"
+
+
+@behaviour(
+    'A subscription of `send_invoice` is refused to a customer without an e-mail address: 400, "Missing email …".',
+    "observed of invoices that are sent, not of subscriptions",
+    UNCONFIRMED,
+    otherwise="Nothing: an address is asked for before.",
+)
+def an_invoice_needs_an_address(stripe: Place) -> None:
+    """Subscribe somebody who has none."""
+    customer, fee = stripe.customer(), stripe.price()
+    sent: Any = {"collection_method": "send_invoice", "days_until_due": 30}
+    assert "Missing email" in str(refused(lambda: stripe.subscribe(customer, fee, **sent)))
+
+
+@behaviour(
+    "Without `status`, all subscriptions are listed that were not canceled: also incomplete ones, which bill nothing.",
+    f"{SDK}, `SubscriptionListParams.status`",
+    DOCUMENTED,
+    otherwise="Nothing: only states that bill count as running.",
+)
+def incomplete_subscriptions_are_listed(stripe: Place) -> None:
+    """Leave one waiting for its first payment."""
+    customer = stripe.customer()
+    subscription = stripe.subscribe(customer, stripe.price(), payment_behavior="default_incomplete")
+    assert subscription.status == "incomplete"
+    listed = stripe.client.v1.subscriptions.list({"customer": customer.id}).data
+    assert [one.id for one in listed] == [subscription.id]
+
+
+@behaviour(
+    "Checkout in mode `setup` takes a card of a customer: the session is open and has an address.",
+    "docs.stripe.com/payments/save-and-reuse, 2026",
+    DOCUMENTED,
+    otherwise="The link that `customers subscribe` gives is not there; cards are taken in the Dashboard.",
+)
+def checkout_takes_a_card(stripe: Place) -> None:
+    """Begin a session."""
+    session = stripe.client.v1.checkout.sessions.create(
+        {
+            "mode": "setup",
+            "customer": stripe.customer().id,
+            "currency": "usd",
+            "success_url": "https://example.com/done",
+        }
+    )
+    assert (session.status, session.mode) == ("open", "setup")
+    assert str(session.url).startswith("https://")
+
+
+@behaviour(
+    "A customer's portal session has an address.",
+    f"{SDK}, `billing_portal.Session`",
+    DOCUMENTED,
+    otherwise="`customers portal` gives no link, and says in Stripe's words why.",
+)
+def the_portal_has_an_address(stripe: Place) -> None:
+    """Begin a session; a sandbox in which the portal was never set up in the Dashboard says so."""
+    sessions = stripe.client.v1.billing_portal.sessions
+    assert sessions.create({"customer": stripe.customer().id}).url.startswith("https://")
+
+
+@behaviour(
     "A preview of a customer alone is refused with 400; of one of its subscriptions it is given.",
     "RoboFinSystems/robosystems#940, 2026-07; stripe/stripe-node#2347",
     OBSERVED,

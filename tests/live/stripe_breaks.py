@@ -27,7 +27,9 @@ from infra.local.stripe.event_log import EventLog
 from infra.local.stripe.invoice import Invoice
 from infra.local.stripe.meter import Meter, MeterEvent
 from infra.local.stripe.params import StripeError
+from infra.local.stripe.paying import Paying
 from infra.local.stripe.price import Charge, Price
+from infra.local.stripe.subscribing import Subscriptions
 from infra.local.stripe.subscription import Item, Subscription
 
 Break = Callable[[], AbstractContextManager[Any]]
@@ -138,6 +140,14 @@ def _rounded(self: Price, **how: Any) -> Any:
 def _since_its_period_began(self: Item, end: int) -> Any:
     part = _usage(self, end)
     return type(part)(part.customer, part.item, part.price, self.start, end, None)
+
+
+def _none_listed(*_: Any) -> dict[str, Any]:
+    return {"object": "list", "data": [], "has_more": False, "url": ""}
+
+
+def _completed(*_: Any) -> dict[str, Any]:
+    return {"status": "complete", "mode": "setup", "url": None}
 
 
 def _invoiced_at_once(self: Subscription) -> Iterator[Any]:
@@ -256,6 +266,12 @@ BREAKS: Final[dict[str, Break]] = {
     "a_deleted_customer_says_so": _of(patch.object, Customers, "remove", lambda *_: {}),
     "canceled_subscriptions_are_listed_with_all": _of(patch.object, Subscription, "status", "active"),
     "an_added_item_bills_from_then_on": _of(patch.object, Item, "usage", _since_its_period_began),
+    "a_fee_needs_a_payment_method": _in_other_words("This customer has no attached"),
+    "a_fee_is_paid_by_a_default_card": _of(patch.object, Subscriptions, "_paid", lambda *_: "incomplete"),
+    "an_invoice_needs_an_address": _of(patch.object, Subscriptions, "_paid", lambda *_: "active"),
+    "incomplete_subscriptions_are_listed": _of(patch.object, Subscriptions, "list_subscriptions", _none_listed),
+    "checkout_takes_a_card": _of(patch.object, Paying, "create_checkout_session", _completed),
+    "the_portal_has_an_address": _of(patch.object, Paying, "create_portal_session", lambda *_: {"url": ""}),
     "a_preview_is_of_a_subscription": _of(patch.object, Billing, "create_preview", _previewed),
     "lines_name_price_item_and_period": _without("quantity_decimal"),
     "a_draft_takes_late_usage": _of(patch.object, billing, "DRAFT_TIME", 0),

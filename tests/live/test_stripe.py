@@ -94,7 +94,7 @@ def test_each_break_is_of_a_fact() -> None:
 def test_what_the_local_stripe_marks_as_uncertain_is_in_the_table() -> None:
     """It says so by a fact's name, with a question mark before it."""
     sources = (ROOT / "infra" / "local" / "stripe").glob("*.py")
-    marked = {name for path in sources for name in re.findall(r"\(\?\s+(\w+)\)", path.read_text())}
+    marked = {name.strip() for path in sources for name in re.findall(r"\(\?([^)]*)\)", path.read_text())}
     assert marked
     assert marked <= {fact.name for fact in BEHAVIOURS.values() if fact.certainty is Certainty.UNCONFIRMED}
 

@@ -12,7 +12,7 @@ from infra.local.stripe.reports import instant
 
 SIGNING_SECRET, URL = "webhook_endpoint.signing_secret", "webhook_endpoint.url"
 PING = "v2.core.event_destination.ping"
-OFTEN = 20  # destinations on a page where no limit is given; that of this list could not be confirmed (?)
+OFTEN = 20  # destinations on a page where no limit is given: of this list no document says how many
 ROUTE = "/v2/core/event_destinations"
 CREATE_PARAMS = ("description", "enabled_events", "event_payload", "events_from", "include", "metadata", "name", "type")
 
@@ -67,7 +67,8 @@ class Destinations:
         """Make a webhook endpoint for thin events; other kinds of destinations are none of this account's.
 
         Its secret is shown now or never (the SDK's `EventDestination.WebhookEndpoint.signing_secret`). It is sent a
-        ping as observed of the dashboard's; that the API's are sent one, too, could not be confirmed (?).
+        ping as observed of the dashboard's; that the API's are sent one, too, could not be confirmed
+        (? a_new_destination_is_pinged).
         """
         only(params, *CREATE_PARAMS, "webhook_endpoint")
         one_of(params, "type", ("webhook_endpoint",))

@@ -16,8 +16,9 @@ class Right(NamedTuple):
 
 
 # By resource (docs.stripe.com/keys-api, "Permissions"); of payment methods, Checkout and the portal as observed in
-# refusals. Stripe's messages call prices `plan`; the names of the meters' and test clocks' rights could not be
-# confirmed (?), nor that event destinations need the one of webhooks (?). The stream takes a session's token, no key.
+# By resource (docs.stripe.com/keys-api, "Permissions"); of payment methods, Checkout and the portal as observed in
+# refusals. Stripe's messages call prices `plan`; the names of the rights for meters, test clocks and event destinations
+# could not be confirmed (? names_of_rights). The stream itself takes a session's token, and no key.
 RIGHTS: dict[str, Right] = {
     METER_EVENTS: Right("billing_meter_event", "write"),
     "POST /v1/billing/meters": Right("billing_meter", "write"),

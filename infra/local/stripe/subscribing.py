@@ -62,7 +62,7 @@ class Subscriptions:
         A backdated subscription without `billing_cycle_anchor` has its start as the anchor: flexible mode
         "automatically aligns the billing cycle anchor to the backdate_start_date when not explicitly set" (SDK 16).
         Of a backdated subscription, periods that have ended before now are not invoiced: what Stripe
-        does with their usage could not be confirmed (?).
+        does with their usage could not be confirmed (? ended_periods_are_not_invoiced).
         """
         only(params, *CREATE_PARAMS)
         one_of(nested(params, "billing_mode"), "type", ("flexible",), default="flexible", within="billing_mode")
@@ -149,7 +149,8 @@ class Subscriptions:
         """List a subscription's items (docs.stripe.com/api/subscription_items/list).
 
         The subscription itself shows the first ten, as any list does (docs.stripe.com/api/pagination, `limit`: "the
-        default is 10"); that this holds of a list inside of an object, too, could not be confirmed for items (?).
+        default is 10"); that this holds of a list inside of an object, too, could not be confirmed for items
+        (? items_are_cut_at_ten).
         """
         only(params, "subscription", *PAGING)
         found = self._found(text(params, "subscription"))
