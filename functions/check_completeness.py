@@ -13,6 +13,7 @@ from metering.model.stages import decode
 from metering.settings import CheckCompletenessSettings
 from metering.signals import Signal
 from metering.stores import aws
+from metering.stores.counters import Counters
 
 logger = Logger()
 signals = Metrics()
@@ -22,11 +23,9 @@ signals = Metrics()
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Compare the day that ended an hour ago; where there was no traffic, nothing is told, and nothing paid."""
     completeness = _sources().read(aws.cloudwatch(), datetime.now(UTC))
-    ratios = {
-        Signal.COMPLETENESS_OF_LINES: completeness.of_lines,
-        Signal.COMPLETENESS_OF_REQUESTS: completeness.of_requests,
-    }
-    for signal, ratio in ratios.items():
+    lines = {"access log": completeness.of_lines, **completeness.of_usage_lines}
+    ratios = [(Signal.COMPLETENESS_OF_LINES, part) for part in lines.values()]
+    for signal, ratio in (*ratios, (Signal.COMPLETENESS_OF_REQUESTS, completeness.of_requests)):
         if ratio is not None:
             signals.add_metric(signal, MetricUnit.NoUnit, ratio)
     if signals.metric_set:
@@ -37,6 +36,7 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         "requests": completeness.requests,
         "of_lines": completeness.of_lines,
         "of_requests": completeness.of_requests,
+        "of_usage_lines": completeness.of_usage_lines,
     }
     logger.info("completeness checked", **report)
     return report
@@ -45,4 +45,7 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
 @cache
 def _sources() -> Sources:
     settings = CheckCompletenessSettings.read()
-    return Sources(settings.deployment, settings.access_log_group, settings.delivery_stream, decode(settings.stages))
+    lines = Counters(aws.dynamodb(), settings.counters_table).lines
+    return Sources(
+        lines, settings.deployment, settings.access_log_group, settings.delivery_stream, decode(settings.stages)
+    )

@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from metering.counting import archive, payloads, redriving
 from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.model import metrics
-from metering.model.batches import Batch, Source
+from metering.model.batches import Batch
 from metering.settings import RecordUsageSettings
 from metering.signals import Signal
 from metering.stores import aws
@@ -83,7 +83,7 @@ class _TellingRecorder(Recorder):
 
     def record(self, batch: Batch) -> Recorded:
         recorded = super().record(batch)
-        _tell(recorded, batch.source)
+        _tell(recorded)
         return recorded
 
 
@@ -131,11 +131,10 @@ def _hashing(settings: RecordUsageSettings) -> Hashing:
     return Hashing(str(secret).encode(), Holders(aws.dynamodb(), settings.ledger_table))
 
 
-def _tell(recorded: Recorded, source: Source) -> None:
+def _tell(recorded: Recorded) -> None:
     """Emit the signals that are not zero: each costs money for as long as it is sent."""
     for signal, count in {
         Signal.RECORDS_READ: recorded.read,
-        Signal.LINES_COUNTED: 0 if recorded.refused or source is Source.USAGE_LINES else recorded.read,
         Signal.RECORDS_BILLED: recorded.billed,
         Signal.RECORDS_UNBILLED: sum(recorded.unbilled.values()),
         Signal.RECORDS_SET_ASIDE: recorded.set_aside,

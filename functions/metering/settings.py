@@ -99,11 +99,12 @@ class ReconcileUsageSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class CheckCompletenessSettings(_Settings):
-    """What ``check_completeness`` needs: where the access log is written, and by which stages.
+    """What ``check_completeness`` needs: what was counted, where the access log is written, and by which stages.
 
     ``delivery_stream`` is set on the road over Firehose; ``stages`` is what :func:`stages.encode` writes.
     """
 
+    counters_table: str
     deployment: str
     access_log_group: str
     delivery_stream: str = ""

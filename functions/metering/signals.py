@@ -7,6 +7,14 @@ NAMESPACE: Final = "Metering"
 """The CloudWatch namespace; the dimension ``service`` is the deployment's name."""
 
 
+def written_usage_lines(deployment: str) -> str:
+    """Return the namespace in which CloudWatch counts what is written of usage lines, by the log group's name.
+
+    It does so by the pattern of the subscription that brings them, whether that delivers them or not.
+    """
+    return f"{NAMESPACE}/{deployment}"
+
+
 SOURCE: Final = "metering"
 """Who puts an event on the account's bus."""
 
@@ -19,9 +27,6 @@ class Signal(StrEnum):
 
     RECORDS_READ = "RecordsRead"
     """Lines that reached ``record_usage``, usage lines too: billed + unbilled + set aside."""
-
-    LINES_COUNTED = "LinesCounted"
-    """Access-log lines that were dealt with, without usage lines and those of batches that came again."""
 
     RECORDS_BILLED = "RecordsBilled"
     """Lines that a metric bills."""
@@ -60,7 +65,8 @@ class Signal(StrEnum):
     """Corrections that were made against another count than there is now: ``metering recount`` says what is missing."""
 
     COMPLETENESS_OF_LINES = "CompletenessOfLines"
-    """Lines counted or set aside, divided by lines written into the access log, of the last day."""
+    """Lines counted or set aside, divided by lines written, of the last day: a value for the access log, and one for
+    each log group of usage lines."""
 
     COMPLETENESS_OF_REQUESTS = "CompletenessOfRequests"
     """Lines counted or set aside, divided by the stages' requests, of the last day."""

@@ -243,23 +243,26 @@ class Alarms(Construct):
 
     def _watch_completeness(self, check_completeness: lambda_.Function) -> None:
         """Watch both ratios on both sides; what is lost stays in them for a day, what an edge makes, for an hour."""
-        of_lines, of_requests = (
-            self._signal(signal, "Average", period=AN_HOUR)
-            for signal in (Signal.COMPLETENESS_OF_LINES, Signal.COMPLETENESS_OF_REQUESTS)
+        least, most = (  # of several logs, each of which has a value
+            self._signal(Signal.COMPLETENESS_OF_LINES, statistic, period=AN_HOUR)
+            for statistic in ("Minimum", "Maximum")
         )
+        of_requests = self._signal(Signal.COMPLETENESS_OF_REQUESTS, "Average", period=AN_HOUR)
         self._alarm(
             "LinesNotCounted",
-            of_lines,
-            "Lines of the access log were written in the last day and not counted: CloudWatch Logs skips some when it "
-            "cannot deliver to record_usage. See that its subscription and permission are there, then bring the lines "
+            least,
+            "Lines of the access log, or of a log group of usage lines, were written in the last day and not counted: "
+            "CloudWatch Logs skips some when it cannot deliver to record_usage. The log of check_completeness says of "
+            "which. See that its subscription and permission are there, then bring the lines "
             "in: `metering recount --all --from HOUR`, and with --fix.",
             below=1 - TOLERANCE,
             periods=THREE_RUNS,
         )
         self._alarm(
             "LinesCountedTwice",
-            of_lines,
-            "More lines were counted in the last day than were written into the access log: a delivery has come again "
+            most,
+            "More lines were counted in the last day than were written into the access log, or into a log group of "
+            "usage lines, which the log of check_completeness names: a delivery has come again "
             "in other pieces, or lines of the day before came late. `metering recount --all --from HOUR` says which "
             "hours differ, and with --fix --lower corrects them.",
             above=1 + TOLERANCE,

@@ -28,6 +28,7 @@ def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects:
     _allow(
         function,
         _items("CountHours", counters, ["GetItem", "UpdateItem"], "hour#*"),
+        _items("CountLines", counters, ["UpdateItem"], "lines#*"),
         _items("MarkLateHours", counters, ["UpdateItem"], "late#*"),
         _items("SeeWhatRecountsBroughtIn", counters, ["Query"], "accounted#*"),
         _items("ClaimValues", counters, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
@@ -138,10 +139,15 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
     )
 
 
-def check_completeness(function: lambda_.Function) -> None:
-    """Read metrics."""
-    _allow(function, iam.PolicyStatement(sid="ReadMetrics", actions=["cloudwatch:GetMetricData"], resources=["*"]))
-    _acknowledge(function, "*", "GetMetricData knows no resources (Service Authorization Reference, CloudWatch).")
+def check_completeness(function: lambda_.Function, storage: Storage) -> None:
+    """Read metrics, and how many lines were counted."""
+    actions = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics"]
+    _allow(
+        function,
+        iam.PolicyStatement(sid="ReadMetrics", actions=actions, resources=["*"]),
+        _items("SumLines", storage.counters.table_arn, ["Query"], "lines#*"),
+    )
+    _acknowledge(function, "*", "Neither action knows resources (Service Authorization Reference, CloudWatch).")
 
 
 def show_usage(function: lambda_.Function, storage: Storage, *, portal_key: secretsmanager.Secret) -> None:

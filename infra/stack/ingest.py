@@ -24,6 +24,7 @@ from infra.stack.delivery import Delivery
 from infra.stack.sizes import Size
 from metering.model.log_format import AccessLog, Api
 from metering.settings import RecordUsageSettings
+from metering.signals import written_usage_lines
 
 USAGE_LINES: Final = "usage"
 """The term that brings a usage line; what else holds the word, the function lets lie.
@@ -64,6 +65,7 @@ class Ingest(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         self._access_log = access_log
+        self._deployment = deployment
         self._format = access_log_format
         self._log_group = log_group
         self.record_usage = bundle.function(
@@ -132,6 +134,13 @@ class Ingest(Construct):
             f"{cdk.Stack.of(self).node.id}UsageLines",
             destination=logs_destinations.LambdaDestination(self.record_usage),
             filter_pattern=logs.FilterPattern.literal(USAGE_LINES),
+        )
+        # What is to be delivered is counted by CloudWatch, which skips lines for good when it cannot deliver.
+        usage_log.add_metric_filter(
+            f"{cdk.Stack.of(self).node.id}UsageLinesWritten",
+            filter_pattern=logs.FilterPattern.literal(USAGE_LINES),
+            metric_namespace=written_usage_lines(self._deployment),
+            metric_name=usage_log.log_group_name,
         )
 
     def _expect(self, api: Api) -> None:

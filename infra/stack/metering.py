@@ -254,6 +254,7 @@ class MeteringStack(cdk.Stack):
             self,
             "Checking",
             settings=CheckCompletenessSettings(
+                counters_table=self._storage.counters.table_name,
                 deployment=self._deployment,
                 access_log_group=self._storage.access_log.log_group_name,
                 delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
@@ -325,7 +326,7 @@ class MeteringStack(cdk.Stack):
         grants.post_usage(billing.post_usage, storage)
         grants.reconcile_usage(billing.reconcile_usage, storage)
         grants.receive_events(billing.receive_events, storage)
-        grants.check_completeness(self._checking.check_completeness)
+        grants.check_completeness(self._checking.check_completeness, storage)
         grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
 
     def _tell(self, road: Road, stripe_reads_a_month: int) -> None:

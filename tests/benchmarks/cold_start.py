@@ -87,7 +87,7 @@ SETTINGS: Final = {
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
     **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_reads_a_month="10000").environment(),
     **ReceiveEventsSettings("ledger", **STRIPE, signing_secret="signing").environment(),  # a secret's name
-    **CheckCompletenessSettings("Metering", "access-log").environment(),
+    **CheckCompletenessSettings("counters", "Metering", "access-log").environment(),
     **ShowUsageSettings(**TABLES, **STRIPE, portal_secret="portal").environment(),  # a secret's name
 }
 """Every setting of every function."""

@@ -90,6 +90,9 @@ RATIOS: Final = frozenset({"CompletenessOfLines", "CompletenessOfRequests"})
 COMPARED_METRICS: Final = 3
 """So many metrics ``check_completeness`` asks for in each hour: lines counted, lines written, requests of one stage."""
 
+LINES_READ: Final = 24 * PARTITIONS / 2
+"""Read units of each look of ``check_completeness`` at how many lines were counted in a day: half a one a partition."""
+
 LOG_MONTHS: Final = 3
 STANDARD_MONTHS: Final = 3
 COLD_MONTHS: Final = 310 / 30
@@ -352,6 +355,7 @@ class Closing:
             items["lambda"] += sum(run.lambda_usd(function).values()) * times
             items["dynamodb"] += (run.writes * prices.DYNAMODB_WRITE + run.reads * prices.DYNAMODB_READ) * times
             items["own_logs"] += run.log_usd() * times
+        items["dynamodb"] += LINES_READ * prices.DYNAMODB_READ * HOURS_A_MONTH
         items["scheduler"] = prices.SCHEDULER_INVOCATION * (TICKS_A_MONTH + 2 * HOURS_A_MONTH)
         items["metrics_asked_for"] = prices.METRIC_ASKED_FOR * COMPARED_METRICS * HOURS_A_MONTH
         return dict(items)

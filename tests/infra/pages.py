@@ -101,7 +101,7 @@ OPERATORS_USES: Final = {
 }
 """What the right is for."""
 
-_COUNTERS: Final = ("accounted#", "hour#", "late#", "object#", "unique#", "once#")
+_COUNTERS: Final = ("accounted#", "hour#", "late#", "lines#", "object#", "unique#", "once#")
 """How partition keys of the Counters table begin; all others are the Ledger's."""
 
 _NOTES: Final = (ROOT / "infra" / "operate" / "access_notes.py",)

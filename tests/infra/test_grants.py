@@ -19,6 +19,7 @@ RECORD_USAGE = {
     ("logs:PutLogEvents", "IngestRecordUsageLog", ()),
     ("dynamodb:GetItem", "Counters", ("hour#*",)),
     ("dynamodb:UpdateItem", "Counters", ("hour#*",)),
+    ("dynamodb:UpdateItem", "Counters", ("lines#*",)),
     ("dynamodb:UpdateItem", "Counters", ("late#*",)),
     ("dynamodb:Query", "Counters", ("accounted#*",)),
     ("dynamodb:BatchGetItem", "Counters", ("unique#*", "once#*")),
@@ -232,12 +233,14 @@ def test_a_clock_invokes_one_function(template: Template, clock: str, function: 
     assert grants(template, f"Billing{clock}") == {("lambda:InvokeFunction", f"Billing{function}", ())}
 
 
-def test_check_completeness_reads_metrics_and_nothing_else(template: Template) -> None:
-    """GetMetricData knows no resources: it can be granted on all metrics of the account, or not at all."""
+def test_check_completeness_reads_metrics_and_how_many_lines_there_were(template: Template) -> None:
+    """Metrics know no resources: reading can be granted on all metrics of the account, or not at all."""
     assert grants(template, "CheckingCheckCompletenessRole") == {
         ("logs:CreateLogStream", "CheckingCheckCompletenessLog", ()),
         ("logs:PutLogEvents", "CheckingCheckCompletenessLog", ()),
         ("cloudwatch:GetMetricData", "*", ()),
+        ("cloudwatch:ListMetrics", "*", ()),
+        ("dynamodb:Query", "Counters", ("lines#*",)),
     }
 
 
@@ -267,7 +270,7 @@ ROLES = {
     "CheckingClock",
     "PortalShowUsageRole",
 }
-KNOWS_NO_RESOURCES = ["cloudwatch:GetMetricData"]
+KNOWS_NO_RESOURCES = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics"]
 
 
 def test_no_other_role_is_made(template: Template, firehose_template: Template) -> None:

@@ -217,6 +217,13 @@ def test_the_usage_lines_of_another_stacks_log_are_metered(app: cdk.App, stack: 
     (permission,) = of_type(made, "AWS::Lambda::Permission").values()
     assert permission["Properties"]["Principal"] == "logs.amazonaws.com"
     assert flat(permission["Properties"]["SourceArn"]) == "Log"
+    (written,) = of_type(
+        made, "AWS::Logs::MetricFilter"
+    ).values()  # counts what is to be delivered, by the same pattern
+    assert written["Properties"]["FilterPattern"] == subscription["Properties"]["FilterPattern"]
+    (metric,) = written["Properties"]["MetricTransformations"]
+    assert (flat(metric["MetricName"]), metric["MetricValue"]) == ("Log", "1")
+    assert "Metering/" in str(metric["MetricNamespace"])
     assert len(of_type(_template(metering), "AWS::Logs::SubscriptionFilter")) == 1
 
 

@@ -1100,7 +1100,7 @@ def counting(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for settings in (
         RecordUsageSettings("counters", "bucket", encode(world.metrics), NONCE, ACCESS_LOG_GROUP),
         CheckCompletenessSettings(
-            "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
+            "counters", "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
         ),
     ):
         for name, value in settings.environment().items():
@@ -1144,7 +1144,6 @@ def test_every_signal_that_an_alarm_reads_is_told_by_a_function(
         _overwrite_at_stripe("cus_acme", 7, world)
         functions.reconcile()
         functions.post()
-    _put("Metering", "LinesCounted", service="Metering")
     _put("AWS/Logs", "IncomingLogEvents", LogGroupName=ACCESS_LOG_GROUP)
     _put("AWS/ApiGateway", "Count", ApiName="SampleApi", Stage="v1")
     check_completeness.handler({}, context())

@@ -1,7 +1,8 @@
 """Completeness: the day's numbers put into CloudWatch by hand, and the ratios that are published of them."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,14 +20,17 @@ from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
 from metering.stores import aws as clients
+from metering.stores.lines import Lines
 from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
 from tests.integration.lambdas import Clock
-from tests.integration.world import ACCESS_LOG_GROUP, World, envelope
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, envelope
 
 NOW = datetime.fromisoformat("2026-11-22T17:20:00+00:00")
 SAMPLE = Stage(Api.REST, "SampleApi", "v1")
-OURS = ("Metering", "LinesCounted", {"service": "Metering-us-east-1"})
+BEFORE = ("Metering", "LinesCounted", {"service": "Metering-us-east-1"})
+WRITTEN = "Metering/Metering-us-east-1"
+"""Where CloudWatch counts what is written of usage lines."""
 LOG_GROUP = ("AWS/Logs", "IncomingLogEvents", {"LogGroupName": ACCESS_LOG_GROUP})
 STREAM = ("AWS/Firehose", "IncomingRecords", {"DeliveryStreamName": "amazon-apigateway-metering"})
 REQUESTS = ("AWS/ApiGateway", "Count", {"ApiName": "SampleApi", "Stage": "v1"})
@@ -56,7 +60,7 @@ def fresh(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> CheckCompletenessSettings:
     """The settings on the road over a subscription, with one stage."""
-    made = CheckCompletenessSettings("Metering-us-east-1", ACCESS_LOG_GROUP, "", encode([SAMPLE]))
+    made = CheckCompletenessSettings("counters", "Metering-us-east-1", ACCESS_LOG_GROUP, "", encode([SAMPLE]))
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
     return made
@@ -71,6 +75,12 @@ def put(metric: Metric, number: float, at: datetime = NOW - timedelta(hours=3)) 
     boto3.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=[entry])
 
 
+def count(number: int, at: datetime = NOW - timedelta(hours=3), log: str = "access log") -> None:
+    """Let lines of a log have been dealt with that were written at a moment."""
+    token = f"{number:06d}{at.timestamp():.0f}".encode()[:12]
+    Lines(clients.dynamodb(), "counters").count(Hour.containing(at), log, number, token)
+
+
 def check(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], dict[str, float]]:
     """Run the function; return its answer, and the ratios that it tells CloudWatch."""
     capsys.readouterr()
@@ -81,15 +91,18 @@ def check(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], dict[str,
         if "_aws" in found:
             names = [metric["Name"] for one in found["_aws"]["CloudWatchMetrics"] for metric in one["Metrics"]]
             told |= {name: found[name][0] for name in names}
+            told |= {f"{name} again": found[name][1] for name in names if len(found[name]) > 1}
     return answer, told
 
 
 @pytest.mark.usefixtures("settings")
 def test_where_everything_is_counted_both_ratios_are_one(capsys: pytest.CaptureFixture[str]) -> None:
     """I1: of lines, and of requests."""
-    for metric in (OURS, LOG_GROUP, REQUESTS):
+    for metric in (LOG_GROUP, REQUESTS):
         put(metric, 5000)
         put(metric, 300, NOW - timedelta(hours=20))
+    count(5000)
+    count(300, NOW - timedelta(hours=20))
     answer, told = check(capsys)
     assert (answer["counted"], answer["written"], answer["requests"]) == (5300, 5300, 5300)
     assert told == {"CompletenessOfLines": 1.0, "CompletenessOfRequests": 1.0}
@@ -98,7 +111,7 @@ def test_where_everything_is_counted_both_ratios_are_one(capsys: pytest.CaptureF
 @pytest.mark.usefixtures("settings")
 def test_lines_that_were_skipped_show_in_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     """I1: ten minutes of a day, for which CloudWatch Logs switched the subscription off, are beyond the tolerance."""
-    put(OURS, 14_300)
+    count(14_300)
     put(LOG_GROUP, 14_400)
     put(REQUESTS, 14_400)
     _, told = check(capsys)
@@ -109,7 +122,7 @@ def test_lines_that_were_skipped_show_in_the_ratio(capsys: pytest.CaptureFixture
 @pytest.mark.usefixtures("settings")
 def test_lines_that_were_counted_twice_show_in_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
     """I2: a delivery that came again in other pieces."""
-    put(OURS, 1100)
+    count(1100)
     put(LOG_GROUP, 1000)
     put(REQUESTS, 1000)
     _, told = check(capsys)
@@ -119,7 +132,7 @@ def test_lines_that_were_counted_twice_show_in_the_ratio(capsys: pytest.CaptureF
 @pytest.mark.usefixtures("settings")
 def test_a_stage_that_does_not_log_shows_in_the_ratio_of_requests_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """What is written is counted."""
-    put(OURS, 900)
+    count(900)
     put(LOG_GROUP, 900)
     put(REQUESTS, 1000)
     _, told = check(capsys)
@@ -130,7 +143,7 @@ def test_a_stage_that_does_not_log_shows_in_the_ratio_of_requests_alone(capsys: 
 def test_where_there_was_no_traffic_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """A metric costs money for as long as it is sent."""
     assert check(capsys) == (
-        {"counted": 0, "written": 0, "requests": 0, "of_lines": None, "of_requests": None},
+        {"counted": 0, "written": 0, "requests": 0, "of_lines": None, "of_requests": None} | {"of_usage_lines": {}},
         {},
     )
 
@@ -138,9 +151,10 @@ def test_where_there_was_no_traffic_nothing_is_told(capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("settings")
 def test_a_day_is_compared_that_ended_an_hour_ago(capsys: pytest.CaptureFixture[str]) -> None:
     """CloudWatch's own numbers of the last hour may still be on their way."""
-    for metric in (OURS, LOG_GROUP, REQUESTS):
+    for metric in (LOG_GROUP, REQUESTS):
         put(metric, 100, NOW - timedelta(hours=2))
-    put(OURS, 7000, NOW - timedelta(minutes=30))
+    count(100, NOW - timedelta(hours=2))
+    count(7000, NOW - timedelta(minutes=30))
     put(LOG_GROUP, 7000, NOW - timedelta(hours=26))
     answer, _ = check(capsys)
     assert (answer["counted"], answer["written"], answer["requests"]) == (100, 100, 100)
@@ -153,7 +167,7 @@ def test_on_the_road_over_firehose_its_records_are_what_was_written(
     monkeypatch.setenv("DELIVERY_STREAM", STREAM[2]["DeliveryStreamName"])
     monkeypatch.delenv("STAGES")
     assert settings.stages
-    put(OURS, 1000)
+    count(1000)
     put(STREAM, 800)
     put(LOG_GROUP, 200)
     answer, told = check(capsys)
@@ -175,22 +189,85 @@ def test_the_stages_of_http_apis_are_known_by_their_ids() -> None:
     assert Stage(Api.HTTP, "a1b2c3", "v1").dimensions == {"ApiId": "a1b2c3", "Stage": "v1"}
 
 
-def test_record_usage_tells_lines_without_usage_lines_and_without_what_came_again(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("settings")
+def test_what_the_version_before_has_told_is_counted_along(capsys: pytest.CaptureFixture[str]) -> None:
+    """So the day of a deployment is whole."""
+    put(BEFORE, 600)
+    count(400)
+    put(LOG_GROUP, 1000)
+    assert check(capsys)[0]["of_lines"] == 1.0
+
+
+@pytest.mark.usefixtures("settings")
+def test_usage_lines_that_a_subscription_skipped_show_in_the_ratio_of_their_log(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """I2: what is compared with the log group is one line of it each."""
+    """I1: whatever the other logs hold; CloudWatch counts them by the pattern of the subscription."""
+    put(LOG_GROUP, 100_000)
+    count(100_000)
+    for log, written in (("/app/jobs", 1000), ("/app/tasks", 50), ("/app/idle", 0)):
+        put((WRITTEN, log, {}), written)
+    count(900, log="/app/jobs")
+    count(50, log="/app/tasks")
+    answer, told = check(capsys)
+    assert answer["of_usage_lines"] == {"/app/jobs": 0.9, "/app/tasks": 1.0}
+    assert (told["CompletenessOfLines"], told["CompletenessOfLines again"]) == (1.0, 0.9)
+
+
+@pytest.fixture
+def counted(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
+    """What tells how many lines of each log of the present hour were dealt with, of requests and usage lines."""
     declared = (Count(name="requests"), Sum(name="jobs", of=USAGE_LINES))
     made = RecordUsageSettings("counters", "bucket", encode_metrics(declared), NONCE, ACCESS_LOG_GROUP)
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
-    lines = [world.line(time=str(int((NOW - timedelta(minutes=1)).timestamp() * 1000))) for _ in range(3)]
+    return lambda: dict(world.counters.lines.of(HOUR, HOUR.next()))
+
+
+@pytest.mark.parametrize("how", ["billed", "unbilled", "set aside", "usage lines"])
+def test_lines_that_come_again_are_counted_once(world: World, counted: Callable[[], dict[str, int]], how: str) -> None:
+    """I2: whatever becomes of them, and whoever is billed for them."""
+    line = {"billed": world.line(), "unbilled": world.line(key="-"), "set aside": "nonsense"}
     usage_line = json.dumps({"usage": {"id": "a", "time": NOW.isoformat(), "key": "key1", "jobs": 3}})
-    for event in (
-        envelope(*lines, "nonsense"),
-        envelope(*lines, "nonsense"),
-        envelope(usage_line, log_group="jobs"),
-    ):
-        record_usage.handler(event, context())
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one.get("LinesCounted") for one in told if "_aws" in one] == [[4.0], None, None]
-    assert world.counted(Hour.containing(NOW))["key1"] == {"requests": 3, "jobs": 3}
+    log = ACCESS_LOG_GROUP if how in line else "jobs"
+    sent = envelope(*[line.get(how, usage_line)] * 7, log_group=log)
+    for hour in range(3):
+        Clock.at = NOW + timedelta(hours=hour)
+        record_usage.handler(sent, context())
+    assert counted() == {"jobs" if log == "jobs" else "access log": 7}
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_lines_of_a_batch_whose_first_delivery_died_are_counted_once(
+    world: World, counted: Callable[[], dict[str, int]], writes: int
+) -> None:
+    """I1, I2: before any of its writes, or after all of them and before anything was told of it."""
+    late = Clock.at = NOW + timedelta(hours=1)
+    sent = envelope(world.line(key="key1"), world.line(key="key2"), "nonsense")
+    left = [writes]
+
+    def die(operation: str, _: Any) -> None:
+        if operation in ("UpdateItem", "PutItem"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise MemoryError
+
+    dynamodb: Any = clients.dynamodb()
+    dynamodb.before.append(die)
+    with contextlib.suppress(MemoryError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record_usage, "_tell", lambda _: die("UpdateItem", None))
+        record_usage.handler(sent, context())
+    dynamodb.before.remove(die)
+    Clock.at = late + timedelta(minutes=5)
+    record_usage.handler(sent, context())
+    assert counted() == {"access log": 3}
+
+
+def test_two_logs_that_number_their_events_alike_are_counted_each(
+    world: World, counted: Callable[[], dict[str, int]]
+) -> None:
+    """I1: and a line that only holds the word is one that was delivered."""
+    for log in ("jobs", "tasks"):
+        record_usage.handler(envelope("usage: see --help", log_group=log), context())
+    assert counted() == {"jobs": 1, "tasks": 1}
+    assert world.counted() == {}

@@ -158,7 +158,9 @@ class Ward:
 
     def compare_with(self, *stages: Stage) -> None:
         """Let these stages be compared."""
-        settings = CheckCompletenessSettings("Metering", ACCESS_LOG_GROUP, stages=encode(stages)).environment()
+        settings = CheckCompletenessSettings(
+            "counters", "Metering", ACCESS_LOG_GROUP, stages=encode(stages)
+        ).environment()
         boto3.client("lambda").update_function_configuration(
             FunctionName="check-completeness", Environment={"Variables": settings}
         )

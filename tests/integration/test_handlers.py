@@ -236,7 +236,6 @@ def test_read_is_billed_and_unbilled_and_set_aside(world: World, capsys: pytest.
     metrics = said(capsys)
     assert metrics == {
         "RecordsRead": (6, "Count"),
-        "LinesCounted": (6, "Count"),
         "RecordsBilled": (2, "Count"),
         "RecordsUnbilled": (3, "Count"),
         "RecordsSetAside": (1, "Count"),

@@ -69,7 +69,7 @@ def test_what_functions_measure_arrives_as_a_metric(live: Run) -> None:
     cloudwatch = live.cloud.client("cloudwatch")
 
     def names() -> set[str]:
-        found = cloudwatch.list_metrics(Namespace="Metering", MetricName=Signal.LINES_COUNTED.value)["Metrics"]
+        found = cloudwatch.list_metrics(Namespace="Metering", MetricName=Signal.RECORDS_READ.value)["Metrics"]
         deployment = live.deployment.outputs.deployment
         return {
             dimension["Name"]
@@ -189,7 +189,7 @@ def test_how_many_lines_a_delivery_has(live: Run) -> None:
     group = live.cloud.client("lambda").get_function_configuration(
         FunctionName=live.deployment.outputs.record_usage_function
     )["LoggingConfig"]["LogGroup"]
-    signal = re.compile(rf'"{Signal.LINES_COUNTED.value}":\s*\[?([0-9.]+)')
+    signal = re.compile(rf'"{Signal.RECORDS_READ.value}":\s*\[?([0-9.]+)')
     sizes = [int(float(found[1])) for line in live.lines(group) if (found := signal.search(line))]
     observed = {"deliveries": len(sizes), "largest": max(sizes, default=0), "sizes": dict(Counter(sizes))}
     source = "documented nowhere: CloudWatch Logs User Guide, 'Subscriptions'"

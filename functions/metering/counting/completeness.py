@@ -1,7 +1,8 @@
 """Completeness: whether everything that was written into the access log has been counted, and every request written.
 
-Three numbers of CloudWatch are compared: the lines that ``record_usage`` has dealt with, those that arrived where the
-stage writes them, and the requests of the stage. It is needed since CloudWatch Logs skips lines for good when it cannot
+The lines that ``record_usage`` has dealt with are compared with two numbers of CloudWatch: the lines that arrived where
+the stage writes them, and the requests of the stage; and those of each log group of usage lines with the lines that
+arrived there. It is needed since CloudWatch Logs skips lines for good when it cannot
 deliver to a subscription (a missing permission, a deleted function): nothing else would ever tell. They are still in
 the log group, and ``metering recount --fix`` brings them in.
 
@@ -11,13 +12,16 @@ edge; and what it makes is gone in the next hour, while what was lost stays for 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
+from metering.model.batches import Source
 from metering.model.periods import Hour
 from metering.model.stages import Stage
-from metering.signals import NAMESPACE, Signal
+from metering.signals import NAMESPACE, written_usage_lines
+from metering.stores.lines import Lines
 
 WINDOW: Final = timedelta(hours=24)
 SETTLING: Final = timedelta(hours=1)
@@ -29,7 +33,11 @@ FEWEST: Final = 10
 MOST: Final = 2.0
 """No ratio is greater, so that a comparison with nothing has one, too."""
 
+COUNTED_BEFORE: Final = "LinesCounted"
+"""The metric in which version 1.0.0 told what it had dealt with: so the day of a deployment is whole."""
+
 _PERIOD: Final = 3600
+_NONE: Final[dict[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,14 @@ class Completeness:
     counted: int
     written: int
     requests: int | None
+    usage_lines: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """The usage lines that were counted and those that were written, by log group."""
+
+    @property
+    def of_usage_lines(self) -> dict[str, float]:
+        """Which part of the usage lines was counted, by log group; without groups that had none."""
+        ratios = {log: ratio(*numbers) for log, numbers in self.usage_lines.items()}
+        return {log: part for log, part in ratios.items() if part is not None}
 
     @property
     def of_lines(self) -> float | None:
@@ -53,25 +69,35 @@ class Completeness:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where CloudWatch has the three numbers: ``delivery_stream`` is empty on the road without one."""
+    """Where the numbers are: ``delivery_stream`` is empty on the road without one."""
 
+    lines: Lines
     deployment: str
     access_log_group: str
     delivery_stream: str
     stages: Sequence[Stage]
 
     def read(self, cloudwatch: Any, now: datetime) -> Completeness:
-        """Return the numbers of the day that ended an hour ago; errors of CloudWatch are raised as they are."""
+        """Return the numbers of the day that ended an hour ago; errors of AWS are raised as they are."""
+        end = Hour.containing(now - SETTLING)
+        counted = self.lines.of(Hour.containing(end.start - WINDOW), end)
+        before = [(NAMESPACE, COUNTED_BEFORE, {"service": self.deployment}, "Sum")]
         written = [("AWS/Logs", "IncomingLogEvents", {"LogGroupName": self.access_log_group}, "Sum")]
         if self.delivery_stream:
             # Beside the log group: a stage writes there until its own stack has changed over to this road.
             written.append(("AWS/Firehose", "IncomingRecords", {"DeliveryStreamName": self.delivery_stream}, "Sum"))
-        counted = [(NAMESPACE, Signal.LINES_COUNTED.value, {"service": self.deployment}, "Sum")]
         # The statistic that stands for the requests (API Gateway Developer Guide, "Dimensions and metrics").
         requests = [("AWS/ApiGateway", "Count", stage.dimensions, "SampleCount") for stage in self.stages]
-        sums = _sums(cloudwatch, [*counted, *written, *requests], now)
-        end = 1 + len(written)
-        return Completeness(sums[0], sum(sums[1:end]), sum(sums[end:]) if requests else None)
+        namespace = written_usage_lines(self.deployment)
+        logs = _names(cloudwatch, namespace)
+        usage_lines = [(namespace, log, _NONE, "Sum") for log in logs]
+        sums = iter(_sums(cloudwatch, [*before, *written, *requests, *usage_lines], end))
+        return Completeness(
+            counted[Source.ACCESS_LOG.value] + next(sums),
+            sum(islice(sums, len(written))),
+            sum(islice(sums, len(requests))) if requests else None,
+            {log: (counted[log], next(sums)) for log in logs},
+        )
 
 
 def ratio(counted: int, expected: int) -> float | None:
@@ -83,9 +109,14 @@ def ratio(counted: int, expected: int) -> float | None:
     return min(counted / expected, MOST) if expected else MOST
 
 
-def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str], str]], now: datetime) -> list[int]:
-    """Return the sum of each metric's statistic over the day that ended an hour ago."""
-    end = Hour.containing(now - SETTLING).start
+def _names(cloudwatch: Any, namespace: str) -> list[str]:
+    """Return the names of a namespace's metrics of the last two weeks (CloudWatch API Reference, "ListMetrics")."""
+    pages = cloudwatch.get_paginator("list_metrics").paginate(Namespace=namespace)
+    return sorted({metric["MetricName"] for page in pages for metric in page["Metrics"]})
+
+
+def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str], str]], end: Hour) -> list[int]:
+    """Return the sum of each metric's statistic over the day before an hour."""
     queries = [
         {
             "Id": f"m{number}",
@@ -103,7 +134,7 @@ def _sums(cloudwatch: Any, metrics: Sequence[tuple[str, str, Mapping[str, str], 
     ]
     sums = dict.fromkeys((query["Id"] for query in queries), 0.0)
     pages = cloudwatch.get_paginator("get_metric_data").paginate(
-        MetricDataQueries=queries, StartTime=end - WINDOW, EndTime=end
+        MetricDataQueries=queries, StartTime=end.start - WINDOW, EndTime=end.start
     )
     for page in pages:
         for found in page["MetricDataResults"]:

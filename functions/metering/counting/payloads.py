@@ -31,10 +31,11 @@ class PayloadError(ValueError):
 
 
 class LogEvent(msgspec.Struct, frozen=True, gc=False):
-    """One line as CloudWatch Logs delivers it; ``id`` is unique to it."""
+    """One line as CloudWatch Logs delivers it; ``id`` is unique to it, ``timestamp`` in milliseconds since 1970."""
 
     id: str
     message: str
+    timestamp: int = 0
 
 
 class Subscription(msgspec.Struct, frozen=True, rename="camel"):
@@ -54,7 +55,8 @@ class Subscription(msgspec.Struct, frozen=True, rename="camel"):
         """Return the events as a batch; those of any other log group than the access log's are usage lines."""
         source = Source.ACCESS_LOG if self.log_group == access_log_group else Source.USAGE_LINES
         ids, lines = [event.id for event in self.log_events], [event.message for event in self.log_events]
-        return batch_of(ids, lines, source, f"{self.log_group} {self.log_stream}")
+        at = min((event.timestamp for event in self.log_events), default=0)
+        return batch_of(ids, lines, source, f"{self.log_group} {self.log_stream}", at)
 
 
 @dataclass(frozen=True, slots=True)

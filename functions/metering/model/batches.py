@@ -69,6 +69,13 @@ class EventBatch:
     origin: str
     ids: Sequence[str]
     events: Sequence[str]
+    at: int = 0
+    """When the first of them was written (milliseconds since 1970); 0 if that is not known."""
+
+    @property
+    def log(self) -> str:
+        """What the lines are of: the access log, whichever way it came, or a log group of usage lines."""
+        return self.source.value if self.source is Source.ACCESS_LOG else self.origin.partition(" ")[0]
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the lines in pieces that fit into a processor's cache."""
@@ -87,6 +94,12 @@ class Chunk:
     source: Source
     origin: str
     text: bytes
+    at: int = 0
+
+    @property
+    def log(self) -> str:
+        """What the lines are of: objects hold the access log alone."""
+        return self.source.value
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the lines in pieces that fit into a processor's cache."""
@@ -102,7 +115,7 @@ Batch = EventBatch | Chunk
 """Lines that are recorded together, and where they came from; ``token`` is a hash of their content."""
 
 
-def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: str) -> EventBatch:
+def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: str, at: int = 0) -> EventBatch:
     """Return a batch of lines with their ids; its token is a hash of the ids, in whatever order they came.
 
     ``origin`` is their log group and stream, with a space between them.
@@ -112,7 +125,7 @@ def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: 
         once = dict(zip(ids, events, strict=True))
         ids, events, ordered = list(once), list(once.values()), sorted(once)
     named = "\n".join((origin.partition(" ")[0], *ordered))
-    return EventBatch(token_of(named.encode()), source, origin, ids, events)
+    return EventBatch(token_of(named.encode()), source, origin, ids, events, at)
 
 
 def token_of(content: bytes) -> bytes:

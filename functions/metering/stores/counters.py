@@ -32,6 +32,7 @@ from metering.model.periods import COUNTER_LIFE, Hour
 from metering.stores import marks
 from metering.stores.additions import Addition, CountedError, NoRoomError, names_of, total
 from metering.stores.aws import Item, in_pieces, side_by_side
+from metering.stores.lines import Lines
 from metering.stores.marks import Marks, partition
 from metering.stores.table import Table
 
@@ -77,6 +78,11 @@ class Counters:
     def marks(self) -> Marks:
         """What is asked for of the hours."""
         return Marks(self.client, self.table)
+
+    @property
+    def lines(self) -> Lines:
+        """How many lines were dealt with."""
+        return Lines(self.client, self.table)
 
     def count(self, hour: Hour, source: str, amounts: Amounts, batch: bytes) -> bool:
         """Add a batch's amounts to the counters of an hour and source; return False if this batch was already counted.
