@@ -15,8 +15,8 @@ from metering.billing.posting import Poster
 from metering.billing.rejections import tell_rejected
 from metering.billing.sending import Posted
 from metering.layout import SHARDS
+from metering.model.identifiers import epoch_of
 from metering.model.periods import Hour
-from metering.model.usage_row import epoch_of
 from metering.settings import PostUsageSettings
 from metering.signals import Signal
 from metering.stores import aws

@@ -10,9 +10,9 @@ import aws_cdk as cdk
 
 from infra.stack.delivery import AT_ONCE
 from infra.stack.ingest import Road
+from metering.model.identifiers import LAST_EPOCH
 from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.periods import COUNTER_LIFE, Hour
-from metering.model.usage_row import LAST_EPOCH
 
 LEAST_READS: Final = 1000
 """With fewer reads in 30 days hardly anybody would be looked at; Stripe allots ten times as many at least."""

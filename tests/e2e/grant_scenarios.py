@@ -32,11 +32,12 @@ from app import METRICS, PLANS
 from infra.local.demo import steps as demo
 from infra.local.stripe.webhook import Webhook
 from metering.model.amounts import Amounts
+from metering.model.identifiers import identifier
 from metering.model.metrics import USAGE_LINES, Sum, encode
 from metering.model.periods import Hour
 from metering.model.prices import encode as encode_plans
 from metering.model.subjects import Subject, customer, key, short_id
-from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, Posting, State, Total, UsageRow, identifier
+from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, Posting, State, Total, UsageRow
 from metering.portal.api import application
 from metering.portal.tokens import Use, issue
 from metering.stores import aws

@@ -26,6 +26,7 @@ from metering.billing.posting import Poster
 from metering.billing.rejections import tell_rejected
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
+from metering.model.identifiers import epoch_of
 from metering.model.log_format import Api
 from metering.model.metrics import Count, encode
 from metering.model.periods import Hour, due_before
@@ -33,7 +34,7 @@ from metering.model.read_allotment import ReadAllotment
 from metering.model.stages import Stage
 from metering.model.stages import encode as encode_stages
 from metering.model.subjects import customer
-from metering.model.usage_row import Change, epoch_of
+from metering.model.usage_row import Change
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings, SettingsError
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metering.model.amounts import Amounts
+from metering.model.identifiers import LAST_EPOCH, epoch_of, identifier, named_by
 from metering.model.periods import Hour
 from metering.model.subjects import customer, key
 from metering.model.usage_row import (
     FLIGHT_TIME,
-    LAST_EPOCH,
     Change,
     Posting,
     State,
@@ -22,10 +22,7 @@ from metering.model.usage_row import (
     UsageRow,
     accepted,
     departing,
-    epoch_of,
     held,
-    identifier,
-    named_by,
     posted_elsewhere,
     recounted,
     rejected,

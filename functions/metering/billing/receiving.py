@@ -8,8 +8,9 @@ from typing import Final
 
 from aws_lambda_powertools import Logger
 
+from metering.model.identifiers import named_by
 from metering.model.subjects import customer
-from metering.model.usage_row import named_by, rejected_later
+from metering.model.usage_row import rejected_later
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
 from metering.stripe.webhooks import NotUnderstoodError, Webhooks

@@ -7,7 +7,7 @@ from typing import Any, Final
 from aws_lambda_powertools import Logger
 from botocore.exceptions import BotoCoreError, ClientError
 
-from metering.model.usage_row import named_by
+from metering.model.identifiers import named_by
 from metering.signals import DETAIL_TYPE, SOURCE
 from metering.stores import aws
 from metering.stores.holders import Holders

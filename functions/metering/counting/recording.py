@@ -1,8 +1,7 @@
 """Recording: a batch of lines → counters, each once.
 
-The order of writes is what makes it safe to stop anywhere and to be delivered again: first what is set aside, then
-the claims, then the counters, then the late marks, and in the end how many lines they were. What a recount has brought
-in meanwhile is left out of the counters.
+The order of writes makes it safe to stop anywhere and to be delivered again: what is set aside, the claims, the
+counters without what a recount has brought in meanwhile, the late marks, and in the end how many lines they were.
 
 ```
 delivery   set aside ── claims ── counter ── counter ── … ── late mark ── lines
@@ -75,8 +74,7 @@ class Recorded:
         self.set_aside += other.set_aside
         self.partly += other.partly
         self.refused += other.refused
-        moments = [moment for moment in (self.oldest, other.oldest) if moment is not None]
-        self.oldest = min(moments) if moments else None
+        self.oldest = min(filter(None, (self.oldest, other.oldest)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ class Recorder:
         counted = self._count(self._still_to_count(batch, usage, left_out), batch.token)
         apart = {name: bad.metrics for name, bad in read.rejected.items()} | left_out
         number = read.good + len(apart) - read.partly
-        self._count_lines(batch, number, read.oldest)
+        self.counters.lines.count_batch(batch, number, read.oldest, self.clock())
         return Recorded(
             read=number,
             billed=usage.billed,
@@ -160,18 +158,6 @@ class Recorder:
             refused=int(bool(counted) and not any(counted)),
             oldest=None if read.oldest is None else datetime.fromtimestamp(read.oldest / 1000, UTC),
         )
-
-    def _count_lines(self, batch: Batch, number: int, oldest: int | None) -> None:
-        """Count the lines of a batch, once all else is done with them.
-
-        Of usage lines all that were delivered, whatever they hold. In the hour in which they were written: it is the
-        same whenever they come, but for an object of which no line can be read, whose hour is that of its delivery.
-        """
-        if batch.source is Source.USAGE_LINES:
-            number = sum(1 for piece in batch.pieces() for _ in piece.lines())
-        at = batch.at or oldest or int(self.clock().timestamp() * 1000)
-        if number:
-            self.counters.lines.count(Hour.of_epoch_ms(at), batch.log, number, batch.token)
 
     def count_together(self, usages: Mapping[bytes, Usage], *, instead_of: bytes) -> None:
         """Count what lines of a batch add up to, each under a token of its own: once, whichever others come with it.

@@ -16,8 +16,6 @@ run lives that long. Only a posting that was *rejected* leaves no identifier beh
 sent before the time in which a copy could still land is over.
 """
 
-import hashlib
-import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -26,8 +24,9 @@ from typing import Final
 import msgspec
 
 from metering.model.amounts import Amounts
+from metering.model.identifiers import ends_with, identifier, next_date
 from metering.model.periods import Hour
-from metering.model.subjects import Kind, Subject, short_id
+from metering.model.subjects import Kind, Subject
 
 MOST_IN_AN_HOUR: Final = 999_999_999_999_999
 """Stripe takes 15 digits (Stripe docs, "Record usage"); what an hour has beyond is carried into a later one."""
@@ -50,20 +49,6 @@ class WhyHeld(StrEnum):
 
 
 _WHY_HELD: Final = {NO_STRIPE_CUSTOMER: WhyHeld.NO_STRIPE_CUSTOMER, TOO_OLD: WhyHeld.TOO_OLD}
-
-LAST_EPOCH: Final = 99
-
-_IDENTIFIER: Final = re.compile(
-    r"[0-9a-f]{1,6}\.(~?[A-Za-z0-9_-]+)\.([a-z0-9_]+)\.([\dT-]+)\.r[0-9a-z]{1,16}", re.ASCII
-)
-_EPOCH: Final = re.compile(r"(\d{1,2})([0-9a-f]{4})?", re.ASCII)
-
-_IN_DIGITS: Final = 10_000
-"""Revisions below this are written in decimal digits."""
-
-_LETTERS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-_TEN_MINUTES: Final = 600
 
 
 class State(StrEnum):
@@ -342,7 +327,7 @@ def departing(  # noqa: PLR0913 - what a posting says, each by name
                 identifier=identifier(epoch, row.subject, metric, row.hour, total.revision),
                 stripe_customer=total.posted_to or stripe_customer,
                 quantity=total.quantity,
-                timestamp=_next_date(row.hour, total, epoch),
+                timestamp=next_date(row.hour, epoch, after=_last_date(row.hour, total)),
                 until=until,
                 streamed=streamed or total.streamed,
             )
@@ -353,28 +338,11 @@ def departing(  # noqa: PLR0913 - what a posting says, each by name
     return row.with_totals(departed), postings
 
 
-def _next_date(hour: Hour, total: Total, epoch: str) -> int:
-    """Return when the next posting of a total is dated: in the hour's last ten minutes, and after all before it.
-
-    So an hour in which a subscription begins is billed. Of an hour's events the one counts that Stripe got last; should
-    it be the one that is dated last, it is the same (I4). A restored ledger knows nothing of the postings since its
-    backup, so that each epoch has a part of the ten minutes for itself, and the first ones, being the usual ones, the
-    largest. A total that is posted more often than its part has seconds stays at the last one: there both are dated
-    alike, and the last arrival counts.
-    """
-    if (written := _EPOCH.fullmatch(epoch)) is None:
-        raise ValueError(f"an epoch is a number of two digits, and four that stand for a deployment, got {epoch!r}")
-    number, end = int(written[1]), int(hour.end.timestamp())
-    begin, last = end - _left_in(number), end - _left_in(number + 1) - 1
-    before = total.dated
-    if not before and total.was_sent:  # as an earlier version dated it
-        before = end - max(1, _TEN_MINUTES - total.revision)
-    return max(before, min(max(before + 1, begin), last))
-
-
-def _left_in(epoch: int) -> int:
-    """Return how many seconds are left of an hour when an epoch's part of it begins: 598 in the first, then 347."""
-    return 500 // epoch + LAST_EPOCH - epoch
+def _last_date(hour: Hour, total: Total) -> int:
+    """Return when the last posting of a total was dated, as an earlier version did it if that made it; 0 if none."""
+    if total.dated or not total.was_sent:
+        return total.dated
+    return int(hour.end.timestamp()) - max(1, 600 - total.revision)
 
 
 def accepted(row: UsageRow, metric: str, *, epoch: str, now: datetime) -> UsageRow:
@@ -414,7 +382,7 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
     for metric, total in row.totals.items():
         if total.posting is not None and total.posting.identifier == known_as:
             landed = msgspec.structs.replace(total, posting=None, not_before=total.posting.until)
-            if known_as.endswith(f".r{_written(total.revision)}"):
+            if ends_with(known_as, total.revision):
                 landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=known_as)
             return row.with_totals({metric: landed})
         if total.identifier == known_as and total.state is State.POSTED:
@@ -422,43 +390,6 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
             refused = msgspec.structs.replace(total, state=State.REJECTED, reason=reason, posted_to=holder)
             return row.with_totals({metric: refused})
     return row
-
-
-def epoch_of(ledger_epoch: str, deployment: str) -> str:
-    """Return what a deployment's identifiers begin with: its ledger's epoch, and four digits that stand for its name.
-
-    Stripe keeps identifiers unique in the whole account, which two deployments may share.
-    """
-    return f"{ledger_epoch}{hashlib.sha256(deployment.encode()).hexdigest()[:4]}"
-
-
-def identifier(epoch: str, subject: Subject, metric: str, hour: Hour, revision: int) -> str:
-    """Return what Stripe knows a posting by: derived, unique to this revision, at most 100 characters."""
-    if subject.kind is not Kind.CUSTOMER:
-        raise ValueError(f"only a customer's usage is posted, got {subject}")
-    return f"{epoch}.{short_id(subject.id)}.{metric}.{hour}.r{_written(revision)}"
-
-
-def _written(revision: int) -> str:
-    """Return a revision in four characters at most: in digits, from ``_IN_DIGITS`` on to the base of 36 from ``a000``.
-
-    That lasts for 1.2 million of them; an hour is closed at most every five minutes, for two months.
-    """
-    if revision < _IN_DIGITS:
-        return str(revision)
-    left, letters = revision - _IN_DIGITS + int("a000", 36), ""
-    while left:
-        left, letter = divmod(left, len(_LETTERS))
-        letters = _LETTERS[letter] + letters
-    return letters
-
-
-def named_by(known_as: str) -> tuple[str, str, Hour]:
-    """Return the customer's short id, metric and hour of an identifier; raise ValueError if it is none of ours."""
-    match = _IDENTIFIER.fullmatch(known_as)
-    if match is None:
-        raise ValueError(f"no identifier of ours: {known_as[:100]!r}")
-    return match[1], match[2], Hour.parse(match[3])
 
 
 def _on_its_way(total: Total) -> Posting:

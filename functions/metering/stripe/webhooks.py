@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import stripe
 
-from metering.model.usage_row import named_by
+from metering.model.identifiers import named_by
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import StripeMeters
 
