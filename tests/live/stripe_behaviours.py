@@ -577,6 +577,35 @@ def summaries_are_of_their_hours(stripe: Place) -> None:
 
 
 @behaviour(
+    "Summaries that are not grouped are one, of all that was used.",
+    f"{SDK}, `MeterListEventSummariesParams`",
+    DOCUMENTED,
+    otherwise="Every difference from an invoice is held for a person.",
+)
+def an_ungrouped_summary_is_one(stripe: Place) -> None:
+    """Post two hours."""
+    meter, customer, day = stripe.meter(), stripe.customer(), stripe.midnight()
+    stripe.post(meter, customer.id, 5, day + HOUR)
+    stripe.post(meter, customer.id, 7, day + 3 * HOUR)
+    assert stripe.held(meter, customer, day, day + DAY, 12) == 12
+    assert [value for _, value in stripe.summaries(meter, customer.id, day, day + DAY)] == [12]
+
+
+@behaviour(
+    "Summaries of a customer that was deleted are refused as those of one that never was.",
+    "no page says so",
+    UNCONFIRMED,
+    otherwise="Its totals stay with it, and are told as billed by no subscription.",
+)
+def summaries_of_a_deleted_customer(stripe: Place) -> None:
+    """Delete one that has used something."""
+    meter, customer, hour = stripe.meter(), stripe.customer(), stripe.hour()
+    stripe.post(meter, customer.id, 5, hour)
+    stripe.client.v1.customers.delete(customer.id)
+    refused(lambda: stripe.summaries(meter, customer.id, hour, hour + HOUR), 400, 404)
+
+
+@behaviour(
     "A window in which nothing was used has no summary.",
     "no page says so",
     UNCONFIRMED,
@@ -777,6 +806,28 @@ def a_fee_needs_a_payment_method(stripe: Place) -> None:
     customer = stripe.customer()
     error = refused(lambda: stripe.subscribe(customer, stripe.price()), 400, 402)
     assert "no attached payment source or default payment method" in str(error)
+
+
+@behaviour(
+    "A card that is attached to a customer, and not its default, pays no fee.",
+    "clojurewerkz/elephant#14, 2021; joshnuss/svelte-stripe#30, 2023",
+    OBSERVED,
+    otherwise="Nothing: whatever card there is is given to the subscription.",
+)
+def an_attached_card_is_no_default(stripe: Place) -> None:
+    """Attach one, and subscribe."""
+    customer = stripe.customer()
+    stripe.client.v1.payment_methods.attach("pm_card_visa", {"customer": customer.id})
+    refused(lambda: stripe.subscribe(customer, stripe.price()), 400, 402)
+
+
+unseen(
+    "checkout_leaves_the_default",
+    "Checkout in mode `setup` attaches the card that somebody gives, and does not make it the customer's default.",
+    "dust-tt/dust#25429, 2026",
+    OBSERVED,
+    otherwise="Nothing: the default is found first.",
+)
 
 
 @behaviour(
@@ -1038,10 +1089,11 @@ def a_finalised_invoice_never_changes(stripe: Place) -> None:
 
 
 @behaviour(
-    "A voided invoice keeps its lines, and what it was to bill is on no other invoice.",
-    "docs.stripe.com/invoicing/overview, 2026",
-    DOCUMENTED,
-    otherwise="Usage of an invoice that was made void is billed by nobody, and nobody is told.",
+    "A voided invoice keeps its lines with their quantities, and what it was to bill is on no other invoice.",
+    'docs.stripe.com/api/invoices/void, 2026: "similar to deletion"; of its lines and of usage no page says so',
+    UNCONFIRMED,
+    otherwise="What is carried after a void invoice is billed twice; of one that is void before it is first looked at, "
+    "usage is billed to nobody.",
 )
 def a_voided_invoice_bills_nothing(stripe: Place) -> None:
     """Void one, and end the next period."""
@@ -1054,6 +1106,55 @@ def a_voided_invoice_bills_nothing(stripe: Place) -> None:
     stripe.advance(period.customer, period.start + 2 * DAY + 60)
     assert period.invoice().id != first.id
     assert period.invoice().total == 0
+
+
+@behaviour(
+    "Only an open or an uncollectible invoice can be made void; a draft is refused with 400.",
+    "useautumn/autumn#3468, 2026",
+    OBSERVED,
+    otherwise="Nothing: a void invoice is read as one whatever it was.",
+)
+def a_draft_cannot_be_voided(stripe: Place) -> None:
+    """Try it."""
+    period = Period.begun(stripe)
+    period.use(5)
+    draft = period.end()
+    refused(lambda: stripe.client.v1.invoices.void_invoice(draft.id))
+
+
+@behaviour(
+    "The last invoice of a subscription that is canceled with `invoice_now` bills usage up to `ended_at`, exactly.",
+    f"{SDK}, `SubscriptionCancelParams.invoice_now`; that the line ends at `ended_at` is not said",
+    UNCONFIRMED,
+    otherwise="The hour in which a subscription ended is told as billed although it is not, or the reverse.",
+)
+def the_last_invoice_ends_with_the_subscription(stripe: Place) -> None:
+    """Cancel one in the middle of its period."""
+    period = Period.begun(stripe)
+    period.use(5)
+    ended = stripe.client.v1.subscriptions.cancel(period.subscription.id, {"invoice_now": True}).ended_at
+    [line] = period.lines()
+    assert (line.quantity_decimal, line.period.end) == (5, ended)
+
+
+@behaviour(
+    "A metered item that is taken out of a subscription is billed at the period's end; the line has its price.",
+    "docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup, 2026; that the line names the price is not "
+    "said",
+    UNCONFIRMED,
+    otherwise="What comes late to the hours before the removal is carried by nobody.",
+)
+def a_removed_item_is_billed(stripe: Place) -> None:
+    """Put another one in its place."""
+    period = Period.begun(stripe)
+    period.use(5)
+    [item] = period.subscription["items"].data
+    other = stripe.price(stripe.meter())
+    items: Any = [{"id": item.id, "deleted": True}, {"price": other.id}]
+    stripe.client.v1.subscriptions.update(period.subscription.id, {"items": items})
+    period.end()
+    billed = {line.pricing.price_details.price: line.quantity_decimal for line in period.lines()}
+    assert billed.get(item.price.id) == 5
 
 
 @behaviour(

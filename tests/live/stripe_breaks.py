@@ -150,6 +150,10 @@ def _completed(*_: Any) -> dict[str, Any]:
     return {"status": "complete", "mode": "setup", "url": None}
 
 
+def _up_to_its_end(self: Item, end: int) -> Any:
+    return _usage(self, end + meter.HOUR - end % meter.HOUR)
+
+
 def _invoiced_at_once(self: Subscription) -> Iterator[Any]:
     for item in self.items.values():
         yield item.usage(item.end)
@@ -272,6 +276,12 @@ BREAKS: Final[dict[str, Break]] = {
     "incomplete_subscriptions_are_listed": _of(patch.object, Subscriptions, "list_subscriptions", _none_listed),
     "checkout_takes_a_card": _of(patch.object, Paying, "create_checkout_session", _completed),
     "the_portal_has_an_address": _of(patch.object, Paying, "create_portal_session", lambda *_: {"url": ""}),
+    "a_draft_cannot_be_voided": _of(patch.object, Billing, "void_invoice", Billing.retrieve_invoice),
+    "the_last_invoice_ends_with_the_subscription": _of(patch.object, Item, "usage", _up_to_its_end),
+    "a_removed_item_is_billed": _of(patch.object, subscribing, "_prorates", lambda *_: False),
+    "an_ungrouped_summary_is_one": _of(patch.object, Account, "list_event_summaries", _with_empty_windows),
+    "summaries_of_a_deleted_customer": _of(patch.object, Account, "list_event_summaries", _of_nobody),
+    "an_attached_card_is_no_default": _of(patch.object, Subscriptions, "_paid", lambda *_: "active"),
     "a_preview_is_of_a_subscription": _of(patch.object, Billing, "create_preview", _previewed),
     "lines_name_price_item_and_period": _without("quantity_decimal"),
     "a_draft_takes_late_usage": _of(patch.object, billing, "DRAFT_TIME", 0),

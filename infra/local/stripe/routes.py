@@ -16,7 +16,6 @@ class Right(NamedTuple):
 
 
 # By resource (docs.stripe.com/keys-api, "Permissions"); of payment methods, Checkout and the portal as observed in
-# By resource (docs.stripe.com/keys-api, "Permissions"); of payment methods, Checkout and the portal as observed in
 # refusals. Stripe's messages call prices `plan`; the names of the rights for meters, test clocks and event destinations
 # could not be confirmed (? names_of_rights). The stream itself takes a session's token, and no key.
 RIGHTS: dict[str, Right] = {
