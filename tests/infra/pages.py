@@ -24,7 +24,6 @@ from infra.operate import rights
 from metering.model.read_allotment import A_TRANSACTION, LEAST, ReadAllotment
 from tests.conftest import ROOT
 from tests.doubles.template import Template, grants, of_type
-from tests.live.stripe_behaviours import BEHAVIOURS, Behaviour, Certainty
 
 SETTINGS: Final = {
     "metrics": "what is billed for ([functions](../../functions/README.md#metrics))",
@@ -116,29 +115,6 @@ def table(*rows: Iterable[str]) -> str:
     """Return a table: its head, then its rows."""
     head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     return "\n" + "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *body)) + "\n"
-
-
-def unconfirmed_facts() -> str:
-    """Return what Stripe does as far as anybody knows, and what would go wrong if it did otherwise."""
-    return table(
-        ("what is built upon", "why it is not certain", "if it is otherwise", "played against"),
-        *((fact.says, fact.source, fact.otherwise, fact.where) for fact in _facts(Certainty.UNCONFIRMED)),
-    )
-
-
-def known_facts() -> str:
-    """Return what Stripe does by its documents, or as somebody saw."""
-    return table(
-        ("what Stripe does", "how sure", "source", "played against"),
-        *(
-            (fact.says, fact.certainty, fact.source, fact.where)
-            for fact in _facts(Certainty.DOCUMENTED, Certainty.OBSERVED)
-        ),
-    )
-
-
-def _facts(*certainties: Certainty) -> Iterator[Behaviour]:
-    return (fact for fact in BEHAVIOURS.values() if fact.certainty in certainties)
 
 
 def commands() -> str:
