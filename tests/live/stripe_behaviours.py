@@ -1139,8 +1139,7 @@ def the_last_invoice_ends_with_the_subscription(stripe: Place) -> None:
 
 @behaviour(
     "A metered item that is taken out of a subscription is billed when the period ends, by a line with its price.",
-    "docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup, 2026; that the line names the price is not "
-    "said",
+    "docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup, 2026; of the line's price it says nothing",
     UNCONFIRMED,
     otherwise="What comes late to the hours before the removal is carried by nobody.",
 )
