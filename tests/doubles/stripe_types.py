@@ -116,7 +116,7 @@ def _shown(kind: Any) -> dict[str, tuple[Any, bool]]:
         for each in reversed(kind.__mro__)
         if each is not StripeObject and issubclass(each, StripeObject)
         for name, hint in inspect.get_annotations(each).items()
-        if name[0] != "_" and get_origin(hint) is not ClassVar
+        if name[0] != "_" and get_origin(hint) != ClassVar
     }
     return {name: (hint, NoneType not in get_args(hint)) for name, hint in hints.items()}
 

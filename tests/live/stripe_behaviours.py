@@ -471,7 +471,9 @@ def an_idempotency_key_is_answered_again(stripe: Place) -> None:
         for _ in range(2)
     ]
     assert made[0].id == made[1].id
-    headers = {name.lower(): value for name, value in made[1].last_response.headers.items()}
+    answer = made[1].last_response
+    assert answer is not None
+    headers = {name.lower(): value for name, value in answer.headers.items()}
     assert headers["idempotent-replayed"] == "true"
     error = refused(lambda: stripe.client.v1.products.create({"name": "another"}, {"idempotency_key": key}))
     assert error.json_body["error"]["type"] == "idempotency_error"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from decimal import ROUND_FLOOR
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final
@@ -290,7 +291,7 @@ BREAKS: Final[dict[str, Break]] = {
     "tiers_have_lines_that_add_up": _of(patch.object, Price, "charges", _in_one),
     "the_first_flat_fee_is_always_due": _of(patch.object, Price, "charges", _no_flat_fee),
     "a_package_line_has_what_was_used": _of(patch.object, Price, "charges", _in_packages),
-    "lines_are_rounded_half_up": _of(patch.object, price, "ROUND_HALF_UP", price.ROUND_FLOOR),
+    "lines_are_rounded_half_up": _of(patch.object, price, "ROUND_HALF_UP", ROUND_FLOOR),
     "less_than_nothing_is_nothing": _of(patch.object, Billing, "_measure", _below_nothing),
     "error_reports_are_thin_events": _named({"id": "req_1"}),
     "error_reports_name_the_event": _named({"identifier": "req_1"}),

@@ -340,6 +340,19 @@ def test_a_stripe_customer_that_took_an_earlier_total_keeps_it() -> None:
     assert postings["requests"].stripe_customer == "cus_acme"
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_who_may_hold_what_was_sent_before_keeps_it_although_stripe_refuses_it_now(again: bool) -> None:  # noqa: FBT001
+    """I4: an attempt that had no answer may have landed, of this run or of one before."""
+    row, _ = depart(saved(recounted(ACME, Amounts({"requests": 5}))))
+    refused = saved(rejected(saved(row), "requests", "no", epoch="1", again=again))
+    later = NOW + FLIGHT_TIME + timedelta(minutes=1)
+    renewed = saved(recounted(refused, Amounts({"requests": 6})))
+    _, postings = departing(renewed, stripe_customer="cus_other", epoch="1", now=later)
+    assert postings["requests"].stripe_customer == ("cus_acme" if again else "cus_other")
+    row, _ = depart(saved(row), now=NOW + timedelta(minutes=5))
+    assert rejected(saved(row), "requests", "no", epoch="1").totals["requests"].posted_to == "cus_acme"
+
+
 def test_what_went_to_a_stripe_customer_that_there_is_not_departs_to_another() -> None:
     """I4: under a new revision, with all tries before it; what that one takes stays with it."""
     row = saved(posted_elsewhere(saved(reposted(posted(5), "requests")), "requests"))

@@ -210,7 +210,11 @@ class Sender:
             of_some = isinstance(error, StripeRejectedError) or _is_alone(error)
             if of_some and len(group) > 1:
                 half = len(group) // 2
-                return {**self.send(group[:half]), **self.send(group[half:])}
+                answers = {**self.send(group[:half]), **self.send(group[half:])}
+                for refusal in answers.values():
+                    if isinstance(refusal, StripeRejectedError):
+                        refusal.again |= error.again  # in which they all were
+                return answers
             answer = error
         return {posting.identifier: answer for _, posting in group}
 
@@ -242,7 +246,7 @@ class Sender:
                 case StripeRejectedError() as error:
                     logger.warning("Stripe rejected usage", identifier=posting.identifier, reason=str(error))
                     refused[posting.identifier] = str(error)
-                    row = rejected(row, metric, str(error), epoch=self.epoch)
+                    row = rejected(row, metric, str(error), epoch=self.epoch, again=error.again)
                 case error:
                     silence[str(error)] += 1
         return Sent(row, silence, refused)
@@ -275,6 +279,7 @@ class Sender:
         customer and meter alone: no other one is slowed.
         """
         turns = len(postings) / EVENTS_TO_A_CALL if postings[0][1].streamed else 1
+        unanswered = False
         for attempt in range(1, ATTEMPTS + 1):
             left = (self.deadline - self.clock()).total_seconds()
             if left <= 0 or not self.pace.wait(left, turns):
@@ -286,7 +291,12 @@ class Sender:
                     self.stripe.post(*postings[0])
             except (MeterMissingError, StripeNotConnectedError):
                 raise
+            except StripeRejectedError as error:
+                error.again = unanswered
+                raise
             except StripeUnavailableError as error:
+                error.again = unanswered
+                unanswered |= not isinstance(error, StripeBusyError)
                 alone = _is_alone(error)
                 if isinstance(error, StripeBusyError) and not alone:
                     self.pace.refused(error.retry_after)

@@ -71,7 +71,8 @@ class State(StrEnum):
 class Posting(msgspec.Struct, frozen=True):
     """One attempt to tell Stripe a total; ``timestamp`` and ``until`` are in seconds since 1970.
 
-    ``until`` is when no copy of this attempt can land any more; ``streamed`` that it goes by the event stream.
+    ``until`` is when no copy of this attempt can land any more; ``streamed`` that it goes by the event stream;
+    ``again`` that an attempt before had no answer, and may have landed.
     """
 
     identifier: str
@@ -80,6 +81,7 @@ class Posting(msgspec.Struct, frozen=True):
     timestamp: int
     until: int
     streamed: bool = False
+    again: bool = False
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -145,7 +147,7 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     """How often this total was posted again because Stripe showed another."""
 
     dated: int = 0
-    """When its newest posting is dated (seconds since 1970); 0 if there was none, or another version made it."""
+    """When its newest posting is dated (seconds since 1970); 0 if there was none, or an older version made it."""
 
     @property
     def balance(self) -> int:
@@ -321,7 +323,7 @@ def departing(  # noqa: PLR0913 - what a posting says, each by name
         if metric in without:
             continue
         if total.posting is not None:
-            postings[metric] = msgspec.structs.replace(total.posting, until=until)
+            postings[metric] = msgspec.structs.replace(total.posting, until=until, again=True)
         elif total.not_before <= now.timestamp():
             postings[metric] = Posting(
                 identifier=identifier(epoch, row.subject, metric, row.hour, total.revision),
@@ -362,11 +364,12 @@ def accepted(row: UsageRow, metric: str, *, epoch: str, now: datetime) -> UsageR
     return row.with_totals({metric: landed})
 
 
-def rejected(row: UsageRow, metric: str, reason: str, *, epoch: str) -> UsageRow:
-    """Return the row after Stripe refused the metric's posting for good."""
+def rejected(row: UsageRow, metric: str, reason: str, *, epoch: str, again: bool = False) -> UsageRow:
+    """Return the row after Stripe refused a posting for good; who was sent it before, ``again``, may hold it."""
     total = row.totals[metric]
     posting = _on_its_way(total)
-    landed = msgspec.structs.replace(total, posting=None, not_before=posting.until)
+    holder = total.posted_to or (posting.stripe_customer if again or posting.again else "")
+    landed = msgspec.structs.replace(total, posting=None, not_before=posting.until, posted_to=holder)
     if posting.identifier == identifier(epoch, row.subject, metric, row.hour, total.revision):
         landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=posting.identifier)
     return row.with_totals({metric: landed})
@@ -375,9 +378,8 @@ def rejected(row: UsageRow, metric: str, reason: str, *, epoch: str) -> UsageRow
 def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
     """Return the row after Stripe reported that it could not use a posting which it had accepted.
 
-    Unchanged if a newer posting has taken its place, or the report came before. A copy of a posting that is still on
-    its way can land as long as a rejected one's. A Stripe customer that accepted nothing else holds nothing, so that
-    the next posting goes to whichever the customer has then.
+    Unchanged if a newer posting has taken its place, or the report came before. A copy of one that is on its way can
+    land as long as a rejected one's. Who accepted nothing else holds nothing: the next one goes to whom there is then.
     """
     for metric, total in row.totals.items():
         if total.posting is not None and total.posting.identifier == known_as:

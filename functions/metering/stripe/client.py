@@ -59,7 +59,9 @@ T = TypeVar("T")
 
 
 class StripeUnavailableError(Exception):
-    """Stripe did not answer, or not now: the same call is made again by a later run."""
+    """Stripe did not answer, or not now: the same call is made again by a later run; ``again`` as below."""
+
+    again = False
 
 
 class StripeBusyError(StripeUnavailableError):
@@ -87,7 +89,12 @@ class MeterMissingError(StripeUnavailableError):
 
 
 class StripeRejectedError(Exception):
-    """Stripe said no for good; the message is Stripe's own, as are the code and the parameter, where it names them."""
+    """Stripe said no for good; the message is Stripe's own, as are the code and the parameter, where it names them.
+
+    ``again`` is set by who had made the same call before, without an answer: that one may have been taken.
+    """
+
+    again = False
 
     def __init__(self, message: str, code: str = "", param: str = "") -> None:
         super().__init__(message)
