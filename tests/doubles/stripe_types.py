@@ -108,6 +108,11 @@ def _differences_within(value: Any, kind: Any, inner: Sequence[Any], at: str) ->
     return [f"{at}: {value!r} is no {'mapping' if kind is dict else 'list'}"]
 
 
+def _is_of_the_class(hint: Any) -> bool:
+    origin: Any = get_origin(hint)
+    return origin is ClassVar
+
+
 @functools.cache
 def _shown(kind: Any) -> dict[str, tuple[Any, bool]]:
     """Return the fields of an object that Stripe answers, each with its type and whether it must be there."""
@@ -116,7 +121,7 @@ def _shown(kind: Any) -> dict[str, tuple[Any, bool]]:
         for each in reversed(kind.__mro__)
         if each is not StripeObject and issubclass(each, StripeObject)
         for name, hint in inspect.get_annotations(each).items()
-        if name[0] != "_" and get_origin(hint) != ClassVar
+        if name[0] != "_" and not _is_of_the_class(hint)
     }
     return {name: (hint, NoneType not in get_args(hint)) for name, hint in hints.items()}
 
