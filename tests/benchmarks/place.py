@@ -38,7 +38,7 @@ LIMIT: Final = 1_000
 """Calls a second that Stripe takes (docs.stripe.com, "Recording usage with the API", "Rate limits")."""
 
 TABLES: Final = ("Counters", "Ledger")
-STRIPE_KEY: Final = "sk_test_close"
+STRIPE_KEY: Final = "sk_live_close"
 STILL_S: Final = 30
 """Seconds after which it is told what is still running."""
 

@@ -294,7 +294,7 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
         case "hot_key":
             assert (figures["conflicts"], figures["lost"]) == (0, 0)
         case "write_cost":
-            assert figures["ratio_to_floor"] == 1
+            assert 1 < figures["ratio_to_floor"] < 1.05  # one more a batch, for how many lines it had
             assert figures["units_per_new_value"] == 1
         case "close":
             assert (figures["customers"], figures["calls_per_row"]) == (10, 3)

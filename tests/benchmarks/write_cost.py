@@ -1,7 +1,8 @@
 """What counting costs: write units per 1,000 requests, on DynamoDB Local.
 
 The floor is one write unit for each distinct hour and key of a batch: no design that keeps counts per hour and key
-writes less. Beside it, the same input by one update per line, and by a transaction of a marker and an ADD per key.
+writes less. A batch writes one more: how many lines it had. Beside it, the same input by one update per line, and by a
+transaction of a marker and an ADD per key.
 
 ``sustained`` is one key that takes more and more batches within its hour: an item grows with the tokens of its batches,
 and is to stay under 1 KB. ``unique`` is what a value costs that was not seen in the month before.
