@@ -81,6 +81,7 @@ class MeteringStack(cdk.Stack):
         stripe_api_base: str = STRIPE,
         stripe_rate: int = 1000,
         stripe_reads_a_month: int = LEAST,
+        stripe_calls: int | None = None,
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
         portal_concurrency: int | None = None,
@@ -96,6 +97,9 @@ class MeteringStack(cdk.Stack):
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         check_names(deployment, ledger_epoch, stripe_api_base, local=local)
         check_posting(stripe_rate, stripe_reads_a_month, streamed_from)
+        if stripe_calls is not None:
+            instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
+            cdk.Annotations.of(self).add_warning_v2("metering:stripe_calls", instead)
         check_road(road, access_log, archive_days)
         check_concurrency(record_usage_concurrency, portal_concurrency)
         check_nonces(nonce=nonce, former_nonce=former_nonce)

@@ -41,6 +41,7 @@ SETTINGS: Final = {
     "stripe_rate": "postings a second that your Stripe account takes; the workers keep it together",
     "stripe_reads_a_month": "reads that Stripe allots in 30 days, of which the hourly looks make no more: 500 for each "
     "transaction, and 10,000 at least ([how far they reach](../operate/README.md#does-stripe-hold-what-was-counted))",
+    "stripe_calls": "of 1.0.0; has no effect any more, and is warned of",
     "streamed_from": 'an hour, `"2026-12-01T00"` (UTC), from which on totals go by Stripe\'s event stream, a hundred '
     "in a call, ten times as many a second as `stripe_rate`. Once set, leave it: an hour's totals should not take two "
     "ways. With a sandbox's key they go by calls all the same, and `metering doctor` says so",
