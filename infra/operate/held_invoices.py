@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -13,12 +12,13 @@ from metering.billing.accounts import FOR_A_PERSON
 from metering.model.periods import Hour
 from metering.model.subjects import Kind
 from metering.model.usage_row import Change
+from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.changes import Billed
 from metering.stores.marks import Mark
 from metering.stores.table import RowChangedError
 
-MOST_CUSTOMERS: Final = 500
-"""So many customers are looked at, two queries each: those of whom an hour, or an invoice, waits to be compared."""
+AT_ONCE: Final = 100
+"""Customers that are looked at before the next ones are, two queries each."""
 
 Decision = Literal["carry", "leave"]
 
@@ -38,18 +38,21 @@ class Held:
 
 
 def held_invoices(deployment: Deployment) -> Iterator[Held]:
-    """Yield what is held for a person, of the first :data:`MOST_CUSTOMERS`; the hourly run asks for each to be seen."""
+    """Yield all that is held for a person: the hourly run asks for each to be seen, and for many others besides."""
     marks = deployment.counters.marks.of_kind(Mark.CHECK)
     names = dict.fromkeys(mark.subject.id for mark in marks if mark.subject.kind is Kind.CUSTOMER)
-    for name in islice(names, MOST_CUSTOMERS):
-        for noted in deployment.changes.noted(name):
-            if noted.held:
-                yield Held(name, noted.invoice, "", str(noted.hour), str(noted.hour), 0, 0, noted.held)
-        for line in deployment.changes.billed(name):
-            if line.held in FOR_A_PERSON:
-                yield Held(
-                    name, line.invoice, line.metric, line.first, line.end, line.quantity, line.difference, line.held
-                )
+    for some in in_pieces([*names], AT_ONCE):
+        for found in side_by_side(lambda name: [*_held_of(deployment, name)], some):
+            yield from found
+
+
+def _held_of(deployment: Deployment, name: str) -> Iterator[Held]:
+    for noted in deployment.changes.noted(name):
+        if noted.held:
+            yield Held(name, noted.invoice, "", str(noted.hour), str(noted.hour), 0, 0, noted.held)
+    for line in deployment.changes.billed(name):
+        if line.held in FOR_A_PERSON:
+            yield Held(name, line.invoice, line.metric, line.first, line.end, line.quantity, line.difference, line.held)
 
 
 def decide(  # noqa: PLR0913 - what a decision is about, each by name

@@ -353,6 +353,22 @@ def test_the_doctor_names_invoices_that_wait_for_a_person(
     assert (found.state, found.said) == (findings.State.BROKEN, said)
 
 
+def test_what_is_held_is_found_behind_many_customers_that_wait_to_be_compared(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I9: their marks are older, as after a late delivery to everybody."""
+    world = billing.world
+    operator = Operator(world, monkeypatch, capsys)
+    billing.jump(FINALISED)
+    local_invoice(world).lines[0].update(quantity=1, quantity_decimal="1")
+    world.check()
+    for number in range(520):
+        world.counters.marks.mark_to_check(Hour(HOUR.number - 1), customer(f"c{number}"))
+    [held] = operator.run("held", "list", "--json").document
+    assert (held["customer"], held["difference"]) == ("acme", 4)
+    assert next(found.state for found in check_invoices(operator.deployment, world.now)) is findings.State.BROKEN
+
+
 def test_a_late_record_before_the_first_look_is_carried(billing: Billing) -> None:
     """I4: what the meter shows by then is more than the invoice, and an hour was written since that is the cause."""
     billing.jump(FINALISED)
