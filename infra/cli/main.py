@@ -24,11 +24,11 @@ from infra.cli.posting import app as posting_app
 from infra.cli.recount import app as recount_app
 from infra.cli.restore import app as restore_app
 from infra.cli.set_aside import set_aside_app
-from infra.cli.shared import OPERATOR_KEY, err
+from infra.cli.shared import err
 from infra.cli.stripe import stripe_app
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
-from infra.operate.deployment import OperatorError
+from infra.operate.deployment import OPERATOR_KEY, OperatorError
 from infra.outputs import MissingOutputError
 from metering.stores.table import UnprocessedError
 from metering.stripe.client import StripeForbiddenError, StripeRejectedError, StripeUnavailableError

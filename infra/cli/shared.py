@@ -4,7 +4,6 @@ import functools
 import inspect
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from infra.cli.terminal import Terminal, line
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError, checked_key
 from metering.model.periods import Hour
 from metering.model.subjects import is_id
 from metering.stores.holders import Customer
@@ -26,9 +25,6 @@ out: Final = Terminal()
 err: Final = Terminal(stderr=True)
 
 WIDEST: Final = 1000
-
-OPERATOR_KEY: Final = "STRIPE_OPERATOR_KEY"
-"""The environment variable of a Stripe key with the operator's rights, for stacks on AWS alone."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
@@ -89,8 +85,7 @@ def _connect(stack: str, region: str | None, profile: str | None, local: bool) -
 
         return local_cloud.running().deployment(stack)
     deployment = Deployment.find(stack, boto3.Session(region_name=region, profile_name=profile))
-    if given := os.environ.get(OPERATOR_KEY):
-        deployment.operator_key = _checked_key(given, OPERATOR_KEY)
+    deployment.operator_key = os.environ.get(OPERATOR_KEY, "")
     return deployment
 
 
@@ -104,13 +99,7 @@ def changing_stripe(connect: Connect, *, ask: bool) -> Deployment:
 
 def stripe_key(asked_for: str) -> str:
     """Return a Stripe key that is typed without echo, or comes on stdin; OperatorError for what is none."""
-    return _checked_key(typed(asked_for), "what was given")
-
-
-def _checked_key(key: str, name: str) -> str:
-    if not re.fullmatch(r"[rs]k_[A-Za-z0-9_]+", key):
-        raise OperatorError(f"a Stripe key is written rk_... (restricted) or sk_...; {name} is none")
-    return key
+    return checked_key(typed(asked_for), "what was given")
 
 
 def typed(asked_for: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from infra.cli.shared import (
-    OPERATOR_KEY,
     Connect,
     Json,
     OperatorKey,
@@ -18,10 +17,10 @@ from infra.cli.shared import (
     typed,
 )
 from infra.operate.catalog import Catalog, Step
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError
 from infra.operate.deployment import connect as connect_stripe
 from infra.operate.notifications import EVENTS, IN_THE_DASHBOARD, destine
-from metering.stripe.client import StripeNotConnectedError
+from metering.stripe.client import StripeKeyRefusedError, StripeNotConnectedError
 
 stripe_app: Final = group("The connection to Stripe, and the meters, products and prices there.")
 
@@ -128,6 +127,8 @@ def _given(deployment: Deployment, secret: str) -> _Told:
 def _destined(deployment: Deployment, address: str) -> _Told:
     try:
         found = destine(deployment, address)
+    except StripeKeyRefusedError:
+        raise
     except StripeNotConnectedError as error:
         why = f"no event destination is made: {error}; --operator-key or {OPERATOR_KEY} gives another"
         return _Told((why, f"make one for {' and '.join(EVENTS)} {IN_THE_DASHBOARD}"), secret_put=False)

@@ -1,10 +1,11 @@
 """A deployment as an operator reaches it: the stack's outputs, and the tables, functions and secret they name."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ from metering.stripe.client import (
     WEBHOOK_SECRET,
     StripeForbiddenError,
     StripeNotConnectedError,
+    is_sandbox_key,
     secret_values,
 )
 from metering.stripe.meters import FORMULA, WINDOW, Meter, StripeMeters
@@ -43,6 +45,14 @@ _CONFIG: Final = Config(
     read_timeout=20,
     retries={"mode": "standard", "total_max_attempts": 4},
     max_pool_connections=32,
+)
+
+
+OPERATOR_KEY: Final = "STRIPE_OPERATOR_KEY"
+"""The environment variable of a Stripe key with the operator's rights, for stacks on AWS alone."""
+
+_OPERATORS_NOT_TAKEN: Final = (
+    f"Stripe does not take the operator's key: give a valid one by --operator-key or {OPERATOR_KEY}"
 )
 
 
@@ -66,7 +76,7 @@ class Deployment:
     outputs: Outputs
     stack: str = "Metering"
     embedded_at: str | None = None
-    operator_key: str = ""
+    operator_key: str = field(default="", repr=False)
 
     @classmethod
     def find(cls, stack: str, session: boto3.Session, *, embedded_at: str | None = None) -> "Deployment":
@@ -175,9 +185,22 @@ class Deployment:
             self.outputs.stripe_api_base,
         )
 
-    def operators_stripe(self) -> StripeMeters:
-        """Return the deployment's meters at Stripe for who changes something there: with the operator's key, if any."""
-        return self.stripe(self.operator_key or None)
+    def operators_stripe(self, functions_key: str = "") -> StripeMeters:
+        """Return the deployment's meters at Stripe for who changes something there: with the operator's key, if any.
+
+        Raises OperatorError if that is none, or of another mode than the functions' key: what is made in a sandbox is
+        not there in live mode. The functions' is the one in the secret, if there is one, or the one that is given.
+        """
+        if not self.operator_key:
+            return self.stripe(functions_key or None)
+        checked_key(self.operator_key, OPERATOR_KEY)
+        functions = functions_key or self._secret_values().get(API_KEY)
+        modes = [_mode(key) for key in (self.operator_key, functions) if key]
+        if len({*modes}) > 1:
+            raise OperatorError(
+                f"the operator's key is of {modes[0]}, the functions' of {modes[1]}: give two of one mode"
+            )
+        return replace(self.stripe(self.operator_key), not_taken=_OPERATORS_NOT_TAKEN)
 
     def put_stripe_key(self, api_key: str) -> None:
         """Put the restricted key in the secret."""
@@ -264,6 +287,17 @@ class Deployment:
         return key
 
 
+def checked_key(key: str, name: str) -> str:
+    """Return a Stripe key; raise OperatorError, which does not repeat it, for what is none."""
+    if not re.fullmatch(r"[rs]k_[A-Za-z0-9_]+", key):
+        raise OperatorError(f"a Stripe key is written rk_... (restricted) or sk_...; {name} is none")
+    return key
+
+
+def _mode(key: str) -> str:
+    return "a sandbox" if is_sandbox_key(key) else "live mode"
+
+
 def _outputs(stack: str, described: Mapping[str, Any]) -> Outputs:
     """Return the outputs of a stack as CloudFormation describes it; OperatorError if it is no such stack."""
     told = {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
@@ -278,16 +312,16 @@ def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
 
     The meters are made with the operator's key, if there is one.
 
-    Nothing is changed if Stripe does not take the key, or a meter of ours exists that would bill wrongly.
+    Nothing is changed if Stripe does not take the key, the operator's is of another mode, or a meter of ours exists
+    that would bill wrongly.
     """
-    stripe = deployment.stripe(api_key)
+    stripe, maker = deployment.stripe(api_key), deployment.operators_stripe(api_key)
     there = stripe.meters()
     names = {metric: stripe.event_name(metric) for metric in deployment.metrics}
     if wrong := meters_in_the_way(stripe, there, deployment.metrics):
         raise OperatorError(f"{'; '.join(wrong)}. Nothing was changed")
     deployment.put_stripe_key(api_key)
     missing = [metric for metric, name in names.items() if name not in there]
-    maker = deployment.stripe(deployment.operator_key or api_key)
     for metric in missing:
         try:
             maker.create_meter(metric)

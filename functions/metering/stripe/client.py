@@ -80,6 +80,10 @@ class StripeNotConnectedError(StripeUnavailableError):
     """No call can succeed before an operator acts: there is no key, or it lacks the right."""
 
 
+class StripeKeyRefusedError(StripeNotConnectedError):
+    """Stripe does not take the key."""
+
+
 class StripeForbiddenError(StripeNotConnectedError):
     """The key lacks the right to this call."""
 
@@ -110,21 +114,23 @@ class StripeRejectedError(Exception):
 class StripeAccount:
     """The account, as one deployment calls it.
 
-    ``api_key`` returns the restricted key, read afresh when its argument is true.
+    ``api_key`` returns the restricted key, read afresh when its argument is true; ``not_taken`` says what to do where
+    Stripe does not take it.
     """
 
     api_key: Callable[[bool], str]
     deployment: str
     api_base: str
     somebody_waits: bool = False
+    not_taken: str = f"Stripe does not take the key: {CONNECT} with a valid one"
 
     def key(self, *, fresh: bool = False) -> str:
         """Return the restricted key; raise StripeNotConnectedError if there is none to call Stripe with."""
         return self.api_key(fresh)
 
     def is_sandbox(self) -> bool:
-        """Say whether the key is a sandbox's, or of test mode, as Stripe writes them (Stripe docs, "API keys")."""
-        return self.key().startswith(SANDBOX_KEYS)
+        """Say whether the key is a sandbox's, or of test mode."""
+        return is_sandbox_key(self.key())
 
     def call(self, do: Callable[[stripe.StripeClient], T]) -> T:
         """Make a call; with a fresh key once more if Stripe does not take the key; sort its failures."""
@@ -135,7 +141,7 @@ class StripeAccount:
                 _forget_sessions()
                 return do(self._client_of(self.key(fresh=True)))
         except stripe.AuthenticationError as error:  # its own words quote a part of the key (I8)
-            raise StripeNotConnectedError(f"Stripe does not take the key: {CONNECT} with a valid one") from error
+            raise StripeKeyRefusedError(self.not_taken) from error
         except stripe.PermissionError as error:
             raise StripeForbiddenError(
                 "the Stripe key lacks a right: infra/operate/README.md lists those it needs"
@@ -155,6 +161,11 @@ class StripeAccount:
 
     def _client_of(self, token: str) -> stripe.StripeClient:
         return _client(token, self.api_base, somebody_waits=self.somebody_waits)
+
+
+def is_sandbox_key(key: str) -> bool:
+    """Say whether a key is a sandbox's, or of test mode, as Stripe writes them (Stripe docs, "API keys")."""
+    return key.startswith(SANDBOX_KEYS)
 
 
 def key_from(provider: "SecretsProvider", secret: str) -> Callable[[bool], str]:

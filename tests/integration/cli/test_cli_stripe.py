@@ -10,6 +10,7 @@ import stripe as stripe_sdk
 
 from infra.local.stripe.server import LocalStripe
 from infra.operate import rights
+from infra.operate.deployment import Deployment
 from metering.stripe import client as stripe_client
 from tests.doubles.outputs import outputs
 from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result, put_secret, secret
@@ -210,6 +211,67 @@ def test_what_is_no_operators_key_is_refused(metering: Metering, monkeypatch: py
     monkeypatch.setenv("STRIPE_OPERATOR_KEY", "k3yvalue")
     told = metering("stripe", "apply")
     assert told.err == "error: a Stripe key is written rk_... (restricted) or sk_...; STRIPE_OPERATOR_KEY is none\n"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("rk_live_k3yvalue", FUNCTIONS, "live mode, the functions' of a sandbox"),
+        (OPERATORS, "rk_live_k3yvalue", "a sandbox, the functions' of live mode"),
+    ],
+)
+@pytest.mark.parametrize("command", [("stripe", "apply"), ("stripe", "webhook"), ("customers", "portal", "acme")])
+def test_two_keys_are_of_one_mode(
+    deployed: World, metering: Metering, keys: tuple[str, str, str], command: tuple[str, ...]
+) -> None:
+    """I8: what would be made in a sandbox is not where usage is posted, and the other way round."""
+    operators, functions, modes = keys
+    deployed.customer("acme", "key1")
+    put_secret(api_key=functions)
+    calls = deployed.stripe.calls
+    refused = metering(*command, "--operator-key", stdin=operators)
+    assert (refused.code, refused.err) == (1, f"error: the operator's key is of {modes}: give two of one mode\n")
+    assert deployed.stripe.calls == calls
+    assert "k3yvalue" not in everything(refused)
+
+
+def test_connecting_with_an_operators_key_of_the_other_mode_changes_nothing(
+    deployed: World, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key that is given counts, not the one that it replaces."""
+    put_secret(api_key=FUNCTIONS)
+    calls = deployed.stripe.calls
+    monkeypatch.setenv("STRIPE_OPERATOR_KEY", OPERATORS)
+    refused = metering("stripe", "connect", stdin="rk_live_k3yvalue")
+    assert "the operator's key is of a sandbox, the functions' of live mode" in refused.err
+    assert json.loads(secret() or "") == {"api_key": FUNCTIONS}
+    assert deployed.stripe.calls == calls
+
+
+@pytest.mark.parametrize("command", [("stripe", "apply"), ("stripe", "webhook")])
+def test_an_operators_key_that_stripe_does_not_take_is_named(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, command: tuple[str, ...]
+) -> None:
+    """It is not the one in the secret that is to be replaced; and nothing was done."""
+    other(deployed, cloudformation)
+    cloudformation.templates["Other"] = {"Metadata": {"Metering": {"metrics": [], "plans": []}}}
+    put_secret(api_key=FUNCTIONS)
+    refused = metering(*command, "--stack", "Other", "--operator-key", stdin="rk_test_k3yvalue")
+    assert (refused.code, refused.err) == (
+        1,
+        "error: Stripe does not take the operator's key: give a valid one by --operator-key or STRIPE_OPERATOR_KEY\n",
+    )
+
+
+def test_a_command_that_needs_no_operators_key_does_not_look_at_it(
+    deployed: World, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is shown nowhere, either."""
+    deployed.customer("acme", "key1")
+    monkeypatch.setenv("STRIPE_OPERATOR_KEY", "k3yvalue")
+    assert metering("customers", "list").code == 0
+    deployment = Deployment(boto3.client, outputs(), operator_key=OPERATORS)
+    assert OPERATORS not in repr(deployment)
 
 
 # --- Stripe's notifications ------------------------------------------------------------------------------------------
