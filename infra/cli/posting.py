@@ -225,12 +225,26 @@ def held_leave(
     connect: Connect,
     customer_id: HeldCustomer,
     invoice: HeldInvoice,
-    metric: HeldMetric,
     reason: Why,
+    metric: Annotated[
+        str, typer.Argument(metavar="[METRIC]", help="Leave it out for an invoice that cannot be read.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Bill a difference to nobody, for good: the invoice is right as it is."""
-    _decide(connect, customer_id, invoice, metric, "leave", reason, as_json)
+    """Bill a difference to nobody, for good: the invoice is right as it is, or it cannot be read.
+
+    Of one that cannot be read, nothing is compared any more, and what comes late to its hours is not carried.
+    """
+    if metric:
+        _decide(connect, customer_id, invoice, metric, "leave", reason, as_json)
+        return
+    deployment = connect()
+    known_customer(deployment.ledger, customer_id)
+    held_invoices.leave_unread(deployment, customer_id, invoice, reason=reason, now=now())
+    if as_json:
+        print_json({"amount": None, "decision": "leave"})
+        return
+    out.print(f"nothing of {invoice} is compared any more")
 
 
 def _decide(

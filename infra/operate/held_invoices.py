@@ -75,6 +75,24 @@ def decide(  # noqa: PLR0913 - what a decision is about, each by name
     return sum(line.difference for line in lines)
 
 
+def leave_unread(deployment: Deployment, name: str, invoice: str, *, reason: str, now: datetime) -> None:
+    """Compare nothing of an invoice that cannot be read, for good: what comes late to its hours is not carried either.
+
+    The reason, and who decided, stands beside the invoice. If it has been read meanwhile, nothing is left.
+    """
+    noted = deployment.changes.noted_one(name, invoice)
+    if noted is None or not noted.held:
+        raise OperatorError(
+            f"{invoice} of {name} is not held as one that cannot be read: see 'metering held list', and name the metric"
+        )
+    who, at = deployment.who(), int(now.timestamp())
+    after = msgspec.structs.replace(noted, read=True, held="", left=reason, left_by=who, left_at=at)
+    try:
+        deployment.changes.save_noted(name, after)
+    except RowChangedError as error:
+        raise _just_looked_at() from error
+
+
 def _settle(  # noqa: PLR0913 - see above
     deployment: Deployment, name: str, line: Billed, decision: Decision, *, reason: str, now: datetime
 ) -> None:
@@ -94,4 +112,8 @@ def _settle(  # noqa: PLR0913 - see above
     try:
         deployment.changes.carry(name, [after], Hour.containing(now), change)
     except RowChangedError as error:
-        raise OperatorError("the invoice was just looked at: see 'metering held list', and decide again") from error
+        raise _just_looked_at() from error
+
+
+def _just_looked_at() -> OperatorError:
+    return OperatorError("the invoice was just looked at: see 'metering held list', and decide again")

@@ -20,11 +20,12 @@ from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import FROM_BEFORE, State
 from metering.stores.changes import Billed, Changes, Noted
+from metering.stores.marks import Mark
 from metering.stores.progress import Seen
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
 from tests.integration.billing import FINALISED, Billing, due
-from tests.integration.operator_commands import Operator
+from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World
 
 NOW = Hour.containing(FINALISED)
@@ -334,6 +335,43 @@ def test_whoever_is_asked_decides_about_what_is_held(
     billing.use(2)
     billing.settle()
     assert sorted(amount for _, amount in billing.carries() if amount) == sorted([*carried, 2])
+
+
+def test_an_invoice_that_cannot_be_read_can_be_left(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I9: with who did so and why; nothing asks for it any more, and no alarm tells of it."""
+    world = billing.world
+    operator = Operator(world, monkeypatch, capsys)
+    billing.jump(FINALISED)
+    invoice = local_invoice(world)
+    invoice.lines[0]["pricing"] = {"price_details": None, "type": "price_details"}
+    world.check()
+    [held] = operator.run("held", "list", "--json").document
+    assert (held["invoice"], held["metric"]) == (invoice.id, "")
+    leave = ("held", "leave", "acme", invoice.id, "--reason", "compared by hand")
+    assert operator.run(*leave, "--json").document == {"amount": None, "decision": "leave"}
+    assert "is not held as one that cannot be read" in operator.run(*leave).err
+    assert operator.run("held", "list", "--json").document == []
+    [noted] = world.changes.noted("acme")
+    assert (noted.left, noted.left_by, noted.left_at) == ("compared by hand", WHO, int(world.now.timestamp()))
+    world.now += timedelta(hours=1)
+    assert world.check()[0].doubtful == 0
+    assert world.counters.marks.of_kind(Mark.CHECK) == []
+
+
+def test_a_decision_about_an_invoice_that_was_just_looked_at_is_refused(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be readable by now."""
+    world = billing.world
+    operator = Operator(world, monkeypatch, capsys)
+    read_before = Noted("in_1", "cus_acme", int(world.now.timestamp()), held="no price")
+    world.changes.save_noted("acme", read_before)
+    world.changes.save_noted("acme", msgspec.structs.replace(read_before, read=True, held="", version=1))
+    monkeypatch.setattr(Changes, "noted_one", lambda *_: msgspec.structs.replace(read_before, version=1))
+    assert "was just looked at" in operator.run("held", "leave", "acme", "in_1", "--reason", "x").err
+    assert [noted.left for noted in world.changes.noted("acme")] == [""]
 
 
 def test_the_doctor_names_invoices_that_wait_for_a_person(

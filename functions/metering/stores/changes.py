@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
     """An invoice of a Stripe customer that became final, or ``void``, ``at`` a moment in seconds since 1970.
 
-    Once its lines are ``read``, each is a :class:`Billed`; ``held`` says why they could not be. ``version`` as there.
+    Once its lines are ``read``, each is a :class:`Billed`; ``held`` says why they could not be. It counts as read, too,
+    once a person has ``left`` it for a reason: who did so (an ARN), and when, is beside it. ``version`` as there.
     """
 
     invoice: str
@@ -45,6 +46,9 @@ class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
     void: bool = False
     read: bool = False
     held: str = ""
+    left: str = ""
+    left_by: str = ""
+    left_at: int = 0
     version: int = 0
 
     @property
