@@ -23,7 +23,7 @@ from infra.cli.shared import (
     progress,
     table,
 )
-from infra.operate.customers import Change, Customers, Entry, is_connected, read_csv, unusable_at_stripe
+from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, read_csv
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
@@ -227,12 +227,15 @@ def keys_exclude(
 
 
 def _look_up(deployment: Deployment, entries: Mapping[int, Entry], unchecked: bool) -> dict[int, list[str]]:
-    """Say which entries name a Stripe customer that cannot be billed, by line; or that nobody could be asked."""
+    """Return which entries name a Stripe customer that cannot be billed, by line; print what could not be checked."""
     if unchecked or not any(entry.stripe_customer for entry in entries.values()):
         return {}
     stripe = deployment.operators_stripe()
     if is_connected(stripe):
-        return unusable_at_stripe(stripe, deployment.ledger, entries)
+        found = look_up(stripe, deployment.ledger, entries, now=now())
+        for sentence in found.unchecked:
+            err.print(f"note: {sentence}")
+        return found.unusable
     err.print("note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer")
     return {}
 

@@ -17,7 +17,7 @@ from typing import Final
 import stripe as stripe_sdk
 
 from infra.operate.deployment import OperatorError
-from metering.model.periods import OLDEST_RECORD, Hour
+from metering.model.periods import HOUR, OLDEST_RECORD, Hour
 from metering.model.subjects import ID_RULE, Subject, customer, is_id, is_name, key
 from metering.model.usage_row import State
 from metering.stores.aws import side_by_side
@@ -26,7 +26,8 @@ from metering.stores.holders import BEGINNING, Customer, Holder, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import new_mark
 from metering.stores.table import RowChangedError
-from metering.stripe.client import NO_KEY, StripeNotConnectedError, StripeRejectedError
+from metering.stripe.answers import RESOURCE_MISSING, UNKNOWN_CUSTOMER
+from metering.stripe.client import NO_KEY, StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
 
 COLUMNS: Final = ("id", "name", "stripe_customer", "keys")
@@ -195,51 +196,70 @@ class Customers:
 
 
 def at_stripe(stripe: StripeMeters, name: str) -> stripe_sdk.Customer:
-    """Return a customer as Stripe has it; raise OperatorError where usage that is posted to it would bill nobody."""
+    """Return a customer as Stripe has it; raise OperatorError where usage that is posted to it would bill nobody.
+
+    Raises StripeRejectedError where Stripe does not say whether it knows the customer.
+    """
     try:
         found = stripe.call(lambda client: client.v1.customers.retrieve(name))
-    except StripeRejectedError as error:  # it says so, if it knows the customer in the other mode
-        raise OperatorError(f"Stripe does not know the customer {name}: {error}") from error
+    except StripeRejectedError as error:
+        if error.code == RESOURCE_MISSING or error.means(UNKNOWN_CUSTOMER):
+            raise _unknown(name, error) from error
+        raise
     if getattr(found, "deleted", False):
-        raise OperatorError(f"the Stripe customer {name} was deleted: give another, or none")
+        raise OperatorError(f"the Stripe customer {name} was deleted: give another")
     if found.livemode == stripe.is_sandbox():
         mode, other = ("live mode", "a sandbox") if found.livemode else ("a sandbox", "live mode")
         raise OperatorError(f"the Stripe customer {name} is of {mode}, and the deployment's key of {other}")
     return found
 
 
-def unusable_at_stripe(stripe: StripeMeters, known: Ledger, entries: Mapping[int, Entry]) -> dict[int, list[str]]:
-    """Say which entries name a Stripe customer, new to the ledger, that cannot be billed; by line.
+def _unknown(name: str, error: StripeRejectedError) -> OperatorError:
+    """Return what to say of a customer that Stripe does not know; its words tell if it is one of the other mode."""
+    return OperatorError(f"Stripe does not know the customer {name}: {error}")
+
+
+@dataclass(slots=True)
+class LookedUp:
+    """Of which entries Stripe's customer cannot be billed, by line; and of which that could not be learned."""
+
+    unusable: dict[int, list[str]] = field(default_factory=dict)
+    unchecked: list[str] = field(default_factory=list)
+
+
+def look_up(stripe: StripeMeters, known: Ledger, entries: Mapping[int, Entry], *, now: datetime) -> LookedUp:
+    """Ask Stripe for the customers that entries name and that are new to the ledger.
 
     Raises StripeNotConnectedError as long as there is no key to ask with.
     """
     named = {line: entry for line, entry in entries.items() if entry.stripe_customer and not [*entry.problems()]}
     before = known.holders.customers({entry.id for entry in named.values()})
-    unusable: dict[int, list[str]] = {}
+    found = LookedUp()
     for line, entry in named.items():
         if entry.id in before and before[entry.id].stripe_customer == entry.stripe_customer:
             continue
         try:
-            _ask_for(stripe, entry.stripe_customer)
+            _ask_for(stripe, entry.stripe_customer, Hour.containing(now - HOUR))
         except OperatorError as error:
-            unusable[line] = [str(error)]
-    return unusable
+            found.unusable[line] = [str(error)]
+        except StripeRejectedError as error:
+            found.unchecked.append(f"whether Stripe knows {entry.stripe_customer} could not be checked: {error}")
+    return found
 
 
-def _ask_for(stripe: StripeMeters, name: str) -> None:
+def _ask_for(stripe: StripeMeters, name: str, hour: Hour) -> None:
     """Ask whether a Stripe customer can be billed; by what its meters hold, where the key may not read customers."""
     try:
         at_stripe(stripe, name)
-    except StripeNotConnectedError as error:
-        if not isinstance(error.__cause__, stripe_sdk.PermissionError):
-            raise
+    except StripeForbiddenError:
         ours = (meter for name, meter in stripe.meters().items() if name.startswith(stripe.event_name("")))
-        hour = Hour(0)
         try:
             for meter in islice(ours, 1):
                 stripe.totals(meter, name, hour, hour.next())
         except StripeRejectedError as refused:
-            raise OperatorError(f"Stripe does not know the customer {name}: {refused}") from refused
+            if refused.means(UNKNOWN_CUSTOMER):
+                raise _unknown(name, refused) from refused
+            raise
 
 
 def is_connected(stripe: StripeMeters) -> bool:

@@ -1,10 +1,14 @@
 """Customers, their keys, and who is not billed, by commands."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from infra.operate.rights import FUNCTIONS
+from metering.model.periods import Hour
+from metering.stripe.client import StripeRejectedError
+from metering.stripe.meters import Meter, StripeMeters
 from tests.integration.cli.command_line import Metering, Result
 from tests.integration.world import World
 
@@ -41,6 +45,27 @@ def test_the_functions_key_which_may_not_read_customers_tells_whether_there_is_o
     assert refused.err == "error: Stripe does not know the customer cus_typo: No such customer: 'cus_typo'\n"
     deployed.stripe.add_customer("cus_1")
     assert metering(*add, "--stripe-customer", "cus_1").code == 0
+
+
+def test_what_stripe_says_instead_of_an_answer_is_told_and_the_customer_is_added(
+    deployed: World, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another refusal says nothing of the customer; and the hour that is asked for is one of now."""
+    deployed.stripe._api._keys |= {"rk_test_functions"}
+    deployed.stripe._api._rights = {"rk_test_functions": FUNCTIONS}
+    assert metering("stripe", "connect", stdin="rk_test_functions").code == 0
+    asked: list[Hour] = []
+
+    def refuse(_: StripeMeters, _meter: Meter, _customer: str, first: Hour, end: Hour) -> None:
+        asked.extend((first, end))
+        raise StripeRejectedError("The meter is being moved.")
+
+    monkeypatch.setattr(StripeMeters, "totals", refuse)
+    monkeypatch.setattr("infra.cli.customers.now", deployed.clock)
+    added = metering("customers", "add", "acme", "--name", "Acme", "--stripe-customer", "cus_1")
+    told = "note: whether Stripe knows cus_1 could not be checked: The meter is being moved.\n"
+    assert added == Result(0, "customer acme added\n", told)
+    assert asked == [Hour.containing(deployed.clock() - timedelta(hours=1)), Hour.containing(deployed.clock())]
 
 
 def test_a_known_stripe_customer_is_not_asked_for_again(deployed: World, metering: Metering) -> None:
