@@ -225,10 +225,11 @@ def held_leave(
     connect: Connect,
     customer_id: HeldCustomer,
     invoice: HeldInvoice,
-    reason: Why,
+    *,
     metric: Annotated[
         str, typer.Argument(metavar="[METRIC]", help="Leave it out for an invoice that cannot be read.")
     ] = "",
+    reason: Why,
     as_json: Json = False,
 ) -> None:
     """Bill a difference to nobody, for good: the invoice is right as it is, or it cannot be read.

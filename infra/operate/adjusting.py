@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import Deployment, OperatorError, check_reason
 from metering.model.periods import LAST_CHANGE, Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Change
@@ -56,8 +56,7 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
     """
     if (by is None) == (to is None):
         raise OperatorError("an adjustment says either by how much or to what")
-    if not reason.strip():
-        raise OperatorError("an adjustment needs a reason: the customer may ask for it")
+    check_reason(reason)
     if not (hour.end <= now):
         raise OperatorError(f"{hour} is not over yet: adjust it when it is")
     count = counted(deployment, name, metric, hour, now)

@@ -64,6 +64,15 @@ class OperatorError(Exception):
         return "\n".join(self.args)
 
 
+LONGEST_REASON: Final = 200
+
+
+def check_reason(reason: str) -> None:
+    """Raise OperatorError unless somebody who reads a decision, perhaps the customer, is told why, in one line."""
+    if not (len(reason) <= LONGEST_REASON and reason.isprintable() and reason.strip()):
+        raise OperatorError(f"a reason is 1 to {LONGEST_REASON} printable characters, got {reason[:60]!r}")
+
+
 @dataclass
 class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is.

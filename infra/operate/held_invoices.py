@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import Deployment, OperatorError, check_reason
 from metering.billing.accounts import FOR_A_PERSON
 from metering.model.periods import Hour
 from metering.model.subjects import Kind
@@ -63,6 +63,7 @@ def decide(  # noqa: PLR0913 - what a decision is about, each by name
     Either way it stands in the ledger with the reason and who decided. Deciding twice is refused: there is nothing left
     to decide. What comes late to the invoice's hours from now on is carried by itself.
     """
+    check_reason(reason)
     lines = [
         line
         for line in deployment.changes.billed(name)
@@ -80,6 +81,7 @@ def leave_unread(deployment: Deployment, name: str, invoice: str, *, reason: str
 
     The reason, and who decided, stands beside the invoice. If it has been read meanwhile, nothing is left.
     """
+    check_reason(reason)
     noted = deployment.changes.noted_one(name, invoice)
     if noted is None or not noted.held:
         raise OperatorError(

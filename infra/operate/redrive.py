@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import Deployment, OperatorError, check_reason
 from metering.layout import FAILED_BATCHES
 from metering.stores.aws import side_by_side
 from metering.stores.set_aside import BATCH_PATTERN, Dismissal, Kept, Waiting
@@ -65,7 +65,6 @@ class Redriven:
 _LINES: Final = "lines"
 _FAILED: Final = "failed"
 _AT_ONCE: Final = 64
-_LONGEST_REASON: Final = 200
 _MOST_REASONS: Final = 20
 
 
@@ -109,8 +108,7 @@ def dismiss(deployment: Deployment, batch: str, ids: Collection[str], reason: st
     """
     if batch.startswith(FAILED_BATCHES):
         raise OperatorError(f"{batch} failed as a whole and is to be delivered again: 'metering set-aside redrive'")
-    if not (0 < len(reason) <= _LONGEST_REASON and reason.isprintable() and reason.strip()):
-        raise OperatorError(f"a reason is 1 to {_LONGEST_REASON} printable characters, got {reason[:60]!r}")
+    check_reason(reason)
     kept = _kept(deployment, batch)
     if unknown := sorted(set(ids) - {line.id for _, line in kept.lines}):
         raise OperatorError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import Deployment, OperatorError, check_reason
 from metering.billing.unbilled import Invoices, unbilled
 from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
@@ -184,6 +184,7 @@ def _customer(subject: Subject) -> str:
 
 def accept(deployment: Deployment, name: str, before: Hour, *, reason: str, now: datetime) -> Accepted:
     """Say that nobody is to be asked about what a customer used before an hour and nobody pays."""
+    check_reason(reason)
     if before > Hour.containing(now):
         raise OperatorError(f"what is accepted has to be over: write {Hour.containing(now)} or before, got {before}")
     accepted = Accepted(str(before), reason, deployment.who(), int(now.timestamp()))

@@ -327,6 +327,7 @@ def test_whoever_is_asked_decides_about_what_is_held(
     [held] = operator.run("held", "list", "--json").document
     assert (held["customer"], held["difference"], held["reason"]) == ("acme", 4, DOUBTFUL)
     decide = ("held", decision, "acme", held["invoice"], "requests", "--reason", "looked into it")
+    assert "a reason is 1 to 200 printable characters, got ''" in operator.run(*decide[:-1], "").err
     assert operator.run(*decide, "--json").document == {"amount": 4, "decision": decision}
     assert f"nothing of requests on {held['invoice']} is held for acme" in operator.run(*decide).err
     assert operator.run("held", "list", "--json").document == []
@@ -350,6 +351,7 @@ def test_an_invoice_that_cannot_be_read_can_be_left(
     [held] = operator.run("held", "list", "--json").document
     assert (held["invoice"], held["metric"]) == (invoice.id, "")
     leave = ("held", "leave", "acme", invoice.id, "--reason", "compared by hand")
+    assert "a reason is 1 to 200 printable characters, got ''" in operator.run(*leave[:-1], "").err
     assert operator.run(*leave, "--json").document == {"amount": None, "decision": "leave"}
     assert "is not held as one that cannot be read" in operator.run(*leave).err
     assert operator.run("held", "list", "--json").document == []

@@ -171,6 +171,8 @@ def test_what_nobody_pays_can_be_accepted(used: World, metering: Metering) -> No
     refused = metering("unbilled", "accept", "acme", "--reason", "a gift", "--before", "2026-11-22T10")
     assert (refused.code, "has to be over" in refused.err) == (1, True)
     assert metering("unbilled", "accept", "nobody", "--reason", "a gift").code == 1
+    nameless = metering("unbilled", "accept", "acme", "--reason", " ")
+    assert (nameless.code, "a reason is 1 to 200 printable characters, got ' '" in nameless.err) == (1, True)
 
 
 def test_usage_that_waits_while_posting_is_off_says_so(used: World, metering: Metering) -> None:
