@@ -44,11 +44,10 @@ def destine(deployment: Deployment, url: str) -> Destined:
     there = destination_of(stripe, url)
     if there is None:
         return _make(deployment, stripe, url)
-    if there.status != "enabled" or there.event_payload != "thin" or not {*EVENTS} <= {*there.enabled_events}:
+    if wrong := amiss(there):
         raise OperatorError(
-            f"the event destination {there.id} has this address and is {there.status}, with {there.event_payload} "
-            f"payloads of {', '.join(there.enabled_events)}: wanted are thin payloads of {', '.join(EVENTS)}. Change "
-            "it in Stripe's dashboard, or delete it there and run this again"
+            f"the event destination {there.id} has this address and {wrong}. Change it in Stripe's dashboard, or "
+            "delete it there and run this again"
         )
     if not deployment.has_signing_secret():
         raise OperatorError(f"the event destination {there.id} has this address, but no signing secret is here. {ROLL}")
@@ -64,6 +63,16 @@ def destination_of(stripe: StripeMeters, url: str) -> EventDestination | None:
         return next((one for one in every if one.webhook_endpoint and one.webhook_endpoint.url == url), None)
 
     return stripe.call(find)
+
+
+def amiss(there: EventDestination) -> str:
+    """Return how a destination is and what is wanted, or nothing if it would do."""
+    if there.status == "enabled" and there.event_payload == "thin" and {*EVENTS} <= {*there.enabled_events}:
+        return ""
+    return (
+        f"is {there.status}, with {there.event_payload} payloads of {', '.join(there.enabled_events)}: wanted are thin "
+        f"payloads of {', '.join(EVENTS)}"
+    )
 
 
 def _make(deployment: Deployment, stripe: StripeMeters, url: str) -> Destined:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
+from infra.local.stripe.destinations import Destination
 from infra.local.stripe.server import LocalStripe
 from infra.operate import redrive, rights
 from infra.operate.access_notes import AccessNotes, Rotation
@@ -23,7 +24,7 @@ from infra.operate.doctor import ledger as health_ledger
 from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor.examine import CHECKS, Line
-from infra.operate.notifications import destine
+from infra.operate.notifications import EVENTS, destine
 from infra.outputs import Outputs
 from metering.layout import FAILED_BATCHES
 from metering.model.log_format import AccessLog, Api
@@ -851,6 +852,28 @@ def test_an_address_that_stripe_does_not_know_is_told(ward: Ward) -> None:
             "metering stripe webhook",
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("as_it_is", "said"),
+    [
+        ({"status": "disabled"}, f"is disabled, with thin payloads of {', '.join(EVENTS)}"),
+        ({"event_payload": "snapshot"}, f"is enabled, with snapshot payloads of {', '.join(EVENTS)}"),
+        ({"enabled_events": [EVENTS[0]]}, f"is enabled, with thin payloads of {EVENTS[0]}"),
+    ],
+)
+def test_a_destination_that_sends_something_else_is_told(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, as_it_is: dict[str, Any], said: str
+) -> None:
+    """As one that was changed by hand: what Stripe could not use would be heard of by the hourly look alone."""
+    (made,) = destinations(ward)
+    shown = Destination.as_json
+    monkeypatch.setattr(Destination, "as_json", lambda *whatever: {**shown(*whatever), **as_it_is})
+    (found,) = ward.of("notifications")
+    assert found[:2] == (
+        "warning",
+        f"the event destination {made} {said}: wanted are thin payloads of {', '.join(EVENTS)}",
+    )
 
 
 def test_a_signing_secret_that_is_not_known_is_told(ward: Ward) -> None:

@@ -388,7 +388,8 @@ def test_the_doctor_names_invoices_that_wait_for_a_person(
     assert found.said.endswith(f"the account's own version of the API is {API_VERSION}, and ours {API_VERSION}")
     local_invoice(world).lines[0].update(quantity=1, quantity_decimal="1")
     world.check()
-    [found] = check_invoices(deployment, world.now)
+    found, version = check_invoices(deployment, world.now)
+    assert version.said == f"the account's own version of the API is {API_VERSION}, and ours {API_VERSION}"
     said = f"invoices bill something else than was used, or cannot be read: {local_invoice(world).id} of acme"
     assert (found.state, found.said) == (findings.State.BROKEN, said)
 

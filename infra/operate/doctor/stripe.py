@@ -12,7 +12,7 @@ from stripe import StripeClient
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
 from infra.operate.held_invoices import held_invoices
-from infra.operate.notifications import destination_of
+from infra.operate.notifications import amiss, destination_of
 from infra.operate.rights import FUNCTIONS, OPERATORS
 from metering.model.read_allotment import A_TRANSACTION
 from metering.stripe.client import StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
@@ -104,8 +104,8 @@ def check_notifications(deployment: Deployment, _now: datetime) -> Iterator[Find
         return  # the functions' key need not, and nothing depends on them
     if found is None:
         yield warning(f"no event destination at Stripe has the address {url}", do)
-    elif found.status != "enabled":
-        yield warning(f"the event destination {found.id} is {found.status}", "enable it in Stripe's dashboard")
+    elif wrong := amiss(found):
+        yield warning(f"the event destination {found.id} {wrong}", "change it in Stripe's dashboard")
     elif not deployment.has_signing_secret():
         yield warning(f"no signing secret is known of the event destination {found.id}", do)
     else:
@@ -171,5 +171,5 @@ def check_invoices(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     newest = deployment.stripe().call(lambda client: client.v1.events.list({"limit": 1})).data
     theirs = newest[0].api_version if newest else None
     of_account = f"the account's own version of the API is {theirs}" if theirs else "the account has no event yet"
-    if not held:
-        yield ok(f"every invoice that was noted can be read; {of_account}, and ours {stripe.api_version}")
+    readable = "every invoice that was noted can be read; " * (not held)
+    yield ok(f"{readable}{of_account}, and ours {stripe.api_version}")
