@@ -31,7 +31,7 @@ from metering.stores.ledger import Ledger
 from metering.stores.read_budget import ReadBudget
 from metering.stores.switch import PostingSwitch, Switch
 from metering.stores.table import RowChangedError
-from metering.stripe.client import StripeUnavailableError, key_from
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
 from metering.stripe.reading import OutOfBudgetError, Reads
@@ -115,7 +115,7 @@ def _note(noter: Noter) -> Carried:
     try:
         for invoices in noter.note():
             noted.invoices += invoices
-    except (StripeUnavailableError, OutOfBudgetError, RowChangedError) as error:
+    except (StripeRejectedError, StripeUnavailableError, OutOfBudgetError, RowChangedError) as error:
         noted.cut_short = str(error)
     return noted
 

@@ -97,9 +97,7 @@ class MeteringStack(cdk.Stack):
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         check_names(deployment, ledger_epoch, stripe_api_base, local=local)
         check_posting(stripe_rate, stripe_reads_a_month, streamed_from)
-        if stripe_calls is not None:
-            instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
-            cdk.Annotations.of(self).add_warning_v2("metering:stripe_calls", instead)
+        self._warn_of(stripe_calls)
         check_road(road, access_log, archive_days)
         check_concurrency(record_usage_concurrency, portal_concurrency)
         check_nonces(nonce=nonce, former_nonce=former_nonce)
@@ -126,6 +124,11 @@ class MeteringStack(cdk.Stack):
         self._grant()
         self._tell(road, stripe_reads_a_month)
         self.node.add_validation(_UsageLinesArrive(self))
+
+    def _warn_of(self, stripe_calls: int | None) -> None:
+        if stripe_calls is not None:
+            instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
+            cdk.Annotations.of(self).add_warning_v2("metering:stripe_calls", instead)
 
     @property
     def access_log_format(self) -> apigateway.AccessLogFormat:

@@ -18,6 +18,7 @@ from infra.local.stripe.webhook import Webhook
 from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
+from infra.operate.held_invoices import decide, held_invoices
 from infra.operate.posting import retry, turn_off, turn_on
 from metering.billing import closing, late_marks, posting, sending, settling, writing
 from metering.billing.carrying import Carrier
@@ -500,6 +501,7 @@ class Game:
         for number in range(ROUNDS):
             self._to_next_hour()
             self._dose(number)
+            self._decide()
             self._calmly(Retry())
             self._calm_tick()
             self._calmly(Reconcile(1000))
@@ -527,6 +529,13 @@ class Game:
         self._connect()
         if self.direct.switch.read().first is None:
             self._calmly(Turn(on=True))
+
+    def _decide(self) -> None:
+        """Let an operator, who knows what was used, bill what is held for a person."""
+        deployment = cast("Any", self.direct)
+        for one in [*held_invoices(deployment)]:
+            now = self.world.moment
+            decide(deployment, one.customer, one.invoice, one.metric, "carry", reason="it was used", now=now)
 
     def _connect(self) -> None:
         """Let every customer be billed."""

@@ -67,6 +67,10 @@ class Parts:
     switch: PostingSwitch
     uniques: Uniques
 
+    def who(self) -> str:
+        """Return who acts."""
+        return "operator"
+
     @property
     def attribution(self) -> Attribution:
         """Who used what."""

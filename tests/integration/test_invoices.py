@@ -310,6 +310,31 @@ def test_a_quantity_that_is_no_count_of_what_was_used_is_held_for_a_person(billi
     assert (line.difference, line.held) == (6, DOUBTFUL)
 
 
+def test_a_line_that_states_too_much_is_held_although_a_record_came_late(billing: Billing) -> None:
+    """I9: a late record is no reason for a credit; what an operator takes away from one of the hours is."""
+    world, other = billing.world, HOUR.next()
+    billing.use(3, other)
+    billing.at(due(other))
+    world.run()
+    billing.jump(FINALISED)
+    local_invoice(world).lines[0].update(quantity=1000, quantity_decimal="1000")
+    billing.use(1, other)
+    billing.settle()
+    assert billing.carries() == []
+    [line] = world.changes.billed("acme")
+    assert (line.difference, line.held) == (-991, DOUBTFUL)
+
+
+def test_where_a_draft_was_deleted_its_time_is_looked_at_anew(billing: Billing) -> None:
+    """I6: a page cannot begin after an invoice that is gone; what lies after it is found all the same."""
+    world = billing.world
+    billing.jump(FINALISED + timedelta(days=40))
+    at = int(HOUR.start.timestamp())
+    world.ledger.progress.save_invoices_seen(Seen(at, at + 12 * 86_400, "in_deleted"))
+    world.check()
+    assert world.changes.noted("acme")
+
+
 @pytest.mark.parametrize(("decision", "carried"), [("carry", [4]), ("leave", [])])
 def test_whoever_is_asked_decides_about_what_is_held(
     billing: Billing,

@@ -364,6 +364,14 @@ def test_what_went_to_a_stripe_customer_that_there_is_not_departs_to_another() -
     assert (total.posted_to, total.posted_before) == ("cus_right", False)
 
 
+def test_what_the_first_release_posted_more_than_once_stays_with_whom_it_went_to() -> None:
+    """I4: it may hold the earlier quantity; whether it took one was not written down then."""
+    known_as = f"1abcd.acme.requests.{HOUR}.r3"
+    old = Total(7, 3, State.POSTED, identifier=known_as, posted_to="cus_a", posted_at=1)
+    refused = rejected_later(UsageRow(customer("acme"), HOUR, 6, {"requests": old}), known_as, "no")
+    assert refused.totals["requests"].posted_to == "cus_a"
+
+
 def test_a_report_that_comes_twice_or_of_an_older_total_changes_nothing() -> None:
     """I4: a newer total has taken its place, or is about to."""
     row = posted(5)

@@ -106,7 +106,7 @@ class Carrier:
                 carried.add(Carried(invoices=invoices))
             for more in self._check_marked():
                 carried.add(more)
-        except (OutOfBudgetError, RowChangedError, StripeUnavailableError) as error:
+        except (OutOfBudgetError, RowChangedError, StripeRejectedError, StripeUnavailableError) as error:
             logger.warning("the next run goes on", reason=str(error))
             carried.cut_short = str(error)
         return carried
@@ -284,19 +284,20 @@ class Carrier:
         if not (yield from self._is_billed(look.stripe_customer, line.metric)):
             self._hold(look.name, line, difference, NOT_SUBSCRIBED)
             return False
-        if why := OVERLAPPING if elsewhere else self._doubt(look, totals):
+        if why := OVERLAPPING if elsewhere else self._doubt(look, totals, difference):
             self._hold(look.name, line, difference, why)
             yield Carried(held=1, doubtful=1, reasons=[why])
             return False
         yield self._carry(look, ledger, difference)
         return False  # the account of the invoice is another one now: look again at the next run
 
-    def _doubt(self, look: "Look", totals: Mapping[Hour, Total]) -> str:
+    def _doubt(self, look: "Look", totals: Mapping[Hour, Total], difference: int) -> str:
         """Say why no late record can be the cause of a difference, or nothing.
 
         None is needed where the line states what its meter shows. Otherwise some hour must have been written since the
-        invoice became final, and the line must state what all others hold, at least: what Stripe states for a price by
-        packages, a tier's flat amount or a trial could not be confirmed.
+        invoice became final, and the line must state what all others hold, at least, and at most as much more as the
+        changes of such hours have taken away: what Stripe states for a price by packages, a tier's flat amount or a
+        trial could not be confirmed.
         """
         account, line = look.account, look.account.principal
         if account.counted:
@@ -306,8 +307,10 @@ class Carrier:
         if self.stripe.total(line.metric, line.stripe_customer, account.first, account.end) == account.stated:
             return ""
         shown_until = account.became_final - SHOWN_AFTER.total_seconds()
-        before = [one for one in totals.values() if one.is_at_stripe and one.posted_at < shown_until]
-        explained = len(before) < len(totals) and sum(total.quantity for total in before) <= account.stated
+        since = [one for one in totals.values() if not (one.is_at_stripe and one.posted_at < shown_until)]
+        before = sum(one.quantity for one in totals.values()) - sum(one.quantity for one in since)
+        taken_away = sum(max(0, -(one.adjusted + one.carried)) for one in since)
+        explained = bool(since) and before <= account.stated and -difference <= taken_away
         return "" if explained and not account.packaged else DOUBTFUL
 
     def _hold(self, name: str, line: Billed, difference: int, why: str) -> None:

@@ -70,11 +70,17 @@ class Noter:
                 if long_ago
                 else self.stripe.became_final(seen.at, end, seen.after)
             )
-            for last, invoices in pages:
-                if self.clock() >= self.deadline:
-                    return
-                yield self._note_all(invoices)
-                self.ledger.progress.save_invoices_seen(Seen(seen.at, end, last, seen.first))
+            try:
+                for last, invoices in pages:
+                    if self.clock() >= self.deadline:
+                        return
+                    yield self._note_all(invoices)
+                    self.ledger.progress.save_invoices_seen(Seen(seen.at, end, last, seen.first))
+            except StripeRejectedError:
+                if not seen.after:
+                    raise
+                seen = Seen(seen.at, end, first=seen.first)  # what it was to go on after is gone, as a deleted draft is
+                continue
             seen = Seen(end - _OVERLAP, first=seen.first)
             self.ledger.progress.save_invoices_seen(seen)
 

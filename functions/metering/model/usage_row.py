@@ -132,7 +132,7 @@ class Total(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     posted_before: bool = False
-    """Whether that customer accepted an earlier posting than the last one: it may hold that, if Stripe refuses this."""
+    """Whether that one accepted a posting before the last, which it may hold. Of what is not ``dated`` nobody knows."""
 
     not_before: int = 0
     """After a rejection: nothing is sent before this moment (seconds since 1970)."""
@@ -388,7 +388,7 @@ def rejected_later(row: UsageRow, known_as: str, reason: str) -> UsageRow:
                 landed = msgspec.structs.replace(landed, state=State.REJECTED, reason=reason, identifier=known_as)
             return row.with_totals({metric: landed})
         if total.identifier == known_as and total.state is State.POSTED:
-            holder = total.posted_to if total.posted_before else ""
+            holder = total.posted_to if total.posted_before or (not total.dated and total.revision > 1) else ""
             refused = msgspec.structs.replace(total, state=State.REJECTED, reason=reason, posted_to=holder)
             return row.with_totals({metric: refused})
     return row
