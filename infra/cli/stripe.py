@@ -22,6 +22,8 @@ from infra.operate.deployment import connect as connect_stripe
 from infra.operate.notifications import EVENTS, IN_THE_DASHBOARD, destine
 from metering.stripe.client import StripeKeyRefusedError, StripeNotConnectedError
 
+_PARTED: Final = "the signing secret is in its own secret now, and no longer beside the key"
+
 stripe_app: Final = group("The connection to Stripe, and the meters, products and prices there.")
 
 
@@ -131,10 +133,12 @@ def _destined(deployment: Deployment, address: str) -> _Told:
         raise
     except StripeNotConnectedError as error:
         why = f"no event destination is made: {error}; --operator-key or {OPERATOR_KEY} gives another"
-        return _Told((why, f"make one for {' and '.join(EVENTS)} {IN_THE_DASHBOARD}"), secret_put=False)
-    kept = ("the signing secret is in its secret",) if found.made else ()
+        parted = deployment.part_signing_secret()
+        how = f"make one for {' and '.join(EVENTS)} {IN_THE_DASHBOARD}"
+        return _Told((why, how, *([_PARTED] if parted else [])), secret_put=parted)
+    kept = [*(["the signing secret is in its secret"] if found.made else []), *([_PARTED] if found.parted else [])]
     said = f"event destination {found.id} {'made' if found.made else 'exists'}"
-    return _Told((said, *kept), secret_put=found.made, destination=found.id)
+    return _Told((said, *kept), secret_put=found.made or found.parted, destination=found.id)
 
 
 def _say(step: Step) -> None:

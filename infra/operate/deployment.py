@@ -217,12 +217,7 @@ class Deployment:
 
     def has_signing_secret(self) -> bool:
         """Say whether there is a signing secret of Stripe's notifications, also beside the key, as it once was."""
-        secrets = self.client("secretsmanager")
-        try:
-            own = secrets.get_secret_value(SecretId=self.outputs.signing_secret)["SecretString"]
-        except secrets.exceptions.ResourceNotFoundException:
-            own = ""
-        return bool(own.strip() or self._secret_values().get(WEBHOOK_SECRET))
+        return bool(self._signing_secret() or self._secret_values().get(WEBHOOK_SECRET))
 
     def put_signing_secret(self, secret: str) -> None:
         """Put the signing secret of Stripe's notifications in its own, and take it from beside the key, if it is there.
@@ -230,9 +225,32 @@ class Deployment:
         In this order, so that at no moment there is none.
         """
         self.client("secretsmanager").put_secret_value(SecretId=self.outputs.signing_secret, SecretString=secret)
+        self._clear_former_signing_secret()
+
+    def part_signing_secret(self) -> bool:
+        """Take the signing secret from beside the key, where every function can read it; say whether it was there.
+
+        It is put in its own first, unless there is one.
+        """
+        former = self._secret_values().get(WEBHOOK_SECRET)
+        if former and not self._signing_secret():
+            self.put_signing_secret(former)
+        elif former:
+            self._clear_former_signing_secret()
+        return bool(former)
+
+    def _clear_former_signing_secret(self) -> None:
         values = self._secret_values()
         if WEBHOOK_SECRET in values:
             self._put_secret({name: value for name, value in values.items() if name != WEBHOOK_SECRET})
+
+    def _signing_secret(self) -> str:
+        secrets = self.client("secretsmanager")
+        try:
+            own = secrets.get_secret_value(SecretId=self.outputs.signing_secret)["SecretString"]
+        except secrets.exceptions.ResourceNotFoundException:
+            return ""
+        return str(own).strip()
 
     def _put_secret(self, values: Mapping[str, str]) -> None:
         text = json.dumps(values)

@@ -27,10 +27,11 @@ ROLL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Destined:
-    """The destination that there is now, and whether it was made."""
+    """The destination that there is now, whether it was made, and whether its signing secret was beside the key."""
 
     id: str
     made: bool
+    parted: bool = False
 
 
 def destine(deployment: Deployment, url: str) -> Destined:
@@ -51,7 +52,7 @@ def destine(deployment: Deployment, url: str) -> Destined:
         )
     if not deployment.has_signing_secret():
         raise OperatorError(f"the event destination {there.id} has this address, but no signing secret is here. {ROLL}")
-    return Destined(there.id, made=False)
+    return Destined(there.id, made=False, parted=deployment.part_signing_secret())
 
 
 def destination_of(stripe: StripeMeters, url: str) -> EventDestination | None:

@@ -377,6 +377,43 @@ def test_without_the_right_it_is_said_what_to_click(
     assert destinations(deployed) == []
 
 
+@pytest.mark.parametrize("key", [KEY, FUNCTIONS])
+def test_a_signing_secret_beside_the_key_gets_a_place_of_its_own(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, key: str
+) -> None:
+    """I8: where it was, every function can read it; also with a key that may not see event destinations."""
+    other(deployed, cloudformation)
+    put_secret(api_key=key, webhook_secret="whsec_k3yvalue")
+    hook: Any = {
+        "name": "by hand",
+        "type": "webhook_endpoint",
+        "event_payload": "thin",
+        "enabled_events": EVENTS,
+        "webhook_endpoint": {"url": ADDRESS},
+    }
+    stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url}).v2.core.event_destinations.create(hook)
+    parted = metering("stripe", "webhook", "--stack", "Other")
+    assert parted.code == 0
+    assert parted.out.endswith("the signing secret is in its own secret now, and no longer beside the key\n")
+    assert signing_secret() == "whsec_k3yvalue"
+    assert json.loads(secret() or "") == {"api_key": key}
+    assert "k3yvalue" not in everything(parted)
+    assert "its own secret now" not in metering("stripe", "webhook", "--stack", "Other").out
+
+
+def test_a_signing_secret_of_its_own_outlives_the_one_beside_the_key(
+    deployed: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """The newer one stays."""
+    other(deployed, cloudformation)
+    put_secret(api_key=KEY)
+    assert metering("stripe", "webhook", "--stack", "Other").code == 0
+    own = signing_secret()
+    put_secret(api_key=KEY, webhook_secret="whsec_older")
+    assert metering("stripe", "webhook", "--stack", "Other", "--json").json()["secret_put"]
+    assert (signing_secret(), json.loads(secret() or "")) == (own, {"api_key": KEY})
+
+
 def test_what_is_no_signing_secret_is_refused(
     deployed: World, cloudformation: CloudFormation, metering: Metering
 ) -> None:
