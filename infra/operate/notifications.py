@@ -1,11 +1,13 @@
 """The event destination at Stripe that sends its notifications here: made by the API, once, with its signing secret."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from stripe.v2.core import EventDestination
 
 from infra.operate.deployment import Deployment, OperatorError
+from metering.stripe.client import StripeUnavailableError
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT
 from metering.stripe.webhooks import ERROR_REPORT, NO_METER_FOUND
@@ -37,14 +39,17 @@ class Destined:
 def destine(deployment: Deployment, url: str) -> Destined:
     """Have Stripe send its notifications to an address, and keep what it signs them with; once more changes nothing.
 
-    Raises OperatorError for a destination that is there and would not do, or whose signing secret is not here; and
-    StripeNotConnectedError where the key may not make one. If the process dies between Stripe's answer and the secret,
-    the next run says how to go on.
+    Raises OperatorError for a destination that is there and would not do, or whose signing secret is not here, and for
+    two of them; and StripeNotConnectedError where the key may not make one. If the process dies between Stripe's answer
+    and the secret, the next run says how to go on.
     """
     stripe = deployment.operators_stripe()
-    there = destination_of(stripe, url)
-    if there is None:
+    found = destinations_of(stripe, url)
+    if not found:
         return _make(deployment, stripe, url)
+    if len(found) > 1:
+        raise OperatorError(too_many(found))
+    there = found[0]
     if wrong := amiss(there):
         raise OperatorError(
             f"the event destination {there.id} has this address and {wrong}. Change it in Stripe's dashboard, or "
@@ -55,15 +60,28 @@ def destine(deployment: Deployment, url: str) -> Destined:
     return Destined(there.id, made=False, parted=deployment.part_signing_secret())
 
 
-def destination_of(stripe: StripeMeters, url: str) -> EventDestination | None:
-    """Return the event destination of an address, or None."""
+def destinations_of(stripe: StripeMeters, url: str) -> list[EventDestination]:
+    """Return the event destinations of an address, the one to keep first: one that would do, and the eldest of these.
 
-    def find(client: Any) -> EventDestination | None:
+    So two commands that have made one each at the same time name the same.
+    """
+
+    def find(client: Any) -> list[EventDestination]:
         listed = client.v2.core.event_destinations.list({"include": ["webhook_endpoint.url"]})
         every = listed.auto_paging_iter()
-        return next((one for one in every if one.webhook_endpoint and one.webhook_endpoint.url == url), None)
+        return [one for one in every if one.webhook_endpoint and one.webhook_endpoint.url == url]
 
-    return stripe.call(find)
+    return sorted(stripe.call(find), key=lambda one: (bool(amiss(one)), one.created, one.id))
+
+
+def too_many(found: Sequence[EventDestination]) -> str:
+    """Say which of several event destinations of the address are to be deleted, in the order of destinations_of."""
+    keep, *surplus = (one.id for one in found)
+    return (
+        f"{len(found)} event destinations have this address: delete {', '.join(surplus)} in Stripe's dashboard, and "
+        f"keep {keep}. If notifications are refused then, roll its signing secret there and give it to "
+        "'metering stripe webhook'"
+    )
 
 
 def amiss(there: EventDestination) -> str:
@@ -93,5 +111,12 @@ def _make(deployment: Deployment, stripe: StripeMeters, url: str) -> Destined:
     secret = made.webhook_endpoint and made.webhook_endpoint.signing_secret
     if not secret:
         raise OperatorError(f"the event destination {made.id} is made, but Stripe told no signing secret. {ROLL}")
-    deployment.put_signing_secret(secret)
+    try:
+        there = destinations_of(stripe, url)
+    except StripeUnavailableError:
+        there = []  # the secret is shown but now; of two the next run tells
+    if len(there) <= 1 or there[0].id == made.id:
+        deployment.put_signing_secret(secret)
+    if len(there) > 1:  # another command has made one at the same time
+        raise OperatorError(too_many(there))
     return Destined(made.id, made=True)

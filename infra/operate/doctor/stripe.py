@@ -12,7 +12,7 @@ from stripe import StripeClient
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, ok, warning
 from infra.operate.held_invoices import held_invoices
-from infra.operate.notifications import amiss, destination_of
+from infra.operate.notifications import amiss, destinations_of, too_many
 from infra.operate.rights import FUNCTIONS, OPERATORS
 from metering.model.read_allotment import A_TRANSACTION
 from metering.stripe.client import StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
@@ -99,11 +99,15 @@ def check_notifications(deployment: Deployment, _now: datetime) -> Iterator[Find
     """See that Stripe sends its notifications here, where the key may see that: the operator's, or the functions'."""
     url, do = deployment.reachable(deployment.outputs.notifications_url), "metering stripe webhook"
     try:
-        found = destination_of(deployment.operators_stripe(), url)
+        there = destinations_of(deployment.operators_stripe(), url)
     except StripeForbiddenError:
         return  # the functions' key need not, and nothing depends on them
-    if found is None:
+    if not there:
         yield warning(f"no event destination at Stripe has the address {url}", do)
+        return
+    found = there[0]
+    if len(there) > 1:
+        yield warning(too_many(there), do)
     elif wrong := amiss(found):
         yield warning(f"the event destination {found.id} {wrong}", "change it in Stripe's dashboard")
     elif not deployment.has_signing_secret():

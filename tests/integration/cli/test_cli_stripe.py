@@ -9,9 +9,10 @@ import pytest
 import stripe as stripe_sdk
 
 from infra.local.stripe.server import LocalStripe
-from infra.operate import rights
+from infra.operate import notifications, rights
 from infra.operate.deployment import Deployment
 from metering.stripe import client as stripe_client
+from metering.stripe.meters import StripeMeters
 from tests.doubles.outputs import outputs
 from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result, put_secret, secret
 from tests.integration.world import World
@@ -375,6 +376,51 @@ def test_without_the_right_it_is_said_what_to_click(
     assert "Create new destination" in how
     assert metering("stripe", "webhook", "--stack", "Other", "--json").json() == {"url": ADDRESS, "secret_put": False}
     assert destinations(deployed) == []
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+def test_two_commands_at_once_name_the_destination_that_is_one_too_many(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The other one is made after ours has looked, or after it has made its own; the elder's signing secret stays."""
+    other(deployed, cloudformation)
+    put_secret(api_key=KEY)
+    meanwhile, looks = {"theirs": 1, "ours": 2}[first], 0
+    secrets: list[str] = []
+    client = stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url})
+    look = notifications.destinations_of
+
+    def looking(stripe: StripeMeters, url: str) -> Any:
+        nonlocal looks
+        looks += 1
+        found = look(stripe, url) if looks == 1 else []
+        if looks == meanwhile:
+            hook: Any = {
+                "name": "theirs",
+                "type": "webhook_endpoint",
+                "event_payload": "thin",
+                "enabled_events": EVENTS,
+                "webhook_endpoint": {"url": url},
+                "include": ["webhook_endpoint.signing_secret"],
+            }
+            made: Any = client.v2.core.event_destinations.create(hook)
+            secrets.append(made.webhook_endpoint.signing_secret)
+        return found if looks == 1 else look(stripe, url)
+
+    monkeypatch.setattr(notifications, "destinations_of", looking)
+    told = metering("stripe", "webhook", "--stack", "Other")
+    two = (
+        "2 event destinations have this address: delete ed_test_00000000000002 in Stripe's dashboard, and keep "
+        "ed_test_00000000000001. If notifications are refused then, roll its signing secret there and give it to "
+        "'metering stripe webhook'"
+    )
+    assert (told.code, told.err) == (1, f"error: {two}\n")
+    assert bool(signing_secret()) == (first == "ours")
+    assert signing_secret() not in secrets
+    assert metering("stripe", "webhook", "--stack", "Other").err == told.err
+    client.v2.core.event_destinations.delete("ed_test_00000000000002")
+    if first == "ours":
+        assert metering("stripe", "webhook", "--stack", "Other").code == 0
 
 
 @pytest.mark.parametrize("key", [KEY, FUNCTIONS])
