@@ -111,6 +111,20 @@ def test_an_invoice_of_an_account_instead_of_a_customer_is_seen(
     assert [noted.stripe_customer for noted in world.changes.noted("acme")] == ["acct_1"]
 
 
+def test_an_invoice_of_an_account_that_nobody_can_have_is_told(
+    billing: Billing, caplog: pytest.LogCaptureFixture
+) -> None:
+    """I9: and not kept, since nobody would ever see it."""
+    world = billing.world
+    billing.jump(FINALISED)
+    for event in world.stripe._account.log.events:
+        if event["type"] == "invoice.finalized":
+            event["data"]["object"] |= OF_AN_ACCOUNT
+    world.check()
+    assert world.changes.kept("acct_1") == world.changes.noted("acme") == []
+    assert "an invoice is of an account, not of a customer: not compared" in caplog.text
+
+
 def test_two_prices_on_one_meter_bill_its_usage_once(world: World) -> None:
     """I4: a surcharge by hand is a second line of the same usage."""
     billing = Billing(world)

@@ -3,7 +3,7 @@
 Which did is noted for all customers at once, from Stripe's lists, whether usage is posted or not: a read for a hundred
 of them, and no more for what other business in the account bills. What an invoice bills is read when its customer is
 looked at: so one that cannot be read is looked at again, and keeps nobody else waiting (I6). An invoice of a Stripe
-customer that belongs to nobody is kept for whoever gets it.
+customer that belongs to nobody is kept for whoever gets it; one of an account (Accounts v2) is told instead.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -96,6 +96,9 @@ class Noter:
         if not new.stripe_customer:
             return False
         if not self.ledger.holders.owner(new.stripe_customer):
+            if invoice.is_of_account:  # nobody can be given it: kept, it would never be seen
+                logger.warning("an invoice is of an account, not of a customer: not compared", invoice=new.invoice)
+                return False
             self.changes.keep_noted(new)
         # Whoever got the Stripe customer before it was kept is seen here, and whoever does so later finds it.
         name = self.ledger.holders.owner(new.stripe_customer)

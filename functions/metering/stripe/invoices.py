@@ -54,6 +54,11 @@ class FinalInvoice:
     at: int
     void: bool = False
 
+    @property
+    def is_of_account(self) -> bool:
+        """Whether it names an account instead of a customer (Accounts v2)."""
+        return self.stripe_customer.startswith("acct_")
+
 
 @dataclass(frozen=True, slots=True)
 class InvoicedMetric:
