@@ -1,7 +1,7 @@
 """The operator's command line: ``metering``."""
 
 import logging
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 from botocore.exceptions import (
@@ -13,6 +13,7 @@ from botocore.exceptions import (
     NoRegionError,
     ProfileNotFound,
 )
+from typer.core import TyperGroup
 
 import infra.cli.access  # noqa: F401 - its commands are among the customers'
 from infra.cli.customers import customers_app, keys_app
@@ -26,6 +27,7 @@ from infra.cli.restore import app as restore_app
 from infra.cli.set_aside import set_aside_app
 from infra.cli.shared import err
 from infra.cli.stripe import stripe_app
+from infra.cli.terminal import masked
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
 from infra.operate.deployment import OPERATOR_KEY, OperatorError
@@ -33,7 +35,22 @@ from infra.outputs import MissingOutputError
 from metering.stores.table import UnprocessedError
 from metering.stripe.client import StripeForbiddenError, StripeRejectedError, StripeUnavailableError
 
+
+class _Commands(TyperGroup):
+    """The commands; what says how one was used wrongly repeats no key."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            told = masked(error.format_message())
+            vars(error).update(format_message=lambda: told)
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,5 +1,6 @@
 """What a terminal is given: nothing that comes from a log, from AWS or from Stripe can act on it."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,18 +13,23 @@ _JOINERS: Final = "\u200c\u200d"
 """They are in names of some languages, and only join letters, or keep them apart."""
 
 
+_SECRETS: Final = re.compile(r"([rs]k_(?:live|test)_|whsec_)[\w+/=-]+")
+"""Stripe's keys and signing secrets, as Stripe writes them (Stripe docs, "API keys", "Webhooks")."""
+
+
 class Terminal(Console):
     """A console on which every string is one line, and what would act on it is :func:`visible`, whoever wrote it.
 
-    Names that people chose are no markup, no emoji codes, and are not coloured.
+    Names that people chose are no markup, no emoji codes, and are not coloured. On stderr all is :func:`masked`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
+        self._tells_errors = bool(options.get("stderr"))
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as it is laid out."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(visible(masked(text) if self._tells_errors else text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is written, also of a text that was made elsewhere; the console's own sequences are apart."""
@@ -46,6 +52,11 @@ def visible(text: str) -> str:
         else one.encode("unicode_escape").decode()
         for one in text
     )
+
+
+def masked(text: str) -> str:
+    """Return a text without the values of Stripe's keys and signing secrets, which somebody gave in a wrong place."""
+    return _SECRETS.sub(r"\1...", text)
 
 
 def line(text: str, style: str = "") -> Text:

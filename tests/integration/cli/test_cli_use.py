@@ -95,6 +95,31 @@ def test_what_is_missing_or_unknown_is_wrong_use(metering: Metering) -> None:
     )
 
 
+@pytest.mark.parametrize("prefix", ["rk_live_", "sk_live_", "rk_test_", "sk_test_", "whsec_"])
+def test_a_key_in_a_wrong_place_is_not_repeated(metering: Metering, prefix: str) -> None:
+    """I8: as a value of a flag that has none, as a command, or as what another option says."""
+    key = prefix + "k3yvalue" * 12  # so long that a box would break it
+    for arguments in (
+        ("stripe", "plan", "--operator-key", key),
+        ("stripe", key),
+        (key,),
+        ("customers", "list", f"--key={key}"),
+        ("usage", "--from", key),
+    ):
+        result = metering(*arguments)
+        assert (result.code, result.out) == (2, ""), arguments
+        assert "3yv" not in result.err
+        assert "Usage: metering" in result.err
+
+
+@pytest.mark.usefixtures("cloudformation")
+def test_a_key_is_in_no_error(metering: Metering) -> None:
+    """I8: whoever wrote the sentence."""
+    told = metering("customers", "list", "--stack", "sk_live_k3yvalue")
+    assert "there is no stack 'sk_live_...' in us-east-1" in told.err
+    assert "k3yvalue" not in told.err
+
+
 def test_what_cannot_be_read_is_wrong_use(metering: Metering) -> None:
     """Hours, numbers, periods and files."""
     is_wrong_use(
