@@ -15,6 +15,7 @@ from metering.model.usage_row import State
 from metering.stores.aws import to_item
 from metering.stores.progress import Round
 from metering.stores.switch import Switch
+from metering.stripe import client as stripe_client
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import Reads
 from tests.integration.billing import Billing, due
@@ -354,6 +355,33 @@ def test_what_one_customer_found_is_kept_although_the_next_one_fails(billing: Bi
     world.stripe.clear_faults()
     found = look(billing)
     assert (found.cut_short, found.round_over) == ("", True)
+
+
+def test_a_customer_that_stripe_always_fails_at_keeps_no_other_waiting(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: a run that begins with it steps over it, and tells it; one a run, if Stripe fails at everybody."""
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
+    stripe_client._client.cache_clear()
+    world = billing.world
+    world.customer("zzz", "key2", stripe_customer="cus_zzz")
+    billing.use(1, HOUR, "key2")
+    world.run()
+    billing.jump(LATER + timedelta(days=3))
+    world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES, customer="cus_acme")
+    found = look(billing)
+    assert (found.looked_at, found.odd, found.cut_short) == ({"acme"}, {"acme"}, "APIError 500")
+    assert "zzz" in look(billing).looked_at
+    world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES)
+    billing.jump(world.now + timedelta(days=1))
+    assert [look(billing).odd for _ in range(2)] == [{"acme"}, {"zzz"}]
+
+
+def test_a_run_with_fewer_reads_than_a_customer_may_take_looks_at_one(billing: Billing) -> None:
+    """I4: most take half of it, since their days are equal; otherwise nobody would ever be looked at."""
+    billing.jump(LATER + timedelta(days=3))
+    assert look(billing, calls=1 + 2).looked_at == {"acme"}
+    assert look(billing, calls=1).looked_at == set()
 
 
 def test_a_round_of_before_is_gone_on_with(billing: Billing) -> None:

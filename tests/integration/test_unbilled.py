@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from infra.local.stripe.faults import Fault
 from metering.billing.unbilled import Looker
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.unbilled import WhyUnbilled
 from metering.stores.agreements import Accepted, Looks, Unpaid
+from metering.stripe import client as stripe_client
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
@@ -21,6 +23,7 @@ from tests.integration.world import HOUR, World
 
 NEXT = HOUR.next()
 DAY = timedelta(days=1)
+SUBSCRIPTIONS = "GET /v1/subscriptions"
 
 
 @pytest.fixture
@@ -210,6 +213,28 @@ def test_what_is_odd_of_one_customer_is_its_own(
 
     monkeypatch.setattr(StripeReader, "subscriptions", odd)
     assert lookout.look().unpaid() == {WhyUnbilled.NO_SUBSCRIPTION: Unpaid(1, 1, ("beta",))}
+
+
+def test_a_customer_that_stripe_always_fails_at_keeps_no_other_from_being_looked_at(
+    world: World, lookout: Lookout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6, I9: it is stepped over; where Stripe fails at more than one, the next run begins with the second."""
+    monkeypatch.setattr(stripe_client, "RETRIES", 0)
+    stripe_client._client.cache_clear()
+    billing = Billing(world)
+    names = ("acme", "beta", "gamma")
+    for name in names:
+        world.customer(name, f"key-{name}", stripe_customer=f"cus_{name}")
+        billing.use(1, name=f"key-{name}")
+    billing.at(due(HOUR))
+    billing.settle()
+    world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUBSCRIPTIONS, customer="cus_acme")
+    assert lookout.look().unpaid() == {WhyUnbilled.NO_SUBSCRIPTION: Unpaid(2, 2, ("beta", "gamma"))}
+    billing.at(world.now + DAY)
+    world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUBSCRIPTIONS)
+    assert [lookout.look().name for _ in names[1:]] == ["acme", "beta"]
+    world.stripe.clear_faults()
+    assert lookout.look().name == ""
 
 
 def test_what_a_person_has_accepted_is_told_no_more(world: World, lookout: Lookout) -> None:

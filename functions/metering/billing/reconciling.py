@@ -91,7 +91,7 @@ class Reconciled:
     looked_at: set[str] = field(default_factory=set)
     differing: list[Compared] = field(default_factory=list)
     odd: set[str] = field(default_factory=set)
-    """Customers that Stripe refuses to sum up, for a reason that is theirs alone (I6)."""
+    """Customers that Stripe refuses to sum up, for a reason that is theirs alone (I6), or that it failed at."""
 
     round_over: bool = False
     cut_short: str = ""
@@ -114,6 +114,8 @@ class _Look:
     differing: list[Compared] = field(default_factory=list)
     is_odd: bool = False
     ended: str = ""
+    failed: bool = False
+    """Whether Stripe's failure ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,9 @@ class Reconciler:
             some = [*islice(names, max(1, min(_CUSTOMERS_AT_ONCE, left // each)))]
             if not some:
                 return at
-            if self.clock() >= self.deadline or left < each:
-                reconciled.cut_short = "its time is over" if left >= each else "its reads are made"
+            least = each if reconciled.looked_at else 1  # one is begun in any case, or none ever might be
+            if self.clock() >= self.deadline or left < least:
+                reconciled.cut_short = "its time is over" if left >= least else "its reads are made"
                 return at
             owners = self.ledger.holders.customers(some)
             billed = [owners[name] for name in some if name in owners and owners[name].stripe_customer]
@@ -181,9 +184,11 @@ class Reconciler:
             looks = {owner.id: look for owner, look in zip(billed, found, strict=True)}
             ended = {name: look.ended for name, look in looks.items() if look.ended}
             looked_at = some[: some.index(min(ended, key=some.index))] if ended else some
-            if ended and not reconciled.looked_at and not looked_at and self.stripe.reads.left < each:
-                # It takes more reads than a run has. What it got is mended; it must not keep others waiting (I6).
+            if ended and not reconciled.looked_at and not looked_at:
+                # It takes more reads than a run has, or Stripe fails at it each time. What it got is mended; it must
+                # not keep others waiting (I6). While Stripe fails at everybody, that is one customer a run.
                 looked_at = some[:1]
+                looks[some[0]].is_odd |= looks[some[0]].failed
             reconciled.looked_at.update(looked_at)
             odd = set(at.odd)
             for name, look in looks.items():
@@ -211,8 +216,11 @@ class Reconciler:
         except StripeRejectedError as error:
             logger.warning("Stripe answers oddly about a customer", customer=owner.id, answer=answer_of(error))
             look.is_odd = True
-        except (OutOfBudgetError, StripeUnavailableError) as error:
+        except OutOfBudgetError as error:
             look.ended = str(error)
+        except StripeUnavailableError as error:
+            logger.warning("Stripe fails at a customer", customer=owner.id, answer=answer_of(error))
+            look.ended, look.failed = str(error), True
         return look
 
     def compare(self, owner: Customer) -> Iterator[Compared]:

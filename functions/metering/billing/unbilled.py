@@ -24,7 +24,7 @@ from metering.stores.changes import Billed, Changes
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stripe.agreed import agreed
-from metering.stripe.client import StripeRejectedError
+from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.reading import OutOfBudgetError
 
@@ -69,7 +69,11 @@ class Looker:
     deadline: datetime
 
     def run(self) -> Looks:
-        """Go on with the round through all customers, as far as time and budget allow; return how far it is."""
+        """Go on with the round through all customers, as far as time and budget allow; return how far it is.
+
+        A customer at whom Stripe fails is stepped over, one a run: the next run begins with the second. So none keeps
+        others waiting (I6), and while Stripe is down no more are missed.
+        """
         looks = self.ledger.agreements.looks()
         now = int(self.clock().timestamp())
         if not looks.name:
@@ -81,6 +85,7 @@ class Looker:
         except OutOfBudgetError:
             return looks
         names = self.ledger.holders.customer_ids(looks.name)
+        missed: list[str] = []
         while True:
             # No more at once than there are reads left, or the first of them might come away empty-handed each time.
             at_once = min(_CUSTOMERS_AT_ONCE, self.stripe.reads.left)
@@ -89,20 +94,30 @@ class Looker:
                 break
             if not at_once or self.clock() >= self.deadline:
                 return looks
-            owners = self.ledger.holders.customers(group)
-            hours = side_by_side(self._hours, [owners.get(name) for name in group])
-            for name, unpaid in zip(group, hours, strict=True):
-                if unpaid is None:
-                    self.ledger.agreements.save_looks(looks)
-                    return looks
+            for name, unpaid in self._look_at(group, missed):
                 looks = looks.with_customer(name, unpaid)
             self.ledger.agreements.save_looks(looks)
+            if looks.name != group[-1]:
+                return looks
         looks = Looks(begun_at=looks.begun_at, before=looks.found)
         self.ledger.agreements.save_looks(looks)
         return looks
 
-    def _hours(self, owner: Customer | None) -> Mapping[WhyUnbilled, int] | None:
-        """Return for how many hours nobody pays, by reason, and write down what Stripe said; None if the budget ends.
+    def _look_at(self, group: Sequence[str], missed: list[str]) -> Iterator[tuple[str, Mapping[WhyUnbilled, int]]]:
+        """Yield for how many hours nobody pays of each customer of a group, as far as the run gets."""
+        owners = self.ledger.holders.customers(group)
+        hours = side_by_side(self._hours, [owners.get(name) for name in group])
+        for name, unpaid in zip(group, hours, strict=True):
+            if not isinstance(unpaid, Exception):
+                yield name, unpaid
+            elif isinstance(unpaid, StripeUnavailableError) and not missed:
+                missed.append(name)
+                yield name, {}
+            else:
+                return
+
+    def _hours(self, owner: Customer | None) -> Mapping[WhyUnbilled, int] | OutOfBudgetError | StripeUnavailableError:
+        """Return for how many hours nobody pays, by reason, and write down what Stripe said; or why that is not known.
 
         A customer's odd answer is that customer's alone (I6).
         """
@@ -112,10 +127,13 @@ class Looker:
             look = self.look(owner)
         except OutOfBudgetError as error:
             logger.info("the next run looks on", reason=str(error))
-            return None
+            return error
         except StripeRejectedError as error:
             logger.warning("a customer could not be looked at", customer=owner.id, reason=str(error))
             return {}
+        except StripeUnavailableError as error:
+            logger.warning("a customer could not be looked at", customer=owner.id, reason=str(error))
+            return error
         if look.shown:
             self.ledger.agreements.save(owner.id, look.shown)
         return Counter(why for _, why in {(one.hour, one.why) for one in look.unbilled})
