@@ -155,7 +155,11 @@ def customers_subscribe(
     stripe_customer: Annotated[str, typer.Option(help="Its id at Stripe, cus_..., if it has one there.")] = "",
     subscription: Annotated[str, typer.Option(help="Its subscription at Stripe, sub_..., if it has one.")] = "",
     email: Annotated[
-        str, typer.Option(help="Where Stripe sends invoices, for a customer that is made there; due in 30 days.")
+        str,
+        typer.Option(
+            help="Send invoices, due in 30 days unless --due says otherwise; a customer that has no address at Stripe "
+            "gets this one."
+        ),
     ] = "",
     due: Annotated[
         int | None,
