@@ -515,16 +515,21 @@ def test_usage_of_the_hour_in_which_a_subscription_ends_is_invoiced_or_told(
     assert sum(billing.invoiced()) + line.difference == 5 + used
 
 
-def test_an_hour_in_which_one_subscription_ends_and_another_begins_is_billed_once(billing: Billing) -> None:
+@pytest.mark.parametrize(("epoch", "minutes"), [("1", (20, 40)), ("2", (52, 53))])
+def test_an_hour_in_which_one_subscription_ends_and_another_begins_is_billed_once(
+    billing: Billing, epoch: str, minutes: tuple[int, int]
+) -> None:
     """I4: by the second one, in whose time its usage is dated."""
     world, client = billing.world, billing.client()
+    world.ledger_epoch = epoch
+    ended, begun = minutes
     leaving = Hour(HOUR.number + 5)
     billing.use(40, leaving)
-    billing.at(leaving.start + timedelta(minutes=20))
+    billing.at(leaving.start + timedelta(minutes=ended))
     world.run()
     [subscription] = client.v1.subscriptions.list({"customer": "cus_acme"}).data
     client.v1.subscriptions.cancel(subscription.id, {"invoice_now": True})
-    billing.at(leaving.start + timedelta(minutes=40))
+    billing.at(leaving.start + timedelta(minutes=begun))
     billing.subscribe()
     close_hours(billing, leaving, 3)
     billing.settle()
@@ -551,6 +556,45 @@ def test_a_period_that_begins_within_an_hour_has_the_hours_whose_usage_is_dated_
     billing.settle()
     assert billing.carries() == []
     assert billing.invoiced() == ([3 + 7 + 20, 30 + 70 + 200] if minute == 55 else [1 + 3 + 7, 20 + 30 + 70])
+
+
+@pytest.mark.parametrize("epoch", ["1", "2"])
+def test_an_hour_at_a_periods_edge_is_billed_once_in_any_epoch(world: World, epoch: str) -> None:
+    """I4: what a restored ledger posts is dated later in its hour, and so can be of the next period."""
+    world.ledger_epoch = epoch
+    billing = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    begun = HOUR.start + timedelta(minutes=52)
+    billing.at(begun)
+    billing.subscribe()
+    for hour, used in ((1, 3), (24, 20), (30, 7)):
+        billing.use(used, Hour(HOUR.number + hour))
+    close_hours(billing, HOUR, 26)
+    billing.at(begun + timedelta(days=1, hours=2))
+    billing.settle()
+    assert billing.invoiced() == [23 if epoch == "1" else 3]
+    billing.use(1, Hour(HOUR.number + 1))
+    billing.settle()
+    close_hours(billing, Hour(HOUR.number + 26), 30)
+    billing.at(begun + timedelta(days=2, hours=2, minutes=30))
+    billing.settle()
+    assert [amount for _, amount in billing.carries()] == [1]
+    assert sum(billing.invoiced()) + billing.still_open() == 31
+
+
+def test_an_hour_whose_usage_is_dated_after_the_last_period_is_told(world: World) -> None:
+    """I9: nothing bills it, so that it stays with the invoice in whose time it was used."""
+    world.ledger_epoch = "2"
+    billing = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    subscription = billing.subscribe()
+    billing.use(20)
+    billing.at(HOUR.start + timedelta(minutes=52))
+    billing.client().v1.subscriptions.cancel(subscription, {"invoice_now": True})
+    close_hours(billing, HOUR, 4)
+    carried, _ = world.check()
+    [line] = world.changes.billed("acme")
+    assert (carried.held, line.difference, line.held) == (1, 20, NOT_SUBSCRIBED)
 
 
 @pytest.mark.parametrize("days", [20, 40])

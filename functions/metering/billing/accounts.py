@@ -82,7 +82,8 @@ class Account:
 
     def is_asked_for_by(self, hour: Hour) -> bool:
         """Say whether an hour's mark asks for it: it is one of its own, or that in which one of its invoices is new."""
-        return self.principal.covers(hour) or any(one.hour == hour for one in self.invoices)
+        own = self.principal.earliest <= hour < self.end
+        return own or any(one.hour == hour for one in self.invoices)
 
     def overlaps(self, other: "Account") -> bool:
         """Say whether another account has some of these hours, and others besides."""

@@ -263,15 +263,16 @@ class Carrier:
     def _check_account(self, look: "Look") -> Checking:
         """Carry what the ledger says beyond what is billed; return False if it has to wait."""
         account, line = look.account, look.account.principal
-        first = max(account.first, self.since)
-        if first >= account.end:
+        if max(account.first, self.since) >= account.end:
             return True
-        totals = {
+        near = {
             row.hour: row.totals[line.metric]
-            for row in self.ledger.rows.of(customer(look.name), first, account.end)
+            for row in self.ledger.rows.of(customer(look.name), max(line.earliest, self.since), account.end)
             if line.metric in row.totals
             and _billed_to(row.totals[line.metric], look.stripe_customer) == line.stripe_customer
         }
+        shown = first, end = self._dated_in(account, near)
+        totals = {hour: total for hour, total in near.items() if first <= hour < end}
         if any(self._is_moved_first(hour, total) for hour, total in totals.items()):
             return False
         ledger = sum(total.quantity for total in totals.values())
@@ -284,31 +285,49 @@ class Carrier:
         if not (yield from self._is_billed(look.stripe_customer, line.metric)):
             self._hold(look.name, line, difference, NOT_SUBSCRIBED)
             return False
-        if why := OVERLAPPING if elsewhere else self._doubt(look, totals, difference):
+        if why := OVERLAPPING if elsewhere else self._doubt(look, shown, totals, difference):
             self._hold(look.name, line, difference, why)
             yield Carried(held=1, doubtful=1, reasons=[why])
             return False
-        yield self._carry(look, ledger, difference)
+        yield self._carry(look, f"{first} to {end}", ledger, difference)
         return False  # the account of the invoice is another one now: look again at the next run
 
-    def _doubt(self, look: "Look", totals: Mapping[Hour, Total], difference: int) -> str:
+    def _dated_in(self, account: Account, totals: Mapping[Hour, Total]) -> tuple[Hour, Hour]:
+        """Return the hours whose usage Stripe has in an account's time; the last one is exclusive.
+
+        An hour's usage can be dated anywhere in its last ten minutes, and an account begin or end there: then the total
+        says where it is, if it was posted. An hour that ends up in nobody's time stays with the account that it is of.
+        """
+        line, first, end = account.principal, account.first, account.end
+        before, last = line.earliest, Hour(end.number - 1)
+        dated = {hour: totals[hour].dated for hour in (before, last) if hour in totals}
+        if before < first and dated.get(before, 0) >= line.begun:
+            first = before
+        at = dated.get(last, 0)
+        if at >= line.ended > 0 and self.stripe.is_billed_at(line.stripe_customer, line.metric, at):
+            end = last
+        return first, end
+
+    def _doubt(self, look: "Look", shown: tuple[Hour, Hour], totals: Mapping[Hour, Total], difference: int) -> str:
         """Say why no late record can be the cause of a difference, or nothing.
 
-        None is needed where the line states what its meter shows. Otherwise some hour must have been written since the
-        invoice became final, and the line must state what all others hold, at least, and at most as much more as the
-        changes of such hours have taken away: what Stripe states for a price by packages, a tier's flat amount or a
-        trial could not be confirmed.
+        None is needed where the line states what its meter shows of its hours. Otherwise one of them must have been
+        written since the invoice became final, and the line must state what all others hold, at least, and at most as
+        much more as the changes of such hours have taken away: what Stripe states for a price by packages, a tier's
+        flat amount or a trial could not be confirmed.
         """
         account, line = look.account, look.account.principal
         if account.counted:
             return ""
         if line.held == DOUBTFUL:
             return DOUBTFUL  # until a person decides: what comes later must not explain what came before
-        if self.stripe.total(line.metric, line.stripe_customer, account.first, account.end) == account.stated:
+        first, end = shown
+        if first < end and self.stripe.total(line.metric, line.stripe_customer, first, end) == account.stated:
             return ""
         shown_until = account.became_final - SHOWN_AFTER.total_seconds()
-        since = [one for one in totals.values() if not (one.is_at_stripe and one.posted_at < shown_until)]
-        before = sum(one.quantity for one in totals.values()) - sum(one.quantity for one in since)
+        those = [total for hour, total in totals.items() if hour >= first]
+        since = [one for one in those if not (one.is_at_stripe and one.posted_at < shown_until)]
+        before = sum(one.quantity for one in those) - sum(one.quantity for one in since)
         taken_away = sum(max(0, -(one.adjusted + one.carried)) for one in since)
         explained = bool(since) and before <= account.stated and -difference <= taken_away
         return "" if explained and not account.packaged else DOUBTFUL
@@ -322,7 +341,7 @@ class Carrier:
         if after != line:
             self.changes.save_billed(name, after)
 
-    def _carry(self, look: "Look", ledger: int, difference: int) -> Carried:
+    def _carry(self, look: "Look", hours: str, ledger: int, difference: int) -> Carried:
         account, line = look.account, look.account.principal
         now = self.clock()
         of_item = f".{line.item}.{line.first}" if line.item else ""
@@ -330,8 +349,7 @@ class Carrier:
             id=f"{line.invoice}{of_item}.v{line.version}",
             metric=line.metric,
             amount=difference,
-            reason=f"{line.invoice} billed {account.quantity + account.settled} of {ledger} "
-            f"from {account.first} to {account.end}",
+            reason=f"{line.invoice} billed {account.quantity + account.settled} of {ledger} from {hours}",
             who=WHO,
             at=int(now.timestamp()),
             carry=True,

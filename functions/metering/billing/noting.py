@@ -164,6 +164,8 @@ class Noter:
                     item=line.item,
                     packaged=line.packaged,
                     within=line.within,
+                    begun=line.begun,
+                    ended=line.ended,
                 )
                 self.changes.add_billed(name, billed)
         self.changes.save_noted(name, msgspec.structs.replace(noted, read=True, held=""))

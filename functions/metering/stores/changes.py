@@ -64,7 +64,8 @@ class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
     been billed elsewhere since, because the ledger came to differ, and ``left`` what a person has decided that nobody
     is billed; ``held`` says why a ``difference`` is not carried yet. ``counted`` says that the quantity has been seen
     to be what was used, or a person has said so; ``packaged``, that the price divides it; ``within``, that the line
-    ended within its last hour. ``version`` counts the writes; 0 means that it has never been written.
+    ended within its last hour. The line's own time is from ``begun`` up to ``ended``, in seconds since 1970; both are 0
+    where older code wrote it. ``version`` counts the writes; 0 means that it has never been written.
     """
 
     invoice: str
@@ -81,7 +82,14 @@ class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
     counted: bool = False
     packaged: bool = False
     within: bool = False
+    begun: int = 0
+    ended: int = 0
     version: int = 0
+
+    @property
+    def earliest(self) -> Hour:
+        """The first hour whose usage can be dated in the line's time: the one before ``first`` if it begins there."""
+        return Hour(self.begun // 3600) if self.begun else Hour.parse(self.first)
 
     @property
     def known_as(self) -> str:

@@ -65,9 +65,9 @@ class InvoicedMetric:
     """What a finalised invoice bills of a metric by one ``item`` of a subscription, for the hours ``first`` to ``end``.
 
     The last one is exclusive. An hour is one of a line's if its usage, which is dated in its last ten minutes, is; and
-    also if the line ends within it and nothing bills that usage any more. ``within`` says that the line ends within its
-    last hour; ``packaged``, that the price divides the quantity first, and then it could not be confirmed what a line's
-    quantity is.
+    also if the line ends within it and nothing bills that usage any more. The line's own time is from ``begun`` up to
+    ``ended``, in seconds since 1970. ``within`` says that it ends within its last hour; ``packaged``, that the price
+    divides the quantity first, and then it could not be confirmed what a line's quantity is.
     """
 
     metric: str
@@ -75,6 +75,8 @@ class InvoicedMetric:
     first: Hour
     end: Hour
     quantity: int
+    begun: int
+    ended: int
     packaged: bool = False
     within: bool = False
 
@@ -94,11 +96,15 @@ class Subscribed:
 
     def bills(self, hour: Hour) -> bool:
         """Say whether an hour's usage falls into that time."""
-        return self.start <= dated(hour) and (self.end is None or dated(hour) < self.end)
+        return self.bills_at(dated(hour))
+
+    def bills_at(self, moment: int) -> bool:
+        """Say whether usage that is dated at a moment falls into that time."""
+        return self.start <= moment and (self.end is None or moment < self.end)
 
 
 def dated(hour: Hour) -> int:
-    """Return the moment, in seconds since 1970, that an hour's usage is dated (:mod:`metering.model.usage_row`)."""
+    """Return when an hour's usage is dated first (:mod:`metering.model.identifiers`), in seconds since 1970."""
     return int(hour.end.timestamp()) - _DATED
 
 
@@ -216,7 +222,7 @@ class StripeReader:
             last = self._end_of(stripe_customer, meter, end)
             within = end < int(last.start.timestamp())
             first = _first_from(start)
-            found.append(InvoicedMetric(metrics[meter], item, first, last, int(quantity), packaged, within))
+            found.append(InvoicedMetric(metrics[meter], item, first, last, int(quantity), start, end, packaged, within))
         return [line for line in found if line.first < line.end]
 
     def _end_of(self, stripe_customer: str, meter: str, moment: int) -> Hour:
@@ -234,6 +240,10 @@ class StripeReader:
     def is_billed_anew(self, stripe_customer: str, metric: str, hour: Hour, since: int) -> bool:
         """Say whether a subscription bills an hour's usage that was made at a moment, or later."""
         return any(one.made >= since and one.bills(hour) for one in self._of(stripe_customer, metric))
+
+    def is_billed_at(self, stripe_customer: str, metric: str, moment: int) -> bool:
+        """Say whether a subscription bills what is dated at a moment, in seconds since 1970."""
+        return any(one.bills_at(moment) for one in self._of(stripe_customer, metric))
 
     def billed_from(self, stripe_customer: str, metric: str) -> Hour | None:
         """Return the first hour that a subscription of a customer has ever billed a metric of, or None."""
