@@ -18,7 +18,7 @@ from metering.billing.carrying import NOT_SUBSCRIBED, Carrier
 from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import customer
-from metering.model.usage_row import FROM_BEFORE, State
+from metering.model.usage_row import FROM_BEFORE, Change, State
 from metering.stores.changes import Billed, Changes, Noted
 from metering.stores.marks import Mark
 from metering.stores.progress import Seen
@@ -595,6 +595,36 @@ def test_an_hour_whose_usage_is_dated_after_the_last_period_is_told(world: World
     carried, _ = world.check()
     [line] = world.changes.billed("acme")
     assert (carried.held, line.difference, line.held) == (1, 20, NOT_SUBSCRIBED)
+
+
+@pytest.mark.parametrize("late", [0, 100])
+def test_the_hour_between_the_last_line_of_1_0_0_and_the_first_new_one_is_billed(world: World, late: int) -> None:
+    """I4: 1.0.0 took it out of the invoice that bills it, to count it with the next one."""
+    billing = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    begun = HOUR.start + timedelta(minutes=55)
+    billing.at(begun)
+    billing.subscribe()
+    for hour, used in ((1, 3), (23, 7), (24, 20), (25, 30), (47, 70)):
+        billing.use(used, Hour(HOUR.number + hour))
+    close_hours(billing, HOUR, 26)
+    billing.at(begun + timedelta(days=1, hours=1, minutes=30))
+    assert billing.invoiced() == [30]
+    invoice, current = local_invoice(world, 0).id, Hour.containing(world.now)
+    world.changes.add_billed("acme", Billed(invoice, "cus_acme", "requests", str(HOUR), str(NEXT_DAY), 30))
+    [older] = world.changes.billed("acme")
+    change = Change(f"{invoice}.v1", "requests", -20, f"{invoice} billed 30 of 10", "reconcile_usage", 0, carry=True)
+    world.changes.carry("acme", [msgspec.structs.replace(older, carried=-20)], current, change)
+    close_hours(billing, Hour(HOUR.number + 26), 60)
+    billing.at(begun + timedelta(days=2, hours=1, minutes=30))
+    billing.use(late, NEXT_DAY)
+    for day in (2, 4):
+        billing.at(begun + timedelta(days=day, hours=2, minutes=30))
+        billing.settle()
+    assert [line.carried for line in world.changes.billed("acme")[:2]] == [-20, 20 + late]
+    billing.use(1000, Hour.containing(world.now))
+    close_hours(billing, Hour.containing(world.now), 2)
+    assert sum(billing.invoiced()) + billing.still_open() == 3 + 7 + 20 + 30 + 70 + 1000 + late
 
 
 @pytest.mark.parametrize("days", [20, 40])

@@ -31,6 +31,12 @@ class Account:
     invoices: tuple[Noted, ...]
     """Those of the lines, but for old ones that nobody noted."""
 
+    follows_older: bool = False
+    """Whether the line before, which an older version wrote, ends where the hour begins in which this one does.
+
+    That version took such an hour out of the line before, to count it with this one, whose hours begin after it.
+    """
+
     @property
     def principal(self) -> Billed:
         """The line that says how the account stands."""
@@ -97,7 +103,8 @@ def accounts_of(lines: Iterable[Billed], invoices: Iterable[Noted]) -> list[Acco
     noted = {one.invoice: one for one in invoices}
     found: list[Account] = []
     in_order = sorted(lines, key=lambda line: (*_whose(line), line.first, -Hour.parse(line.end).number, line.known_as))
-    for _, some in groupby(in_order, _whose):
+    older = {(*_whose(line), line.end) for line in in_order if not line.item}
+    for whose, some in groupby(in_order, _whose):
         together: list[list[Billed]] = []
         for line in some:
             if together and line.end <= together[-1][0].end:
@@ -106,7 +113,9 @@ def accounts_of(lines: Iterable[Billed], invoices: Iterable[Noted]) -> list[Acco
                 together.append([line])
         for group in together:
             names = dict.fromkeys(line.invoice for line in group)
-            found.append(Account(tuple(group), tuple(noted[name] for name in names if name in noted)))
+            edge = group[0].earliest
+            follows_older = str(edge) < group[0].first and (*whose, str(edge)) in older
+            found.append(Account(tuple(group), tuple(noted[name] for name in names if name in noted), follows_older))
     return found
 
 

@@ -272,6 +272,7 @@ class Carrier:
             and _billed_to(row.totals[line.metric], look.stripe_customer) == line.stripe_customer
         }
         shown = first, end = self._dated_in(account, near)
+        first = line.earliest if account.follows_older else first
         totals = {hour: total for hour, total in near.items() if first <= hour < end}
         if any(self._is_moved_first(hour, total) for hour, total in totals.items()):
             return False
