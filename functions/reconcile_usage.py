@@ -81,25 +81,32 @@ def handler(_event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 def _look(parts: "Parts", posting: Switch, start: datetime, deadline: datetime) -> tuple[Carried, Reconciled]:
     """Carry, look who pays, and compare, with what reads there are; return what was done, however far it got.
 
-    A half of what comes in is for comparing in any case, but not what is kept for the invoices of another hour. While
-    posting pauses, the invoices that become final are noted, and that is all.
+    Comparing, and the look who pays, have a share of what comes in in any case, but not of what is kept for the
+    invoices of another hour. While posting pauses, the invoices that become final are noted, and that is all.
     """
     allotment = parts.budget.allotment
     taken = parts.budget.take(int(A_SECOND * (deadline - start).total_seconds()), start)
     leaving = max(0, allotment.kept_for_invoices - parts.budget.left(start))
-    own = allotment.an_hour // 2
 
     def seconds_left() -> float:
         return (deadline - _clock()).total_seconds()
 
-    reads = Reads(max(0, taken - own), seconds_left=seconds_left)
+    reads = Reads(taken, seconds_left=seconds_left)
     reader = StripeReader(parts.meters, reads)
     half = start + (deadline - start) / 2
     try:
         if posting.first is None:
             noter = Noter(parts.ledger, parts.changes, reader, Hour.parse(posting.since), _clock, deadline)
             return _note(noter), Reconciled()
+        try:
+            metrics = len(reader.by_metric())  # whatever is looked at needs them
+        except (OutOfBudgetError, StripeUnavailableError) as error:
+            return Carried(cut_short=str(error)), Reconciled()
+        own = allotment.for_comparing(metrics)
+        others = max(0, taken - own)
+        reads.most = others - allotment.for_looking(taken, metrics)
         carried = Carrier(parts.ledger, parts.changes, reader, posting.first, _clock, half).run()
+        reads.most = others
         try:
             Looker(parts.ledger, parts.changes, reader, posting.first, _clock, half).run()
         except StripeUnavailableError as error:

@@ -1005,6 +1005,33 @@ def test_reads_that_a_run_did_not_make_are_given_back(functions: Functions, post
     assert _reads(posted) > 100
 
 
+def test_customers_who_left_keep_nobody_from_being_looked_at_or_compared(
+    functions: Functions, posted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I4, I6, I9: what each has used since its last invoice waits for a subscription, and costs reads in each run."""
+    monkeypatch.setenv("STRIPE_READS_A_MONTH", "10000")
+    bill = Billing(posted)
+    bill.at(Clock.at)
+    subscribed = bill.client().v1.subscriptions
+    for number in range(15):
+        name = f"left{number}"
+        posted.customer(name, f"key-{name}", stripe_customer=f"cus_{name}")
+        subscription = bill.subscribe(f"cus_{name}")
+        subscribed.cancel(subscription, {"invoice_now": True})
+        bill.use(1, Hour.containing(Clock.at), name=f"key-{name}")
+    Clock.at = posted.now = due(Hour.containing(Clock.at))
+    functions.close()
+    functions.post()
+    budget = ReadBudget(boto3.client("dynamodb"), "ledger", ReadAllotment(10_000))
+    budget.take(10_000, Clock.at)  # what came in is spent
+    told = []
+    for _ in range(3):
+        Clock.at += timedelta(hours=1)
+        report = functions.reconcile()
+        told.append((report["unbilled"] > 0, report["customers"] > 0))
+    assert told == [(True, True)] * 3
+
+
 @pytest.mark.usefixtures("started", "connected")
 def test_what_an_invoice_has_not_billed_is_carried(
     functions: Functions, world: World, capsys: pytest.CaptureFixture[str]

@@ -46,6 +46,17 @@ def test_what_nobody_reads_is_kept_for_two_days() -> None:
     assert [allotment.left(until, NOW + hours * HOUR) for hours in (0, 1, 24, 48, 480)] == [0, 13, 312, 625, 625]
 
 
+@pytest.mark.parametrize(
+    ("a_month", "metrics", "comparing", "looking"),
+    [(10_000, 1, 6, 2), (10_000, 3, 6, 2), (10_000, 4, 7, 2), (10_000, 9, 7, 2), (50_000, 20, 40, 8), (1_000, 3, 0, 0)],
+)
+def test_each_part_of_a_run_has_its_share(a_month: int, metrics: int, comparing: int, looking: int) -> None:
+    """Of what comes in in an hour; a whole customer's is for comparing, unless nothing were left of the run."""
+    allotment = ReadAllotment(a_month)
+    assert allotment.for_comparing(metrics) == comparing
+    assert allotment.for_looking(allotment.an_hour, metrics) == looking
+
+
 def test_reads_that_are_given_back_can_be_made() -> None:
     """A run took 100 and made 40."""
     allotment = ReadAllotment(10_000)

@@ -27,6 +27,9 @@ _A_RUN_S: Final = 270
 _OF_A_RUN: Final = 2
 """Reads of each hourly run that look at no customer: which meters and which new invoices there are."""
 
+_REST_OF_A_RUN: Final = _OF_A_RUN + 4
+"""And those that bring an invoice, and the look who pays, a customer further."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadAllotment:
@@ -51,6 +54,19 @@ class ReadAllotment:
     def kept_for_invoices(self) -> int:
         """How many comparing leaves."""
         return _ms(_KEPT) // 2 // self._each
+
+    def for_comparing(self, metrics: int) -> int:
+        """Return how many reads of a run are for comparing in any case.
+
+        That is a half of what comes in in an hour, or what a customer takes whose days and hours are read, if that is
+        more and enough stays for the rest of the run.
+        """
+        return max(self.an_hour // 2, min(2 * metrics, self.an_hour - _REST_OF_A_RUN))
+
+    def for_looking(self, taken: int, metrics: int) -> int:
+        """Return how many of the reads that a run took are for the look who pays, whatever invoices ask for."""
+        comparing = self.for_comparing(metrics)
+        return min(comparing // 2, max(0, taken - comparing) // 3)
 
     def left(self, spent_until: int, now: int) -> int:
         """Return how many reads may be made now."""
