@@ -876,6 +876,24 @@ def test_a_destination_that_sends_something_else_is_told(
     )
 
 
+def test_two_destinations_of_the_address_are_told(ward: Ward) -> None:
+    """Only one of them can be signed with what is here."""
+    (made,) = destinations(ward)
+    hook: Any = {
+        "name": "another",
+        "type": "webhook_endpoint",
+        "event_payload": "thin",
+        "enabled_events": [*EVENTS],
+        "webhook_endpoint": {"url": ward.deployment.outputs.notifications_url},
+    }
+    another = ward.world.meters().call(lambda client: client.v2.core.event_destinations.create(hook)).id
+    (found,) = ward.of("notifications")
+    assert found[0] == "warning"
+    assert (
+        f"2 event destinations have this address: delete {another} in Stripe's dashboard, and keep {made}" in found[1]
+    )
+
+
 def test_a_signing_secret_that_is_not_known_is_told(ward: Ward) -> None:
     """Everything that Stripe sends would be refused."""
     (made,) = destinations(ward)

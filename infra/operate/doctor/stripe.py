@@ -107,7 +107,7 @@ def check_notifications(deployment: Deployment, _now: datetime) -> Iterator[Find
         return
     found = there[0]
     if len(there) > 1:
-        yield warning(too_many(there), do)
+        yield warning(too_many(there), "delete what is too much in Stripe's dashboard")
     elif wrong := amiss(found):
         yield warning(f"the event destination {found.id} {wrong}", "change it in Stripe's dashboard")
     elif not deployment.has_signing_secret():
