@@ -11,6 +11,7 @@ import pytest
 
 from infra.operate.customers import Customers, Entry
 from metering.billing.carrying import Carrier
+from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import MOST_IN_AN_HOUR, State
@@ -370,6 +371,29 @@ def test_a_run_makes_no_more_calls_than_it_may(billing: Billing) -> None:
     for _ in range(50):
         _carrier(billing.world, calls=3).run()
     assert [amount for _, amount in billing.carries()] == [2]
+
+
+def test_a_new_invoice_waits_for_none_of_many_customers_who_left(billing: Billing) -> None:
+    """I4, I6: each of them costs reads in every run, for as long as nobody subscribes it again."""
+    world, client = billing.world, billing.client().v1.subscriptions
+    now = Hour.containing(world.now)
+    for number in range(40):
+        name = f"left{number}"
+        world.customer(name, f"key-{name}", stripe_customer=f"cus_{name}")
+        client.cancel(billing.subscribe(f"cus_{name}"), {"invoice_now": True})
+        billing.use(1, now, name=f"key-{name}")
+    billing.at(due(now))
+    billing.settle(2)
+    waiting = billing.marks()
+    billing.jump(FINALISED + timedelta(hours=6))
+    since = Hour.parse(world.switch.read().since)
+    reader, deadline = StripeReader(world.meters(), Reads(1000)), world.now + timedelta(minutes=5)
+    assert sum(Noter(world.ledger, world.changes, reader, since, world.clock, deadline).note()) == 1
+    for _ in range(2):
+        world.check(calls=6)
+        billing.at(world.now + timedelta(hours=1))
+    assert [one.read for one in world.changes.noted("acme")] == [True]
+    assert billing.marks() == waiting >= 40
 
 
 def test_a_run_that_ends_amid_many_invoices_is_gone_on_with(billing: Billing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,9 +123,12 @@ class Carrier:
         for mark in self.changes.counters.marks.of_kind(Mark.CHECK):
             if mark.subject.kind is Kind.CUSTOMER:
                 by_name.setdefault(mark.subject.id, []).append(mark)
-        names = sorted(by_name)
-        start = int(self.clock().timestamp()) // 3600 * 7919 % max(1, len(names))
-        for name in names[start:] + names[:start]:  # another one first in each run, so that none starves
+        names, now = sorted(by_name), Hour.containing(self.clock())
+        start = now.number * 7919 % max(1, len(names))
+        names = names[start:] + names[:start]  # another one first in each run, so that none starves
+        if now.number % 2:  # and in every other run new invoices before what waits for a subscription, or a person
+            names.sort(key=lambda name: max(mark.hour for mark in by_name[name]).number < now.number - 24)
+        for name in names:
             if self.clock() >= self.deadline:
                 return
             try:
