@@ -113,6 +113,23 @@ def test_usage_from_before_the_subscription_is_never_billed_whatever_its_age(wor
         assert lookout.hours() == told
 
 
+def test_what_a_restored_ledger_dates_after_a_subscriptions_begin_is_not_told(world: World, lookout: Lookout) -> None:
+    """It is billed, though an hour's usage is usually dated before: while no invoice has it, and after the end."""
+    world.ledger_epoch = "2"
+    billing = Billing(world)
+    world.customer("acme", "key1", stripe_customer="cus_acme")
+    billing.at(HOUR.start + timedelta(minutes=52))
+    billing.subscribe()
+    used(billing, HOUR)
+    assert lookout.hours() == {}
+    billing.jump(HOUR.start + DAY + timedelta(hours=3))
+    billing.settle()
+    cancel(billing)
+    billing.jump(world.now + DAY)
+    billing.settle()
+    assert (billing.invoiced()[0], lookout.hours()) == (3, {})
+
+
 def test_a_metric_that_older_subscriptions_have_no_price_of_is_told(billing: Billing, lookout: Lookout) -> None:
     """It was declared after the customer subscribed."""
     used(billing, NEXT, metric="bytes")

@@ -171,9 +171,12 @@ class Invoices:
             self._billed = [line for line in lines if line.invoice not in void]
         return self._billed
 
-    def have(self, whose: str, metric: str, hour: Hour) -> bool:
-        """Say whether one of them bills a Stripe customer's metric in an hour."""
-        return any((one.stripe_customer, one.metric) == (whose, metric) and one.covers(hour) for one in self.billed())
+    def have(self, metric: str, hour: Hour, total: Total) -> bool:
+        """Say whether one of them bills an hour's total."""
+        return any(
+            (one.stripe_customer, one.metric) == (total.posted_to, metric) and one.covers(hour, total.dated)
+            for one in self.billed()
+        )
 
 
 def unbilled(rows: Iterable[UsageRow], shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbilled]:
@@ -185,8 +188,8 @@ def unbilled(rows: Iterable[UsageRow], shown: Shown, invoices: Invoices, now: da
         for metric, total in row.totals.items():
             if not _is_taken(total):
                 continue
-            why = why_unbilled(metric, row.hour, shown.agreed.get(total.posted_to, ()), now)
-            if why and (why is WhyUnbilled.TRIAL or not invoices.have(total.posted_to, metric, row.hour)):
+            why = why_unbilled(metric, row.hour, shown.agreed.get(total.posted_to, ()), now, dated=total.dated)
+            if why and (why is WhyUnbilled.TRIAL or not invoices.have(metric, row.hour, total)):
                 yield Unbilled(row.hour, metric, total.quantity, why)
 
 

@@ -59,9 +59,15 @@ class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
     collects: bool = True
 
 
-def why_unbilled(metric: str, hour: Hour, agreed: Iterable[Agreed], now: datetime) -> WhyUnbilled | None:
-    """Return why no subscription bills a metric's hour that is on no invoice yet; None if one does, or is about to."""
-    reasons = [_why(metric, hour, one, now) for one in agreed if one.status != "incomplete_expired"]
+def why_unbilled(
+    metric: str, hour: Hour, agreed: Iterable[Agreed], now: datetime, *, dated: int = 0
+) -> WhyUnbilled | None:
+    """Return why no subscription bills a metric's hour that is on no invoice yet; None if one does, or is about to.
+
+    What was posted is ``dated`` at a moment in seconds since 1970; 0 if nothing was.
+    """
+    at = dated or int((hour.end - DATED).timestamp())
+    reasons = [_why(metric, at, one, now) for one in agreed if one.status != "incomplete_expired"]
     known = [reason for reason in reasons if reason is not None]
     if len(known) < len(reasons):
         return None
@@ -72,9 +78,8 @@ _RANKS: Final = {why: rank for rank, why in enumerate(WhyUnbilled)}
 
 
 def _why(  # noqa: PLR0911 - one answer for each reason
-    metric: str, hour: Hour, one: Agreed, now: datetime
+    metric: str, at: int, one: Agreed, now: datetime
 ) -> WhyUnbilled | None:
-    at = int((hour.end - DATED).timestamp())
     if at < one.start:
         return WhyUnbilled.BEFORE
     if one.end and (at >= one.end or now.timestamp() >= one.end + LAST_INVOICE.total_seconds()):

@@ -96,9 +96,10 @@ class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
         """What tells it from the others of its invoice."""
         return f"{self.invoice}#{self.metric}" + (f"#{self.item}#{self.first}" if self.item else "")
 
-    def covers(self, hour: Hour) -> bool:
-        """Say whether the invoice bills this hour."""
-        return Hour.parse(self.first) <= hour < Hour.parse(self.end)
+    def covers(self, hour: Hour, dated: int = 0) -> bool:
+        """Say whether the invoice bills this hour, or its usage that is ``dated`` at a moment, as :attr:`begun` is."""
+        first = self.earliest if dated >= self.begun else Hour.parse(self.first)
+        return first <= hour < Hour.parse(self.end)
 
 
 @dataclass(frozen=True, slots=True)
