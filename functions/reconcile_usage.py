@@ -14,7 +14,8 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from metering.billing.carrying import Carried, Carrier
+from metering.billing.carried import Carried
+from metering.billing.carrying import Carrier
 from metering.billing.noting import Noter
 from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.standing import standing

@@ -9,7 +9,8 @@ import msgspec
 
 from infra.operate.adjusting import counted
 from infra.operate.deployment import Deployment, OperatorError
-from metering.billing.carrying import Carried, Carrier
+from metering.billing.carried import Carried
+from metering.billing.carrying import Carrier
 from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
 from metering.model.periods import Hour
 from metering.model.subjects import customer

@@ -65,6 +65,7 @@ EVERY: Final[Mapping[str, Any]] = {
     "stripe_api_base": "https://stripe.example.com",
     "stripe_rate": 100,
     "stripe_reads_a_month": 1000,
+    "stripe_calls": 5000,
     "streamed_from": "2026-12-01T00",
     "portal_origins": ["https://app.example.com"],
     "portal_concurrency": 20,

@@ -10,7 +10,8 @@ from typing import Any
 
 from infra.local.stripe.server import LocalStripe
 from infra.operate.customers import Customers, Entry
-from metering.billing.carrying import Carried, Carrier
+from metering.billing.carried import Carried
+from metering.billing.carrying import Carrier
 from metering.billing.closed import Closed
 from metering.billing.closing import INDEX_LAG, Closer
 from metering.billing.posting import Poster

@@ -16,7 +16,7 @@ twice.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -24,6 +24,7 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from metering.billing.accounts import DOUBTFUL, OVERLAPPING, Account, accounts_of
+from metering.billing.carried import Carried
 from metering.billing.noting import Noter
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, customer
@@ -41,40 +42,6 @@ logger = Logger(child=True)
 
 WHO: Final = "reconcile_usage"
 NOT_SUBSCRIBED: Final = "no subscription bills this metric now"
-
-
-@dataclass(slots=True)
-class Carried:
-    """What a run carried."""
-
-    invoices: int = 0
-    """Invoices that are new, or newly void."""
-
-    carried: int = 0
-    """Changes written into the current hour."""
-
-    held: int = 0
-    """Differences that wait for a subscription, or for a person; and invoices that cannot be read."""
-
-    doubtful: int = 0
-    """Those of them that a person has to look at."""
-
-    reasons: list[str] = field(default_factory=list)
-
-    odd: int = 0
-    """Customers of whom Stripe refuses to say anything, for a reason that is theirs alone (I6)."""
-
-    cut_short: str = ""
-    """Why the run ended before all was looked at."""
-
-    def add(self, more: "Carried") -> None:
-        """Add what was carried since."""
-        self.invoices += more.invoices
-        self.carried += more.carried
-        self.held += more.held
-        self.doubtful += more.doubtful
-        self.reasons += more.reasons
-        self.odd += more.odd
 
 
 Checking = Generator[Carried, None, bool]
