@@ -81,3 +81,12 @@ def next_date(hour: Hour, epoch: str, *, after: int) -> int:
 def _left_in(epoch: int) -> int:
     """Return how many seconds are left of an hour when an epoch's part of it begins: 598 in the first, then 347."""
     return 500 // epoch + LAST_EPOCH - epoch
+
+
+FIRST_DATED_S: Final = _left_in(1)
+"""Seconds before an hour's end at which its first posting is dated; a restored ledger's are dated later."""
+
+
+def first_dated(hour: Hour) -> int:
+    """Return when an hour's first posting is dated, in seconds since 1970."""
+    return int(hour.end.timestamp()) - FIRST_DATED_S

@@ -5,6 +5,7 @@ An hour's events are dated in its last ten minutes, and Stripe bills a subscript
 dated while it runs (docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup).
 """
 
+import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,13 +13,11 @@ from typing import Final
 
 import msgspec
 
+from metering.model.identifiers import first_dated
 from metering.model.periods import Hour
 
 OPEN_PERIOD: Final = timedelta(days=35)
 """How far back usage that nobody pays is counted: for so long Stripe would still have taken it."""
-
-DATED: Final = timedelta(minutes=10)
-"""An hour's events are dated so long before its end, or later."""
 
 LAST_INVOICE: Final = timedelta(hours=2)
 """After a subscription's end: for an hour its last invoice is a draft (docs.stripe.com/billing/invoices/subscription),
@@ -66,7 +65,7 @@ def why_unbilled(
 
     What was posted is ``dated`` at a moment in seconds since 1970; 0 if nothing was.
     """
-    at = dated or int((hour.end - DATED).timestamp())
+    at = dated or first_dated(hour)
     reasons = [_why(metric, at, one, now) for one in agreed if one.status != "incomplete_expired"]
     known = [reason for reason in reasons if reason is not None]
     if len(known) < len(reasons):
@@ -77,21 +76,15 @@ def why_unbilled(
 _RANKS: Final = {why: rank for rank, why in enumerate(WhyUnbilled)}
 
 
-def _why(  # noqa: PLR0911 - one answer for each reason
-    metric: str, at: int, one: Agreed, now: datetime
-) -> WhyUnbilled | None:
-    if at < one.start:
-        return WhyUnbilled.BEFORE
-    if one.end and (at >= one.end or now.timestamp() >= one.end + LAST_INVOICE.total_seconds()):
-        return WhyUnbilled.ENDED
-    if metric not in one.prices or at < one.prices[metric]:
-        return WhyUnbilled.NO_PRICE
-    if one.trial_start <= at < one.trial_end:
-        return WhyUnbilled.TRIAL
-    if one.status == "incomplete":
-        return WhyUnbilled.INCOMPLETE
-    if one.status == "unpaid":
-        return WhyUnbilled.UNPAID
-    if one.status == "paused" or not one.collects:
-        return WhyUnbilled.PAUSED
-    return None
+def _why(metric: str, at: int, one: Agreed, now: datetime) -> WhyUnbilled | None:
+    is_over = at >= one.end or now.timestamp() >= one.end + LAST_INVOICE.total_seconds()
+    reasons = (
+        (WhyUnbilled.BEFORE, at < one.start),
+        (WhyUnbilled.ENDED, bool(one.end) and is_over),
+        (WhyUnbilled.NO_PRICE, at < one.prices.get(metric, math.inf)),
+        (WhyUnbilled.TRIAL, one.trial_start <= at < one.trial_end),
+        (WhyUnbilled.INCOMPLETE, one.status == "incomplete"),
+        (WhyUnbilled.UNPAID, one.status == "unpaid"),
+        (WhyUnbilled.PAUSED, one.status == "paused" or not one.collects),
+    )
+    return next((why for why, holds in reasons if holds), None)

@@ -4,6 +4,7 @@ from typing import Any
 
 from metering.model.unbilled import Agreed
 from metering.stripe.invoices import StripeReader
+from metering.stripe.subscriptions import bills_since
 
 
 def agreed(reader: StripeReader, stripe_customer: str) -> tuple[Agreed, ...]:
@@ -22,7 +23,7 @@ def _agreed(subscription: Any, metrics: dict[str, str]) -> Agreed:
         recurring = item.price.recurring
         metric = metrics.get((recurring and recurring.meter) or "")
         if metric:
-            since = _since(item, subscription)
+            since = bills_since(item, subscription)
             prices[metric] = min(since, prices.get(metric, since))
     return Agreed(
         subscription.status,
@@ -33,16 +34,3 @@ def _agreed(subscription: Any, metrics: dict[str, str]) -> Agreed:
         subscription.trial_end or 0,
         collects=not subscription.pause_collection,
     )
-
-
-def _since(item: Any, subscription: Any) -> int:
-    """Return from when on an item bills: that of a backdated subscription from its start, one added later from then.
-
-    Source: docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup.
-    """
-    came_with_it = item.created <= subscription.created + _SAME_CALL_S
-    return int(subscription.start_date if came_with_it else item.created)
-
-
-_SAME_CALL_S = 60
-"""Seconds in which Stripe makes a subscription with its items."""

@@ -14,12 +14,13 @@ from typing import Any, Final, Literal, TypeVar
 
 import stripe
 
+from metering.model.identifiers import FIRST_DATED_S, first_dated
 from metering.model.periods import Hour
 from metering.stripe.answers import UNKNOWN_CUSTOMER
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.reading import Reads
-from metering.stripe.subscriptions import is_running, with_all_items
+from metering.stripe.subscriptions import bills_since, is_running, with_all_items
 
 FINALISED: Final = "invoice.finalized"
 VOIDED: Final = "invoice.voided"
@@ -27,16 +28,10 @@ VOIDED: Final = "invoice.voided"
 _PRICE: Final = "data.pricing.price_details.price"
 """What is expanded, so that no price is read for itself (Stripe changelog, 2025-12-15)."""
 
-_DATED: Final = 598
-"""Seconds before an hour's end."""
-
 _NEVER_BEGAN: Final = {"incomplete", "incomplete_expired"}
 
 _MOST: Final = 100
 """Objects in one answer (Stripe API reference, "Pagination")."""
-
-_AT_ONCE: Final = 60
-"""Seconds within which an item was made together with its subscription."""
 
 T = TypeVar("T")
 
@@ -96,21 +91,16 @@ class Subscribed:
 
     def bills(self, hour: Hour) -> bool:
         """Say whether an hour's usage falls into that time."""
-        return self.bills_at(dated(hour))
+        return self.bills_at(first_dated(hour))
 
     def bills_at(self, moment: int) -> bool:
         """Say whether usage that is dated at a moment falls into that time."""
         return self.start <= moment and (self.end is None or moment < self.end)
 
 
-def dated(hour: Hour) -> int:
-    """Return when an hour's usage is dated first (:mod:`metering.model.identifiers`), in seconds since 1970."""
-    return int(hour.end.timestamp()) - _DATED
-
-
 def _first_from(moment: int) -> Hour:
     """Return the first hour whose usage is dated at a moment or later."""
-    return Hour(-(-(moment + _DATED) // 3600) - 1)
+    return Hour(-(-(moment + FIRST_DATED_S) // 3600) - 1)
 
 
 @dataclass(slots=True)
@@ -143,25 +133,26 @@ class StripeReader:
         meter = self.by_metric().get(metric)
         if meter is None:
             return {}
-        try:
-            return self.reads.make(lambda: self.meters.totals(meter, stripe_customer, first, end, window=window))
-        except StripeRejectedError as error:
-            if not error.means(UNKNOWN_CUSTOMER):
-                raise
+        found = self._of_known(lambda: self.meters.totals(meter, stripe_customer, first, end, window=window))
+        if found is None:
             self.unknown.add(stripe_customer)
-            return {}
+        return found or {}
 
     def total(self, metric: str, stripe_customer: str, first: Hour, end: Hour) -> int:
         """Return what Stripe shows of a customer's metric in some hours: 0 of a customer that it does not know."""
         meter = self.by_metric().get(metric)
         if meter is None:
             return 0
+        return self._of_known(lambda: self.meters.total(meter, stripe_customer, first, end)) or 0
+
+    def _of_known(self, read: Callable[[], T]) -> T | None:
+        """Make a read about a customer; return None if Stripe does not know such a one."""
         try:
-            return self.reads.make(lambda: self.meters.total(meter, stripe_customer, first, end))
+            return self.reads.make(read)
         except StripeRejectedError as error:
             if not error.means(UNKNOWN_CUSTOMER):
                 raise
-            return 0
+            return None
 
     def became_final(self, since: int, until: int, after: str = "") -> Iterator[tuple[str, list[FinalInvoice]]]:
         """Yield the invoices that became final or void from ``since`` up to ``until``, exclusive, newest first.
@@ -259,7 +250,7 @@ class StripeReader:
             Subscribed(
                 item.price.recurring.meter,
                 one.created,
-                one.start_date if item.created <= one.created + _AT_ONCE else item.created,
+                bills_since(item, one),
                 one.ended_at,
                 is_running(one),
             )
@@ -286,11 +277,12 @@ class StripeReader:
                 if not error.means(UNKNOWN_CUSTOMER):
                     raise
                 found = []
-            for one in found:
-                if one["items"].has_more:
-                    self._one(lambda _, one=one: with_all_items(one))  # type: ignore[misc]
-            self._subscriptions[stripe_customer] = found
+            self._subscriptions[stripe_customer] = [self._in_full(one) for one in found]
         return self._subscriptions[stripe_customer]
+
+    def _in_full(self, subscription: Any) -> Any:
+        more: bool = subscription["items"].has_more
+        return self._one(lambda _: with_all_items(subscription)) if more else subscription
 
     def _one(self, call: Callable[[stripe.StripeClient], T]) -> T:
         """Make one call, as every read is to be made that this file makes itself."""

@@ -15,6 +15,9 @@ from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, 
 BILLING: Final = frozenset({"active", "past_due", "trialing", "unpaid"})
 """States of a subscription whose usage gets onto an invoice (Stripe docs, "How subscriptions work")."""
 
+_SAME_CALL_S: Final = 60
+"""Seconds in which Stripe makes a subscription with its items."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -99,6 +102,15 @@ def plans_of(subscription: Subscription, deployment: str) -> set[str]:
     """Return the plans of a deployment that a subscription has prices of."""
     found = [metadata_of(item.price) for item in subscription["items"].data]
     return {metadata[PLAN] for metadata in found if metadata.get(DEPLOYMENT) == deployment}
+
+
+def bills_since(item: Any, subscription: Any) -> int:
+    """Return from when on an item bills: that of a backdated subscription from its start, one added later from then.
+
+    Source: docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup.
+    """
+    came_with_it = item.created <= subscription.created + _SAME_CALL_S
+    return int(subscription.start_date if came_with_it else item.created)
 
 
 def is_running(subscription: Subscription) -> bool:
