@@ -16,7 +16,6 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.carried import Carried
 from metering.billing.carrying import Carrier
-from metering.billing.noting import Noter
 from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.standing import standing
 from metering.billing.unbilled import Looker
@@ -31,8 +30,7 @@ from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.read_budget import ReadBudget
 from metering.stores.switch import PostingSwitch, Switch
-from metering.stores.table import RowChangedError
-from metering.stripe.client import StripeRejectedError, StripeUnavailableError, key_from
+from metering.stripe.client import StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
 from metering.stripe.reading import OutOfBudgetError, Reads
@@ -97,8 +95,8 @@ def _look(parts: "Parts", posting: Switch, start: datetime, deadline: datetime) 
     half = start + (deadline - start) / 2
     try:
         if posting.first is None:
-            noter = Noter(parts.ledger, parts.changes, reader, Hour.parse(posting.since), _clock, deadline)
-            return _note(noter), Reconciled()
+            since = Hour.parse(posting.since)
+            return Carrier(parts.ledger, parts.changes, reader, since, _clock, deadline).note(), Reconciled()
         try:
             metrics = len(reader.by_metric())  # whatever is looked at needs them
         except (OutOfBudgetError, StripeUnavailableError) as error:
@@ -116,16 +114,6 @@ def _look(parts: "Parts", posting: Switch, start: datetime, deadline: datetime) 
         return carried, Reconciler(parts.ledger, parts.changes, reader, posting.first, _clock, deadline).run()
     finally:
         parts.budget.note(reads.made - taken, start)
-
-
-def _note(noter: Noter) -> Carried:
-    noted = Carried()
-    try:
-        for invoices in noter.note():
-            noted.invoices += invoices
-    except (StripeRejectedError, StripeUnavailableError, OutOfBudgetError, RowChangedError) as error:
-        noted.cut_short = str(error)
-    return noted
 
 
 def _clock() -> datetime:

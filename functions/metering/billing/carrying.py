@@ -18,6 +18,7 @@ twice.
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -63,15 +64,21 @@ class Carrier:
     deadline: datetime
 
     def run(self) -> Carried:
-        """Note the invoices that were finalised since the last run, and carry what there is to carry.
+        """Note the invoices that were finalised since the last run, and carry what there is to carry."""
+        return self._as_far_as_it_gets(chain(self._note(), self._check_marked()))
 
-        Whatever Stripe fails at, what was done until then is returned.
-        """
+    def note(self) -> Carried:
+        """Note the invoices that were finalised since the last run, and carry nothing, as while posting pauses."""
+        return self._as_far_as_it_gets(self._note())
+
+    def _note(self) -> Iterator[Carried]:
+        return (Carried(invoices=invoices) for invoices in self._noter.note())
+
+    def _as_far_as_it_gets(self, parts: Iterable[Carried]) -> Carried:
+        """Do all of it; whatever Stripe fails at, what was done until then is returned."""
         carried = Carried()
         try:
-            for invoices in self._noter.note():
-                carried.add(Carried(invoices=invoices))
-            for more in self._check_marked():
+            for more in parts:
                 carried.add(more)
         except (OutOfBudgetError, RowChangedError, StripeRejectedError, StripeUnavailableError) as error:
             logger.warning("the next run goes on", reason=str(error))
@@ -196,7 +203,8 @@ class Carrier:
             elif total.state is State.PENDING or self._may_show_later(total):
                 done = False  # post_usage holds it first; and what it sent before has to be seen
             elif total.state is State.HELD and total.reason == TOO_OLD:
-                invoiced = _is_invoiced(row.hour, metric, _billed_to(total, stripe_customer), invoices)
+                whom = _billed_to(total, stripe_customer)
+                invoiced = any(one.is_of(whom, metric) and one.covers(row.hour) for one in invoices)
                 held = 0 if invoiced else self._at_stripe(metric, total.posted_to or stripe_customer, row.hour)
                 if invoiced or total.quantity == held:
                     row = self.ledger.rows.save(settled_by_carry(row, metric))
@@ -364,11 +372,6 @@ class Look:
     account: Account
     others: Sequence[Account]
     stripe_customer: str
-
-
-def _is_invoiced(hour: Hour, metric: str, stripe_customer: str, lines: Iterable[Billed]) -> bool:
-    """Say whether an hour of a Stripe customer's metric is on an invoice."""
-    return any((one.metric, one.stripe_customer) == (metric, stripe_customer) and one.covers(hour) for one in lines)
 
 
 def _billed_to(total: Total, stripe_customer: str) -> str:

@@ -327,7 +327,7 @@ class Reconciler:
         if any(one.stripe_customer == total.posted_to and not one.read for one in self.changes.noted(owner.id)):
             return False  # what it bills is not known yet
         return not any(
-            billed.metric == metric and billed.stripe_customer == total.posted_to and billed.covers(row.hour)
+            billed.is_of(total.posted_to, metric) and billed.covers(row.hour)
             for billed in self.changes.billed(owner.id)
         )
 

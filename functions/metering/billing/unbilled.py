@@ -173,10 +173,7 @@ class Invoices:
 
     def have(self, metric: str, hour: Hour, total: Total) -> bool:
         """Say whether one of them bills an hour's total."""
-        return any(
-            (one.stripe_customer, one.metric) == (total.posted_to, metric) and one.covers(hour, total.dated)
-            for one in self.billed()
-        )
+        return any(one.is_of(total.posted_to, metric) and one.covers(hour, total.dated) for one in self.billed())
 
 
 def unbilled(rows: Iterable[UsageRow], shown: Shown, invoices: Invoices, now: datetime) -> Iterator[Unbilled]:

@@ -101,6 +101,10 @@ class Billed(msgspec.Struct, frozen=True, omit_defaults=True):
         first = self.earliest if dated >= self.begun else Hour.parse(self.first)
         return first <= hour < Hour.parse(self.end)
 
+    def is_of(self, stripe_customer: str, metric: str) -> bool:
+        """Say whether it bills this metric of this Stripe customer."""
+        return (self.stripe_customer, self.metric) == (stripe_customer, metric)
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
