@@ -265,14 +265,8 @@ class Recorder:
             match batch.source:
                 case Source.ACCESS_LOG:
                     for name, record, _ in _one_by_one(piece, Reader(now, self.metrics, self.nonces), left_out, {}):
-                        yield (
-                            name,
-                            record.request_id,
-                            (
-                                Hour.of_epoch_ms(epoch_ms(record.time)),
-                                source_of_key(record.key),
-                            ),
-                        )
+                        where = Hour.of_epoch_ms(epoch_ms(record.time)), source_of_key(record.key)
+                        yield name, record.request_id, where
                 case Source.USAGE_LINES:
                     group = batch.origin.partition(" ")[0]
                     for name, report, _ in _one_by_one(piece, UsageLineReader(now, self.metrics), left_out, {}):

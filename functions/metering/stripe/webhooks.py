@@ -22,6 +22,9 @@ OLDEST: Final = 300
 
 NOT_STRIPES: Final = "the signature is not Stripe's, or too old"
 
+_DIGITS: Final = 64
+"""Hexadecimal ones of a signature, which is one of SHA-256."""
+
 _LONGEST_TIME: Final = 12
 """Digits of a signature's time, in seconds since the epoch."""
 
@@ -142,7 +145,7 @@ class Webhooks:
 
 
 def _is_a_signature(header: str) -> bool:
-    """Say whether a header could be a signature at all: a time, and 64 hexadecimal digits under ``v1``.
+    """Say whether a header could be a signature at all: a time, and hexadecimal digits under ``v1``.
 
     (Stripe, "Resolve webhook signature verification errors", "Verify webhook signatures manually".)
     """
@@ -150,8 +153,7 @@ def _is_a_signature(header: str) -> bool:
         return False
     parts = [part.partition("=")[::2] for part in header.split(",")]
     return any(name == "t" and value.isdecimal() and len(value) <= _LONGEST_TIME for name, value in parts) and any(
-        name == "v1" and len(value) == 64 and not value.strip("0123456789abcdef")  # noqa: PLR2004 - of SHA-256
-        for name, value in parts
+        name == "v1" and len(value) == _DIGITS and not value.strip("0123456789abcdef") for name, value in parts
     )
 
 
