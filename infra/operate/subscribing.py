@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from stripe import StripeClient, Subscription
+from stripe import Subscription
 
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Change, Customers, Entry, at_stripe
@@ -26,7 +26,7 @@ from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
-from metering.stripe.subscriptions import is_running, plans_of, preview_of, running, with_all_items
+from metering.stripe.subscriptions import ended_too, is_running, plans_of, preview_of, running, with_all_items
 
 if TYPE_CHECKING:
     import stripe as stripe_sdk
@@ -220,12 +220,8 @@ class Subscriber:
 
     def _subscriptions(self, stripe_customer: str) -> list[Subscription]:
         """Return all subscriptions that a customer has had, as far as they are to our plans."""
-
-        def fetch(client: StripeClient) -> list[Subscription]:
-            listed = client.v1.subscriptions.list({"customer": stripe_customer, "status": "all", "limit": 100})
-            return [with_all_items(one) for one in listed.auto_paging_iter()]
-
-        return [subscription for subscription in self.stripe.call(fetch) if self._items(subscription)]
+        found = ended_too(self.stripe, stripe_customer)
+        return [subscription for subscription in found if self._items(subscription)]
 
     def _items(self, subscription: Subscription) -> dict[str, str]:
         """Return the ids of a subscription's prices that are ours, by name."""

@@ -118,14 +118,22 @@ def is_running(subscription: Subscription) -> bool:
     return subscription.status in BILLING
 
 
+def ended_too(stripe: StripeAccount, stripe_customer: str) -> list[Subscription]:
+    """Return all subscriptions that a customer has or had, newest first, with all their items."""
+    return _listed(stripe, {"customer": stripe_customer, "status": "all", "limit": 100})
+
+
 def running(stripe: StripeAccount, stripe_customer: str) -> Subscription | None:
     """Return a customer's running subscription to plans of ours."""
+    found = _listed(stripe, {"customer": stripe_customer, "limit": 100})
+    return next((one for one in found if is_running(one) and plans_of(one, stripe.deployment)), None)
 
+
+def _listed(stripe: StripeAccount, wanted: Any) -> list[Subscription]:
     def fetch(client: StripeClient) -> list[Subscription]:
-        listed = client.v1.subscriptions.list({"customer": stripe_customer, "limit": 100})
-        return [with_all_items(one) for one in listed.auto_paging_iter()]
+        return [with_all_items(one) for one in client.v1.subscriptions.list(wanted).auto_paging_iter()]
 
-    return next((one for one in stripe.call(fetch) if is_running(one) and plans_of(one, stripe.deployment)), None)
+    return stripe.call(fetch)
 
 
 def preview_of(stripe: StripeAccount, subscription: Subscription) -> dict[str, Any]:
