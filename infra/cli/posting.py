@@ -23,6 +23,7 @@ from infra.cli.shared import (
 from infra.operate import held_invoices, posting
 from infra.operate.adjusting import Adjusted, adjust
 from infra.operate.deployment import OperatorError
+from infra.operate.held_invoices import Decision
 from metering.billing.reconciling import NOT_POSTED
 from metering.model.periods import Hour
 from metering.stores.switch import Switch
@@ -217,7 +218,7 @@ def held_carry(
     as_json: Json = False,
 ) -> None:
     """Bill a difference after all, in the current hour."""
-    _decide(connect, customer_id, invoice, metric, "carry", reason, as_json)
+    _decide(connect, customer_id, invoice, metric, Decision("carry", reason, now()), as_json)
 
 
 @on_deployment(held_app, "leave")
@@ -237,7 +238,7 @@ def held_leave(
     Of one that cannot be read, nothing is compared any more, and what comes late to its hours is not carried.
     """
     if metric:
-        _decide(connect, customer_id, invoice, metric, "leave", reason, as_json)
+        _decide(connect, customer_id, invoice, metric, Decision("leave", reason, now()), as_json)
         return
     deployment = connect()
     known_customer(deployment.ledger, customer_id)
@@ -253,17 +254,16 @@ def _decide(
     customer_id: str,
     invoice: str,
     metric: str,
-    decision: held_invoices.Decision,
-    reason: str,
+    decision: Decision,
     as_json: bool,
 ) -> None:
     deployment = connect()
     known_customer(deployment.ledger, customer_id)
-    amount = held_invoices.decide(deployment, customer_id, invoice, metric, decision, reason=reason, now=now())
+    amount = held_invoices.decide(deployment, customer_id, invoice, metric, decision)
     if as_json:
-        print_json({"amount": amount, "decision": decision})
+        print_json({"amount": amount, "decision": decision.what})
         return
-    where = "are billed in the current hour" if decision == "carry" else "are billed to nobody"
+    where = "are billed in the current hour" if decision.what == "carry" else "are billed to nobody"
     out.print(f"{amount:+,} {metric} of {invoice} {where}")
 
 

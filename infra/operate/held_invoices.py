@@ -20,7 +20,14 @@ from metering.stores.table import RowChangedError
 AT_ONCE: Final = 100
 """Customers that are looked at before the next ones are, two queries each."""
 
-Decision = Literal["carry", "leave"]
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person has decided about something that is held, for a reason, at a moment."""
+
+    what: Literal["carry", "leave"]
+    reason: str
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,15 +62,13 @@ def _held_of(deployment: Deployment, name: str) -> Iterator[Held]:
             yield Held(name, line.invoice, line.metric, line.first, line.end, line.quantity, line.difference, line.held)
 
 
-def decide(  # noqa: PLR0913 - what a decision is about, each by name
-    deployment: Deployment, name: str, invoice: str, metric: str, decision: Decision, *, reason: str, now: datetime
-) -> int:
+def decide(deployment: Deployment, name: str, invoice: str, metric: str, decision: Decision) -> int:
     """Bill a difference that is held in the current hour, or nobody, for good; return how much it is.
 
     Either way it stands in the ledger with the reason and who decided. Deciding twice is refused: there is nothing left
     to decide. What comes late to the invoice's hours from now on is carried by itself.
     """
-    check_reason(reason)
+    check_reason(decision.reason)
     lines = [
         line
         for line in deployment.changes.billed(name)
@@ -72,7 +77,7 @@ def decide(  # noqa: PLR0913 - what a decision is about, each by name
     if not lines:
         raise OperatorError(f"nothing of {metric} on {invoice} is held for {name}: see 'metering held list'")
     for line in lines:
-        _settle(deployment, name, line, decision, reason=reason, now=now)
+        _settle(deployment, name, line, decision)
     return sum(line.difference for line in lines)
 
 
@@ -95,24 +100,22 @@ def leave_unread(deployment: Deployment, name: str, invoice: str, *, reason: str
         raise _just_looked_at() from error
 
 
-def _settle(  # noqa: PLR0913 - see above
-    deployment: Deployment, name: str, line: Billed, decision: Decision, *, reason: str, now: datetime
-) -> None:
-    amount = line.difference
-    settled = {"carried": line.carried + amount} if decision == "carry" else {"left": line.left + amount}
+def _settle(deployment: Deployment, name: str, line: Billed, decision: Decision) -> None:
+    amount, carries = line.difference, decision.what == "carry"
+    settled = {"carried": line.carried + amount} if carries else {"left": line.left + amount}
     after = msgspec.structs.replace(line, **settled, difference=0, held="", counted=True)
     change = Change(
         f"{line.known_as.replace('#', '.')}.v{line.version}",
         line.metric,
-        amount if decision == "carry" else 0,
+        amount if carries else 0,
         f"{line.invoice}: {amount:+,} of {line.first} to {line.end} "
-        f"{'are billed here' if decision == 'carry' else 'are billed to nobody'}: {reason}",
+        f"{'are billed here' if carries else 'are billed to nobody'}: {decision.reason}",
         deployment.who(),
-        int(now.timestamp()),
+        int(decision.now.timestamp()),
         carry=True,
     )
     try:
-        deployment.changes.carry(name, [after], Hour.containing(now), change)
+        deployment.changes.carry(name, [after], Hour.containing(decision.now), change)
     except RowChangedError as error:
         raise _just_looked_at() from error
 

@@ -18,7 +18,7 @@ from infra.local.stripe.webhook import Webhook
 from infra.operate.adjusting import adjust
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
-from infra.operate.held_invoices import decide, held_invoices
+from infra.operate.held_invoices import Decision, decide, held_invoices
 from infra.operate.posting import retry, turn_off, turn_on
 from metering.billing import closing, late_marks, posting, sending, settling, writing
 from metering.billing.carrying import Carrier
@@ -534,8 +534,8 @@ class Game:
         """Let an operator, who knows what was used, bill what is held for a person."""
         deployment = cast("Any", self.direct)
         for one in [*held_invoices(deployment)]:
-            now = self.world.moment
-            decide(deployment, one.customer, one.invoice, one.metric, "carry", reason="it was used", now=now)
+            decision = Decision("carry", "it was used", self.world.moment)
+            decide(deployment, one.customer, one.invoice, one.metric, decision)
 
     def _connect(self) -> None:
         """Let every customer be billed."""
