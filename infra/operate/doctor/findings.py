@@ -1,9 +1,10 @@
 """What a check of a deployment finds, and CloudWatch's numbers for it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final
 
 from infra.operate.deployment import Deployment
@@ -53,6 +54,11 @@ def warning(said: str, do: str) -> Finding:
 def broken(said: str, do: str) -> Finding:
     """Return what does not work."""
     return Finding(State.BROKEN, said, do)
+
+
+def named(names: Iterable[str], number: int, most: int) -> str:
+    """Name the first ``most`` of a number of things, and say how many more there are."""
+    return ", ".join(islice(names, most)) + f" and {number - most:,} more" * (number > most)
 
 
 Measured = tuple[str, str, str, Mapping[str, str]]

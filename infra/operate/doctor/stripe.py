@@ -10,7 +10,7 @@ import stripe
 from stripe import StripeClient
 
 from infra.operate.deployment import Deployment, meters_in_the_way
-from infra.operate.doctor.findings import Finding, broken, ok, warning
+from infra.operate.doctor.findings import Finding, broken, named, ok, warning
 from infra.operate.held_invoices import held_invoices
 from infra.operate.notifications import amiss, destinations_of, too_many
 from infra.operate.rights import FUNCTIONS, OPERATORS
@@ -131,9 +131,8 @@ def check_reads(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     else:
         yield ok(f"{a_month} look at {whom} every {max(1, hours)} hours; {budget.left(now):,} are left now")
     if odd := deployment.ledger.progress.round().odd:
-        named = ", ".join(odd[:_NAMED]) + f" and {len(odd) - _NAMED} more" * (len(odd) > _NAMED)
         yield warning(
-            f"Stripe would not sum up the usage of {named}, which is not compared",
+            f"Stripe would not sum up the usage of {named(odd, len(odd), _NAMED)}, which is not compared",
             "metering reconcile CUSTOMER shows Stripe's answer; see whether its Stripe customer was deleted or merged",
         )
 
@@ -166,9 +165,9 @@ def check_invoices(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """Name the invoices that wait for a person, and say in which version the account has its events."""
     held = [*islice(held_invoices(deployment), _NAMED + 1)]
     if held:
-        named = ", ".join(sorted({f"{one.invoice} of {one.customer}" for one in held[:_NAMED]}))
+        which = ", ".join(sorted({f"{one.invoice} of {one.customer}" for one in held[:_NAMED]}))
         yield broken(
-            f"invoices bill something else than was used, or cannot be read: {named}"
+            f"invoices bill something else than was used, or cannot be read: {which}"
             + " and more" * (len(held) > _NAMED),
             "metering held list says why; then metering held carry, or leave",
         )

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from infra.operate.deployment import Deployment
-from infra.operate.doctor.findings import Finding, ok, warning
+from infra.operate.doctor.findings import Finding, named, ok, warning
 from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
 from metering.model.unbilled import OPEN_PERIOD, WhyUnbilled
@@ -91,11 +91,8 @@ def _as_the_hourly_runs_found(deployment: Deployment) -> Iterator[Finding]:
         return
     found = looks.unpaid()
     for why, unpaid in found.items():
-        named = ", ".join(unpaid.named) + _more(unpaid.customers)
-        yield warning(
-            f"{unpaid.hours:,} hours of {_customers(unpaid.customers)} are billed to nobody, {why}: {named}",
-            _TO_DO[why],
-        )
+        said = f"{unpaid.hours:,} hours of {_customers(unpaid.customers)} are billed to nobody, {why}: "
+        yield warning(said + named(unpaid.named, unpaid.customers, _MOST_NAMED), _TO_DO[why])
     if not found:
         yield ok(f"of more than {MOST_CUSTOMERS} customers the hourly runs found no usage that nobody pays")
 
@@ -106,12 +103,8 @@ def _customers(number: int) -> str:
 
 def _named(unpaid: Mapping[str, Used]) -> str:
     """Name customers with what each used: ``acme (requests: 1,200)``."""
-    named = [
+    each = (
         f"{name} ({', '.join(f'{metric}: {quantity:,}' for metric, quantity in sorted(used.items()))})"
-        for name, used in islice(unpaid.items(), _MOST_NAMED)
-    ]
-    return ", ".join(named) + _more(len(unpaid))
-
-
-def _more(number: int) -> str:
-    return f" and {number - _MOST_NAMED:,} more" * (number > _MOST_NAMED)
+        for name, used in unpaid.items()
+    )
+    return named(each, len(unpaid), _MOST_NAMED)
