@@ -1032,11 +1032,8 @@ def test_customers_who_left_keep_nobody_from_being_looked_at_or_compared(
     assert told == [(True, True)] * 3
 
 
-@pytest.mark.usefixtures("started", "connected")
-def test_what_an_invoice_has_not_billed_is_carried(
-    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """I4, I5: a record comes after its invoice is final; all under the deployed roles."""
+def invoiced(functions: Functions, world: World) -> Billing:
+    """Return the billing of acme, whose use of five is on an invoice that is about to become final."""
     bill = Billing(world)
     world.customer("acme", "key1", stripe_customer="cus_acme")
     Clock.at = HOUR.start
@@ -1047,6 +1044,15 @@ def test_what_an_invoice_has_not_billed_is_carried(
     functions.post()
     Clock.at = world.now = FINALISED
     world.ledger.progress.advance_cursor(due_before(FINALISED))
+    return bill
+
+
+@pytest.mark.usefixtures("started", "connected")
+def test_what_an_invoice_has_not_billed_is_carried(
+    functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """I4, I5: a record comes after its invoice is final; all under the deployed roles."""
+    bill = invoiced(functions, world)
     assert functions.reconcile()["invoices"] == 1
     bill.use(2)
     functions.close()
@@ -1068,16 +1074,7 @@ def test_while_posting_is_off_invoices_are_noted_and_what_waits_for_a_person_wak
     functions: Functions, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """I4, I9: nothing is carried in the pause; an invoice that states something else than was used is told after it."""
-    bill = Billing(world)
-    world.customer("acme", "key1", stripe_customer="cus_acme")
-    Clock.at = HOUR.start
-    bill.subscribe()
-    bill.use(5)
-    Clock.at = due(HOUR)
-    functions.close()
-    functions.post()
-    Clock.at = world.now = FINALISED
-    world.ledger.progress.advance_cursor(due_before(FINALISED))
+    invoiced(functions, world)
     world.stripe.advance()
     (invoice,) = world.stripe._account.billing.invoices.values()
     invoice.lines[0].update(quantity=1, quantity_decimal="1")

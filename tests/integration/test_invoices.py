@@ -57,6 +57,12 @@ def local_invoice(world: World, number: int = -1) -> Any:
     return list(world.stripe._account.billing.invoices.values())[number]
 
 
+def finalised(world: World) -> list[dict[str, Any]]:
+    """Return the invoices as the events show them that say that they became final."""
+    events = world.stripe._account.log.events
+    return [event["data"]["object"] for event in events if event["type"] == "invoice.finalized"]
+
+
 def add_price(billing: Billing, **price: Any) -> str:
     """Make one more metered price of requests, by the day."""
     client = billing.client()
@@ -99,9 +105,8 @@ def test_an_invoice_of_an_account_instead_of_a_customer_is_seen(
     """Accounts v2: ``customer`` is null then; where an event names neither, the invoice is asked for."""
     world = billing.world
     billing.jump(FINALISED)
-    for event in world.stripe._account.log.events:
-        if event["type"] == "invoice.finalized":
-            del event["data"]["object"]["customer"]
+    for invoice in finalised(world):
+        del invoice["customer"]
     shown = Invoice.as_json
     monkeypatch.setattr(Invoice, "as_json", lambda *whatever: {**shown(*whatever), **OF_AN_ACCOUNT})
     world.ledger.holders.client.put_item(
@@ -117,9 +122,8 @@ def test_an_invoice_of_an_account_that_nobody_can_have_is_told(
     """I9: and not kept, since nobody would ever see it."""
     world = billing.world
     billing.jump(FINALISED)
-    for event in world.stripe._account.log.events:
-        if event["type"] == "invoice.finalized":
-            event["data"]["object"] |= OF_AN_ACCOUNT
+    for invoice in finalised(world):
+        invoice.update(OF_AN_ACCOUNT)
     world.check()
     assert world.changes.kept("acct_1") == world.changes.noted("acme") == []
     assert "an invoice is of an account, not of a customer: not compared" in caplog.text
