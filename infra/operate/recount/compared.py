@@ -1,7 +1,7 @@
 """Compared: one line of a recount's report, and what it is made from."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from infra.operate.recount.in_force import Declared
 from infra.operate.recount.raw_log import HourTally
@@ -75,6 +75,14 @@ class Compared:
     def stays(self) -> bool:
         """Whether the ledger will not end at what was recounted unless something is done."""
         return (bool(self.difference) or bool(self.stale)) and not self.fixed
+
+    def with_note(self, why: str) -> "Compared":
+        """Return it with one thing more to be known."""
+        return replace(self, note="; ".join(filter(None, (self.note, why))))
+
+    def refusing(self, why: str) -> "Compared":
+        """Return it with the reason why a recount may not mend it."""
+        return replace(self.with_note(why), refused=why)
 
 
 def corrections(changes: Iterable[tuple[Hour, Change]], metric: str, counted: Mapping[Hour, int]) -> tuple[int, str]:

@@ -31,7 +31,7 @@ def mend(deployment: Deployment, line: Compared, who: str, now: datetime, *, low
     if line.difference or line.void:
         why = _unwanted(line, lower=lower) or _correct(deployment, line, who, now)
         if why:
-            return replace(line, note="; ".join(filter(None, (line.note, why))))
+            return line.with_note(why)
     for hour in line.stale:
         deployment.counters.marks.mark_late(hour, line.subject, new_mark())
     note = LOOKED_AT if line.void and not line.difference else line.note

@@ -14,7 +14,7 @@ Its readers know nothing of the way that counts. Whose usage a key's is, it asks
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -76,7 +76,8 @@ class Recount:
         self._deployment = deployment
         self._only = only
         self._now = now
-        self._ahead = ahead
+        self._access_ahead = ACCESS_AHEAD if ahead is None else ahead
+        self._usage_ahead = USAGE_AHEAD if ahead is None else ahead
         self._metrics = deployment.declared_metrics
         self._notes = Declarations(deployment.client("dynamodb"), deployment.outputs.ledger_table).all()
         self._in_force = InForce(self._notes, self._metrics)
@@ -135,9 +136,7 @@ class Recount:
 
     def _looked_up_to_now(self, hour: Hour) -> bool:
         needed = Hour.containing(self._now).number - hour.number
-        return needed <= (ACCESS_AHEAD if self._ahead is None else self._ahead) and (
-            not self._reads_usage_lines or needed <= (USAGE_AHEAD if self._ahead is None else self._ahead)
-        )
+        return needed <= self._access_ahead and (not self._reads_usage_lines or needed <= self._usage_ahead)
 
     def months_left_out(self, first: Hour, end: Hour) -> list[str]:
         """Return the months of which there are distinct values to compare, and not every hour is recounted."""
@@ -251,7 +250,7 @@ class Recount:
                 why = NEVER_LOWERED
             elif younger := self._younger_than(line, concerned[0]):
                 why = f"{younger.place} was made later than this hour began: it is never lowered"
-        return replace(line, refused=why, note="; ".join(filter(None, (line.note, why)))) if why else line
+        return line.refusing(why) if why else line
 
     def _younger_than(self, line: Compared, hour: Hour) -> Kept | None:
         """Return a place, made since, in which the hour's lines would be if it had been there."""
@@ -313,8 +312,8 @@ class Recount:
             known = all(one.is_known for one in declared) or total > 0
             compared = self._judged(compared, whole_month, is_known=known)
             if compared.difference < 0 and not compared.refused and not self._looked_up_to_now(whole_month[0]):
-                why = LATE_VALUES.format(Hour.containing(self._now).number - whole_month[0].number)
-                compared = replace(compared, refused=why, note="; ".join(filter(None, (compared.note, why))))
+                needed = Hour.containing(self._now).number - whole_month[0].number
+                compared = compared.refusing(LATE_VALUES.format(needed))
             yield compared
 
     def _counted_in_month(
@@ -339,8 +338,8 @@ class Recount:
             self._archive,
             self._metrics,
             self._nonces,
-            ACCESS_AHEAD if self._ahead is None else self._ahead,
-            USAGE_AHEAD if self._ahead is None else self._ahead,
+            self._access_ahead,
+            self._usage_ahead,
             self._waiting,
             self._sources,
             self._notes,
