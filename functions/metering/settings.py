@@ -57,13 +57,15 @@ class RecordUsageSettings(_Settings):
 class ClosePeriodsSettings(_Settings):
     """What ``close_periods`` needs: its tables, the function that posts what it has closed, and the metrics.
 
-    These are as :func:`metrics.encode` writes them, and for ``record_usage`` the same.
+    These are as :func:`metrics.encode` writes them, and for ``record_usage`` the same. Where there are ``limits``, rows
+    that are written anew are noted for them.
     """
 
     counters_table: str
     ledger_table: str
     post_usage_function: str
     metrics: str
+    limits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ class PostUsageSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ReconcileUsageSettings(_Settings):
-    """What ``reconcile_usage`` needs; ``stripe_reads_a_month`` is what Stripe allots."""
+    """What ``reconcile_usage`` needs; ``stripe_reads_a_month`` is what Stripe allots.
+
+    Where there are ``limits``, it notes what customers are subscribed to.
+    """
 
     counters_table: str
     ledger_table: str
@@ -95,6 +100,7 @@ class ReconcileUsageSettings(_Settings):
     stripe_secret: str
     stripe_api_base: str
     stripe_reads_a_month: str
+    limits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +119,25 @@ class CheckCompletenessSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class ReceiveEventsSettings(_Settings):
-    """What ``receive_events`` needs; ``signing_secret`` names the secret that Stripe signs its notifications with."""
+    """What ``receive_events`` needs; ``signing_secret`` names the secret that Stripe signs its notifications with.
+
+    Where there are ``limits``, it notes what customers are subscribed to.
+    """
 
     ledger_table: str
     deployment: str
     stripe_secret: str
     signing_secret: str
     stripe_api_base: str
+    limits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ShowUsageSettings(_Settings):
     """What ``show_usage`` needs; ``portal_secret`` names the secret whose value signs tokens.
 
-    Pages of ``portal_origins``, with spaces between them, may call it from browsers; none if it is empty.
+    Pages of ``portal_origins``, with spaces between them, may call it from browsers; none if it is empty. ``limits``
+    says that there are some.
     """
 
     counters_table: str
@@ -135,6 +146,46 @@ class ShowUsageSettings(_Settings):
     portal_secret: str
     stripe_secret: str
     stripe_api_base: str
+    portal_origins: str = ""
+    limits: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchLimitsSettings(_Settings):
+    """What ``watch_limits`` needs; what is declared is in its zip.
+
+    It wakes the gate by ``gate_queue``. Where ``alerts_from`` is set, customers get e-mail from that address, which
+    leads to the page at ``portal_url``. Whoever has not paid for ``unpaid_days`` is closed; nobody, if it is empty.
+    """
+
+    counters_table: str
+    ledger_table: str
+    access_table: str
+    deployment: str
+    gate_queue: str
+    portal_url: str
+    alerts_from: str = ""
+    unpaid_days: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EnforceLimitsSettings(_Settings):
+    """What ``enforce_limits`` needs: ``api`` is the kind of API whose callers are closed, ``rest`` or ``http``."""
+
+    ledger_table: str
+    access_table: str
+    deployment: str
+    gate_queue: str
+    api: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetBudgetSettings(_Settings):
+    """What ``set_budget`` needs; what is declared is in its zip. The rest as in :class:`ShowUsageSettings`."""
+
+    ledger_table: str
+    deployment: str
+    portal_secret: str
     portal_origins: str = ""
 
 

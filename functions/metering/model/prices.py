@@ -15,6 +15,8 @@ from typing import Final, assert_never
 
 import msgspec
 
+from metering.model.limits import Limit, Spend
+
 Amount = int | str
 """In the currency's smallest unit; a string is a decimal number, such as ``"0.0004"``."""
 
@@ -88,13 +90,17 @@ Price = PerUnit | Package | Graduated | Volume | Flat
 
 
 class Plan(_Declared, frozen=True, kw_only=True):
-    """What a customer subscribes to: prices in one currency (ISO 4217, in lower case), asked for each ``interval``."""
+    """What a customer subscribes to: prices in one currency (ISO 4217, in lower case), asked for each ``interval``.
+
+    ``limits`` is how much of what it may use, or spend.
+    """
 
     name: str
     title: str
     currency: str
     prices: tuple[Price, ...]
     interval: str = "month"
+    limits: tuple[Limit | Spend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,411 @@
+"""Limits: how much a customer may use in a window, and what happens on the way there. Pure.
+
+A limit is declared in a plan, beside its prices; set for one customer by the operator; or is the customer's own budget.
+Each has a state of its own for the window that runs, so that whichever is reached first acts first: the tightest wins.
+What has acted in a window never acts a second time in it, while the level follows the usage both ways::
+
+    used ──▶ steps that are reached ──▶ acted: once a window, told
+                        │
+                        └─────────────▶ level: open, slowed, stopped; a correction reopens
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Final
+
+import msgspec
+
+from metering.model.periods import Hour
+
+PERS: Final = ("hour", "day", "month", "period")
+"""How long a window lasts; hours, days and months of UTC, or the subscription's own period."""
+
+MOST_PERCENT: Final = 1000
+
+
+class _Declared(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is written in ``app.py`` and travels as JSON."""
+
+
+class Notify(_Declared, frozen=True, tag="notify"):
+    """Tell the operator and the customer ``at`` so many percent of a limit."""
+
+    at: int
+
+
+class Slow(_Declared, frozen=True, tag="slow"):
+    """Move the customer's keys into the slow lane ``at`` so many percent of a limit."""
+
+    at: int
+
+
+class Stop(_Declared, frozen=True, tag="stop"):
+    """Take the customer's keys out of their usage plans ``at`` so many percent of a limit."""
+
+    at: int
+
+
+Step = Notify | Slow | Stop
+
+
+class Limit(_Declared, frozen=True, tag="limit"):
+    """How many ``units`` of a metric a customer may use in a window of :data:`PERS`, and what happens on the way.
+
+    ``metric`` is a metric's name, or ``<name>_<value>`` for one that has meters of its own for values.
+    """
+
+    metric: str
+    units: int
+    per: str = "period"
+    at: tuple[Step, ...] = (Stop(100),)
+
+
+class Spend(_Declared, frozen=True, tag="spend"):
+    """How much a customer's running period may cost, in the plan's smallest unit: what its page shows, fees too.
+
+    Where the ``customer_may_stop``, it may give itself a budget that stops it.
+    """
+
+    amount: int
+    at: tuple[Step, ...] = (Notify(80), Notify(100))
+    customer_may_stop: bool = False
+
+    @property
+    def per(self) -> str:
+        """The subscription's own period: the one that is priced."""
+        return "period"
+
+
+AnyLimit = Limit | Spend
+
+SPEND: Final = "spend"
+"""What a limit of money is called where others name their metric."""
+
+BUDGET: Final = "budget"
+
+
+class Level(IntEnum):
+    """How far a customer's keys are closed."""
+
+    OPEN = 0
+    SLOWED = 1
+    STOPPED = 2
+
+
+class Origin(StrEnum):
+    """Where a limit comes from."""
+
+    PLAN = "plan"
+    CUSTOMER = "customer"
+    BUDGET = "budget"
+
+
+def name_of(limit: AnyLimit) -> str:
+    """Return what a plan's limit is known as: ``messages/period``, ``spend/period``; one of a plan has each name."""
+    return f"{limit.metric if isinstance(limit, Limit) else SPEND}/{limit.per}"
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """A limit that applies to a customer: ``most`` are units of ``metric``, or money where that is :data:`SPEND`.
+
+    ``name`` is unique among a customer's: ``messages/period`` of a plan, ``messages/period/customer`` of the operator's
+    for this customer, ``budget``. ``why`` says in words where it comes from.
+    """
+
+    name: str
+    metric: str
+    per: str
+    most: int
+    steps: tuple[Step, ...]
+    origin: Origin
+    why: str
+
+    def threshold(self, step: Step) -> int:
+        """Return what has to be used for a step: the first whole unit at or beyond its part."""
+        return -(-self.most * step.at // 100)
+
+
+class OfCustomer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the operator has set for one customer, in words that a command takes: beside the plan's, or ``raised``.
+
+    A ``raised`` one takes the place of ``most`` in the plan's limit of this metric and window, whose steps stay; any
+    other stops by itself. It holds ``until`` a moment in seconds since 1970, or for good where that is 0. ``who`` did
+    so (an ARN) ``at`` a moment, for a ``reason``.
+    """
+
+    metric: str
+    per: str
+    most: int
+    raised: bool = False
+    until: int = 0
+    reason: str = ""
+    who: str = ""
+    at: int = 0
+    version: int = 0
+
+    @property
+    def known_as(self) -> str:
+        """What tells it from a customer's others."""
+        return f"{self.metric}/{self.per}{'/raised' * self.raised}"
+
+    def holds(self, now: datetime) -> bool:
+        """Say whether it is in force."""
+        return not self.until or now.timestamp() < self.until
+
+
+class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a customer has asked for itself, in its subscription's smallest unit; 0 for nothing.
+
+    ``notify`` at an amount, ``stop`` at another; ``at`` a moment in seconds since 1970.
+    """
+
+    notify: int = 0
+    stop: int = 0
+    at: int = 0
+    version: int = 0
+
+
+class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What limits need of a customer's subscription, as Stripe showed it ``at`` a moment.
+
+    ``prices`` are those it really has, as JSON of :data:`metering.model.prices.Price`, whose included units are tiers.
+    ``begin`` and ``end`` bound the period that ran then; later ones follow from ``interval`` and ``anchor``. All
+    moments are in seconds since 1970. ``status`` is Stripe's word, ``since`` when it was first seen.
+    """
+
+    at: int
+    stripe_customer: str
+    status: str
+    since: int
+    plans: tuple[str, ...] = ()
+    currency: str = ""
+    interval: str = ""
+    anchor: int = 0
+    begin: int = 0
+    end: int = 0
+    prices: tuple[str, ...] = ()
+    version: int = 0
+
+    def period(self, now: datetime) -> "Window | None":
+        """Return the period that runs now, in whole hours, as the portal shows it; None if none does."""
+        if not self.end:
+            return None
+        begin, end = self.begin, self.end
+        while end <= now.timestamp():
+            begin, end = end, _after(end, self.anchor or end, self.interval)
+        return Window(Hour.of_epoch_ms(begin * 1000), Hour.of_epoch_ms(end * 1000))
+
+
+def _after(moment: int, anchor: int, interval: str) -> int:
+    """Return when the period ends that begins at a moment: on the anchor's day of the month, or the month's last.
+
+    (Stripe docs, "Billing cycle".)
+    """
+    begin, first = datetime.fromtimestamp(moment, UTC), datetime.fromtimestamp(anchor, UTC)
+    if interval in ("day", "week"):
+        return int((begin + timedelta(days=7 if interval == "week" else 1)).timestamp())
+    months = begin.year * 12 + begin.month - 1 + (12 if interval == "year" else 1)
+    year, month = divmod(months, 12)
+    last = (datetime(year + (month == 11), (month + 1) % 12 + 1, 1, tzinfo=UTC) - timedelta(days=1)).day  # noqa: PLR2004
+    return int(begin.replace(year=year, month=month + 1, day=min(first.day, last)).timestamp())
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """The hours in which usage counts against a limit, half-open; written as its first hour."""
+
+    begin: Hour
+    end: Hour
+
+    def __str__(self) -> str:
+        return str(self.begin)
+
+
+def window_of(per: str, now: datetime, subscribed: Subscribed | None) -> Window:
+    """Return the window that runs now; of who has no subscription, a period is the month of UTC."""
+    hour = Hour.containing(now)
+    match per:
+        case "hour":
+            return Window(hour, hour.next())
+        case "day":
+            begin = Hour(hour.number - hour.number % 24)
+            return Window(begin, Hour(begin.number + 24))
+        case "period" if subscribed is not None and (period := subscribed.period(now)):
+            return period
+        case "month" | "period":
+            return Window(hour.month_begin, hour.month_end)
+        case _:
+            raise ValueError(f"a window is one of {PERS}, got {per!r}")
+
+
+def applying(
+    declared: Iterable[tuple[str, AnyLimit]], own: Iterable[OfCustomer], budget: Budget | None, now: datetime
+) -> list[Applying]:
+    """Return the limits that apply to a customer whose plans ``declared`` these, each with its plan's name.
+
+    Of two plans that declare the same, the tighter one applies. A raised one changes the plan's, until it ends.
+    """
+    own = [one for one in own if one.holds(now)]
+    raised = {f"{one.metric}/{one.per}": one for one in own if one.raised}
+    found: dict[str, Applying] = {}
+    for plan, limit in declared:
+        name = name_of(limit)
+        metric, most = (limit.metric, limit.units) if isinstance(limit, Limit) else (SPEND, limit.amount)
+        why = f"the plan {plan}"
+        if one := raised.get(name):
+            most, why = one.most, f"the plan {plan}, raised from {most:,}: {one.reason}"
+        new = Applying(name, metric, limit.per, most, limit.at, Origin.PLAN, why)
+        if name not in found or most < found[name].most:
+            found[name] = new
+    for one in own:
+        if not one.raised:
+            name = f"{one.known_as}/{Origin.CUSTOMER}"
+            found[name] = Applying(name, one.metric, one.per, one.most, (Stop(100),), Origin.CUSTOMER, one.reason)
+    if budget is not None:
+        found |= {one.name: one for one in of_budget(budget, may_stop=may_stop(limit for _, limit in declared))}
+    return [*found.values()]
+
+
+def may_stop(declared: Iterable[AnyLimit]) -> bool:
+    """Say whether a customer of plans with these limits may stop itself."""
+    return any(isinstance(limit, Spend) and limit.customer_may_stop for limit in declared)
+
+
+def of_budget(budget: Budget, *, may_stop: bool) -> list[Applying]:
+    """Return what a budget asks for: its notification and its stop are limits by themselves, of other amounts."""
+    why = "your own budget"
+    asked: list[tuple[str, int, Step]] = [("notify", budget.notify, Notify(100))]
+    if may_stop:
+        asked.append(("stop", budget.stop, Stop(100)))
+    return [
+        Applying(f"{BUDGET}/{what}", SPEND, "period", amount, (step,), Origin.BUDGET, why)
+        for what, amount, step in asked
+        if amount
+    ]
+
+
+def written(step: Step) -> str:
+    """Return how a step is written: ``stop:100``."""
+    return f"{step.__struct_config__.tag}:{step.at}"
+
+
+class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A threshold that acted ``at`` a moment and is to be told; ``taken`` until then by who is about to tell it."""
+
+    step: str
+    used: int
+    most: int
+    at: int
+    taken: int = 0
+
+
+class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one limit of one customer stands in the window from the hour ``begin`` up to ``end``, exclusive.
+
+    ``acted`` says when each step acted (``stop:100``, seconds since 1970). ``level`` is what the last exact look came
+    to, ``since`` when it began; ``used`` of ``most`` is what that look, ``looked`` at a moment, found. ``closed`` is
+    what the ledger's rows before the hour ``upto`` hold of it, by metric, as they were when ``changes`` of them had
+    been told. ``version`` counts the writes.
+    """
+
+    begin: str = ""
+    end: str = ""
+    acted: dict[str, int] = {}
+    level: Level = Level.OPEN
+    since: int = 0
+    used: int = 0
+    most: int = 0
+    looked: int = 0
+    upto: str = ""
+    closed: dict[str, int] = {}
+    changes: int = 0
+    untold: tuple[Told, ...] = ()
+    version: int = 0
+
+    def is_of(self, window: Window) -> bool:
+        """Say whether it is about this window."""
+        return (self.begin, self.end) == (str(window.begin), str(window.end))
+
+    def holds(self, now: datetime) -> Level:
+        """Return the level that it asks for now: of a window that has ended, none."""
+        runs = bool(self.end) and self.begin <= str(Hour.containing(now)) < self.end
+        return self.level if runs else Level.OPEN
+
+
+def decide(limit: Applying, before: LimitState, window: Window, used: int, now: datetime) -> LimitState:
+    """Return how a limit stands after an exact look; what has acted in the window stays so.
+
+    A step acts when it is reached for the first time in its window, also by an edit of the limit; the level is that of
+    the steps that are reached now, so that a correction, or a raised limit, reopens.
+    """
+    at = int(now.timestamp())
+    if not before.is_of(window):
+        # What was not told of the window before is too late: it warns nobody any more.
+        before = LimitState(begin=str(window.begin), end=str(window.end), since=at, version=before.version)
+    reached = [step for step in limit.steps if used >= limit.threshold(step)]
+    new = [written(step) for step in reached if written(step) not in before.acted]
+    level = max((level_of(step) for step in reached), default=Level.OPEN)
+    return msgspec.structs.replace(
+        before,
+        acted=before.acted | dict.fromkeys(new, at),
+        level=level,
+        since=before.since if level == before.level else at,
+        used=used,
+        most=limit.most,
+        looked=at,
+        untold=(*before.untold, *(Told(step, used, limit.most, at) for step in new)),
+    )
+
+
+def level_of(step: Step) -> Level:
+    """Return how far a step closes."""
+    match step:
+        case Notify():
+            return Level.OPEN
+        case Slow():
+            return Level.SLOWED
+        case Stop():
+            return Level.STOPPED
+
+
+def left_until(limit: Applying, state: LimitState, used: int) -> int | None:
+    """Return how much may still be used until a step acts or the level rises; None if nothing is ahead."""
+    ahead = [
+        limit.threshold(step) - used
+        for step in limit.steps
+        if used < limit.threshold(step) and (written(step) not in state.acted or level_of(step) > state.level)
+    ]
+    return min(ahead, default=None)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reason:
+    """Why a customer's keys are not open: ``operator``, ``unpaid``, ``budget``, or ``limit:<name>:<window>``."""
+
+    name: str
+    level: Level
+    since: int
+    until: int = 0
+    """When it ends by itself, in seconds since 1970; 0 if it does not."""
+
+
+OPERATOR: Final = "operator"
+UNPAID: Final = "unpaid"
+
+
+def reasons_of(states: Iterable[tuple[str, LimitState]], held: Sequence[Reason], now: datetime) -> list[Reason]:
+    """Return every reason that holds now: those of limits, by name, and those ``held`` by themselves."""
+    found = [*held]
+    for name, state in states:
+        if level := state.holds(now):
+            what = BUDGET if name.startswith(BUDGET) else f"limit:{name}:{state.begin}"
+            found.append(Reason(what, level, state.since, int(Hour.parse(state.end).start.timestamp())))
+    return sorted(found)
+
+
+def level_by(reasons: Iterable[Reason]) -> Level:
+    """Return how far reasons close a customer's keys: they are open if and only if none holds."""
+    return max((reason.level for reason in reasons), default=Level.OPEN)
