@@ -8,6 +8,7 @@ from infra.stack.metering import STRIPE, MeteringStack
 from infra.stack.sample_api import SampleApi
 from infra.stack.sample_http_api import SampleHttpApi
 from infra.stack.sizes import Size
+from metering.model.limits import Limit, Notify, Slow, Spend, Stop
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, Max, Sum, Unique
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier, Volume
@@ -20,8 +21,10 @@ __all__ = [
     "Count",
     "Flat",
     "Graduated",
+    "Limit",
     "Max",
     "MeteringStack",
+    "Notify",
     "Package",
     "PerUnit",
     "Plan",
@@ -29,6 +32,9 @@ __all__ = [
     "SampleApi",
     "SampleHttpApi",
     "Size",
+    "Slow",
+    "Spend",
+    "Stop",
     "Sum",
     "Tier",
     "Unique",

@@ -60,8 +60,8 @@ class MeteringStack(cdk.Stack):
     know it; lines with ``former_nonce`` count, too, while stages still write it: give both when a nonce became known,
     and the former one when the stack was made again.
 
-    Raises MetricError for a metric that cannot be counted, PriceError for a plan that cannot be billed, and ValueError
-    for any other setting out of bounds.
+    Raises MetricError for a metric that cannot be counted, PriceError for a plan that cannot be billed, LimitError for
+    a limit that cannot act, and ValueError for any other setting out of bounds.
     """
 
     def __init__(  # noqa: PLR0913 - what an operator can choose, each by name

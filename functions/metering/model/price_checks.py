@@ -1,11 +1,12 @@
 """Which plans can be billed: what cannot is refused when the app is synthesised, with what to write instead. Pure."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final, assert_never, get_args
 
+from metering.model import limit_checks
+from metering.model.hints import one_of
 from metering.model.metrics import Metric, meters
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, name_of, written
 from metering.model.subjects import is_name
@@ -36,7 +37,7 @@ class PriceError(ValueError):
 
 
 def check(plans: Sequence[Plan], metrics: Sequence[Metric]) -> None:
-    """Raise PriceError for the first plan that cannot be billed with these metrics."""
+    """Raise PriceError for the first plan that cannot be billed with these metrics, LimitError for such limits."""
     known = meters(metrics)
     seen: set[str] = set()
     for plan in plans:
@@ -46,6 +47,7 @@ def check(plans: Sequence[Plan], metrics: Sequence[Metric]) -> None:
             raise PriceError(f"the plan {plan.name!r} is declared twice: give one of them another name")
         seen.add(plan.name)
         _check_plan(plan, known)
+        limit_checks.check(plan, metrics)
 
 
 _NAME_RULE: Final = f"up to {LONGEST_NAME} lower-case letters, digits and '_', beginning with a letter"
@@ -59,7 +61,7 @@ def _check_plan(plan: Plan, known: Sequence[str]) -> None:
         instead = f": write {close!r}" if re.fullmatch(r"[a-z]{3}", close) else ", such as 'usd'"
         raise PriceError(f"{where}: a currency is three lower-case letters, got {plan.currency!r}{instead}")
     if plan.interval not in INTERVALS:
-        raise PriceError(f"{where}: an interval is {_one_of(plan.interval, INTERVALS)}, got {plan.interval!r}")
+        raise PriceError(f"{where}: an interval is {one_of(plan.interval, INTERVALS)}, got {plan.interval!r}")
     if not plan.prices:
         raise PriceError(f"{where} has no price: write for example PerUnit(metric={known[0]!r}, amount='0.04')")
     if len(plan.prices) > MOST_PRICES:
@@ -82,7 +84,7 @@ def _check_name(price: Price, known: Sequence[str], where: str) -> None:
     name = name_of(price)
     if not isinstance(price, Flat):
         if name not in known:
-            raise PriceError(f"{where} has a price for {name!r}, which is no metric: write {_one_of(name, known)}")
+            raise PriceError(f"{where} has a price for {name!r}, which is no metric: write {one_of(name, known)}")
     elif not _NAME.fullmatch(name):
         raise PriceError(f"{where}: a fee's name is {_NAME_RULE}, got {name!r}")
     elif name in known:
@@ -130,7 +132,7 @@ def _check_included(plan: Plan, known: Sequence[str], where: str) -> None:
         for metric, units in fee.included.items():
             price = prices.get(metric)
             if metric not in known:
-                raise PriceError(f"{where} includes {metric!r}, which is no metric: write {_one_of(metric, known)}")
+                raise PriceError(f"{where} includes {metric!r}, which is no metric: write {one_of(metric, known)}")
             if price is None:
                 raise PriceError(
                     f"{where} includes {metric!r} but has no price for more of it: add one, "
@@ -169,8 +171,3 @@ def _check_title(title: str, where: str) -> None:
 
 def _is_whole(number: object) -> bool:
     return isinstance(number, int) and not isinstance(number, bool)
-
-
-def _one_of(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1, 0.4)
-    return repr(close[0]) if close else f"one of {list(known)}"
