@@ -171,9 +171,11 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
 class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
     """What limits need of a customer's subscription, as Stripe showed it ``at`` a moment.
 
-    ``prices`` are those it really has, as JSON of :data:`metering.model.prices.Price`, whose included units are tiers.
+    ``prices`` are those it really has, as JSON of :data:`metering.model.prices.Price`, whose included units are tiers;
+    ``unpriced`` are the ids of those that are like none that can be declared: then nobody knows what it spends.
     ``begin`` and ``end`` bound the period that ran then; later ones follow from ``interval`` and ``anchor``. All
-    moments are in seconds since 1970. ``status`` is Stripe's word, ``since`` when it was first seen.
+    moments are in seconds since 1970. ``status`` is Stripe's word, and empty without a subscription; ``since`` is when
+    it was first seen, and stays while one that is not paid for turns into another of :data:`OWING`.
     """
 
     at: int
@@ -187,6 +189,7 @@ class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
     begin: int = 0
     end: int = 0
     prices: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
     version: int = 0
 
     def period(self, now: datetime) -> "Window | None":
@@ -211,6 +214,21 @@ def _after(moment: int, anchor: int, interval: str) -> int:
     year, month = divmod(months, 12)
     last = (datetime(year + (month == 11), (month + 1) % 12 + 1, 1, tzinfo=UTC) - timedelta(days=1)).day  # noqa: PLR2004
     return int(begin.replace(year=year, month=month + 1, day=min(first.day, last)).timestamp())
+
+
+OWING: Final = frozenset({"past_due", "unpaid", "canceled"})
+"""States of a subscription for which nobody pays any more (Stripe docs, "How subscriptions work").
+
+One that is ``incomplete`` has never begun, and Stripe ends it within a day; one that is ``paused`` owes nothing: what
+is used meanwhile is told as billed to nobody.
+"""
+
+
+def is_unpaid(subscribed: Subscribed | None, days: int, now: datetime) -> bool:
+    """Say whether a customer has not paid for as many days of grace; without a subscription nothing is owed."""
+    if subscribed is None or subscribed.status not in OWING:
+        return False
+    return now.timestamp() >= subscribed.since + timedelta(days=days).total_seconds()
 
 
 @dataclass(frozen=True, slots=True, order=True)
