@@ -9,8 +9,9 @@ What has acted in a window never acts a second time in it, while the level follo
                         └─────────────▶ level: open, slowed, stopped; a correction reopens
 """
 
+from calendar import monthrange
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -84,6 +85,9 @@ SPEND: Final = "spend"
 """What a limit of money is called where others name their metric."""
 
 BUDGET: Final = "budget"
+NOTIFY_OF_BUDGET: Final = "budget/notify"
+STOP_OF_BUDGET: Final = "budget/stop"
+"""What a customer's own budget is known as, as a reason and as limits; no metric's limits are named so."""
 
 
 class Level(IntEnum):
@@ -112,7 +116,7 @@ class Applying:
     """A limit that applies to a customer: ``most`` are units of ``metric``, or money where that is :data:`SPEND`.
 
     ``name`` is unique among a customer's: ``messages/period`` of a plan, ``messages/period/customer`` of the operator's
-    for this customer, ``budget``. ``why`` says in words where it comes from.
+    for this customer, ``budget/stop``. ``why`` says in words where it comes from.
     """
 
     name: str
@@ -127,13 +131,19 @@ class Applying:
         """Return what has to be used for a step: the first whole unit at or beyond its part."""
         return -(-self.most * step.at // 100)
 
+    @property
+    def tightness(self) -> tuple[bool, int, int]:
+        """What is less for a limit that stops earlier; of those that stop nobody, for one of less."""
+        stops = [self.threshold(step) for step in self.steps if isinstance(step, Stop)]
+        return not stops, min(stops, default=0), self.most
+
 
 class OfCustomer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the operator has set for one customer, in words that a command takes: beside the plan's, or ``raised``.
 
-    A ``raised`` one takes the place of ``most`` in the plan's limit of this metric and window, whose steps stay; any
-    other stops by itself. It holds ``until`` a moment in seconds since 1970, or for good where that is 0. ``who`` did
-    so (an ARN) ``at`` a moment, for a ``reason``.
+    A ``raised`` one takes the place of a smaller ``most`` in the plan's limit of this metric and window, whose steps
+    stay; any other stops by itself. It holds ``until`` a moment in seconds since 1970, or for good where that is 0.
+    ``who`` did so (an ARN) ``at`` a moment, for a ``reason``.
     """
 
     metric: str
@@ -193,13 +203,18 @@ class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = 0
 
     def period(self, now: datetime) -> "Window | None":
-        """Return the period that runs now, in whole hours, as the portal shows it; None if none does."""
-        if not self.end:
-            return None
+        """Return the period that runs now, in whole hours, as the portal shows it; None if none does.
+
+        The hour in which one period ends is the next one's, since its usage is dated at its end.
+        """
         begin, end = self.begin, self.end
-        while end <= now.timestamp():
-            begin, end = end, _after(end, self.anchor or end, self.interval)
-        return Window(Hour.of_epoch_ms(begin * 1000), Hour.of_epoch_ms(end * 1000))
+        if not end:
+            return None
+        hour = Hour.containing(now)
+        while Hour.of_epoch_ms(end * 1000) <= hour:
+            begin, end = end, _after(end, self.anchor or self.end, self.interval)
+        period = Window(Hour.of_epoch_ms(begin * 1000), Hour.of_epoch_ms(end * 1000))
+        return period if period.begin <= hour else None
 
 
 def _after(moment: int, anchor: int, interval: str) -> int:
@@ -207,13 +222,13 @@ def _after(moment: int, anchor: int, interval: str) -> int:
 
     (Stripe docs, "Billing cycle".)
     """
-    begin, first = datetime.fromtimestamp(moment, UTC), datetime.fromtimestamp(anchor, UTC)
+    begin = datetime.fromtimestamp(moment, UTC)
     if interval in ("day", "week"):
         return int((begin + timedelta(days=7 if interval == "week" else 1)).timestamp())
-    months = begin.year * 12 + begin.month - 1 + (12 if interval == "year" else 1)
-    year, month = divmod(months, 12)
-    last = (datetime(year + (month == 11), (month + 1) % 12 + 1, 1, tzinfo=UTC) - timedelta(days=1)).day  # noqa: PLR2004
-    return int(begin.replace(year=year, month=month + 1, day=min(first.day, last)).timestamp())
+    year, months = divmod(begin.year * 12 + begin.month - 1 + (12 if interval == "year" else 1), 12)
+    month = months + 1
+    day = min(datetime.fromtimestamp(anchor, UTC).day, monthrange(year, month)[1])
+    return int(begin.replace(year=year, month=month, day=day).timestamp())
 
 
 OWING: Final = frozenset({"past_due", "unpaid", "canceled"})
@@ -266,25 +281,32 @@ def applying(
 
     Of two plans that declare the same, the tighter one applies. A raised one changes the plan's, until it ends.
     """
-    own = [one for one in own if one.holds(now)]
-    raised = {f"{one.metric}/{one.per}": one for one in own if one.raised}
+    declared, own = [*declared], [one for one in own if one.holds(now)]
     found: dict[str, Applying] = {}
     for plan, limit in declared:
-        name = name_of(limit)
-        metric, most = (limit.metric, limit.units) if isinstance(limit, Limit) else (SPEND, limit.amount)
-        why = f"the plan {plan}"
-        if one := raised.get(name):
-            most, why = one.most, f"the plan {plan}, raised from {most:,}: {one.reason}"
-        new = Applying(name, metric, limit.per, most, limit.at, Origin.PLAN, why)
-        if name not in found or most < found[name].most:
-            found[name] = new
-    for one in own:
-        if not one.raised:
-            name = f"{one.known_as}/{Origin.CUSTOMER}"
-            found[name] = Applying(name, one.metric, one.per, one.most, (Stop(100),), Origin.CUSTOMER, one.reason)
+        one = _of_plan(plan, limit)
+        if one.name not in found or one.tightness < found[one.name].tightness:
+            found[one.name] = one
+    for setting in own:
+        if not setting.raised:
+            new = _of_customer(setting)
+            found[new.name] = new
+        elif (raised := found.get(f"{setting.metric}/{setting.per}")) and setting.most > raised.most:
+            why = f"{raised.why}, raised from {raised.most:,}: {setting.reason}"
+            found[raised.name] = replace(raised, most=setting.most, why=why)
     if budget is not None:
         found |= {one.name: one for one in of_budget(budget, may_stop=may_stop(limit for _, limit in declared))}
     return [*found.values()]
+
+
+def _of_plan(plan: str, limit: AnyLimit) -> Applying:
+    metric, most = (limit.metric, limit.units) if isinstance(limit, Limit) else (SPEND, limit.amount)
+    return Applying(name_of(limit), metric, limit.per, most, limit.at, Origin.PLAN, f"the plan {plan}")
+
+
+def _of_customer(setting: OfCustomer) -> Applying:
+    name = f"{setting.known_as}/{Origin.CUSTOMER}"
+    return Applying(name, setting.metric, setting.per, setting.most, (Stop(100),), Origin.CUSTOMER, setting.reason)
 
 
 def may_stop(declared: Iterable[AnyLimit]) -> bool:
@@ -294,13 +316,12 @@ def may_stop(declared: Iterable[AnyLimit]) -> bool:
 
 def of_budget(budget: Budget, *, may_stop: bool) -> list[Applying]:
     """Return what a budget asks for: its notification and its stop are limits by themselves, of other amounts."""
-    why = "your own budget"
-    asked: list[tuple[str, int, Step]] = [("notify", budget.notify, Notify(100))]
+    asked: list[tuple[str, int, Step]] = [(NOTIFY_OF_BUDGET, budget.notify, Notify(100))]
     if may_stop:
-        asked.append(("stop", budget.stop, Stop(100)))
+        asked.append((STOP_OF_BUDGET, budget.stop, Stop(100)))
     return [
-        Applying(f"{BUDGET}/{what}", SPEND, "period", amount, (step,), Origin.BUDGET, why)
-        for what, amount, step in asked
+        Applying(name, SPEND, "period", amount, (step,), Origin.BUDGET, "own budget")
+        for name, amount, step in asked
         if amount
     ]
 
@@ -357,9 +378,12 @@ def decide(limit: Applying, before: LimitState, window: Window, used: int, now: 
     """Return how a limit stands after an exact look; what has acted in the window stays so.
 
     A step acts when it is reached for the first time in its window, also by an edit of the limit; the level is that of
-    the steps that are reached now, so that a correction, or a raised limit, reopens.
+    the steps that are reached now, so that a correction, or a raised limit, reopens. Who comes late, with a window that
+    had ended before the one that is known began, decides nothing: else what has acted in this one would act again.
     """
     at = int(now.timestamp())
+    if before.begin and str(window.end) <= before.begin:
+        return before
     if not before.is_of(window):
         # What was not told of the window before is too late: it warns nobody any more.
         before = LimitState(begin=str(window.begin), end=str(window.end), since=at, version=before.version)
@@ -419,7 +443,7 @@ def reasons_of(states: Iterable[tuple[str, LimitState]], held: Sequence[Reason],
     found = [*held]
     for name, state in states:
         if level := state.holds(now):
-            what = BUDGET if name.startswith(BUDGET) else f"limit:{name}:{state.begin}"
+            what = BUDGET if name == STOP_OF_BUDGET else f"limit:{name}:{state.begin}"
             found.append(Reason(what, level, state.since, int(Hour.parse(state.end).start.timestamp())))
     return sorted(found)
 
