@@ -92,6 +92,15 @@ class Outputs:
     failed_objects: str | None = None
     """The address of the queue of objects that could not be counted, on the road over Firehose alone."""
 
+    access_table: str | None = None
+    """The table of who is near a limit and who is closed; this and what follows only where there are limits."""
+
+    watch_limits_function: str | None = None
+    enforce_limits_function: str | None = None
+
+    gate_queue: str | None = None
+    """The address of the queue that wakes ``enforce_limits``."""
+
     @classmethod
     def read(cls, told: Mapping[str, str]) -> "Outputs":
         """Return what a stack told, by the outputs' names."""
@@ -125,9 +134,8 @@ class Outputs:
     @property
     def functions(self) -> list[str]:
         """The names of the functions among them, in the order of their outputs' names."""
-        return [
-            getattr(self, name) for name in sorted(field.name for field in fields(self)) if name.endswith("_function")
-        ]
+        names = [name for name in sorted(field.name for field in fields(self)) if name.endswith("_function")]
+        return [function for name in names if (function := getattr(self, name)) is not None]
 
 
 def _name(field: str) -> str:

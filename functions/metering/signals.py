@@ -22,8 +22,22 @@ DETAIL_TYPE: Final = "Usage rejected"
 """What is put there: one event for each total that Stripe rejected."""
 
 
+LIMITS_SOURCE: Final = "metering.limits"
+"""Who puts events about limits on the account's bus."""
+
+THRESHOLD_REACHED: Final = "Threshold reached"
+ACCESS_SLOWED: Final = "Access slowed"
+ACCESS_STOPPED: Final = "Access stopped"
+ACCESS_REOPENED: Final = "Access reopened"
+LIMITS_DETAIL_TYPES: Final = (THRESHOLD_REACHED, ACCESS_SLOWED, ACCESS_STOPPED, ACCESS_REOPENED)
+"""What is put there: one event for each threshold of a window, and for each change of a customer's access."""
+
+
 class Signal(StrEnum):
-    """A CloudWatch metric. Counts but for ``OLDEST_RECORD_AGE``, which is in seconds, and the two ratios at the end."""
+    """A CloudWatch metric.
+
+    Counts but for ``OLDEST_RECORD_AGE`` and ``LIMITS_UNENFORCED``, which are in seconds, and the two ratios.
+    """
 
     RECORDS_READ = "RecordsRead"
     """Lines that reached ``record_usage``, usage lines too: billed + unbilled + set aside."""
@@ -107,3 +121,6 @@ class Signal(StrEnum):
 
     NOTIFICATIONS_REFUSED = "NotificationsRefused"
     """Requests to the address for Stripe's notifications that were none."""
+
+    LIMITS_UNENFORCED = "LimitsUnenforced"
+    """Seconds that the oldest stop of a customer's keys has waited to be seen done at the gateway."""

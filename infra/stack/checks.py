@@ -4,15 +4,19 @@ CloudFormation or Stripe would find out much later.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import aws_cdk as cdk
+import jsii
+from constructs import IValidation
 
 from infra.stack.delivery import AT_ONCE
 from infra.stack.ingest import Road
 from metering.model.identifiers import LAST_EPOCH
 from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.periods import COUNTER_LIFE, Hour
+from metering.model.prices import Plan
 
 LEAST_READS: Final = 1000
 """With fewer reads in 30 days hardly anybody would be looked at; Stripe allots ten times as many at least."""
@@ -73,3 +77,41 @@ def check_nonces(**nonces: str | None) -> None:
     for name, given in nonces.items():
         if given and not re.fullmatch(NONCE_PATTERN, given):
             raise ValueError(f"{name} must match {NONCE_PATTERN}, got {given!r}")
+
+
+LONGEST_GRACE: Final = 90
+"""Days that an invoice may stay unpaid at most before its customer is stopped; Stripe itself tries for two months."""
+
+
+def check_limits(plans: Sequence[Plan], limits: bool | None, *, alerts_from: str, unpaid_days: int | None) -> bool:  # noqa: FBT001 - as it was given
+    """Return whether there are limits; raise ValueError where what was given contradicts itself or cannot be."""
+    declared = [plan.name for plan in plans if plan.limits]
+    if declared and limits is False:
+        raise ValueError(f"the plan {declared[0]} has limits, and limits=False has nobody act on them: leave one out")
+    wanted = bool(declared) if limits is None else limits
+    for name, given in (("alerts_from", alerts_from), ("unpaid_days", unpaid_days)):
+        if given not in ("", None) and not wanted:
+            raise ValueError(f"{name} acts only where there are limits: declare some in a plan, or give limits=True")
+    if alerts_from and not re.fullmatch(
+        r"[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", alerts_from
+    ):
+        raise ValueError(
+            f"alerts_from must be an address that SES may send from, 'alerts@example.com', got {alerts_from!r}"
+        )
+    if unpaid_days is not None and not (type(unpaid_days) is int and 0 <= unpaid_days <= LONGEST_GRACE):
+        raise ValueError(f"unpaid_days must be a whole number from 0 to {LONGEST_GRACE}, or None, got {unpaid_days!r}")
+    return wanted
+
+
+@jsii.implements(IValidation)
+class UsageLinesArrive:
+    """Fails the synthesis where a metric measures usage lines and no log group is metered for them."""
+
+    def __init__(self, may_arrive: Callable[[], bool]) -> None:
+        self._may_arrive = may_arrive
+
+    def validate(self) -> list[str]:
+        """Return what is wrong, in a sentence."""
+        if not self._may_arrive():
+            return ["a metric measures usage lines, but none can arrive: call meter_usage_lines(log_group)"]
+        return []

@@ -1,5 +1,7 @@
 """Schedules: what ticks for a function."""
 
+from collections.abc import Mapping
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -8,8 +10,18 @@ from aws_cdk import aws_scheduler_targets as targets
 from constructs import Construct
 
 
-def tick(scope: Construct, name: str, *, minute: str, function: lambda_.Function, role: str) -> None:
+def tick(  # noqa: PLR0913 - each by name
+    scope: Construct,
+    name: str,
+    *,
+    minute: str,
+    function: lambda_.Function,
+    role: str,
+    event: Mapping[str, bool] | None = None,
+) -> None:
     """Invoke a function at these minutes of each hour, under a role of that name which may do nothing else.
+
+    With the ``event``, or with Scheduler's own, which says when it ticked.
 
     Cron, not a rate, so that the minutes are known; UTC, since a local time that daylight saving skips would never
     fire. A tick that is lost is made good by the next one: it is not tried again.
@@ -24,6 +36,7 @@ def tick(scope: Construct, name: str, *, minute: str, function: lambda_.Function
             role=_clock(scope, role, function).without_policy_updates(),
             retry_attempts=0,
             max_event_age=cdk.Duration.minutes(5),
+            input=scheduler.ScheduleTargetInput.from_object(dict(event)) if event else None,
         ),
     )
 

@@ -4,18 +4,37 @@ A statement names its actions and its resource, and on a table the partition key
 holds is what running needs: its own log, and the queue whose messages it is sent.
 """
 
-from collections.abc import Sequence
 from typing import cast
 
-import aws_cdk as cdk
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
+from aws_cdk import aws_sqs as sqs
 
+from infra.stack.statements import (
+    acknowledge,
+    allow,
+    arn,
+    items,
+    list_held,
+    many_objects,
+    move_keys,
+    read_secret,
+    read_stripe_key,
+    send_mail,
+    start_more,
+    sum_what_is_held,
+    tell,
+    tell_what_was_rejected,
+    wake,
+    write_no_profile,
+    write_rows,
+)
 from infra.stack.storage import Storage
-from metering.layout import ARCHIVE, ROW, SET_ASIDE
-from metering.signals import DETAIL_TYPE, SOURCE
+from metering.layout import ARCHIVE, SET_ASIDE
+from metering.model.log_format import Api
+from metering.signals import LIMITS_DETAIL_TYPES, LIMITS_SOURCE
 
 
 def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects: bool) -> None:
@@ -24,14 +43,14 @@ def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects:
     reads = {SET_ASIDE: "It reads lines that were set aside, whatever their batch is called."}
     if takes_objects:
         reads[ARCHIVE] = "It reads the objects that Firehose names by the time of their delivery."
-    remember = [_items("RememberHowFar", counters, ["GetItem", "PutItem"], "object#*")] if takes_objects else []
-    _allow(
+    remember = [items("RememberHowFar", counters, ["GetItem", "PutItem"], "object#*")] if takes_objects else []
+    allow(
         function,
-        _items("CountHours", counters, ["GetItem", "UpdateItem"], "hour#*"),
-        _items("CountLines", counters, ["UpdateItem"], "lines#*"),
-        _items("MarkLateHours", counters, ["UpdateItem"], "late#*"),
-        _items("SeeWhatRecountsBroughtIn", counters, ["Query"], "accounted#*"),
-        _items("ClaimValues", counters, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
+        items("CountHours", counters, ["GetItem", "UpdateItem"], "hour#*"),
+        items("CountLines", counters, ["UpdateItem"], "lines#*"),
+        items("MarkLateHours", counters, ["UpdateItem"], "late#*"),
+        items("SeeWhatRecountsBroughtIn", counters, ["Query"], "accounted#*"),
+        items("ClaimValues", counters, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
         *remember,
         iam.PolicyStatement(
             sid="ReadLines",
@@ -50,16 +69,16 @@ def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects:
         iam.PolicyStatement(sid="TellMissingObjects", actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
     )
     if secret := storage.hash_secret:
-        _allow(
+        allow(
             function,
-            _items("SeeWhoHoldsKeys", storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
-            _read_secret("ReadHashKey", _arn(secret)),
+            items("SeeWhoHoldsKeys", storage.ledger.table_arn, ["BatchGetItem"], "key#*"),
+            read_secret("ReadHashKey", arn(secret)),
         )
     for prefix, reason in reads.items():
-        _acknowledge(function, _many_objects(bucket, f"{prefix}*"), reason)
-    _acknowledge(
+        acknowledge(function, many_objects(bucket, f"{prefix}*"), reason)
+    acknowledge(
         function,
-        _many_objects(bucket, "*"),
+        many_objects(bucket, "*"),
         "Lambda refuses an on-failure destination unless the role may put any object of the bucket.",
     )
 
@@ -68,42 +87,42 @@ def close_periods(function: lambda_.Function, storage: Storage, *, post_usage: l
     """Read the counters, keep the ledger, start workers of ``post_usage``."""
     counters, ledger = storage.counters.table_arn, storage.ledger.table_arn
     rows = ("customer#*", "key#*", "period#*")
-    _allow(
+    allow(
         function,
-        _items("ReadCounters", counters, ["Query"], "hour#*", "late#*", "unique#*"),
-        _items("SeeWhatIsAskedFor", counters, ["BatchGetItem"], "late#*"),
+        items("ReadCounters", counters, ["Query"], "hour#*", "late#*", "unique#*"),
+        items("SeeWhatIsAskedFor", counters, ["BatchGetItem"], "late#*"),
         iam.PolicyStatement(sid="SeeWhenCountersWereMade", actions=["dynamodb:DescribeTable"], resources=[counters]),
-        _items("KeepLateMarks", counters, ["UpdateItem", "DeleteItem"], "late#*"),
-        _items("AskToCheck", counters, ["UpdateItem"], "check#*"),
-        _items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *rows),
-        _items("WriteLedger", ledger, ["PutItem"], *rows, "list#keys"),
-        _write_no_profile(ledger),
-        _sum_what_is_held(ledger),
-        _items("SeeWhetherToPost", ledger, ["GetItem"], "posting"),
-        _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
-        _list_held(ledger),
+        items("KeepLateMarks", counters, ["UpdateItem", "DeleteItem"], "late#*"),
+        items("AskToCheck", counters, ["UpdateItem"], "check#*"),
+        items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *rows),
+        items("WriteLedger", ledger, ["PutItem"], *rows, "list#keys"),
+        write_no_profile(ledger),
+        sum_what_is_held(ledger),
+        items("SeeWhetherToPost", ledger, ["GetItem"], "posting"),
+        items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
+        list_held(ledger),
         iam.PolicyStatement(sid="StartWorkers", actions=["lambda:InvokeFunction"], resources=[post_usage.function_arn]),
     )
-    # A policy of its own: the function waits for its role's usual one, which could not name the function.
-    start = iam.PolicyStatement(sid="StartMore", actions=["lambda:InvokeFunction"], resources=[function.function_arn])
-    iam.Policy(function, "StartMore", statements=[start], roles=[cast("iam.IRole", function.role)])
+    if storage.access:
+        allow(function, items("NoteChangedRows", ledger, ["UpdateItem"], "limits#*"))
+    start_more(function)
 
 
 def post_usage(function: lambda_.Function, storage: Storage) -> None:
     """Post the rows that are pending, and note in them what Stripe answered."""
     ledger = storage.ledger.table_arn
-    _allow(
+    allow(
         function,
-        _items("AskToCheck", storage.counters.table_arn, ["UpdateItem"], "check#*"),
-        _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
-        _write_rows(ledger),
-        _sum_what_is_held(ledger),
-        _items("CheckCustomer", ledger, ["ConditionCheckItem"], "customer#*"),
-        _items("LeaseShards", ledger, ["GetItem", "PutItem", "DeleteItem"], "posting"),
-        _items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
-        _read_stripe_key(storage),
-        _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
-        _tell_what_was_rejected(function),
+        items("AskToCheck", storage.counters.table_arn, ["UpdateItem"], "check#*"),
+        items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
+        write_rows(ledger),
+        sum_what_is_held(ledger),
+        items("CheckCustomer", ledger, ["ConditionCheckItem"], "customer#*"),
+        items("LeaseShards", ledger, ["GetItem", "PutItem", "DeleteItem"], "posting"),
+        items("ListPendingUsage", f"{ledger}/index/pending", ["Query"], "pending#*"),
+        read_stripe_key(storage),
+        items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
+        tell_what_was_rejected(function),
     )
 
 
@@ -111,154 +130,147 @@ def reconcile_usage(function: lambda_.Function, storage: Storage) -> None:
     """Compare the ledger with Stripe, ask for hours to be posted or closed again, and count what is not billed."""
     counters, ledger = storage.counters.table_arn, storage.ledger.table_arn
     read = ("customer#*", "period#*", "stripe#*", "posting", "list#customers", "held#*")
-    _allow(
+    allow(
         function,
-        _items("ReadWhatToCheck", counters, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
-        _items("CloseAgain", counters, ["UpdateItem"], "late#*"),
-        _items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *read),
-        _items("WriteLedger", ledger, ["PutItem"], "customer#*", "period#*", "stripe#*"),
-        _items("CountWhatWaits", f"{ledger}/index/pending", ["Query"], "pending#*", "rejected#*"),
-        _write_no_profile(ledger),
-        _sum_what_is_held(ledger),
-        _read_stripe_key(storage),
+        items("ReadWhatToCheck", counters, ["Query", "UpdateItem", "DeleteItem"], "check#*"),
+        items("CloseAgain", counters, ["UpdateItem"], "late#*"),
+        items("ReadLedger", ledger, ["GetItem", "BatchGetItem", "Query"], *read),
+        items("WriteLedger", ledger, ["PutItem"], "customer#*", "period#*", "stripe#*"),
+        items("CountWhatWaits", f"{ledger}/index/pending", ["Query"], "pending#*", "rejected#*"),
+        write_no_profile(ledger),
+        sum_what_is_held(ledger),
+        read_stripe_key(storage),
     )
+    if storage.access:
+        _note_subscriptions(function, ledger)
 
 
 def receive_events(function: lambda_.Function, storage: Storage) -> None:
     """Mark rows that Stripe could not use; anyone may call it, so that this is the least of all."""
     ledger = storage.ledger.table_arn
-    _allow(
+    allow(
         function,
-        _items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
-        _write_rows(ledger),
-        _sum_what_is_held(ledger),
-        _read_stripe_key(storage),
-        _read_secret("ReadSigningSecret", storage.signing_secret.attr_id),  # its ARN
-        _items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
-        _tell_what_was_rejected(function),
+        items("ReadRows", ledger, ["BatchGetItem"], "customer#*"),
+        write_rows(ledger),
+        sum_what_is_held(ledger),
+        read_stripe_key(storage),
+        read_secret("ReadSigningSecret", storage.signing_secret.attr_id),  # its ARN
+        items("NameCustomers", ledger, ["GetItem"], "list#hashed"),
+        tell_what_was_rejected(function),
     )
+    if storage.access:
+        _note_subscriptions(function, ledger)
 
 
 def check_completeness(function: lambda_.Function, storage: Storage) -> None:
     """Read metrics, and how many lines were counted."""
     actions = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics"]
-    _allow(
+    allow(
         function,
         iam.PolicyStatement(sid="ReadMetrics", actions=actions, resources=["*"]),
-        _items("SumLines", storage.counters.table_arn, ["Query"], "lines#*"),
+        items("SumLines", storage.counters.table_arn, ["Query"], "lines#*"),
     )
-    _acknowledge(function, "*", "Neither action knows resources (Service Authorization Reference, CloudWatch).")
+    acknowledge(function, "*", "Neither action knows resources (Service Authorization Reference, CloudWatch).")
 
 
 def show_usage(function: lambda_.Function, storage: Storage, *, portal_key: secretsmanager.Secret) -> None:
     """Read what a customer used, and write nothing anywhere."""
     ledger = storage.ledger.table_arn
-    _allow(
+    allow(
         function,
-        _items("CountOpenHours", storage.counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
-        _items("SeeWhatIsClosed", ledger, ["GetItem"], "period#cursor"),
-        _items("ReadRows", ledger, ["Query"], "customer#*"),
-        _items("ReadCustomersAndKeys", ledger, ["BatchGetItem"], "customer#*", "key#*"),
-        _read_secret("ReadPortalKey", _arn(portal_key)),
-        _read_stripe_key(storage),
+        items("CountOpenHours", storage.counters.table_arn, ["Query"], "hour#*", "late#*", "unique#*"),
+        items("SeeWhatIsClosed", ledger, ["GetItem"], "period#cursor"),
+        items("ReadRows", ledger, ["Query"], "customer#*"),
+        items("ReadCustomersAndKeys", ledger, ["BatchGetItem"], "customer#*", "key#*"),
+        read_secret("ReadPortalKey", arn(portal_key)),
+        read_stripe_key(storage),
+    )
+    if storage.access:
+        allow(function, *_read_limits(ledger))
+
+
+def set_budget(function: lambda_.Function, storage: Storage, *, portal_key: secretsmanager.Secret) -> None:
+    """Write a customer's own budget, and nothing else anywhere."""
+    ledger = storage.ledger.table_arn
+    allow(
+        function,
+        items("KeepBudgets", ledger, ["GetItem", "PutItem"], "budget#*"),
+        items("SeeWhatIsSubscribed", ledger, ["GetItem"], "limits#*"),
+        read_secret("ReadPortalKey", arn(portal_key)),
     )
 
 
-def _allow(function: lambda_.Function, *statements: iam.PolicyStatement) -> None:
-    for statement in statements:
-        function.add_to_role_policy(statement)
-
-
-def _items(sid: str, resource_arn: str, actions: Sequence[str], *partition_keys: str) -> iam.PolicyStatement:
-    """Allow ``actions`` on the items whose partition key begins as given.
-
-    ForAllValues also lets a request pass of which AWS tells no partition key. Scan and PartiQL are the ones that name
-    none, and neither is ever granted; whether AWS tells those of a transaction and of a query of an index is not
-    documented. The usual second condition (``Null``) would refuse these, if not, and everything in the emulator, which
-    never fills the key in.
-    """
-    return iam.PolicyStatement(
-        sid=sid,
-        actions=[f"dynamodb:{action}" for action in actions],
-        resources=[resource_arn],
-        conditions={"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(partition_keys)}},
+def watch_limits(function: lambda_.Function, storage: Storage, *, gate_queue: sqs.Queue, alerts_from: str) -> None:
+    """Read what was used, write how limits stand and who is to be closed, and tell; it writes no counter and no row."""
+    counters, ledger = storage.counters.table_arn, storage.ledger.table_arn
+    access = cast("dynamodb.TableV2", storage.access).table_arn
+    stream = cast("str", storage.counters.table_stream_arn)
+    allow(
+        function,
+        iam.PolicyStatement(
+            sid="TakeRecords",
+            actions=["dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator"],
+            resources=[stream],
+        ),
+        # Lambda asks for it of whoever reads a stream, and it knows no resource.
+        iam.PolicyStatement(sid="FindStreams", actions=["dynamodb:ListStreams"], resources=["*"]),
+        items("CountOpenHours", counters, ["Query"], "hour#*", "late#*", "unique#*"),
+        items("ReadRows", ledger, ["Query"], "customer#*", "list#customers"),
+        items("ReadCustomersAndKeys", ledger, ["BatchGetItem"], "customer#*", "key#*"),
+        items("SeeWhatIsClosed", ledger, ["GetItem"], "period#cursor"),
+        *_read_limits(ledger),
+        items("KeepLimits", ledger, ["PutItem", "DeleteItem"], "limits#*"),
+        items("SeeHowFar", access, ["GetItem"], "head", "sweep"),
+        items("SeeWhoIsNear", access, ["Query"], "near", "gate", "closed"),
+        items("TellWhoIsNear", access, ["PutItem", "DeleteItem"], "near"),
+        items("SayThatItChanged", access, ["UpdateItem"], "head"),
+        items("AskTheGate", access, ["PutItem"], "gate", "sweep"),
+        wake(gate_queue),
+        tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
+    acknowledge(function, "*", "ListStreams knows no resources (Service Authorization Reference, DynamoDB).")
+    if alerts_from:
+        send_mail(function, alerts_from)
+    start_more(function)
 
 
-def _write_rows(ledger: str) -> iam.PolicyStatement:
-    """Allow a customer's usage rows to be put, and nothing that says who pays: no profile has a row's attributes alone.
-
-    By the names of a write's attributes, those in its condition included. A put replaces its item, whatever was there,
-    and no condition looks at a sort key: so the profile could still be replaced by a row, which is none that can be
-    read. Usage could be kept from being posted by that, and not be turned to somebody else.
-    """
-    statement = _items("WriteRows", ledger, ["PutItem"], "customer#*")
-    statement.add_condition("ForAllValues:StringEquals", {"dynamodb:Attributes": list(ROW)})
-    return statement
-
-
-def _list_held(ledger: str) -> iam.PolicyStatement:
-    """Allow a customer's keys to be listed in one item, for customers of a version that did not; nothing else of it."""
-    statement = _items("ListKeysOfCustomers", ledger, ["UpdateItem"], "customer#*")
-    statement.add_condition("ForAllValues:StringEquals", {"dynamodb:Attributes": ["pk", "sk", "keys"]})
-    return statement
-
-
-def _sum_what_is_held(ledger: str) -> iam.PolicyStatement:
-    """Allow the sums of held rows to be changed, which is done in one transaction with the row."""
-    return _items("SumWhatIsHeld", ledger, ["UpdateItem"], "held#*")
-
-
-def _write_no_profile(ledger: str) -> iam.PolicyStatement:
-    """Deny a customer's profile, which says who pays, to who writes most of what stands beside it.
-
-    By its name, as nothing else there has one; the Stripe customer stands in what an invoice bills, too. What holds of
-    :func:`_write_rows` holds here: a profile without a name is none that can be read.
-    """
-    return iam.PolicyStatement(
-        sid="WriteNoProfile",
-        effect=iam.Effect.DENY,
-        actions=["dynamodb:PutItem"],
-        resources=[ledger],
-        conditions={
-            "ForAnyValue:StringLike": {"dynamodb:LeadingKeys": ["customer#*"]},
-            "ForAnyValue:StringEquals": {"dynamodb:Attributes": ["name"]},
-        },
+def enforce_limits(function: lambda_.Function, storage: Storage, *, gate_queue: sqs.Queue, api: Api) -> None:
+    """Take keys out of usage plans and put them back, or say to authorizers who is closed; it changes no plan."""
+    ledger, access = storage.ledger.table_arn, cast("dynamodb.TableV2", storage.access).table_arn
+    allow(
+        function,
+        iam.PolicyStatement(
+            sid="TakeWakes",
+            actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
+            resources=[gate_queue.queue_arn],
+        ),
+        wake(gate_queue),
+        *_read_limits(ledger),
+        items("ReadCustomersAndKeys", ledger, ["BatchGetItem"], "customer#*", "key#*", "home#*"),
+        items("KeepGate", ledger, ["PutItem"], "limits#*", "home#*"),
+        items("SeeWhoIsAskedFor", access, ["Query"], "gate", "closed"),
+        items("BeTheOnlyOne", access, ["PutItem", "DeleteItem"], "lease", "closed"),
+        items("SayWhatIsDone", access, ["DeleteItem"], "gate"),
+        tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
+    if api is Api.HTTP:
+        allow(function, items("CloseCallers", access, ["GetItem", "PutItem", "DeleteItem"], "access#*"))
+    else:
+        move_keys(function)
 
 
-def _read_stripe_key(storage: Storage) -> iam.PolicyStatement:
-    return _read_secret("ReadStripeKey", storage.stripe_secret.attr_id)  # its ARN
+def _read_limits(ledger: str) -> list[iam.PolicyStatement]:
+    """Allow what is known of a customer's limits to be read, its budget too."""
+    return [
+        items("ReadLimits", ledger, ["Query"], "limits#*"),
+        items("ReadBudgets", ledger, ["GetItem"], "budget#*"),
+    ]
 
 
-def _read_secret(sid: str, arn: str) -> iam.PolicyStatement:
-    return iam.PolicyStatement(sid=sid, actions=["secretsmanager:GetSecretValue"], resources=[arn])
-
-
-def _arn(secret: secretsmanager.Secret) -> str:
-    """Return a secret's ARN, as an attribute: to the emulator a reference means its name."""
-    return cast("secretsmanager.CfnSecret", secret.node.default_child).attr_id
-
-
-def _tell_what_was_rejected(function: lambda_.Function) -> iam.PolicyStatement:
-    bus = cdk.Stack.of(function).format_arn(service="events", resource="event-bus", resource_name="default")
-    return iam.PolicyStatement(
-        sid="TellWhatWasRejected",
-        actions=["events:PutEvents"],
-        resources=[bus],
-        # Of each event of a call: both keys are lists (Service Authorization Reference, EventBridge).
-        conditions={"ForAllValues:StringEquals": {"events:source": [SOURCE], "events:detail-type": [DETAIL_TYPE]}},
+def _note_subscriptions(function: lambda_.Function, ledger: str) -> None:
+    """Allow what a customer is subscribed to, and whether it has paid, to be noted beside its limits."""
+    allow(
+        function,
+        *_read_limits(ledger),
+        items("NoteSubscriptions", ledger, ["PutItem", "DeleteItem"], "limits#*"),
     )
-
-
-def _acknowledge(function: lambda_.Function, resource: str, reason: str) -> None:
-    """Acknowledge that a function's policy names many resources by one pattern."""
-    cdk.Validations.of(cast("iam.Role", function.role).node.find_child("DefaultPolicy")).acknowledge(
-        cdk.Acknowledgment(id=f"AwsSolutions-IAM5[Resource::{resource}]", reason=reason)
-    )
-
-
-def _many_objects(bucket: s3.Bucket, objects: str) -> str:
-    """Return the pattern of a bucket's objects as cdk-nag writes it."""
-    logical_id = cdk.Stack.of(bucket).get_logical_id(cast("cdk.CfnElement", bucket.node.default_child))
-    return f"<{logical_id}.Arn>/{objects}"

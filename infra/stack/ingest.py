@@ -16,12 +16,12 @@ from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_logs_destinations as logs_destinations
-from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.stack import bundle
 from infra.stack.delivery import Delivery
 from infra.stack.sizes import Size
+from infra.stack.storage import Storage
 from metering.model.log_format import AccessLog, Api
 from metering.settings import RecordUsageSettings
 from metering.signals import written_usage_lines
@@ -55,9 +55,9 @@ class Ingest(Construct):
         road: Road,
         access_log: AccessLog,
         access_log_format: str,
-        log_group: logs.LogGroup,
-        bucket: s3.Bucket,
-        settings: RecordUsageSettings,
+        storage: Storage,
+        metrics: str,
+        nonces: str,
         deployment: str,
         size: Size,
         concurrency: int | None,
@@ -67,13 +67,22 @@ class Ingest(Construct):
         self._access_log = access_log
         self._deployment = deployment
         self._format = access_log_format
-        self._log_group = log_group
+        self._log_group = log_group = storage.access_log
+        bucket, secret = storage.bucket, storage.hash_secret
         self.record_usage = bundle.function(
             self,
             "RecordUsage",
             module="record_usage",
             local=local,
-            settings=settings.environment(),
+            settings=RecordUsageSettings(
+                counters_table=storage.counters.table_name,
+                bucket=bucket.bucket_name,
+                metrics=metrics,
+                nonces=nonces,
+                access_log_group=log_group.log_group_name,
+                ledger_table=storage.ledger.table_name if secret else "",
+                hash_secret=secret.secret_arn if secret else "",
+            ).environment(),
             deployment=deployment,
             size=size,
             concurrency=concurrency,

@@ -5,21 +5,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import aws_cdk as cdk
-import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
-from constructs import Construct, IValidation
+from constructs import Construct
 
 from infra.outputs import METADATA, Outputs
 from infra.stack import grants
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
-from infra.stack.checks import check_concurrency, check_names, check_nonces, check_posting, check_road
+from infra.stack.checks import (
+    UsageLinesArrive,
+    check_concurrency,
+    check_limits,
+    check_names,
+    check_nonces,
+    check_posting,
+    check_road,
+)
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
+from infra.stack.limiting import Limiting
 from infra.stack.portal import Portal
 from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
@@ -29,13 +37,7 @@ from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
 from metering.model.read_allotment import LEAST
-from metering.settings import (
-    CheckCompletenessSettings,
-    PostUsageSettings,
-    ReceiveEventsSettings,
-    ReconcileUsageSettings,
-    RecordUsageSettings,
-)
+from metering.settings import CheckCompletenessSettings
 
 STRIPE: Final = "https://api.stripe.com"
 REST_API_KEYS: Final = AccessLog()
@@ -53,8 +55,13 @@ class MeteringStack(cdk.Stack):
     Stripe takes ``stripe_rate`` postings a second, and ``stripe_reads_a_month`` reads that look whether all is right.
     Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
     ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers, which has at most
-    ``portal_concurrency`` executions at once. ``sizes`` are memory and time limits of functions, by their names, where
-    they are to be others than the defaults. ``local`` bundles for this machine, for the emulator.
+    ``portal_concurrency`` executions at once.
+    ``sizes`` are memory and time limits of functions, by their names, where they are to be others than the defaults.
+    ``local`` bundles for this machine, for the emulator.
+
+    With ``limits``, which a plan that declares some implies, functions watch what is used and close customers' keys.
+    E-mail about that comes from ``alerts_from``, an address that SES may send from, or is not sent. Whoever has not
+    paid for ``unpaid_days`` is closed, or nobody.
 
     ``nonce`` (default: the GUID of the stack's own id) begins and ends each line of the access log, and no caller may
     know it; lines with ``former_nonce`` count, too, while stages still write it: give both when a nonce became known,
@@ -85,6 +92,9 @@ class MeteringStack(cdk.Stack):
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
         portal_concurrency: int | None = None,
+        limits: bool | None = None,
+        alerts_from: str = "",
+        unpaid_days: int | None = None,
         sizes: Mapping[str, Size] | None = None,
         nonce: str | None = None,
         former_nonce: str = "",
@@ -101,6 +111,7 @@ class MeteringStack(cdk.Stack):
         check_road(road, access_log, archive_days)
         check_concurrency(record_usage_concurrency, portal_concurrency)
         check_nonces(nonce=nonce, former_nonce=former_nonce)
+        self._limits = check_limits(plans, limits, alerts_from=alerts_from, unpaid_days=unpaid_days)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
@@ -114,16 +125,18 @@ class MeteringStack(cdk.Stack):
             access_log_retention=access_log_retention,
             archive_days=archive_days,
             hashes=needs_hash(metrics),
+            limits=self._limits,
         )
         self._ingest = self._make_ingest(road, record_usage_concurrency)
         self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_reads_a_month, streamed_from)
         self._checking = self._make_checking()
         self._portal = self._make_portal(portal_origins, portal_concurrency)
+        self._limiting = self._make_limiting(alerts_from, unpaid_days) if self._limits else None
         self._alarms = self._make_alarms()
         self._dashboard = self._make_dashboard()
-        self._grant()
+        self._grant(alerts_from)
         self._tell(road, stripe_reads_a_month)
-        self.node.add_validation(_UsageLinesArrive(self))
+        self.node.add_validation(UsageLinesArrive(lambda: not self.is_without_usage_lines))
 
     def _warn_of(self, stripe_calls: int | None) -> None:
         if stripe_calls is not None:
@@ -194,24 +207,15 @@ class MeteringStack(cdk.Stack):
         return f"/aws/vendedlogs/metering/{self.stack_name}/" if self._access_log.api is Api.HTTP else None
 
     def _make_ingest(self, road: Road, concurrency: int | None) -> Ingest:
-        secret = self._storage.hash_secret
         return Ingest(
             self,
             "Ingest",
             road=road,
             access_log=self._access_log,
             access_log_format=self._access_log.format(self._nonce, declared(self._metrics)),
-            log_group=self._storage.access_log,
-            bucket=self._storage.bucket,
-            settings=RecordUsageSettings(
-                counters_table=self._storage.counters.table_name,
-                bucket=self._storage.bucket.bucket_name,
-                metrics=encode(self._metrics),
-                nonces=self._nonces,
-                access_log_group=self._storage.access_log.log_group_name,
-                ledger_table=self._storage.ledger.table_name if secret else "",
-                hash_secret=secret.secret_arn if secret else "",
-            ),
+            storage=self._storage,
+            metrics=encode(self._metrics),
+            nonces=self._nonces,
             deployment=self._deployment,
             size=self._sizes["record_usage"],
             concurrency=concurrency,
@@ -221,36 +225,17 @@ class MeteringStack(cdk.Stack):
     def _make_billing(
         self, ledger_epoch: int, stripe_rate: int, stripe_reads_a_month: int, streamed_from: str
     ) -> Billing:
-        counters, ledger = self._storage.counters.table_name, self._storage.ledger.table_name
         return Billing(
             self,
             "Billing",
-            posting=PostUsageSettings(
-                counters_table=counters,
-                ledger_table=ledger,
-                deployment=self._deployment,
-                ledger_epoch=str(ledger_epoch),
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=self._stripe_api_base,
-                stripe_rate=str(stripe_rate),
-                streamed_from=streamed_from,
-            ),
-            reconciling=ReconcileUsageSettings(
-                counters_table=counters,
-                ledger_table=ledger,
-                deployment=self._deployment,
-                stripe_secret=self._storage.stripe_secret.ref,
-                stripe_api_base=self._stripe_api_base,
-                stripe_reads_a_month=str(stripe_reads_a_month),
-            ),
-            receiving=ReceiveEventsSettings(
-                ledger_table=ledger,
-                deployment=self._deployment,
-                stripe_secret=self._storage.stripe_secret.ref,
-                signing_secret=self._storage.signing_secret.ref,
-                stripe_api_base=self._stripe_api_base,
-            ),
+            storage=self._storage,
             metrics=encode(self._metrics),
+            ledger_epoch=ledger_epoch,
+            stripe_api_base=self._stripe_api_base,
+            stripe_rate=stripe_rate,
+            stripe_reads_a_month=stripe_reads_a_month,
+            streamed_from=streamed_from,
+            limits=self._limits,
             sizes=self._sizes,
             deployment=self._deployment,
             local=self._local,
@@ -274,16 +259,30 @@ class MeteringStack(cdk.Stack):
         return Portal(
             self,
             "Portal",
-            counters_table=self._storage.counters.table_name,
-            ledger_table=self._storage.ledger.table_name,
-            stripe_secret=self._storage.stripe_secret.ref,
+            storage=self._storage,
             stripe_api_base=self._stripe_api_base,
             metrics=self._metrics,
             plans=self._plans,
+            limits=self._limits,
             receive_events=self._billing.receive_events,
             origins=origins,
-            size=self._sizes["show_usage"],
+            sizes=self._sizes,
             concurrency=concurrency,
+            deployment=self._deployment,
+            local=self._local,
+        )
+
+    def _make_limiting(self, alerts_from: str, unpaid_days: int | None) -> Limiting:
+        return Limiting(
+            self,
+            "Limiting",
+            storage=self._storage,
+            api=self._access_log.api,
+            declared=self._portal.declared,
+            portal_url=self._portal.url,
+            alerts_from=alerts_from,
+            unpaid_days=unpaid_days,
+            sizes=self._sizes,
             deployment=self._deployment,
             local=self._local,
         )
@@ -324,9 +323,11 @@ class MeteringStack(cdk.Stack):
             "receive_events": self._billing.receive_events,
             "check_completeness": self._checking.check_completeness,
             "show_usage": self._portal.show_usage,
+            **({"set_budget": self._portal.set_budget} if self._portal.set_budget else {}),
+            **(self._limiting.functions if self._limiting else {}),
         }
 
-    def _grant(self) -> None:
+    def _grant(self, alerts_from: str) -> None:
         storage, billing = self._storage, self._billing
         grants.record_usage(self._ingest.record_usage, storage, takes_objects=self._ingest.delivery is not None)
         grants.close_periods(billing.close_periods, storage, post_usage=billing.post_usage)
@@ -335,10 +336,16 @@ class MeteringStack(cdk.Stack):
         grants.receive_events(billing.receive_events, storage)
         grants.check_completeness(self._checking.check_completeness, storage)
         grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
+        if self._portal.set_budget:
+            grants.set_budget(self._portal.set_budget, storage, portal_key=self._portal.secret)
+        if limiting := self._limiting:
+            queue = limiting.gate_queue
+            grants.watch_limits(limiting.watch_limits, storage, gate_queue=queue, alerts_from=alerts_from)
+            grants.enforce_limits(limiting.enforce_limits, storage, gate_queue=queue, api=self._access_log.api)
 
     def _tell(self, road: Road, stripe_reads_a_month: int) -> None:
         """Write what the ``metering`` command reads: the outputs, and in the metadata what ``app.py`` declares."""
-        delivery = self._ingest.delivery
+        delivery, limiting = self._ingest.delivery, self._limiting
         outputs = Outputs(
             counters_table=self._storage.counters.table_name,
             ledger_table=self._storage.ledger.table_name,
@@ -366,6 +373,10 @@ class MeteringStack(cdk.Stack):
             dashboard=self._dashboard.name,
             delivery_stream=delivery.stream.ref if delivery else None,
             failed_objects=delivery.failed.queue_url if delivery else None,
+            access_table=self._storage.access.table_name if self._storage.access else None,
+            watch_limits_function=limiting.watch_limits.function_name if limiting else None,
+            enforce_limits_function=limiting.enforce_limits.function_name if limiting else None,
+            gate_queue=limiting.gate_queue.queue_url if limiting else None,
         )
         for name, value in outputs.written().items():
             # Under a name that no construct can take from it.
@@ -381,16 +392,3 @@ class MeteringStack(cdk.Stack):
                 "access_log": {"api": self._access_log.api.value, "caller": self._access_log.caller},
             }
         }
-
-
-@jsii.implements(IValidation)
-class _UsageLinesArrive:
-    """Fails the synthesis where a metric measures usage lines and no log group is metered for them."""
-
-    def __init__(self, stack: MeteringStack) -> None:
-        self._stack = stack
-
-    def validate(self) -> list[str]:
-        if self._stack.is_without_usage_lines:
-            return ["a metric measures usage lines, but none can arrive: call meter_usage_lines(log_group)"]
-        return []

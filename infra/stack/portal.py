@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import aws_cdk as cdk
@@ -15,11 +15,12 @@ from constructs import Construct
 
 from infra.stack import bundle
 from infra.stack.sizes import Size
+from infra.stack.storage import Storage
 from metering.model.metrics import Metric, encode
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
 from metering.portal.page import FILES, FOLDER
-from metering.settings import ShowUsageSettings
+from metering.settings import SetBudgetSettings, ShowUsageSettings
 
 OPEN_ROUTES: Final = (
     *(f"GET {path}" for path in FILES),
@@ -48,6 +49,15 @@ NOTIFICATIONS: Final = "POST /v1/notifications"
 NOTIFYING: Final = {"ThrottlingRateLimit": 5, "ThrottlingBurstLimit": 20}
 """The same for notifications: Stripe sends one a meter and some minutes, and what is throttled again later."""
 
+LIMITS: Final = "GET /v1/limits"
+"""What is asked by callers who want to know before they send; where there are limits."""
+
+BUDGET: Final = "PUT /v1/budget"
+"""What a customer gives itself; where there are limits, to a function of its own."""
+
+BUDGETING: Final = {"ThrottlingRateLimit": 5, "ThrottlingBurstLimit": 10}
+"""The same for budgets, which people change now and then."""
+
 THROTTLES: Final = {
     **dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "POST /v1/session", SIGNED_ROUTE), READING),
     NOTIFICATIONS: NOTIFYING,
@@ -69,15 +79,14 @@ class Portal(Construct):
         scope: Construct,
         construct_id: str,
         *,
-        counters_table: str,
-        ledger_table: str,
-        stripe_secret: str,
+        storage: Storage,
         stripe_api_base: str,
         metrics: Sequence[Metric],
         plans: Sequence[Plan],
+        limits: bool,
         receive_events: lambda_.Function,
         origins: Sequence[str],
-        size: Size,
+        sizes: Mapping[str, Size],
         concurrency: int | None,
         deployment: str,
         local: bool,
@@ -85,35 +94,57 @@ class Portal(Construct):
         super().__init__(scope, construct_id)
         _check_origins(origins, local=local)
         self.secret = self._key()
-        declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
+        self.declared = _declared(metrics, plans)
         self.show_usage = bundle.function(
             self,
             "ShowUsage",
             module="show_usage",
             local=local,
             settings=ShowUsageSettings(
-                counters_table=counters_table,
-                ledger_table=ledger_table,
+                counters_table=storage.counters.table_name,
+                ledger_table=storage.ledger.table_name,
                 deployment=deployment,
                 portal_secret=self.secret.secret_arn,
-                stripe_secret=stripe_secret,
+                stripe_secret=storage.stripe_secret.ref,
                 stripe_api_base=stripe_api_base,
                 portal_origins=" ".join(origins),
+                limits="true" if limits else "",
             ).environment(),
             deployment=deployment,
-            size=size,
+            size=sizes["show_usage"],
             concurrency=concurrency,
             description="Shows a customer what it used and what it costs.",
             more={
-                "declared.json": json.dumps(declared, sort_keys=True).encode(),
+                "declared.json": self.declared,
                 **{f"page/{name}": (FOLDER / name).read_bytes() for name, _ in FILES.values()},
             },
         )
         self.api = apigatewayv2.HttpApi(
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )
-        routes = [*self._route(), self._route_notifications(receive_events)]
-        self.stage = self._stage()
+        routes = [*self._route(limits=limits), self._route_notifications(receive_events)]
+        throttles = dict(THROTTLES)
+        self.set_budget: lambda_.Function | None = None
+        if limits:
+            self.set_budget = bundle.function(
+                self,
+                "SetBudget",
+                module="set_budget",
+                local=local,
+                settings=SetBudgetSettings(
+                    ledger_table=storage.ledger.table_name,
+                    deployment=deployment,
+                    portal_secret=self.secret.secret_arn,
+                    portal_origins=" ".join(origins),
+                ).environment(),
+                deployment=deployment,
+                size=sizes["set_budget"],
+                description="Writes the budget that a customer gives itself.",
+                more={"declared.json": self.declared},
+            )
+            routes.append(self._route_budget(self.set_budget))
+            throttles |= {LIMITS: READING, BUDGET: BUDGETING}
+        self.stage = self._stage(throttles)
         self.stage.node.add_dependency(*routes)  # which its throttles name
 
     @property
@@ -142,11 +173,11 @@ class Portal(Construct):
         )
         return secret
 
-    def _route(self) -> list[apigatewayv2.HttpRoute]:
+    def _route(self, *, limits: bool) -> list[apigatewayv2.HttpRoute]:
         """Bring each route to the function; callers of the account alone reach the signed one."""
         routes = []
         integration = integrations.HttpLambdaIntegration("ShowUsage", self.show_usage, scope_permission_to_route=False)
-        for route in (*OPEN_ROUTES, SIGNED_ROUTE):
+        for route in (*OPEN_ROUTES, *([LIMITS] if limits else []), SIGNED_ROUTE):
             method, _, path = route.partition(" ")
             made = self.api.add_routes(
                 path=path,
@@ -180,7 +211,22 @@ class Portal(Construct):
         )
         return route
 
-    def _stage(self) -> apigatewayv2.HttpStage:
+    def _route_budget(self, set_budget: lambda_.Function) -> apigatewayv2.HttpRoute:
+        """Bring budgets to a function with a role of its own, and nothing else to it."""
+        (route,) = self.api.add_routes(
+            path=BUDGET.partition(" ")[2],
+            methods=[apigatewayv2.HttpMethod.PUT],
+            integration=integrations.HttpLambdaIntegration("SetBudget", set_budget),
+        )
+        cdk.Validations.of(route).acknowledge(
+            cdk.Acknowledgment(
+                id="AwsSolutions-APIG4",
+                reason="Customers have no AWS credentials: the function checks their token before anything else.",
+            )
+        )
+        return route
+
+    def _stage(self, throttles: Mapping[str, Mapping[str, int]]) -> apigatewayv2.HttpStage:
         stage = apigatewayv2.HttpStage(
             self,
             "Stage",
@@ -189,7 +235,7 @@ class Portal(Construct):
             auto_deploy=True,
             throttle=apigatewayv2.ThrottleSettings(rate_limit=RATE, burst_limit=BURST),
         )
-        cast("apigatewayv2.CfnStage", stage.node.default_child).route_settings = THROTTLES
+        cast("apigatewayv2.CfnStage", stage.node.default_child).route_settings = throttles
         cdk.Validations.of(stage).acknowledge(
             cdk.Acknowledgment(
                 id="AwsSolutions-APIG1",
@@ -197,6 +243,12 @@ class Portal(Construct):
             )
         )
         return stage
+
+
+def _declared(metrics: Sequence[Metric], plans: Sequence[Plan]) -> bytes:
+    """Return what ``app.py`` declares, as functions find it in their zips."""
+    declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
+    return json.dumps(declared, sort_keys=True).encode()
 
 
 def _check_origins(origins: Sequence[str], *, local: bool) -> None:

@@ -28,9 +28,12 @@ DEFAULTS: Final[Mapping[str, Size]] = {
     "receive_events": Size(512, 25),  # a notification comes again; whoever calls its open address holds no more
     "check_completeness": Size(256),
     "show_usage": Size(_WHOLE, 10),  # somebody waits for each answer; what Stripe may take to fail comes to a second
+    "watch_limits": Size(512, 120),  # a sweep ends by itself before the next one begins
+    "enforce_limits": Size(1024),  # it runs seldom, and each second until it has begun lets calls of a stopped key pass
+    "set_budget": Size(512, 10),
 }
 
-_ANSWERS: Final = {"receive_events": (1, 25), "show_usage": (1, 29)}
+_ANSWERS: Final = {"receive_events": (1, 25), "show_usage": (1, 29), "set_budget": (1, 29)}
 """Bounds of the time of those that somebody waits for: API Gateway for 30 seconds at most."""
 
 

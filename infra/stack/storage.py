@@ -1,4 +1,4 @@
-"""What outlives a deployment: two tables, a bucket, the access log, and the places of secrets."""
+"""What outlives a deployment: its tables, a bucket, the access log, and the places of secrets."""
 
 from typing import Final
 
@@ -28,10 +28,11 @@ class Storage:
     No construct of their own, so that moving code about never changes a logical id, which would mean a new, empty
     table. No physical names, so that two deployments fit into one account. ``vended`` is how the name of the access log
     begins where CloudWatch Logs itself delivers into it; ``hashes`` says whether a metric needs the key of the keyed
-    hashes that values and ids are remembered by; ``archive_days`` is how long the archive is kept.
+    hashes that values and ids are remembered by; ``archive_days`` is how long the archive is kept; ``limits`` says
+    whether there is a table of who is closed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by name
         self,
         stack: cdk.Stack,
         *,
@@ -39,6 +40,7 @@ class Storage:
         access_log_retention: logs.RetentionDays,
         archive_days: int,
         hashes: bool,
+        limits: bool,
     ) -> None:
         self.counters = _counters(stack)
         self.ledger = _ledger(stack)
@@ -62,6 +64,7 @@ class Storage:
             "What Stripe signs its notifications to usage metering with; `metering stripe webhook` puts its value.",
         )
         self.hash_secret = _hash_secret(stack) if hashes else None
+        self.access = _access(stack) if limits else None
 
 
 def guid(stack: cdk.Stack) -> str:
@@ -113,6 +116,23 @@ def _ledger(stack: cdk.Stack) -> dynamodb.TableV2:
                 projection_type=dynamodb.ProjectionType.KEYS_ONLY,
             )
         ],
+    )
+
+
+def _access(stack: cdk.Stack) -> dynamodb.TableV2:
+    """Return the table of who is near a limit and who is closed, which can be made again from the ledger.
+
+    But for where closed keys belong at the gateway, which is here a second time in case the ledger is restored to an
+    earlier moment; and authorizers of HTTP APIs, which may stand in stacks of others, read it. So it stays behind,
+    with a few kilobytes, where limits are given up while somebody is closed.
+    """
+    return dynamodb.TableV2(
+        stack,
+        "Access",
+        partition_key=_text("pk"),
+        sort_key=_text("sk"),
+        billing=dynamodb.Billing.on_demand(),
+        removal_policy=KEPT,
     )
 
 

