@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metering.model.limits import Limit, Spend
 from metering.model.metrics import Count, Sum, Unique
 from metering.model.price_checks import PriceError, check
 from metering.model.prices import (
@@ -20,10 +21,12 @@ from metering.model.prices import (
     Price,
     Tier,
     Volume,
+    asked_for,
     decode,
     encode,
     explain,
     in_words,
+    limits_of,
     name_of,
     terms,
     title_of,
@@ -298,3 +301,23 @@ def _is_exact(line: Line) -> bool:
 def test_every_price_travels_as_json(price: Price) -> None:
     """As it was declared."""
     assert decode(encode([plan(price)])) == (plan(price),)
+
+
+def test_what_a_subscription_asks_is_what_its_prices_ask_with_their_fees() -> None:
+    """A fee whatever was used; a metric that was not used at all reaches the first tier, and nothing is unpriced."""
+    prices = (Flat(amount=4900), PerUnit(metric="requests", amount="1.5"), Volume(metric="messages", tiers=TIERS))
+    assert asked_for(prices, {"requests": 3, "messages": 2000, "users": 9}) == 4900 + 5 + (1000 + 100)
+    assert asked_for(prices, {}) == 4900
+    assert asked_for((), {"requests": 3}) == 0
+
+
+def test_the_limits_of_a_customer_are_those_of_the_plans_that_it_is_subscribed_to() -> None:
+    """Each with the name of its plan."""
+    daily, spend = Limit("requests", 5, per="day"), Spend(100)
+    prices = (PerUnit(metric="requests", amount=1),)
+    plans = [
+        Plan(name=name, title=name, currency="usd", prices=prices, limits=limits)
+        for name, limits in {"small": (daily, spend), "large": (spend,), "free": ()}.items()
+    ]
+    assert limits_of(plans, ("small", "free", "gone")) == [("small", daily), ("small", spend)]
+    assert limits_of(plans, ()) == []

@@ -8,7 +8,7 @@ refused: it is no exact amount.
 A price is for what the metric's meter counts: of a metric with ``scale=3``, for a thousandth.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Final, assert_never
@@ -120,6 +120,11 @@ class Line:
     amount: int
 
 
+def limits_of(plans: Iterable[Plan], subscribed: Collection[str]) -> list[tuple[str, Limit | Spend]]:
+    """Return the limits that are declared in the plans a customer is subscribed to, each with its plan's name."""
+    return [(plan.name, limit) for plan in plans if plan.name in subscribed for limit in plan.limits]
+
+
 def name_of(price: Price) -> str:
     """Return the name by which a plan tells its prices apart."""
     return price.name if isinstance(price, Flat) else price.metric
@@ -204,6 +209,15 @@ def explain(price: Price, quantity: int) -> list[Line]:
             return [_line(1, quantity, quantity, decimal(tier.amount)), *_flat(tier)]
         case _:
             assert_never(price)
+
+
+def asked_for(prices: Iterable[Price], used: Mapping[str, int]) -> int:
+    """Return what a subscription's prices ask for what was used, by metric: fees too, each price by itself."""
+    return sum(
+        line.amount
+        for price in prices
+        for line in explain(price, 1 if isinstance(price, Flat) else used.get(price.metric, 0))
+    )
 
 
 def _graduated(tiers: Sequence[Tier], quantity: int) -> Iterator[Line]:
