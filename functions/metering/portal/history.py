@@ -23,7 +23,8 @@ SETTLED_S: Final = 3600
 """The same of a piece that no late record can change."""
 
 MOST_KEPT: Final = 50
-"""Customers whose period is kept at once: each takes up to a megabyte."""
+"""Periods that are kept at once: each takes up to a megabyte, and a customer may have two, its invoice's and one of its
+limits."""
 
 ByHour = Mapping[Hour, Mapping[str, int]]
 """What was used, by hour and metric. What no record changes any more stands under the first hour of its piece."""
@@ -60,21 +61,19 @@ class History:
     piece: int
     sure: int
     clock: Callable[[], float]
-    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _kept: dict[tuple[str, Hour, Hour], _Kept] = field(default_factory=dict)
 
     def of(self, name: str, first: Hour, end: Hour, now: datetime) -> ByHour:
         """Return what was used from ``first`` up to ``end``, exclusive; raise AddingUpError until it is known."""
-        kept = self._kept.get(name)
-        if kept is None or (kept.first, kept.end) != (first, end):
-            kept = _Kept(first, end, kept.piece if kept else self.piece)
-        keep(self._kept, name, kept, MOST_KEPT)
+        kept = self._kept.get((name, first, end)) or _Kept(first, end, self.piece)
+        keep(self._kept, (name, first, end), kept, MOST_KEPT)
         pieces = dict(_pieces(first, min(end, Hour.containing(now + LATEST_RECORD).next()), kept.piece))
         try:
             self._read(name, kept, pieces, now)
         except TooMuchError as error:
             if kept.piece <= self.sure:
                 raise
-            self._kept[name] = _Kept(first, end, self.sure)
+            self._kept[name, first, end] = _Kept(first, end, self.sure)
             raise AddingUpError(0, _hours(pieces)) from error
         unknown = [begin for begin in pieces if begin not in kept.read_at]
         if unknown:
