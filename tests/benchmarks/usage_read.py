@@ -41,10 +41,10 @@ from metering.model.periods import Hour, hours
 from metering.model.subjects import LONGEST_ID, customer
 from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.agreements import Agreements
-from metering.portal.api import Parts
 from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.history import History
+from metering.portal.parts import Parts
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, Use, issue
 from metering.settings import ShowUsageSettings

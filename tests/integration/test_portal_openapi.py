@@ -44,7 +44,15 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
-OPERATIONS = ("GET /v1/usage", "GET /v1/invoice", "GET /v1/prices", "POST /v1/links", "POST /v1/session")
+OPERATIONS = (
+    "GET /v1/usage",
+    "GET /v1/invoice",
+    "GET /v1/prices",
+    "GET /v1/limits",
+    "PUT /v1/budget",
+    "POST /v1/links",
+    "POST /v1/session",
+)
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from metering.portal.tokens import TokenRefusedError, Use, issue, key_id, verify
+from metering.portal.tokens import Bearer, Right, TokenRefusedError, Use, issue, key_id, verify
 
 KEY = "k" * 64
 OTHER_KEY = "o" * 64
@@ -23,9 +23,14 @@ CLAIMS = {"sub": "acme", "aud": "Metering", "iat": AT, "exp": AT + 3600, "use": 
 DAY = timedelta(days=1)
 
 
+def held(token: str, *, now: datetime = NOW, deployment: str = "Metering") -> Bearer:
+    """Return whom a token is for."""
+    return verify(token, {key_id(KEY): KEY}.get, deployment=deployment, now=now, use=Use.SESSION)
+
+
 def opens(token: str, *, now: datetime = NOW, deployment: str = "Metering") -> str:
     """Return the customer that a token opens."""
-    return verify(token, {key_id(KEY): KEY}.get, deployment=deployment, now=now, use=Use.SESSION)
+    return held(token, now=now, deployment=deployment).customer
 
 
 def signed(claims: Any, key: str = KEY, algorithm: str = "HS256", **header: Any) -> str:
@@ -126,6 +131,8 @@ ATTACKS: dict[str, Callable[[], str]] = {
     "a customer with a line break": lambda: signed(CLAIMS | {"sub": "acme\n"}),
     "claims that are a list": lambda: by_hand({"alg": "HS256", "kid": key_id(KEY)}, [CLAIMS]),
     "a header that is a list": lambda: by_hand(["HS256"], CLAIMS),
+    "a right that is no list": lambda: signed(CLAIMS | {"may": "budget"}),
+    "a right put in": lambda: _tampered(1, lambda _: piece(CLAIMS | {"may": ["budget"]})),
     "not a token": lambda: "not a token",
     "two points": lambda: "..",
     "an encrypted token's five parts": lambda: "a.b.c.d.e",
@@ -143,6 +150,20 @@ def test_no_other_token_opens_anything(attack: str) -> None:
     with pytest.raises(TokenRefusedError) as refused:
         opens(token)
     assert not {"acme", "globex", KEY, key_id(KEY)} & set(str(refused.value).replace(":", " ").split())
+
+
+def test_a_token_lets_nobody_do_more_than_it_lists() -> None:
+    """Those of before list nothing and go on to show; a right that nobody knows here is none."""
+    whose: dict[str, Any] = {"deployment": "Metering", "customer": "acme", "now": NOW, "life": DAY, "use": Use.SESSION}
+    assert held(issue(KEY, **whose)[0]) == held(signed(CLAIMS)) == Bearer("acme", frozenset())
+    assert held(issue(KEY, **whose, may=[Right.BUDGET, Right.BUDGET])[0]) == Bearer("acme", frozenset({Right.BUDGET}))
+    assert held(signed(CLAIMS | {"may": ["everything", ["budget"], None]})) == Bearer("acme", frozenset())
+
+
+def test_a_token_that_only_shows_is_as_it_was() -> None:
+    """An older version of the functions, to which one goes back, reads it."""
+    token, _ = issue(KEY, deployment="Metering", customer="acme", now=NOW, life=DAY, use=Use.LINK)
+    assert set(jwt.decode(token, options={"verify_signature": False})) == {"sub", "aud", "iat", "exp", "use"}
 
 
 def test_clocks_may_differ_by_half_a_minute() -> None:

@@ -5,7 +5,7 @@ A metric is declared once, in ``app.py``; it travels to the functions as JSON in
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, assert_never
@@ -145,6 +145,15 @@ def meters_of(metric: Metric) -> dict[str, str]:
     if not isinstance(metric, Count | Sum) or not metric.meters:
         return {"": metric.name}
     return {value: f"{metric.name}_{_spelled(value)}" for value in (*metric.meters, OTHER)}
+
+
+def scales_of(metrics: Iterable[Metric]) -> dict[str, int]:
+    """Return how many decimals a quantity of each metric has, by the name that it is billed under."""
+    return {
+        name: metric.scale if isinstance(metric, Sum | Max) else 0
+        for metric in metrics
+        for name in meters_of(metric).values()
+    }
 
 
 def unit_of(metric: Metric) -> str | None:

@@ -5,7 +5,6 @@ Every route is here, with what the OpenAPI document says of it. What a route wor
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from http import HTTPStatus
@@ -14,22 +13,18 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, CORSConfig, Response
-from aws_lambda_powertools.event_handler.exceptions import NotFoundError
-from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupportedContentType, RequestValidationError
 from aws_lambda_powertools.event_handler.openapi.params import Body, Query
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
-from metering.model.metrics import Count, Metric, Sum
+from metering.model.metrics import Count, Sum, scales_of
 from metering.model.periods import Hour
-from metering.model.prices import Plan
 from metering.model.subjects import LONGEST_ID, is_id
 from metering.portal.agreements import NotSubscribedError
 from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, SessionAnswer, UsageAnswer
-from metering.portal.bounds import Bounds
-from metering.portal.charges import Charges, scales_of
-from metering.portal.document import declared, document, may_answer
+from metering.portal.callers import bearer_of, check_token
+from metering.portal.document import PORTAL_TOKEN, declared, document, may_answer
 from metering.portal.history import AddingUpError
 from metering.portal.http import (
     ProblemError,
@@ -40,16 +35,17 @@ from metering.portal.http import (
     finished,
     good,
     header,
-    invalid,
-    not_found,
     prefers_csv,
-    unsupported,
 )
+from metering.portal.http import application as application_of
+from metering.portal.limit_routes import limit_routes
+from metering.portal.limits import NO_LIMITS
 from metering.portal.lines import lines
 from metering.portal.page import FILES, read
+from metering.portal.parts import Parts
 from metering.portal.queries import LESS, as_csv, check_bound, check_known, check_size, row, span
-from metering.portal.reading import BY_KEY, By, Cells, Known, UsageReader
-from metering.portal.tokens import LINK_LIFE, SESSION_LIFE, PortalKeys, TokenRefusedError, Use, issue, verify
+from metering.portal.reading import BY_KEY, By, Cells, Known
+from metering.portal.tokens import LINK_LIFE, SESSION_LIFE, Bearer, Right, Use, issue
 from metering.stores.table import TooMuchError
 from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 
@@ -66,23 +62,6 @@ logger = Logger(child=True)
 routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
 
 
-@dataclass
-class Parts:
-    """What the API works with, made once in a process."""
-
-    deployment: str
-    keys: PortalKeys
-    reader: UsageReader
-    charges: Charges
-    metrics: tuple[Metric, ...]
-    plans: tuple[Plan, ...]
-
-    @property
-    def bounds(self) -> Bounds:
-        """What one answer may be about."""
-        return Bounds(self.metrics)
-
-
 def answer(
     event: dict[str, Any], context: LambdaContext, *, parts: Callable[[], Parts], cors: CORSConfig | None, now: datetime
 ) -> dict[str, Any]:
@@ -93,10 +72,10 @@ def answer(
     base = event["rawPath"].removesuffix(path)
     try:
         needs_none = method == "OPTIONS" or path in OPEN_TO_ALL
-        customer = None if needs_none else _authenticated(event, path, parts, now)
+        bearer = None if needs_none else _authenticated(event, path, parts, now)
         check_body(event)
         app.append_context(  # type: ignore[no-untyped-call]
-            app=app, parts=parts, now=now, customer=customer, base=base, whole=event["rawPath"].endswith(path)
+            app=app, parts=parts, now=now, bearer=bearer, base=base, whole=event["rawPath"].endswith(path)
         )
         answered = app.resolve({**event, "rawPath": path}, context)
     except ProblemError as problem:
@@ -109,14 +88,7 @@ def answer(
 @lru_cache(maxsize=1)  # the routes tell what a request is about by the application that took them in last
 def application(*, cors: CORSConfig | None) -> APIGatewayHttpResolver:
     """Return the routes as Powertools plays them; those of ``cors`` may call from browsers."""
-    app = APIGatewayHttpResolver(cors=cors, enable_validation=True)
-    app.include_router(routes)
-    app.exception_handler(ProblemError)(ProblemError.response)
-    app.exception_handler(NotFoundError)(not_found)
-    app.exception_handler(RequestValidationError)(invalid)
-    app.exception_handler(RequestUnsupportedContentType)(unsupported)
-    app.exception_handler(Exception)(failed)
-    return app
+    return application_of(cors, routes, limit_routes)
 
 
 def _parts() -> Parts:
@@ -124,13 +96,18 @@ def _parts() -> Parts:
     return made
 
 
+def _bearer() -> Bearer:
+    bearer: Bearer = routes.context["bearer"]
+    return bearer
+
+
 def _now() -> datetime:
     moment: datetime = routes.context["now"]
     return moment
 
 
-def _authenticated(event: Mapping[str, Any], path: str, parts: Callable[[], Parts], now: datetime) -> str | None:
-    """Return the customer whose token came with a request; None for the operator's own, which API Gateway has checked.
+def _authenticated(event: Mapping[str, Any], path: str, parts: Callable[[], Parts], now: datetime) -> Bearer | None:
+    """Return whose token came with a request; None for the operator's own, which API Gateway has checked.
 
     Raises ProblemError for anybody else.
     """
@@ -138,26 +115,12 @@ def _authenticated(event: Mapping[str, Any], path: str, parts: Callable[[], Part
         if not (event["requestContext"].get("authorizer") or {}).get("iam"):
             raise ProblemError(HTTPStatus.FORBIDDEN, "links are given out to callers that sign with AWS credentials")
         return None
-    scheme, _, token = header(event, "authorization").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise ProblemError(
-            HTTPStatus.UNAUTHORIZED,
-            "a portal token is wanted, as 'Authorization: Bearer ...': ask whoever bills you for a new link",
-            {"WWW-Authenticate": "Bearer"},
-        )
+    token = check_token(event)  # before anything is made to look at it with
     known = parts()
-    try:
-        use = Use.LINK if path == SESSION else Use.SESSION
-        return verify(token.strip(), known.keys.of, deployment=known.deployment, now=now, use=use)
-    except TokenRefusedError as error:
-        raise ProblemError(
-            HTTPStatus.UNAUTHORIZED,
-            f"{error}: ask whoever bills you for a new link",
-            {"WWW-Authenticate": 'Bearer error="invalid_token"'},
-        ) from error
+    use = Use.LINK if path == SESSION else Use.SESSION
+    return bearer_of(token, known.keys, deployment=known.deployment, now=now, use=use)
 
 
-_TOKEN: Final[list[dict[str, list[str]]]] = [{"portalToken": []}]
 _LINK_TOKEN: Final[list[dict[str, list[str]]]] = [{"linkToken": []}]
 
 
@@ -165,7 +128,7 @@ _LINK_TOKEN: Final[list[dict[str, list[str]]]] = [{"linkToken": []}]
     "/v1/usage",
     summary="What was used",
     operation_id="usage",
-    security=_TOKEN,
+    security=PORTAL_TOKEN,
     responses=may_answer(UsageAnswer, HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED),
 )
 def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
@@ -179,7 +142,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     format_: Annotated[Literal["", "json", "csv"], Query(alias="format", description="by Accept if empty")] = "",
 ) -> Response[str]:
     """Return what the customer used, with how settled each quantity is."""
-    parts, customer, now = _parts(), routes.context["customer"], _now()
+    parts, customer, now = _parts(), _bearer().customer, _now()
     first, end = span(from_, to, now)
     scales = scales_of(parts.metrics)
     dimensions = [BY_KEY, *sorted({one.by for one in parts.metrics if isinstance(one, Count | Sum) and one.by})]
@@ -226,13 +189,13 @@ def _read(parts: Parts, known: Known, first: Hour, end: Hour, *, by_key: bool) -
     "/v1/invoice",
     summary="What the running period costs",
     operation_id="invoice",
-    security=_TOKEN,
+    security=PORTAL_TOKEN,
     responses=may_answer(InvoiceAnswer, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 def invoice() -> Response[str]:
     """Return what the running period costs so far, as a forecast, and by Stripe's own preview."""
     try:
-        charged = _parts().charges.invoice(routes.context["customer"], now=_now())
+        charged = _parts().charges.invoice(_bearer().customer, now=_now())
     except NotSubscribedError as error:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, "there is no subscription to a plan, so that nothing is invoiced"
@@ -255,21 +218,25 @@ def invoice() -> Response[str]:
     "/v1/prices",
     summary="The plans and the metrics",
     operation_id="prices",
-    security=_TOKEN,
+    security=PORTAL_TOKEN,
     responses=may_answer(PricesAnswer, HTTPStatus.UNAUTHORIZED),
 )
 def prices() -> Response[str]:
     """Return the plans and metrics as they are declared, and how much this customer may ask for at once."""
     parts = _parts()
-    keys = parts.reader.known(routes.context["customer"]).keys
+    keys = parts.reader.known(_bearer().customer).keys
     return good(declared(parts.plans, parts.metrics, keys))
 
 
 class Wanted(BaseModel):
-    """Whom a link is for, and for how many hours it is to open sessions, if ten minutes are too few."""
+    """Whom a link is for, and for how many hours it is to open sessions, if ten minutes are too few.
+
+    A session may look, and what is listed in ``may`` besides: set the customer's ``budget``.
+    """
 
     customer: str = Field(min_length=1, max_length=LONGEST_ID)
     hours: int | None = Field(default=None, ge=1, le=24, strict=True)
+    may: list[Literal["budget"]] = Field(default=[], max_length=len(Right))
 
 
 @routes.post(
@@ -293,9 +260,12 @@ def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
     parts = _parts()
     if not is_id(wanted.customer) or not parts.reader.ledger.holders.customers([wanted.customer]):
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no customer {wanted.customer!r}")
+    if wanted.may and parts.limits is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, NO_LIMITS)
     life = LINK_LIFE if wanted.hours is None else timedelta(hours=wanted.hours)
-    token, ends = _issued(wanted.customer, life, Use.LINK)
-    logger.info("link issued", customer=wanted.customer, by=_caller(routes.current_event.raw_event), until=ends)
+    token, ends = _issued(Bearer(wanted.customer, frozenset(map(Right, wanted.may))), life, Use.LINK)
+    by = _caller(routes.current_event.raw_event)
+    logger.info("link issued", customer=wanted.customer, may=wanted.may, by=by, until=ends)
     return _made({"url": f"{_base_url()}/#{token}", "expires_at": ends})
 
 
@@ -307,17 +277,27 @@ def link(wanted: Annotated[Wanted, Body()]) -> Response[str]:
     responses=may_answer(SessionAnswer, HTTPStatus.UNAUTHORIZED),
 )
 def session() -> Response[str]:
-    """Return what shows the link's customer its usage for eight hours; the link itself shows none."""
-    customer = routes.context["customer"]
-    token, ends = _issued(customer, SESSION_LIFE, Use.SESSION)
-    logger.info("session opened", customer=customer, until=ends)
-    return _made({"customer": customer, "token": token, "expires_at": ends})
+    """Return what shows the link's customer its usage for eight hours; the link itself shows none.
+
+    The session may what the link may.
+    """
+    bearer = _bearer()
+    token, ends = _issued(bearer, SESSION_LIFE, Use.SESSION)
+    logger.info("session opened", customer=bearer.customer, until=ends)
+    return _made({"customer": bearer.customer, "token": token, "expires_at": ends})
 
 
-def _issued(customer: str, life: timedelta, use: Use) -> tuple[str, str]:
+def _issued(bearer: Bearer, life: timedelta, use: Use) -> tuple[str, str]:
     parts = _parts()
-    key = parts.keys.current()
-    token, ends = issue(key, deployment=parts.deployment, customer=customer, now=_now(), life=life, use=use)
+    token, ends = issue(
+        parts.keys.current(),
+        deployment=parts.deployment,
+        customer=bearer.customer,
+        now=_now(),
+        life=life,
+        use=use,
+        may=bearer.may,
+    )
     return token, ends.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

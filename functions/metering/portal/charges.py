@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
 
-from metering.model.metrics import Max, Metric, Sum, Unique, meters_of
+from metering.model.metrics import Metric, Unique, scales_of
 from metering.model.periods import HOUR, Hour
 from metering.model.prices import (
     Amount,
@@ -184,12 +184,3 @@ def terms_of(price: Price, interval: str) -> dict[str, Any]:
 
 def _spelled(amount: Amount) -> str:
     return written(decimal(amount))
-
-
-def scales_of(metrics: Iterable[Metric]) -> dict[str, int]:
-    """Return how many decimals a quantity of each metric has, by the name that it is billed under."""
-    return {
-        name: metric.scale if isinstance(metric, Sum | Max) else 0
-        for metric in metrics
-        for name in meters_of(metric).values()
-    }

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
@@ -14,6 +14,9 @@ from metering.model.prices import Plan, decimals_of
 from metering.portal.answers import LinkAnswer, Problem, SessionAnswer, UsageAnswer
 from metering.portal.bounds import Bounds
 from metering.portal.charges import terms_of
+
+PORTAL_TOKEN: Final[list[dict[str, list[str]]]] = [{"portalToken": []}]
+"""What an operation says that wants a session's token."""
 
 
 def may_answer(answer: Any, *statuses: HTTPStatus, media: str = "application/json") -> Any:

@@ -13,9 +13,11 @@ from typing import Any, Final
 import mimeparse
 import msgspec
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.event_handler import CORSConfig, Response
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, CORSConfig, Response
 from aws_lambda_powertools.event_handler.api_gateway import ResponseBuilder
-from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupportedContentType, RequestValidationError
+from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 from botocore.exceptions import ClientError
 
@@ -65,6 +67,29 @@ class ProblemError(Exception):
         }
         headers: dict[str, Any] = {"Cache-Control": "no-store", **self.headers}
         return Response(int(self.status), "application/problem+json", msgspec.json.encode(body).decode(), headers)
+
+
+def application(cors: CORSConfig | None, *routers: APIGatewayHttpRouter) -> APIGatewayHttpResolver:
+    """Return routes as Powertools plays them, with every failure answered as a problem; ``cors`` may call."""
+    app = APIGatewayHttpResolver(cors=cors, enable_validation=True)
+    for router in routers:
+        app.include_router(router)
+    app.exception_handler(ProblemError)(ProblemError.response)
+    app.exception_handler(NotFoundError)(not_found)
+    app.exception_handler(RequestValidationError)(invalid)
+    app.exception_handler(RequestUnsupportedContentType)(unsupported)
+    app.exception_handler(Exception)(failed)
+    return app
+
+
+def cors_of(origins: str) -> CORSConfig | None:
+    """Return which other origins' pages may call, with spaces between them; never all."""
+    first, *others = origins.split() or [""]
+    if not first:
+        return None
+    return CORSConfig(
+        first, others, allow_headers=["If-None-Match"], expose_headers=["ETag", "Retry-After"], max_age=600
+    )
 
 
 def good(body: str, media: str = "application/json", headers: Mapping[str, str] | None = None) -> Response[str]:

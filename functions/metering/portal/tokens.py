@@ -2,7 +2,8 @@
 
 There are two, told apart by the claim ``use``: a link's, which a browser's history keeps, opens nothing but a session;
 and a session's, which shows usage, and which a page keeps for its tab alone. So a link that somebody finds is worth
-nothing once it has ended, however long the session goes on that it opened.
+nothing once it has ended, however long the session goes on that it opened. What else may be done than to look, the
+claim ``may`` lists: a session may what its link may. A token without it shows, and changes nothing.
 
 A token is a JWT (RFC 7519) under HMAC-SHA-256. Its key is a secret's value: the current one signs, and that one and the
 previous one verify, so that a link outlives the rotation of the key. ``kid`` tells them apart: the first eight hex
@@ -11,7 +12,7 @@ digits of the key's SHA-256, which say nothing about a random key of 256 bits.
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -59,6 +60,21 @@ class Use(StrEnum):
     """It shows usage."""
 
 
+class Right(StrEnum):
+    """What a token lets somebody do besides looking."""
+
+    BUDGET = "budget"
+    """Set the customer's budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Whom a token is for, and what it lets them do besides looking."""
+
+    customer: str
+    may: frozenset[Right]
+
+
 _USED: Final = {
     Use.LINK: "the token is not that of a link, which a session is opened with",
     Use.SESSION: "the token is that of a link: POST /v1/session gives one for it that shows usage",
@@ -75,20 +91,29 @@ def key_id(key: str) -> str:
 
 
 def issue(  # noqa: PLR0913 - a token's claims
-    key: str, *, deployment: str, customer: str, now: datetime, life: timedelta, use: Use
+    key: str,
+    *,
+    deployment: str,
+    customer: str,
+    now: datetime,
+    life: timedelta,
+    use: Use,
+    may: Collection[Right] = (),
 ) -> tuple[str, datetime]:
     """Return a token for one customer, and when it ends; ValueError if it would live too long."""
     if not timedelta(minutes=1) <= life <= LONGEST_LIFE:
         raise ValueError(f"a token lives from one minute to 24 hours, got {life}")
     begins = int(now.timestamp())
     ends = begins + int(life.total_seconds())
-    claims = {"sub": customer, "aud": deployment, "iat": begins, "exp": ends, "use": use}
+    claims: dict[str, Any] = {"sub": customer, "aud": deployment, "iat": begins, "exp": ends, "use": use}
+    if may:
+        claims["may"] = sorted(set(may))
     token = jwt.encode(claims, key, algorithm=_ALGORITHM, headers={"kid": key_id(key)})
     return token, datetime.fromtimestamp(ends, UTC)
 
 
-def verify(token: str, key_of: Callable[[str], str | None], *, deployment: str, now: datetime, use: Use) -> str:
-    """Return the customer that a token of this use is for, or raise TokenRefusedError.
+def verify(token: str, key_of: Callable[[str], str | None], *, deployment: str, now: datetime, use: Use) -> Bearer:
+    """Return whom a token of this use is for, or raise TokenRefusedError.
 
     ``key_of`` returns the key of an id, or None. The times are compared with ``now`` and nothing else.
     """
@@ -119,7 +144,14 @@ def verify(token: str, key_of: Callable[[str], str | None], *, deployment: str, 
     customer: object = claims["sub"]
     if not is_id(customer):
         raise TokenRefusedError("the token names no customer")
-    return customer
+    return Bearer(customer, _rights(claims.get("may", [])))
+
+
+def _rights(may: object) -> frozenset[Right]:
+    """Return the rights that a token lists; one that is not known here lets nobody do anything."""
+    if not isinstance(may, list):
+        raise TokenRefusedError("the token does not list what may be done with it")
+    return frozenset(right for right in Right if right in may)
 
 
 def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
