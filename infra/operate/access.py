@@ -10,88 +10,18 @@ Every verb may die at any point and be run again: what is to be done is written 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from infra.operate.access_notes import AccessNotes, Rotation, Suspension
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
+from metering.limits.usage_plans import UsagePlans
 from metering.model.periods import Hour
 from metering.model.subjects import short_id
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 from metering.stores.table import RowChangedError
-
-
-@dataclass(frozen=True, slots=True)
-class UsagePlans:
-    """API Gateway's usage plans and keys. Its other errors are raised as they are."""
-
-    client: Any
-
-    def of(self, key: str) -> list[str]:
-        """Return the plans that a key is in, by id; none for what is no key of API Gateway's.
-
-        API Gateway lists those of one key; each is looked at as well, since the emulator lists them all.
-        """
-        pages = self.client.get_paginator("get_usage_plans").paginate(keyId=key)
-        try:
-            there = [plan["id"] for page in pages for plan in page.get("items", [])]
-        except (self.client.exceptions.NotFoundException, self.client.exceptions.BadRequestException):
-            return []
-        return sorted(plan for plan in there if self.holds(plan, key))
-
-    def holds(self, plan: str, key: str) -> bool:
-        """Say whether a key is in a plan."""
-        try:
-            self.client.get_usage_plan_key(usagePlanId=plan, keyId=key)
-        except self.client.exceptions.NotFoundException:
-            return False
-        return True
-
-    def put(self, plan: str, key: str) -> bool:
-        """Put a key into a plan; return False if there is no such plan or key any more."""
-        if self.holds(plan, key):
-            return True
-        try:
-            self.client.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
-        except self.client.exceptions.NotFoundException:
-            return False
-        except self.client.exceptions.ConflictException:
-            # Two runs at once; or it is in another plan of the same stage by now, which API Gateway does not allow.
-            return self.holds(plan, key)
-        return True
-
-    def take_out(self, plan: str, key: str) -> bool:
-        """Take a key out of a plan; return whether it was in it."""
-        if not self.holds(plan, key):
-            return False
-        try:
-            self.client.delete_usage_plan_key(usagePlanId=plan, keyId=key)
-        except self.client.exceptions.NotFoundException:  # another run was faster
-            return False
-        return True
-
-    def make_key(self, name: str, description: str) -> str:
-        """Return the id of the key of this name, which is made if there is none.
-
-        API Gateway lets keys share a name. Should two runs at once have made one each, both take the older one, and
-        the other stays in no plan.
-        """
-        there = [
-            key
-            for page in self.client.get_paginator("get_api_keys").paginate(nameQuery=name)
-            for key in page.get("items", [])
-            if key["name"] == name  # the query finds what begins so
-        ]
-        if there:
-            return str(min(there, key=lambda key: (key["createdDate"], key["id"]))["id"])
-        return str(self.client.create_api_key(name=name, description=description, enabled=True)["id"])
-
-    def value(self, key: str) -> str:
-        """Return a key's value, the secret: for the operator alone, never for a log (I8)."""
-        return str(self.client.get_api_key(apiKey=key, includeValue=True)["value"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +66,13 @@ class Access:
         noted = self.notes.suspensions(customer.id)
         for key in self._keys(customer, now):
             before = noted.get(key, Suspension(key))
-            plans = {*before.plans, *self.plans.of(key)}
+            plans = {*before.plans, *self._plans_of(key)}
             if not plans:
                 continue
             # What was remembered stays: the run that wrote it took out some of it, or all.
             after = msgspec.structs.replace(before, plans=tuple(sorted(plans)))
             noted[key] = after if after == before else self._remember(customer, after)
-            out = [plan for plan in noted[key].plans if self.plans.take_out(plan, key)]
+            out = [plan for plan in noted[key].plans if self.plans.holds(plan, key) and self.plans.take_out(plan, key)]
             if out:
                 said.append(f"key {key} is out of the usage plan{'s' * (len(out) > 1)} {', '.join(out)}")
         if not noted:
@@ -226,7 +156,7 @@ class Access:
         if not old and len(under_way) == 1:
             (old,) = under_way
         if not old:
-            candidates = [key for key in held if key not in taking_over and self.plans.of(key)]
+            candidates = [key for key in held if key not in taking_over and self._plans_of(key)]
             if len(candidates) != 1:
                 which = (
                     f"say which with --key: {', '.join(candidates)}" if candidates else "it has none in a usage plan"
@@ -239,7 +169,7 @@ class Access:
             raise OperatorError(
                 f"{customer.id} holds no key {old!r}: 'metering customers show {customer.id}' lists them"
             )
-        plans = tuple(self.plans.of(old))
+        plans = tuple(self._plans_of(old))
         if not plans:
             raise OperatorError(f"the key {old} is in no usage plan, so that a new one could not take its place there")
         return self._write(Rotation(customer.id, old, plans))
@@ -249,9 +179,13 @@ class Access:
         noted = self.notes.suspensions(rotation.customer).get(rotation.old)
         if noted:
             self.notes.forget(rotation.customer, noted)
-        for plan in {*rotation.plans, *self.plans.of(rotation.old)}:
-            self.plans.take_out(plan, rotation.old)
+        for plan in {*rotation.plans, *self._plans_of(rotation.old)}:
+            if self.plans.holds(plan, rotation.old):
+                self.plans.take_out(plan, rotation.old)
         self.notes.end(rotation)
+
+    def _plans_of(self, key: str) -> list[str]:
+        return [plan.id for plan in self.plans.of(key)]
 
     def _keys(self, customer: Customer, now: datetime) -> Sequence[str]:
         """Return the keys that a customer holds in the current hour."""

@@ -66,7 +66,7 @@ class Tables:
 
     def __init__(
         self,
-        names: Iterable[str] = ("counters", "ledger"),
+        names: Iterable[str] = ("counters", "ledger", "access"),
         now: Callable[[], float] = lambda: 0.0,
         lag: Callable[[], float] = lambda: 0.0,
         made: datetime = BEGINNING,

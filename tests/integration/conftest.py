@@ -55,7 +55,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 
 def _forget() -> None:
     """Forget the clients that a process has made."""
-    for cached in (clients.dynamodb, clients.s3, clients.functions, clients.events, clients.secrets):
+    made = (clients.dynamodb, clients.s3, clients.functions, clients.events, clients.secrets)
+    for cached in (*made, clients.queues, clients.apigateway):
         cached.cache_clear()
 
 
@@ -71,6 +72,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what waits before it tries again wait hardly at all."""
     monkeypatch.setattr("metering.stripe.pacing.LONGEST_PAUSE", 0.01)
     monkeypatch.setattr("metering.stripe.reading.A_SECOND", 10_000)
+    monkeypatch.setattr("metering.limits.usage_plans.CALLS_A_SECOND", 10_000.0)
 
 
 @pytest.fixture

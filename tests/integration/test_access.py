@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from infra.operate.access import Access, UsagePlans
+from infra.operate.access import Access
 from infra.operate.access_notes import AccessNotes
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
+from metering.limits.usage_plans import UsagePlans
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.operator_commands import Operator, Said
 from tests.integration.world import HOUR, World

@@ -75,6 +75,21 @@ def cloudwatch() -> Any:
 
 
 @cache
+def queues() -> Any:
+    """Return the process's SQS client."""
+    return boto3.client("sqs", config=CONFIG)
+
+
+@cache
+def apigateway() -> Any:
+    """Return the process's client of API Gateway's management, which tries nothing again by itself.
+
+    Its calls are the account's, and counted by whoever makes them.
+    """
+    return boto3.client("apigateway", config=CONFIG.merge(Config(retries={"total_max_attempts": 1})))
+
+
+@cache
 def secrets() -> "SecretsManagerClient":
     """Return the process's Secrets Manager client."""
     return boto3.client("secretsmanager", config=CONFIG)

@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | near | ``near`` | customer | ``value``: JSON, a :class:`Near` |
 | how near the others are | ``head`` | ``near`` | ``number``: it grows with each change; ``jump``: JSON, by metric |
-| asked for | ``gate`` | customer | ``value``: JSON, an an :class:`Asked` |
+| asked for | ``gate`` | customer | ``value``: JSON, an :class:`Asked` |
 | closed | ``closed`` | customer | ``value``: JSON, a :class:`Closed` |
 | round | ``sweep`` | ``round`` | ``value``: JSON, a :class:`Sweep`; ``version`` |
 | lease | ``lease`` | ``gate`` | ``holder``, ``until`` |
@@ -158,6 +158,11 @@ class GateList:
         """Yield who is closed."""
         for item in self._items.query("closed"):
             yield item["sk"]["S"], msgspec.json.decode(item["value"]["S"], type=Closed)
+
+    def closed_of(self, name: str) -> Closed | None:
+        """Return how far a customer is closed, or None."""
+        item = self._items.get("closed", name)
+        return msgspec.json.decode(item["value"]["S"], type=Closed) if item else None
 
     def put_closed(self, name: str, closed: Closed) -> None:
         """Write that a customer is closed, or about to be."""

@@ -12,6 +12,7 @@
 | addresses | ``limits#<customer>`` | ``addresses`` | ``value``: JSON, whom e-mail goes to |
 | budget | ``budget#<customer>`` | ``budget`` | ``value``: JSON, a :class:`Budget` |
 | key's home | ``home#<key>`` | ``home`` | ``value``: JSON, a :class:`Home` |
+| formerly suspended | ``customer#<id>`` | ``suspended#<key>`` | ``plans``: as versions before limits wrote it |
 
 Each item has a ``version``, but the addresses, and is written as it was read or not at all. All of a customer's are one
 query, so that a decision is about one moment. Why keys are closed is not written down anywhere: it follows from the
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from metering.model.limits import (
+    OPERATOR,
     Budget,
     Level,
     LimitState,
@@ -34,7 +36,8 @@ from metering.model.limits import (
     Subscribed,
     reasons_of,
 )
-from metering.stores.aws import Item
+from metering.model.subjects import customer
+from metering.stores.aws import Item, from_item
 from metering.stores.table import RowChangedError, Table, item_key, unchanged
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ T = TypeVar("T", OfCustomer, LimitState, "Held", Subscribed, "Gate", Budget, "Ho
 _STATE: Final = "state#"
 _SET: Final = "set#"
 _HELD: Final = "held#"
+_FORMER: Final = "suspended#"
 
 
 class Held(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,10 +64,11 @@ class Held(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Gate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a customer's keys were seen to be closed at the gateway, for which reasons, ``at`` a moment.
+    """How far a customer's ``keys`` were brought at the gateway, for which reasons, ``at`` a moment.
 
-    ``changes`` counts how often that became another level; ``untold`` are those of them still to be told, each as
-    ``<number>:<level before>:<level after>``.
+    All were seen to be at the ``level``, but those that are ``left`` as they were, each with the reason in words: there
+    is no lane for it, or what it belongs to is gone. ``changes`` counts how often the level that is felt became
+    another; ``untold`` are those of them still to be told, each as ``<number>:<level before>:<level after>``.
     """
 
     level: Level = Level.OPEN
@@ -71,11 +76,21 @@ class Gate(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int = 0
     changes: int = 0
     untold: tuple[str, ...] = ()
+    keys: int = 0
+    left: dict[str, str] = {}
     version: int = 0
+
+    @property
+    def felt(self) -> Level:
+        """The level at which any of the keys is: open if all are left."""
+        return self.level if self.keys > len(self.left) else Level.OPEN
 
 
 class Home(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The usage plans that a key belongs to while it is open; never a lane. ``level`` is what it was seen to be at."""
+    """The usage plans that a key belongs to while it is open; never a lane.
+
+    ``level`` is what it is being brought to: written before it is closed, and open only once it was seen to be so.
+    """
 
     plans: tuple[str, ...] = ()
     level: Level = Level.OPEN
@@ -203,10 +218,32 @@ class LimitItems:
         """Write where a key belongs."""
         return self._put(f"home#{key}", "home", after)
 
+    def former(self, name: str) -> dict[str, Home]:
+        """Return where keys belong that an earlier version suspended, as far as they are not adopted yet."""
+        items = self._items.query(str(customer(name)), beginning=_FORMER)
+        plans = {item["sk"]["S"].removeprefix(_FORMER): from_item(item)["plans"] for item in items}
+        adopted = self.homes(plans) if plans else {}
+        return {key: Home(tuple(of), Level.STOPPED) for key, of in plans.items() if key not in adopted}
+
+    def adopt(self, name: str, key: str, home: Home, *, at: int) -> None:
+        """Write a key's home and that the operator's reason holds, both or neither, unless the home is there already.
+
+        Once it is, what the earlier version wrote counts no more: somebody who resumes the customer meanwhile has
+        adopted all of it before, and is not undone. Raises RowChangedError if somebody else was faster.
+        """
+        writes = [self._putting(f"home#{key}", "home", home)]
+        if OPERATOR not in self.of(name).held:
+            why = "suspended by an earlier version"
+            writes.append(self._putting(f"limits#{name}", f"{_HELD}{OPERATOR}", Held(at, why)))
+        self._items.transact(*writes)
+
+    def _putting(self, pk: str, sk: str, after: T) -> dict[str, Any]:
+        written = msgspec.structs.replace(after, version=after.version + 1)
+        return self._items.putting({**item_key(pk, sk), **_value(written)}, version=after.version)
+
     def _put(self, pk: str, sk: str, after: T) -> T:
         written = msgspec.structs.replace(after, version=after.version + 1)
-        value = {"value": {"S": msgspec.json.encode(written).decode()}, "version": {"N": str(written.version)}}
-        self._items.put_as_read({**item_key(pk, sk), **value}, version=after.version)
+        self._items.put_as_read({**item_key(pk, sk), **_value(written)}, version=after.version)
         return written
 
     def _delete(self, pk: str, sk: str, version: int) -> None:
@@ -216,6 +253,10 @@ class LimitItems:
         except self.client.exceptions.ConditionalCheckFailedException as error:
             if self._items.get(pk, sk) is not None:
                 raise RowChangedError(f"{pk} {sk} changed since it was read") from error
+
+
+def _value(written: T) -> Item:
+    return {"value": {"S": msgspec.json.encode(written).decode()}, "version": {"N": str(written.version)}}
 
 
 def _read(item: Item, kind: type[T]) -> T:
