@@ -194,8 +194,8 @@ def set_budget(function: lambda_.Function, storage: Storage, *, portal_key: secr
     ledger = storage.ledger.table_arn
     allow(
         function,
+        items("SeeWhatALimitAllows", ledger, ["Query"], "limits#*"),
         items("KeepBudgets", ledger, ["GetItem", "PutItem"], "budget#*"),
-        items("SeeWhatIsSubscribed", ledger, ["GetItem"], "limits#*"),
         read_secret("ReadPortalKey", arn(portal_key)),
     )
 
