@@ -1,4 +1,4 @@
-"""Names of places in the tables and the bucket that infrastructure, functions and commands share."""
+"""Names of places in the tables, the bucket and the gateway that infrastructure, functions and commands share."""
 
 from typing import Final
 
@@ -20,3 +20,9 @@ DONE: Final = {"metering": "done"}
 FAILED_BATCHES: Final = "aws/lambda/async/"
 """Where Lambda puts an event whose every attempt failed (Lambda Developer Guide, "Capturing records of Lambda
 asynchronous invocations"): ``aws/lambda/async/<function>/YYYY/MM/DD/…``."""
+
+LANE_TAG: Final = "metering:lane"
+"""The tag of a usage plan that is a slow lane; its value is the deployment's name."""
+
+LANE_NAME: Final = "slow-lane"
+"""What a lane's name goes on with after the deployment's and a hyphen, for who has no tags: ``Metering-slow-lane``."""

@@ -14,16 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from metering.layout import LANE_NAME, LANE_TAG
 from metering.stripe.pacing import Pace
 
 CALLS_A_SECOND: Final = 5.0
 """Of the account's 10 management calls a second (API Gateway quotas), which every deployment needs as well."""
-
-LANE_TAG: Final = "metering:lane"
-"""What a lane's tag is called; its value is the deployment."""
-
-LANE_NAME: Final = "slow-lane"
-"""What a lane's name goes on with after the deployment's and a hyphen."""
 
 _KEPT: Final = 300.0
 """Seconds for which all plans are kept: lanes come and go with deployments."""
