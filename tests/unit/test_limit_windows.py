@@ -187,3 +187,41 @@ def test_two_moments_are_of_one_window_or_of_two_that_share_no_hour(per: str, mo
     """So that each use counts against one window alone."""
     windows = sorted({window_of(per, moment, None) for moment in moments})
     assert all(first.end <= second.begin for first, second in pairwise(windows))
+
+
+@pytest.mark.parametrize(
+    ("terms", "moment", "expected"),
+    [
+        (subscribed("2026-11-15T10:00:00", "2026-12-15T10:00:00"), NOW, window("2026-11-15T10", "2026-12-15T10")),
+        (
+            subscribed("2026-11-15T10:00:00", "2026-12-15T10:00:00"),
+            at("2026-11-15T09:59:59"),
+            window("2026-10-15T10", "2026-11-15T10"),
+        ),
+        (
+            subscribed("2027-02-28T08:00:00", "2027-03-31T08:00:00", anchor="2026-10-31T08:00:00"),
+            at("2026-12-01T00:00:00"),
+            window("2026-11-30T08", "2026-12-31T08"),
+        ),
+        (
+            subscribed("2028-02-29T00:00:00", "2029-02-28T00:00:00", "year", anchor="2024-02-29T00:00:00"),
+            at("2027-06-01T00:00:00"),
+            window("2027-02-28T00", "2028-02-29T00"),
+        ),
+        (
+            subscribed("2026-11-16T00:00:00", "2026-11-23T00:00:00", "week"),
+            at("2026-11-05T00:00:00"),
+            window("2026-11-02T00", "2026-11-09T00"),
+        ),
+        (Subscribed(at=0, stripe_customer="cus_acme", status="active", since=0), NOW, MONTH),
+    ],
+)
+def test_periods_of_before_are_those_from_which_the_present_one_follows(
+    terms: Subscribed, moment: datetime, expected: Window
+) -> None:
+    """As if the subscription always had been: so limits are tried on usage of before."""
+    assert window_of("period", moment, terms.as_of(moment)) == expected
+    if terms.end:
+        assert window_of("period", NOW + timedelta(days=4000), terms.as_of(moment)) == window_of(
+            "period", NOW + timedelta(days=4000), terms
+        )

@@ -202,6 +202,13 @@ class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
     unpriced: tuple[str, ...] = ()
     version: int = 0
 
+    def as_of(self, moment: datetime) -> "Subscribed":
+        """Return the subscription with a period that runs at a moment or ran before it, as if it always had."""
+        begin, end = self.begin, self.end
+        while end and begin > moment.timestamp():
+            begin, end = _after(begin, self.anchor or self.end, self.interval, -1), begin
+        return msgspec.structs.replace(self, begin=begin, end=end)
+
     def period(self, now: datetime) -> "Window | None":
         """Return the period that runs now, in whole hours, as the portal shows it; None if none does.
 
@@ -217,16 +224,16 @@ class Subscribed(msgspec.Struct, frozen=True, omit_defaults=True):
         return period if period.begin <= hour else None
 
 
-def _after(moment: int, anchor: int, interval: str) -> int:
-    """Return when the period ends that begins at a moment: on the anchor's day of the month, or the month's last.
+def _after(moment: int, anchor: int, interval: str, periods: int = 1) -> int:
+    """Return the end of the period that begins at a moment, or -1 periods on: the begin of that which ends there.
 
-    (Stripe docs, "Billing cycle".)
+    On the anchor's day of the month, or on the last of a month that lacks it (Stripe docs, "Billing cycle").
     """
     begin = datetime.fromtimestamp(moment, UTC)
     if interval in ("day", "week"):
-        return int((begin + timedelta(days=7 if interval == "week" else 1)).timestamp())
-    year, months = divmod(begin.year * 12 + begin.month - 1 + (12 if interval == "year" else 1), 12)
-    month = months + 1
+        return int((begin + periods * timedelta(days=7 if interval == "week" else 1)).timestamp())
+    months = begin.year * 12 + begin.month - 1 + periods * (12 if interval == "year" else 1)
+    year, month = months // 12, months % 12 + 1
     day = min(datetime.fromtimestamp(anchor, UTC).day, monthrange(year, month)[1])
     return int(begin.replace(year=year, month=month, day=day).timestamp())
 
