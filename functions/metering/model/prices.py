@@ -8,11 +8,7 @@ refused: it is no exact amount.
 A price is for what the metric's meter counts: of a metric with ``scale=3``, for a thousandth.
 """
 
-<<<<<<< Updated upstream
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-=======
-from collections.abc import Collection, Iterable, Iterator, Sequence
->>>>>>> Stashed changes
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Final, assert_never
@@ -105,11 +101,6 @@ class Plan(_Declared, frozen=True, kw_only=True):
     prices: tuple[Price, ...]
     interval: str = "month"
     limits: tuple[Limit | Spend, ...] = ()
-
-
-def limits_of(plans: Iterable[Plan], names: Collection[str]) -> list[tuple[str, Limit | Spend]]:
-    """Return what the plans of these names declare, each with its plan's name, for :func:`limits.applying`."""
-    return [(plan.name, limit) for plan in plans if plan.name in names for limit in plan.limits]
 
 
 @dataclass(frozen=True, slots=True)
