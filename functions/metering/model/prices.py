@@ -8,6 +8,7 @@ refused: it is no exact amount.
 A price is for what the metric's meter counts: of a metric with ``scale=3``, for a thousandth.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -218,6 +219,29 @@ def asked_for(prices: Iterable[Price], used: Mapping[str, int]) -> int:
         for price in prices
         for line in explain(price, 1 if isinstance(price, Flat) else used.get(price.metric, 0))
     )
+
+
+MOST_UNITS: Final = 10**15
+"""More than anybody uses in an interval."""
+
+
+def units_until(price: Price, quantity: int, money: int) -> int | None:
+    """Return the least number of units beyond a quantity that cost so much more than it does, one at least.
+
+    None if no number does. Of all kinds but :class:`Volume` more units never cost less, and of that none within a tier.
+    """
+
+    def costs(units: int) -> bool:
+        return asked_for((price,), {name_of(price): quantity + units}) >= goal
+
+    goal = asked_for((price,), {name_of(price): quantity}) + max(1, money)
+    ends = [tier.up_to for tier in price.tiers if tier.up_to is not None] if isinstance(price, Volume) else []
+    first = 1
+    for end in (*(end - quantity for end in ends), MOST_UNITS):
+        if end >= first and costs(end):
+            return bisect_left(range(end), True, lo=first, key=costs)  # noqa: FBT003 - what is looked for
+        first = max(first, end + 1)
+    return None
 
 
 def _graduated(tiers: Sequence[Tier], quantity: int) -> Iterator[Line]:

@@ -69,6 +69,12 @@ def events() -> "EventBridgeClient":
 
 
 @cache
+def mail() -> Any:
+    """Return the process's client of Amazon SES, by its API v2, which is the one that AWS develops."""
+    return boto3.client("sesv2", config=CONFIG)
+
+
+@cache
 def cloudwatch() -> Any:
     """Return the process's CloudWatch client."""
     return boto3.client("cloudwatch", config=CONFIG)

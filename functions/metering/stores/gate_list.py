@@ -49,15 +49,16 @@ class Near(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A customer whom the gate is to look at: for a ``level``, since ``at`` (seconds since 1970).
+    """A customer whom the gate is to look at: for a ``level``, wanted since ``at`` (seconds since 1970).
 
     ``rate`` is what it uses in a second, in parts of its limit by a million: of those to be stopped the fastest is
-    first.
+    first. ``saved`` says that the reason is written; who was asked before that is asked again, by another value.
     """
 
     level: Level
     at: int
     rate: int = 0
+    saved: bool = False
 
 
 class Closed(msgspec.Struct, frozen=True, omit_defaults=True):

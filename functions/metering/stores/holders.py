@@ -150,6 +150,12 @@ class Holders:
         found, _ = self._items.some(str(customer(name)), between=("key#", "key$"), most=most + 1)
         return {item["sk"]["S"].removeprefix("key#") for item in found} if len(found) <= most else None
 
+    def first_keys_of(self, name: str, most: int) -> tuple[list[str], bool]:
+        """Return the first ``most`` keys that a customer holds or has ever held, and whether those are all."""
+        items = [*self._items.query(str(customer(name)), beginning="key#", most=most + 1)]
+        found = [item["sk"]["S"].removeprefix("key#") for item in items]
+        return found[:most], len(found) <= most
+
     def hand_over(self, holding: Holding) -> None:
         """Write a key's history; raise RowChangedError if it is not as it was read.
 
