@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 from aws_lambda_powertools import Logger
+from botocore.exceptions import ClientError
 
 from metering.model.limits import SPEND, Applying, LimitState, Notify, Slow, Step, Stop, Told, Window
 from metering.model.prices import in_money
@@ -156,7 +157,7 @@ class Teller:
                 },
             )
         except ERRORS as error:
-            code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
+            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
             logger.error("an e-mail could not be sent", customer=one.name, code=code)  # noqa: TRY400 - may name addresses
             return code in _FOR_GOOD
         return True
