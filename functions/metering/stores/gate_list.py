@@ -39,13 +39,14 @@ _LEASE: Final = ("lease", "gate")
 class Near(msgspec.Struct, frozen=True, omit_defaults=True):
     """A customer near a limit: its ``sources``, and what of each metric they may still use until something acts.
 
-    ``at`` is when it was looked at exactly, in seconds since 1970. What is left of money is turned into units by the
-    dearest price of each metric.
+    ``at`` is when it was looked at exactly, in seconds since 1970, and ``reach_s`` in how many seconds something acts
+    at twice the pace it had then. What is left of money is shared out among the metrics that cost some.
     """
 
     sources: tuple[str, ...]
     left: dict[str, int]
     at: int
+    reach_s: int = 0
 
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,9 +77,9 @@ class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
 class Sweep(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the round through all customers has got: ``name`` is the last one of a group that somebody has taken.
 
-    It is empty when the round is over; ``begun`` is when it began (seconds since 1970), ``customers`` how many the
-    round before had. ``jump`` is the least that any customer of this round that is not near has left, by metric, and
-    ``before`` that of the round before.
+    It is empty when the round is over; ``begun`` is when it began (seconds since 1970), ``customers`` how many the last
+    whole round had, ``looked`` how many this one had so far. ``jump`` is the least that one source of a customer of
+    this round that is not near has left, by metric, and ``before`` that of the round before.
     """
 
     name: str = ""
@@ -102,9 +103,10 @@ class GateList:
         return Table(self.client, self.table)
 
     def head(self) -> tuple[int, dict[str, int]]:
-        """Return how often it was changed who is near, and the least that anybody else has left, by metric.
+        """Return how often it was changed who is near, and the least that a source of anybody else has left, by metric.
 
-        Half a read unit: whoever has read the list reads it again only when this has changed.
+        A metric that is not there limits nobody else. Before a first round is over nothing is known, and the number is
+        0. Half a read unit: whoever has read the list reads it again only when this has changed.
         """
         found = self.client.get_item(TableName=self.table, Key=item_key("head", "near")).get("Item")
         if found is None:

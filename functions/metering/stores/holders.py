@@ -215,9 +215,9 @@ class Holders:
         found = self._items.get(_HASHED, short)
         return found["customer"]["S"] if found else ""
 
-    def customer_ids(self, after: str = "") -> Iterator[str]:
-        """Yield the id of every customer in order, or of those after one."""
-        return (item["sk"]["S"] for item in self._items.query("list#customers", after=after))
+    def customer_ids(self, after: str = "", *, most: int = 0) -> Iterator[str]:
+        """Yield the id of every customer in order, or of those after one; with ``most``, of so many at most."""
+        return (item["sk"]["S"] for item in self._items.query("list#customers", after=after, most=most))
 
     def key_ids(self) -> list[str]:
         """Return the id of every key that was ever held, or used without a customer."""

@@ -1,0 +1,205 @@
+"""Sweeping, each minute: whoever is asked for, near or closed is looked at, and in rounds everyone else.
+
+So nothing depends on the stream: lost records, windows that turn, late records, adjustments, and limits or plans that
+changed are found by the next look. A minute's work is bounded by its deadline, and what does not fit is done first::
+
+    asked for ──▶ near ──▶ closed ──▶ a round through all, 500 at a time, shared by several sweepers
+
+A group is taken by a conditional write and then looked at. Who dies in it leaves it to the next round.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from random import random
+from typing import Final
+
+import msgspec
+from aws_lambda_powertools import Logger
+
+from metering.limits.looking import Looked, Looker
+from metering.limits.nearness import Nearness
+from metering.model.limits import Level
+from metering.stores.aws import in_pieces, side_by_side
+from metering.stores.gate_list import Asked, Closed, GateList, Sweep
+from metering.stores.holders import Holders
+from metering.stores.limits import Home
+from metering.stores.table import TABLE_ERRORS, RowChangedError, TooMuchError
+
+logger = Logger(child=True)
+
+FAILURES: Final = (*TABLE_ERRORS, RowChangedError, TooMuchError, msgspec.MsgspecError, ValueError)
+"""What the look at one customer may raise; it keeps nobody else from being looked at (I6)."""
+
+ROUND: Final = timedelta(minutes=15)
+"""How often a round through all customers begins."""
+
+GROUP: Final = 500
+"""Customers that a sweeper takes at once."""
+
+PER_MINUTE: Final = 2_000
+"""Customers that one sweeper looks at in a minute (functions/metering/README.md says how that was measured)."""
+
+MOST_HELP: Final = 3
+"""So many more sweepers are started at once."""
+
+MOST_CLOSED: Final = 5_000
+"""Closed customers that are looked at each minute, at most; others in their round."""
+
+UNENFORCED_AFTER: Final = timedelta(minutes=1)
+
+_AT_ONCE: Final = 64
+"""Customers that are looked at between two looks at the clock."""
+
+_TRIES: Final = 20
+
+
+@dataclass(slots=True)
+class Swept:
+    """What a sweep did: ``unenforced_s`` is for how many seconds the oldest stop has waited for the gate, if long."""
+
+    looked: set[str] = field(default_factory=set)
+    failed: list[str] = field(default_factory=list)
+    unenforced_s: int = 0
+
+
+@dataclass(slots=True)
+class Sweeper:
+    """Sweeps until ``deadline``; ``clock`` gives the present moment. Errors that concern all are raised as they are."""
+
+    looker: Looker
+    gate: GateList
+    holders: Holders
+    clock: Callable[[], datetime]
+    deadline: datetime
+    nearness: Nearness = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nearness = Nearness(self.gate)
+
+    def sweep(self) -> Swept:
+        """Look at whoever is asked for, near or closed, then go on with the round."""
+        swept = Swept()
+        self._look_at_asked(swept)
+        self._look_at(self.nearness.near.keys() - swept.looked, swept)
+        self.nearness.move_head()
+        self._look_at_closed(swept)
+        self._go_round(swept)
+        return swept
+
+    def help(self) -> Swept:
+        """Go on with the round that another sweeper is at."""
+        swept = Swept()
+        self._go_round(swept)
+        return swept
+
+    def look(self, names: Iterable[str]) -> Swept:
+        """Look at these customers."""
+        swept = Swept()
+        self._look_at([*names], swept)
+        self.nearness.lower()
+        self.nearness.move_head()
+        return swept
+
+    def wanted_help(self) -> int:
+        """Return how many more sweepers the round is to have: as many as the round before had minutes of work."""
+        sweep = self.gate.sweep()
+        return min(MOST_HELP, sweep.customers // PER_MINUTE) if self._is_going(sweep) else 0
+
+    def _look_at_asked(self, swept: Swept) -> None:
+        asked, now = self.gate.asked(), int(self.clock().timestamp())
+        if asked:
+            self.looker.asking.wake()
+        waited = max((now - one.at for one in asked.values() if one.level is Level.STOPPED), default=0)
+        swept.unenforced_s = waited if waited > UNENFORCED_AFTER.total_seconds() else 0
+        self._look_at([*asked], swept)
+
+    def _look_at_closed(self, swept: Swept) -> None:
+        """Look at who is closed, first at those whose reason has just ended."""
+        now = self.clock().timestamp()
+        closed = dict(islice(self.gate.closed(), MOST_CLOSED))
+        order = sorted(closed, key=lambda name: (not 0 < closed[name].until <= now, random()))  # noqa: S311 - no secret
+        for some in in_pieces(order, _AT_ONCE):
+            if self._is_late():
+                return
+            those = {name: closed[name] for name in some}
+            self._restore_homes(those)
+            for looked in self._look_at(some, swept):
+                self._ask_again(looked, those[looked.name])
+
+    def _restore_homes(self, closed: Mapping[str, Closed]) -> None:
+        """Write where closed keys belong that the ledger does not know, since it was restored to an earlier moment."""
+        homes = {key: (one, plans) for one in closed.values() for key, plans in one.homes.items()}
+        for key in homes.keys() - self.looker.items.homes(homes).keys() if homes else ():
+            one, plans = homes[key]
+            with suppress(RowChangedError):  # somebody else just wrote it
+                self.looker.items.save_home(key, Home(plans, one.level, one.at))
+                logger.warning("where a key belongs was forgotten by the ledger, and is restored")
+
+    def _ask_again(self, looked: Looked, closed: Closed) -> None:
+        """Ask the gate to look at a customer whom the ledger has forgotten to be closed, or not to be."""
+        if looked.level == looked.gate != closed.level:
+            self.gate.ask(looked.name, Asked(looked.level, int(self.clock().timestamp()), saved=True))
+            self.looker.asking.wake()
+
+    def _go_round(self, swept: Swept) -> None:
+        while not self._is_late() and (names := self._take_group()):
+            self._look_at([name for name in names if name not in swept.looked], swept)
+            self.nearness.lower()
+        self.nearness.move_head()
+
+    def _take_group(self) -> list[str]:
+        """Take the next group of the round, which begins if it is time; empty if nothing is to be done."""
+        for _ in range(_TRIES):
+            sweep = self.gate.sweep()
+            if not self._is_going(sweep):
+                return []
+            if not sweep.name:
+                sweep = Sweep(
+                    begun=int(self.clock().timestamp()),
+                    customers=sweep.customers,
+                    before=sweep.jump,
+                    version=sweep.version,
+                )
+            names = [*self.holders.customer_ids(sweep.name, most=GROUP)]
+            looked = sweep.looked + len(names)
+            after = msgspec.structs.replace(sweep, name=names[-1] if len(names) == GROUP else "", looked=looked)
+            if not after.name:
+                after = msgspec.structs.replace(after, customers=looked)
+            with suppress(RowChangedError):
+                self.gate.save_sweep(after)
+                return names
+        return []
+
+    def _is_going(self, sweep: Sweep) -> bool:
+        """Say whether a round is under way, or is to begin."""
+        return bool(sweep.name) or sweep.begun + ROUND.total_seconds() <= self.clock().timestamp()
+
+    def _look_at(self, names: Collection[str], swept: Swept) -> list[Looked]:
+        """Look at customers, as many as the time allows, and note who is near."""
+        looked: list[Looked] = []
+        for some in in_pieces([*names], _AT_ONCE):
+            if self._is_late():
+                break
+            now = self.clock()
+            for name, answer in zip(some, side_by_side(partial(self._attempt, now), some), strict=True):
+                swept.looked.add(name)
+                if answer is None:
+                    swept.failed.append(name)
+                else:
+                    self.nearness.note(answer, now)
+                    looked.append(answer)
+        return looked
+
+    def _attempt(self, now: datetime, name: str) -> Looked | None:
+        try:
+            return self.looker.look(name, now)
+        except FAILURES:
+            logger.exception("a customer could not be looked at", customer=name)
+            return None
+
+    def _is_late(self) -> bool:
+        return self.clock() >= self.deadline
