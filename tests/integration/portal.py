@@ -13,15 +13,16 @@ from typing import Any
 import boto3
 import pytest
 
+import set_budget
 import show_usage
 from metering.model.metrics import Metric
 from metering.model.metrics import encode as encode_metrics
 from metering.model.periods import Hour
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
-from metering.portal import api, document
+from metering.portal import api, budget, document
 from metering.portal.tokens import Use, issue
-from metering.settings import ShowUsageSettings
+from metering.settings import SetBudgetSettings, ShowUsageSettings
 from metering.stores import aws as clients
 from tests.doubles.lambdas import context, request
 from tests.integration.lambdas import Need, under_role
@@ -54,6 +55,7 @@ class Portal:
     world: World
     secret: str
     template: Mapping[str, Any]
+    limits: bool = False
     calls: list[Need] = field(default_factory=list)
     """What it did with DynamoDB: action, table and partition key."""
 
@@ -106,9 +108,11 @@ class Portal:
         return self.send(sent)
 
     def send(self, sent: dict[str, Any]) -> Answer:
-        """Give the function an event."""
-        with under_role(self.template, "PortalShowUsageRole") as needed:
-            got = show_usage.handler(sent, context())
+        """Give an event to the function whose route it is."""
+        writes = sent["routeKey"] == "PUT /v1/budget" and self.limits
+        role, handler = ("SetBudget", set_budget.handler) if writes else ("ShowUsage", show_usage.handler)
+        with under_role(self.template, f"Portal{role}Role") as needed:
+            got = handler(sent, context())
         self.calls += needed
         raw = got["body"] or ""
         content = base64.b64decode(raw) if got["isBase64Encoded"] else raw.encode()
@@ -127,20 +131,24 @@ def opened(  # noqa: PLR0913 - what a deployment declares
     metrics: tuple[Metric, ...],
     plans: tuple[Plan, ...] = (),
     origins: str = "",
+    limits: bool = False,
 ) -> Iterator[Portal]:
-    """Begin the function's process, with its settings, its clock and its files."""
+    """Begin the functions' processes, with their settings, their clock and their files."""
     secrets = boto3.client("secretsmanager")
     secret = secrets.create_secret(Name="portal", SecretString=PORTAL_KEY)["ARN"]
     stripe = secrets.create_secret(Name="stripe", SecretString="sk_test_local")["ARN"]
-    settings = ShowUsageSettings("counters", "ledger", "Metering", secret, stripe, world.stripe.url, origins)
-    for name, value in settings.environment().items():
+    on = "true" if limits else ""
+    settings = ShowUsageSettings("counters", "ledger", "Metering", secret, stripe, world.stripe.url, origins, on)
+    budgets = SetBudgetSettings("ledger", "Metering", secret, origins)
+    for name, value in (settings.environment() | budgets.environment()).items():
         monkeypatch.setenv(name, value)
     declared = folder / "declared.json"
     declared.write_text(f'{{"metrics": {encode_metrics(metrics)}, "plans": {encode_plans(plans)}}}')
-    monkeypatch.setattr(show_usage, "DECLARED", declared)
-    monkeypatch.setattr(show_usage, "_clock", lambda: world.now)
+    for function in (show_usage, set_budget):
+        monkeypatch.setattr(function, "DECLARED", declared)
+        monkeypatch.setattr(function, "_clock", lambda: world.now)
     forget()
-    yield Portal(world, secret, template)
+    yield Portal(world, secret, template, limits)
     forget()
 
 
@@ -149,6 +157,9 @@ def forget() -> None:
     for cached in (
         show_usage._parts,
         show_usage._cors,
+        set_budget._budgets,
+        set_budget._cors,
+        budget._application,
         api.application,
         document.document,
         clients.dynamodb,
