@@ -79,6 +79,7 @@ class Billing:
         for subscription in self.subscriptions.values():
             if subscription.customer == customer and subscription.canceled_at is None:
                 subscription.canceled_at = at
+                self.log.record("customer.subscription.deleted", subscription.as_json(), at)
 
     def draft(self, subscription: Subscription, parts: Sequence[Part], reason: str, at: int) -> Invoice:
         """Make a draft invoice, which is finalised after an hour."""
@@ -204,13 +205,19 @@ class Billing:
         return self._as_json(preview, now)
 
     def _cycle(self, subscription: Subscription, moment: int) -> None:
-        """End the periods that end at a moment, with a draft of what they cost, and begin the next ones."""
-        if subscription.status != "active" or subscription.next_end > moment:
+        """End the periods that end at a moment, with a draft of what they cost, and begin the next ones.
+
+        Of one that is `past_due` as well ("continues to create invoices"); what becomes of those of an `unpaid` one,
+        which stay drafts, is not built here (docs.stripe.com/billing/subscriptions/overview, "Subscription statuses").
+        """
+        if subscription.status not in ("active", "past_due") or subscription.next_end > moment:
             return
         parts = list(subscription.cycle_parts(moment))
         self.draft(subscription, parts, "subscription_cycle", moment)
         subscription.cycle(moment)
         self.note(subscription.next_end, CYCLE, subscription.id)
+        # "renewing a subscription" is one of what triggers it (docs.stripe.com/billing/subscriptions/webhooks)
+        self.log.record("customer.subscription.updated", subscription.as_json(), moment)
 
     def _invoice(
         self, invoice: str, subscription: Subscription, parts: Sequence[Part], reason: str, at: int

@@ -1,4 +1,8 @@
-"""The snapshot events of the local Stripe: what happened to an object, and the object as it was then."""
+"""The snapshot events of the local Stripe: what happened to an object, and the object as it was then.
+
+Of what happened to a subscription there is a thin event, too, of the same name after `v1.`
+(docs.stripe.com/changelog/endive/2026-09-30/thin-events-for-api-v1-resources-generally-available).
+"""
 
 import copy
 from collections.abc import Mapping
@@ -9,6 +13,7 @@ from infra.local.stripe.meter import DAY
 from infra.local.stripe.params import PAGING, Params, StripeError, moments, only, page, text, texts
 
 EVENT_MEMORY = 30 * DAY  # docs.stripe.com/api/events: "for 30 days"
+SUBSCRIPTION = "customer.subscription."
 
 
 @dataclass(slots=True)
@@ -17,6 +22,7 @@ class EventLog:
 
     version: str
     events: list[dict[str, Any]] = field(default_factory=list)
+    untold: list[dict[str, Any]] = field(default_factory=list)  # those of which no thin event was sent yet
 
     def record(self, kind: str, about: Mapping[str, Any], at: int) -> None:
         """Record an event of type `kind` with a snapshot of its object."""
@@ -33,6 +39,13 @@ class EventLog:
                 "type": kind,
             }
         )
+        if kind.startswith(SUBSCRIPTION):
+            self.untold.append(self.events[-1])
+
+    def take_untold(self) -> list[dict[str, Any]]:
+        """Give the events of subscriptions of which there is to be a thin event, once."""
+        untold, self.untold = self.untold, []
+        return untold
 
     def list_events(self, params: Params, now: float) -> dict[str, Any]:
         """List events of the last 30 days, newest first (docs.stripe.com/api/events/list)."""

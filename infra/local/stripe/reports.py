@@ -1,12 +1,13 @@
-"""What the local Stripe tells later about meter events that it accepted and could not count: error reports.
+"""The thin events of the local Stripe: error reports, and what has happened to subscriptions.
 
+Error reports are what it tells later about meter events that it accepted and could not count.
 A report is a thin event: its notification, which a webhook gets, names the event and its meter; the event, fetched from
 `/v2/core/events/:id`, says what was wrong (docs.stripe.com/billing/subscriptions/usage-based/recording-usage,
 "Handle meter event errors").
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -48,6 +49,31 @@ class Reports:
         self.failures = []
         return [self._event(meter, failures, now) for meter, failures in by_meter.items()]
 
+    def tell(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the thin event of a subscription's event; give its notification.
+
+        It names the subscription, and where to read it, and nothing of what it has become ("lightweight notifications
+        that identify the affected resource"; `snapshot_event` "identifies the corresponding API v1 Snapshot event":
+        docs.stripe.com/changelog/endive/2026-09-30/thin-events-for-api-v1-resources-generally-available).
+        """
+        about = event["data"]["object"]["id"]
+        where = {"id": about, "type": "subscription", "url": f"/v1/subscriptions/{about}"}
+        notification = self._notification(f"v1.{event['type']}", where, event["created"])
+        self.thin_events[str(notification["id"])] = notification | {"changes": None, "snapshot_event": event["id"]}
+        return notification
+
+    def _notification(self, kind: str, about: Mapping[str, Any], at: float) -> dict[str, Any]:
+        return {
+            "id": f"evt_test_{len(self.thin_events) + 1:014d}",
+            "object": "v2.core.event",
+            "context": None,
+            "created": instant(at),
+            "livemode": False,
+            "reason": None,
+            "type": kind,
+            "related_object": dict(about),
+        }
+
     def retrieve_thin_event(self, event: str, params: Params, _now: float) -> dict[str, Any]:
         """Give one thin event with its data (docs.stripe.com/api/v2/core/events/retrieve)."""
         only(params)
@@ -72,16 +98,7 @@ class Reports:
         # Where there is no meter, the guide's example has this object, empty ("Example error event for an incorrect
         # meter"), which the SDK's type has not.
         about = {"id": meter, "type": "billing.meter", "url": f"/v1/billing/meters/{meter}"} if meter else {}
-        notification = {
-            "id": f"evt_test_{len(self.thin_events) + 1:014d}",
-            "object": "v2.core.event",
-            "context": None,
-            "created": instant(now),
-            "livemode": False,
-            "reason": None,
-            "type": kind,
-            "related_object": about,
-        }
+        notification = self._notification(kind, about, now)
         codes = Counter(failure.code for failure in failures)
         self.thin_events[str(notification["id"])] = notification | {
             "changes": None,

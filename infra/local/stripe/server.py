@@ -163,7 +163,7 @@ class LocalStripe:
         return self._clock() + self._ahead
 
     def set_webhook(self, url: str, secret: str) -> None:
-        """Deliver error reports to an address from now on, signed with a secret."""
+        """Deliver thin events to an address from now on, signed with a secret."""
         with self._lock:
             self._webhook = Webhook(url, secret)
 
@@ -174,17 +174,36 @@ class LocalStripe:
         set, and to the event destinations that want it, of which new ones get a ping first.
         """
         with self._lock:
+            notifications = self._account.reports.report(self.now)
+        self._send(notifications)
+        return [notification["id"] for notification in notifications]
+
+    def tell_changes(self) -> list[str]:
+        """Tell what has happened to subscriptions since the last time; give the ids of the thin events.
+
+        Stripe does so by itself, in its own time and in any order. Each is delivered as error reports are.
+        """
+        with self._lock:
             account = self._account
-            notifications = account.reports.report(self.now)
+            notifications = [account.reports.tell(event) for event in account.log.take_untold()]
+        self._send(notifications)
+        return [notification["id"] for notification in notifications]
+
+    def _send(self, notifications: Iterable[Mapping[str, Any]]) -> None:
+        with self._lock:
+            destinations = self._account.destinations
             set_by_hand = [self._webhook] if self._webhook else []
-            sent = [(Webhook(to.url, to.secret), ping) for to, ping in account.destinations.take_pings()]
+            sent = [(Webhook(to.url, to.secret), ping) for to, ping in destinations.take_pings()]
             for notification in notifications:
-                wanting = account.destinations.wanting(notification["type"])
-                to_whom = [*set_by_hand, *(Webhook(to.url, to.secret) for to in wanting)]
-                sent += [(webhook, notification) for webhook in to_whom]
+                to_whom = [Webhook(to.url, to.secret) for to in destinations.wanting(notification["type"])]
+                sent += [(webhook, dict(notification)) for webhook in (*set_by_hand, *to_whom)]
         for webhook, notification in sent:
             webhook.deliver(notification)
-        return [notification["id"] for notification in notifications]
+
+    def set_status(self, subscription: str, status: str) -> None:
+        """Let a subscription be in a status that comes of payments, or of a pause, neither of which is built here."""
+        with self._lock:
+            self._account.subscriptions.set_status(subscription, status, self.now)
 
     def keep_event(self, event: Mapping[str, Any]) -> None:
         """Have a thin event of the caller's own, which can then be fetched: as one of Stripe's documents."""
@@ -230,6 +249,8 @@ class LocalStripe:
             ("POST", "/_local/advance"): self.advance,
             ("POST", "/_local/webhook"): self.set_webhook,
             ("POST", "/_local/report_errors"): self.report_errors,
+            ("POST", "/_local/tell_changes"): self.tell_changes,
+            ("POST", "/_local/set_status"): self.set_status,
         }
 
     def _plan_faults(self, faults: Mapping[str, float] | Sequence[Fault | None] = (), **more: Any) -> dict[str, Any]:

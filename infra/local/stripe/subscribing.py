@@ -215,6 +215,19 @@ class Subscriptions:
         self.billing.log.record("customer.subscription.deleted", cancelled.as_json(), at)
         return cancelled.as_json()
 
+    def set_status(self, subscription: str, status: str, now: float) -> None:
+        """Let a subscription be in another status, with the event that Stripe names for it (the SDK's event classes).
+
+        `paused` and `resumed` are told as such, whatever else Stripe may send then (? a_pause_is_told_twice).
+        """
+        changed = self._found(subscription)
+        at = int(self.billing.time_of(changed.customer, now))
+        pauses, resumes = status == "paused", changed.status == "paused"
+        changed.uncanceled = status
+        self.billing.note(changed.next_end, CYCLE, changed.id)
+        what = "paused" if pauses else "resumed" if resumes else "updated"
+        self.billing.log.record(f"customer.subscription.{what}", changed.as_json(), at)
+
     def _paid(self, subscription: Subscription, parts: Sequence[Part], behaviour: str) -> str:
         """Give the status of a new subscription, or refuse it where nobody can be asked to pay."""
         customer = self.billing.customers[subscription.customer]

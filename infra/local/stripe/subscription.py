@@ -72,7 +72,7 @@ class Subscription:
     latest_invoice: str | None = None
     canceled_at: int | None = None
     payment_method: str | None = None
-    uncanceled: str = "active"  # its status until it is canceled; nothing here fails to be paid later
+    uncanceled: str = "active"  # its status until it is canceled; nothing here fails to be paid by itself
 
     @property
     def status(self) -> str:
