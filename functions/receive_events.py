@@ -1,7 +1,11 @@
-"""Lambda behind ``POST /v1/notifications``: Stripe's notifications → totals that it could not use are marked."""
+"""Lambda behind ``POST /v1/notifications``: Stripe's notifications → totals that it could not use are marked.
+
+And, where there are limits, what customers are subscribed to is written down.
+"""
 
 import base64
 import binascii
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -10,14 +14,17 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from metering.billing.keeping import Keeper
 from metering.billing.receiving import Receiver
 from metering.billing.rejections import tell_rejected
 from metering.settings import ReceiveEventsSettings
 from metering.signals import Signal
 from metering.stores import aws
 from metering.stores.ledger import Ledger
+from metering.stores.limits import LimitItems
 from metering.stripe.client import key_from, signing_secret_from
 from metering.stripe.meters import StripeMeters
+from metering.stripe.subscriptions import Offers
 from metering.stripe.webhooks import LARGEST_BODY, RefusedError, Webhooks
 
 _LONGEST_TEXT = 4 * LARGEST_BODY // 3 + 4
@@ -71,4 +78,7 @@ def _receiver() -> Receiver:
     key = key_from(secrets, settings.stripe_secret)
     meters = StripeMeters(key, settings.deployment, settings.stripe_api_base, somebody_waits=True)
     webhooks = Webhooks(meters, signing_secret_from(secrets, settings.signing_secret, settings.stripe_secret))
-    return Receiver(Ledger(aws.dynamodb(), settings.ledger_table), webhooks)
+    dynamodb = aws.dynamodb()
+    limits = LimitItems(dynamodb, settings.ledger_table) if settings.limits else None
+    keeper = Keeper(limits, Offers(meters), lambda: datetime.now(UTC)) if limits else None
+    return Receiver(Ledger(dynamodb, settings.ledger_table), webhooks, keeper)

@@ -4,7 +4,7 @@ And how much usage is not billed as things stand is told.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final
@@ -16,6 +16,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.billing.carried import Carried
 from metering.billing.carrying import Carrier
+from metering.billing.keeping import Keeper
 from metering.billing.reconciling import POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.standing import standing
 from metering.billing.unbilled import Looker
@@ -28,12 +29,15 @@ from metering.stores import aws
 from metering.stores.changes import Changes
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
+from metering.stores.limits import LimitItems
 from metering.stores.read_budget import ReadBudget
 from metering.stores.switch import PostingSwitch, Switch
 from metering.stripe.client import StripeUnavailableError, key_from
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
+from metering.stripe.prices import Offer
 from metering.stripe.reading import OutOfBudgetError, Reads
+from metering.stripe.subscriptions import Offers
 
 logger = Logger()
 signals = Metrics()
@@ -107,7 +111,8 @@ def _look(parts: "Parts", posting: Switch, start: datetime, deadline: datetime) 
         carried = Carrier(parts.ledger, parts.changes, reader, posting.first, _clock, half).run()
         reads.most = others
         try:
-            Looker(parts.ledger, parts.changes, reader, posting.first, _clock, half).run()
+            keeper = Keeper(parts.limits, Offers(reader, parts.prices), lambda: start) if parts.limits else None
+            Looker(parts.ledger, parts.changes, reader, posting.first, _clock, half, keeper).run()
         except StripeUnavailableError as error:
             carried.cut_short = str(error)
         reads.most = min(taken, max(reads.made + own, taken - leaving))
@@ -122,13 +127,15 @@ def _clock() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the function works with, made once in a process."""
+    """What the function works with, made once in a process; ``prices`` are those that it has read."""
 
     budget: ReadBudget
     ledger: Ledger
     changes: Changes
     switch: PostingSwitch
     meters: StripeMeters
+    limits: LimitItems | None
+    prices: dict[str, Offer] = field(default_factory=dict)
 
 
 @cache
@@ -143,6 +150,7 @@ def _parts() -> Parts:
         Changes(dynamodb, settings.ledger_table, counters),
         PostingSwitch(dynamodb, settings.ledger_table),
         StripeMeters(key, settings.deployment, settings.stripe_api_base),
+        LimitItems(dynamodb, settings.ledger_table) if settings.limits else None,
     )
 
 

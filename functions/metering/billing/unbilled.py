@@ -14,6 +14,7 @@ from typing import Final
 
 from aws_lambda_powertools import Logger
 
+from metering.billing.keeping import Keeper
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.unbilled import OPEN_PERIOD, WhyUnbilled, why_unbilled
@@ -59,7 +60,10 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Looker:
-    """Looks at customers; nothing of an hour before ``since`` is billed, and no group is begun after ``deadline``."""
+    """Looks at customers; nothing of an hour before ``since`` is billed, and no group is begun after ``deadline``.
+
+    A ``keeper``, where there are limits, writes down what it sees of subscriptions; its clock shows when the run began.
+    """
 
     ledger: Ledger
     changes: Changes
@@ -67,6 +71,7 @@ class Looker:
     since: Hour
     clock: Callable[[], datetime]
     deadline: datetime
+    keeper: Keeper | None = None
 
     def run(self) -> Looks:
         """Go on with the round through all customers, as far as time and budget allow; return how far it is.
@@ -124,7 +129,7 @@ class Looker:
         if owner is None:
             return {}
         try:
-            look = self.look(owner)
+            look = self._look_and_keep(owner, self.keeper) if self.keeper else self.look(owner)
         except OutOfBudgetError as error:
             logger.info("the next run looks on", reason=str(error))
             return error
@@ -137,6 +142,15 @@ class Looker:
         if look.shown:
             self.ledger.agreements.save(owner.id, look.shown)
         return Counter(why for _, why in {(one.hour, one.why) for one in look.unbilled})
+
+    def _look_and_keep(self, owner: Customer, keeper: Keeper) -> Look:
+        """Look at a customer, and write down what it is subscribed to: at no further read but of a week's idle one."""
+        before = keeper.items.subscribed(owner.id)
+        look = self.look(owner)
+        is_seen = look.shown is not None and owner.stripe_customer in look.shown.agreed
+        if owner.stripe_customer and (is_seen or keeper.is_wanted(owner, before)):
+            keeper.keep_shown(owner, before, self.stripe.subscriptions(owner.stripe_customer))
+        return look
 
     def look(self, owner: Customer) -> Look:
         """Look at a customer's hours that are billed and of which Stripe would have taken usage; change nothing."""

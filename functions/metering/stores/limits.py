@@ -177,6 +177,11 @@ class LimitItems:
         """Delete that a reason holds."""
         self._delete(f"limits#{name}", f"{_HELD}{reason}", before.version)
 
+    def subscribed(self, name: str) -> Subscribed | None:
+        """Return what a customer is known to be subscribed to: a read of one item."""
+        found = self._items.get(f"limits#{name}", "subscribed")
+        return _read(found, Subscribed) if found else None
+
     def subscribe(self, name: str, after: Subscribed) -> Subscribed:
         """Write what a customer is subscribed to, as Stripe showed it."""
         return self._put(f"limits#{name}", "subscribed", after)

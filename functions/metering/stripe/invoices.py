@@ -20,15 +20,13 @@ from metering.stripe.answers import UNKNOWN_CUSTOMER
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
 from metering.stripe.reading import Reads
-from metering.stripe.subscriptions import bills_since, is_running, with_all_items
+from metering.stripe.subscriptions import NEVER_BEGAN, bills_since, is_running, with_all_items
 
 FINALISED: Final = "invoice.finalized"
 VOIDED: Final = "invoice.voided"
 
 _PRICE: Final = "data.pricing.price_details.price"
 """What is expanded, so that no price is read for itself (Stripe changelog, 2025-12-15)."""
-
-_NEVER_BEGAN: Final = {"incomplete", "incomplete_expired"}
 
 _MOST: Final = 100
 """Objects in one answer (Stripe API reference, "Pagination")."""
@@ -189,7 +187,7 @@ class StripeReader:
         """Return an invoice, asked for once more where an event does not say whose it is."""
         whose = _customer_of(invoice)
         if not whose:
-            whose = _customer_of(self._one(lambda client: client.v1.invoices.retrieve(invoice.id)))
+            whose = _customer_of(self.call(lambda client: client.v1.invoices.retrieve(invoice.id)))
         return FinalInvoice(invoice.id, whose, at, void)
 
     def lines(self, invoice: str, stripe_customer: str) -> list[InvoicedMetric]:
@@ -255,7 +253,7 @@ class StripeReader:
                 is_running(one),
             )
             for one in self.subscriptions(stripe_customer)
-            if one.status not in _NEVER_BEGAN
+            if one.status not in NEVER_BEGAN
             for item in one["items"].data
             if item.price.recurring and item.price.recurring.meter
         ]
@@ -282,11 +280,16 @@ class StripeReader:
 
     def _in_full(self, subscription: Any) -> Any:
         more: bool = subscription["items"].has_more
-        return self._one(lambda _: with_all_items(subscription)) if more else subscription
+        return self.call(lambda _: with_all_items(subscription)) if more else subscription
 
-    def _one(self, call: Callable[[stripe.StripeClient], T]) -> T:
-        """Make one call, as every read is to be made that this file makes itself."""
-        return self.reads.make(lambda: self.meters.call(call))
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+        return self.meters.deployment
+
+    def call(self, do: Callable[[stripe.StripeClient], T]) -> T:
+        """Make one call, as every read is to be made that needs no meter."""
+        return self.reads.make(lambda: self.meters.call(do))
 
     def _all(self, call: Callable[[stripe.StripeClient, dict[str, str]], Any]) -> list[Any]:
         """Return every object of a list, newest first, with a call for each hundred."""
@@ -298,7 +301,7 @@ class StripeReader:
         """Yield a list's objects, newest first, a hundred at a time; ``after`` one of them the rest."""
         page = {"starting_after": after} if after else {}
         while True:
-            answer = self._one(lambda client, page=page: call(client, page))  # type: ignore[misc]
+            answer = self.call(lambda client, page=page: call(client, page))  # type: ignore[misc]
             yield answer.data
             if not answer.has_more:
                 return

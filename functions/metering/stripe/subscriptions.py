@@ -1,9 +1,10 @@
 """Subscriptions at Stripe: what a customer is subscribed to, at which prices, and what Stripe's own preview says."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from stripe import StripeClient, Subscription
 
@@ -15,8 +16,27 @@ from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, 
 BILLING: Final = frozenset({"active", "past_due", "trialing", "unpaid"})
 """States of a subscription whose usage gets onto an invoice (Stripe docs, "How subscriptions work")."""
 
+NEVER_BEGAN: Final = frozenset({"incomplete", "incomplete_expired"})
+"""States of one whose first invoice was never paid (the same)."""
+
 _SAME_CALL_S: Final = 60
 """Seconds in which Stripe makes a subscription with its items."""
+
+_MOST: Final = 100
+"""Objects in one answer (Stripe API reference, "Pagination")."""
+
+T = TypeVar("T")
+
+
+class Caller(Protocol):
+    """Who calls Stripe for a deployment: its account, or whoever has so many reads of it and no more."""
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's name."""
+
+    def call(self, do: Callable[[StripeClient], T]) -> T:
+        """Make a call; sort its failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +57,23 @@ class Item:
 class Offers:
     """Prices at Stripe, each read once: what one says never changes (its documentation, "Manage products and prices").
 
-    For one thread: each would read a price for itself.
+    Those that are ``known`` already are not read. While a thread reads one, others wait for it.
     """
 
-    account: StripeAccount
-    _known: dict[str, Offer] = field(default_factory=dict)
+    account: Caller
+    known: dict[str, Offer] = field(default_factory=dict)
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, price_id: str, name: str) -> Offer:
         """Return what a price says, under the name that we gave it."""
-        if price_id not in self._known:
-            shown = self.account.call(lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}))
-            offer = offer_of(shown, name)
-            if offer is None:
-                raise StripeRejectedError(f"the price {price_id} is like none that can be declared")
-            self._known[price_id] = offer
-        return self._known[price_id]
+        with self._reading:
+            if price_id not in self.known:
+                shown = self.account.call(lambda client: client.v1.prices.retrieve(price_id, {"expand": ["tiers"]}))
+                offer = offer_of(shown, name)
+                if offer is None:
+                    raise StripeRejectedError(f"the price {price_id} is like none that can be declared")
+                self.known[price_id] = offer
+            return self.known[price_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +140,24 @@ def is_running(subscription: Subscription) -> bool:
     return subscription.status in BILLING
 
 
+def newest(stripe: Caller, stripe_customer: str) -> list[Subscription]:
+    """Return the hundred newest subscriptions that a customer has or had, with all their items: usually one call."""
+
+    def fetch(client: StripeClient) -> list[Subscription]:
+        wanted: Any = {"customer": stripe_customer, "status": "all", "limit": _MOST}
+        return [with_all_items(one) for one in client.v1.subscriptions.list(wanted).data]
+
+    return stripe.call(fetch)
+
+
 def ended_too(stripe: StripeAccount, stripe_customer: str) -> list[Subscription]:
     """Return all subscriptions that a customer has or had, newest first, with all their items."""
-    return _listed(stripe, {"customer": stripe_customer, "status": "all", "limit": 100})
+    return _listed(stripe, {"customer": stripe_customer, "status": "all", "limit": _MOST})
 
 
 def running(stripe: StripeAccount, stripe_customer: str) -> Subscription | None:
     """Return a customer's running subscription to plans of ours."""
-    found = _listed(stripe, {"customer": stripe_customer, "limit": 100})
+    found = _listed(stripe, {"customer": stripe_customer, "limit": _MOST})
     return next((one for one in found if is_running(one) and plans_of(one, stripe.deployment)), None)
 
 

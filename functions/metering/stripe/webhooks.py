@@ -1,14 +1,14 @@
-"""Stripe's notifications: whether one is Stripe's own, and which totals its event names."""
+"""Stripe's notifications: whether one is Stripe's own, and which totals or which subscription its event names."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import msgspec
 import stripe
 
 from metering.model.identifiers import named_by
-from metering.stripe.client import StripeRejectedError
+from metering.stripe.client import StripeAccount, StripeRejectedError
 from metering.stripe.meters import StripeMeters
 
 LARGEST_BODY: Final = 64 * 1024
@@ -16,6 +16,18 @@ LARGEST_BODY: Final = 64 * 1024
 
 ERROR_REPORT: Final = "v1.billing.meter.error_report_triggered"
 NO_METER_FOUND: Final = "v1.billing.meter.no_meter_found"
+
+SUBSCRIPTION_EVENTS: Final = (
+    "v1.customer.subscription.created",
+    "v1.customer.subscription.updated",
+    "v1.customer.subscription.deleted",
+    "v1.customer.subscription.paused",
+    "v1.customer.subscription.resumed",
+)
+"""What is told of a subscription. ``updated`` is any change of it, also of its status (SDK 16.1, the event's class).
+
+Whether it is sent beside ``paused`` and ``resumed``, too, is documented nowhere.
+"""
 
 OLDEST: Final = 300
 """Seconds after which a signature is too old: who has caught a notification cannot send it again later."""
@@ -39,9 +51,14 @@ class NotUnderstoodError(Exception):
     """A notification that Stripe has signed and that says nothing to us, however often it is sent."""
 
 
+class _Related(msgspec.Struct, frozen=True):
+    id: str | None = None
+
+
 class _Notification(msgspec.Struct, frozen=True):
     id: str
     type: str
+    related_object: _Related | None = None
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -67,10 +84,6 @@ class _Data(msgspec.Struct, frozen=True):
     reason: _Reason | None = None
 
 
-class _Meter(msgspec.Struct, frozen=True):
-    id: str | None = None
-
-
 class _Report(msgspec.Struct, frozen=True):
     """An event, as far as it is read, with all that the documents' examples differ in.
 
@@ -80,7 +93,18 @@ class _Report(msgspec.Struct, frozen=True):
     """
 
     data: _Data | None = None
-    related_object: _Meter | None = None
+    related_object: _Related | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a notification tells: totals that were ``rejected``, by their identifiers, with Stripe's words.
+
+    Or the id of a ``subscription`` of the account, whosever it is, that has changed.
+    """
+
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    subscription: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +114,8 @@ class Webhooks:
     meters: StripeMeters
     secret: Callable[[], str]
 
-    def rejected(self, body: bytes, signature: str) -> dict[str, str]:
-        """Return the identifiers of this deployment's totals that a notification's event names, with Stripe's words.
+    def told(self, body: bytes, signature: str) -> Told:
+        """Return what a notification tells of this deployment's totals, or of a subscription.
 
         Raises RefusedError for anything but a notification that Stripe signed within the last five minutes,
         NotUnderstoodError for one that names no event which can be read, and whatever error keeps it from being read
@@ -109,10 +133,12 @@ class Webhooks:
         except (stripe.SignatureVerificationError, UnicodeDecodeError) as error:
             raise RefusedError(NOT_STRIPES) from error
         notification = _read(lambda: msgspec.json.decode(body, type=_Notification))
+        if notification.type in SUBSCRIPTION_EVENTS:
+            return Told(subscription=_subscription_of(notification))
         if notification.type not in (ERROR_REPORT, NO_METER_FOUND):  # as the ping that a new destination is sent
-            return {}
+            return Told()
         try:
-            return dict(self._named(self._fetch(notification.id)))
+            return Told(dict(self._named(self._fetch(notification.id))))
         except StripeRejectedError as error:
             raise NotUnderstoodError(str(error)) from error
 
@@ -121,7 +147,7 @@ class Webhooks:
 
         As plain data: of what is not as the SDK expects it, its classes would raise something in the middle.
         """
-        if not (event.isascii() and event.replace("_", "").isalnum()):
+        if not _is_an_id(event):
             raise NotUnderstoodError("the event's id is none")
         answer: Any = self.meters.call(lambda client: client.raw_request("get", f"/v2/core/events/{event}"))
         return _read(lambda: msgspec.convert(answer.data, _Report))
@@ -142,6 +168,23 @@ class Webhooks:
             return lambda event_name: event_name not in there
         meter = self.meters.call(lambda client: client.v1.billing.meters.retrieve(about))  # archived ones, too
         return lambda event_name: event_name == meter.event_name
+
+
+def customer_of(stripe: StripeAccount, subscription: str) -> str:
+    """Return whose a subscription is."""
+    return str(stripe.call(lambda client: client.v1.subscriptions.retrieve(subscription)).customer)
+
+
+def _subscription_of(notification: _Notification) -> str:
+    """Return the subscription that a notification names by itself, so that its event need not be read."""
+    about = notification.related_object and notification.related_object.id
+    if not about or not _is_an_id(about):
+        raise NotUnderstoodError(f"{notification.type} names no subscription")
+    return about
+
+
+def _is_an_id(text: str) -> bool:
+    return text.isascii() and text.replace("_", "").isalnum()
 
 
 def _is_a_signature(header: str) -> bool:
