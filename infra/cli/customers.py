@@ -25,6 +25,7 @@ from infra.cli.shared import (
 )
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, read_csv
 from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.keeping import keep_subscribed
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
@@ -67,7 +68,10 @@ def customers_add(
     if refused := _look_up(deployment, {1: entry}, unchecked).get(1):
         raise OperatorError(*refused)
     change = Customers(deployment.ledger, deployment.counters).add(entry, now=now())
+    notes = keep_subscribed(deployment, customer_id, now=now()) if stripe_customer else []
     _say_change(change, as_json)
+    for note in notes:
+        err.print(f"note: {note}")
 
 
 @on_deployment(customers_app, "list")
@@ -180,6 +184,7 @@ def customers_subscribe(
     customer = known_customer(deployment.ledger, customer_id)
     wishes = Wishes(stripe_customer, subscription, email, due, return_url)
     done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=now())
+    done.notes += keep_subscribed(deployment, customer_id, now=now())
     if as_json:
         print_json(done.as_json())
         return

@@ -159,6 +159,7 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
         tell_what_was_rejected(function),
     )
     if storage.access:
+        allow(function, items("SeeWhoseASubscriptionIs", ledger, ["GetItem"], "stripe#*"))
         _note_subscriptions(function, ledger)
 
 
@@ -268,9 +269,5 @@ def _read_limits(ledger: str) -> list[iam.PolicyStatement]:
 
 
 def _note_subscriptions(function: lambda_.Function, ledger: str) -> None:
-    """Allow what a customer is subscribed to, and whether it has paid, to be noted beside its limits."""
-    allow(
-        function,
-        *_read_limits(ledger),
-        items("NoteSubscriptions", ledger, ["PutItem", "DeleteItem"], "limits#*"),
-    )
+    """Allow what a customer is subscribed to, and since when it has not paid, to be noted beside its limits."""
+    allow(function, items("NoteSubscriptions", ledger, ["GetItem", "PutItem"], "limits#*"))
