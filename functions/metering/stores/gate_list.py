@@ -111,21 +111,27 @@ class GateList:
         found = self.client.get_item(TableName=self.table, Key=item_key("head", "near")).get("Item")
         if found is None:
             return 0, {}
-        return int(found["number"]["N"]), msgspec.json.decode(found["jump"]["S"], type=dict[str, int])
+        jump = found.get("jump", {"S": "{}"})["S"]
+        return int(found["number"]["N"]), msgspec.json.decode(jump, type=dict[str, int])
 
-    def move_head(self, jump: Mapping[str, int]) -> None:
-        """Say that it has changed who is near, and what others have left; whoever writes last."""
+    def move_head(self, jump: Mapping[str, int] | None = None) -> None:
+        """Say that it has changed who is near, and what others have left, where that is known; whoever writes last."""
+        said = {} if jump is None else {"jump": {"S": msgspec.json.encode(jump).decode()}}
         self.client.update_item(
             TableName=self.table,
             Key=item_key("head", "near"),
-            UpdateExpression="ADD #number :one SET #jump = :jump",
-            ExpressionAttributeNames={"#number": "number", "#jump": "jump"},
-            ExpressionAttributeValues={":one": {"N": "1"}, ":jump": {"S": msgspec.json.encode(jump).decode()}},
+            UpdateExpression="ADD #number :one" + " SET #jump = :jump" * bool(said),
+            ExpressionAttributeNames={"#number": "number", **{f"#{name}": name for name in said}},
+            ExpressionAttributeValues={":one": {"N": "1"}, **{f":{name}": value for name, value in said.items()}},
         )
 
     def near(self) -> dict[str, Near]:
-        """Return who is near a limit, by customer: at most so many that it is a page or two; no consistent read."""
-        items = self._items.query("near", consistent=False)
+        """Return who is near a limit, by customer: at most so many that it is a page or two.
+
+        A consistent read: who was entered before the head was moved is there, and nobody reads it again before that
+        moves once more.
+        """
+        items = self._items.query("near")
         return {item["sk"]["S"]: msgspec.json.decode(item["value"]["S"], type=Near) for item in items}
 
     def put_near(self, name: str, near: Near) -> None:
