@@ -1,6 +1,7 @@
 """Lambda: what is counted, by the counters' stream, and a tick each minute → limits that act."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from metering.limits.looking import Looker
 from metering.limits.sweeping import Sweeper, Swept
 from metering.limits.telling import Teller
 from metering.limits.usage import WindowReader
+from metering.limits.watching import Taken, Watcher
 from metering.model.declared import Declared
 from metering.model.metrics import reads_usage_lines
 from metering.settings import WatchLimitsSettings
@@ -52,6 +54,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         min(now + SWEEPS_FOR, now + timedelta(milliseconds=context.get_remaining_time_in_millis()) * 0.8)
     )
     match event:
+        case {"Records": [*records]}:
+            return _took(_watcher().take(records, now))
         case {"look": [*names]}:
             swept = sweeper.look(names)
             return {"looked": sorted(swept.looked - {*swept.failed})}
@@ -91,6 +95,20 @@ def _looker() -> Looker:
 def _sweeper(deadline: datetime) -> Sweeper:
     looker = _looker()
     return Sweeper(looker, looker.asking.gate, looker.reader.ledger.holders, _clock, deadline)
+
+
+@cache
+def _watcher() -> Watcher:
+    looker = _looker()
+    return Watcher(looker, looker.asking.gate, looker.reader.ledger.holders)
+
+
+def _took(taken: Taken) -> dict[str, Any]:
+    """Say what a batch came to; in the log only if it called for anything, since there is one every two seconds."""
+    took = asdict(taken) | {"looked": len(taken.looked)}
+    if taken.looked or taken.skipped or taken.failed or taken.owed:
+        logger.info("counted usage taken", **took)
+    return took
 
 
 def _told(swept: Swept) -> dict[str, Any]:

@@ -1,26 +1,35 @@
 """The counters' stream → exact looks: whoever comes to a threshold is looked at, whatever becomes of the stream."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import watch_limits
 from infra.operate.customers import Customers, Entry
 from metering.limits import watching
 from metering.limits.watching import Taken, Watcher
+from metering.model.declared import Declared
 from metering.model.limits import Level
+from metering.model.metrics import Count
 from metering.model.periods import Hour
+from metering.settings import WatchLimitsSettings
+from metering.stores import aws as clients
 from metering.stores.gate_list import GateList, Near
 from metering.stores.holders import Holders
 from tests.doubles.aws import Client
+from tests.doubles.lambdas import context
 from tests.doubles.stream import Record, Streamed, record
-from tests.integration.limits import HOUR, Limited
+from tests.integration.limits import HOUR, QUEUE, Limited
 
 
 @dataclass
@@ -365,3 +374,40 @@ def test_a_key_that_was_handed_over_calls_for_whoever_held_it_in_the_hour(limite
     records = [*limited.used(100, hour=HOUR), *limited.used(1)]
     assert {*limited.take(limited.watcher(), records).looked} == {"acme", "globex"}
     assert (limited.level(), limited.level("globex")) == (Level.STOPPED, Level.OPEN)
+
+
+@pytest.fixture
+def function(near: Watched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Watched]:
+    """The function's process has just begun, with what is declared in its zip."""
+    declared = tmp_path / "declared.json"
+    declared.write_bytes(msgspec.json.encode(Declared((Count(name="requests"),), near.plans)))
+    monkeypatch.setattr(watch_limits, "DECLARED", declared)
+    monkeypatch.setattr(watch_limits, "_clock", lambda: near.now)
+    for name, client in {
+        "dynamodb": near.client(),
+        "queues": near.queue,
+        "events": near.bus,
+        "mail": near.mail,
+    }.items():
+        monkeypatch.setattr(clients, name, cache(lambda client=client: client))
+    settings = WatchLimitsSettings("counters", "ledger", "access", "Metering", QUEUE, "https://metering.example/usage")
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    _forget()
+    yield near
+    _forget()
+
+
+def _forget() -> None:
+    for cached in (watch_limits._looker, watch_limits._watcher):
+        cached.cache_clear()
+
+
+def test_a_batch_of_the_stream_reaches_the_function(function: Watched) -> None:
+    """What it remembers outlives a batch."""
+    first = watch_limits.handler({"Records": function.used(1)}, context())
+    assert first == {"records": 1, "skipped": 0, "looked": 1, "failed": 0, "owed": 0}
+    function.later()
+    assert watch_limits.handler({"Records": function.used(29)}, context())["looked"] == 1
+    assert function.level() is Level.STOPPED
+    assert function.queue.sent == ["{}"]

@@ -47,7 +47,7 @@ class Nearness:
             self._lower(looked.left, len(looked.sources))
             self._drop(name)
             return
-        after = Near(looked.sources[:MOST_SOURCES], dict(looked.left), int(now.timestamp()), looked.reach_s)
+        after = entry_of(looked, now)
         if len(looked.sources) > MOST_SOURCES:
             self._lower(looked.left, len(looked.sources))
         if name not in near and len(near) >= gate_list.MOST_NEAR:
@@ -92,6 +92,11 @@ class Nearness:
         if self.near.pop(name, None) is not None:
             self.gate.drop_near(name)
             self._moved = True
+
+
+def entry_of(looked: Looked, now: datetime) -> Near:
+    """Return what is written of a customer that a look at this moment has found near."""
+    return Near(looked.sources[:MOST_SOURCES], dict(looked.left), int(now.timestamp()), looked.reach_s)
 
 
 def _changed(before: Near, after: Near) -> bool:

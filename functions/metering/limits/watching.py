@@ -18,17 +18,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import msgspec
 from aws_lambda_powertools import Logger
 
 from metering.limits.allowances import Allowances
 from metering.limits.looking import Looked, Looker
+from metering.limits.nearness import entry_of
+from metering.limits.sweeping import FAILURES
 from metering.model.periods import Hour
 from metering.stores.aws import side_by_side
 from metering.stores.counter_changes import MalformedRecordError, added
-from metering.stores.gate_list import MOST_NEAR, GateList, Near
+from metering.stores.gate_list import MOST_NEAR, GateList
 from metering.stores.holders import Holders, mapped_to
-from metering.stores.table import TABLE_ERRORS, RowChangedError, TooMuchError
+from metering.stores.table import TABLE_ERRORS
 
 logger = Logger(child=True)
 
@@ -45,9 +46,6 @@ MOST_LOOKS: Final = 500
 
 MOST_OWED: Final = 10_000
 """Customers who are owed a look; further ones are left to the sweep."""
-
-_FAILURES: Final = (*TABLE_ERRORS, RowChangedError, TooMuchError, msgspec.MsgspecError, ValueError, TypeError, KeyError)
-"""What a look may raise of one customer: its items are odd, or their partition is asked for too much."""
 
 
 @dataclass(slots=True)
@@ -181,7 +179,7 @@ class Watcher:
     def _look(self, name: str, now: datetime) -> Looked | Exception:
         try:
             return self.looker.look(name, now)
-        except _FAILURES as error:
+        except FAILURES as error:
             logger.warning("a customer could not be looked at", customer=name, reason=repr(error))
             return error
 
@@ -195,7 +193,7 @@ class Watcher:
             return False
         if looked.name not in near and len(near) >= MOST_NEAR:
             return False
-        entry = Near(looked.sources, dict(looked.left), _s(now))
+        entry = entry_of(looked, now)
         self.gate_list.put_near(looked.name, entry)
         self._allowances.enter(looked.name, entry)
         return True
