@@ -2,6 +2,7 @@
 
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
+from msgspec.structs import replace
 
 from infra.stack import (
     STRIPE,
@@ -10,13 +11,17 @@ from infra.stack import (
     Count,
     Flat,
     Graduated,
+    Limit,
     MeteringStack,
+    Notify,
     Package,
     PerUnit,
     Plan,
     Road,
     SampleApi,
     SampleHttpApi,
+    Spend,
+    Stop,
     Sum,
     Tier,
     Unique,
@@ -52,25 +57,35 @@ PLANS = (
     ),
 )
 
+# With the context's limits=sample, how much a customer of any plan may use and spend in its period; in cents.
+LIMITS = (
+    Limit("requests", 200, at=(Notify(80), Stop(100))),
+    Spend(20_000, at=(Notify(50), Notify(100)), customer_may_stop=True),
+)
+
 
 def build(app: cdk.App) -> cdk.App:
     """Add the stacks to ``app``, and the checks that fail its synthesis.
 
     The context may set ``road`` (``subscription`` or ``firehose``), ``api`` (``rest``, or ``http`` for the sample of an
-    HTTP API with metrics and plans of its own, which takes tokens of ``issuer``), ``log_role`` (``true`` makes the
+    HTTP API with metrics and plans of its own, which takes tokens of ``issuer``), ``limits`` (``none``, or ``sample``
+    for those above, of which ``alerts_from`` is an address that sends e-mail), ``log_role`` (``true`` makes the
     account's role by which API Gateway writes REST APIs' logs), ``local`` (``true`` bundles the functions for this
     machine, for the emulator) and ``stripe_api_base``. Raises ValueError for another road or API.
     """
     is_http = _chosen(app, "api", [Api.REST.value, Api.HTTP.value]) == Api.HTTP.value
+    limits = LIMITS if _chosen(app, "limits", ["none", "sample"]) == "sample" else ()
+    plans = SampleHttpApi.PLANS if is_http else PLANS
     metering = MeteringStack(
         app,
         "Metering",
         description="Usage metering: access logs to counters to Stripe.",
         metrics=SampleHttpApi.METRICS if is_http else METRICS,
-        plans=SampleHttpApi.PLANS if is_http else PLANS,
+        plans=[replace(plan, limits=(*plan.limits, *limits)) for plan in plans],
         access_log=SampleHttpApi.ACCESS_LOG if is_http else AccessLog(),
         road=Road(_chosen(app, "road", [road.value for road in Road])),
         stripe_api_base=app.node.try_get_context("stripe_api_base") or STRIPE,
+        alerts_from=app.node.try_get_context("alerts_from") or "",
         local=app.node.try_get_context("local") == "true",
     )
     if is_http:

@@ -146,11 +146,19 @@ class LocalCloud:
 
 
 @contextmanager
-def start(*, road: str = "subscription", api: str = "rest", say: Console) -> Iterator[LocalCloud]:
+def start(
+    *,
+    road: str = "subscription",
+    api: str = "rest",
+    alerts_from: str | None = None,
+    back: timedelta = CLOCK_BACK,
+    say: Console,
+) -> Iterator[LocalCloud]:
     """Start everything, deploy the app's stacks, and connect them to the local Stripe; stop it all at the end.
 
     ``road`` is the value of an :class:`infra.stack.ingest.Road`, ``api`` that of an
-    :class:`metering.model.log_format.Api`. ``say`` is told each phase and how long it took.
+    :class:`metering.model.log_format.Api`. With ``alerts_from`` the sample's limits are deployed, too, whose e-mail
+    comes from there. The gateway's clock is ``back``. ``say`` is told each phase and how long it took.
     """
     phases = Phases(say)
     with ExitStack() as running:
@@ -160,13 +168,22 @@ def start(*, road: str = "subscription", api: str = "rest", say: Console) -> Ite
             issuer = running.enter_context(Issuer()) if api == Api.HTTP.value else None
         with phases.time("deploying with the CDK", "deploy"):
             context = {"local": "true", "road": road, "api": api, "stripe_api_base": stripe.url, "log_role": "true"}
-            told = emulator.deploy({}, context=context | ({"issuer": issuer.url} if issuer else {}))
+            if issuer:
+                context["issuer"] = issuer.url
+            if alerts_from:
+                context |= {"limits": "sample", "alerts_from": alerts_from}
+            told = emulator.deploy({}, context=context)
             outputs, sample = Outputs.read(told["Metering"]), told["SampleHttpApi" if issuer else "SampleApi"]
         with phases.time("connecting to Stripe", "connect"):
             if not issuer:
                 _put_access_log(emulator, outputs, sample)
             gateway = running.enter_context(
-                Gateway(emulator, api_id=sample["ApiId"], stage=sample["StageName"], clock=_clock)
+                Gateway(
+                    emulator,
+                    api_id=sample["ApiId"],
+                    stage=sample["StageName"],
+                    clock=lambda: time.time() - back.total_seconds(),
+                )
             )
             cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases, issuer)
             cloud.connect_stripe()
@@ -217,10 +234,6 @@ def _resolved(value: Any, exports: Mapping[str, str]) -> Any:
             return exports[name]
         case _:
             return value
-
-
-def _clock() -> float:
-    return time.time() - CLOCK_BACK.total_seconds()
 
 
 def running() -> Address:
