@@ -19,7 +19,7 @@ from infra.cli.shared import (
 from infra.operate.catalog import Catalog, Step
 from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError
 from infra.operate.deployment import connect as connect_stripe
-from infra.operate.notifications import EVENTS, IN_THE_DASHBOARD, destine
+from infra.operate.notifications import IN_THE_DASHBOARD, destine, wanted_by
 from metering.stripe.client import StripeKeyRefusedError, StripeNotConnectedError
 
 _PARTED: Final = "the signing secret is in its own secret now, and no longer beside the key"
@@ -134,11 +134,13 @@ def _destined(deployment: Deployment, address: str) -> _Told:
     except StripeNotConnectedError as error:
         why = f"no event destination is made: {error}; --operator-key or {OPERATOR_KEY} gives another"
         parted = deployment.part_signing_secret()
-        how = f"make one for {' and '.join(EVENTS)} {IN_THE_DASHBOARD}"
+        how = f"make one for {', '.join(wanted_by(deployment))} {IN_THE_DASHBOARD}"
         return _Told((why, how, *([_PARTED] if parted else [])), secret_put=parted)
     kept = [*(["the signing secret is in its secret"] if found.made else []), *([_PARTED] if found.parted else [])]
-    said = f"event destination {found.id} {'made' if found.made else 'exists'}"
-    return _Told((said, *kept), secret_put=found.made or found.parted, destination=found.id)
+    said = [f"event destination {found.id} {'made' if found.made else 'exists'}"]
+    if found.added:
+        said.append(f"it is sent {', '.join(found.added)} now, too")
+    return _Told((*said, *kept), secret_put=found.made or found.parted, destination=found.id)
 
 
 def _say(step: Step) -> None:

@@ -35,6 +35,7 @@ from metering.model.subjects import customer
 from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
 from metering.settings import CheckCompletenessSettings
 from metering.stores.progress import Round
+from metering.stripe.webhooks import SUBSCRIPTION_EVENTS
 from tests.doubles.access_log import NONCE
 from tests.doubles.outputs import outputs
 from tests.integration.operator_commands import Operator
@@ -874,6 +875,19 @@ def test_a_destination_that_sends_something_else_is_told(
         "warning",
         f"the event destination {made} {said}: wanted are thin payloads of {', '.join(EVENTS)}",
     )
+
+
+def test_a_destination_from_before_there_were_limits_is_told(ward: Ward) -> None:
+    """Whether customers pay would be heard of a day later, or a week; a command adds what is missing."""
+    (made,) = destinations(ward)
+    ward.tell(access_table="access")
+    wanted = ", ".join([*EVENTS, *SUBSCRIPTION_EVENTS])
+    said = f"is enabled, with thin payloads of {', '.join(EVENTS)}: wanted are thin payloads of {wanted}"
+    assert ward.of("notifications") == [
+        ("warning", f"the event destination {made} {said}", "metering stripe webhook"),
+    ]
+    destine(ward.deployment, ward.deployment.outputs.notifications_url)
+    assert ward.of("notifications")[0][0] == "ok"
 
 
 def test_two_destinations_of_the_address_are_told(ward: Ward) -> None:

@@ -72,6 +72,45 @@ def test_a_list_of_many_has_pages(client: StripeClient) -> None:
     assert urls == [f"https://example.com/{number}" for number in range(5)]
 
 
+def test_which_events_a_destination_is_sent_can_be_changed(client: StripeClient) -> None:
+    """And nothing else of it changes with that."""
+    made = make(client)
+    both = [REPORT, "v1.customer.subscription.updated"]
+    client.v2.core.event_destinations.update(made.id, {"enabled_events": both})
+    (listed,) = client.v2.core.event_destinations.list().data
+    assert (listed.id, listed.name, listed.enabled_events) == (made.id, "ours", both)
+    with pytest.raises(InvalidRequestError, match="not found"):
+        client.v2.core.event_destinations.update("ed_none", {"enabled_events": both})
+
+
+def test_what_happens_to_a_subscription_is_told_by_a_thin_event(stripe: LocalStripe, client: StripeClient) -> None:
+    """It names the subscription, which is then read; what it has become is in no notification."""
+    stripe.add_customer("cus_acme")
+    product = client.v1.products.create({"name": "Fee"}).id
+    price = client.v1.prices.create(
+        {"currency": "usd", "product": product, "recurring": {"interval": "day"}, "unit_amount": 100}
+    )
+    with endpoint() as (url, arrived):
+        made = make(client, url, enabled_events=["v1.customer.subscription.updated"])
+        subscription = client.v1.subscriptions.create({"customer": "cus_acme", "items": [{"price": price.id}]}).id
+        stripe.advance(86_400)
+        stripe.set_status(subscription, "past_due")
+        client.v1.subscriptions.cancel(subscription)
+        told = stripe.tell_changes()
+        assert stripe.tell_changes() == []
+    kinds = [client.raw_request("get", f"/v2/core/events/{event}").data["type"] for event in told]
+    assert [kind.rpartition(".")[2] for kind in kinds] == ["created", "updated", "updated", "deleted"]
+    ping, renewed, changed = (json.loads(body) for body, _ in arrived)
+    assert ping["related_object"]["id"] == made.id
+    assert (renewed["id"], changed["id"]) == (told[1], told[2])
+    assert renewed["related_object"] == {
+        "id": subscription,
+        "type": "subscription",
+        "url": f"/v1/subscriptions/{subscription}",
+    }
+    assert "data" not in renewed
+
+
 @pytest.mark.parametrize(
     "more", [{"type": "amazon_eventbridge"}, {"enabled_events": []}, {"snapshot_api_version": "x"}]
 )

@@ -4,10 +4,10 @@ The source is docs.stripe.com/api/v2/core/event-destinations and the parameters'
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from infra.local.stripe.params import Params, StripeError, integer, nested, one_of, only, text, texts
+from infra.local.stripe.params import Params, StripeError, integer, metadata, nested, one_of, only, text, texts
 from infra.local.stripe.reports import instant
 
 SIGNING_SECRET, URL = "webhook_endpoint.signing_secret", "webhook_endpoint.url"
@@ -90,6 +90,25 @@ class Destinations:
         self.made.append(made)
         self.pings.append((made, _ping(made, number, now)))
         return made.as_json(*(texts(params, "include") or ()))
+
+    def update_destination(self, destination: str, params: Params, _now: float) -> dict[str, Any]:
+        """Change which events a destination is sent, and what it is called.
+
+        docs.stripe.com/api/v2/core/event-destinations/update.
+        """
+        only(params, "enabled_events", "include", "metadata", "name")
+        found = next((number for number, each in enumerate(self.made) if each.id == destination), None)
+        if found is None:
+            raise StripeError(f"Event destination {destination} not found.", status=404, code="not_found")
+        before = self.made[found]
+        kinds = texts(params, "enabled_events")
+        self.made[found] = replace(
+            before,
+            kinds=before.kinds if kinds is None else tuple(kinds),
+            name=text(params, "name", default=before.name),
+            metadata=metadata(dict(before.metadata), params),
+        )
+        return self.made[found].as_json(*(texts(params, "include") or ()))
 
     def list_destinations(self, params: Params, _now: float) -> dict[str, Any]:
         """List the destinations, a page at a time, each of which names the next (docs.stripe.com/api/v2/pagination)."""

@@ -12,7 +12,7 @@ from stripe import StripeClient
 from infra.operate.deployment import Deployment, meters_in_the_way
 from infra.operate.doctor.findings import Finding, broken, named, ok, warning
 from infra.operate.held_invoices import held_invoices
-from infra.operate.notifications import amiss, destinations_of, too_many
+from infra.operate.notifications import amiss, destinations_of, is_sent_thin, too_many, wanted_by
 from infra.operate.rights import FUNCTIONS, OPERATORS
 from metering.model.read_allotment import A_TRANSACTION
 from metering.stripe.client import StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
@@ -108,8 +108,9 @@ def check_notifications(deployment: Deployment, _now: datetime) -> Iterator[Find
     found = there[0]
     if len(there) > 1:
         yield warning(too_many(there), "delete what is too much in Stripe's dashboard")
-    elif wrong := amiss(found):
-        yield warning(f"the event destination {found.id} {wrong}", "change it in Stripe's dashboard")
+    elif wrong := amiss(found, wanted_by(deployment)):
+        change = do if is_sent_thin(found) else "change it in Stripe's dashboard"
+        yield warning(f"the event destination {found.id} {wrong}", change)
     elif not deployment.has_signing_secret():
         yield warning(f"no signing secret is known of the event destination {found.id}", do)
     else:

@@ -5,9 +5,11 @@ import json
 import pytest
 import stripe as stripe_sdk
 
+from infra.local.stripe.faults import Fault
 from infra.outputs import METADATA
 from metering.model import metrics
 from metering.model.prices import Flat, Package, PerUnit, Plan, encode
+from metering.stores.limits import LimitItems
 from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result
 from tests.integration.world import World
 
@@ -110,6 +112,30 @@ def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> N
         "checkout_url": "",
     }
     assert metering(*subscribe) == Result(0, "nothing to change: acme is subscribed to standard\n", "")
+
+
+def test_where_there_are_limits_a_subscription_is_known_to_them_at_once(
+    selling: World, cloudformation: CloudFormation, metering: Metering
+) -> None:
+    """And a Stripe customer that is given by hand; what Stripe fails at is a note, since all else is done."""
+    cloudformation.stacks["us-east-1", "Metering"]["AccessTable"] = "access"
+    metering("stripe", "apply")
+    items = LimitItems(selling.ledger.client, selling.ledger.table)
+    subscribe = ("customers", "subscribe", "acme", "standard", "--email", "billing@acme.example")
+    assert metering(*subscribe, "--json").json()["notes"] == []
+    known = items.subscribed("acme")
+    assert known is not None
+    assert (known.status, known.plans, len(known.prices)) == ("active", ("standard",), 3)
+    selling.stripe.add_customer("cus_globex")
+    added = metering("customers", "add", "globex", "--name", "Globex", "--stripe-customer", "cus_globex")
+    known = items.subscribed("globex")
+    assert known is not None
+    assert (added.code, added.err, known.status, known.stripe_customer) == (0, "", "", "cus_globex")
+    selling.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route="GET /v1/prices/:id")
+    again = metering(*subscribe)
+    assert again.out.splitlines()[1:] == [
+        "note: the limits of acme go by what was known of its subscription, for a day at most: APIError 500"
+    ]
     result = metering("invoice", "acme")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("acme, standard, 2026-11-22T05:00Z to 2026-12-22T05:00Z (UTC)\n")

@@ -8,6 +8,7 @@ import boto3
 import pytest
 import stripe as stripe_sdk
 
+from infra.local.stripe.destinations import Destination
 from infra.local.stripe.server import LocalStripe
 from infra.operate import notifications, rights
 from infra.operate.deployment import Deployment
@@ -20,6 +21,9 @@ from tests.integration.world import World
 FUNCTIONS, OPERATORS = "rk_test_functions", "rk_test_operators_k3yvalue"
 ADDRESS = "https://api.example.com/v1/notifications"
 EVENTS = ["v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"]
+OF_SUBSCRIPTIONS = [
+    f"v1.customer.subscription.{what}" for what in ("created", "updated", "deleted", "paused", "resumed")
+]
 
 
 @pytest.fixture
@@ -342,20 +346,46 @@ def test_a_destination_is_found_among_many(deployed: World, cloudformation: Clou
     assert metering("stripe", "webhook", "--stack", "Other").code == 0
 
 
-def test_a_destination_that_would_not_do_is_told(
+def test_a_destination_that_lacks_events_is_sent_them_too(
     deployed: World, cloudformation: CloudFormation, metering: Metering
 ) -> None:
-    """It wants too little."""
+    """As an older one after limits were declared; whatever else it is sent stays, and so does its signing secret."""
+    other(deployed, cloudformation)
+    put_secret(api_key=KEY)
+    assert metering("stripe", "webhook", "--stack", "Other").code == 0
+    assert destinations(deployed) == [(ADDRESS, EVENTS, "thin")]
+    before = signing_secret()
+    limited = outputs(
+        deployment="Other", stripe_api_base=deployed.stripe.url, notifications_url=ADDRESS, access_table="access"
+    )
+    cloudformation.add("Other", **limited.written())
+    told = metering("stripe", "webhook", "--stack", "Other")
+    assert told.out.splitlines() == [
+        f"the address for Stripe's notifications: {ADDRESS}",
+        "event destination ed_test_00000000000001 exists",
+        f"it is sent {', '.join(OF_SUBSCRIPTIONS)} now, too",
+    ]
+    assert destinations(deployed) == [(ADDRESS, [*EVENTS, *OF_SUBSCRIPTIONS], "thin")]
+    assert "now, too" not in metering("stripe", "webhook", "--stack", "Other").out
+    assert signing_secret() == before
+
+
+def test_a_destination_that_would_not_do_is_told(
+    deployed: World, cloudformation: CloudFormation, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent something else, which nothing can change but a hand."""
     other(deployed, cloudformation)
     put_secret(api_key=KEY)
     wrong: Any = {
         "name": "by hand",
         "type": "webhook_endpoint",
         "event_payload": "thin",
-        "enabled_events": EVENTS[:1],
+        "enabled_events": EVENTS,
         "webhook_endpoint": {"url": ADDRESS},
     }
     stripe_sdk.StripeClient(KEY, base_addresses={"api": deployed.stripe.url}).v2.core.event_destinations.create(wrong)
+    shown = Destination.as_json
+    monkeypatch.setattr(Destination, "as_json", lambda *how: {**shown(*how), "event_payload": "snapshot"})
     told = metering("stripe", "webhook", "--stack", "Other")
     assert told.code == 1
     assert "wanted are thin payloads of v1.billing.meter.error_report_triggered, v1.billing.meter.no_meter" in told.err
