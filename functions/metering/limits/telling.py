@@ -1,4 +1,4 @@
-"""Telling who reached a threshold: an event on the account's bus, and an e-mail to the customer.
+"""Telling who reached a threshold, by an event on the account's bus and an e-mail, and whose access changed.
 
 At least once: whoever dies in between tells again, by the same id. Two looks do not both tell, since who is about to
 has taken that for :data:`TAKEN_FOR` by the write by which the threshold acted.
@@ -15,17 +15,19 @@ import msgspec
 from aws_lambda_powertools import Logger
 from botocore.exceptions import ClientError
 
-from metering.model.limits import SPEND, Applying, LimitState, Notify, Slow, Step, Stop, Told, Window
+from metering.model.limits import SPEND, Applying, LimitState, Notify, Reason, Slow, Step, Stop, Told, Window
 from metering.model.prices import in_money
-from metering.signals import LIMITS_SOURCE, THRESHOLD_REACHED
+from metering.signals import ACCESS_REOPENED, ACCESS_SLOWED, ACCESS_STOPPED, LIMITS_SOURCE, THRESHOLD_REACHED
 from metering.stores.aws import ERRORS, in_pieces
-from metering.stores.limits import OfOne
+from metering.stores.limits import Gate, OfOne
 
 logger = Logger(child=True)
 
 TAKEN_FOR: Final = timedelta(minutes=2)
 
 _AT_ONCE: Final = 10  # PutEvents' limit
+
+_ACCESS: Final = {"open": ACCESS_REOPENED, "slowed": ACCESS_SLOWED, "stopped": ACCESS_STOPPED}
 
 _FOR_GOOD: Final = frozenset(
     {"AccountSuspendedException", "BadRequestException", "MailFromDomainNotVerifiedException", "MessageRejected"}
@@ -161,6 +163,23 @@ class Teller:
             logger.error("an e-mail could not be sent", customer=one.name, code=code)  # noqa: TRY400 - may name addresses
             return code in _FOR_GOOD
         return True
+
+
+def access_events(deployment: str, customer: str, reasons: Sequence[Reason], gate: Gate) -> list[Event]:
+    """Return what is untold of how a customer's keys stand: one event for each change, by its number."""
+    events = []
+    for change in gate.untold:
+        number, _, level = change.split(":")
+        detail = {
+            "deployment": deployment,
+            "customer": customer,
+            "at": _written(gate.at),
+            "level": level,
+            "reasons": [reason.name for reason in reasons],
+            "keys": gate.keys - len(gate.left),
+        }
+        events.append(Event(_ACCESS[level], event_id(customer, "access", number), detail))
+    return events
 
 
 def message(customer: str, reached: Reached, currency: str, page: str) -> tuple[str, str]:

@@ -142,6 +142,14 @@ class UsagePlans:
         made = self._call(self.client.create_api_key, name=name, description=description, enabled=True)
         return str(made["id"])
 
+    def exists(self, key: str) -> bool:
+        """Say whether there is such a key."""
+        try:
+            self._call(self.client.get_api_key, apiKey=key)
+        except self.client.exceptions.NotFoundException:
+            return False
+        return True
+
     def value(self, key: str) -> str:
         """Return a key's value, the secret: for the operator alone, never for a log (I8)."""
         return str(self._call(self.client.get_api_key, apiKey=key, includeValue=True)["value"])

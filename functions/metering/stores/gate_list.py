@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -50,7 +50,7 @@ class Near(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A customer whom the gate is to look at: for a ``level``, wanted since ``at`` (seconds since 1970).
+    """A customer whom the gate is to look at: for a ``level``, wanted since ``at`` (seconds since 1970), not before.
 
     ``rate`` is what it uses in a second, in parts of its limit by a million: of those to be stopped the fastest is
     first. ``saved`` says that the reason is written; who was asked before that is asked again, by another value.
@@ -152,16 +152,20 @@ class GateList:
         found = {item["sk"]["S"]: msgspec.json.decode(item["value"]["S"], type=Asked) for item in items}
         return dict(sorted(found.items(), key=lambda one: (-one[1].level, -one[1].rate, one[1].at, one[0])))
 
-    def done(self, name: str, asked: Asked) -> None:
-        """Take a customer off the list, unless it was asked for anew since."""
+    def done(self, name: str, asked: Asked, again: Asked | None = None) -> None:
+        """Take a customer off the list, or put it there ``again`` for later, unless it was asked for anew since."""
+        unchanged: Any = {
+            "TableName": self.table,
+            "ConditionExpression": "#value = :value",
+            "ExpressionAttributeNames": {"#value": "value"},
+            "ExpressionAttributeValues": {":value": {"S": _text(asked)}},
+        }
+        key = item_key("gate", name)
         with suppress(self.client.exceptions.ConditionalCheckFailedException):
-            self.client.delete_item(
-                TableName=self.table,
-                Key=item_key("gate", name),
-                ConditionExpression="#value = :value",
-                ExpressionAttributeNames={"#value": "value"},
-                ExpressionAttributeValues={":value": {"S": _text(asked)}},
-            )
+            if again is None:
+                self.client.delete_item(Key=key, **unchanged)
+            else:
+                self.client.put_item(Item={**key, "value": {"S": _text(again)}}, **unchanged)
 
     def closed(self) -> Iterator[tuple[str, Closed]]:
         """Yield who is closed."""
