@@ -249,6 +249,20 @@ CASES: Final[Mapping[str, Sequence[Call]]] = {
         put(at("unique#users", "v#", batch=TOKENS[1]), "#batch = :before", before=TOKENS[0]),
         put(at("unique#users", "v#", batch=b"c" * 12), "#batch = :before", before=TOKENS[0]),
     ],
+    "who is asked for anew stays so": [
+        put(at("gate", "acme", value="earlier")),
+        delete(at("gate", "acme"), "#value = :value", value="other"),
+        put(at("gate", "acme", value="later"), "#value = :value", value="other"),
+        put(at("gate", "acme", value="later"), "#value = :value", value="earlier"),
+        delete(at("gate", "acme"), "#value = :value", value="later"),
+        delete(at("gate", "acme"), "#value = :value", value="later"),
+    ],
+    "what changes is numbered": [
+        update(at("limits#acme", "changes"), "ADD #number :one", one=1),
+        update(at("limits#acme", "changes"), "ADD #number :one", one=1),
+        update(at("head", "near"), "ADD #number :one SET #jump = :jump", one=1, jump="{}"),
+        update(at("head", "near"), "ADD #number :one SET #jump = :jump", one=1, jump="later"),
+    ],
     "a lease is taken when it has ended, or by its holder": [
         put(at("posting", "lease#1", holder=who, until=until), LEASE, holder=who, now=now)
         for who, now, until in (("a", 1, 9), ("b", 8, 20), ("a", 8, 12), ("b", 12, 20), ("a", 13, 30))
