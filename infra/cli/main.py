@@ -19,6 +19,7 @@ import infra.cli.access  # noqa: F401 - its commands are among the customers'
 from infra.cli.customers import customers_app, keys_app
 from infra.cli.doctor import app as doctor_app
 from infra.cli.invoice import app as invoice_app
+from infra.cli.limits import limits_app
 from infra.cli.link import portal_app
 from infra.cli.local import app as local_app
 from infra.cli.posting import app as posting_app
@@ -61,6 +62,7 @@ app.add_typer(local_app)
 app.add_typer(customers_app, name="customers")
 app.add_typer(keys_app, name="keys")
 app.add_typer(portal_app, name="portal")
+app.add_typer(limits_app, name="limits")
 app.add_typer(usage_app)
 app.add_typer(top_app)
 app.add_typer(doctor_app)

@@ -22,6 +22,7 @@ from tests.doubles.clock import Clock
 from tests.doubles.stripe import in_process
 from tests.doubles.stripe_types import typed_calls
 from tests.integration.billing import Billing, subscribed
+from tests.integration.limit_desk import Desk
 from tests.integration.world import HOUR, World
 
 
@@ -135,6 +136,12 @@ def world(dynamodb: Any, s3: Any, stripe: LocalStripe, clock: Clock) -> World:
 def billing(world: World) -> Billing:
     """Acme, subscribed since the world's hour, with 5 requests in it that are posted."""
     return subscribed(world)
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Desk:
+    """An operator's desk at a deployment with limits."""
+    return Desk(monkeypatch, capsys)
 
 
 @pytest.fixture

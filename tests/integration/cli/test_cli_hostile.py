@@ -72,7 +72,7 @@ def hostile(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest
     monkeypatch.setattr(Deployment, "invoke", invoke)
     rejected = posting.Rejection("acme", "requests", str(HOUR), 3, HOSTILE)
     monkeypatch.setattr(posting, "rejections", lambda _deployment: [rejected])
-    for module in ("access", "customers", "doctor", "link", "posting", "recount", "top", "usage"):
+    for module in ("access", "customers", "doctor", "limits", "link", "posting", "recount", "top", "usage"):
         monkeypatch.setattr(f"infra.cli.{module}.now", world.clock)
     return world
 
