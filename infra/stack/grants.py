@@ -247,11 +247,14 @@ def enforce_limits(function: lambda_.Function, storage: Storage, *, gate_queue: 
         ),
         wake(gate_queue),
         *_read_limits(ledger),
-        items("ReadCustomersAndKeys", ledger, ["BatchGetItem"], "customer#*", "key#*", "home#*"),
+        items("ReadKeysAndHomes", ledger, ["BatchGetItem"], "key#*", "home#*"),
+        items("ReadKeysOfCustomers", ledger, ["Query"], "customer#*"),
         items("KeepGate", ledger, ["PutItem"], "limits#*", "home#*"),
-        items("SeeWhoIsAskedFor", access, ["Query"], "gate", "closed"),
+        items("SeeWhoIsAskedFor", access, ["Query"], "gate"),
+        items("SeeWhoIsClosed", access, ["GetItem"], "closed"),
         items("BeTheOnlyOne", access, ["PutItem", "DeleteItem"], "lease", "closed"),
-        items("SayWhatIsDone", access, ["DeleteItem"], "gate"),
+        # A key that changes hands at a later hour is looked at again then.
+        items("SayWhatIsDone", access, ["PutItem", "DeleteItem"], "gate"),
         tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
     if api is Api.HTTP:
