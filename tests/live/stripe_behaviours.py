@@ -451,6 +451,122 @@ unseen(
 )
 
 
+@behaviour(
+    "Which events a destination is sent can be changed.",
+    f"{SDK}, `EventDestinationUpdateParams.enabled_events`",
+    DOCUMENTED,
+    otherwise="`metering stripe webhook` cannot add what a destination from before there were limits lacks.",
+)
+def a_destination_can_be_sent_more(stripe: Place) -> None:
+    """Add a kind of events."""
+    made = stripe.destination()
+    every = [*made.enabled_events, "v1.customer.subscription.updated"]
+    destinations = stripe.client.v2.core.event_destinations
+    destinations.update(made.id, {"enabled_events": every})
+    [shown] = [one for one in destinations.list().auto_paging_iter() if one.id == made.id]
+    assert sorted(shown.enabled_events) == sorted(every)
+
+
+# --- What happens to subscriptions
+
+
+@behaviour(
+    "What happens to a subscription is told by a thin event, which is called as it is in v1 after `v1.`, and names the "
+    "subscription and where to read it.",
+    "docs.stripe.com/changelog/endive/2026-09-30/thin-events-for-api-v1-resources-generally-available",
+    DOCUMENTED,
+    otherwise="Limits know a day later, or a week, what a customer is subscribed to, and whether it pays.",
+)
+def subscriptions_are_told_of_by_thin_events(stripe: Place) -> None:
+    """Make one."""
+    made = stripe.subscribe(stripe.customer(), stripe.price(stripe.meter()))
+    told = [event.related_object for event in stripe.told_of(made.id, "created")]
+    assert [(one.type, one.url) for one in told] == [("subscription", f"/v1/subscriptions/{made.id}")]
+
+
+@behaviour(
+    "That a subscription begins its next period is told by `updated`, as any change of it is, also of its status.",
+    f'docs.stripe.com/billing/subscriptions/webhooks ("renewing a subscription"); {SDK}, '
+    '`V1CustomerSubscriptionUpdatedEvent` ("changing the status")',
+    DOCUMENTED,
+    otherwise="Limits know a day later, or a week, that a customer does not pay, or pays again.",
+)
+def a_change_is_told_of_as_an_update(stripe: Place) -> None:
+    """End its first period."""
+    period = Period.begun(stripe)
+    assert stripe.told_of(period.subscription.id, "created")
+    period.end()
+    assert stripe.told_of(period.subscription.id, "updated")
+
+
+@behaviour(
+    "The end of a subscription is told by `deleted`, also where its customer was deleted.",
+    f'docs.stripe.com/api/customers/delete ("immediately cancels any active subscriptions"); {SDK}, '
+    "`V1CustomerSubscriptionDeletedEvent`",
+    DOCUMENTED,
+    otherwise="Limits know a day later, or a week, that a subscription has ended.",
+)
+def an_end_is_told_of(stripe: Place) -> None:
+    """Cancel one, and delete the customer of another."""
+    price = stripe.price(stripe.meter())
+    customers = [stripe.customer(), stripe.customer()]
+    cancelled, left = (stripe.subscribe(customer, price) for customer in customers)
+    stripe.client.v1.subscriptions.cancel(cancelled.id)
+    stripe.client.v1.customers.delete(customers[1].id)
+    for made in (cancelled, left):
+        assert stripe.told_of(made.id, "deleted")
+
+
+@behaviour(
+    "A customer's list of subscriptions is as new as what was answered, or told, of one of them.",
+    "no page says so of lists; a thin event is to be followed by a read of the latest state",
+    UNCONFIRMED,
+    otherwise="Limits know a day later, or a week, what a customer is subscribed to, and whether it pays.",
+)
+def a_list_of_subscriptions_is_new(stripe: Place) -> None:
+    """Change one, end it, and look at once."""
+    customer, subscriptions = stripe.customer(), stripe.client.v1.subscriptions
+    made = stripe.subscribe(customer, stripe.price(stripe.meter()))
+    subscriptions.update(made.id, {"metadata": {"seen": "yes"}})
+    [listed] = subscriptions.list({"customer": customer.id, "status": "all"}).data
+    assert listed.metadata.to_dict() == {"seen": "yes"}
+    subscriptions.cancel(made.id)
+    [listed] = subscriptions.list({"customer": customer.id, "status": "all"}).data
+    assert listed.status == "canceled"
+
+
+@behaviour(
+    "The subscriptions of a deleted customer are listed, as canceled ones.",
+    "the reference says that a deleted customer is retrieved still, and nothing of its subscriptions' list",
+    UNCONFIRMED,
+    otherwise="Limits go by what was known of the customer before; a grace that has begun goes on.",
+)
+def subscriptions_of_a_deleted_customer(stripe: Place) -> None:
+    """Delete one."""
+    customer = stripe.customer()
+    made = stripe.subscribe(customer, stripe.price(stripe.meter()))
+    stripe.client.v1.customers.delete(customer.id)
+    listed = stripe.client.v1.subscriptions.list({"customer": customer.id, "status": "all"}).data
+    assert [(one.id, one.status) for one in listed] == [(made.id, "canceled")]
+
+
+unseen(
+    "a_pause_is_told_twice",
+    "A pause is told by `paused`, and its end by `resumed`.",
+    f"{SDK}, the events' classes; whether `updated` is sent beside them no page says",
+    UNCONFIRMED,
+    otherwise="Nothing: all three are listened to, and each is followed by a read.",
+)
+
+unseen(
+    "events_come_in_any_order",
+    "Events are delivered at least once, and in any order.",
+    "docs.stripe.com/webhooks, 2026",
+    DOCUMENTED,
+    otherwise="Nothing: of an event it matters only that something has happened.",
+)
+
+
 # --- Idempotency
 
 

@@ -24,6 +24,7 @@ from infra.local.stripe import (
 from infra.local.stripe.account import Account
 from infra.local.stripe.billing import Billing
 from infra.local.stripe.customers import Customers
+from infra.local.stripe.destinations import Destinations
 from infra.local.stripe.event_log import EventLog
 from infra.local.stripe.invoice import Invoice
 from infra.local.stripe.meter import Meter, MeterEvent
@@ -39,6 +40,7 @@ _in_force, _add, _aggregate, _read_value = Meter.in_force, Meter.add, Meter.aggr
 _check_event, _summaries, _activate = Account.check_event, Account.list_event_summaries, Account._activate
 _charges, _price_as_json, _lines, _usage = Price.charges, Price.as_json, Invoice.current_lines, Item.usage
 _add_item, _period_at = Subscription.add_item, Subscription.period_at
+_record = EventLog.record
 _preview, _refusal = Billing.create_preview, StripeError.__init__
 
 
@@ -239,6 +241,36 @@ def _previewed(self: Billing, given: Any, now: float) -> Any:
     return _preview(self, {"subscription": mine[0]}, now)
 
 
+def _of_an_item(self: EventLog, kind: str, about: Any, at: int) -> None:
+    """Name what it is about otherwise."""
+    _record(self, kind, {**about, "id": "si_1"} if kind.startswith("customer.subscription.") else about, at)
+
+
+def _not_told(what: str) -> Break:
+    """Do not tell what happens to subscriptions of one kind."""
+
+    def record(self: EventLog, kind: str, *rest: Any) -> None:
+        if kind != f"customer.subscription.{what}":
+            _record(self, kind, *rest)
+
+    return partial(patch.object, EventLog, "record", record)
+
+
+def _left_quietly(self: Billing, customer: str, at: int) -> None:
+    for each in self.subscriptions.values():
+        if each.customer == customer:
+            each.canceled_at = at
+
+
+def _gone(self: Billing, customer: str, _at: int) -> None:
+    for name in [name for name, each in self.subscriptions.items() if each.customer == customer]:
+        del self.subscriptions[name]
+
+
+def _unchanged(self: Subscriptions, subscription: str, *_: Any) -> Any:
+    return self.billing.subscriptions[subscription].as_json()
+
+
 _of: Any = partial
 
 BREAKS: Final[dict[str, Break]] = {
@@ -296,6 +328,12 @@ BREAKS: Final[dict[str, Break]] = {
     "error_reports_are_thin_events": _named({"id": "req_1"}),
     "error_reports_name_the_event": _named({"identifier": "req_1"}),
     "a_destination_shows_its_secret_once": _of(patch.object, destinations, "SIGNING_SECRET", "none"),
+    "a_destination_can_be_sent_more": _of(patch.object, Destinations, "update_destination", lambda *_: {}),
+    "subscriptions_are_told_of_by_thin_events": _of(patch.object, EventLog, "record", _of_an_item),
+    "a_change_is_told_of_as_an_update": _not_told("updated"),
+    "an_end_is_told_of": _of(patch.object, Billing, "leave", _left_quietly),
+    "a_list_of_subscriptions_is_new": _of(patch.object, Subscriptions, "update_subscription", _unchanged),
+    "subscriptions_of_a_deleted_customer": _of(patch.object, Billing, "leave", _gone),
     "items_are_cut_at_ten": _of(patch.object, subscription, "EMBEDDED", 20),
     "lines_are_cut_at_ten": _of(patch.object, invoice, "EMBEDDED", 20),
     "lines_show_their_prices": _of(patch.object, billing, "expanded", lambda *_: set()),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -227,6 +228,16 @@ class Place:
         if self.local:
             return [events.retrieve(event) for event in self.local.report_errors()]
         return list(events.list({"types": ["v1.billing.meter.error_report_triggered"]}).auto_paging_iter())
+
+    def told_of(self, subscription: str, kind: str) -> list[Any]:
+        """Return the latest thin events of a kind that name a subscription, as soon as there is one."""
+        wanted: Any = {"types": [f"v1.customer.subscription.{kind}"], "limit": 100}
+
+        def look() -> list[Any]:
+            latest: Any = islice(self.client.v2.core.events.list(wanted).auto_paging_iter(), 500)
+            return [event for event in latest if event.related_object.id == subscription]
+
+        return self.eventually(look, bool)
 
     def at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Make calls side by side; give what each returned, or Stripe's refusal of it."""

@@ -56,7 +56,7 @@ class Account:
         self._unnamed = 0
         self.reports = Reports()
         self.destinations = Destinations()
-        self.log = EventLog(event_version)
+        self.log = EventLog(event_version, self.reports)
         self.catalog = Catalog(self.meters, {}, {})
         self.billing = Billing(self.meters, self.customers, self.log, latest, summary_delay_s, self.directory.times)
         self.clocks = Clocks(self.billing, self.directory)

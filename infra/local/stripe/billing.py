@@ -75,7 +75,10 @@ class Billing:
         return self.customers.get(customer, {}).get("test_clock") or ""
 
     def leave(self, customer: str, at: int) -> None:
-        """End every subscription of a customer that is deleted (docs.stripe.com/api/customers/delete)."""
+        """End every subscription of a customer that is deleted (docs.stripe.com/api/customers/delete).
+
+        They are listed still (? subscriptions_of_a_deleted_customer).
+        """
         for subscription in self.subscriptions.values():
             if subscription.customer == customer and subscription.canceled_at is None:
                 subscription.canceled_at = at

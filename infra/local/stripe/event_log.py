@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.local.stripe.meter import DAY
 from infra.local.stripe.params import PAGING, Params, StripeError, moments, only, page, text, texts
+from infra.local.stripe.reports import Reports
 
 EVENT_MEMORY = 30 * DAY  # docs.stripe.com/api/events: "for 30 days"
 SUBSCRIPTION = "customer.subscription."
@@ -21,8 +22,8 @@ class EventLog:
     """Every event of an account, in the order of time."""
 
     version: str
+    thin: Reports
     events: list[dict[str, Any]] = field(default_factory=list)
-    untold: list[dict[str, Any]] = field(default_factory=list)  # those of which no thin event was sent yet
 
     def record(self, kind: str, about: Mapping[str, Any], at: int) -> None:
         """Record an event of type `kind` with a snapshot of its object."""
@@ -40,12 +41,7 @@ class EventLog:
             }
         )
         if kind.startswith(SUBSCRIPTION):
-            self.untold.append(self.events[-1])
-
-    def take_untold(self) -> list[dict[str, Any]]:
-        """Give the events of subscriptions of which there is to be a thin event, once."""
-        untold, self.untold = self.untold, []
-        return untold
+            self.thin.tell(self.events[-1])
 
     def list_events(self, params: Params, now: float) -> dict[str, Any]:
         """List events of the last 30 days, newest first (docs.stripe.com/api/events/list)."""

@@ -36,9 +36,13 @@ class Failure:
 
 @dataclass(slots=True)
 class Reports:
-    """The failures that are not yet reported, and the thin events of those that are, by id."""
+    """The failures that are not yet reported, and the thin events that there are, by id.
+
+    ``untold`` are notifications of subscriptions that were not sent yet.
+    """
 
     failures: list[Failure] = field(default_factory=list)
+    untold: list[dict[str, Any]] = field(default_factory=list)
     thin_events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def report(self, now: float) -> list[dict[str, Any]]:
@@ -49,8 +53,8 @@ class Reports:
         self.failures = []
         return [self._event(meter, failures, now) for meter, failures in by_meter.items()]
 
-    def tell(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the thin event of a subscription's event; give its notification.
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Make the thin event of a subscription's event, whose notification is still to be sent.
 
         It names the subscription, and where to read it, and nothing of what it has become ("lightweight notifications
         that identify the affected resource"; `snapshot_event` "identifies the corresponding API v1 Snapshot event":
@@ -60,7 +64,12 @@ class Reports:
         where = {"id": about, "type": "subscription", "url": f"/v1/subscriptions/{about}"}
         notification = self._notification(f"v1.{event['type']}", where, event["created"])
         self.thin_events[str(notification["id"])] = notification | {"changes": None, "snapshot_event": event["id"]}
-        return notification
+        self.untold.append(notification)
+
+    def take_untold(self) -> list[dict[str, Any]]:
+        """Give the notifications of subscriptions that are still to be sent, once."""
+        untold, self.untold = self.untold, []
+        return untold
 
     def _notification(self, kind: str, about: Mapping[str, Any], at: float) -> dict[str, Any]:
         return {

@@ -184,8 +184,7 @@ class LocalStripe:
         Stripe does so by itself, in its own time and in any order. Each is delivered as error reports are.
         """
         with self._lock:
-            account = self._account
-            notifications = [account.reports.tell(event) for event in account.log.take_untold()]
+            notifications = self._account.reports.take_untold()
         self._send(notifications)
         return [notification["id"] for notification in notifications]
 
