@@ -26,6 +26,7 @@ from metering.stores.claims import Claims
 from metering.stores.counters import Counters
 from metering.stores.declarations import Declarations
 from metering.stores.ledger import Ledger
+from metering.stores.limits import LimitItems
 from metering.stores.marks import PARTITIONS
 from metering.stores.switch import PostingSwitch, shards_of_workers
 
@@ -65,6 +66,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         deadline=start + time * 0.8,
         until=start + time,
         usage_lines=reads_usage_lines(decode(parts.settings.metrics)),
+        note_change=parts.note_change,
     )
     if event.get("help"):
         return _finished(closer.close_due(marked=False), HELP)
@@ -165,6 +167,7 @@ class Parts:
     changes: Changes
     switch: PostingSwitch
     declarations: Declarations
+    note_change: Callable[[str], object] | None
     settings: ClosePeriodsSettings
 
 
@@ -180,6 +183,7 @@ def _parts() -> Parts:
         Changes(dynamodb, settings.ledger_table, counters),
         PostingSwitch(dynamodb, settings.ledger_table),
         Declarations(dynamodb, settings.ledger_table),
+        LimitItems(dynamodb, settings.ledger_table).note_change if settings.limits else None,
         settings,
     )
 

@@ -74,7 +74,8 @@ class Closer:
     """Closes hours from the counters into the ledger; ``clock`` gives the present moment.
 
     No new piece of work is begun after ``deadline``; what was done stands, and the next run goes on. ``holder`` names
-    the run, which is over in any case ``until`` a moment: for so long nobody else does what it has leased.
+    the run, which is over in any case ``until`` a moment: for so long nobody else does what it has leased. Whose rows
+    are closed again, ``note_change`` is told.
     """
 
     counters: Counters
@@ -85,6 +86,7 @@ class Closer:
     deadline: datetime
     until: datetime | None = None
     usage_lines: bool = False
+    note_change: Callable[[str], object] | None = None
     holder: str = field(default_factory=lambda: uuid.uuid4().hex)
     _settled: dict[Hour, dict[str, bool]] = field(default_factory=dict)
     """By hour: the sources that this run has found or put into their rows, and which of them are firsts."""
@@ -92,7 +94,14 @@ class Closer:
     @property
     def _writer(self) -> RowWriter:
         return RowWriter(
-            self.counters, self.uniques, self.ledger, self.changes, self.clock, self.deadline, self.usage_lines
+            self.counters,
+            self.uniques,
+            self.ledger,
+            self.changes,
+            self.clock,
+            self.deadline,
+            self.usage_lines,
+            self.note_change,
         )
 
     @property

@@ -101,7 +101,8 @@ class Wrote:
 class RowWriter:
     """Writes rows; ``clock`` gives the present moment, and OutOfTimeError is raised once ``deadline`` has come.
 
-    ``usage_lines`` says that usage may be reported of customers without a key.
+    ``usage_lines`` says that usage may be reported of customers without a key. ``note_change`` is told, for the limits,
+    whose row of a closed hour may have been written anew.
     """
 
     counters: Counters
@@ -111,6 +112,7 @@ class RowWriter:
     clock: Callable[[], datetime]
     deadline: datetime
     usage_lines: bool = False
+    note_change: Callable[[str], object] | None = None
 
     @property
     def _settler(self) -> Settler:
@@ -361,10 +363,13 @@ class RowWriter:
     def _ask_to_check(self, hour: Hour, subjects: Iterable[Subject]) -> None:
         """Ask whether invoices still bill what the rows say; after they are written, and before the late mark is gone.
 
-        Not for an hour that is closed for the first time: an invoice is looked at when all its hours are closed.
+        Not for an hour that is closed for the first time: an invoice is looked at when all its hours are closed, and
+        what limits have kept is of closed hours.
         """
         names = by_kind(subjects, Kind.CUSTOMER)
         side_by_side(lambda name: self.counters.marks.mark_to_check(hour, customer(name)), names)
+        if self.note_change is not None:
+            side_by_side(self.note_change, names)
 
     def _moved(self, hour: Hour, before: Mapping[str, Holding]) -> set[Subject]:
         """Return whom an hour's usage belonged to, and belongs to now, for each key that changed hands since read."""

@@ -81,7 +81,8 @@ class Nearness:
         if not sweep.customers:
             return
         jump = _least(sweep.before, sweep.jump)
-        if self._moved or jump != self.gate.head()[1]:
+        number, told = self.gate.head()
+        if self._moved or not number or jump != told:
             self.gate.move_head(jump)
             self._moved = False
 
