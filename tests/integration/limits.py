@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from infra.operate.customers import Customers, Entry
+from metering.billing.closing import INDEX_LAG, Closer
 from metering.limits.asking import Asking
 from metering.limits.looking import Looked, Looker
 from metering.limits.telling import Teller
@@ -16,8 +17,10 @@ from metering.model.limits import Limit, Notify, Stop, Subscribed
 from metering.model.periods import Hour
 from metering.model.prices import PerUnit, Plan
 from metering.model.subjects import key
+from metering.model.usage_row import Change
 from metering.stores.attribution import Uniques
-from metering.stores.claims import Claims
+from metering.stores.changes import Changes
+from metering.stores.claims import Claim, Claims, of_value
 from metering.stores.counters import Counters
 from metering.stores.gate_list import GateList
 from metering.stores.ledger import Ledger
@@ -95,7 +98,7 @@ class Mail:
 class Limited:
     """A deployment whose customers have limits."""
 
-    tables: Tables = field(default_factory=lambda: Tables(("counters", "ledger", "access")))
+    tables: Tables = field(default_factory=lambda: Tables(("counters", "ledger", "access"), made=HOUR.start))
     time: Clock = field(default_factory=lambda: Clock(HOUR.start + timedelta(minutes=30)))
     plans: tuple[Plan, ...] = (PLAN,)
     queue: Queue = field(default_factory=Queue)
@@ -185,3 +188,41 @@ class Limited:
         self.counters.count(hour, source, Amounts({metric: number}), f"{self.batches:012d}".encode())
         if hour.is_due(self.now):
             self.counters.marks.mark_late(hour, key(source), new_mark())
+
+    def meet(self, *users: str, source: str = "key1") -> None:
+        """Count users that a key brings, those whom it has not brought before in the month."""
+        hour = Hour.containing(self.now)
+        self.batches += 1
+        batch = f"{self.batches:012d}".encode()
+        claims = Claims(self.client(), "counters")
+        hashes = [f"{sum(map(ord, user)) % 256:02x}{user}" for user in users]
+        at = int(self.now.timestamp() * 1000) + self.batches
+        wanted = {of_value("users", source, hour, value, None): Claim(hour, batch, at) for value in hashes}
+        mine = sum(claim.batch == batch for claim in claims.claim(wanted).values())
+        self.counters.count(hour, source, Amounts(uniques={"users": mine}), batch)
+
+    def adjust(self, amount: int, hour: Hour = HOUR, name: str = "acme") -> None:
+        """Write an operator's adjustment, which is closed by the next tick."""
+        self.batches += 1
+        changes = Changes(self.client(), "ledger", self.counters)
+        changes.add(name, hour, Change(f"a{self.batches}", "requests", amount, "a mistake", "operator", 0))
+
+    def close(self) -> None:
+        """Close what is due, as a tick does, and what the next one makes of it."""
+        uniques = Uniques(Claims(self.client(), "counters"), self.ledger.holders)
+        closer = Closer(
+            self.counters,
+            uniques,
+            self.ledger,
+            Changes(self.client(), "ledger", self.counters),
+            self.time.look,
+            self.now + timedelta(minutes=2),
+            note_change=self.items.note_change,
+        )
+        closed = closer.close_due()
+        assert not closed.errors
+        replace(closer, clock=lambda: self.now + INDEX_LAG).settle(closed, None)
+
+    def pass_by(self, **time: float) -> None:
+        """Let time pass by."""
+        self.time.advance(timedelta(**time).total_seconds())

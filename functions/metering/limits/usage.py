@@ -102,7 +102,7 @@ class WindowReader:
     usage_lines: bool = False
     _written: tuple[datetime, Hour] | None = None
 
-    def open_from(self, now: datetime) -> Hour:
+    def written_before(self, now: datetime) -> Hour:
         """Return the first hour whose rows are not all written; it is remembered for :data:`ROWS_KNOWN_FOR`."""
         if self._written is None or not timedelta(0) <= now - self._written[0] < ROWS_KNOWN_FOR:
             self._written = (now, self.ledger.progress.written_before(now))
@@ -110,13 +110,14 @@ class WindowReader:
 
     def read(self, name: str, first: Hour, now: datetime) -> Used:
         """Return what a customer used from an hour on."""
-        open_from = max(first, self.open_from(now))
+        written = self.written_before(now)
+        open_from = max(first, written)
         end = max(open_from, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
         rows = {row.hour: row for row in self.ledger.rows.of(customer(name), first, end)}
         keys, are_all = self.ledger.holders.first_keys_of(name, MOST_SOURCES)
         own = [source_of_customer(name)] if self.usage_lines else []  # else nothing is counted of a customer's own name
         holdings = self.ledger.holders.holdings(map(source_of_key, keys))
-        afresh, are_whole = self._afresh(open_from, end, len(holdings))
+        afresh, are_whole = self._afresh(written, open_from, end, len(holdings))
         counted: dict[Hour, Quantities] = {}
         several: set[tuple[Hour, str]] = set()
         by_row = {hour: _quantities(row) for hour, row in rows.items() if hour not in afresh}
@@ -131,11 +132,14 @@ class WindowReader:
         whole = are_all and are_whole
         return Used(by_row, counted, open_from, tuple(sources), holdings, frozenset(several), beside, whole)
 
-    def _afresh(self, open_from: Hour, end: Hour, sources: int) -> tuple[Collection[Hour], bool]:
-        """Return the hours to count from the counters, and whether those are all that are not written."""
+    def _afresh(self, written: Hour, open_from: Hour, end: Hour, sources: int) -> tuple[Collection[Hour], bool]:
+        """Return the hours to count from the counters, and whether those are all that are not written.
+
+        A ledger that has not closed any hour yet is new: earlier ones hold nothing.
+        """
         still_open = range(open_from.number, end.number)
         most = min(MOST_OPEN_HOURS, max(1, MOST_READS // max(1, sources)))
-        return [Hour(number) for number in still_open[-most:]], len(still_open) <= most
+        return [Hour(number) for number in still_open[-most:]], len(still_open) <= most or written == Hour(0)
 
     def join(self, name: str, used: Used) -> Used:
         """Return it with distinct values as they will be billed: a value counts once, whichever keys brought it.
