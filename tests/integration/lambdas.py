@@ -198,9 +198,8 @@ def begin(world: World, template: Mapping[str, Any], monkeypatch: pytest.MonkeyP
         for name, value in settings.environment().items():
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(Clock, "at", world.now, raising=False)
-    for module in (close_periods, post_usage, reconcile_usage):
-        monkeypatch.setattr(module, "datetime", Clock)
     for module in (close_periods, post_usage, reconcile_usage, receive_events):
+        monkeypatch.setattr(module, "datetime", Clock)
         monkeypatch.setattr(module, "signals", Metrics())
     written = io.StringIO()
     handler = close_periods.logger.registered_handler  # one for all: it belongs to the service's name

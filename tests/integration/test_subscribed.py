@@ -2,14 +2,17 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import aws_cdk as cdk
+import boto3
 import msgspec
 import pytest
 import stripe as stripe_sdk
+from aws_cdk.assertions import Template as Synthesised
 
 import receive_events
 from infra.local.stripe.faults import Fault
@@ -17,6 +20,7 @@ from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers, Entry
 from infra.operate.subscribing import Subscriber, Wishes
+from infra.stack import MeteringStack
 from metering.billing.keeping import Keeper
 from metering.billing.receiving import Receiver
 from metering.billing.unbilled import Looker
@@ -36,8 +40,10 @@ from metering.stripe.reading import Reads
 from metering.stripe.subscriptions import Offers
 from metering.stripe.webhooks import Webhooks
 from tests.doubles.clock import Clock
+from tests.doubles.template import Template
 from tests.integration.billing import due
-from tests.integration.world import HOUR, World
+from tests.integration.lambdas import SECRET, SIGNING_SECRET, begin
+from tests.integration.world import HOUR, METRICS, World
 
 KEY, SIGNS = "sk_test_local", "whsec_k3yvalue"
 STANDARD = Plan(
@@ -618,3 +624,37 @@ def test_an_odd_customer_keeps_nobody_else_waiting(desk: Desk, monkeypatch: pyte
     known = desk.known()
     assert known is not None
     assert (known.at, desk.known("aaa")) == (int(desk.world.now.timestamp()), None)
+
+
+# --- the functions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def limited(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """The template of a deployment with limits."""
+    app = cdk.App(context=dict(context), outdir=str(tmp_path_factory.mktemp("limited")))
+    return dict(Synthesised.from_stack(MeteringStack(app, "Metering", metrics=METRICS, limits=True)).to_json())
+
+
+def test_both_functions_write_it_down_under_their_own_roles(
+    desk: Desk, limited: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing at all where there are no limits, whose roles would not let them."""
+    subscription = desk.subscribe()
+    desk.use()
+    secrets: Any = boto3.client("secretsmanager")
+    secrets.create_secret(Name=SECRET, SecretString=json.dumps({"api_key": KEY}))
+    secrets.create_secret(Name=SIGNING_SECRET, SecretString=SIGNS)
+    desk.world.stripe.set_status(subscription, "past_due")
+    _, body = desk.told()
+    signature = str(stripe_sdk.WebhookSignature.generate_signature_header(body, SIGNS))
+    sent = {"headers": {"stripe-signature": signature}, "body": body}
+    for limits, seen in (("", "active"), ("true", "past_due")):
+        with begin(desk.world, limited, monkeypatch) as functions:
+            monkeypatch.setenv("LIMITS", limits)
+            assert functions.receive(sent) == {"statusCode": 200, "body": "ok"}
+        assert desk.status()[0] == seen
+    desk.world.stripe.set_status(subscription, "unpaid")
+    with begin(desk.world, limited, monkeypatch) as functions:
+        functions.reconcile()
+    assert desk.status()[0] == "unpaid"
