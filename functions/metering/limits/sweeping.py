@@ -5,7 +5,7 @@ changed are found by the next look. A minute's work is bounded by its deadline, 
 
     asked for ──▶ near ──▶ closed ──▶ a round through all, 500 at a time, shared by several sweepers
 
-A group is taken by a conditional write and then looked at. Who dies in it leaves it to the next round.
+A group is taken by a conditional write and then looked at, whole. Who dies in it leaves it to the next round.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -147,7 +147,7 @@ class Sweeper:
 
     def _go_round(self, swept: Swept) -> None:
         while not self._is_late() and (names := self._take_group()):
-            self._look_at([name for name in names if name not in swept.looked], swept)
+            self._look_at([name for name in names if name not in swept.looked], swept, whole=True)
             self.nearness.lower()
         self.nearness.move_head()
 
@@ -178,11 +178,11 @@ class Sweeper:
         """Say whether a round is under way, or is to begin."""
         return bool(sweep.name) or sweep.begun + ROUND.total_seconds() <= self.clock().timestamp()
 
-    def _look_at(self, names: Collection[str], swept: Swept) -> list[Looked]:
-        """Look at customers, as many as the time allows, and note who is near."""
+    def _look_at(self, names: Collection[str], swept: Swept, *, whole: bool = False) -> list[Looked]:
+        """Look at customers, as many as the time allows or the ``whole`` of a group, and note who is near."""
         looked: list[Looked] = []
         for some in in_pieces([*names], _AT_ONCE):
-            if self._is_late():
+            if self._is_late() and not whole:
                 break
             now = self.clock()
             for name, answer in zip(some, side_by_side(partial(self._attempt, now), some), strict=True):
