@@ -97,6 +97,7 @@ class Outputs:
 
     watch_limits_function: str | None = None
     enforce_limits_function: str | None = None
+    set_budget_function: str | None = None
 
     gate_queue: str | None = None
     """The address of the queue that wakes ``enforce_limits``."""

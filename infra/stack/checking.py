@@ -7,7 +7,9 @@ from constructs import Construct
 
 from infra.stack import bundle
 from infra.stack.clock import tick
+from infra.stack.delivery import Delivery
 from infra.stack.sizes import Size
+from infra.stack.storage import Storage
 from metering.model.log_format import Api
 from metering.model.stages import Stage, encode
 from metering.settings import CheckCompletenessSettings
@@ -16,17 +18,24 @@ from metering.settings import CheckCompletenessSettings
 class Checking(Construct):
     """Compares every hour the lines that were counted with those that were written, and with the stages' requests."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by name
         self,
         scope: Construct,
         construct_id: str,
         *,
-        settings: CheckCompletenessSettings,
+        storage: Storage,
+        delivery: Delivery | None,
+        deployment: str,
         size: Size,
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._settings = settings
+        self._settings = settings = CheckCompletenessSettings(
+            counters_table=storage.counters.table_name,
+            deployment=deployment,
+            access_log_group=storage.access_log.log_group_name,
+            delivery_stream=delivery.stream.ref if delivery else "",
+        )
         self._stages: list[Stage] = []
         self.check_completeness = bundle.function(
             self,
@@ -34,7 +43,7 @@ class Checking(Construct):
             module="check_completeness",
             local=local,
             settings=settings.environment(),
-            deployment=settings.deployment,
+            deployment=deployment,
             size=size,
             description="Compares what was counted with what was written into the access log, and with the requests.",
         )

@@ -103,6 +103,14 @@ def check_limits(plans: Sequence[Plan], limits: bool | None, *, alerts_from: str
     return wanted
 
 
+def check_slowing(api: Api, *, has_limits: bool) -> None:
+    """Raise ValueError where no key could ever be slowed."""
+    if not has_limits:
+        raise ValueError("nobody is ever slowed here: declare limits in a plan, or give the stack limits=True")
+    if api is Api.HTTP:
+        raise ValueError("HTTP APIs have no usage plans, so that nobody can be slowed: use Stop(…), or a REST API")
+
+
 @jsii.implements(IValidation)
 class UsageLinesArrive:
     """Fails the synthesis where a metric measures usage lines and no log group is metered for them."""

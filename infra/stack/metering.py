@@ -1,6 +1,5 @@
 """The metering stack: what it is made of, and what it takes, refuses and tells."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -11,8 +10,8 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from infra.outputs import METADATA, Outputs
-from infra.stack import grants
+from infra.outputs import Outputs
+from infra.stack import grants, rest_limits
 from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
@@ -24,6 +23,7 @@ from infra.stack.checks import (
     check_nonces,
     check_posting,
     check_road,
+    check_slowing,
 )
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
@@ -31,13 +31,12 @@ from infra.stack.limiting import Limiting
 from infra.stack.portal import Portal
 from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
+from infra.stack.telling import tell
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
-from metering.model.prices import encode as encode_plans
 from metering.model.read_allotment import LEAST
-from metering.settings import CheckCompletenessSettings
 
 STRIPE: Final = "https://api.stripe.com"
 REST_API_KEYS: Final = AccessLog()
@@ -186,6 +185,27 @@ class MeteringStack(cdk.Stack):
         """
         self._checking.compare_with(self._access_log.api, api, stage)
 
+    @property
+    def has_limits(self) -> bool:
+        """Say whether customers' limits are watched and acted on."""
+        return self._limits
+
+    def slow_lane(self, api: apigateway.RestApi, *, rate: float = 1, burst: int = 1) -> apigateway.UsagePlan:
+        """Give a REST API a usage plan for slowed customers, whose keys may then send ``rate`` requests a second.
+
+        It is made in the API's stack, and covers the stage that the API is deployed to. Without one a customer is told
+        of what would slow it, and not slowed. Raises ValueError where there are no limits.
+        """
+        check_slowing(self._access_log.api, has_limits=self._limits)
+        return rest_limits.slow_lane(api, self._deployment, rate=rate, burst=burst)
+
+    def explain_refusals(self, api: apigateway.RestApi, *, link: str | None = None) -> None:
+        """Have a REST API answer calls that it refuses with a problem (RFC 9457) instead of ``Forbidden``.
+
+        ``link`` is where people find out more; the customers' page, unless told otherwise.
+        """
+        rest_limits.explain_refusals(api, self._portal.url if link is None else link)
+
     def _is_ours(self, name: str) -> bool:
         """Say whether a log group is one of this stack's own, by reference or by the name that AWS gave it."""
         delivery = self._ingest.delivery
@@ -245,12 +265,9 @@ class MeteringStack(cdk.Stack):
         return Checking(
             self,
             "Checking",
-            settings=CheckCompletenessSettings(
-                counters_table=self._storage.counters.table_name,
-                deployment=self._deployment,
-                access_log_group=self._storage.access_log.log_group_name,
-                delivery_stream=self._ingest.delivery.stream.ref if self._ingest.delivery else "",
-            ),
+            storage=self._storage,
+            delivery=self._ingest.delivery,
+            deployment=self._deployment,
             size=self._sizes["check_completeness"],
             local=self._local,
         )
@@ -344,26 +361,20 @@ class MeteringStack(cdk.Stack):
             grants.enforce_limits(limiting.enforce_limits, storage, gate_queue=queue, api=self._access_log.api)
 
     def _tell(self, road: Road, stripe_reads_a_month: int) -> None:
-        """Write what the ``metering`` command reads: the outputs, and in the metadata what ``app.py`` declares."""
-        delivery, limiting = self._ingest.delivery, self._limiting
+        """Write what the ``metering`` command reads."""
+        delivery, storage = self._ingest.delivery, self._storage
         outputs = Outputs(
-            counters_table=self._storage.counters.table_name,
-            ledger_table=self._storage.ledger.table_name,
-            bucket=self._storage.bucket.bucket_name,
+            counters_table=storage.counters.table_name,
+            ledger_table=storage.ledger.table_name,
+            access_table=storage.access.table_name if storage.access else None,
+            bucket=storage.bucket.bucket_name,
             road=road.value,
-            access_log_group=self._storage.access_log.log_group_name,
-            record_usage_function=self._ingest.record_usage.function_name,
-            close_periods_function=self._billing.close_periods.function_name,
-            post_usage_function=self._billing.post_usage.function_name,
-            reconcile_usage_function=self._billing.reconcile_usage.function_name,
-            check_completeness_function=self._checking.check_completeness.function_name,
-            receive_events_function=self._billing.receive_events.function_name,
+            access_log_group=storage.access_log.log_group_name,
             notifications_url=self._portal.notifications_url,
-            show_usage_function=self._portal.show_usage.function_name,
             portal_url=self._portal.url,
             portal_secret=self._portal.secret.secret_arn,
-            stripe_secret=self._storage.stripe_secret.ref,
-            signing_secret=self._storage.signing_secret.ref,
+            stripe_secret=storage.stripe_secret.ref,
+            signing_secret=storage.signing_secret.ref,
             stripe_api_base=self._stripe_api_base,
             stripe_reads_a_month=str(stripe_reads_a_month),
             deployment=self._deployment,
@@ -373,22 +384,11 @@ class MeteringStack(cdk.Stack):
             dashboard=self._dashboard.name,
             delivery_stream=delivery.stream.ref if delivery else None,
             failed_objects=delivery.failed.queue_url if delivery else None,
-            access_table=self._storage.access.table_name if self._storage.access else None,
-            watch_limits_function=limiting.watch_limits.function_name if limiting else None,
-            enforce_limits_function=limiting.enforce_limits.function_name if limiting else None,
-            gate_queue=limiting.gate_queue.queue_url if limiting else None,
+            gate_queue=self._limiting.gate_queue.queue_url if self._limiting else None,
+            **{f"{name}_function": function.function_name for name, function in self._functions.items()},
         )
-        for name, value in outputs.written().items():
-            # Under a name that no construct can take from it.
-            cdk.CfnOutput(self, f"{name}Output", value=value).override_logical_id(name)
+        tell(self, outputs, metrics=self._metrics, plans=self._plans, access_log=self._access_log)
         if delivery:
             # A stage of another stack imports the log group until it has changed over to this road, which its stack
             # does after this one; CloudFormation refuses to take away an export that is in use.
-            self.export_value(self._storage.access_log.log_group_name)
-        self.template_options.metadata = {
-            METADATA: {
-                "metrics": json.loads(encode(self._metrics)),
-                "plans": json.loads(encode_plans(self._plans)),
-                "access_log": {"api": self._access_log.api.value, "caller": self._access_log.caller},
-            }
-        }
+            self.export_value(storage.access_log.log_group_name)

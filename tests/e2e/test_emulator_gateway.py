@@ -175,10 +175,10 @@ def make_api(emulator: Emulator) -> Api:
     return api
 
 
-def make_stage(api: Api, name: str, destination: str = "") -> None:
+def make_stage(api: Api, name: str, destination: str = "", deployment: str = "") -> None:
     """Make another stage of the API, with an access log if it is to go somewhere."""
     apigateway = api.emulator.client("apigateway")
-    deployment = apigateway.get_deployments(restApiId=api.api_id)["items"][0]["id"]
+    deployment = deployment or apigateway.get_deployments(restApiId=api.api_id)["items"][0]["id"]
     apigateway.create_stage(restApiId=api.api_id, stageName=name, deploymentId=deployment)
     settings = {"/accessLogSettings/format": FORMAT, "/accessLogSettings/destinationArn": destination}
     if destination:
@@ -279,6 +279,30 @@ def test_what_api_gateway_refuses_or_a_backend_breaks_is_logged_as_well(api: Api
         ("502", api.key_id, "/items/{id}"),
     ]
     assert found[0]["error"] == "Forbidden"
+
+
+def test_a_refusal_in_words_of_ones_own_is_logged_as_api_gateways(api: Api) -> None:
+    """Its body and its type are the API's own, its message in the line is not."""
+    apigateway, problem = api.emulator.client("apigateway"), '{"title": "Closed", "status": 403}'
+    apigateway.put_gateway_response(
+        restApiId=api.api_id,
+        responseType="INVALID_API_KEY",
+        responseParameters={"gatewayresponse.header.Content-Type": "'application/problem+json'"},
+        responseTemplates={"application/json": problem},
+    )
+    # A response is in force from the next deployment on.
+    deployment = apigateway.create_deployment(restApiId=api.api_id)["id"]
+    group = f"arn:aws:logs:us-east-1:{api.emulator.account_id}:log-group:{LOG_GROUP}"
+    make_stage(api, "worded", group, deployment)
+    with Gateway(api.emulator, api_id=api.api_id, stage="worded") as gateway:
+        [answer] = send(gateway, ("GET", "/items/1", {"x-api-key": api.key}))  # no plan of the key has this stage
+        gateway.flush()
+    apigateway.delete_gateway_response(restApiId=api.api_id, responseType="INVALID_API_KEY")
+    apigateway.close()
+    assert (answer.status, answer.headers["Content-Type"], answer.body) == (403, "application/problem+json", problem)
+    assert [line["error"] for line in lines(api.emulator) if line["id"] == answer.headers["x-amz-apigw-id"]] == [
+        "Forbidden"
+    ]
 
 
 def test_a_method_without_a_required_key_logs_none(api: Api) -> None:

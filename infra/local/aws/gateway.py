@@ -239,6 +239,8 @@ class _Door:
         if self._stage.kind is Kind.HTTP:
             asks = place is None or isinstance(self._authorizer(place), Authorizer)
             return Error(message) if asks and message in HTTP_REFUSALS else None
+        if content in self._stage.refusals:
+            return Error(self._stage.refusals[content])
         is_own = ERROR_TYPE in response.headers or content == KEY_REFUSED
         return Error(message) if is_own else None
 

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
@@ -18,6 +18,9 @@ DEFAULT: Final = "$default"
 """The stage without a part in the path, and the route of what no other takes."""
 
 LAMBDA: Final = "AWS_PROXY"
+
+REFUSED: Final = {"INVALID_API_KEY": "Forbidden", "THROTTLED": "Too Many Requests", "QUOTA_EXCEEDED": "Limit Exceeded"}
+"""What `$context.error.message` is of refusals by key, whatever the body of a customised gateway response says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,12 @@ class Stage:
     authorizers: Mapping[str, Authorizer | JwtAuthorizer]
     """Those that ask a function with the whole request, and those for JSON Web Tokens, by their ids."""
 
+    refusals: Mapping[bytes, str] = field(default_factory=dict)
+    """Bodies with which API Gateway itself refuses a key where gateway responses say so, each with its message.
+
+    As the customised template has them: what holds variables of a request is taken for a backend's answer.
+    """
+
     @classmethod
     def read(cls, emulator: Emulator, *, api_id: str, name: str) -> Self:
         """Read it from API Gateway; `ValueError` if it logs nowhere that we know."""
@@ -107,7 +116,12 @@ class Stage:
             for declared in apigateway.get_authorizers(restApiId=api_id, limit=500)["items"]
             if declared["type"] == "REQUEST"
         }
-        return cls(Kind.REST, api_id, name, settings["format"], destination, resources, authorizers)
+        refusals = {
+            customised["responseTemplates"]["application/json"].encode(): REFUSED[customised["responseType"]]
+            for customised in apigateway.get_gateway_responses(restApiId=api_id, limit=500)["items"]
+            if customised["responseType"] in REFUSED and not customised.get("defaultResponse")
+        }
+        return cls(Kind.REST, api_id, name, settings["format"], destination, resources, authorizers, refusals)
 
     @classmethod
     def _read_http(cls, apigateway: Any, api_id: str, name: str) -> Self:
