@@ -14,12 +14,17 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from infra.stack.delivery import Delivery
+from infra.stack.limiting import Limiting
 from metering.signals import NAMESPACE, Signal
 
+A_MINUTE = cdk.Duration.minutes(1)
 FIVE_MINUTES = cdk.Duration.minutes(5)
 AN_HOUR_OF_FIVE_MINUTES = 12
 AN_HOUR = cdk.Duration.hours(1)
 THREE_RUNS = 3
+LONGEST_STOP = 60
+"""Seconds in which a stop is seen done, or somebody is told."""
+
 TOLERANCE = 0.005
 """Ten minutes of a day are 0.7 %: so long CloudWatch Logs switches a subscription off."""
 
@@ -28,7 +33,10 @@ UNLOGGED = 0.05
 
 
 class Alarms(Construct):
-    """Tells ``topic``, to which someone must subscribe, when usage is not counted, closed or taken by Stripe."""
+    """Tells ``topic``, to which someone must subscribe, when usage is not counted, closed or taken by Stripe.
+
+    And when limits are not acted on, where there are any.
+    """
 
     def __init__(  # noqa: PLR0913 - what it watches, each by name
         self,
@@ -44,6 +52,7 @@ class Alarms(Construct):
         receive_events: lambda_.Function,
         customers_api: apigatewayv2.HttpApi,
         delivery: Delivery | None,
+        limiting: Limiting | None,
     ) -> None:
         super().__init__(scope, construct_id)
         self.all: list[cloudwatch.Alarm] = []
@@ -56,6 +65,8 @@ class Alarms(Construct):
         self._watch_portal(customers_api, show_usage)
         if delivery:
             self._watch_delivery(delivery)
+        if limiting:
+            self._watch_limits(limiting)
 
     def _topic(self) -> sns.Topic:
         topic = sns.Topic(self, "Topic", enforce_ssl=True)
@@ -239,6 +250,36 @@ class Alarms(Construct):
             "Objects of the access log could not be counted for four days. Read the log of record_usage, mend the "
             "cause, then move the messages back with the queue's dead-letter redrive: what was counted already is "
             "refused by the counters themselves.",
+        )
+
+    def _watch_limits(self, limiting: Limiting) -> None:
+        """Watch that stops are done, and that somebody looks for them at all.
+
+        What cannot be reopened is among the errors of enforce_limits; throttled runs are none, so that a watcher that
+        Lambda does not run is silent, as one is whose clock stands still.
+        """
+        self._alarm(
+            "LimitsUnenforced",
+            self._signal(Signal.LIMITS_UNENFORCED, "Maximum", period=A_MINUTE),
+            "A customer's keys should be closed and have not been seen closed for over a minute, so that what it uses "
+            "goes on. Read the log of enforce_limits, which names whose, and look at its errors and throttles.",
+            above=LONGEST_STOP,
+        )
+        self._alarm(
+            "WatchLimitsErrors",
+            limiting.watch_limits.metric_errors(period=FIVE_MINUTES),
+            "For a quarter of an hour watch_limits has failed, or does not run at all, so that nobody is warned or "
+            "stopped: read its log, and look at its schedule and the account's limit of concurrent functions.",
+            periods=THREE_RUNS,
+            # There is a run each minute, so that silence means that there is none.
+            silence=cloudwatch.TreatMissingData.BREACHING,
+        )
+        self._alarm(
+            "EnforceLimitsErrors",
+            limiting.enforce_limits.metric_errors(period=FIVE_MINUTES),
+            "For a quarter of an hour enforce_limits has failed, so that keys are neither closed nor opened: read its "
+            "log. Whoever has been reopened may still be kept out.",
+            periods=THREE_RUNS,
         )
 
     def _watch_completeness(self, check_completeness: lambda_.Function) -> None:

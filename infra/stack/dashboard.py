@@ -11,6 +11,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra.stack.delivery import Delivery
+from infra.stack.limiting import Limiting
 from metering.signals import NAMESPACE, Signal
 
 FIVE_MINUTES = cdk.Duration.minutes(5)
@@ -33,6 +34,7 @@ class Dashboard(Construct):
         functions: Mapping[str, lambda_.Function],
         record_usage: lambda_.Function,
         delivery: Delivery | None,
+        limiting: Limiting | None,
     ) -> None:
         super().__init__(scope, construct_id)
         self._dimensions = {"service": deployment}
@@ -75,11 +77,20 @@ class Dashboard(Construct):
                 Signal.USAGE_WITHOUT_SUBSCRIPTION,
             ),
         )
-        board.add_widgets(self._standing())
+        board.add_widgets(self._standing(), *(self._limits(limiting) if limiting else ()))
         board.add_widgets(
             _of_functions("Errors", {name: one.metric_errors(label=name) for name, one in functions.items()}),
             _of_functions("Throttles", {name: one.metric_throttles(label=name) for name, one in functions.items()}),
             cloudwatch.GraphWidget(title="Dead letters", left=dead_letters, width=WIDTH // 3, period=FIVE_MINUTES),
+        )
+
+    def _limits(self, limiting: Limiting) -> tuple[cloudwatch.GraphWidget, ...]:
+        age = limiting.watch_limits.metric("IteratorAge", label="ms", statistic="Maximum")
+        return (
+            self._graph("Oldest stop that is not done (s)", Signal.LIMITS_UNENFORCED, statistic="Maximum"),
+            cloudwatch.GraphWidget(
+                title="Age of what is watched (ms)", left=[age], width=WIDTH // 3, period=FIVE_MINUTES
+            ),
         )
 
     def _standing(self) -> cloudwatch.GraphWidget:

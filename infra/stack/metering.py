@@ -317,6 +317,7 @@ class MeteringStack(cdk.Stack):
             receive_events=self._billing.receive_events,
             customers_api=self._portal.api,
             delivery=self._ingest.delivery,
+            limiting=self._limiting,
         )
 
     def _make_dashboard(self) -> Dashboard:
@@ -328,6 +329,7 @@ class MeteringStack(cdk.Stack):
             functions=self._functions,
             record_usage=self._ingest.record_usage,
             delivery=self._ingest.delivery,
+            limiting=self._limiting,
         )
 
     @property

@@ -60,6 +60,8 @@ def flat(resource: Any) -> str:
     match resource:
         case {"Fn::GetAtt": [name, "Arn" | "QueueName" | "Id"]} | {"Ref": name}:  # a secret's Id is its ARN
             return re.sub(r"[0-9A-F]{8}$", "", name)
+        case {"Fn::GetAtt": [name, "StreamArn"]}:
+            return f"{flat({'Ref': name})}/stream"
         case {"Fn::Join": ["", parts]}:
             return "".join(map(flat, parts))
         case _:

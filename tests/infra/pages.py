@@ -110,6 +110,9 @@ OPERATORS_USES: Final = {
 _COUNTERS: Final = ("accounted#", "hour#", "late#", "lines#", "object#", "unique#", "once#")
 """How partition keys of the Counters table begin; all others are the Ledger's."""
 
+_ACCESS: Final = "gate_list.py"
+"""Who knows the items of the Access table."""
+
 _NOTES: Final = (ROOT / "infra" / "operate" / "access_notes.py",)
 """What only operators' commands keep in the Ledger."""
 
@@ -235,12 +238,12 @@ def _default(value: Any) -> str:
 
 def alarms() -> str:
     """Return each alarm with what it watches, and from where on it rings."""
-    usual, firehose = templates()
-    rows = []
-    for name, alarm in named_alarms(firehose).items():
-        on_one_road = "" if name in named_alarms(usual) else " (Firehose road)"
-        rows.append((f"[{name}](#{name.lower()}){on_one_road}", _watched(firehose, alarm), _rings(alarm)))
-    return table(("alarm", "watches", "rings"), *rows)
+    made = templates()
+    rows: dict[str, tuple[str, str, str]] = {}
+    for where, template in zip(("", " (Firehose road)", " (limits)"), made, strict=True):
+        for name, alarm in named_alarms(template).items():
+            rows.setdefault(name, (f"[{name}](#{name.lower()}){where}", _watched(template, alarm), _rings(alarm)))
+    return table(("alarm", "watches", "rings"), *rows.values())
 
 
 def named_alarms(template: Template) -> dict[str, Any]:
@@ -292,36 +295,41 @@ def _rights(levels: Mapping[str, str], uses: Mapping[str, str]) -> str:
 
 def granted() -> str:
     """Return what each role may do on what, below which partition keys; each function writes its own log besides."""
-    usual, firehose = templates()
+    usual, firehose, limits = templates()
     rows = []
-    for role in (name[:-8] for name in of_type(firehose, "AWS::IAM::Role")):
-        is_usual = any(name[:-8] == role for name in of_type(usual, "AWS::IAM::Role"))
-        before = grants(usual, role) if is_usual else set()
-        resources: dict[tuple[str, bool], dict[tuple[str, ...], list[str]]] = {}
-        for action, resource, keys in sorted(grants(firehose, role)):
-            if resource != f"{role.removesuffix('Role')}Log":
-                fresh = (action, resource, keys) not in before
-                resources.setdefault((resource, fresh), {}).setdefault(keys, []).append(action)
-        for (resource, fresh), by_keys in resources.items():
+    for role in dict.fromkeys(name[:-8] for made in (firehose, limits) for name in of_type(made, "AWS::IAM::Role")):
+        usually = _granted_to(usual, role)
+        resources: dict[tuple[str, str], dict[tuple[str, ...], list[str]]] = {}
+        for template, where in ((firehose, " (Firehose road)"), (limits, " (limits)")):
+            for action, resource, keys in sorted(_granted_to(template, role)):
+                is_usual = (action, resource, keys) in usually
+                if resource != f"{role.removesuffix('Role')}Log" and not (is_usual and template is limits):
+                    by_keys = resources.setdefault((resource, "" if is_usual else where), {})
+                    by_keys.setdefault(keys, []).append(action)
+        for (resource, where), by_keys in resources.items():
             may = "; ".join(
                 ", ".join(f"`{action}`" for action in actions) + (f" of {_listed(keys)}" if keys else "")
                 for keys, actions in by_keys.items()
             )
             name = re.sub("^arn:.*:", "", resource)
-            rows.append((_whose(firehose, role), f"`{name}`{' (Firehose road)' if fresh else ''}", may))
+            rows.append((_whose(limits, role) or _whose(firehose, role) or role, f"`{name}`{where}", may))
     return table(("who", "on", "may"), *rows)
+
+
+def _granted_to(template: Template, role: str) -> set[tuple[str, str, tuple[str, ...]]]:
+    return grants(template, role) if any(name[:-8] == role for name in of_type(template, "AWS::IAM::Role")) else set()
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _whose(template: Template, role: str) -> str:
+def _whose(template: Template, role: str) -> str | None:
     for logical_id, function in _handlers(template).items():
         used = template["Resources"][logical_id]["Properties"]["Role"]["Fn::GetAtt"][0]
         if used[:-8] == role:
             return f"`{function}`"
-    return role
+    return None
 
 
 def _handlers(template: Template) -> dict[str, str]:
@@ -341,20 +349,24 @@ def files(folder: str) -> str:
 
 
 def kept() -> str:
-    """Return the items of both tables and the objects set aside, as the files that know them write them down."""
+    """Return the items of the tables and the objects set aside, as the files that know them write them down."""
     counters: list[list[str]] = []
     ledger: list[list[str]] = []
+    access: list[list[str]] = []
     bucket: list[list[str]] = []
     for file in (*sorted((ROOT / "functions" / "metering" / "stores").glob("*.py")), *_NOTES):
         for line in filter(_is_row, (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()):
             cells = [*(_plain(cell.strip()) for cell in line[1:-1].split("|")), f"`{file.name}`"]
             if len(cells) != _COLUMNS:
                 bucket.append(cells)
+            elif file.name == _ACCESS:
+                access.append(cells)
             elif not cells[1].startswith("see "):
                 (counters if cells[1].removeprefix("`").startswith(_COUNTERS) else ledger).append(cells)
     head = ("item", "pk", "sk", "attributes", "known to")
     return (
         f"\n**Counters**\n{table(head, *counters)}**Ledger**\n{table(head, *ledger)}"
+        f"**Access**, where there are limits\n{table(head, *access)}"
         f"**Bucket**\n{table(('object below `set-aside/`', 'what', 'known to'), *bucket)}"
     )
 
@@ -418,17 +430,20 @@ def handlers() -> str:
 
 
 @functools.cache
-def templates() -> tuple[Template, Template]:
-    """Return the metering stack's templates on both roads, made afresh; tests put those that they have in its place."""
+def templates() -> tuple[Template, Template, Template]:
+    """Return the metering stack's templates, made afresh; tests put those that they have in its place.
+
+    On both roads, and with limits.
+    """
     import aws_cdk as cdk  # noqa: PLC0415 - starts Node, which the other parts do not need
 
     from app import build  # noqa: PLC0415 - imports aws_cdk
 
     flags = json.loads((ROOT / "cdk.json").read_text())["context"] | {"aws:cdk:bundling-stacks": []}
     made = []
-    for road in ("subscription", "firehose"):
+    for chosen in ({}, {"road": "firehose"}, {"limits": "true", "alerts_from": "alerts@example.com"}):
         with tempfile.TemporaryDirectory() as outdir:
-            assembly = build(cdk.App(context=flags | {"road": road}, outdir=outdir)).synth()
+            assembly = build(cdk.App(context=flags | chosen, outdir=outdir)).synth()
             made.append(assembly.get_stack_by_name("Metering").template)
-    usual, firehose = made
-    return usual, firehose
+    usual, firehose, limits = made
+    return usual, firehose, limits

@@ -120,9 +120,11 @@ def _cog(page: Path) -> int:
 
 
 @pytest.fixture
-def synthesised(template: Template, firehose_template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+def synthesised(
+    template: Template, firehose_template: Template, limits_template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The templates that these tests have anyway."""
-    monkeypatch.setattr(pages, "templates", lambda: (template, firehose_template))
+    monkeypatch.setattr(pages, "templates", lambda: (template, firehose_template, limits_template))
 
 
 @pytest.mark.usefixtures("synthesised")
