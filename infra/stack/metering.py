@@ -32,6 +32,7 @@ from infra.stack.portal import Portal
 from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
 from infra.stack.telling import tell
+from metering.model.limit_checks import warnings
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.price_checks import check as check_plans
@@ -106,7 +107,6 @@ class MeteringStack(cdk.Stack):
         deployment = f"{self.stack_name}-{self.region}" if deployment is None else deployment
         check_names(deployment, ledger_epoch, stripe_api_base, local=local)
         check_posting(stripe_rate, stripe_reads_a_month, streamed_from)
-        self._warn_of(stripe_calls)
         check_road(road, access_log, archive_days)
         check_concurrency(record_usage_concurrency, portal_concurrency)
         check_nonces(nonce=nonce, former_nonce=former_nonce)
@@ -114,6 +114,7 @@ class MeteringStack(cdk.Stack):
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
+        self._warn_of(stripe_calls, road)
         self._sizes = sizes_of(sizes)
         self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
         self._nonce = nonce or guid(self)
@@ -137,7 +138,9 @@ class MeteringStack(cdk.Stack):
         self._tell(road, stripe_reads_a_month)
         self.node.add_validation(UsageLinesArrive(lambda: not self.is_without_usage_lines))
 
-    def _warn_of(self, stripe_calls: int | None) -> None:
+    def _warn_of(self, stripe_calls: int | None, road: Road) -> None:
+        for late in warnings(self._plans, minutes_old=road is Road.FIREHOSE):
+            cdk.Annotations.of(self).add_warning_v2("metering:late-stop", late)
         if stripe_calls is not None:
             instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
             cdk.Annotations.of(self).add_warning_v2("metering:stripe_calls", instead)

@@ -17,7 +17,7 @@ def _alarm(template: Template, name: str) -> dict[str, Any]:
     return properties(template, f"Alarms{name}")
 
 
-def test_there_are_few_alarms(template: Template, firehose_template: Template) -> None:
+def test_there_are_few_alarms(template: Template, firehose_template: Template, limits_template: Template) -> None:
     """Each costs $0.10 a month, and one that nobody acts on costs more."""
     few = {
         "RecordUsageErrors",
@@ -52,12 +52,17 @@ def test_there_are_few_alarms(template: Template, firehose_template: Template) -
         "DeliveryBehind",
         "DeliveryThrottled",
     }
+    assert {name[6:-8] for name in of_type(limits_template, "AWS::CloudWatch::Alarm")} == few | {
+        "LimitsUnenforced",
+        "WatchLimitsErrors",
+        "EnforceLimitsErrors",
+    }
 
 
-def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> None:
+def test_every_alarm_says_what_to_do_and_tells_the_topic(limits_template: Template) -> None:
     """A sentence, and the runbook's heading, which the test below finds there."""
-    (topic,) = of_type(template, "AWS::SNS::Topic")
-    for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
+    (topic,) = of_type(limits_template, "AWS::SNS::Topic")
+    for name, alarm in of_type(limits_template, "AWS::CloudWatch::Alarm").items():
         what_to_do, _, where = alarm["Properties"]["AlarmDescription"].partition(" Runbook: infra/operate/RUNBOOK.md#")
         assert what_to_do.endswith(".")
         assert len(what_to_do) > 60
@@ -68,9 +73,12 @@ def test_every_alarm_says_what_to_do_and_tells_the_topic(template: Template) -> 
         assert below == (0 < alarm["Properties"]["Threshold"] < 1)
 
 
-def test_the_runbook_tells_of_each_alarm_and_of_no_other(firehose_template: Template) -> None:
+def test_the_runbook_tells_of_each_alarm_and_of_no_other(
+    firehose_template: Template, limits_template: Template
+) -> None:
     """What it means, where to look first, how to mend it, and how one sees that it is over."""
-    assert {name[6:-8] for name in of_type(firehose_template, "AWS::CloudWatch::Alarm")} == CHAPTERS.keys()
+    alarms = (of_type(made, "AWS::CloudWatch::Alarm") for made in (firehose_template, limits_template))
+    assert {name[6:-8] for made in alarms for name in made} == CHAPTERS.keys()
     parts = ["Means", "First look", "Mend", "Over when"]
     assert {
         name for name, text in CHAPTERS.items() if re.findall(r"^- \*\*(.+?)\*\*: .", text, re.MULTILINE) != parts
@@ -88,6 +96,23 @@ def test_signals_are_spelled_as_the_functions_spell_them(template: Template) -> 
         alarm = _alarm(template, name)
         assert (alarm["Namespace"], alarm["MetricName"]) == (NAMESPACE, signal.value)
         assert alarm["Dimensions"] == [{"Name": "service", "Value": DEPLOYMENT}]
+
+
+def test_a_stop_that_is_a_minute_old_raises_the_alarm(limits_template: Template) -> None:
+    """In one minute of one sweep; the signal is sent only then, so that silence about it is good news."""
+    alarm = _alarm(limits_template, "LimitsUnenforced")
+    assert (alarm["Namespace"], alarm["MetricName"]) == (NAMESPACE, Signal.LIMITS_UNENFORCED.value)
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (60, 1, 60)
+    assert (alarm["Statistic"], alarm["TreatMissingData"]) == ("Maximum", "notBreaching")
+
+
+def test_a_watcher_that_fails_or_does_not_run_raises_the_alarm(limits_template: Template) -> None:
+    """It runs each minute, so that silence means that nobody watches; the worker runs when it is woken."""
+    for name, silence in (("WatchLimitsErrors", "breaching"), ("EnforceLimitsErrors", "notBreaching")):
+        alarm = _alarm(limits_template, name)
+        assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", "Errors", "Sum")
+        assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 3, 300)
+        assert alarm["TreatMissingData"] == silence
 
 
 def test_one_record_set_aside_is_enough(template: Template) -> None:
@@ -209,13 +234,13 @@ def test_errors_that_customers_see_raise_an_alarm(template: Template) -> None:
     assert [one["Name"] for one in alarm["Dimensions"]] == ["ApiId"]
 
 
-def test_the_dashboard_shows_every_signal_and_alarm(template: Template) -> None:
+def test_the_dashboard_shows_every_signal_and_alarm(limits_template: Template) -> None:
     """Of each function, too, its errors and throttles."""
-    (board,) = of_type(template, "AWS::CloudWatch::Dashboard").values()
+    (board,) = of_type(limits_template, "AWS::CloudWatch::Dashboard").values()
     shown = json.dumps(board["Properties"]["DashboardBody"])
     assert [signal for signal in Signal if f'\\"{signal}\\"' not in shown] == []
-    assert all(name in shown for name in of_type(template, "AWS::CloudWatch::Alarm"))
-    functions = of_type(template, "AWS::Lambda::Function")
+    assert all(name in shown for name in of_type(limits_template, "AWS::CloudWatch::Alarm"))
+    functions = of_type(limits_template, "AWS::Lambda::Function")
     assert len(functions) > 5
     assert all(shown.count(f'"{name}"') >= 2 for name in functions)
 

@@ -1,11 +1,13 @@
 """Each function may do what it does, to the items it does it to, and nothing else."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack.metering import MeteringStack
+from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Count
 from metering.model.periods import Hour
 from metering.model.subjects import Kind, Subject
@@ -258,6 +260,143 @@ def test_show_usage_reads_and_changes_nothing(template: Template) -> None:
     }
 
 
+LIMITS = {
+    ("dynamodb:Query", "Ledger", ("limits#*",)),
+    ("dynamodb:GetItem", "Ledger", ("budget#*",)),
+}
+"""How one customer's limits are read: with its budget."""
+
+
+def test_the_watcher_reads_what_is_counted_and_writes_how_limits_stand(limits_template: Template) -> None:
+    """I7: it can write no counter and no row, and say of nobody who pays or who holds a key."""
+    assert grants(limits_template, "LimitingWatchLimitsRole") == LIMITS | {
+        ("logs:CreateLogStream", "LimitingWatchLimitsLog", ()),
+        ("logs:PutLogEvents", "LimitingWatchLimitsLog", ()),
+        ("dynamodb:DescribeStream", "Counters/stream", ()),
+        ("dynamodb:GetRecords", "Counters/stream", ()),
+        ("dynamodb:GetShardIterator", "Counters/stream", ()),
+        ("dynamodb:ListStreams", "*", ()),
+        ("dynamodb:Query", "Counters", ("hour#*", "unique#*")),
+        ("dynamodb:Query", "Ledger", ("customer#*", "list#customers")),
+        ("dynamodb:BatchGetItem", "Ledger", ("key#*", "home#*")),
+        ("dynamodb:GetItem", "Ledger", ("period#cursor",)),
+        ("dynamodb:BatchGetItem", "Ledger", ("period#*",)),
+        ("dynamodb:PutItem", "Ledger", ("limits#*",)),
+        ("dynamodb:DeleteItem", "Ledger", ("limits#*",)),
+        ("dynamodb:PutItem", "Ledger", ("home#*",)),
+        ("dynamodb:GetItem", "Access", ("head", "sweep")),
+        ("dynamodb:Query", "Access", ("near", "gate", "closed")),
+        ("dynamodb:PutItem", "Access", ("near",)),
+        ("dynamodb:DeleteItem", "Access", ("near",)),
+        ("dynamodb:UpdateItem", "Access", ("head",)),
+        ("dynamodb:PutItem", "Access", ("gate", "sweep")),
+        ("sqs:SendMessage", "LimitingGate", ()),
+        ("lambda:InvokeFunction", "LimitingWatchLimits", ()),
+        ("ses:SendEmail", f"{SES}:identity/*", ()),
+        ("ses:SendEmail", f"{SES}:configuration-set/*", ()),
+        TELL,
+    }
+
+
+def test_e_mail_comes_from_one_address_alone(limits_template: Template, stack: Callable[..., MeteringStack]) -> None:
+    """I7: whatever identity SES has verified it by; without an address no e-mail is sent at all."""
+    assert _conditions(limits_template, "LimitingWatchLimitsRole", "ses:SendEmail") == [
+        {"StringEquals": {"ses:FromAddress": "alerts@example.com"}}
+    ]
+    silent = dict(Synthesised.from_stack(stack(limits=True)).to_json())
+    assert _conditions(silent, "LimitingWatchLimitsRole", "ses:SendEmail") == []
+
+
+@pytest.mark.parametrize("role", ["LimitingWatchLimitsRole", "LimitingEnforceLimitsRole"])
+def test_events_about_limits_are_put_alone(limits_template: Template, role: str) -> None:
+    """I7: the bus is the whole account's."""
+    assert _conditions(limits_template, role, "events:PutEvents") == [
+        {
+            "ForAllValues:StringEquals": {
+                "events:source": ["metering.limits"],
+                "events:detail-type": [
+                    "Threshold reached",
+                    "Access slowed",
+                    "Access stopped",
+                    "Access reopened",
+                ],
+            }
+        }
+    ]
+
+
+ENFORCE_LIMITS = LIMITS | {
+    ("logs:CreateLogStream", "LimitingEnforceLimitsLog", ()),
+    ("logs:PutLogEvents", "LimitingEnforceLimitsLog", ()),
+    ("sqs:ReceiveMessage", "LimitingGate", ()),
+    ("sqs:DeleteMessage", "LimitingGate", ()),
+    ("sqs:GetQueueAttributes", "LimitingGate", ()),
+    ("sqs:SendMessage", "LimitingGate", ()),
+    ("dynamodb:BatchGetItem", "Ledger", ("customer#*", "key#*", "home#*")),
+    ("dynamodb:PutItem", "Ledger", ("limits#*", "home#*")),
+    ("dynamodb:Query", "Access", ("gate", "closed")),
+    ("dynamodb:PutItem", "Access", ("lease", "closed")),
+    ("dynamodb:DeleteItem", "Access", ("lease", "closed")),
+    ("dynamodb:DeleteItem", "Access", ("gate",)),
+    TELL,
+}
+
+
+def test_the_worker_moves_keys_between_plans_and_changes_no_plan(limits_template: Template) -> None:
+    """I7: of API Gateway's management it may put keys into usage plans and take them out, and look; nothing else."""
+    plans = "arn:AWS::Partition:apigateway:AWS::Region::/usageplans"
+    assert grants(limits_template, "LimitingEnforceLimitsRole") == ENFORCE_LIMITS | {
+        ("apigateway:GET", plans, ()),
+        ("apigateway:GET", f"{plans}/*", ()),
+        ("apigateway:POST", f"{plans}/*/keys", ()),
+        ("apigateway:DELETE", f"{plans}/*/keys/*", ()),
+    }
+
+
+def test_where_there_are_no_keys_the_worker_tells_authorizers(stack: Callable[..., MeteringStack]) -> None:
+    """An HTTP API's callers are closed by an item each, and no usage plan is touched."""
+    made = stack(limits=True, access_log=AccessLog(Api.HTTP, "authorizer.claims.sub"))
+    assert grants(dict(Synthesised.from_stack(made).to_json()), "LimitingEnforceLimitsRole") == ENFORCE_LIMITS | {
+        (f"dynamodb:{action}", "Access", ("access#*",)) for action in ("GetItem", "PutItem", "DeleteItem")
+    }
+
+
+def test_a_budget_is_all_that_is_written_by_whoever_has_a_link(limits_template: Template) -> None:
+    """I7: customers' requests reach it."""
+    assert grants(limits_template, "PortalSetBudgetRole") == LIMITS | {
+        ("logs:CreateLogStream", "PortalSetBudgetLog", ()),
+        ("logs:PutLogEvents", "PortalSetBudgetLog", ()),
+        ("dynamodb:GetItem", "Ledger", ("budget#*",)),
+        ("dynamodb:PutItem", "Ledger", ("budget#*",)),
+        ("secretsmanager:GetSecretValue", "PortalKey", ()),
+    }
+
+
+def test_limits_give_others_what_they_note_and_show(template: Template, limits_template: Template) -> None:
+    """And the clock its function; nobody else may do more than without limits."""
+    more = {role: grants(limits_template, role) - grants(template, role) for role in ROLES}
+    noting = LIMITS | {("dynamodb:PutItem", "Ledger", ("limits#*",)), ("dynamodb:DeleteItem", "Ledger", ("limits#*",))}
+    assert {role: added for role, added in more.items() if added} == {
+        "BillingClosePeriodsRole": {("dynamodb:UpdateItem", "Ledger", ("limits#*",))},
+        "BillingReconcileUsageRole": noting,
+        "BillingReceiveEventsRole": noting,
+        "PortalShowUsageRole": LIMITS,
+    }
+    assert grants(limits_template, "LimitingClock") == {("lambda:InvokeFunction", "LimitingWatchLimits", ())}
+
+
+SES = "arn:AWS::Partition:ses:AWS::Region:AWS::AccountId"
+
+
+def _conditions(template: Template, role: str, action: str) -> list[dict[str, Any]]:
+    return [
+        statement["Condition"]
+        for policy in policies(template, role)
+        for statement in policy["Statement"]
+        if action in listed(statement["Action"])
+    ]
+
+
 ROLES = {
     "IngestRecordUsageRole",
     "BillingClosePeriodsRole",
@@ -270,31 +409,37 @@ ROLES = {
     "CheckingClock",
     "PortalShowUsageRole",
 }
-KNOWS_NO_RESOURCES = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics"]
+LIMITS_ROLES = {"LimitingWatchLimitsRole", "LimitingEnforceLimitsRole", "LimitingClock", "PortalSetBudgetRole"}
+KNOW_NO_RESOURCES = {"cloudwatch:GetMetricData", "cloudwatch:ListMetrics", "dynamodb:ListStreams"}
+OF_STREAMS = {f"dynamodb:{action}" for action in ("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")}
 
 
-def test_no_other_role_is_made(template: Template, firehose_template: Template) -> None:
+def test_no_other_role_is_made(template: Template, firehose_template: Template, limits_template: Template) -> None:
     """A new role must come with a test of what it may do."""
+    assert {name[:-8] for name in of_type(limits_template, "AWS::IAM::Role")} == ROLES | LIMITS_ROLES
     assert {name[:-8] for name in of_type(template, "AWS::IAM::Role")} == ROLES
     assert {name[:-8] for name in of_type(firehose_template, "AWS::IAM::Role")} == {*ROLES, "IngestDeliveryFirehose"}
 
 
-def test_no_statement_allows_an_unnamed_action_or_resource(firehose_template: Template) -> None:
+def test_no_statement_allows_an_unnamed_action_or_resource(
+    firehose_template: Template, limits_template: Template
+) -> None:
     """No role may do `service:*`, or anything to `*`."""
-    for role in (*ROLES, "IngestDeliveryFirehose"):
-        for policy in policies(firehose_template, role):
+    roles = [(firehose_template, role) for role in (*ROLES, "IngestDeliveryFirehose")]
+    for made, role in [*roles, *((limits_template, role) for role in LIMITS_ROLES)]:
+        for policy in policies(made, role):
             for statement in policy["Statement"]:
                 assert not [action for action in listed(statement["Action"]) if "*" in action]
                 unnamed = [resource for resource in listed(statement["Resource"]) if flat(resource).startswith("*")]
-                assert not unnamed or listed(statement["Action"]) == KNOWS_NO_RESOURCES
+                assert not unnamed or {*listed(statement["Action"])} <= KNOW_NO_RESOURCES
 
 
-def test_every_grant_on_a_table_is_held_to_partition_keys(template: Template) -> None:
+def test_every_grant_on_a_table_is_held_to_partition_keys(limits_template: Template) -> None:
     """I6: not one action reaches an item whose partition key it does not name; Scan, which has none, is not granted."""
-    for role in ROLES:
-        for policy in policies(template, role):
+    for role in ROLES | LIMITS_ROLES:
+        for policy in policies(limits_template, role):
             for statement in policy["Statement"]:
                 on_tables = [action for action in listed(statement["Action"]) if action.startswith("dynamodb:")]
-                on_items = [action for action in on_tables if action != "dynamodb:DescribeTable"]
+                on_items = {*on_tables} - OF_STREAMS - {"dynamodb:DescribeTable"}
                 assert not on_items or statement["Effect"] == "Deny" or LEADING in statement["Condition"]
                 assert not {"dynamodb:Scan", "dynamodb:PartiQLSelect"} & set(on_tables)

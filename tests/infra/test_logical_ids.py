@@ -9,7 +9,7 @@ import pytest
 from tests.doubles.template import Template
 
 PINNED = json.loads((Path(__file__).parent / "logical_ids.json").read_text())
-"""By stack and type; what only the road over Firehose has stands apart."""
+"""By stack and type; what only the road over Firehose has stands apart, and what only limits have."""
 
 REPLACED = """\
 To CloudFormation a resource with another logical id is another resource: where this is deployed, what is under - is
@@ -29,6 +29,15 @@ def test_no_logical_id_has_changed_on_the_road_over_firehose(firehose_template: 
     """It has all that the other has, under the same ids, so that a deployment can change over."""
     pinned = _pinned("Metering") | _pinned("Metering, firehose alone")
     assert_pinned(firehose_template, pinned)
+
+
+def test_no_logical_id_has_changed_where_there_are_limits(
+    template: Template, limits_template: Template, limits: dict[str, Template]
+) -> None:
+    """They add to what there is, and replace nothing of it but the sample's deployment, whose stage stays."""
+    assert template["Resources"].keys() <= limits_template["Resources"].keys()
+    assert_pinned(limits_template, _pinned("Metering") | _pinned("Metering, limits alone"))
+    assert_pinned(limits["SampleApi"], _pinned("SampleApi") | _pinned("SampleApi, limits alone"))
 
 
 def test_no_logical_id_of_the_sample_has_changed(templates: dict[str, Template], firehose: dict[str, Template]) -> None:

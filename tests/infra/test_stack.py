@@ -21,7 +21,9 @@ from tests.doubles.template import DEPLOYMENT, Template, flat, joined, of_type, 
 MakeStack = Callable[..., MeteringStack]
 
 
-def test_the_outputs_are_what_the_command_reads(template: Template, firehose_template: Template) -> None:
+def test_the_outputs_are_what_the_command_reads(
+    template: Template, firehose_template: Template, limits_template: Template
+) -> None:
     """Their names are an interface; exports for the sample are none."""
     outputs = {
         "CountersTable",
@@ -51,6 +53,8 @@ def test_the_outputs_are_what_the_command_reads(template: Template, firehose_tem
     }
     assert _outputs(template) == outputs
     assert _outputs(firehose_template) == outputs | {"DeliveryStream", "FailedObjects"}
+    of_functions = {f"{name}Function" for name in ("WatchLimits", "EnforceLimits", "SetBudget")}
+    assert _outputs(limits_template) == outputs | of_functions | {"AccessTable", "GateQueue"}
     assert template["Outputs"]["Deployment"]["Value"] == DEPLOYMENT
     assert template["Outputs"]["Metrics"]["Value"] == "requests,response_bytes,messages,users"
     assert template["Outputs"]["Road"]["Value"] == "subscription"
@@ -259,13 +263,16 @@ def test_the_usage_lines_of_a_log_that_exists_already_are_metered(stack: MakeSta
         "BillingReceiveEventsLog",
         "CheckingCheckCompletenessLog",
         "PortalShowUsageLog",
+        "PortalSetBudgetLog",
+        "LimitingWatchLimitsLog",
+        "LimitingEnforceLimitsLog",
         "IngestDeliveryErrorLog",
         "AccessLog",
     ],
 )
 def test_a_log_that_would_feed_itself_is_refused(stack: MakeStack, mine: str) -> None:
     """By reference, and by the name that CloudFormation has given it."""
-    metering = stack(metrics=[TOKENS], road=Road.FIREHOSE)
+    metering = stack(metrics=[TOKENS], road=Road.FIREHOSE, limits=True)
     (own,) = [one for one in metering.node.find_all() if isinstance(one, logs.LogGroup) and _logical_id(one) == mine]
     with pytest.raises(ValueError, match="belongs to metering itself, which would feed itself for ever"):
         metering.meter_usage_lines(own)

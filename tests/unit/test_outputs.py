@@ -6,7 +6,14 @@ from infra.outputs import MissingOutputError, Outputs
 from tests.doubles.outputs import outputs
 
 
-@pytest.mark.parametrize("told", [outputs(), outputs(delivery_stream="stream", failed_objects="https://sqs.example")])
+@pytest.mark.parametrize(
+    "told",
+    [
+        outputs(),
+        outputs(delivery_stream="stream", failed_objects="https://sqs.example"),
+        outputs(access_table="access", watch_limits_function="watch-limits", gate_queue="https://sqs.example"),
+    ],
+)
 def test_what_is_written_is_read(told: Outputs) -> None:
     """On either road; other outputs of the stack are nobody's business."""
     assert Outputs.read(told.written() | {"ExportsOutputRefAccessLog": "x"}) == told
@@ -37,7 +44,8 @@ def test_a_stack_without_the_tables_is_none_of_ours() -> None:
 
 
 def test_the_functions_are_all_that_the_outputs_name() -> None:
-    """Those that the doctor looks at."""
+    """Those that the doctor looks at; of a stack without limits, not those that it has not."""
+    assert "watch-limits" in outputs(watch_limits_function="watch-limits").functions
     assert outputs().functions == [
         *("check-completeness", "close-periods", "post-usage", "receive-events", "reconcile-usage"),
         *("record-usage", "show-usage"),
