@@ -397,12 +397,12 @@ def modules() -> str:
 
 
 def declared() -> str:
-    """Return the metrics and plans that ``app.py`` declares, as they stand there."""
+    """Return the metrics and plans that ``app.py`` declares, as they stand there; its limits are the demo's."""
     source = (ROOT / "app.py").read_text()
     wanted = [
         ast.get_source_segment(source, node)
         for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id != "LIMITS"
     ]
     return "```python\n" + "\n\n".join(segment for segment in wanted if segment) + "\n```\n"
 
@@ -441,7 +441,7 @@ def templates() -> tuple[Template, Template, Template]:
 
     flags = json.loads((ROOT / "cdk.json").read_text())["context"] | {"aws:cdk:bundling-stacks": []}
     made = []
-    for chosen in ({}, {"road": "firehose"}, {"limits": "true", "alerts_from": "alerts@example.com"}):
+    for chosen in ({}, {"road": "firehose"}, {"limits": "sample", "alerts_from": "alerts@example.com"}):
         with tempfile.TemporaryDirectory() as outdir:
             assembly = build(cdk.App(context=flags | chosen, outdir=outdir)).synth()
             made.append(assembly.get_stack_by_name("Metering").template)
