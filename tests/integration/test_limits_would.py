@@ -48,7 +48,7 @@ def test_a_plan_is_tried_on_who_has_no_limits_yet(desk: Desk) -> None:
     desk.world.subscribe(plans=("free",))
     used(desk, 60, "2026-11-18T10")
     used(desk, 39, "2026-11-18T11")
-    used(desk, 30, "2026-11-19T00")
+    used(desk, 85, "2026-11-19T00")
     used(desk, 250, "2026-11-20T23")
     used(desk, 79, "2026-11-21T00")
     assert desk.document("limits", "would") == {
@@ -63,10 +63,10 @@ def test_a_plan_is_tried_on_who_has_no_limits_yet(desk: Desk) -> None:
         "acts": [],
     }
     assert acts(desk, "--plan", "trial") == [
-        ("requests/day", "notify:80", 2, "2026-11-18T11", "2026-11-20T23", 99, 100),
+        ("requests/day", "notify:80", 3, "2026-11-18T11", "2026-11-20T23", 99, 100),
         ("requests/day", "slow:90", 2, "2026-11-18T11", "2026-11-20T23", 99, 100),
         ("requests/day", "stop:100", 1, "2026-11-20T23", "2026-11-20T23", 250, 100),
-        ("spend/period", "notify:100", 1, "2026-11-19T00", "2026-11-19T00", 358, 300),
+        ("spend/period", "notify:100", 1, "2026-11-19T00", "2026-11-19T00", 468, 300),
     ]
     told = desk.document("limits", "would", "--plan", "trial")
     assert [told[name] for name in ("customers", "unlimited", "told", "slowed", "stopped")] == [1, 0, 1, 1, 1]
