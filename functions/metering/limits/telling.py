@@ -13,12 +13,11 @@ from typing import Any, Final
 
 import msgspec
 from aws_lambda_powertools import Logger
-from botocore.exceptions import ClientError
 
 from metering.model.limits import SPEND, Applying, LimitState, Notify, Reason, Slow, Step, Stop, Told, Window
 from metering.model.prices import in_money
 from metering.signals import ACCESS_REOPENED, ACCESS_SLOWED, ACCESS_STOPPED, LIMITS_SOURCE, THRESHOLD_REACHED
-from metering.stores.aws import ERRORS, in_pieces
+from metering.stores.aws import ERRORS, code_of, in_pieces
 from metering.stores.limits import Gate, OfOne
 
 logger = Logger(child=True)
@@ -159,7 +158,7 @@ class Teller:
                 },
             )
         except ERRORS as error:
-            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+            code = code_of(error)
             logger.error("an e-mail could not be sent", customer=one.name, code=code)  # noqa: TRY400 - may name addresses
             return code in _FOR_GOOD
         return True

@@ -30,6 +30,12 @@ CONFIG: Final = Config(
 ERRORS: Final = (BotoCoreError, ClientError)
 """What boto3 raises when AWS, or the way to it, fails."""
 
+
+def code_of(error: BotoCoreError | ClientError) -> str:
+    """Return the code by which AWS refused a call, or the kind of the error where it did not answer."""
+    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+
+
 LEAN: Final = Config(
     parameter_validation=False,  # the tests validate, and DynamoDB does
     request_checksum_calculation="when_required",  # what is signed is hashed already
