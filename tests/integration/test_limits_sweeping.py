@@ -1,22 +1,33 @@
 """Sweeping each minute: who is asked for, near or closed, then everyone in rounds."""
 
 import copy
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from aws_lambda_powertools import Metrics
 
+import watch_limits
 from metering.limits import sweeping
 from metering.limits.sweeping import Sweeper
+from metering.model.declared import Declared
 from metering.model.limits import Level, Limit, OfCustomer, Stop
+from metering.model.metrics import Count
 from metering.model.periods import Hour
-from metering.stores import gate_list
+from metering.settings import WatchLimitsSettings
+from metering.stores import aws, gate_list
 from metering.stores.gate_list import Asked, Closed, GateList, Near
 from metering.stores.limits import Gate, Home
+from tests.doubles.aws import Client, Nobody
 from tests.doubles.dying import Dying, KilledError, Life
-from tests.integration.limits import PLAN, Limited
+from tests.doubles.lambdas import context
+from tests.integration.limits import PLAN, QUEUE, Limited
 
 
 def sweeper(limited: Limited, *, seconds: float = 45, client: Any = None) -> Sweeper:
@@ -252,3 +263,76 @@ def test_sources_beyond_those_that_are_listed_count_among_the_rest(limited: Limi
     near = limited.gate.near()["gamma"]
     assert (len(near.sources), near.left) == (200, {"requests": 100})
     assert limited.gate.head()[1] == {"requests": 1}
+
+
+# --- the function -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(limited: Limited, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The function's process has just begun; return what it starts."""
+    runs: list[dict[str, Any]] = []
+
+    def start(_: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        runs.append({**arguments, "Payload": json.loads(arguments["Payload"])})
+        return {"StatusCode": 202}
+
+    functions = Client("lambda", Nobody())
+    functions.before.append(start)
+    declared = tmp_path / "declared.json"
+    declared.write_bytes(msgspec.json.encode(Declared((Count(name="requests"),), limited.plans)))
+    monkeypatch.setattr(watch_limits, "DECLARED", declared)
+    monkeypatch.setattr(watch_limits, "_clock", limited.time.look)
+    monkeypatch.setattr(watch_limits, "signals", Metrics(namespace="Metering", service="Metering"))
+    made = {"dynamodb": limited.client(), "queues": limited.queue, "events": limited.bus, "mail": limited.mail}
+    for name, client in {**made, "functions": functions}.items():
+        monkeypatch.setattr(aws, name, cache(lambda client=client: client))
+    settings = WatchLimitsSettings("counters", "ledger", "access", "Metering", QUEUE, "https://metering.example/usage")
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    watch_limits._looker.cache_clear()
+    yield runs
+    watch_limits._looker.cache_clear()
+
+
+def test_a_tick_sweeps_and_starts_help(
+    limited: Limited, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What helps goes on with the round and starts nothing."""
+    assert watch_limits.handler({"sweep": True}, context()) == {"looked": 2, "failed": 0}
+    monkeypatch.setattr(sweeping, "PER_MINUTE", 2)
+    limited.pass_by(minutes=15)
+    assert watch_limits.handler({"sweep": True, "help": True}, context()) == {"looked": 2, "failed": 0}
+    limited.pass_by(minutes=15)
+    assert watch_limits.handler({"sweep": True}, context())["looked"] == 2
+    [run] = started
+    assert (run["FunctionName"], run["InvocationType"]) == ("Metering-Function", "Event")
+    assert run["Payload"] == {"sweep": True, "help": True}
+
+
+@pytest.mark.usefixtures("started")
+def test_a_stop_that_waits_too_long_is_a_signal(limited: Limited, capsys: pytest.CaptureFixture[str]) -> None:
+    """In seconds; while nothing waits, nothing is sent, which would cost money."""
+    limited.use(100)
+    watch_limits.handler({"sweep": True}, context())
+    assert "LimitsUnenforced" not in capsys.readouterr().out
+    limited.pass_by(seconds=90)
+    watch_limits.handler({"sweep": True}, context())
+    assert json.loads(capsys.readouterr().out)["LimitsUnenforced"] == [90]
+
+
+@pytest.mark.usefixtures("started")
+def test_a_command_is_told_who_was_looked_at(limited: Limited) -> None:
+    """Whoever could not be is not named."""
+    limited.tables.put_item(
+        TableName="ledger",
+        Item={"pk": {"S": "limits#acme"}, "sk": {"S": "subscribed"}, "value": {"S": "{}"}},
+    )
+    assert watch_limits.handler({"look": ["acme", "beta"]}, context()) == {"looked": ["beta"]}
+
+
+@pytest.mark.usefixtures("started")
+def test_an_event_that_nobody_sends_is_refused() -> None:
+    """With what was wanted."""
+    with pytest.raises(ValueError, match=r"an event has Records, or says sweep or look, got \['swept'\]"):
+        watch_limits.handler({"swept": True}, context())
