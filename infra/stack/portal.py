@@ -47,7 +47,8 @@ NOTIFICATIONS: Final = "POST /v1/notifications"
 """What Stripe calls, which has no AWS credentials and signs what it sends."""
 
 NOTIFYING: Final = {"ThrottlingRateLimit": 5, "ThrottlingBurstLimit": 20}
-"""The same for notifications: Stripe sends one a meter and some minutes, and what is throttled again later."""
+"""The same for notifications: Stripe sends one a meter and some minutes, where there are limits a few for whatever
+happens to a subscription, and what is throttled again later."""
 
 LIMITS: Final = "GET /v1/limits"
 """What is asked by callers who want to know before they send; where there are limits."""

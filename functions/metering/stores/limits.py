@@ -182,6 +182,11 @@ class LimitItems:
         found = self._items.get(f"limits#{name}", "subscribed")
         return _read(found, Subscribed) if found else None
 
+    def subscribed_each(self, names: Iterable[str]) -> dict[str, Subscribed]:
+        """Return what each of the customers is subscribed to, of those of whom it is known; 100 are one read."""
+        wanted = {(f"limits#{name}", "subscribed"): name for name in names}
+        return self._items.read(wanted, lambda item: _read(item, Subscribed))
+
     def subscribe(self, name: str, after: Subscribed) -> Subscribed:
         """Write what a customer is subscribed to, as Stripe showed it."""
         return self._put(f"limits#{name}", "subscribed", after)

@@ -12,6 +12,7 @@ from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
 from infra.operate.doctor import corrections as health_corrections
 from infra.operate.doctor import ledger as health_ledger
+from infra.operate.doctor import limits as health_limits
 from infra.operate.doctor import stages as health_stages
 from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor import subscriptions as health_subscriptions
@@ -42,6 +43,7 @@ CHECKS: Final[dict[str, Check]] = {
     "unbilled": health_ledger.check_standing,
     "invoices": health_stripe.check_invoices,
     "subscriptions": health_subscriptions.check_subscriptions,
+    "limits": health_limits.check_limits,
     "keys": health_ledger.check_rotations,
     "alarms": health_account.check_alarms,
     "API keys": health_account.check_api_keys,
