@@ -116,9 +116,9 @@ def limits_list(
     as_json: Json = False,
 ) -> None:
     """List the customers that have limits of their own, or whose keys are slowed or stopped, and why."""
-    deployment, moment_ = connect(), now()
+    deployment, at = connect(), now()
     with err.status("looking at customers"):
-        found = [*islice(limited(deployment, moment_, after=after), most + 1)]
+        found = [*islice(limited(deployment, at, after=after), most + 1)]
     more = found[most - 1].customer if len(found) > most else None
     if as_json:
         print_json({"customers": [_limited(one) for one in found[:most]], "more_after": more})
@@ -130,7 +130,7 @@ def limits_list(
                 one.customer,
                 one.level.name.lower(),
                 ", ".join(_since(reason) for reason in one.reasons) or "-",
-                ", ".join(in_words("", own).removeprefix(": ") for own in one.own) or "-",
+                ", ".join(map(in_words, one.own)) or "-",
             )
             for one in found[:most]
         ],
@@ -143,8 +143,7 @@ def limits_list(
 def limits_show(connect: Connect, customer_id: Customer, as_json: Json = False) -> None:
     """Show every limit that applies to a customer, what is used and left of it, what acted, and why keys are closed.
 
-    What is used is as of the last look at the limit: seconds ago near a step, at most 15 minutes ago elsewhere, and
-    then within one percent.
+    What is used is as of the moment beside it: at most 15 minutes ago, and near a step within a percent of the limit.
     """
     shown = standing(_connected(connect, customer_id), customer_id, now())
     if as_json:

@@ -118,6 +118,7 @@ def test_what_cannot_be_looked_at_at_once_is_said_and_is_written_all_the_same(de
             ("raise", "acme", "bytes", "--to", "9000", *WHY),
             "2 limits of bytes that could be raised; say which",
         ),
+        (("raise", "acme", "byte", "--to", "9000", *WHY), "there is no metric 'byte': write 'bytes'"),
         (("clear", "acme", "byte"), "there is no metric 'byte': write 'bytes'"),
         (("show", "globex"), "there is no customer 'globex'"),
     ],

@@ -78,30 +78,34 @@ def raise_limit(deployment: Deployment, name: str, wanted: OfCustomer) -> list[s
     or no smaller one.
     """
     items = items_of(deployment)
+    _check_metric(deployment, wanted.metric)
     known = items.of(name)
-    there = [
-        limit
-        for limit in of_plans(deployment, known, datetime.fromtimestamp(wanted.at, UTC))
-        if limit.metric == wanted.metric and wanted.per in ("", limit.per)
-    ]
-    if len(there) != 1:
-        per = f" per {wanted.per}" * bool(wanted.per)
-        which = (
-            f"say which with --per: {', '.join(limit.per for limit in there)}"
-            if there
-            else ("'metering limits set' gives it one of its own")
-        )
-        plans = ", ".join(known.subscribed.plans) if known.subscribed else ""
-        of = f"{name} is on {plans}, which has" if plans else f"no plan of {name} is known, so that it has"
-        raise OperatorError(f"{of} {len(there)} limits of {wanted.metric}{per} that could be raised; {which}")
-    wanted = msgspec.structs.replace(wanted, per=there[0].per, raised=True)
+    raised = _to_be_raised(deployment, known, wanted)
+    wanted = msgspec.structs.replace(wanted, per=raised.per, raised=True)
     _check(deployment, wanted)
-    if wanted.most <= there[0].most:
+    if wanted.most <= raised.most:
         raise OperatorError(
-            f"{there[0].why} gives {there[0].most:,} {there[0].name} already, got {wanted.most:,}: raise it beyond "
-            "that, or set a smaller limit with 'metering limits set'"
+            f"{raised.why} gives {raised.most:,} {raised.name} already, got {wanted.most:,}: raise it beyond that, or "
+            "set a smaller limit with 'metering limits set'"
         )
     return _save(items, known, wanted)
+
+
+def _to_be_raised(deployment: Deployment, known: OfOne, wanted: OfCustomer) -> Applying:
+    """Return the one limit of a customer's plans that is meant; raise OperatorError if that is not clear."""
+    plans = known.subscribed.plans if known.subscribed else ()
+    declared = applying(limits_of(deployment.declared_plans, plans), [], None, datetime.fromtimestamp(wanted.at, UTC))
+    there = [limit for limit in declared if limit.metric == wanted.metric and wanted.per in ("", limit.per)]
+    if len(there) == 1:
+        return there[0]
+    which = f"say which with --per: {', '.join(limit.per for limit in there)}"
+    if not there:
+        which = "'metering limits set' gives it one of its own"
+    has = f"{known.name} is on {', '.join(plans)}, which has"
+    if not plans:
+        has = f"no plan of {known.name} is known, so that it has"
+    per = f" per {wanted.per}" * bool(wanted.per)
+    raise OperatorError(f"{has} {len(there)} limits of {wanted.metric}{per} that could be raised; {which}")
 
 
 def clear_limits(deployment: Deployment, name: str, metric: str, per: str) -> list[str]:
@@ -115,7 +119,7 @@ def clear_limits(deployment: Deployment, name: str, metric: str, per: str) -> li
             items.clear(name, one)
         except RowChangedError as error:
             raise _changed(name) from error
-    return [f"{in_words(name, one)} applies no longer" for one in there]
+    return [f"{name}: {in_words(one)} applies no longer" for one in there]
 
 
 def look(deployment: Deployment, name: str) -> str:
@@ -126,12 +130,6 @@ def look(deployment: Deployment, name: str) -> str:
     except (OperatorError, ClientError, BotoCoreError) as error:
         return f"{name} could not be looked at just now, {SWEEP}: {error}"
     return "" if name in looked else f"{name} could not be looked at just now, {SWEEP}"
-
-
-def of_plans(deployment: Deployment, known: OfOne, now: datetime) -> list[Applying]:
-    """Return the limits that a customer's plans declare, without what was set for it."""
-    names = known.subscribed.plans if known.subscribed else ()
-    return applying(limits_of(deployment.declared_plans, names), [], None, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +171,11 @@ def write_addresses(deployment: Deployment, name: str, addresses: Sequence[str])
     items.address(name, dict.fromkeys(addresses))
 
 
-def in_words(name: str, one: OfCustomer) -> str:
+def in_words(one: OfCustomer) -> str:
     """Say what is set for a customer."""
     until = f" until {moment(one.until)}" if one.until else ""
     what = "the plan's limit, raised to" if one.raised else "a stop at"
-    return f"{name}: {what} {one.most:,} {one.metric} per {one.per}{until}"
+    return f"{what} {one.most:,} {one.metric} per {one.per}{until}"
 
 
 def moment(seconds: int) -> str:
@@ -220,7 +218,7 @@ def _save(items: LimitItems, known: OfOne, wanted: OfCustomer) -> list[str]:
         now_there = _there(items.of(known.name).own, wanted)
         if now_there is None or _says(now_there) != _says(wanted):
             raise _changed(known.name) from error
-    return [in_words(known.name, wanted)]
+    return [f"{known.name}: {in_words(wanted)}"]
 
 
 def _there(own: Iterable[OfCustomer], wanted: OfCustomer) -> OfCustomer | None:
