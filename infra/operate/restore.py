@@ -6,10 +6,14 @@ the restored table does not have are deleted. Whether posting is on stays as it 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from infra.operate.deployment import Deployment, OperatorError
+from metering.model.limits import Level
 from metering.stores.aws import Item, in_pieces, side_by_side
+from metering.stores.gate_list import Asked, GateList
+from metering.stores.holders import Holders
 from metering.stores.switch import POSTING
 
 _PIECE: Final = 1000
@@ -54,8 +58,18 @@ def restore(deployment: Deployment, table: str, *, progress: Progress) -> Restor
     ]
     for piece in progress(in_pieces(gone, _PIECE), len(gone) // _PIECE + 1):
         side_by_side(lambda key: dynamodb.delete_item(TableName=ledger, Key=key), piece)
+    if deployment.outputs.access_table:
+        gate = GateList(dynamodb, deployment.outputs.access_table)
+        ask_for_all(deployment.ledger.holders, gate, now=datetime.now(UTC))
     cursor = deployment.ledger.progress.cursor()
     return Restored(written, len(gone), str(cursor or ""), _epoch(deployment))
+
+
+def ask_for_all(holders: Holders, gate: GateList, *, now: datetime) -> None:
+    """Ask the gate to look at every customer: what it has done since is in the ledger no longer."""
+    asked = Asked(Level.OPEN, int(now.timestamp()), saved=True)
+    for names in in_pieces([*holders.customer_ids()], _PIECE):
+        side_by_side(lambda name: gate.ask(name, asked), names)
 
 
 def _check_stopped(deployment: Deployment) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from infra.operate.customers import Customers, Entry
+from infra.operate.restore import ask_for_all
 from metering.limits.gate import Gate, Ran
 from metering.limits.keys import CallerKeys, PlanKeys
 from metering.limits.usage_plans import UsagePlans
@@ -513,6 +514,39 @@ def test_where_keys_belong_is_known_after_the_ledger_was_restored_to_before_the_
     place.ask("acme", Level.OPEN)
     place.run()
     assert (place.plans(), [*place.access.closed()]) == (OPEN, [])
+
+
+def test_a_key_that_was_closed_in_other_hands_opens_for_whom_the_restored_ledger_gives_it_back_to(place: Place) -> None:
+    """The one who had it then is at most asked for: where the key belongs is noted with the other, and not lost."""
+    before = place.dynamodb.scan(TableName="ledger")["Items"]
+    place.hold("globex", place.first, since=HOUR)
+    place.reach("globex", Level.STOPPED)
+    place.run()
+    assert place.plans() == [set(), {"Standard"}, set()]
+    for item in place.dynamodb.scan(TableName="ledger")["Items"]:
+        place.dynamodb.delete_item(TableName="ledger", Key={name: item[name] for name in ("pk", "sk")})
+    for item in before:
+        place.dynamodb.put_item(TableName="ledger", Item=item)
+    ask_for_all(Holders(place.dynamodb, "ledger"), place.access, now=place.time.moment)
+    place.run()
+    assert (place.plans(), [*place.access.closed()], place.access.asked()) == (OPEN, [], {})
+
+
+def test_whoever_was_resumed_since_is_closed_once_the_restored_ledger_says_so(place: Place) -> None:
+    """By the ledger's own word all is as wanted, and nobody would look: so the gate is asked for everybody."""
+    held = place.limits.hold("acme", OPERATOR, Held(int(place.time.now)))
+    place.ask("acme", Level.STOPPED)
+    place.run()
+    before = place.dynamodb.scan(TableName="ledger")["Items"]
+    place.limits.release("acme", OPERATOR, held)
+    place.ask("acme", Level.OPEN)
+    place.run()
+    assert place.plans() == OPEN
+    for item in before:
+        place.dynamodb.put_item(TableName="ledger", Item=item)
+    ask_for_all(Holders(place.dynamodb, "ledger"), place.access, now=place.time.moment)
+    place.run()
+    assert place.plans() == STOPPED
 
 
 def test_what_could_not_be_told_is_told_a_minute_later_and_is_no_stop_that_waits(place: Place) -> None:

@@ -244,6 +244,8 @@ class Gate:
         was taken out after that is put back by it.
         """
         closed = self.asked.closed_of(one.name) if self.asked else None
+        if closed is not None and (others := closed.homes.keys() - {*held.keys}):
+            self._give_back(one.name, {key: closed.homes[key] for key in sorted(others)}, wanted.at)
         homes = self.limits.homes(held.keys) if held.keys else {}
         homes = _with_those(_with_those(homes, closed.homes if closed else {}), ours)
         known = {key: home.plans for key in held.keys if (home := homes.get(key)) and home.level is not Level.OPEN}
@@ -270,6 +272,21 @@ class Gate:
             # Before the reasons are read again: who closes it at this moment writes it after that, or is seen then.
             self.asked.drop_closed(one.name)
         return moved
+
+    def _give_back(self, name: str, plans: Mapping[str, tuple[str, ...]], now: datetime) -> None:
+        """Write where keys belong that were closed as a customer's and are no longer its own, and ask for whose they are.
+
+        Whoever handed them over has done so; but if the ledger was restored to a moment before they were its own, then
+        it knows nothing of all that, and what is noted here is about to be written anew without them.
+        """
+        written, holdings = self.limits.homes(plans), self.holders.of_keys(plans)
+        for key, home in _with_those(written, plans).items():
+            if home == written.get(key):
+                continue
+            self.limits.save_home(key, home)
+            holder = holdings[key].at(Hour.containing(now))
+            if holder is not None and holder.customer not in ("", name):
+                self.ask(holder.customer, Level.OPEN)
 
     def _note_closed(
         self, name: str, wanted: Wanted, before: Closed | None, homes: Mapping[str, tuple[str, ...]]

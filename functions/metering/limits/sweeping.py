@@ -8,7 +8,7 @@ changed are found by the next look. A minute's work is bounded by its deadline, 
 A group is taken by a conditional write and then looked at, whole. Who dies in it leaves it to the next round.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,7 +26,6 @@ from metering.model.limits import Level
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.gate_list import Asked, Closed, GateList, Sweep
 from metering.stores.holders import Holders
-from metering.stores.limits import Home
 from metering.stores.table import TABLE_ERRORS, RowChangedError, TooMuchError
 
 logger = Logger(child=True)
@@ -126,18 +125,8 @@ class Sweeper:
             if self._is_late():
                 return
             those = {name: closed[name] for name in some}
-            self._restore_homes(those)
             for looked in self._look_at(some, swept):
                 self._ask_again(looked, those[looked.name])
-
-    def _restore_homes(self, closed: Mapping[str, Closed]) -> None:
-        """Write where closed keys belong that the ledger does not know, since it was restored to an earlier moment."""
-        homes = {key: (one, plans) for one in closed.values() for key, plans in one.homes.items()}
-        for key in homes.keys() - self.looker.items.homes(homes).keys() if homes else ():
-            one, plans = homes[key]
-            with suppress(RowChangedError):  # somebody else just wrote it
-                self.looker.items.save_home(key, Home(plans, one.level, one.at))
-                logger.warning("where a key belongs was forgotten by the ledger, and is restored")
 
     def _ask_again(self, looked: Looked, closed: Closed) -> None:
         """Ask the gate to look at a customer whom the ledger has forgotten to be closed, or not to be."""
