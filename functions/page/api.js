@@ -35,6 +35,16 @@
  *   unit: "bytes" | "milliseconds" | null, dimension: string | null}} Metric
  * @typedef {{hours: bigint, hours_by_key: bigint}} Limits
  * @typedef {{plans: Plan[], metrics: Metric[], limits: Limits}} Prices
+ *
+ * @typedef {{does: "notify" | "slow" | "stop", percent: bigint, at: bigint, acted_at: string | null}} LimitStep
+ * @typedef {{limit: string, metric: string, per: "hour" | "day" | "month" | "period",
+ *   window: {from: string, to: string}, most: bigint, used: bigint, remaining: bigint, percent: bigint, scale: bigint,
+ *   source: "plan" | "customer" | "budget", source_in_words: string, steps: LimitStep[]}} Limit
+ * @typedef {{name: string, access: "slowed" | "stopped", since: string | null, until: string | null}} Reason
+ * @typedef {{notify: bigint | null, stop: bigint | null}} Amounts
+ * @typedef {Amounts & {may_stop: boolean, may_set: boolean}} Budget
+ * @typedef {{customer: string, access: "open" | "slowed" | "stopped", reasons: Reason[], currency: string | null,
+ *   decimals: bigint, limits: Limit[], budget: Budget, as_of: string}} Standing
  */
 
 const PATIENCE_MS = 15_000; // longer than the function may take
@@ -142,6 +152,18 @@ export async function prices() {
   return /** @type {Prices} */ (await ask("v1/prices"));
 }
 
+/** Return how the customer stands with its limits. */
+export async function standing() {
+  return /** @type {Standing} */ (await ask("v1/limits"));
+}
+
+/** Set the whole budget; return it as it then is. @param {Amounts} budget */
+export async function setBudget({ notify, stop }) {
+  const body = `{"notify":${notify},"stop":${stop}}`; // whole numbers of any size, or null
+  const response = await call("v1/budget", { "Content-Type": "application/json" }, "PUT", body);
+  return /** @type {Budget} */ (exactly(await response.text()));
+}
+
 /** Return usage as a CSV file and the name that the API gives it. @param {Record<string, string>} query */
 export async function usageFile(query) {
   const response = await call(`v1/usage?${new URLSearchParams(query)}`, { Accept: "text/csv" });
@@ -163,12 +185,13 @@ async function ask(path, query = {}) {
 }
 
 /** @param {string} url @param {Record<string, string>} headers
- * @returns {Promise<Response>} */
-async function call(url, headers, method = "GET", tries = 1) {
+ * @param {string | null} body @returns {Promise<Response>} */
+async function call(url, headers, method = "GET", body = null, tries = 1) {
   let response;
   try {
     response = await fetch(url, {
       method,
+      body,
       headers: { Authorization: `Bearer ${token || link}`, ...headers },
       cache: "no-store",
       credentials: "omit",
@@ -182,7 +205,7 @@ async function call(url, headers, method = "GET", tries = 1) {
   if (response.ok || response.status === 304) return response;
   if (response.status === 429 && tries < MOST_TRIES) {
     await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
-    return call(url, headers, method, tries + 1);
+    return call(url, headers, method, body, tries + 1);
   }
   /** @type {(problem: {detail?: unknown}) => string} */
   const said = (problem) => String(problem.detail ?? "");

@@ -3,20 +3,23 @@
  *
  * What was read is an argument, and so is the present moment. All times are UTC.
  *
- * @import { Invoice, Prices, Problem, Row, State, Terms, Tier, Unit } from "./api.js"
+ * @import { Invoice, Prices, Problem, Row, Standing, State, Terms, Tier, Unit } from "./api.js"
  *
  * What the API said last. `begin` and `end` are of the period, as hours: 2026-11-22T05. `days` reach up to
  * `recentFrom`, where the hours of `recent` begin. `beforeByNow` is of the previous period, as far as this one has
  * come. `hoursOf` are the hours of earlier days that were looked at.
  * @typedef {{prices: Prices, invoice: Invoice | null, noInvoice: Problem | null, begin: string, end: string,
  *   recentFrom: string, days: Row[], recent: Row[], beforeByNow: Row[], beforeRest: Row[], hoursOf: Map<string, Row[]>,
- *   parts: {key: Parts | null, dimension: Parts | null}}} Model
+ *   parts: {key: Parts | null, dimension: Parts | null}, standing: Standing | null, noStanding: Problem | null}} Model
  *
  * The usage of a metric by the values of a dimension; `total` is what it had come to, `at` the moment of it.
  * @typedef {{metric: string, dimension: string, total: bigint, rows: Row[], at: number}} Parts
  *
  * What is looked at: a metric, and a day, LATEST or PERIOD.
  * @typedef {{metric: string, span: string}} Choice
+ *
+ * What an amount is in, and how many decimals it then has.
+ * @typedef {{currency: string, decimals: bigint}} Money
  *
  * @typedef {{quantity: bigint, state: State}} Cell
  * @typedef {{label: string, short: string, cell: Cell | null, before: bigint | null, future: boolean}} Bar
@@ -134,6 +137,17 @@ export function shifted(digits, places) {
   return /** @type {`${number}`} */ (written.replace(/\.$/, ""));
 }
 
+/** Read an amount into the currency's smallest unit; nothing is null, and what cannot be meant undefined.
+ * @param {string} written @param {number} places */
+export function smallest(written, places) {
+  if (!written) return null;
+  const parts = /^(\d{1,12})(?:[.,](\d*))?$/.exec(written);
+  const fraction = parts?.[2] ?? "";
+  if (!parts || fraction.length > places) return undefined;
+  const amount = BigInt(parts[1] + fraction.padEnd(places, "0"));
+  return amount > 0n ? amount : undefined;
+}
+
 export const WHOLE = new Intl.NumberFormat();
 export const COMPACT = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 export const PERCENT = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
@@ -149,11 +163,11 @@ export function quantityWords(quantity, scale) {
 }
 
 /** Write an amount, which is exact and in the currency's smallest unit, as people do: every digit of it.
- * @param {bigint | string} amount @param {Invoice} invoice whose currency it is in */
-export function money(amount, invoice) {
-  const places = Number(invoice.decimals);
+ * @param {bigint | string} amount @param {Money} of whose currency it is in */
+export function money(amount, { currency, decimals }) {
+  const places = Number(decimals);
   return new Intl.NumberFormat(undefined, {
-    style: "currency", currency: invoice.currency, minimumFractionDigits: places, maximumFractionDigits: 20,
+    style: "currency", currency, minimumFractionDigits: places, maximumFractionDigits: 20,
   }).format(shifted(String(amount), places));
 }
 

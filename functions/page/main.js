@@ -7,9 +7,10 @@
  * @import { Choice } from "./figures.js"
  */
 
-import { Problem, dropToken, hasToken, isLink, now, openSession, takeToken, tokenEnd } from "./api.js";
+import { Problem, dropToken, hasToken, isLink, now, openSession, setBudget, takeToken, tokenEnd } from "./api.js";
 import { at, of } from "./elements.js";
 import { LATEST, MOMENT_WORDS, busiest, firstSpan, spans } from "./figures.js";
+import { sayOfBudget, showStanding, touchBudget, writtenBudget } from "./limits.js";
 import { model, readDue, readFile, readParts, readSpan } from "./reading.js";
 import { say, show, showChart, showDoor, showParts, showState, showTrouble } from "./view.js";
 
@@ -33,6 +34,7 @@ async function turn() {
     await readDue();
     settle();
     show(model, choice, now(), tokenEnd());
+    standing();
     await readParts(choice.metric);
     showParts(model);
     well();
@@ -54,6 +56,12 @@ function settle() {
   choice.metric ||= busiest(model);
   choice.span ||= firstSpan(model, now());
   if (!spans(model, now()).includes(choice.span)) choice.span = LATEST;
+}
+
+/** Show how the customer stands with its limits, and tell a screen reader where that changes. */
+function standing() {
+  const news = showStanding(model);
+  if (news) say(news);
 }
 
 /** Say that all is well, and of when the figures are. */
@@ -125,6 +133,28 @@ async function download() {
   }
 }
 
+/** Set the budget that the form says. @param {SubmitEvent} event */
+async function budget(event) {
+  event.preventDefault();
+  const before = model.standing;
+  const wanted = before && writtenBudget(before);
+  if (!before || !wanted) return;
+  const button = of("budget-set", HTMLButtonElement);
+  button.disabled = true;
+  try {
+    model.standing = { ...before, budget: await setBudget(wanted) };
+    touchBudget(false);
+    sayOfBudget("Your budget is set. It acts within some minutes.");
+    standing();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 401) return ended(error.message);
+    sayOfBudget(`Your budget is not set: ${error.message || "the server has a problem"}.`);
+  } finally {
+    button.disabled = false;
+  }
+}
+
 /** Stop asking, or go on. */
 function pause() {
   page.paused = !page.paused;
@@ -174,6 +204,8 @@ function redraw([{ contentRect }]) {
 at("pause").addEventListener("click", pause);
 at("csv").addEventListener("click", download);
 at("again").addEventListener("click", turn);
+at("budget").addEventListener("submit", budget);
+at("budget").addEventListener("input", () => touchBudget(true));
 at("span").addEventListener("change", () => choose({ span: of("span", HTMLSelectElement).value }));
 at("metrics").addEventListener("click", chooseMetric);
 document.addEventListener("visibilitychange", resume);

@@ -5,7 +5,7 @@
  * @import { Model } from "./figures.js"
  */
 
-import { Problem, invoice, now, prices, usage, usageFile } from "./api.js";
+import { Problem, invoice, now, prices, standing, usage, usageFile } from "./api.js";
 import {
   DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, period, pieces, previousBegin, totalOf,
 } from "./figures.js";
@@ -31,9 +31,14 @@ export const model = {
   beforeRest: [],
   hoursOf: new Map(),
   parts: { key: null, dimension: null },
+  standing: null,
+  noStanding: null,
 };
 
 let allAt = -Infinity;
+
+/** Whether there are limits, as far as the API has said. */
+let isLimited = true;
 
 /** Whether a month was too large for one answer: then less is asked for at once. */
 let large = false;
@@ -45,11 +50,11 @@ const passed = new Map();
 export async function readDue() {
   const began = performance.now();
   if (began - allAt >= ALL_MS || hourOf(now()) >= model.end) {
-    await readInvoice(); // whose period the rest is about
+    await Promise.all([readInvoice(), readStanding()]); // the period of the invoice is what the rest is about
     await readAll();
     allAt = began;
   } else {
-    const [recent] = await Promise.all([usage({ from: model.recentFrom, by: "hour" }), readInvoice()]);
+    const [recent] = await Promise.all([usage({ from: model.recentFrom, by: "hour" }), readInvoice(), readStanding()]);
     model.recent = recent;
   }
 }
@@ -63,6 +68,19 @@ async function readInvoice() {
     if (!(error instanceof Problem) || error.status === 401) throw error;
     if (error.status === 404) model.invoice = null; // otherwise the last one stays, and says of when it is
     model.noInvoice = error;
+  }
+}
+
+/** Read how the customer stands; where there are no limits, this once. What goes wrong with it stops nothing else. */
+async function readStanding() {
+  if (!isLimited) return;
+  try {
+    model.standing = await standing();
+    model.noStanding = null;
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status === 401) throw error;
+    isLimited = error.status !== 404;
+    model.noStanding = error; // what was known stays, and says that it is old
   }
 }
 

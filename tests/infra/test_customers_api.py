@@ -18,6 +18,7 @@ def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None
         "GET /chart.js": "NONE",
         "GET /elements.js": "NONE",
         "GET /figures.js": "NONE",
+        "GET /limits.js": "NONE",
         "GET /main.js": "NONE",
         "GET /reading.js": "NONE",
         "GET /style.css": "NONE",

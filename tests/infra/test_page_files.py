@@ -116,6 +116,31 @@ def test_without_an_invoice_the_period_before_is_the_calendar_month_before() -> 
     assert computed('figures.hourOf(figures.previousBegin(figures.dateOf("2026-11-01T00"), null))') == "2026-10-01T00"
 
 
+@pytest.mark.parametrize(
+    ("written", "places", "amount"),
+    [
+        ("", 2, None),
+        ("60", 2, 6000),
+        ("60.5", 2, 6050),
+        ("60,05", 2, 6005),
+        ("0.01", 2, 1),
+        ("5.", 2, 500),
+        ("60", 0, 60),
+        ("1.234", 3, 1234),
+        ("999999999999.99", 2, 99_999_999_999_999),
+    ],
+)
+def test_an_amount_is_read_exactly(written: str, places: int, amount: int | None) -> None:
+    """Into the currency's smallest unit; an empty field asks for nothing."""
+    assert computed(f"figures.smallest({json.dumps(written)}, {places})") == amount
+
+
+@pytest.mark.parametrize("written", ["0", "0.00", "-1", "1.234", "1e3", "1.000,00", "1,000.00", "$60", "sixty", "."])
+def test_what_is_no_amount_is_not_guessed(written: str) -> None:
+    """A separator of thousands could be read as a point."""
+    assert computed(f"figures.smallest({json.dumps(written)}, 2) === undefined") is True
+
+
 def test_a_bar_is_as_tall_as_its_quantity() -> None:
     """Of the height below the uppermost line; one without usage has none, and the previous period is a level."""
     bars = """[
@@ -147,7 +172,8 @@ def test_the_document_loads_the_first_module_and_announces_the_others() -> None:
 def test_the_modules_load_one_another_in_one_direction() -> None:
     """What works figures out knows neither the document nor the way to the API."""
     assert {name: imports(name) for name in SCRIPTS} == {
-        "main": {"api", "elements", "figures", "reading", "view"},
+        "main": {"api", "elements", "figures", "limits", "reading", "view"},
+        "limits": {"elements", "figures"},
         "view": {"chart", "elements", "figures"},
         "reading": {"api", "figures"},
         "elements": {"figures"},
