@@ -123,7 +123,7 @@ const resets = ({ window }) => `${inWords(window.to)} UTC`;
 
 /** @param {LimitStep} step @param {(some: bigint) => string} words */
 function stepWords({ does, percent, at, acted_at: acted }, words) {
-  const said = acted ? `: ${moment(acted)}` : "";
+  const said = acted ? `: reached on ${moment(acted)}` : "";
   return `At ${WHOLE.format(percent)}%, ${words(at)}, ${DOES[does]}${said}`;
 }
 

@@ -7,14 +7,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import parse_qsl, urlsplit
 
@@ -26,103 +23,20 @@ from infra.local.cloud import CLOCK_BACK
 from infra.local.demo import steps as demo
 from infra.local.demo.front import Front
 from infra.local.demo.holdings import ledger_usage, stripe_usage
-from infra.local.demo.live import links
 from infra.operate import usage
-from infra.operate.customers import Customers, Entry
 from infra.operate.portal_access import make_link
-from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
 from metering.portal.reading import By
 from metering.stripe.subscriptions import preview_of, running
 from tests.conftest import ROOT
 from tests.e2e.conftest import Deployed
+from tests.e2e.reader import PATIENCE_S, ColorScheme, Reader, session_of, subscribed, until, violations
 
 SCREENSHOTS = ROOT / ".metering" / "screenshots"
 PICTURE = ROOT / ".github" / "usage-page.png"
 """The README's picture, which ``REFRESH_PICTURE=1`` takes anew."""
 
 NAME = "Reader & <b>Sons</b>"
-ColorScheme = Literal["light", "dark"]
-PATIENCE_S = demo.PATIENCE_S
-
-
-@dataclass
-class Reader:
-    """A customer that is subscribed and has two keys, and what its browser asks for."""
-
-    there: Deployed
-    front: Front
-    id: str
-    keys: list[tuple[str, str]]
-    sent: int = 0
-    asked: list[str] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
-
-    @property
-    def link(self) -> str:
-        """A link to the page."""
-        return links(self.there.cloud.deployment, self.front.url, {self.id})[self.id]
-
-    @property
-    def token(self) -> str:
-        """The token of a session that a link opens."""
-        return session_of(self.link)
-
-    def send(self, requests: int) -> None:
-        """Send good requests with each key in turn, of two resources."""
-        for _ in range(requests):
-            path = "items?n=3" if self.sent % 3 else "items/7"
-            _, value = self.keys[self.sent % len(self.keys)]
-            self.sent += 1
-            headers = {"x-api-key": value, "x-user": f"user-{self.sent % 4}"}
-            request = urllib.request.Request(f"{self.there.cloud.gateway.url}/{path}", headers=headers)  # noqa: S310
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310 - this machine's gateway
-                assert answer.status == 200
-        self.there.cloud.gateway.flush()
-
-    def ask(self, path: str, accept: str = "application/json") -> str:
-        """Return what the API answers."""
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
-        request = urllib.request.Request(f"{self.front.url}/{path}", headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310 - this machine's front
-            return str(answer.read().decode())
-
-    @contextmanager
-    def page(
-        self, browser: Browser, *, size: tuple[int, int] = (1280, 900), scheme: ColorScheme = "light", link: str = ""
-    ) -> Iterator[Page]:
-        """Open the page in a browser of its own; what it asks for, and what goes wrong in it, is noted."""
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, locale="en-US", accept_downloads=True
-        )
-        opened = context.new_page()
-        opened.set_default_timeout(PATIENCE_S * 1000)
-        context.on("request", lambda request: self.asked.append(request.url))
-        opened.on("pageerror", lambda error: self.troubles.append(str(error)))
-        opened.on("console", lambda said: self.troubles.append(said.text) if "Content Security" in said.text else None)
-        opened.goto(link or self.link)
-        yield opened
-        context.close()
-
-
-def session_of(link: str) -> str:
-    """Return the token of a session that a link opens."""
-    address, _, token = link.partition("#")
-    headers = {"Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(f"{address}v1/session", data=b"", headers=headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310 - this machine's front
-        return str(json.loads(answer.read())["token"])
-
-
-def subscribed(there: Deployed, front: Front, name: str, title: str, *, since: datetime) -> Reader:
-    """Make a customer with two keys that is subscribed to the declared plan."""
-    deployment = there.cloud.deployment
-    keys = [there.cloud.add_api_key(f"{name}-{n}", plan="Standard") for n in range(2)]
-    entry = Entry(name, title, keys=tuple(key for key, _ in keys))
-    Customers(deployment.ledger, deployment.counters).add(entry, now=datetime.now(UTC))
-    owner = deployment.ledger.holders.customers([name])[name]
-    Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(email="billing@acme.example"), now=since)
-    return Reader(there, front, name, keys)
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +48,6 @@ def reader(deployed: Deployed, front: Front) -> Reader:
 def figure(page: Page, metric: str) -> int:
     """Return what the page says was used of a metric."""
     return int(page.locator(f'[data-metric="{metric}"] data').get_attribute("value") or "-1")
-
-
-def until(page: Page, is_so: Callable[[], bool], *, seconds: float) -> float:
-    """Wait until something is so on the page; return after how many seconds it was."""
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - began < seconds, f"it was not so within {seconds} s"
-        page.wait_for_timeout(100)
-    return time.monotonic() - began
 
 
 def test_the_number_on_the_page_follows_the_traffic(reader: Reader, browser: Browser) -> None:
@@ -301,13 +206,6 @@ def test_axe_finds_nothing(reader: Reader, browser: Browser, axe_script: str, sc
     with reader.page(browser, scheme=scheme, link=f"{reader.front.url}/#no.such.token") as page:
         expect(page.locator("#door")).to_be_visible()
         assert violations(page, axe_script) == []
-
-
-def violations(page: Page, script: str) -> list[str]:
-    """Return what axe-core finds, by rule and element."""
-    page.evaluate(script)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [f"{one['id']}: {node['html'][:120]}" for one in found["violations"] for node in one["nodes"]]
 
 
 def test_everything_is_reached_and_worked_by_keyboard(reader: Reader, browser: Browser) -> None:
