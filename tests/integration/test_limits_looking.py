@@ -252,6 +252,20 @@ def test_closed_hours_are_read_once(limited: Limited) -> None:
     assert [first for first in asked if first.startswith("usage#")] == ["usage#2026-11-22T08"]
 
 
+def test_of_whoever_uses_nothing_closed_hours_are_noted_once_a_day(limited: Limited) -> None:
+    """An hour more without usage is no news: thousands of customers' rounds write nothing."""
+    hours_passed(limited, 1)
+    written = []
+    for _ in range(25):
+        limited.look()
+        written.append(limited.items.of("acme").states["requests/day"].version)
+        limited.time.moment = Hour.containing(limited.now).end
+        limited.pass_by(minutes=11)
+        limited.close()
+    # Its first look, and the first in the window of the next day.
+    assert written == [1] * 18 + [2] * 7
+
+
 def _said(arguments: Mapping[str, Any], name: str) -> str:
     """Return a value of a query's condition."""
     return str(arguments.get("ExpressionAttributeValues", {}).get(name, {}).get("S", ""))

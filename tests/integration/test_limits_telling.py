@@ -68,7 +68,7 @@ def test_an_email_says_what_is_used_what_follows_and_where_to_look(limited: Limi
     assert notice["Content"]["Simple"]["Subject"]["Data"] == "80 % of a limit reached: requests of acme"
     assert stop["Content"]["Simple"]["Body"]["Text"]["Data"] == (
         "acme has used 100 of 100 (requests, each day).\n"
-        "That is 100 % or more of the plan pro.\n"
+        "That is 100 % or more of your plan's limit.\n"
         "\n"
         "Calls are refused until 2026-11-23 00:00 UTC, unless the limit is raised.\n"
         "The day ends on 2026-11-23 00:00 UTC.\n"
@@ -85,7 +85,7 @@ def test_money_is_written_as_people_do(limited: Limited) -> None:
     limited.look()
     [message] = limited.mail.sent
     assert message["Content"]["Simple"]["Body"]["Text"]["Data"].startswith(
-        "acme has used 1.50 USD of 1.50 USD (spending, each period).\nThat is 100 % or more of own budget.\n"
+        "acme has used 1.50 USD of 1.50 USD (spending, each period).\nThat is 100 % or more of your own budget.\n"
     )
     assert (limited.bus.put[0]["Detail"]["currency"], limited.bus.put[0]["Detail"]["origin"]) == ("usd", "budget")
 
@@ -97,6 +97,15 @@ def test_a_slow_step_says_that_calls_may_be_slowed_down(limited: Limited) -> Non
     limited.use(50)
     limited.look()
     assert "Calls may be slowed down until" in limited.mail.sent[0]["Content"]["Simple"]["Body"]["Text"]["Data"]
+
+
+def test_what_the_operator_noted_is_not_mailed(limited: Limited) -> None:
+    """I8: why it set a limit for a customer is its own."""
+    limited.items.set("acme", OfCustomer("requests", "month", 10, reason="looks like fraud"))
+    limited.use(10)
+    limited.look()
+    text = limited.mail.sent[0]["Content"]["Simple"]["Body"]["Text"]["Data"]
+    assert ("fraud" in text, "more of the limit that was set for you." in text) == (False, True)
 
 
 @pytest.mark.parametrize("lacking", ["sender", "addresses"])

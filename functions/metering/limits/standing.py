@@ -24,6 +24,9 @@ WRITTEN_AGAIN: Final = timedelta(minutes=10)
 WRITTEN_PARTS: Final = 100
 """And as soon as it changed by one part in so many of the limit."""
 
+CLOSED_AGAIN: Final = 24
+"""After so many closed hours in which nothing was used, it is written that they are closed."""
+
 NEVER: Final = 10**9
 """More seconds than any window has."""
 
@@ -105,7 +108,10 @@ class Standing:
     def is_news(self) -> bool:
         """Whether it is worth a write: something acted, reopened, was edited or closed, or much was used since."""
         before, after = self.running.before, self.after
-        if msgspec.structs.replace(after, used=before.used, looked=before.looked) != before:
+        same = msgspec.structs.replace(after, used=before.used, looked=before.looked)
+        if same.closed == before.closed and before.upto and _hours_between(before.upto, after.upto) < CLOSED_AGAIN:
+            same = msgspec.structs.replace(same, upto=before.upto)
+        if same != before:
             return True
         moved = abs(after.used - before.used)
         return bool(moved) and (
@@ -170,3 +176,7 @@ def _metrics_of(limit: Applying, prices: Iterable[Price]) -> set[str]:
 
 def _only(wanted: Quantities, quantities: Quantities) -> dict[str, int]:
     return {metric: quantities.get(metric, 0) for metric in wanted}
+
+
+def _hours_between(first: str, last: str) -> int:
+    return Hour.parse(last).number - Hour.parse(first).number

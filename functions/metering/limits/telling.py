@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from aws_lambda_powertools import Logger
 
-from metering.model.limits import SPEND, Applying, LimitState, Notify, Reason, Slow, Step, Stop, Told, Window
+from metering.model.limits import SPEND, Applying, LimitState, Notify, Origin, Reason, Slow, Step, Stop, Told, Window
 from metering.model.prices import in_money
 from metering.signals import ACCESS_REOPENED, ACCESS_SLOWED, ACCESS_STOPPED, LIMITS_SOURCE, THRESHOLD_REACHED
 from metering.stores.aws import ERRORS, code_of, in_pieces
@@ -27,6 +27,12 @@ TAKEN_FOR: Final = timedelta(minutes=2)
 _AT_ONCE: Final = 10  # PutEvents' limit
 
 _ACCESS: Final = {"open": ACCESS_REOPENED, "slowed": ACCESS_SLOWED, "stopped": ACCESS_STOPPED}
+
+_WHOSE: Final = {
+    Origin.PLAN: "your plan's limit",
+    Origin.CUSTOMER: "the limit that was set for you",  # what for is the operator's own note
+    Origin.BUDGET: "your own budget",
+}
 
 _FOR_GOOD: Final = frozenset(
     {"AccountSuspendedException", "BadRequestException", "MailFromDomainNotVerifiedException", "MessageRejected"}
@@ -200,7 +206,7 @@ def message(customer: str, reached: Reached, currency: str, page: str) -> tuple[
     subject = f"{step.at} % of a limit reached: {name} of {customer}"
     lines = [
         f"{customer} has used {quantity(told.used)} of {quantity(told.most)} ({name}, each {limit.per}).",
-        f"That is {step.at} % or more of {limit.why}.",
+        f"That is {step.at} % or more of {_WHOSE[limit.origin]}.",
         "",
         follows,
         f"The {limit.per} ends on {ends}.",
