@@ -22,7 +22,7 @@ from metering.model.metrics import Count
 from metering.model.periods import Hour
 from metering.settings import WatchLimitsSettings
 from metering.stores import aws, gate_list
-from metering.stores.gate_list import Asked, Closed, GateList, Near
+from metering.stores.gate_list import Asked, Closed, GateList, Near, Sweep
 from metering.stores.limits import Gate, Home
 from tests.doubles.aws import Client, Nobody
 from tests.doubles.dying import Dying, KilledError, Life
@@ -95,6 +95,25 @@ def test_a_command_looks_at_once_and_tells_every_instance(limited: Limited) -> N
     limited.items.set("acme", OfCustomer("requests", "month", 7, reason="a trial"))
     assert sweeper(limited).look(["acme", "nobody"]).looked == {"acme", "nobody"}
     assert limited.gate.head() == (2, {"requests": 7})
+
+
+def test_who_is_near_is_told_also_while_it_is_not_known_what_others_have_left(limited: Limited) -> None:
+    """In a large deployment the first round takes a while."""
+    limited.gate.save_sweep(Sweep("acme", begun=int(limited.now.timestamp())))
+    limited.use(90)
+    sweeper(limited).look(["acme", "beta"])
+    assert (limited.gate.head(), [*limited.gate.near()]) == ((1, {}), ["acme"])
+
+
+def test_who_is_near_is_told_also_after_a_round_that_met_nobody() -> None:
+    """In a new deployment, whose customers come later."""
+    limited = Limited()
+    sweeper(limited).sweep()
+    limited.customer()
+    limited.customer("beta", "key2")
+    limited.use(90)
+    sweeper(limited).look(["acme", "beta"])
+    assert (limited.gate.head()[1], [*limited.gate.near()]) == ({"requests": 80}, ["acme"])
 
 
 # --- in rounds --------------------------------------------------------------------------------------------------------

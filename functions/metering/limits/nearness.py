@@ -76,13 +76,12 @@ class Nearness:
             return
 
     def move_head(self) -> None:
-        """Tell the instances that something has changed, if it has and a whole round is known."""
+        """Tell the instances that something has changed, if it has: what others have left, once a round is over."""
         sweep = self.gate.sweep()
-        if not sweep.customers:
-            return
-        jump = _least(sweep.before, sweep.jump)
+        one_is_over = sweep.customers or (sweep.begun and not sweep.name)
+        jump = _least(sweep.before, sweep.jump) if one_is_over else None
         number, told = self.gate.head()
-        if self._moved or not number or jump != told:
+        if self._moved or (jump is not None and (not number or jump != told)):
             self.gate.move_head(jump)
             self._moved = False
 
