@@ -2,12 +2,14 @@
 
 import secrets
 import string
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from infra.operate.deployment import Deployment
-from metering.portal.tokens import Use, issue
+from infra.operate.limits.setting import items_of
+from metering.portal.tokens import Right, Use, issue
 
 _ALPHABET: Final = string.ascii_letters + string.digits
 _LENGTH: Final = 64
@@ -21,8 +23,13 @@ class Link:
     expires_at: datetime
 
 
-def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetime) -> Link:
-    """Return a link that opens a customer's page for so many hours."""
+def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetime, may: Collection[Right] = ()) -> Link:
+    """Return a link that opens a customer's page for so many hours, and lets whoever has it do what it ``may``.
+
+    Raises OperatorError for a right to a budget where there are no limits.
+    """
+    if Right.BUDGET in may:
+        items_of(deployment)
     secret = deployment.outputs.portal_secret
     key = deployment.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]
     token, ends = issue(
@@ -32,6 +39,7 @@ def make_link(deployment: Deployment, customer: str, *, hours: int, now: datetim
         now=now,
         life=timedelta(hours=hours),
         use=Use.LINK,
+        may=may,
     )
     return Link(f"{portal_url(deployment)}#{token}", ends)
 
