@@ -274,7 +274,7 @@ class Gate:
         return moved
 
     def _give_back(self, name: str, plans: Mapping[str, tuple[str, ...]], now: datetime) -> None:
-        """Write where keys belong that were closed as a customer's and no longer are its own, and ask for their holders.
+        """Write where keys belong that were closed as a customer's and no longer are, and ask for their holders.
 
         Whoever handed them over has done so; but if the ledger was restored to a moment before they were its own, then
         it knows nothing of all that, and what is noted here is about to be written anew without them.
