@@ -39,7 +39,14 @@ def _budgets() -> budget.Budgets:
     settings = SetBudgetSettings.read()
     keys = PortalKeys(aws.secrets(), settings.portal_secret, time.monotonic)
     items = LimitItems(aws.dynamodb(), settings.ledger_table)
-    return budget.Budgets(settings.deployment, keys, items, Declared.read(DECLARED.read_bytes()).plans)
+    return budget.Budgets(
+        settings.deployment,
+        keys,
+        items,
+        Declared.read(DECLARED.read_bytes()).plans,
+        aws.functions(),
+        settings.watch_limits_function,
+    )
 
 
 @cache

@@ -181,11 +181,15 @@ class EnforceLimitsSettings(_Settings):
 
 @dataclass(frozen=True, slots=True)
 class SetBudgetSettings(_Settings):
-    """What ``set_budget`` needs; what is declared is in its zip. The rest as in :class:`ShowUsageSettings`."""
+    """What ``set_budget`` needs; what is declared is in its zip. The rest as in :class:`ShowUsageSettings`.
+
+    It has ``watch_limits_function`` look at whoever sets one.
+    """
 
     ledger_table: str
     deployment: str
     portal_secret: str
+    watch_limits_function: str
     portal_origins: str = ""
 
 

@@ -144,7 +144,7 @@ async function budget(event) {
   try {
     model.standing = { ...before, budget: await setBudget(wanted) };
     touchBudget(false);
-    sayOfBudget("Your budget is set. It acts within some minutes.");
+    sayOfBudget("Your budget is set. It acts within a minute as a rule.");
     standing();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;

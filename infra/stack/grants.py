@@ -190,14 +190,21 @@ def show_usage(function: lambda_.Function, storage: Storage, *, portal_key: secr
         allow(function, *_read_limits(ledger))
 
 
-def set_budget(function: lambda_.Function, storage: Storage, *, portal_key: secretsmanager.Secret) -> None:
-    """Write a customer's own budget, and nothing else anywhere."""
+def set_budget(
+    function: lambda_.Function,
+    storage: Storage,
+    *,
+    portal_key: secretsmanager.Secret,
+    watch_limits: lambda_.Function,
+) -> None:
+    """Write a customer's own budget, and nothing else anywhere; have that customer looked at."""
     ledger = storage.ledger.table_arn
     allow(
         function,
         items("SeeWhatALimitAllows", ledger, ["Query"], "limits#*"),
         items("KeepBudgets", ledger, ["GetItem", "PutItem"], "budget#*"),
         read_secret("ReadPortalKey", arn(portal_key)),
+        iam.PolicyStatement(sid="AskToLook", actions=["lambda:InvokeFunction"], resources=[watch_limits.function_arn]),
     )
 
 

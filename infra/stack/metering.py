@@ -293,7 +293,7 @@ class MeteringStack(cdk.Stack):
         )
 
     def _make_limiting(self, alerts_from: str, unpaid_days: int | None) -> Limiting:
-        return Limiting(
+        limiting = Limiting(
             self,
             "Limiting",
             storage=self._storage,
@@ -306,6 +306,14 @@ class MeteringStack(cdk.Stack):
             deployment=self._deployment,
             local=self._local,
         )
+        self._portal.take_budgets(
+            storage=self._storage,
+            watch_limits=limiting.watch_limits,
+            size=self._sizes["set_budget"],
+            deployment=self._deployment,
+            local=self._local,
+        )
+        return limiting
 
     def _make_alarms(self) -> Alarms:
         return Alarms(
@@ -358,10 +366,9 @@ class MeteringStack(cdk.Stack):
         grants.receive_events(billing.receive_events, storage)
         grants.check_completeness(self._checking.check_completeness, storage)
         grants.show_usage(self._portal.show_usage, storage, portal_key=self._portal.secret)
-        if self._portal.set_budget:
-            grants.set_budget(self._portal.set_budget, storage, portal_key=self._portal.secret)
         if limiting := self._limiting:
-            queue = limiting.gate_queue
+            set_budget, queue = cast("lambda_.Function", self._portal.set_budget), limiting.gate_queue
+            grants.set_budget(set_budget, storage, portal_key=self._portal.secret, watch_limits=limiting.watch_limits)
             grants.watch_limits(limiting.watch_limits, storage, gate_queue=queue, alerts_from=alerts_from)
             grants.enforce_limits(limiting.enforce_limits, storage, gate_queue=queue, api=self._access_log.api)
 

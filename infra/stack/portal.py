@@ -94,6 +94,7 @@ class Portal(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         _check_origins(origins, local=local)
+        self._origins = " ".join(origins)
         self.secret = self._key()
         self.declared = _declared(metrics, plans)
         self.show_usage = bundle.function(
@@ -108,7 +109,7 @@ class Portal(Construct):
                 portal_secret=self.secret.secret_arn,
                 stripe_secret=storage.stripe_secret.ref,
                 stripe_api_base=stripe_api_base,
-                portal_origins=" ".join(origins),
+                portal_origins=self._origins,
                 limits="true" if limits else "",
             ).environment(),
             deployment=deployment,
@@ -124,29 +125,32 @@ class Portal(Construct):
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )
         routes = [*self._route(limits=limits), self._route_notifications(receive_events)]
-        throttles = dict(THROTTLES)
         self.set_budget: lambda_.Function | None = None
-        if limits:
-            self.set_budget = bundle.function(
-                self,
-                "SetBudget",
-                module="set_budget",
-                local=local,
-                settings=SetBudgetSettings(
-                    ledger_table=storage.ledger.table_name,
-                    deployment=deployment,
-                    portal_secret=self.secret.secret_arn,
-                    portal_origins=" ".join(origins),
-                ).environment(),
-                deployment=deployment,
-                size=sizes["set_budget"],
-                description="Writes the budget that a customer gives itself.",
-                more={"declared.json": self.declared},
-            )
-            routes.append(self._route_budget(self.set_budget))
-            throttles |= {LIMITS: READING, BUDGET: BUDGETING}
-        self.stage = self._stage(throttles)
+        self.stage = self._stage(THROTTLES | ({LIMITS: READING, BUDGET: BUDGETING} if limits else {}))
         self.stage.node.add_dependency(*routes)  # which its throttles name
+
+    def take_budgets(
+        self, *, storage: Storage, watch_limits: lambda_.Function, size: Size, deployment: str, local: bool
+    ) -> None:
+        """Take the budgets that customers give themselves, and have whoever gave itself one looked at at once."""
+        self.set_budget = bundle.function(
+            self,
+            "SetBudget",
+            module="set_budget",
+            local=local,
+            settings=SetBudgetSettings(
+                ledger_table=storage.ledger.table_name,
+                deployment=deployment,
+                portal_secret=self.secret.secret_arn,
+                watch_limits_function=watch_limits.function_name,
+                portal_origins=self._origins,
+            ).environment(),
+            deployment=deployment,
+            size=size,
+            description="Writes the budget that a customer gives itself.",
+            more={"declared.json": self.declared},
+        )
+        self.stage.node.add_dependency(self._route_budget(self.set_budget))
 
     @property
     def url(self) -> str:

@@ -371,6 +371,7 @@ def test_a_budget_is_all_that_is_written_by_whoever_has_a_link(limits_template: 
         ("dynamodb:GetItem", "Ledger", ("budget#*",)),
         ("dynamodb:PutItem", "Ledger", ("budget#*",)),
         ("secretsmanager:GetSecretValue", "PortalKey", ()),
+        ("lambda:InvokeFunction", "LimitingWatchLimits", ()),
     }
 
 

@@ -85,7 +85,9 @@ def test_what_they_are_told(limits_template: Template) -> None:
     counters = {"COUNTERS_TABLE": {"Ref": "CountersFDB211E7"}}
     assert watched == counters | LEDGER | ACCESS | GATE | COMMON | {"ALERTS_FROM": "alerts@example.com"}
     assert environment("LimitingEnforceLimits") == LEDGER | ACCESS | GATE | COMMON | {"API": "rest"}
-    assert environment("PortalSetBudget") == LEDGER | COMMON | {"PORTAL_SECRET": {"Ref": "PortalKey4F23AF2A"}}
+    budgets = environment("PortalSetBudget")
+    assert flat(budgets.pop("WATCH_LIMITS_FUNCTION")) == "LimitingWatchLimits"
+    assert budgets == LEDGER | COMMON | {"PORTAL_SECRET": {"Ref": "PortalKey4F23AF2A"}}
 
 
 def test_what_is_counted_reaches_the_watcher(limits_template: Template) -> None:

@@ -139,7 +139,7 @@ def opened(  # noqa: PLR0913 - what a deployment declares
     stripe = secrets.create_secret(Name="stripe", SecretString="sk_test_local")["ARN"]
     on = "true" if limits else ""
     settings = ShowUsageSettings("counters", "ledger", "Metering", secret, stripe, world.stripe.url, origins, on)
-    budgets = SetBudgetSettings("ledger", "Metering", secret, origins)
+    budgets = SetBudgetSettings("ledger", "Metering", secret, "watch-limits", origins)
     for name, value in (settings.environment() | budgets.environment()).items():
         monkeypatch.setenv(name, value)
     declared = folder / "declared.json"

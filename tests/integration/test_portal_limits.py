@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import aws_cdk as cdk
 import msgspec
 import pytest
 from aws_cdk.assertions import Template as Synthesised
+from botocore.exceptions import EndpointConnectionError
 
 import show_usage
 from infra.stack.metering import MeteringStack
@@ -30,8 +32,10 @@ from metering.model.periods import Hour
 from metering.model.prices import Flat, PerUnit, Plan
 from metering.portal.answers import BudgetAnswer, LimitsAnswer
 from metering.portal.tokens import Right, Use
+from metering.stores import aws as clients
 from metering.stores.limits import Held, LimitItems
 from metering.stores.table import RowChangedError
+from tests.doubles.aws import Client, Nobody
 from tests.doubles.template import Template, grants
 from tests.integration.portal import IAM, ORIGIN, Answer, Portal, opened
 from tests.integration.world import HOUR, World, moment
@@ -78,10 +82,27 @@ def portal(
     """The API of a deployment whose customer acme is subscribed to the plan with limits."""
     world.customer("acme", "key1", "key2")
     subscribe(items, "standard")
+    monkeypatch.setattr(clients, "functions", cache(lambda: Client("lambda", Nobody())))
     with opened(
         world, limited, monkeypatch, tmp_path, metrics=METRICS, plans=PLANS, origins=ORIGIN, limits=True
     ) as made:
+        answered_by({"StatusCode": 202})
         yield made
+
+
+def answered_by(answer: Any) -> list[tuple[Any, ...]]:
+    """Let Lambda answer, or fail, from now on; return what it will be asked."""
+    asked: list[tuple[Any, ...]] = []
+
+    def take(operation: str, how: Mapping[str, Any]) -> Any:
+        asked.append((operation, how["FunctionName"], how["InvocationType"], json.loads(how["Payload"])))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    functions: Any = clients.functions()
+    functions.before[:] = [take]
+    return asked
 
 
 def subscribe(items: LimitItems, *plans: str, name: str = "acme", **changes: Any) -> None:
@@ -310,6 +331,18 @@ def test_a_budget_is_set_whole_and_told(portal: Portal, items: LimitItems) -> No
     assert [one["limit"] for one in shown(portal)["limits"]] == ["requests/day", "spend/period"]
 
 
+def test_who_set_a_budget_is_looked_at_at_once(portal: Portal, items: LimitItems) -> None:
+    """Also when the same is put again, as after a process that died before it asked; a refused one asks for nothing."""
+    asked = answered_by({"StatusCode": 202})
+    for _ in range(2):
+        put(portal, {"notify": 6000, "stop": None})
+    put(portal, {"notify": 6000, "stop": 10_001})
+    assert asked == [("Invoke", "watch-limits", "Event", {"look": ["acme"]})] * 2
+    answered_by(EndpointConnectionError(endpoint_url="https://lambda"))  # then the sweep does it
+    assert put(portal, {"notify": 7000, "stop": None}).status == 200
+    assert items.budget("acme") == Budget(notify=7000, at=seconds(portal.world.now), version=2)
+
+
 def test_a_budget_that_is_so_already_is_not_written_again(portal: Portal, items: LimitItems) -> None:
     """I2: a replay changes nothing."""
     for _ in range(3):
@@ -446,7 +479,13 @@ def test_the_function_of_budgets_can_write_nothing_else(limited: Template) -> No
         role: {one for one in grants(limited, f"Portal{role}Role") if one[0] not in reads | logs}
         for role in ("SetBudget", "ShowUsage")
     }
-    assert wrote == {"SetBudget": {("dynamodb:PutItem", "Ledger", ("budget#*",))}, "ShowUsage": set()}
+    assert wrote == {
+        "SetBudget": {
+            ("dynamodb:PutItem", "Ledger", ("budget#*",)),
+            ("lambda:InvokeFunction", "LimitingWatchLimits", ()),  # which is sent the customer's name and no more
+        },
+        "ShowUsage": set(),
+    }
 
 
 def test_pages_of_declared_origins_may_set_budgets(portal: Portal) -> None:

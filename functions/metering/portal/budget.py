@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from aws_lambda_powertools import Logger
@@ -27,8 +27,12 @@ from metering.portal.callers import bearer_of, check_token
 from metering.portal.http import ProblemError, application, built, check_body, failed, finished, good
 from metering.portal.limits import shown_budget
 from metering.portal.tokens import Bearer, PortalKeys, Right, Use
+from metering.stores.aws import ERRORS
 from metering.stores.limits import LimitItems, OfOne
 from metering.stores.table import RowChangedError
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda.client import LambdaClient
 
 BUDGET: Final = "/v1/budget"
 
@@ -48,12 +52,14 @@ class WantedBudget(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Sets budgets, and writes nothing else."""
+    """Sets budgets, and writes nothing else; ``functions`` start the one of this name that looks at customers."""
 
     deployment: str
     keys: PortalKeys
     items: LimitItems
     plans: Sequence[Plan]
+    functions: "LambdaClient"
+    watch_limits: str
 
     def put(self, name: str, wanted: WantedBudget, now: datetime) -> tuple[Budget, bool]:
         """Set a customer's budget; return it, and whether the customer may stop itself. Raises ProblemError.
@@ -74,6 +80,17 @@ class Budgets:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE, "the budget is being set by somebody else: try again", {"Retry-After": "1"}
         )
+
+    def ask_to_look(self, name: str) -> None:
+        """Have a customer looked at now; if that cannot be asked for, the sweep does it within a quarter of an hour.
+
+        Asking twice is harmless: whoever looks comes to the same.
+        """
+        asked = msgspec.json.encode({"look": [name]})
+        try:
+            self.functions.invoke(FunctionName=self.watch_limits, InvocationType="Event", Payload=asked)
+        except ERRORS as error:
+            logger.warning("a look was not asked for", customer=name, error=type(error).__name__)
 
 
 def decided(known: OfOne, declared: Sequence[tuple[str, AnyLimit]], wanted: WantedBudget, now: datetime) -> Budget:
@@ -112,6 +129,7 @@ def _put(wanted: Annotated[WantedBudget, Body()]) -> Response[str]:
     budgets: Budgets = budget_routes.context["budgets"]
     bearer: Bearer = budget_routes.context["bearer"]
     budget, may = budgets.put(bearer.customer, wanted, budget_routes.context["now"])
+    budgets.ask_to_look(bearer.customer)
     logger.info("budget set", customer=bearer.customer, version=budget.version)
     return good(msgspec.json.encode(shown_budget(bearer, budget, may_stop=may)).decode())
 

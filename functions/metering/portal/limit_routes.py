@@ -64,7 +64,7 @@ def limits() -> Response[str]:
     ),
 )
 def budget(wanted: Annotated[WantedBudget, Body()]) -> Response[str]:  # noqa: ARG001 - only described here
-    """Set the whole budget of the running period, with a session that may; it acts at the next look, within a minute.
+    """Set the whole budget of the running period, with a session that may; it is looked at at once.
 
     ``notify`` tells at an amount, ``stop`` stops at one, where the plan lets customers do so, and never above the limit
     at which the plan stops. Null is none. Whoever sets it last has meant it.
