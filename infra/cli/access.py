@@ -10,8 +10,10 @@ import typer
 
 from infra.cli.customers import customers_app
 from infra.cli.shared import Connect, Json, known_customer, now, on_deployment, out, print_json
-from infra.operate.access import Access, Rotated
+from infra.operate.access import Access, Changed, Rotated, in_words, reason_as_json
 from infra.operate.deployment import OperatorError
+from metering.model.limits import OPERATOR
+from metering.stores.holders import Customer
 
 _DURATION: Final = re.compile(r"(\d{1,4})([mhd])", re.ASCII)
 _UNITS: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -56,7 +58,7 @@ def customers_rotate_key(
     if to is not None and (to.exists() or not to.parent.is_dir()):
         raise OperatorError(f"{to} cannot be made: name a new file, in a folder that there is, for the key's value")
     deployment = connect()
-    access = Access.of(deployment)
+    access = Access.of(deployment, now)
     if finish:
         if customer_id:
             known_customer(deployment.ledger, customer_id)
@@ -79,11 +81,11 @@ def customers_suspend(
 ) -> None:
     """Take all of a customer's keys out of their usage plans, so that they open nothing; doing it again is harmless.
 
-    What was used is billed as ever, and so are late records of it.
+    What was used is billed as ever, and so are late records of it. It stays so until 'resume', whatever limits say.
     """
     deployment = connect()
     customer = known_customer(deployment.ledger, customer_id)
-    _say(Access.of(deployment).suspend(customer, now=now()), as_json)
+    _say_changed(customer, Access.of(deployment, now).suspend(customer, now=now()), as_json)
 
 
 @on_deployment(customers_app, "resume")
@@ -92,10 +94,13 @@ def customers_resume(
     customer_id: Annotated[str, typer.Argument(metavar="ID")],
     as_json: Json = False,
 ) -> None:
-    """Put a suspended customer's keys back into the usage plans that they were in; doing it again is harmless."""
+    """Put a suspended customer's keys back into the usage plans that they were in; doing it again is harmless.
+
+    Where a limit, a budget or an unpaid invoice closes them as well, they stay closed for that, which is said.
+    """
     deployment = connect()
     customer = known_customer(deployment.ledger, customer_id)
-    _say(Access.of(deployment).resume(customer, now=now()), as_json)
+    _say_changed(customer, Access.of(deployment, now).resume(customer, now=now()), as_json)
 
 
 def _say(said: list[str], as_json: bool) -> None:
@@ -104,6 +109,17 @@ def _say(said: list[str], as_json: bool) -> None:
         return
     for sentence in said or ["nothing to change"]:
         out.print(sentence)
+
+
+def _say_changed(customer: Customer, done: Changed, as_json: bool) -> None:
+    if as_json:
+        print_json({"changed": done.said, "reasons": [reason_as_json(reason) for reason in done.reasons]})
+        return
+    for sentence in done.said or ["nothing to change"]:
+        out.print(sentence)
+    for reason in done.reasons:
+        if reason.name != OPERATOR:
+            out.print(f"{customer.id} is {in_words(reason)}")
 
 
 def _say_rotated(done: Rotated, value: str, to: Path | None, as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """The customers, their Stripe customers and their API keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,14 +23,18 @@ from infra.cli.shared import (
     progress,
     table,
 )
+from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, read_csv
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
+from metering.limits.gate import reasons_of_one
+from metering.model.limits import level_by
 from metering.model.periods import Hour
 from metering.stores.holders import BEGINNING
+from metering.stores.limits import LimitItems
 
 Unchecked = Annotated[bool, typer.Option("--unchecked", help="Do not ask Stripe whether it knows a Stripe customer.")]
 ReturnUrl = Annotated[
@@ -68,6 +72,7 @@ def customers_add(
     if refused := _look_up(deployment, {1: entry}, unchecked).get(1):
         raise OperatorError(*refused)
     change = Customers(deployment.ledger, deployment.counters).add(entry, now=now())
+    change += _settled(Access.of(deployment, now), entry.keys)
     notes = keep_subscribed(deployment, customer_id, now=now()) if stripe_customer else []
     _say_change(change, as_json)
     for note in notes:
@@ -99,8 +104,9 @@ def customers_show(
     customer_id: Annotated[str, typer.Argument(metavar="ID")],
     as_json: Json = False,
 ) -> None:
-    """Show a customer and the keys that it holds or has held."""
-    ledger = connect().ledger
+    """Show a customer, the keys that it holds or has held, and why they are closed, if they are."""
+    deployment = connect()
+    ledger = deployment.ledger
     customer = known_customer(ledger, customer_id)
     keys = []
     for name, holding in sorted(ledger.holders.of_keys(ledger.holders.keys_of(customer_id)).items()):
@@ -109,10 +115,17 @@ def customers_show(
             if holder.customer == customer_id:
                 since = None if holder.since == BEGINNING else str(holder.since)
                 keys.append({"key": name, "from": since, "to": str(end) if end else None})
+    limits = LimitItems(deployment.client("dynamodb"), deployment.outputs.ledger_table)
+    reasons, stands = reasons_of_one(limits, customer_id, now()), limits.of(customer_id).gate
     if as_json:
-        print_json({**asdict(customer), "keys": keys})
+        access = {"access": level_by(reasons).name.lower(), "reasons": [reason_as_json(one) for one in reasons]}
+        print_json({**asdict(customer), "keys": keys, **access, "left": stands.left})
         return
     out.print(f"{customer.id}: {customer.name}, Stripe customer {customer.stripe_customer or 'none yet'}")
+    for reason in reasons:
+        out.print(in_words(reason))
+    for key, why in stands.left.items():
+        out.print(f"key {key} is left as it is: {why}")
     rows = [(str(k["key"]), k["from"] or "the beginning", k["to"] or "now") for k in keys]
     table(("key", "from", "to"), rows)
 
@@ -145,9 +158,9 @@ def customers_import(
     bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
         raise OperatorError(f"nothing was imported from {file}:", *bad)
-    whole = Change()
+    whole, access = Change(), Access.of(deployment, now)
     for entry in progress("importing", as_json)(entries.values(), len(entries)):
-        whole += customers.add(entry, now=now())
+        whole += customers.add(entry, now=now()) + _settled(access, entry.keys)
     _say_change(whole, as_json)
 
 
@@ -232,7 +245,13 @@ def keys_exclude(
     """Say that nobody is billed for a key, such as that of your own health checks."""
     deployment = connect()
     customers = Customers(deployment.ledger, deployment.counters)
-    _say_change(customers.exclude(key, reason=reason, since=since, now=now()), as_json)
+    change = customers.exclude(key, reason=reason, since=since, now=now())
+    _say_change(change + _settled(Access.of(deployment, now), (key,)), as_json)
+
+
+def _settled(access: Access, keys: Sequence[str]) -> Change:
+    """Bring keys that were given to somebody to where they belong, also if a command before died at it."""
+    return Change(access.settle(keys, now=now()))
 
 
 def _look_up(deployment: Deployment, entries: Mapping[int, Entry], unchecked: bool) -> dict[int, list[str]]:

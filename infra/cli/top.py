@@ -14,6 +14,7 @@ from rich.text import Text
 
 from infra.cli.shared import WIDEST, Connect, Json, hour, now, on_deployment, out, print_json
 from infra.cli.terminal import line
+from infra.operate.access import in_words
 from infra.operate.top import MOST_SET_ASIDE, Busy, Look, Top, in_units
 from metering.model.periods import Hour
 from metering.model.prices import in_money
@@ -119,8 +120,9 @@ def _money(amount: Decimal | None, currency: str) -> str:
 
 
 def waiting(look: Look) -> list[str]:
-    """Say what waits for a person."""
+    """Say what waits for a person, and whose keys are closed."""
     said = list(look.notes)
+    said += [f"{busy.name} is {in_words(reason)}" for busy in look.customers for reason in busy.reasons]
     if look.unmapped:
         names = ", ".join(one.name for one in look.unmapped[:_NAMED]) + ", ..." * (len(look.unmapped) > _NAMED)
         said.append(f"{len(look.unmapped)} keys belong to no customer: {names}: 'metering customers add ID --key KEY'")

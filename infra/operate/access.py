@@ -1,27 +1,42 @@
-"""Who may call: keys that are rotated, and customers that are suspended and resumed, by API Gateway's usage plans.
+"""Who may call: keys that are rotated, and customers that are suspended and resumed, by the gate that limits act by.
 
-A key that is in no usage plan of a stage gets 403 wherever a method needs a key. So plans, and not the key's own
-switch, are what opens and closes: what a key has used stays its customer's, and late records of it still count.
+A customer's keys are open if and only if no reason holds (:mod:`metering.limits.gate`). To suspend is to let the
+operator's reason hold, to resume is to let it go; each then brings the customer's keys to where all of its reasons ask
+for. Where there are limits, the worker at the gate is asked as well, so that it makes good what a command left.
 
-Every verb may die at any point and be run again: what is to be done is written down first
-(:mod:`infra.operate.access_notes`), and putting a key into a plan, or taking it out, does nothing where that is done.
+Every verb may die at any point and be run again: what is to be done is written down before it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from infra.operate.access_notes import AccessNotes, Rotation, Suspension
+from infra.operate.access_notes import AccessNotes, Rotation
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
-from metering.limits.usage_plans import UsagePlans
+from infra.operate.limits.setting import moment
+from metering.limits.gate import Brought, Gate, UnsettledError
+from metering.limits.keys import CallerKeys, Keys, NotAsWantedError, PlanKeys
+from metering.limits.usage_plans import UnavailableError, UsagePlans
+from metering.model.limits import OPERATOR, Level, Reason
+from metering.model.log_format import Api
 from metering.model.periods import Hour
 from metering.model.subjects import short_id
+from metering.stores.gate_list import GateList
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
+from metering.stores.limits import Held, Home, LimitItems
 from metering.stores.table import RowChangedError
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a command did, in sentences, and the reasons for which the customer's keys are closed after it."""
+
+    said: list[str]
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,72 +53,98 @@ class Rotated:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The verbs, on a deployment in the same account and Region as its API."""
+    """The verbs, on a deployment in the same account and Region as its API. ``who`` acts is asked where it is noted."""
 
     plans: UsagePlans
+    gate: Gate
     notes: AccessNotes
     ledger: Ledger
     customers: Customers
     deployment: str
+    who: Callable[[], str]
 
     @classmethod
-    def of(cls, deployment: Deployment) -> "Access":
+    def of(cls, deployment: Deployment, clock: Callable[[], datetime]) -> "Access":
         """Return that of a deployment."""
+        dynamodb, outputs = deployment.client("dynamodb"), deployment.outputs
+        plans = UsagePlans(deployment.client("apigateway"))
+        asked = GateList(dynamodb, outputs.access_table) if outputs.access_table else None
+        keys: Keys = PlanKeys(plans, outputs.deployment)
+        if asked is not None and deployment.access_log.api is Api.HTTP:
+            keys = CallerKeys(asked)
         return cls(
-            UsagePlans(deployment.client("apigateway")),
-            AccessNotes(deployment.client("dynamodb"), deployment.outputs.ledger_table),
+            plans,
+            Gate(LimitItems(dynamodb, outputs.ledger_table), deployment.ledger.holders, keys, clock, asked),
+            AccessNotes(dynamodb, outputs.ledger_table),
             deployment.ledger,
             Customers(deployment.ledger, deployment.counters),
-            deployment.outputs.deployment,
+            outputs.deployment,
+            deployment.who,
         )
 
-    def suspend(self, customer: Customer, *, now: datetime) -> list[str]:
-        """Take all of a customer's keys out of their usage plans; say which.
+    def suspend(self, customer: Customer, *, now: datetime) -> Changed:
+        """Let the operator's reason hold, so that all of a customer's keys open nothing; say which are out.
 
-        Raises OperatorError if it holds no key that is or was in one.
+        Raises OperatorError if it holds no key that is or was in a usage plan, or is known to an HTTP API's authorizer.
         """
-        said: list[str] = []
-        noted = self.notes.suspensions(customer.id)
-        for key in self._keys(customer, now):
-            before = noted.get(key, Suspension(key))
-            plans = {*before.plans, *self._plans_of(key)}
-            if not plans:
-                continue
-            # What was remembered stays: the run that wrote it took out some of it, or all.
-            after = msgspec.structs.replace(before, plans=tuple(sorted(plans)))
-            noted[key] = after if after == before else self._remember(customer, after)
-            out = [plan for plan in noted[key].plans if self.plans.holds(plan, key) and self.plans.take_out(plan, key)]
-            if out:
-                said.append(f"key {key} is out of the usage plan{'s' * (len(out) > 1)} {', '.join(out)}")
-        if not noted:
+        self.gate.adopt(customer.id)
+        if not self._can_be_closed(customer, now):
             raise OperatorError(
                 f"no key of {customer.id} is in a usage plan, so that there is nothing to take it out of: "
                 "where API keys open nothing, your authorizer must refuse the customer"
             )
-        return said
+        held = self.gate.limits.of(customer.id).held.get(OPERATOR)
+        self.gate.ask(customer.id, Level.STOPPED)
+        if held is None:
+            self._changing(customer, lambda: self.gate.limits.hold(customer.id, OPERATOR, self._hold(now)))
+        brought = self._bring(customer.id)
+        said = _out(brought)
+        if held is None and not said:
+            said = [f"{customer.id} is suspended, and its keys were closed already"]
+        return Changed(said, brought.reasons)
 
-    def resume(self, customer: Customer, *, now: datetime) -> list[str]:
-        """Put a suspended customer's keys back into the usage plans that they were taken out of; say which.
+    def resume(self, customer: Customer, *, now: datetime) -> Changed:
+        """Let the operator's reason go, and put the customer's keys back where they belong, unless another holds.
 
         A key that has changed hands since stays out, and a plan that was deleted is said.
         """
-        said: list[str] = []
-        held = set(self._keys(customer, now))
-        for key, noted in sorted(self.notes.suspensions(customer.id).items()):
-            if key in held:
-                back = [plan for plan in noted.plans if self.plans.put(plan, key)]
-                if back:
-                    said.append(f"key {key} is in the usage plan{'s' * (len(back) > 1)} {', '.join(back)} again")
-                said += [
-                    f"key {key} could not be put into the usage plan {plan}: one of them is gone, or the key is in "
-                    "another plan of the same stage"
-                    for plan in noted.plans
-                    if plan not in back
-                ]
-            else:
-                said.append(f"key {key} belongs to {customer.id} no longer and stays out")
-            self.notes.forget(customer.id, noted)
-        return said
+        self.gate.adopt(customer.id)
+        held = self.gate.limits.of(customer.id).held.get(OPERATOR)
+        self.gate.ask(customer.id)
+        if held is not None:
+            self._changing(customer, lambda: self.gate.limits.release(customer.id, OPERATOR, held))
+        brought = self._bring(customer.id)
+        said = _into(brought)
+        if held is not None:
+            said += [
+                f"key {key} belongs to {customer.id} no longer and stays out" for key in self._lost(customer.id, now)
+            ]
+            said += [f"{customer.id} is suspended no longer"] * (bool(brought.reasons) or not said)
+        return Changed(said, brought.reasons)
+
+    def holders_of(self, keys: Iterable[str]) -> set[str]:
+        """Return every customer that holds any of the keys, or once did."""
+        holdings = self.ledger.holders.of_keys(dict.fromkeys(keys)).values()
+        return {holder.customer for holding in holdings for holder in holding.holders if holder.customer}
+
+    def settle(self, keys: Sequence[str], *, now: datetime) -> list[str]:
+        """Bring keys that are new, or have changed hands, to where their holders' reasons ask for; say what was done.
+
+        Whoever gets a key while its keys are closed gets it closed; from whom is closed, open. Where no reason holds
+        and no key was ever closed, nothing is asked of API Gateway.
+        """
+        if not keys:
+            return []
+        said, closed = [], {key for key, home in self.gate.limits.homes(keys).items() if home.level is not Level.OPEN}
+        for name in sorted(self.holders_of(keys)):
+            self.gate.adopt(name)
+            if closed or self.gate.reasons(name):
+                self.gate.ask(name)
+                brought = self._bring(name)
+                said += _out(brought) + _into(brought)
+        hour, holdings = Hour.containing(now), self.ledger.holders.of_keys(sorted(closed))
+        nobodys = [key for key, holding in holdings.items() if not (holder := holding.at(hour)) or not holder.customer]
+        return said + [f"key {key} stays closed: whoever held it was, and now it is nobody's" for key in nobodys]
 
     def rotate(self, customer: Customer, old: str, overlap: timedelta, *, now: datetime) -> Rotated:
         """Give a customer a new key in the place of ``old``, or of its only one, which stays valid for ``overlap``.
@@ -111,9 +152,11 @@ class Access:
         The new key is the customer's in the ledger before it opens anything, so that no call of it is ever unmapped.
         Run again after it died, it goes on with the same new key, whose name is derived from the old one's id. Run
         again while the old one is still valid, it can end that earlier, and never later.
+        Where a limit has closed the customer's keys, the new one stays closed with them, and opens with them.
         Raises OperatorError if the customer is suspended, or it is not clear which key is meant.
         """
-        if self.notes.suspensions(customer.id):
+        self.gate.adopt(customer.id)
+        if OPERATOR in self.gate.limits.of(customer.id).held:
             raise OperatorError(
                 f"{customer.id} is suspended: resume it first with 'metering customers resume {customer.id}'"
             )
@@ -123,7 +166,7 @@ class Access:
             new = self.plans.make_key(name, f"{customer.name}: takes the place of {rotation.old}")
             rotation = self._write(msgspec.structs.replace(rotation, new=new))
         self.customers.add(Entry(customer.id, customer.name, "", (rotation.new,)), now=now)
-        if not rotation.until and not all(self.plans.put(plan, rotation.new) for plan in rotation.plans):
+        if not rotation.until and not self._brought(customer, rotation):
             raise OperatorError(
                 f"the new key {rotation.new} could not be put into each of the usage plans "
                 f"{', '.join(rotation.plans)}: look at them in API Gateway, then run this again"
@@ -156,7 +199,7 @@ class Access:
         if not old and len(under_way) == 1:
             (old,) = under_way
         if not old:
-            candidates = [key for key in held if key not in taking_over and self._plans_of(key)]
+            candidates = [key for key in held if key not in taking_over and self._home_of(key)]
             if len(candidates) != 1:
                 which = (
                     f"say which with --key: {', '.join(candidates)}" if candidates else "it has none in a usage plan"
@@ -169,37 +212,84 @@ class Access:
             raise OperatorError(
                 f"{customer.id} holds no key {old!r}: 'metering customers show {customer.id}' lists them"
             )
-        plans = tuple(self._plans_of(old))
+        plans = self._home_of(old)
         if not plans:
             raise OperatorError(f"the key {old} is in no usage plan, so that a new one could not take its place there")
         return self._write(Rotation(customer.id, old, plans))
 
+    def _brought(self, customer: Customer, rotation: Rotation) -> bool:
+        """Say that a new key belongs where the old one does, and bring it to where the reasons ask for it to be.
+
+        It is said to be closed as yet, so that whoever brings it puts it there. Returns False if that cannot be done.
+        """
+        home = self.gate.limits.homes([rotation.new]).get(rotation.new, Home())
+        after = msgspec.structs.replace(home, plans=rotation.plans, level=Level.STOPPED)
+        self._changing(customer, lambda: self.gate.limits.save_home(rotation.new, after))
+        brought = self._bring(customer.id)
+        return not any(moved.lost for moved in brought.moved if moved.key == rotation.new)
+
     def _finish(self, rotation: Rotation) -> None:
-        """Take the old key out of every plan that it is in, and of what a later resume would put it back into."""
-        noted = self.notes.suspensions(rotation.customer).get(rotation.old)
-        if noted:
-            self.notes.forget(rotation.customer, noted)
-        for plan in {*rotation.plans, *self._plans_of(rotation.old)}:
-            if self.plans.holds(plan, rotation.old):
-                self.plans.take_out(plan, rotation.old)
+        """Take the old key out of every plan that it is in, and of what a later reopening would put it back into."""
+        self.gate.adopt(rotation.customer)
+        home = self.gate.limits.homes([rotation.old]).get(rotation.old)
+        if home is not None and home.plans:
+            after = msgspec.structs.replace(home, plans=())
+            try:
+                self.gate.limits.save_home(rotation.old, after)
+            except RowChangedError as error:
+                raise OperatorError(f"the key {rotation.old} is being opened or closed just now: try again") from error
+        for plan in self.plans.of(rotation.old):
+            self.plans.take_out(plan.id, rotation.old)
         self.notes.end(rotation)
 
-    def _plans_of(self, key: str) -> list[str]:
-        return [plan.id for plan in self.plans.of(key)]
+    def _home_of(self, key: str) -> tuple[str, ...]:
+        """Return the usage plans that a key is in, or goes back into if it is closed; never a lane."""
+        home = self.gate.limits.homes([key]).get(key, Home())
+        here = {plan.id for plan in self.plans.of(key) if not plan.is_lane(self.deployment)}
+        return tuple(sorted(here if home.level is Level.OPEN else here | {*home.plans}))
+
+    def _can_be_closed(self, customer: Customer, now: datetime) -> bool:
+        """Say whether there is anything to close: a key in a plan, or any at all where an authorizer asks the table."""
+        keys = self._keys(customer, now)
+        return bool(keys) if isinstance(self.gate.keys, CallerKeys) else any(map(self._home_of, keys))
+
+    def _bring(self, name: str) -> Brought:
+        """Bring a customer's keys, in a command's words where that fails."""
+        try:
+            return self.gate.bring(name)
+        except UnsettledError as error:
+            raise OperatorError(f"somebody else is suspending or resuming {name} just now: try again") from error
+        except (NotAsWantedError, UnavailableError) as error:
+            raise OperatorError(str(error)) from error
+        except ExceptionGroup as failures:
+            words = "; ".join(map(str, failures.exceptions))
+            raise OperatorError(f"not every key of {name} could be brought, try again: {words}") from failures
+
+    def _lost(self, name: str, now: datetime) -> list[str]:
+        """Return the keys that a customer held once and that are still closed for that."""
+        ever = sorted(self.ledger.holders.keys_of(name))
+        held = {*self._held(name, now)}
+        homes = self.gate.limits.homes(ever) if ever else {}
+        return [key for key in ever if key not in held and key in homes and homes[key].level is not Level.OPEN]
+
+    def _hold(self, now: datetime) -> Held:
+        return Held(int(now.timestamp()), "suspended by the operator", self.who())
 
     def _keys(self, customer: Customer, now: datetime) -> Sequence[str]:
+        return self._held(customer.id, now)
+
+    def _held(self, name: str, now: datetime) -> Sequence[str]:
         """Return the keys that a customer holds in the current hour."""
         hour = Hour.containing(now)
-        holdings = self.ledger.holders.of_keys(sorted(self.ledger.holders.keys_of(customer.id)))
-        return [
-            key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == customer.id
-        ]
+        holdings = self.ledger.holders.of_keys(sorted(self.ledger.holders.keys_of(name)))
+        return [key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == name]
 
-    def _remember(self, customer: Customer, after: Suspension) -> Suspension:
+    def _changing(self, customer: Customer, change: Callable[[], object]) -> None:
         try:
-            return self.notes.remember(customer.id, after)
+            change()
         except RowChangedError as error:
             raise OperatorError(f"somebody else is suspending or resuming {customer.id} just now: try again") from error
+        self.gate.ask(customer.id)
 
     def _write(self, after: Rotation) -> Rotation:
         try:
@@ -208,3 +298,44 @@ class Access:
             raise OperatorError(
                 f"somebody else is rotating the key {after.old} of {after.customer} just now: try again"
             ) from error
+
+
+def _out(brought: Brought) -> list[str]:
+    """Say which keys are out of which plans."""
+    return [
+        f"key {moved.key} is out of the usage plan{'s' * (len(moved.out) > 1)} {', '.join(moved.out)}"
+        for moved in brought.moved
+        if moved.out
+    ]
+
+
+def _into(brought: Brought) -> list[str]:
+    """Say which keys are in which plans again, or could not be put there."""
+    said = []
+    for moved in brought.moved:
+        if moved.into:
+            said.append(
+                f"key {moved.key} is in the usage plan{'s' * (len(moved.into) > 1)} {', '.join(moved.into)} again"
+            )
+        said += [
+            f"key {moved.key} could not be put into the usage plan {plan}: one of them is gone, or the key is in "
+            "another plan of the same stage"
+            for plan in moved.lost
+        ]
+    return said
+
+
+def in_words(reason: Reason) -> str:
+    """Say how far a reason closes keys, and since when: ``stopped because of operator since 2026-11-22T05:30:00Z``."""
+    until = f" until {moment(reason.until)}" if reason.until else ""
+    return f"{reason.level.name.lower()} because of {reason.name} since {moment(reason.since)}{until}"
+
+
+def reason_as_json(reason: Reason) -> dict[str, str | None]:
+    """Return a reason as ``--json`` shows it."""
+    return {
+        "name": reason.name,
+        "access": reason.level.name.lower(),
+        "since": moment(reason.since),
+        "until": moment(reason.until) if reason.until else None,
+    }

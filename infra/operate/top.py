@@ -21,8 +21,11 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
+from infra.operate.access import reason_as_json
 from infra.operate.deployment import Deployment
 from metering.layout import FAILED_BATCHES
+from metering.limits.gate import reasons_of_one
+from metering.model.limits import Reason
 from metering.model.metrics import Count, Metric, meters_of
 from metering.model.periods import HOUR, Hour, hours
 from metering.model.prices import Flat, Plan, Price, explain, terms, written
@@ -31,6 +34,7 @@ from metering.stores.attribution import owner_of
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
 from metering.stores.holders import Customer, Holding
+from metering.stores.limits import LimitItems
 from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 from metering.stripe.subscriptions import plans_of, running
 
@@ -53,7 +57,7 @@ class Busy:
 
     ``customer`` is empty for a key that has none; then ``reason`` says why it is not billed, if somebody said so.
     ``per_second`` is of the look's ``rate_of``. Amounts are of the smallest unit of ``currency``, None where no plan of
-    the customer's is known.
+    the customer's is known. ``reasons`` are why a customer's keys are not open.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Busy:
     currency: str = ""
     cost: Decimal | None = None
     per_hour: Decimal | None = None
+    reasons: tuple[Reason, ...] = ()
 
     def as_json(self, kind: str) -> dict[str, Any]:
         """Return it as ``metering top --json`` prints it; ``kind`` is "customer" or "key"."""
@@ -78,6 +83,7 @@ class Busy:
             shown |= {"keys": self.keys, "plan": self.plan or None, "currency": self.currency or None}
             for name, amount in (("cost", self.cost), ("per_hour", self.per_hour)):
                 shown[name] = None if amount is None else in_units(amount)
+            shown["reasons"] = [reason_as_json(reason) for reason in self.reasons]
         return shown
 
 
@@ -164,6 +170,7 @@ class Top:
     _open: dict[Hour, list[tuple[Hour, Counted]]] = field(default_factory=dict)
     _notes: list[str] = field(default_factory=list)
     _unpriced: str = ""
+    _reasons: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
 
     def look(self, now: datetime) -> Look:
         """Look at the counters, and at what is not known yet."""
@@ -200,7 +207,7 @@ class Top:
             is_first=before is None,
             rate_of=rate_of,
             per_second=rate(counted),
-            customers=self._priced(busiest, hour, min(now, hour.end)),
+            customers=self._with_reasons(self._priced(busiest, hour, min(now, hour.end)), now),
             keys=sorted((busy for busy in keys if busy.name), key=_busiest)[: self.rows],
             unmapped=sorted((busy for busy in keys if not busy.customer and not busy.reason), key=_busiest),
             set_aside=self._set_aside,
@@ -215,6 +222,7 @@ class Top:
             return
         self._standing_at = now
         self._holdings = {}
+        self._reasons = {}
         self._unpriced = ""
         self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
         self._set_aside = self._count_set_aside()
@@ -273,6 +281,14 @@ class Top:
             per_hour = cost / elapsed
             priced.append(replace(busy, plan=on.plan.name, currency=on.plan.currency, cost=cost, per_hour=per_hour))
         return priced
+
+    def _with_reasons(self, busiest: list[Busy], now: datetime) -> list[Busy]:
+        """Return customers with why their keys are not open: of each that is shown, a query and two reads a minute."""
+        limits = LimitItems(self.deployment.client("dynamodb"), self.deployment.outputs.ledger_table)
+        unknown = [busy.name for busy in busiest if busy.name not in self._reasons]
+        found = side_by_side(lambda name: tuple(reasons_of_one(limits, name, now)), unknown)
+        self._reasons |= dict(zip(unknown, found, strict=True))
+        return [replace(busy, reasons=self._reasons[busy.name]) for busy in busiest]
 
     def _learn_plans(self, names: Iterable[str]) -> None:
         """Ask Stripe which plan each of these customers is on that is not known yet."""

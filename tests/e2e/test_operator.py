@@ -51,7 +51,8 @@ def test_keys_open_and_close_as_the_operator_says(deployed: Deployed) -> None:
     key, value = deployed.cloud.add_api_key(name, plan="Standard")
     deployed.customer(name, key)
     deployment = deployed.cloud.deployment
-    access, now = Access.of(deployment), datetime.now(UTC)
+    now = datetime.now(UTC)
+    access = Access.of(deployment, lambda: now)
     customer = deployment.ledger.holders.customers([name])[name]
     assert status(deployed, value) == 200
     access.suspend(customer, now=now)

@@ -21,6 +21,7 @@ from tests.doubles.aws import Account
 from tests.doubles.clock import Clock
 from tests.doubles.stripe import in_process
 from tests.doubles.stripe_types import typed_calls
+from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.billing import Billing, subscribed
 from tests.integration.limit_desk import Desk
 from tests.integration.world import HOUR, World
@@ -153,3 +154,10 @@ def apigateway(aws: Account, monkeypatch: pytest.MonkeyPatch) -> Any:
         validator.validate, validator.OpenAPIValidationError = None, ValueError
         monkeypatch.setitem(sys.modules, validator.__name__, validator)
     return boto3.client("apigateway")
+
+
+@pytest.fixture
+def usage_plans(aws: Account) -> Any:
+    """A client of API Gateway's usage plans, of which there are none, and which conflict as AWS has them do."""
+    aws.services["apigateway"] = UsagePlansOfAws()
+    return aws.client("apigateway")

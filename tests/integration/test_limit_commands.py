@@ -246,7 +246,7 @@ def test_a_customer_is_shown_with_every_limit_what_acted_and_why_its_keys_are_cl
         ["pro"],
         "usd",
     )
-    assert shown["keys_seen"] == {"access": "open", "at": None}
+    assert shown["keys_seen"] == {"access": "open", "at": None, "left": {}}
     assert shown["reasons"] == [
         {
             "name": BUDGET,

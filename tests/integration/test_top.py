@@ -11,13 +11,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from infra.cli.top import shown
+from infra.cli.top import shown, waiting
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
 from infra.operate.subscribing import Subscriber, Wishes
 from infra.operate.top import Look, Top
 from metering.model.amounts import Amounts
+from metering.model.limits import OPERATOR
 from metering.model.metrics import Count, Sum
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
@@ -25,6 +26,7 @@ from metering.model.subjects import customer
 from metering.model.unbilled import WhyUnbilled
 from metering.model.usage_row import State
 from metering.stores.agreements import Looks, Unpaid
+from metering.stores.limits import Held, LimitItems
 from tests.doubles.clock import Clock
 from tests.integration.operator_commands import Operator
 from tests.integration.world import HOUR, World
@@ -299,6 +301,7 @@ def test_the_command_prints_one_document(scene: Scene) -> None:
                 "currency": "usd",
                 "cost": "5.5",
                 "per_hour": "11",
+                "reasons": [],
             }
         ],
         "keys": [
@@ -365,3 +368,16 @@ def test_another_hour_can_be_looked_at(scene: Scene) -> None:
 def test_an_empty_look_is_printed(scene: Scene) -> None:
     """With what there is to say."""
     assert shown(scene.look()).renderables
+
+
+def test_who_is_closed_is_said_with_the_reason_and_since_when(scene: Scene) -> None:
+    """Of those that are shown."""
+    LimitItems(scene.world.ledger.client, "ledger").hold("acme", OPERATOR, Held(int(scene.world.now.timestamp())))
+    scene.use("key1", 111)
+    scene.use("key3", 1)
+    looked = Top(scene.deployment).look(scene.world.now)
+    assert {busy.name: [reason.name for reason in busy.reasons] for busy in looked.customers} == {
+        "acme": ["operator"],
+        "globex": [],
+    }
+    assert "acme is stopped because of operator since 2026-11-22T05:30:00Z" in waiting(looked)

@@ -68,6 +68,14 @@ def _go_on() -> None:
     """Go on however long it takes."""
 
 
+def reasons_of_one(limits: LimitItems, name: str, now: datetime) -> list[Reason]:
+    """Return why a customer's keys are to be closed now, also where an earlier version suspended it."""
+    reasons = limits.of(name).reasons(now)
+    if limits.former(name) and OPERATOR not in {reason.name for reason in reasons}:
+        reasons.append(Reason(OPERATOR, Level.STOPPED, int(now.timestamp())))
+    return sorted(reasons)
+
+
 @dataclass(frozen=True, slots=True)
 class Brought:
     """Where a customer's keys were brought, why, and what was done with each; ``until`` one of them changes hands."""
@@ -108,15 +116,16 @@ class Gate:
     tell: Tell | None = None
 
     def reasons(self, name: str) -> list[Reason]:
-        """Return why a customer's keys are to be closed now, also where an earlier version suspended it."""
-        reasons = self.limits.of(name).reasons(self.clock())
-        if self.limits.former(name) and OPERATOR not in {reason.name for reason in reasons}:
-            reasons.append(Reason(OPERATOR, Level.STOPPED, 0))
-        return sorted(reasons)
+        """Return why a customer's keys are to be closed now."""
+        return reasons_of_one(self.limits, name, self.clock())
 
-    def ask(self, name: str, level: Level = Level.STOPPED) -> None:
-        """Ask the worker to look at a customer: before something is changed by which keys are closed or opened."""
+    def ask(self, name: str, level: Level | None = None) -> None:
+        """Ask the worker to look at a customer, for a level, or that which its reasons ask for now.
+
+        Before something is changed by which keys are closed or opened, so that whoever dies then is made good.
+        """
         if self.asked is not None:
+            level = level_by(self.reasons(name)) if level is None else level
             self.asked.ask(name, Asked(level, int(self.clock().timestamp())))
 
     def adopt(self, name: str) -> None:

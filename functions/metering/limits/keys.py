@@ -15,7 +15,7 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from metering.limits.usage_plans import UsagePlan, UsagePlans, lanes_for
+from metering.limits.usage_plans import Put, UsagePlan, UsagePlans, lanes_for
 from metering.model.limits import Level, Reason
 from metering.stores.gate_list import GateList
 from metering.stores.limits import Home
@@ -176,14 +176,17 @@ class PlanKeys:
         there = {plan.id for plan in seen}
         done.out += [plan for plan in sorted(there - wish.plans) if self.plans.take_out(plan, key)]
         for plan in sorted(wish.plans - there):
-            if self.plans.put(plan, key):
-                done.into.append(plan)
-            elif plan in wish.home and self._is_lost(plan, key, seen, wish):
-                done.lost.append(plan)
+            match self.plans.put(plan, key):
+                case Put.DONE:
+                    done.into.append(plan)
+                case Put.GONE if plan in wish.home:
+                    done.lost.append(plan)
+                case Put.IN_THE_WAY if plan in wish.home and self._is_taken(plan, seen, wish):
+                    done.lost.append(plan)
+                case _:
+                    pass  # seen and tried again
 
-    def _is_lost(self, plan: str, key: str, seen: Sequence[UsagePlan], wish: _Wish) -> bool:
-        """Say whether a plan of a key's home is no longer to be had, and it was not only refused at this moment."""
-        there = {one.id: one for one in self.plans.all(fresh=True)}
-        if plan not in there or not self.plans.exists(key):
-            return True
-        return any(one.id in wish.plans and one.stages & there[plan].stages for one in seen)
+    def _is_taken(self, plan: str, seen: Sequence[UsagePlan], wish: _Wish) -> bool:
+        """Say whether another plan of the same stage has the key for good: somebody put it there."""
+        stages = next((one.stages for one in self.plans.all(fresh=True) if one.id == plan), frozenset[str]())
+        return any(one.id in wish.plans and one.stages & stages for one in seen)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final, TypeVar
 
 from metering.layout import LANE_NAME, LANE_TAG
@@ -57,6 +58,17 @@ class UsagePlan:
 
 class UnavailableError(Exception):
     """API Gateway kept asking for fewer calls: try again later."""
+
+
+class Put(Enum):
+    """How putting a key into a plan ended."""
+
+    DONE = "done"
+    GONE = "gone"
+    """There is no such plan or key any more."""
+
+    IN_THE_WAY = "in the way"
+    """The key is in another plan of the same stage, or was a moment ago."""
 
 
 @dataclass(slots=True)
@@ -111,16 +123,15 @@ class UsagePlans:
             return False
         return True
 
-    def put(self, plan: str, key: str) -> bool:
-        """Put a key into a plan; return False if one of them is gone, or it is in another plan of the same stage."""
+    def put(self, plan: str, key: str) -> Put:
+        """Put a key into a plan, where it may be already."""
         try:
             self._call(self.client.create_usage_plan_key, usagePlanId=plan, keyId=key, keyType="API_KEY")
         except self.client.exceptions.NotFoundException:
-            return False
+            return Put.GONE
         except self.client.exceptions.ConflictException:
-            # It is in this plan already, perhaps since two runs met; or in another one of the same stage.
-            return self.holds(plan, key)
-        return True
+            return Put.DONE if self.holds(plan, key) else Put.IN_THE_WAY
+        return Put.DONE
 
     def take_out(self, plan: str, key: str) -> bool:
         """Take a key out of a plan; return whether it was in it."""
@@ -141,14 +152,6 @@ class UsagePlans:
             return str(min(there, key=lambda key: (key["createdDate"], key["id"]))["id"])
         made = self._call(self.client.create_api_key, name=name, description=description, enabled=True)
         return str(made["id"])
-
-    def exists(self, key: str) -> bool:
-        """Say whether there is such a key."""
-        try:
-            self._call(self.client.get_api_key, apiKey=key)
-        except self.client.exceptions.NotFoundException:
-            return False
-        return True
 
     def value(self, key: str) -> str:
         """Return a key's value, the secret: for the operator alone, never for a log (I8)."""

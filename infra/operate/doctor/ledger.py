@@ -8,15 +8,21 @@ from typing import Final
 from infra.operate import redrive
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
-from infra.operate.doctor.findings import Finding, broken, ok, warning
+from infra.operate.doctor.findings import Finding, broken, named, ok, warning
 from metering.billing.standing import MOST_COUNTED, standing
 from metering.layout import FAILED_BATCHES
 from metering.model.periods import Hour, due_before
 from metering.model.usage_row import WhyHeld
+from metering.stores.gate_list import GateList
+from metering.stores.limits import LimitItems
 
 HOURS_BEHIND: Final = 2
 """So many due hours may be under way."""
 
+GATE_LATE_S: Final = 120
+"""The gate is a worker that is woken each minute; so long nobody waits but behind others."""
+
+MOST_NAMED: Final = 10
 MOST_SHOWN: Final = 100
 MOST_BATCHES: Final = 1_000
 
@@ -125,9 +131,9 @@ def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     rotations = [*AccessNotes(deployment.client("dynamodb"), deployment.outputs.ledger_table).rotations()]
     due = [rotation for rotation in rotations if rotation.is_due(now)]
     if due:
-        named = ", ".join(f"{rotation.old} of {rotation.customer}" for rotation in due)
+        names = ", ".join(f"{rotation.old} of {rotation.customer}" for rotation in due)
         yield broken(
-            f"replaced keys still open what they should not: {named}", "metering customers rotate-key --finish"
+            f"replaced keys still open what they should not: {names}", "metering customers rotate-key --finish"
         )
     for rotation in rotations:
         if not rotation.until:
@@ -139,3 +145,28 @@ def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
             if rotations
             else "no replaced key is valid"
         )
+
+
+def check_gate(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """See whether keys are closed and open as reasons ask for; without limits nobody is on a list."""
+    if not deployment.outputs.access_table:
+        return
+    dynamodb = deployment.client("dynamodb")
+    gate = GateList(dynamodb, deployment.outputs.access_table)
+    limits = LimitItems(dynamodb, deployment.outputs.ledger_table)
+    due = [name for name, one in gate.asked().items() if one.at + GATE_LATE_S <= now.timestamp() and one.level]
+    if due:
+        yield broken(
+            f"the keys of {len(due):,} customers are to be closed and are not: {named(due, len(due), MOST_NAMED)}",
+            "read the log of enforce_limits; it tries again each minute",
+        )
+    closed = [name for name, _ in islice(gate.closed(), MOST_SHOWN + 1)]
+    left = [name for name in closed[:MOST_SHOWN] if limits.of(name).gate.left]
+    if left:
+        yield warning(
+            f"keys of these customers are left as they are: {named(left, len(left), MOST_NAMED)}",
+            "metering customers show says why",
+        )
+    if not due and not left:
+        number = f"{len(closed[:MOST_SHOWN])}{'+' * (len(closed) > MOST_SHOWN)}"
+        yield ok(f"the keys of {number} customers are closed, as they should be")

@@ -105,7 +105,11 @@ class Standing:
                 }
                 for reason in self.reasons
             ],
-            "keys_seen": {"access": self.known.gate.level.name.lower(), "at": _moment(self.known.gate.at)},
+            "keys_seen": {
+                "access": self.known.gate.level.name.lower(),
+                "at": _moment(self.known.gate.at),
+                "left": self.known.gate.left,
+            },
             "plans": list(subscribed.plans) if subscribed else [],
             "currency": (subscribed.currency if subscribed else "") or None,
             "limits": [one.as_json() for one in self.limits],
@@ -137,6 +141,7 @@ def _notes(deployment: Deployment, known: OfOne, shown: Sequence[Shown], level: 
         )
     if known.gate.level is not level:
         notes.append(f"its keys were last seen {known.gate.level.name.lower()}, and the gate is to bring them further")
+    notes += [f"key {key} is left as it is: {why}" for key, why in known.gate.left.items()]
     late = [one.limit.name for one in shown if stops_unslowed(one.limit.steps)]
     if late and deployment.outputs.road == FIREHOSE:
         notes.append(

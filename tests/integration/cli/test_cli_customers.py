@@ -120,6 +120,9 @@ def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Meterin
         "name": "Acme",
         "stripe_customer": "cus_1",
         "keys": [{"key": "key1", "from": None, "to": None}, {"key": "key2", "from": None, "to": None}],
+        "access": "open",
+        "reasons": [],
+        "left": {},
     }
 
 
