@@ -1,8 +1,7 @@
-"""What the Ledger table remembers of keys that are kept out of their usage plans, or on their way out.
+"""What the Ledger table remembers of keys that are on their way out of their usage plans.
 
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
-| suspended key | ``customer#<id>`` | ``suspended#<key>`` | ``plans``: the usage plans that it was taken out of |
 | rotation | ``rotations`` | ``<short id>#<old key>`` | the fields of :class:`Rotation` |
 
 Each item has a ``version``, too, and is written before what it tells of is done, so that a command that dies is made
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from metering.model.subjects import customer, short_id
+from metering.model.subjects import short_id
 from metering.stores.aws import Item, from_item, to_item
 from metering.stores.table import Table, item_key, unchanged
 
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 _ROTATIONS: Final = "rotations"
-_SUSPENDED: Final = "suspended#"
-
-
-class Suspension(msgspec.Struct, frozen=True):
-    """A key, and the usage plans that it goes back into. ``version`` 0 means that it was never written."""
-
-    key: str
-    plans: tuple[str, ...] = ()
-    version: int = 0
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -65,24 +55,6 @@ class AccessNotes:
     def _items(self) -> Table:
         return Table(self.client, self.table)
 
-    def suspensions(self, name: str) -> dict[str, Suspension]:
-        """Return what is remembered of a customer's suspended keys, by key."""
-        found = self._items.query(str(customer(name)), beginning=_SUSPENDED)
-        noted = [_read_suspension(item) for item in found]
-        return {one.key: one for one in noted}
-
-    def remember(self, name: str, after: Suspension) -> Suspension:
-        """Write which plans a key goes back into, and return it as it now stands."""
-        written = msgspec.structs.replace(after, version=after.version + 1)
-        values = {"plans": list(written.plans), "version": written.version}
-        item = {**item_key(str(customer(name)), f"{_SUSPENDED}{after.key}"), **to_item(values)}
-        self._items.put_as_read(item, version=after.version)
-        return written
-
-    def forget(self, name: str, before: Suspension) -> None:
-        """Delete what is remembered of a key, unless it was changed since it was read."""
-        self._delete(item_key(str(customer(name)), f"{_SUSPENDED}{before.key}"), before.version)
-
     def rotations(self, name: str = "") -> Iterator[Rotation]:
         """Yield the rotations whose old key is not taken out yet, of one customer or of all."""
         for item in self._items.query(_ROTATIONS, beginning=f"{short_id(name)}#" if name else ""):
@@ -107,11 +79,6 @@ class AccessNotes:
 
 def _rotation_key(rotation: Rotation) -> Item:
     return item_key(_ROTATIONS, f"{short_id(rotation.customer)}#{rotation.old}")
-
-
-def _read_suspension(item: Item) -> Suspension:
-    values = from_item(item)
-    return Suspension(values["sk"].removeprefix(_SUSPENDED), tuple(values["plans"]), values["version"])
 
 
 def _read_rotation(item: Item) -> Rotation:

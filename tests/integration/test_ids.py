@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infra.operate.access_notes import AccessNotes, Rotation, Suspension
+from infra.operate.access_notes import AccessNotes, Rotation
 from infra.operate.usage import Report
 from metering.model.amounts import Amounts
 from metering.model.metrics import USAGE_LINES, Count, Sum, Unique
@@ -103,18 +103,14 @@ def test_a_key_of_any_id_changes_hands_and_takes_its_values_along(world: World, 
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_what_is_noted_of_a_suspended_or_rotated_key_is_read_back(world: World, name: str) -> None:
+def test_what_is_noted_of_a_rotated_key_is_read_back(world: World, name: str) -> None:
     """For customers whose ids begin alike."""
     notes = AccessNotes(world.ledger.client, world.ledger.table)
-    suspended = notes.remember(name, Suspension(name, ("plan",)))
     rotations = {who: notes.write(Rotation(who, LONGEST, ("plan",))) for who in (name, f"{name[:126]}#x")}
-    assert notes.suspensions(name) == {name: suspended}
     assert list(notes.rotations(name)) == [rotations[name]]
     assert {one.customer for one in notes.rotations()} == rotations.keys()
     notes.end(rotations[name])
-    notes.forget(name, suspended)
     assert list(notes.rotations(name)) == []
-    assert notes.suspensions(name) == {}
 
 
 def test_an_identifier_at_stripe_leads_back_to_its_customer(world: World) -> None:

@@ -45,7 +45,7 @@ CHECKS: Final[dict[str, Check]] = {
     "subscriptions": health_subscriptions.check_subscriptions,
     "limits": health_limits.check_limits,
     "keys": health_ledger.check_rotations,
-    "gate": health_ledger.check_gate,
+    "closed keys": health_ledger.check_closed,
     "alarms": health_account.check_alarms,
     "API keys": health_account.check_api_keys,
     "concurrency": health_account.check_concurrency,

@@ -19,9 +19,6 @@ from metering.stores.limits import LimitItems
 HOURS_BEHIND: Final = 2
 """So many due hours may be under way."""
 
-GATE_LATE_S: Final = 120
-"""The gate is a worker that is woken each minute; so long nobody waits but behind others."""
-
 MOST_NAMED: Final = 10
 MOST_SHOWN: Final = 100
 MOST_BATCHES: Final = 1_000
@@ -147,26 +144,20 @@ def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         )
 
 
-def check_gate(deployment: Deployment, now: datetime) -> Iterator[Finding]:
-    """See whether keys are closed and open as reasons ask for; without limits nobody is on a list."""
+def check_closed(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """Say how many customers' keys are closed, and of which not all are; without limits nobody is on a list."""
     if not deployment.outputs.access_table:
         return
     dynamodb = deployment.client("dynamodb")
-    gate = GateList(dynamodb, deployment.outputs.access_table)
+    listed = GateList(dynamodb, deployment.outputs.access_table).closed()
+    closed = [name for name, _ in islice(listed, MOST_SHOWN + 1)]
     limits = LimitItems(dynamodb, deployment.outputs.ledger_table)
-    due = [name for name, one in gate.asked().items() if one.at + GATE_LATE_S <= now.timestamp() and one.level]
-    if due:
-        yield broken(
-            f"the keys of {len(due):,} customers are to be closed and are not: {named(due, len(due), MOST_NAMED)}",
-            "read the log of enforce_limits; it tries again each minute",
-        )
-    closed = [name for name, _ in islice(gate.closed(), MOST_SHOWN + 1)]
     left = [name for name in closed[:MOST_SHOWN] if limits.of(name).gate.left]
     if left:
         yield warning(
-            f"keys of these customers are left as they are: {named(left, len(left), MOST_NAMED)}",
-            "metering customers show says why",
+            f"keys are left as they are that should be closed, of {named(left, len(left), MOST_NAMED)}",
+            "metering customers show says why: a slow lane is missing, or a key is in no usage plan",
         )
-    if not due and not left:
+    else:
         number = f"{len(closed[:MOST_SHOWN])}{'+' * (len(closed) > MOST_SHOWN)}"
         yield ok(f"the keys of {number} customers are closed, as they should be")
