@@ -10,6 +10,8 @@ from metering.limits import usage
 from metering.model.limits import UNPAID, Budget, Level, Limit, Notify, OfCustomer, Slow, Spend, Stop
 from metering.model.periods import Hour
 from metering.model.prices import Plan
+from metering.model.subjects import customer
+from metering.model.usage_row import State, Total, UsageRow
 from metering.stores.holders import Holder
 from metering.stores.limits import Gate
 from metering.stores.table import RowChangedError
@@ -402,6 +404,14 @@ def test_what_is_billed_counts_also_of_peaks_and_adjustments(limited: Limited) -
     assert limited.look().used == {"requests/day": 3}
 
 
+def test_a_row_of_an_hour_that_is_not_written_gives_what_stands_beside_its_counters(limited: Limited) -> None:
+    """A closer has got to this customer and not to all: what was counted counts once, and by the counters."""
+    limited.use(7)
+    total = Total(5, 1, State.PENDING, adjusted=-2, carried=10)
+    limited.ledger.rows.save(UsageRow(customer("acme"), HOUR, totals={"requests": total}))
+    assert limited.look().used == {"requests/day": 15}
+
+
 # --- money ------------------------------------------------------------------------------------------------------------
 
 
@@ -446,7 +456,8 @@ def test_a_clock_that_is_late_decides_nothing(limited: Limited) -> None:
     """A machine that still is in the window before leaves how the limit stands as it is."""
     late = limited.now
     limited.pass_by(days=1)
-    limited.use(100)
+    hours_passed(limited, 1)
+    limited.use(90)
     assert limited.look().level is Level.STOPPED
     before = limited.items.of("acme").states
     limited.looker().look("acme", late)

@@ -122,16 +122,17 @@ def test_who_is_near_is_told_also_after_a_round_that_met_nobody() -> None:
 def test_a_round_begins_every_quarter_of_an_hour(limited: Limited) -> None:
     """What is left at least is that of this round and of the one before."""
     sweeper(limited).sweep()
-    limited.use(50)
+    assert limited.gate.head()[1] == {"requests": 40}
+    for name in ("acme", "beta"):
+        limited.items.set(name, OfCustomer("requests", "day", 1000, raised=True))
     limited.pass_by(minutes=14)
     assert sweeper(limited).sweep().looked == set()
     limited.pass_by(minutes=1)
     assert sweeper(limited).sweep().looked == {"acme", "beta"}
-    assert limited.gate.head()[1] == {"requests": 40}
-    limited.use(10)
+    assert (limited.gate.head()[1], limited.gate.sweep().customers) == ({"requests": 40}, 2)
     limited.pass_by(minutes=15)
     sweeper(limited).sweep()
-    assert (limited.gate.head()[1], limited.gate.sweep().customers) == ({"requests": 40}, 2)
+    assert limited.gate.head()[1] == {"requests": 400}
 
 
 def test_several_sweepers_share_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
