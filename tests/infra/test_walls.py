@@ -141,6 +141,8 @@ def test_a_room_that_has_no_place_is_noticed(
 PURE: Final = {
     *(
         "ast",
+        "bisect",
+        "calendar",
         "collections",
         "dataclasses",
         "datetime",
