@@ -81,6 +81,8 @@ def _group(item: pytest.Item) -> str:
             needs.add(item.callspec.params["there"])  # type: ignore[attr-defined]
         if "firehose" in needs:
             return "firehose"
+        if "limited" in needs:
+            return "limited"
         if needs & {"deployed", "subscription"}:
             return "subscription"
     return folder if folder in ("faults", "infra", "live") else item.path.name

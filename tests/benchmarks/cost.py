@@ -18,12 +18,14 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, Final, Self, cast
 
 from infra.local.aws.emulator import Emulator
@@ -41,6 +43,7 @@ from metering.settings import (
     PostUsageSettings,
     ReconcileUsageSettings,
     RecordUsageSettings,
+    WatchLimitsSettings,
 )
 from metering.stores import aws
 from metering.stores.counters import SLOTS, Counters
@@ -82,6 +85,8 @@ POLLS_A_MONTH: Final = 5 * 3 * 60 * 24 * 30
 Developer Guide, "Using Lambda with Amazon SQS")."""
 
 ALARMS: Final = {"subscription": 25, "firehose": 28}
+LIMITS_ALARMS: Final = 3
+SWEEPS_A_MONTH: Final = 60 * 24 * 30
 SECRETS: Final = 3
 """The Stripe key, what Stripe signs its notifications with, and the key that signs links."""
 
@@ -209,6 +214,17 @@ class Bench:
         """Measure a run of ``reconcile_usage``."""
         return self._run("reconcile_usage", {}, 0)
 
+    def sweep(self) -> Run:
+        """Measure a sweep over limits of which nobody has any, in the middle of a round."""
+        with tempfile.TemporaryDirectory() as folder:
+            declared = Path(folder) / "declared.json"
+            declared.write_text(f'{{"metrics": {metrics.encode(METRICS)}, "plans": []}}')
+            importlib.import_module("watch_limits").DECLARED = declared  # type: ignore[attr-defined]
+            first, *others = (self._run("watch_limits", {"sweep": True}, 0) for _ in range(1 + self.repeats))
+        if first.writes <= 0:
+            raise RuntimeError(f"the first sweep was to begin a round, got {first}")
+        return _median(others)
+
     def _run(self, name: str, event: Mapping[str, Any], lines: int) -> Run:
         function = importlib.import_module(name)  # now that its environment is set
         self.units.clear()
@@ -270,9 +286,10 @@ def _settings(stripe_url: str) -> dict[str, str]:
     closing = ClosePeriodsSettings("counters", "ledger", "post-usage", metrics.encode(METRICS))
     posting = PostUsageSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url, "1000")
     reconciling = ReconcileUsageSettings("counters", "ledger", "Metering", "stripe", stripe_url, "5000")
+    watching = WatchLimitsSettings("counters", "ledger", "access", "Metering", "http://queue.example", "https://page/")
     powertools = {"POWERTOOLS_SERVICE_NAME": "Metering-us-east-1", "POWERTOOLS_METRICS_NAMESPACE": "Metering"}
     ours = recording.environment() | closing.environment() | posting.environment() | reconciling.environment()
-    return ours | powertools
+    return watching.environment() | ours | powertools
 
 
 def _make_resources(emulator: Emulator, stripe_key: str) -> None:
@@ -286,6 +303,7 @@ def _make_resources(emulator: Emulator, stripe_key: str) -> None:
     tables: Any = (
         ("counters", ("pk", "sk"), {}),
         ("ledger", ("pk", "sk", "pending"), {"GlobalSecondaryIndexes": [index]}),
+        ("access", ("pk", "sk"), {}),
     )
     for table, names, indexes in tables:
         dynamodb.create_table(
@@ -374,6 +392,20 @@ class Closing:
         return {"without_free_tier": _summed(items), "with_free_tier": _summed(free)}
 
 
+def limits_idle_usd(sweep: Run) -> dict[str, dict[str, float]]:
+    """Return what limits add to a month's cost of a deployment that nobody uses, without and with the free tier."""
+    items = {
+        "lambda": sum(sweep.lambda_usd("watch_limits").values()) * SWEEPS_A_MONTH,
+        "dynamodb": (sweep.writes * prices.DYNAMODB_WRITE + sweep.reads * prices.DYNAMODB_READ) * SWEEPS_A_MONTH,
+        "own_logs": sweep.log_usd() * SWEEPS_A_MONTH,
+        "scheduler": prices.SCHEDULER_INVOCATION * SWEEPS_A_MONTH,
+        "sqs_polling": prices.SQS_REQUEST * POLLS_A_MONTH,
+        "alarms": prices.ALARM_MONTH * LIMITS_ALARMS,
+    }
+    free = {name: usd for name, usd in items.items() if name not in FREE_TIER}
+    return {"without_free_tier": _summed(items), "with_free_tier": _summed(free)}
+
+
 def recording(run: Run, rate: int) -> dict[str, float]:
     """Return what a million requests cost to be counted, if each run of ``record_usage`` takes what this one did."""
     runs_an_hour = 3600 * rate / run.lines
@@ -455,7 +487,7 @@ def measured(rates: Sequence[int], *, customers: int, repeats: int, sample_lines
     with bench(repeats) as at:
         sample = "".join(f"{line}\n" for line in at.lines(sample_lines)).encode()
         line, gzipped = len(sample) / sample_lines, len(gzip.compress(sample)) / sample_lines
-        closing = Closing.measure(at, customers)
+        sweep, closing = at.sweep(), Closing.measure(at, customers)
         rows = []
         for rate in rates:
             at_once = min(rate, LARGEST_DELIVERY)
@@ -474,7 +506,8 @@ def measured(rates: Sequence[int], *, customers: int, repeats: int, sample_lines
         "customers": customers,
         "rows": rows,
         "idle_usd_per_month": {road: closing.idle_usd(road) for road in ALARMS},
-        "signals_while_idle": sorted(closing.empty.signals),
+        "limits_idle_usd_per_month": limits_idle_usd(sweep),
+        "signals_while_idle": sorted(closing.empty.signals | sweep.signals),
         "close_periods": {
             name: {"cpu_ms": round(1000 * run.cpu_s), "write_units": run.writes, "read_units": run.reads}
             for name, run in (("idle", closing.idle), ("empty_hour", closing.empty), ("full_hour", closing.full))

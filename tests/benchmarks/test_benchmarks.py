@@ -13,7 +13,7 @@ from metering.portal.uniques import MOST_QUERIES
 from metering.stores.claims import SHARDS
 from tests.benchmarks import bench
 from tests.benchmarks.bench import BENCHMARKS, Benchmark, Machine
-from tests.benchmarks.cost import ALARMS
+from tests.benchmarks.cost import ALARMS, LIMITS_ALARMS
 from tests.benchmarks.recorded_calls import Call, Recorded, transaction_units
 from tests.conftest import ROOT, cannot_run
 from tests.doubles.template import Template, of_type
@@ -106,6 +106,7 @@ ROW: Final = (
     "own_log_bytes_at_once",
     "usd_per_million_with_a_tenth_at_once",
 )
+LIMITS_IDLE: Final = ("lambda", "dynamodb", "own_logs", "scheduler", "sqs_polling", "alarms", "total")
 IDLE_FREE: Final = ("dynamodb", "metrics_asked_for", "secrets", "alarms", "total")
 IDLE: Final = (*IDLE_FREE, "lambda", "own_logs", "scheduler", "custom_metrics")
 RUN: Final = ("cpu_ms", "write_units", "read_units")
@@ -272,6 +273,8 @@ KEYS: Final[Mapping[str, set[str]]] = {
             for key in IDLE
         ),
         "idle_usd_per_month.firehose.without_free_tier.sqs_polling",
+        *(f"limits_idle_usd_per_month.with_free_tier.{key}" for key in ("dynamodb", "alarms", "total")),
+        *(f"limits_idle_usd_per_month.without_free_tier.{key}" for key in LIMITS_IDLE),
         "signals_while_idle",
         *(f"close_periods.{run}.{key}" for run in ("idle", "empty_hour", "full_hour") for key in RUN),
         *(f"post_usage.{key}" for key in RUN),
@@ -318,9 +321,10 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
 
 
 def test_what_idles_has_as_many_alarms_as_are_paid_for(template: Template) -> None:
-    """By Firehose there are three more, which the alarms' own tests name."""
+    """By Firehose there are three more, and with limits three, which the alarms' own tests name."""
     alarms = len(of_type(template, "AWS::CloudWatch::Alarm"))
     assert {"subscription": alarms, "firehose": alarms + 3} == ALARMS
+    assert LIMITS_ALARMS == 3
 
 
 def _failed(said: str) -> NoReturn:

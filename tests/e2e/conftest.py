@@ -142,6 +142,13 @@ def http() -> Iterator[Deployed]:
         yield there
 
 
+@pytest.fixture(scope="session")
+def limited() -> Iterator[Deployed]:
+    """The same with limits."""
+    with _posting("subscription", alerts_from="alerts@example.com") as there:
+        yield there
+
+
 @pytest.fixture(params=["subscription", "firehose"])
 def there(request: pytest.FixtureRequest) -> Deployed:
     """One and the other, for what holds on both roads."""
@@ -150,10 +157,12 @@ def there(request: pytest.FixtureRequest) -> Deployed:
 
 
 @contextmanager
-def _posting(road: str, *, api: str = "rest") -> Iterator[Deployed]:
+def _posting(road: str, *, api: str = "rest", alerts_from: str | None = None) -> Iterator[Deployed]:
     """Deploy, and turn posting on, which a deployment does not begin with."""
-    with start(road=road, api=api, say=Console(file=io.StringIO())) as cloud:
+    with start(road=road, api=api, alerts_from=alerts_from, say=Console(file=io.StringIO())) as cloud:
         _stop_clocks(cloud)
+        if alerts_from:
+            _stop_limits(cloud)
         now = datetime.now(UTC)
         hour = Hour.containing(now - CLOCK_BACK)
         turn_on(cloud.deployment, hour, who=cloud.deployment.who(), now=now, progress=lambda names, _: names)
@@ -168,6 +177,14 @@ def _stop_clocks(cloud: LocalCloud) -> None:
         kept = {field: schedule[field] for field in ("ScheduleExpression", "FlexibleTimeWindow", "Target")}
         scheduler.update_schedule(Name=name, State="DISABLED", **kept)
     scheduler.close()
+
+
+def _stop_limits(cloud: LocalCloud) -> None:
+    """Leave it to the tests as well when what is counted is watched, and when the gate works."""
+    functions = cloud.emulator.client("lambda")
+    for source in functions.list_event_source_mappings()["EventSourceMappings"]:
+        functions.update_event_source_mapping(UUID=source["UUID"], Enabled=False)
+    functions.close()
 
 
 @pytest.fixture(scope="session")

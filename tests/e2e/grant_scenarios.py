@@ -109,7 +109,8 @@ def process(deployed: Deployed, function: str, monkeypatch: pytest.MonkeyPatch) 
 
 def _begin() -> None:
     """Forget what a process keeps between two events, clients and all."""
-    for cached in (aws.dynamodb, aws.s3, aws.functions, aws.events, aws.secrets, aws.cloudwatch):
+    clients = (aws.dynamodb, aws.s3, aws.functions, aws.events, aws.secrets, aws.cloudwatch)
+    for cached in (*clients, aws.queues, aws.mail, aws.apigateway):
         cached.cache_clear()
     check_completeness._sources.cache_clear()
     _forget()

@@ -1,0 +1,247 @@
+"""What the functions of limits do, as :mod:`tests.e2e.grant_scenarios` has it of the others: once for every grant.
+
+Each time with customers of its own, so that nothing of it was decided or done before.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+import enforce_limits
+import set_budget
+import show_usage
+import watch_limits
+from app import LIMITS, METRICS, PLANS
+from infra.operate.customers import Customers, Entry
+from metering.limits import usage_plans
+from metering.limits.sweeping import Sweeper
+from metering.model.amounts import Amounts
+from metering.model.limits import OPERATOR, Level, OfCustomer, Subscribed
+from metering.model.metrics import encode
+from metering.model.periods import Hour
+from metering.model.prices import encode as encode_plans
+from metering.portal.tokens import Right, Use, issue
+from metering.stores.gate_list import Asked, Closed, GateList
+from metering.stores.holders import Holder
+from metering.stores.limits import Held, LimitItems
+from tests.doubles.lambdas import context, request
+from tests.e2e.conftest import Deployed
+from tests.e2e.grant_scenarios import Again, Scenario, Told, close, new_name
+
+PLAN: Final = msgspec.structs.replace(PLANS[0], limits=LIMITS)
+
+
+def forget_limits() -> None:
+    """Forget what a process of these functions keeps between two events."""
+    for kept in (
+        *(watch_limits._looker, watch_limits._watcher, enforce_limits._gate),
+        *(set_budget._budgets, set_budget._cors, show_usage._parts, show_usage._cors),
+    ):
+        kept.cache_clear()
+
+
+@contextmanager
+def watch(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Sweep over a customer that is to be stopped, one that comes near and leaves again, and one whose home is lost."""
+    limits, gate = _limits(deployed), _gate_list(deployed)
+    deployment, wakes = deployed.cloud.deployment, _Wakes(deployed)
+
+    def again() -> None:
+        forget_limits()
+        wakes.taken()
+        hour = Hour.containing(datetime.now(UTC))
+        stopped, near, lost = (new_name() for _ in range(3))
+        for name, most in ((stopped, 10), (near, 100)):
+            keys = (f"{name}-one", f"{name}-two")
+            deployed.customer(name, *keys)
+            for key in keys:
+                deployment.counters.count(hour, key, Amounts({"requests": 45}, uniques={"users": 1}), os.urandom(12))
+            limits.set(name, OfCustomer("requests", "day", most))
+            limits.set(name, OfCustomer("users", "day", 1))  # by two keys: the claims say how many users there are
+        limits.address(stopped, ["someone@example.com"])
+        gate.put_closed(lost, Closed(Level.STOPPED, 1, homes={lost: ("plan-of-old",)}))
+        gate.client.delete_item(TableName=gate.table, Key={"pk": {"S": "sweep"}, "sk": {"S": "round"}})
+        with patch.object(Sweeper, "wanted_help", lambda _: 1):
+            named = context(function=deployed.cloud.outputs.watch_limits_function or "")
+            assert watch_limits.handler({"sweep": True}, named)["failed"] == 0
+        state = limits.of(stopped).states["requests/day/customer"]
+        assert (state.level, state.untold) == (Level.STOPPED, ())
+        assert stopped in gate.asked()
+        assert near in gate.near()
+        assert gate.head()[0]
+        assert limits.homes([lost])[lost].plans == ("plan-of-old",)
+        assert wakes.taken()
+        for own in limits.of(near).own:
+            limits.clear(near, own)
+        assert watch_limits.handler({"look": [near]}, context()) == {"looked": [near]}
+        assert (near in gate.near(), dict(limits.of(near).states)) == (False, {})
+        gate.drop_closed(lost)
+
+    with _declared(watch_limits), _sender(deployed):
+        yield again
+
+
+@contextmanager
+def enforce(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Take a suspended customer's key out of its plan and put it back; another key changes hands in an hour."""
+    limits, gate, ledger = _limits(deployed), _gate_list(deployed), deployed.cloud.deployment.ledger
+    apigateway, wakes = deployed.cloud.emulator.client("apigateway"), _Wakes(deployed)
+    plan, customers = deployed.cloud.sample["StandardPlan"], Customers(ledger, deployed.cloud.deployment.counters)
+
+    def is_in() -> set[str]:
+        return {key["id"] for key in apigateway.get_usage_plan_keys(usagePlanId=plan, limit=500)["items"]}
+
+    def again() -> None:
+        forget_limits()
+        wakes.taken()
+        name, now = new_name(), datetime.now(UTC)
+        hour = Hour.containing(now)
+        key = apigateway.create_api_key(name=name, enabled=True)["id"]
+        apigateway.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
+        customers.add(Entry(name, name, "", (key,)), now=now)
+        held = limits.hold(name, OPERATOR, Held(int(now.timestamp())))
+        gate.ask(name, Asked(Level.STOPPED, int(now.timestamp()), saved=True))
+        assert enforce_limits.handler({}, context(10_000))["left"]  # too little time for a key
+        assert wakes.taken()
+        enforce_limits.handler({}, context())
+        assert key not in is_in()
+        assert name not in gate.asked()
+        assert gate.closed_of(name) is not None
+        limits.release(name, OPERATOR, held)
+        other = ledger.holders.holdings([key])[key].with_holder(Holder(hour.next(), "", "test"))
+        ledger.holders.hand_over(other)
+        gate.ask(name, Asked(Level.OPEN, int(now.timestamp()), saved=True))
+        enforce_limits.handler({}, context())
+        assert key in is_in()
+        assert gate.asked()[name].at >= int(hour.end.timestamp())  # when it changes hands
+        assert gate.closed_of(name) is None
+        gate.done(name, gate.asked()[name])
+        apigateway.delete_api_key(apiKey=key)
+
+    with patch.object(usage_plans, "CALLS_A_SECOND", 1000.0):
+        yield again
+    apigateway.close()
+
+
+@contextmanager
+def put_budget(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Set a budget, which is another one each time."""
+    limits, made = _limits(deployed), 0
+
+    def again() -> None:
+        nonlocal made
+        forget_limits()
+        made += 1
+        name = new_name()
+        limits.subscribe(name, _subscribed())
+        headers = {"authorization": f"Bearer {_session(deployed, name)}", "content-type": "application/json"}
+        body = json.dumps({"notify": 1000 + made, "stop": 2000 + made})
+        answer = set_budget.handler(request("PUT", "/v1/budget", {}, headers, body), context())
+        assert answer["statusCode"] == 200
+        found = limits.budget(name)
+        assert found is not None
+        assert (found.notify, found.stop) == (1000 + made, 2000 + made)
+
+    with _declared(set_budget):
+        yield again
+
+
+@contextmanager
+def show_limits(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Show a customer how it stands."""
+
+    def again() -> None:
+        forget_limits()
+        name = new_name()
+        deployed.customer(name)
+        _limits(deployed).subscribe(name, _subscribed())
+        headers = {"authorization": f"Bearer {_session(deployed, name)}"}
+        assert show_usage.handler(request("GET", "/v1/limits", {}, headers, None), context())["statusCode"] == 200
+
+    with _declared(show_usage):
+        yield again
+
+
+OF_LIMITS: Final[dict[str, Scenario]] = {"WatchLimits": watch, "EnforceLimits": enforce, "SetBudget": put_budget}
+
+WITH_LIMITS: Final[dict[str, tuple[Scenario, set[str]]]] = {
+    "ClosePeriods": (close, {"NoteChangedRows"}),
+    "ShowUsage": (show_limits, {"ReadLimits", "ReadBudgets"}),
+}
+"""What other functions do where there are limits, and the statements that they have for it."""
+
+
+class _Wakes:
+    """The messages that wake the worker, which does not run by itself here."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self._sqs = deployed.cloud.emulator.client("sqs")
+        self._queue = deployed.cloud.outputs.gate_queue
+
+    def taken(self) -> int:
+        """Take what is there; return how many these are."""
+        taken = 0
+        while found := self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages"):
+            taken += len(found)
+            for one in found:
+                self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=one["ReceiptHandle"])
+        return taken
+
+
+@contextmanager
+def _declared(handler: Any) -> Iterator[None]:
+    """Put what is declared where a function looks for it."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as changed:
+        declared = Path(folder) / "declared.json"
+        declared.write_text(f'{{"metrics": {encode(METRICS)}, "plans": {encode_plans([PLAN])}}}')
+        changed.setattr(handler, "DECLARED", declared)
+        yield
+
+
+@contextmanager
+def _sender(deployed: Deployed) -> Iterator[None]:
+    """Let SES send from the address of the deployment."""
+    mail = deployed.cloud.emulator.client("sesv2")
+    mail.create_email_identity(EmailIdentity=os.environ["ALERTS_FROM"])
+    yield
+    mail.close()
+
+
+def _limits(deployed: Deployed) -> LimitItems:
+    ledger = deployed.cloud.deployment.ledger
+    return LimitItems(ledger.client, ledger.table)
+
+
+def _gate_list(deployed: Deployed) -> GateList:
+    return GateList(deployed.cloud.deployment.ledger.client, deployed.cloud.outputs.access_table or "")
+
+
+def _subscribed() -> Subscribed:
+    now = int(time.time())
+    period = {"anchor": now, "begin": now - 3600, "end": now + 86_400}
+    return Subscribed(now, "cus_any", "active", now, (PLAN.name,), "usd", "month", **period)
+
+
+def _session(deployed: Deployed, name: str) -> str:
+    deployment = deployed.cloud.deployment
+    secret = deployment.client("secretsmanager").get_secret_value(SecretId=deployment.outputs.portal_secret)
+    token, _ = issue(
+        secret["SecretString"],
+        deployment=deployment.outputs.deployment,
+        customer=name,
+        now=datetime.now(UTC),
+        life=timedelta(hours=1),
+        use=Use.SESSION,
+        may=[Right.BUDGET],
+    )
+    return token
