@@ -193,5 +193,19 @@ class SetBudgetSettings(_Settings):
     portal_origins: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AuthorizeCallsSettings(_Settings):
+    """What ``authorize_calls`` needs: whose tokens it takes, for which ``audience`` (with spaces between several).
+
+    ``claim`` names the caller. With ``fails_open`` callers may pass of whom it cannot be read whether they are stopped.
+    """
+
+    access_table: str
+    issuer: str
+    audience: str
+    claim: str
+    fails_open: str = ""
+
+
 def _variable(name: str) -> str:
     return name.upper()

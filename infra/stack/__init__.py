@@ -3,6 +3,7 @@
 ``app.py`` imports this room and nothing else; who else comes in are the tests.
 """
 
+from infra.stack.authorizer import caller_authorizer
 from infra.stack.ingest import Road
 from infra.stack.metering import STRIPE, MeteringStack
 from infra.stack.sample_api import SampleApi
@@ -39,4 +40,5 @@ __all__ = [
     "Tier",
     "Unique",
     "Volume",
+    "caller_authorizer",
 ]

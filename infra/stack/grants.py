@@ -237,9 +237,14 @@ def watch_limits(function: lambda_.Function, storage: Storage, *, gate_queue: sq
         wake(gate_queue),
         tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
-    acknowledge(function, "*", "ListStreams knows no resources (Service Authorization Reference, DynamoDB).")
     if alerts_from:
-        send_mail(function, alerts_from)
+        allow(function, send_mail(alerts_from))
+    acknowledge(
+        function,
+        "*",
+        "ListStreams knows no resources (Service Authorization Reference, DynamoDB), and a condition holds e-mail to "
+        "one address, whatever SES has verified it by.",
+    )
     start_more(function)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
@@ -115,8 +116,8 @@ class MeteringStack(cdk.Stack):
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
         self._warn_of(stripe_calls, road)
-        self._sizes = sizes_of(sizes)
-        self._deployment, self._stripe_api_base, self._local = deployment, stripe_api_base, local
+        self.sizes = sizes_of(sizes)
+        self.deployment, self._stripe_api_base, self.local = deployment, stripe_api_base, local
         self._nonce = nonce or guid(self)
         self._nonces = f"{self._nonce} {former_nonce}".strip()
         self._storage = Storage(
@@ -189,9 +190,9 @@ class MeteringStack(cdk.Stack):
         self._checking.compare_with(self._access_log.api, api, stage)
 
     @property
-    def has_limits(self) -> bool:
-        """Say whether customers' limits are watched and acted on."""
-        return self._limits
+    def access_table(self) -> dynamodb.TableV2 | None:
+        """The table in which authorizers of HTTP APIs read who is closed; None where there are no limits."""
+        return self._storage.access
 
     def slow_lane(self, api: apigateway.RestApi, *, rate: float = 1, burst: int = 1) -> apigateway.UsagePlan:
         """Give a REST API a usage plan for slowed customers, whose keys may then send ``rate`` requests a second.
@@ -200,7 +201,7 @@ class MeteringStack(cdk.Stack):
         of what would slow it, and not slowed. Raises ValueError where there are no limits.
         """
         check_slowing(self._access_log.api, has_limits=self._limits)
-        return rest_limits.slow_lane(api, self._deployment, rate=rate, burst=burst)
+        return rest_limits.slow_lane(api, self.deployment, rate=rate, burst=burst)
 
     def explain_refusals(self, api: apigateway.RestApi, *, link: str | None = None) -> None:
         """Have a REST API answer calls that it refuses with a problem (RFC 9457) instead of ``Forbidden``.
@@ -239,10 +240,10 @@ class MeteringStack(cdk.Stack):
             storage=self._storage,
             metrics=encode(self._metrics),
             nonces=self._nonces,
-            deployment=self._deployment,
-            size=self._sizes["record_usage"],
+            deployment=self.deployment,
+            size=self.sizes["record_usage"],
             concurrency=concurrency,
-            local=self._local,
+            local=self.local,
         )
 
     def _make_billing(
@@ -259,9 +260,9 @@ class MeteringStack(cdk.Stack):
             stripe_reads_a_month=stripe_reads_a_month,
             streamed_from=streamed_from,
             limits=self._limits,
-            sizes=self._sizes,
-            deployment=self._deployment,
-            local=self._local,
+            sizes=self.sizes,
+            deployment=self.deployment,
+            local=self.local,
         )
 
     def _make_checking(self) -> Checking:
@@ -270,9 +271,9 @@ class MeteringStack(cdk.Stack):
             "Checking",
             storage=self._storage,
             delivery=self._ingest.delivery,
-            deployment=self._deployment,
-            size=self._sizes["check_completeness"],
-            local=self._local,
+            deployment=self.deployment,
+            size=self.sizes["check_completeness"],
+            local=self.local,
         )
 
     def _make_portal(self, origins: Sequence[str], concurrency: int | None) -> Portal:
@@ -286,10 +287,10 @@ class MeteringStack(cdk.Stack):
             limits=self._limits,
             receive_events=self._billing.receive_events,
             origins=origins,
-            sizes=self._sizes,
+            sizes=self.sizes,
             concurrency=concurrency,
-            deployment=self._deployment,
-            local=self._local,
+            deployment=self.deployment,
+            local=self.local,
         )
 
     def _make_limiting(self, alerts_from: str, unpaid_days: int | None) -> Limiting:
@@ -302,9 +303,9 @@ class MeteringStack(cdk.Stack):
             portal_url=self._portal.url,
             alerts_from=alerts_from,
             unpaid_days=unpaid_days,
-            sizes=self._sizes,
-            deployment=self._deployment,
-            local=self._local,
+            sizes=self.sizes,
+            deployment=self.deployment,
+            local=self.local,
         )
         self._portal.take_budgets(
             storage=self._storage,
@@ -319,7 +320,7 @@ class MeteringStack(cdk.Stack):
         return Alarms(
             self,
             "Alarms",
-            deployment=self._deployment,
+            deployment=self.deployment,
             record_usage=self._ingest.record_usage,
             close_periods=self._billing.close_periods,
             reconcile_usage=self._billing.reconcile_usage,
@@ -335,7 +336,7 @@ class MeteringStack(cdk.Stack):
         return Dashboard(
             self,
             "Dashboard",
-            deployment=self._deployment,
+            deployment=self.deployment,
             alarms=self._alarms.all,
             functions=self._functions,
             record_usage=self._ingest.record_usage,
@@ -389,7 +390,7 @@ class MeteringStack(cdk.Stack):
             signing_secret=storage.signing_secret.ref,
             stripe_api_base=self._stripe_api_base,
             stripe_reads_a_month=str(stripe_reads_a_month),
-            deployment=self._deployment,
+            deployment=self.deployment,
             metrics=",".join(meters(self._metrics)),
             nonces=self._nonces,
             alarm_topic=self._alarms.topic.topic_arn,

@@ -116,7 +116,7 @@ class SampleApi(cdk.Stack):
 
         standard = _plan(api, "Standard", rate=500, burst=1000)
         trial = _plan(api, "Trial", rate=2, burst=5)
-        if metering.has_limits:
+        if metering.access_table:
             metering.slow_lane(api, rate=1, burst=1)
             metering.explain_refusals(api)
         for name, value in {

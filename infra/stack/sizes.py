@@ -31,10 +31,11 @@ DEFAULTS: Final[Mapping[str, Size]] = {
     "watch_limits": Size(512, 120),  # a sweep ends by itself before the next one begins
     "enforce_limits": Size(1024),  # it runs seldom, and each second until it has begun lets calls of a stopped key pass
     "set_budget": Size(512, 10),
+    "authorize_calls": Size(512, 9),  # every caller waits for it, when no answer is kept
 }
 
-_ANSWERS: Final = {"receive_events": (1, 25), "show_usage": (1, 29), "set_budget": (1, 29)}
-"""Bounds of the time of those that somebody waits for: API Gateway for 30 seconds at most."""
+_ANSWERS: Final = {"receive_events": (1, 25), "show_usage": (1, 29), "set_budget": (1, 29), "authorize_calls": (1, 9)}
+"""Bounds of the time of those that somebody waits for: API Gateway for 30 seconds at most, 10 of an authorizer."""
 
 
 def sizes_of(given: Mapping[str, Size] | None) -> Mapping[str, Size]:

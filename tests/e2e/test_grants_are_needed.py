@@ -42,9 +42,6 @@ NOT_ENFORCED: Final = {
 }
 """Actions in the functions' roles, and why a function works without them in the emulator."""
 
-BY_DEFAULT: Final = "configuration-set/*"
-"""What SES asks a right to where an identity has one by default, which the emulator's have not."""
-
 ROLES_NOT_ENFORCED: Final = {
     "Clock": "the emulator's scheduler invokes as itself",
     "DeliveryFirehose": "the emulator's Firehose writes as itself",
@@ -125,8 +122,7 @@ def _what_is_wrong(  # noqa: PLR0913 - what is tried, each by name
         unused = [(sid, key) for sid, key in sorted(role.patterns - role.used) if not only or sid in only]
         wrong += [f"{sid}: no key begins {pattern}" for sid, pattern in unused]
         for grant in role.grants:
-            is_enforced = grant.action not in NOT_ENFORCED and not grant.resource.endswith(BY_DEFAULT)
-            if is_enforced and (not only or grant.sid in only):
+            if grant.action not in NOT_ENFORCED and (not only or grant.sid in only):
                 role.denied = set()
                 with role.without(grant):
                     failed = _fails(again)

@@ -40,7 +40,9 @@ def test_what_talks_to_stripe_holds_its_sdk(tmp_path: Path, name: str) -> None:
     assert _names(tmp_path) == BOTH | STRIPE | {f"{name}.py"}
 
 
-@pytest.mark.parametrize("name", ["record_usage", "check_completeness", "close_periods"])
+@pytest.mark.parametrize(
+    "name", ["record_usage", "check_completeness", "close_periods", "watch_limits", "enforce_limits"]
+)
 def test_what_never_talks_to_stripe_holds_no_stripe(tmp_path: Path, name: str) -> None:
     """Three quarters of the bytes are Stripe's SDK."""
     build(tmp_path, name=name, local=False)
@@ -54,6 +56,17 @@ def test_show_usage_holds_what_it_is_given_and_what_checks_requests(tmp_path: Pa
     )
     assert _names(tmp_path) == BOTH | STRIPE | CHECKS | {"show_usage.py", "declared.json", "page"}
     assert (tmp_path / "page" / "index.html").read_bytes() == b"<!doctype html>"
+
+
+def test_who_checks_tokens_holds_what_does(tmp_path: Path) -> None:
+    """A budget's are signed by a shared key, an HTTP API's by its issuer's own, which takes cryptography."""
+    budget, calls = tmp_path / "budget", tmp_path / "calls"
+    build(budget, name="set_budget", local=False)
+    assert _names(budget) == BOTH | CHECKS | {"set_budget.py"}
+    build(calls, name="authorize_calls", local=False)
+    assert _names(calls) - {"_cffi_backend.cpython-313-aarch64-linux-gnu.so", "cffi", "pycparser"} == BOTH | {
+        *("authorize_calls.py", "jwt", "cryptography")
+    }
 
 
 def test_it_holds_no_boto3(bundle: Path) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_apigatewayv2_integrations as integrations
 from aws_cdk.assertions import Annotations, Match
 from aws_cdk.assertions import Template as Synthesised
 
-from infra.stack import AccessLog, Api, Count, Limit, MeteringStack, PerUnit, Plan, Road, Size, Stop
+from infra.stack import AccessLog, Api, Count, Limit, MeteringStack, PerUnit, Plan, Road, Size, Stop, caller_authorizer
 from metering.model.metrics import encode
 from metering.model.prices import encode as encode_plans
-from tests.doubles.template import DEPLOYMENT, Template, flat, of_type, properties
+from tests.doubles.template import DEPLOYMENT, Template, flat, grants, of_type, properties
 
 MakeStack = Callable[..., MeteringStack]
 
@@ -170,8 +172,8 @@ def test_the_outputs_say_where_it_is(limits_template: Template) -> None:
 def test_declared_limits_imply_the_functions(stack: MakeStack) -> None:
     """And what is declared is what they find in their zips."""
     made = stack(plans=[PLAN])
-    assert made.has_limits
-    assert not stack("None").has_limits
+    assert made.access_table
+    assert not stack("None").access_table
     assert json.loads(made._portal.declared) == {
         "metrics": json.loads(encode([Count(name="requests")])),
         "plans": json.loads(encode_plans([PLAN])),
@@ -289,3 +291,71 @@ def test_on_firehose_a_stop_without_slow_below_it_is_warned_of(stack: MakeStack)
     )
     Annotations.from_stack(slow).has_warning("*", late)
     Annotations.from_stack(stack("Other", plans=[PLAN])).has_no_warning("*", late)
+
+
+def _routed(app: cdk.App, metering: MeteringStack, **more: Any) -> Template:
+    """Return the template of an HTTP API's own stack, whose route asks the ready authorizer."""
+    backend = cdk.Stack(app, "Backend")
+    api = apigatewayv2.HttpApi(backend, "Api")
+    callers = caller_authorizer(
+        backend, "Callers", metering=metering, **{"issuer": "https://login.example.com/", "audience": ["items"]} | more
+    )
+    to = integrations.HttpUrlIntegration("To", "https://backend.example.com")
+    api.add_routes(path="/items", methods=[apigatewayv2.HttpMethod.GET], integration=to, authorizer=callers)
+    return dict(Synthesised.from_stack(backend).to_json())
+
+
+HTTP: dict[str, Any] = {"limits": True, "access_log": AccessLog(Api.HTTP, "authorizer.sub")}
+
+
+def test_an_http_apis_callers_are_asked_for_by_an_authorizer(app: cdk.App, stack: MakeStack) -> None:
+    """In the API's own stack; an answer is kept for ten seconds, and it may read who is closed and nothing else."""
+    made = _routed(app, stack(**HTTP))
+    (authorizer,) = of_type(made, "AWS::ApiGatewayV2::Authorizer").values()
+    asked = authorizer["Properties"]
+    assert (asked["AuthorizerType"], asked["AuthorizerPayloadFormatVersion"]) == ("REQUEST", "2.0")
+    assert (asked["EnableSimpleResponses"], asked["AuthorizerResultTtlInSeconds"]) == (True, 10)
+    assert asked["IdentitySource"] == ["$request.header.Authorization"]
+    environment = properties(made, "Callers")["Environment"]["Variables"]
+    assert "Access9901B1FF" in str(environment.pop("ACCESS_TABLE"))
+    assert environment == {
+        "ISSUER": "https://login.example.com/",
+        "AUDIENCE": "items",
+        "CLAIM": "sub",
+        "FAILS_OPEN": "true",
+        "POWERTOOLS_SERVICE_NAME": DEPLOYMENT,
+        "POWERTOOLS_METRICS_NAMESPACE": "Metering",
+    }
+    on_tables = {one for one in grants(made, "CallersRole") if one[0].startswith("dynamodb:")}
+    ((action, table, keys),) = on_tables
+    assert (action, "Access9901B1FF" in table, keys) == ("dynamodb:GetItem", True, ("access#*",))
+
+
+def test_who_cannot_be_looked_up_is_refused_if_that_is_declared(app: cdk.App, stack: MakeStack) -> None:
+    """Another claim, several audiences, closed when the table is away."""
+    made = _routed(app, stack(**HTTP), claim="tenant", audience=["items", "more"], fails_open=False)
+    environment = properties(made, "Callers")["Environment"]["Variables"]
+    assert (environment["CLAIM"], environment["AUDIENCE"]) == ("tenant", "items more")
+    assert "FAILS_OPEN" not in environment
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "words"),
+    [
+        ({"access_log": HTTP["access_log"]}, {}, "nobody is ever stopped here: declare limits in a plan, or give"),
+        (
+            HTTP,
+            {"issuer": "http://login.example.com"},
+            "issuer must begin with https://, since its keys are read there",
+        ),
+        (HTTP, {"audience": []}, "audience must name who tokens are for, without spaces, got []"),
+        (HTTP, {"audience": ["a b"]}, "audience must name who tokens are for, without spaces, got ['a b']"),
+    ],
+)
+def test_an_authorizer_that_could_not_work_is_refused(
+    app: cdk.App, stack: MakeStack, settings: Any, asked: Any, words: str
+) -> None:
+    """With what was got and what is wanted."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are compared
+        _routed(app, stack(**settings), **asked)
+    assert words in str(caught.value)

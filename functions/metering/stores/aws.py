@@ -57,6 +57,13 @@ def dynamodb() -> "DynamoDBClient":
 
 
 @cache
+def impatient_dynamodb() -> "DynamoDBClient":
+    """Return a DynamoDB client for who has to answer in some seconds, with or without it."""
+    soon = Config(connect_timeout=1, read_timeout=1, retries={"mode": "standard", "total_max_attempts": 2})
+    return boto3.client("dynamodb", config=CONFIG.merge(soon))
+
+
+@cache
 def s3() -> "S3Client":
     """Return the process's S3 client."""
     return boto3.client("s3", config=CONFIG)
