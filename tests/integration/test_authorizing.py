@@ -34,7 +34,8 @@ def callers() -> GateList:
 def authorizer(issuer: Issuer, callers: GateList, **more: Any) -> Authorizer:
     """Return an authorizer of the issuer's tokens."""
     keys = more.pop("keys", None) or IssuerKeys(issuer.url, lambda: 0.0)
-    return Authorizer(keys, **({"audience": ("items",), "claim": "sub", "callers": callers, "fails_open": True} | more))
+    usual: dict[str, Any] = {"audience": ("items",), "claim": "sub", "callers": callers, "fails_open": True}
+    return Authorizer(keys, **(usual | more))
 
 
 def asked(token: str) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def asked(token: str) -> dict[str, Any]:
 
 def test_a_good_token_lets_its_caller_in(issuer: Issuer, callers: GateList) -> None:
     """What it claims is there for the access log, as text."""
-    token = issuer.token("acme", seats=3, trial=True, groups=["a"], **{"cognito:username": "x"})
+    claims: dict[str, Any] = {"seats": 3, "trial": True, "groups": ["a"], "cognito:username": "x"}
+    token = issuer.token("acme", **claims)
     answer = authorizer(issuer, callers).answer(asked(f"Bearer {token}"), NOW)
     assert answer["isAuthorized"] is True
     told = answer["context"]
@@ -79,7 +81,7 @@ def test_a_token_that_is_over_forged_or_none_is_refused(issuer: Issuer, callers:
     door = authorizer(issuer, callers)
     claims = {"iss": issuer.url, "aud": "items", "sub": "acme", "exp": AT + 60}
     shared = jwt.encode(claims, "s" * 64, algorithm="HS256", headers={"kid": "1"})
-    unsigned = jwt.encode(claims, None, algorithm="none", headers={"kid": "1"})
+    unsigned = jwt.encode(claims, "", algorithm="none", headers={"kid": "1"})
     unknown = jwt.encode(claims, "s" * 64, algorithm="HS256", headers={"kid": "2"})
     for token in (issuer.token("acme", life_s=-60), shared, unsigned, unknown, "", "Bearer ", "no.token.at-all"):
         assert door.answer(asked(token), NOW) == {"isAuthorized": False}
