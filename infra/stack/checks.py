@@ -5,10 +5,11 @@ CloudFormation or Stripe would find out much later.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import aws_cdk as cdk
 import jsii
+from aws_cdk import aws_logs as logs
 from constructs import IValidation
 
 from infra.stack.delivery import AT_ONCE
@@ -109,6 +110,21 @@ def check_slowing(api: Api, *, has_limits: bool) -> None:
         raise ValueError("nobody is ever slowed here: declare limits in a plan, or give the stack limits=True")
     if api is Api.HTTP:
         raise ValueError("HTTP APIs have no usage plans, so that nobody can be slowed: use Stop(…), or a REST API")
+
+
+def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *, begins: str | None) -> None:
+    """Raise ValueError for a log group that is one of our own, by reference or by the name that AWS gave it.
+
+    ``begins`` is how the name of one begins that CloudWatch Logs itself delivers into.
+    """
+    name, stack = log_group.log_group_name, cdk.Stack.of(ours[0])
+    given = (stack.get_logical_id(cast("cdk.CfnElement", group.node.default_child)) for group in ours)
+    beginnings = [*(f"{stack.stack_name}-{logical_id}-" for logical_id in given), *filter(None, [begins])]
+    if name in [group.log_group_name for group in ours] or name.startswith(tuple(beginnings)):
+        raise ValueError(
+            f"the log group {log_group.node.path} belongs to metering itself, which would feed itself for ever: "
+            "name the log group of your own code"
+        )
 
 
 @jsii.implements(IValidation)

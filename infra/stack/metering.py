@@ -25,6 +25,7 @@ from infra.stack.checks import (
     check_posting,
     check_road,
     check_slowing,
+    check_usage_log,
 )
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
@@ -172,11 +173,10 @@ class MeteringStack(cdk.Stack):
             raise ValueError(
                 "no metric measures usage lines: declare one first, for example Sum(name='tokens', of=USAGE_LINES)"
             )
-        if self._is_ours(log_group.log_group_name):
-            raise ValueError(
-                f"the log group {log_group.node.path} belongs to metering itself, which would feed itself for ever: "
-                "name the log group of your own code"
-            )
+        delivery, functions = self._ingest.delivery, self._functions.values()
+        logs_of_functions = [function.log_group for function in functions]
+        ours = [self._storage.access_log, *logs_of_functions, *([delivery.error_log] if delivery else [])]
+        check_usage_log(log_group, ours, begins=self._vended)
         self.is_without_usage_lines = False
         self._ingest.subscribe(log_group)
 
@@ -209,18 +209,6 @@ class MeteringStack(cdk.Stack):
         ``link`` is where people find out more; the customers' page, unless told otherwise.
         """
         rest_limits.explain_refusals(api, self._portal.url if link is None else link)
-
-    def _is_ours(self, name: str) -> bool:
-        """Say whether a log group is one of this stack's own, by reference or by the name that AWS gave it."""
-        delivery = self._ingest.delivery
-        ours = [
-            self._storage.access_log,
-            *(function.log_group for function in self._functions.values()),
-            *([delivery.error_log] if delivery else []),
-        ]
-        given = (self.get_logical_id(cast("cdk.CfnElement", group.node.default_child)) for group in ours)
-        begin = [*(f"{self.stack_name}-{logical_id}-" for logical_id in given), *filter(None, [self._vended])]
-        return name in [group.log_group_name for group in ours] or name.startswith(tuple(begin))
 
     @property
     def _vended(self) -> str | None:
@@ -310,9 +298,9 @@ class MeteringStack(cdk.Stack):
         self._portal.take_budgets(
             storage=self._storage,
             watch_limits=limiting.watch_limits,
-            size=self._sizes["set_budget"],
-            deployment=self._deployment,
-            local=self._local,
+            size=self.sizes["set_budget"],
+            deployment=self.deployment,
+            local=self.local,
         )
         return limiting
 
