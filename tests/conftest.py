@@ -147,3 +147,15 @@ def templates(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Tem
 def template(templates: dict[str, Template]) -> Template:
     """The CloudFormation template of the metering stack."""
     return templates["Metering"]
+
+
+@pytest.fixture(scope="session")
+def limits_templates(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
+    """The templates of the app with limits, and e-mail about them, checked by cdk-nag as the others are."""
+    return synthesis.templates("limits", {**context, "limits": "sample", "alerts_from": "alerts@example.com"})
+
+
+@pytest.fixture(scope="session")
+def limits_template(limits_templates: dict[str, Template]) -> Template:
+    """The CloudFormation template of the metering stack with limits."""
+    return limits_templates["Metering"]

@@ -26,18 +26,6 @@ def firehose_template(firehose: dict[str, Template]) -> Template:
 
 
 @pytest.fixture(scope="session")
-def limits(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
-    """The templates of the app with limits, and e-mail about them, checked by cdk-nag as the others are."""
-    return synthesis.templates("limits", {**context, "limits": "sample", "alerts_from": "alerts@example.com"})
-
-
-@pytest.fixture(scope="session")
-def limits_template(limits: dict[str, Template]) -> Template:
-    """The CloudFormation template of the metering stack with limits."""
-    return limits["Metering"]
-
-
-@pytest.fixture(scope="session")
 def http(synthesis: Synthesis, context: Mapping[str, Any]) -> dict[str, Template]:
     """The templates of the app with the sample of an HTTP API, checked by cdk-nag as the others are."""
     return synthesis.templates("http", {**context, "api": Api.HTTP.value})

@@ -215,11 +215,11 @@ def test_a_message_is_hidden_for_as_long_as_its_run_may_take(stack: MakeStack) -
     assert properties(made, "LimitingGate")["VisibilityTimeout"] == 5400
 
 
-def test_the_sample_has_a_lane_that_the_worker_finds(limits: dict[str, Template]) -> None:
+def test_the_sample_has_a_lane_that_the_worker_finds(limits_templates: dict[str, Template]) -> None:
     """By its tag, and by its name; it covers the stage of the plans that keys leave, in the API's own stack."""
     plans = {
         name[:-8]: plan["Properties"]
-        for name, plan in of_type(limits["SampleApi"], "AWS::ApiGateway::UsagePlan").items()
+        for name, plan in of_type(limits_templates["SampleApi"], "AWS::ApiGateway::UsagePlan").items()
     }
     lane = plans.pop("ApiSlowLane")
     assert lane["Tags"] == [{"Key": "metering:lane", "Value": DEPLOYMENT}]
@@ -228,11 +228,11 @@ def test_the_sample_has_a_lane_that_the_worker_finds(limits: dict[str, Template]
     assert [plan["ApiStages"] for plan in plans.values()] == [lane["ApiStages"]] * 2
 
 
-def test_refused_calls_are_answered_by_a_problem(limits: dict[str, Template]) -> None:
+def test_refused_calls_are_answered_by_a_problem(limits_templates: dict[str, Template]) -> None:
     """With a link to the customers' page; whatever a caller accepts, API Gateway takes the template of JSON."""
     answers = {
         made["Properties"]["ResponseType"]: made["Properties"]
-        for made in of_type(limits["SampleApi"], "AWS::ApiGateway::GatewayResponse").values()
+        for made in of_type(limits_templates["SampleApi"], "AWS::ApiGateway::GatewayResponse").values()
     }
     assert answers.keys() == {"INVALID_API_KEY", "THROTTLED", "QUOTA_EXCEEDED"}
     for kind, status in (("INVALID_API_KEY", 403), ("THROTTLED", 429), ("QUOTA_EXCEEDED", 429)):

@@ -32,12 +32,12 @@ def test_no_logical_id_has_changed_on_the_road_over_firehose(firehose_template: 
 
 
 def test_no_logical_id_has_changed_where_there_are_limits(
-    template: Template, limits_template: Template, limits: dict[str, Template]
+    template: Template, limits_template: Template, limits_templates: dict[str, Template]
 ) -> None:
     """They add to what there is, and replace nothing of it but the sample's deployment, whose stage stays."""
     assert template["Resources"].keys() <= limits_template["Resources"].keys()
     assert_pinned(limits_template, _pinned("Metering") | _pinned("Metering, limits alone"))
-    assert_pinned(limits["SampleApi"], _pinned("SampleApi") | _pinned("SampleApi, limits alone"))
+    assert_pinned(limits_templates["SampleApi"], _pinned("SampleApi") | _pinned("SampleApi, limits alone"))
 
 
 def test_no_logical_id_of_the_sample_has_changed(templates: dict[str, Template], firehose: dict[str, Template]) -> None:

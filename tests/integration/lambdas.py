@@ -161,7 +161,7 @@ def _put(operation: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [put["Item"] for put in [*puts, params if operation == "PutItem" else {}] if put]
 
 
-_TABLES = {"counters": "Counters", "ledger": "Ledger"}
+_TABLES = {"counters": "Counters", "ledger": "Ledger", "access": "Access"}
 
 
 def _needs(operation: str, params: Mapping[str, Any]) -> Iterator[Need]:
