@@ -39,6 +39,7 @@ from metering.settings import CheckCompletenessSettings, RecordUsageSettings, Se
 from metering.signals import NAMESPACE
 from metering.stores import aws as clients
 from metering.stores.declarations import Declarations
+from metering.stores.limits import LimitItems
 from metering.stores.read_budget import ReadBudget
 from metering.stores.rows import shard_of
 from metering.stores.switch import Switch
@@ -436,6 +437,23 @@ def test_a_closing_run_without_time_leaves_everything_to_the_next_one(functions:
     report = functions.close(milliseconds=0)
     assert (report["written"], report["behind"], report["workers"]) == ([], 1, 0)
     assert functions.close()["written"] == ["2026-11-22T05"]
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize(("limits", "noted"), [("true", 1), ("", 0)])
+def test_where_there_are_limits_an_hour_that_is_closed_again_is_noted(
+    used: World, monkeypatch: pytest.MonkeyPatch, limits: str, noted: int
+) -> None:
+    """Not when it is closed for the first time; without limits, nothing is. The role of a stack with limits may."""
+    monkeypatch.setenv("LIMITS", limits)
+    forget()
+    items = LimitItems(used.ledger.client, used.ledger.table)
+    close_periods.handler({"post": False}, context(240_000))
+    assert items.of("acme").changes == 0
+    used.now = Clock.at
+    used.record(used.line())
+    close_periods.handler({"post": False}, context(240_000))
+    assert items.of("acme").changes == noted
 
 
 @pytest.mark.usefixtures("connected")
