@@ -379,6 +379,20 @@ def test_of_very_many_open_hours_the_latest_are_counted_and_it_is_said(limited: 
     assert (looked.used, looked.level) == ({"requests/month": 104}, Level.STOPPED)
 
 
+def test_where_more_can_cost_less_a_lower_bound_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten units cost 50 cents, and the twenty that were really used cost 40."""
+    monkeypatch.setattr(usage, "MOST_SOURCES", 1)
+    limited = Limited(plans=(plan(Spend(45, at=(Stop(100),))),))
+    limited.customer("acme", "key1", "key2")
+    tiers = '[{"up_to":10,"amount":"5"},{"amount":"2"}]'
+    limited.subscribe(prices=(f'{{"type":"volume","metric":"requests","tiers":{tiers}}}',))
+    limited.use(10)
+    limited.use(10, source="key2")
+    assert (limited.look().used, limited.look().level, limited.look().whole) == ({"spend/period": 0}, Level.OPEN, False)
+    monkeypatch.setattr(usage, "MOST_SOURCES", 2)
+    assert (limited.look().used, limited.look().level) == ({"spend/period": 40}, Level.OPEN)
+
+
 def test_of_very_many_keys_the_first_are_counted_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read is bounded before it begins (I10)."""
     monkeypatch.setattr(usage, "MOST_SOURCES", 2)

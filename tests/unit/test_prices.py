@@ -30,6 +30,7 @@ from metering.model.prices import (
     name_of,
     terms,
     title_of,
+    units_until,
 )
 
 METRICS = (
@@ -309,6 +310,33 @@ def test_what_a_subscription_asks_is_what_its_prices_ask_with_their_fees() -> No
     assert asked_for(prices, {"requests": 3, "messages": 2000, "users": 9}) == 4900 + 5 + (1000 + 100)
     assert asked_for(prices, {}) == 4900
     assert asked_for((), {"requests": 3}) == 0
+
+
+STEPS = (Tier(up_to=40, amount=5), Tier(up_to=90, amount=3, flat=10), Tier(up_to=None, amount="0.5"))
+
+
+@pytest.mark.parametrize(
+    "price",
+    [
+        PerUnit(metric="requests", amount="0.3"),
+        Package(metric="requests", size=25, amount=70),
+        Graduated(metric="requests", tiers=STEPS),
+        Volume(metric="requests", tiers=STEPS),
+    ],
+    ids=lambda price: str(type(price).__name__),
+)
+@given(quantity=st.integers(0, 120), money=st.integers(-1, 120))
+def test_the_units_until_so_much_more_is_asked_are_the_least(price: Price, quantity: int, money: int) -> None:
+    """Found by halves as by trying one after the other, also where more units cost less."""
+    goal = asked_for((price,), {"requests": quantity}) + max(1, money)
+    tried = (units for units in range(1, 900) if asked_for((price,), {"requests": quantity + units}) >= goal)
+    assert units_until(price, quantity, money) == next(tried)
+
+
+def test_what_costs_nothing_more_is_never_reached() -> None:
+    """However much is used."""
+    assert units_until(PerUnit(metric="requests", amount=0), 5, 1) is None
+    assert units_until(Flat(amount=4900), 1, 1) is None
 
 
 def test_the_limits_of_a_customer_are_those_of_the_plans_that_it_is_subscribed_to() -> None:

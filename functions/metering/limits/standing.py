@@ -10,7 +10,7 @@ import msgspec
 from metering.limits.usage import Quantities, Used, added
 from metering.model.limits import SPEND, Applying, LimitState, Subscribed, Window, decide, left_until, window_of
 from metering.model.periods import Hour
-from metering.model.prices import Flat, Price, asked_for, units_until
+from metering.model.prices import Flat, Price, Volume, asked_for, units_until
 
 SOON: Final = timedelta(minutes=20)
 """Whoever would reach a step in this time at twice the recent pace is near it."""
@@ -79,15 +79,17 @@ class Running:
     def stands(self, used: Used, changes: int, now: datetime) -> "Standing":
         """Return how the limit stands by what was used from the hour ``upto`` on.
 
-        Of what is not ``whole`` it is known that at least so much was used, and at least as much as at the look before.
+        Of what is not ``whole`` it is known that at least so much was used, and at least as much as at the look before;
+        what it costs at least is only known where more never costs less.
         """
         upto = max(self.upto, min(used.open_from, self.window.end))
         closed = _only(self.closed, added((self.closed, used.since(self.upto, upto))))
         quantities = _only(self.closed, added((closed, used.since(upto, self.window.end))))
         is_money = self.limit.metric == SPEND
         total = asked_for(self.prices, quantities) if is_money else quantities[self.limit.metric]
-        if not used.whole and self.before.is_of(self.window):
-            total = max(total, self.before.used)
+        if not used.whole:
+            so_far = 0 if is_money and any(isinstance(price, Volume) for price in self.prices) else total
+            total = max(so_far, self.before.used if self.before.is_of(self.window) else 0)
         after = decide(self.limit, self.before, self.window, total, now)
         if not after.is_of(self.window):  # a clock that is late decides nothing, and what was kept stays
             return Standing(self, after, quantities)

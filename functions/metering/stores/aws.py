@@ -30,12 +30,6 @@ CONFIG: Final = Config(
 ERRORS: Final = (BotoCoreError, ClientError)
 """What boto3 raises when AWS, or the way to it, fails."""
 
-
-def code_of(error: BotoCoreError | ClientError) -> str:
-    """Return the code by which AWS refused a call, or the kind of the error where it did not answer."""
-    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-
-
 LEAN: Final = Config(
     parameter_validation=False,  # the tests validate, and DynamoDB does
     request_checksum_calculation="when_required",  # what is signed is hashed already
@@ -112,6 +106,11 @@ def apigateway() -> Any:
 def secrets() -> "SecretsManagerClient":
     """Return the process's Secrets Manager client."""
     return boto3.client("secretsmanager", config=CONFIG)
+
+
+def code_of(error: BotoCoreError | ClientError) -> str:
+    """Return the code by which AWS refused a call, or the kind of the error where it did not answer."""
+    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
 
 
 def side_by_side(do: Callable[[T], R], items: Iterable[T]) -> list[R]:
