@@ -289,7 +289,7 @@ class Access:
             change()
         except RowChangedError as error:
             raise OperatorError(f"somebody else is suspending or resuming {customer.id} just now: try again") from error
-        self.gate.ask(customer.id)
+        self.gate.ask(customer.id, saved=True)
 
     def _write(self, after: Rotation) -> Rotation:
         try:

@@ -6,19 +6,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from infra.operate.access import Access
 from infra.operate.access_notes import AccessNotes
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
+from infra.operate.doctor.ledger import check_closed
 from metering.limits.gate import Gate as KeysGate
 from metering.limits.keys import PlanKeys
 from metering.limits.usage_plans import UsagePlans
 from metering.model.limits import Level, LimitState
 from metering.model.periods import Hour
+from metering.stores.gate_list import GateList
 from metering.stores.limits import LimitItems
 from tests.doubles.dying import Dying, KilledError, Life
+from tests.doubles.outputs import outputs
 from tests.integration.operator_commands import WHO, Operator, Said
 from tests.integration.world import HOUR, World
 
@@ -67,16 +71,17 @@ class Gate:
         """Return the verbs of a process that lives."""
         return self.dying(0)
 
-    def dying(self, after: int) -> Access:
-        """Return the verbs of a process that dies after so many writes."""
+    def dying(self, after: int, *, limits: bool = False) -> Access:
+        """Return the verbs of a process that dies after so many writes, on a deployment with limits or without."""
         life = Life(after, accepted=True)
         dynamodb: Any = Dying(self.world.ledger.client, life)
         ledger = type(self.world.ledger)(dynamodb, "ledger")
         plans = UsagePlans(Dying(self.client, life))
-        limits, keys = LimitItems(dynamodb, "ledger"), PlanKeys(plans, "Metering")
+        items, keys = LimitItems(dynamodb, "ledger"), PlanKeys(plans, "Metering")
+        asked = GateList(dynamodb, "access") if limits else None
         return Access(
             plans,
-            KeysGate(limits, ledger.holders, keys, self.world.clock),
+            KeysGate(items, ledger.holders, keys, self.world.clock, asked),
             AccessNotes(dynamodb, "ledger"),
             ledger,
             Customers(ledger, self.world.counters),
@@ -369,3 +374,36 @@ def test_a_customer_that_an_earlier_version_suspended_is_resumed(gate: Gate) -> 
     assert f"key {gate.keys['first']} is in the usage plan {gate.plan} again\n" in gate.run("resume", "acme").out
     assert gate.admitted() == {*gate.keys.values()}
     assert gate.run("show", "acme", "--json").document["reasons"] == []
+
+
+@pytest.mark.parametrize("writes", range(1, 14))
+def test_what_a_command_leaves_the_worker_makes_good_where_there_are_limits(gate: Gate, writes: int) -> None:
+    """It is asked before the reason is written, and again after it."""
+    customer = gate.world.ledger.holders.customers(["acme"])["acme"]
+    for verb in ("suspend", "resume"):
+        died = False
+        try:
+            getattr(gate.dying(writes, limits=True), verb)(customer, now=gate.world.now)
+        except KilledError:
+            died = True
+        worker = gate.dying(0, limits=True).gate
+        worker.run("worker", gate.world.now + timedelta(minutes=10))
+        is_held = bool(LimitItems(gate.world.ledger.client, "ledger").of("acme").held)
+        assert gate.admitted() == ({gate.keys["other"]} if is_held else {*gate.keys.values()})
+        assert died or is_held == (verb == "suspend")
+        assert GateList(gate.world.ledger.client, "access").asked() == {}
+
+
+def test_doctor_says_whose_keys_are_closed_and_whose_are_left(gate: Gate) -> None:
+    """Where there is no lane, whoever should be slowed stays open, and that is no secret."""
+    deployment = Deployment(lambda name, **_: boto3.client(name), outputs(access_table="access"))
+    assert [*check_closed(Deployment(deployment.client, outputs()), gate.world.now)] == []
+    stopped(gate, "acme")
+    gate.dying(0, limits=True).gate.bring("acme")
+    (found,) = check_closed(deployment, gate.world.now)
+    assert (found.state, found.said) == ("ok", "the keys of 1 customers are closed, as they should be")
+    stopped(gate, "globex", Level.SLOWED)
+    gate.dying(0, limits=True).gate.bring("globex")
+    (found,) = check_closed(deployment, gate.world.now)
+    assert (found.state, found.said) == ("warning", "keys are left as they are that should be closed, of globex")
+    assert "is left as it is: its usage plans are gone, or have no stage\n" in gate.run("show", "globex").out

@@ -267,6 +267,14 @@ def test_what_is_left_when_the_time_is_over_is_said_and_goes_on(place: Place) ->
     assert (place.run(holder="two").brought, place.plans()) == (2, [set(), set(), set()])
 
 
+def test_a_watcher_whose_clock_is_ahead_delays_no_stop(place: Place) -> None:
+    """The moment since when a stop is wanted is no moment before which it may not be done."""
+    place.reach("acme", Level.STOPPED)
+    place.ask("acme", Level.STOPPED, at=int(place.time.now) + 30)
+    place.run()
+    assert (place.plans(), place.access.asked()) == (STOPPED, {})
+
+
 # --- order and pace --------------------------------------------------------------------------------------------------
 
 

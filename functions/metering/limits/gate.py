@@ -119,14 +119,15 @@ class Gate:
         """Return why a customer's keys are to be closed now."""
         return reasons_of_one(self.limits, name, self.clock())
 
-    def ask(self, name: str, level: Level | None = None) -> None:
+    def ask(self, name: str, level: Level | None = None, *, saved: bool = False) -> None:
         """Ask the worker to look at a customer, for a level, or that which its reasons ask for now.
 
-        Before something is changed by which keys are closed or opened, so that whoever dies then is made good.
+        Before something is changed by which keys are closed or opened, so that whoever dies then is made good, and
+        when it is ``saved``, in case the worker was faster.
         """
         if self.asked is not None:
             level = level_by(self.reasons(name)) if level is None else level
-            self.asked.ask(name, Asked(level, int(self.clock().timestamp())))
+            self.asked.ask(name, Asked(level, int(self.clock().timestamp()), saved=saved))
 
     def adopt(self, name: str) -> None:
         """Take over what an earlier version wrote of a customer's suspended keys."""
@@ -221,11 +222,12 @@ class Gate:
 
     def _soon(self) -> Asked:
         """Return how to be asked again to tell what was not told: keys are as they should be, which is no stop."""
-        return Asked(Level.OPEN, int((self.clock() + _TELL_AGAIN).timestamp()))
+        after = int((self.clock() + _TELL_AGAIN).timestamp())
+        return Asked(Level.OPEN, after, after=after)
 
     def _due(self) -> dict[str, Asked]:
         now = self.clock().timestamp()
-        return {name: asked for name, asked in self._list.asked().items() if asked.at <= now}
+        return {name: asked for name, asked in self._list.asked().items() if asked.after <= now}
 
     def _wanted(self, one: OfOne) -> Wanted:
         now = self.clock()
@@ -344,7 +346,10 @@ class Gate:
 
 def _later(hour: Hour | None) -> Asked | None:
     """Return how to be asked again when a key changes hands: by itself the hour's turn moves no key."""
-    return Asked(Level.OPEN, int(hour.start.timestamp())) if hour is not None else None
+    if hour is None:
+        return None
+    begin = int(hour.start.timestamp())
+    return Asked(Level.OPEN, begin, after=begin)
 
 
 def _with_those(homes: Mapping[str, Home], plans: Mapping[str, tuple[str, ...]]) -> dict[str, Home]:

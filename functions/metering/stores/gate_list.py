@@ -50,16 +50,18 @@ class Near(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A customer whom the gate is to look at: for a ``level``, wanted since ``at`` (seconds since 1970), not before.
+    """A customer whom the gate is to look at: for a ``level``, wanted since ``at`` (seconds since 1970).
 
     ``rate`` is what it uses in a second, in parts of its limit by a million: of those to be stopped the fastest is
     first. ``saved`` says that the reason is written; who was asked before that is asked again, by another value.
+    Nothing is to be done before ``after``, by the gate's own clock.
     """
 
     level: Level
     at: int
     rate: int = 0
     saved: bool = False
+    after: int = 0
 
 
 class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
