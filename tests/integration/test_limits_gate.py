@@ -11,7 +11,7 @@ from infra.operate.customers import Customers, Entry
 from infra.operate.restore import ask_for_all
 from metering.limits.gate import Gate, Ran
 from metering.limits.keys import CallerKeys, PlanKeys
-from metering.limits.usage_plans import UsagePlans
+from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlans
 from metering.model.limits import OPERATOR, UNPAID, Level, LimitState
 from metering.model.periods import Hour
 from metering.stores.counters import Counters
@@ -63,7 +63,7 @@ class Place:
         """Return a worker's gate; it tells into ``told``."""
         dynamodb = dynamodb or self.dynamodb
         plans = UsagePlans(
-            apigateway or self.aws.client(), Pace(5, now=self.time, sleep=self.time.sleep), clock=self.time
+            apigateway or self.aws.client(), Pace(CALLS_A_SECOND, now=self.time, sleep=self.time.sleep), clock=self.time
         )
         return Gate(
             LimitItems(dynamodb, "ledger"),
@@ -458,6 +458,25 @@ def test_whoever_gets_a_key_while_stopped_stays_stopped(place: Place) -> None:
     place.reach("acme", Level.OPEN)
     place.run()
     assert place.plans() == OPEN
+
+
+@pytest.mark.parametrize("turn", range(1, 13))
+def test_a_key_that_changes_hands_while_it_is_brought_ends_with_its_holder(place: Place, turn: int) -> None:
+    """At any call before the last look at who holds which; whoever hands over later asks for both."""
+    place.reach("acme", Level.STOPPED)
+    life = Life(of={"get_usage_plans", "get_usage_plan_key", "delete_usage_plan_key", "put_item", "query"})
+
+    def step() -> None:
+        if life.writes == turn:
+            life.step = lambda: None
+            place.hold("globex", place.first, since=HOUR)
+            place.hold("acme", place.other, since=HOUR)
+            place.gate().bring("globex")
+
+    life.step = step
+    place.gate(Dying(place.dynamodb, life), Dying(place.aws.client(), life)).bring("acme")
+    place.gate().bring("globex")
+    assert place.plans() == [{"Standard"}, set(), set()]
 
 
 def test_a_key_that_changes_hands_at_a_later_hour_is_moved_then(place: Place) -> None:
