@@ -262,7 +262,7 @@ class Alarms(Construct):
             "LimitsUnenforced",
             self._signal(Signal.LIMITS_UNENFORCED, "Maximum", period=A_MINUTE),
             "A customer's keys should be closed and have not been seen closed for over a minute, so that what it uses "
-            "goes on. Read the log of enforce_limits, which names whose, and look at its errors and throttles.",
+            "goes on: `metering doctor` says whose. Look at the log of enforce_limits, at its errors and throttles.",
             above=LONGEST_STOP,
         )
         self._alarm(

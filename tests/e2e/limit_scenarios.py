@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
+from aws_lambda_powertools import Metrics
 
 import enforce_limits
 import set_budget
@@ -84,9 +85,15 @@ def watch(deployed: Deployed, _: Told) -> Iterator[Again]:
             limits.clear(near, own)
         assert watch_limits.handler({"look": [near]}, context()) == {"looked": [near]}
         assert (near in gate.near(), dict(limits.of(near).states)) == (False, {})
+        gate.done(stopped, gate.asked()[stopped])
 
-    # The function that is deployed is asked for help, too: to look at nobody, so that it takes nothing of the round.
-    with _declared(watch_limits), _sender(deployed), patch.object(watch_limits, "HELP", {"look": []}):
+    with (
+        _declared(watch_limits),
+        _sender(deployed),
+        # The deployed function is asked for help, too: to look at nobody, so that it takes nothing of the round.
+        patch.object(watch_limits, "HELP", {"look": []}),
+        patch.object(watch_limits, "signals", Metrics(namespace="Grants", service="Grants")),
+    ):
         yield again
 
 
