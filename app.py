@@ -2,7 +2,6 @@
 
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
-from msgspec.structs import replace
 
 from infra.stack import (
     STRIPE,
@@ -81,7 +80,7 @@ def build(app: cdk.App) -> cdk.App:
         "Metering",
         description="Usage metering: access logs to counters to Stripe.",
         metrics=SampleHttpApi.METRICS if is_http else METRICS,
-        plans=[replace(plan, limits=(*plan.limits, *limits)) for plan in plans],
+        plans=[plan.with_limits(limits) for plan in plans],
         access_log=SampleHttpApi.ACCESS_LOG if is_http else AccessLog(),
         road=Road(_chosen(app, "road", [road.value for road in Road])),
         stripe_api_base=app.node.try_get_context("stripe_api_base") or STRIPE,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-import msgspec
 import pytest
 from aws_lambda_powertools import Metrics
 
@@ -29,7 +28,7 @@ from metering.limits.sweeping import Sweeper
 from metering.model.amounts import Amounts
 from metering.model.limits import OPERATOR, Level, OfCustomer, Subscribed
 from metering.model.metrics import encode
-from metering.model.periods import Hour
+from metering.model.periods import Hour, due_before
 from metering.model.prices import encode as encode_plans
 from metering.portal import budget
 from metering.portal.tokens import Right, Use, issue
@@ -40,7 +39,7 @@ from tests.doubles.lambdas import context, request
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import Again, Scenario, Told, close, new_name
 
-PLAN: Final = msgspec.structs.replace(PLANS[0], limits=LIMITS)
+PLAN: Final = PLANS[0].with_limits(LIMITS)
 
 
 def forget_limits() -> None:
@@ -57,6 +56,7 @@ def watch(deployed: Deployed, _: Told) -> Iterator[Again]:
     """Sweep over a customer that is to be stopped, and one that comes near and leaves again."""
     limits, gate = _limits(deployed), _gate_list(deployed)
     deployment, wakes = deployed.cloud.deployment, _Wakes(deployed)
+    ledger = deployment.ledger
 
     def again() -> None:
         forget_limits()
@@ -72,6 +72,9 @@ def watch(deployed: Deployed, _: Told) -> Iterator[Again]:
             limits.set(name, OfCustomer("users", "day", 1))  # by two keys: the claims say how many users there are
         limits.address(stopped, ["someone@example.com"])
         gate.client.delete_item(TableName=gate.table, Key={"pk": {"S": "sweep"}, "sk": {"S": "round"}})
+        # One hour is due, so that it is looked whether its rows are written.
+        ledger.client.delete_item(TableName=ledger.table, Key={"pk": {"S": "period#cursor"}, "sk": {"S": "close"}})
+        ledger.progress.advance_cursor(Hour(due_before(datetime.now(UTC)).number - 1))
         with patch.object(Sweeper, "wanted_help", lambda _: 1):
             named = context(function=deployed.cloud.outputs.watch_limits_function or "")
             assert watch_limits.handler({"sweep": True}, named)["failed"] == 0

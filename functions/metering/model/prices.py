@@ -103,6 +103,10 @@ class Plan(_Declared, frozen=True, kw_only=True):
     interval: str = "month"
     limits: tuple[Limit | Spend, ...] = ()
 
+    def with_limits(self, more: Iterable[Limit | Spend]) -> "Plan":
+        """Return the plan with these limits beside its own."""
+        return msgspec.structs.replace(self, limits=(*self.limits, *more))
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
