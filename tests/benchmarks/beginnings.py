@@ -41,6 +41,35 @@ def receive_events() -> None:
     receive_events._receiver()
 
 
+def watch_limits() -> None:
+    """From the counters' stream to limits that act."""
+    import watch_limits
+
+    watch_limits._watcher()
+
+
+def enforce_limits() -> None:
+    """From limits that act to the gateway."""
+    import enforce_limits
+
+    enforce_limits._gate()
+
+
+def set_budget() -> None:
+    """The budget that a customer gives itself."""
+    import set_budget
+
+    set_budget._budgets()
+    set_budget._cors()
+
+
+def authorize_calls() -> None:
+    """Whether a caller of an HTTP API is stopped."""
+    import authorize_calls
+
+    authorize_calls._authorizer()
+
+
 def check_completeness() -> None:
     """The counters against what was written."""
     import check_completeness

@@ -29,13 +29,17 @@ from metering.model import metrics, prices
 from metering.model.metrics import Count, Sum
 from metering.model.prices import PerUnit, Plan
 from metering.settings import (
+    AuthorizeCallsSettings,
     CheckCompletenessSettings,
     ClosePeriodsSettings,
+    EnforceLimitsSettings,
     PostUsageSettings,
     ReceiveEventsSettings,
     ReconcileUsageSettings,
     RecordUsageSettings,
+    SetBudgetSettings,
     ShowUsageSettings,
+    WatchLimitsSettings,
 )
 from tests.benchmarks import beginnings
 from tests.benchmarks.common import parser, report
@@ -49,6 +53,10 @@ HANDLERS: Final = (
     "receive_events",
     "check_completeness",
     "show_usage",
+    "watch_limits",
+    "enforce_limits",
+    "set_budget",
+    "authorize_calls",
 )
 WITH_PYDANTIC: Final = "show_usage"
 PYDANTIC: Final = ("pydantic", "pydantic_core")
@@ -71,6 +79,7 @@ PLANS: Final = (
     Plan(name="standard", title="Standard", currency="usd", prices=(PerUnit(metric="requests", amount=1),)),
 )
 TABLES: Final = {"counters_table": "counters", "ledger_table": "ledger"}
+GATE: Final = {"deployment": "Metering", "gate_queue": "https://sqs.us-east-1.amazonaws.com/123456789012/Gate"}
 STRIPE: Final = {"deployment": "Metering", "stripe_secret": "stripe", "stripe_api_base": "https://api.stripe.com"}
 SETTINGS: Final = {
     # Nothing listens there, and nothing is asked for: making clients and parts calls no service.
@@ -89,6 +98,12 @@ SETTINGS: Final = {
     **ReceiveEventsSettings("ledger", **STRIPE, signing_secret="signing").environment(),  # a secret's name
     **CheckCompletenessSettings("counters", "Metering", "access-log").environment(),
     **ShowUsageSettings(**TABLES, **STRIPE, portal_secret="portal").environment(),  # a secret's name
+    **WatchLimitsSettings(**TABLES, access_table="access", **GATE, portal_url="https://portal.example").environment(),
+    **EnforceLimitsSettings("ledger", "access", **GATE, api="rest").environment(),
+    **AuthorizeCallsSettings("access", "https://issuer.example", "api", "sub").environment(),
+    **SetBudgetSettings(
+        "ledger", "Metering", portal_secret="portal", watch_limits_function="watch-limits"
+    ).environment(),  # a secret's name
 }
 """Every setting of every function."""
 

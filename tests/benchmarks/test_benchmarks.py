@@ -29,6 +29,10 @@ HANDLERS: Final = (
     "receive_events",
     "check_completeness",
     "show_usage",
+    "watch_limits",
+    "enforce_limits",
+    "set_budget",
+    "authorize_calls",
 )
 COLD_START: Final = (
     "ratio_to_floor",
