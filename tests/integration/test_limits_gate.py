@@ -176,6 +176,25 @@ def test_a_worker_that_dies_anywhere_is_made_good_by_the_next(
         assert place.limits.of("acme").gate.level is reached
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("dies_at", range(1, 12))
+def test_callers_are_brought_after_a_death_anywhere(place: Place, dies_at: int, *, accepted: bool) -> None:
+    """Closing and opening."""
+    for level, closed in ((Level.STOPPED, True), (Level.OPEN, False)):
+        place.reach("acme", level)
+        life = Life(dies_at, accepted=accepted)
+        dying: Any = Dying(place.dynamodb, life)
+        for dynamodb, holder in ((dying, "one"), (place.dynamodb, "two")):
+            gate = place.gate(dynamodb)
+            object.__setattr__(gate, "keys", CallerKeys(GateList(dynamodb, "access")))
+            try:
+                place.run(gate, holder=holder)
+            except KilledError:
+                place.time.advance(61)
+        assert [bool(place.access.caller(key)) for key in (place.first, place.second)] == [closed] * 2
+        assert place.access.asked() == {}
+
+
 @pytest.mark.parametrize("dies_at", range(1, 10))
 def test_a_change_in_the_middle_of_a_death_is_made_good(place: Place, dies_at: int) -> None:
     """A worker dies as it closes, and the reason is gone before the next one begins."""
@@ -493,6 +512,17 @@ def test_a_key_that_changes_hands_at_a_later_hour_is_moved_then(place: Place) ->
     assert (place.plans(), place.access.asked()) == ([set(), set(), set()], {})
 
 
+def test_a_closed_key_that_changes_hands_at_a_later_hour_is_opened_then(place: Place) -> None:
+    """Whoever has it then is asked for, by whom it was closed as."""
+    place.hold("globex", place.first, since=HOUR.next())
+    place.reach("acme", Level.STOPPED)
+    place.run()
+    assert place.plans() == STOPPED
+    place.time.moment = HOUR.end
+    place.run()
+    assert (place.plans(), place.access.asked()) == ([{"Standard"}, set(), {"Standard"}], {})
+
+
 def test_a_key_whose_home_was_deleted_is_told_and_the_others_come_back(place: Place) -> None:
     """The same of a key that is gone, and of one that somebody has put into another plan of the stage."""
     extra = place.aws.add_plan("Extra", OTHER_STAGE)
@@ -645,3 +675,16 @@ def test_callers_of_an_http_api_are_closed_by_an_item_that_authorizers_read(plac
     place.reach("globex", Level.OPEN)
     place.run(gate)
     assert (place.access.caller(place.other), place.aws.called) == (None, [])
+
+
+def test_a_caller_that_changes_hands_at_a_later_hour_is_opened_then(place: Place) -> None:
+    """Whoever gave it away is asked for then, and so is who has it."""
+    gate = place.gate()
+    object.__setattr__(gate, "keys", CallerKeys(place.access))
+    place.hold("globex", place.first, since=HOUR.next())
+    place.reach("acme", Level.STOPPED)
+    place.run(gate)
+    assert [bool(place.access.caller(key)) for key in (place.first, place.second, place.other)] == [True, True, False]
+    place.time.moment = HOUR.end
+    place.run(gate)
+    assert [bool(place.access.caller(key)) for key in (place.first, place.second, place.other)] == [False, True, False]

@@ -285,19 +285,18 @@ class Gate:
         return moved
 
     def _give_back(self, name: str, plans: Mapping[str, tuple[str, ...]], now: datetime) -> None:
-        """Write where keys belong that were closed as a customer's and no longer are, and ask for their holders.
+        """Ask for whoever has keys now that were closed as a customer's: an hour's turn has handed them over by itself.
 
-        Whoever handed them over has done so; but if the ledger was restored to a moment before they were its own, then
-        it knows nothing of all that, and what is noted here is about to be written anew without them.
+        If the ledger was restored to a moment before they were its own, it knows nothing of where they belong, and what
+        is noted of it here is about to be written anew without them: so it is written there first.
         """
         written, holdings = self.limits.homes(plans), self.holders.of_keys(plans)
         for key, home in _with_those(written, plans).items():
-            if home == written.get(key):
-                continue
-            self.limits.save_home(key, home)
+            if home != written.get(key):
+                self.limits.save_home(key, home)
             holder = holdings[key].at(Hour.containing(now))
             if holder is not None and holder.customer not in ("", name):
-                self.ask(holder.customer, Level.OPEN)
+                self.ask(holder.customer)
 
     def _note_closed(
         self, name: str, wanted: Wanted, before: Closed | None, homes: Mapping[str, tuple[str, ...]]

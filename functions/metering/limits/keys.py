@@ -72,16 +72,21 @@ class CallerKeys:
 
     callers: GateList
 
-    def bring(self, key: str, wanted: Wanted, home: Home | None, remember: Remember) -> Moved:  # noqa: ARG002 - has none
-        """Write a caller's item, or delete it."""
-        if wanted.level is Level.OPEN:
-            if self.callers.caller(key) is not None:
-                self.callers.open_caller(key)
+    def bring(self, key: str, wanted: Wanted, home: Home | None, remember: Remember) -> Moved:
+        """Write a caller's item, or delete it; that it is closed is remembered first, as of a key with a home."""
+        if wanted.level is Level.OPEN and home is None:
             return Moved(key)
-        holding = [reason for reason in wanted.reasons if reason.level is wanted.level]
-        until = 0 if any(not reason.until for reason in holding) else max(reason.until for reason in holding)
-        since = min(reason.since for reason in holding)
-        self.callers.close_caller(key, wanted.level, since=since, until=until, why=holding[0].name)
+        before = home or Home()
+        after = msgspec.structs.replace(before, level=wanted.level, at=int(wanted.at.timestamp()))
+        if wanted.level is Level.OPEN:
+            self.callers.open_caller(key)
+        if before.level is not wanted.level:
+            remember(after)
+        if wanted.level is not Level.OPEN:
+            holding = [reason for reason in wanted.reasons if reason.level is wanted.level]
+            until = 0 if any(not reason.until for reason in holding) else max(reason.until for reason in holding)
+            since = min(reason.since for reason in holding)
+            self.callers.close_caller(key, wanted.level, since=since, until=until, why=holding[0].name)
         return Moved(key)
 
 
