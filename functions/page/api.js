@@ -39,7 +39,7 @@
  * @typedef {{does: "notify" | "slow" | "stop", percent: bigint, at: bigint, acted_at: string | null}} LimitStep
  * @typedef {{limit: string, metric: string, per: "hour" | "day" | "month" | "period",
  *   window: {from: string, to: string}, most: bigint, used: bigint, remaining: bigint, percent: bigint, scale: bigint,
- *   source: "plan" | "customer" | "budget", source_in_words: string, steps: LimitStep[]}} Limit
+ *   at_least: boolean, source: "plan" | "customer" | "budget", source_in_words: string, steps: LimitStep[]}} Limit
  * @typedef {{name: string, access: "slowed" | "stopped", since: string | null, until: string | null}} Reason
  * @typedef {{notify: bigint | null, stop: bigint | null}} Amounts
  * @typedef {Amounts & {may_stop: boolean, may_set: boolean}} Budget

@@ -5,7 +5,7 @@
  * @import { Model } from "./figures.js"
  */
 
-import { at, data, h, of, share, write } from "./elements.js";
+import { at, data, h, of, quiet, share, write } from "./elements.js";
 import { MOMENT_WORDS, WHOLE, inWords, money, quantityWords, shifted, smallest, title } from "./figures.js";
 
 const WINDOWS = { hour: "this hour", day: "today", month: "this month", period: "this period" };
@@ -90,17 +90,18 @@ const moment = (written) => `${MOMENT_WORDS.format(new Date(written))} UTC`;
 function meter(limit, n, standing) {
   const part = Number(limit.percent > 100n ? 100n : limit.percent);
   const words = (/** @type {bigint} */ some) => amount(some, limit, standing);
+  const least = limit.at_least ? "at least " : "";
   const left = `${words(limit.remaining)} left, resets on ${resets(limit)}`;
   const most = h("span", { class: "most quiet" }, ` of ${words(limit.most)}`);
   const gauge = {
     role: "meter", "aria-labelledby": `limit-${n}`, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": part,
-    "aria-valuetext": `${WHOLE.format(limit.percent)}%: ${words(limit.used)} of ${words(limit.most)}`,
+    "aria-valuetext": `${WHOLE.format(limit.percent)}%: ${least}${words(limit.used)} of ${words(limit.most)}`,
   };
   return h(
     "div",
     { class: "card limit", "data-limit": limit.limit },
     h("h3", { id: `limit-${n}` }, name(limit)),
-    h("p", { class: "big" }, data(limit.used, words(limit.used)), most),
+    h("p", { class: "big" }, quiet(least), data(limit.used, words(limit.used)), most),
     h("div", gauge, share(part / 100, level(limit))),
     h("p", {}, left),
     h("ul", { class: "steps quiet" }, ...limit.steps.map((step) => h("li", {}, stepWords(step, words)))),

@@ -31,6 +31,7 @@ CALLS: dict[str, Any] = {
     "remaining": 3800,
     "percent": 24,
     "scale": 0,
+    "at_least": False,
     "source": "plan",
     "source_in_words": "the plan standard",
     "steps": [
@@ -49,6 +50,7 @@ MONEY = {
     "remaining": 44_680,
     "percent": 10,
     "scale": 0,
+    "at_least": True,
     "source": "plan",
     "source_in_words": "the plan standard",
     "steps": [{"does": "notify", "percent": 80, "at": 40_000, "acted_at": None}],
@@ -178,7 +180,7 @@ def test_a_meter_for_each_limit_says_what_is_used_and_left_and_when_it_resets(
         )
         money = page.locator('[data-limit="spend/period"]')
         expect(money).to_contain_text("Cost this period")
-        expect(money).to_contain_text("$53.20 of $500.00")
+        expect(money).to_contain_text("at least $53.20 of $500.00")
         expect(money).to_contain_text("$446.80 left, resets on 12 Dec, 05:00 UTC")
         expect(page.locator("#notice")).to_be_hidden()
 

@@ -7,14 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import aws_cdk as cdk
 import msgspec
 import pytest
-from aws_cdk.assertions import Template as Synthesised
 from botocore.exceptions import EndpointConnectionError
 
 import show_usage
-from infra.stack.metering import MeteringStack
 from metering.model.limits import (
     Budget,
     Level,
@@ -62,13 +59,6 @@ def seconds(when: datetime) -> int:
     return int(when.timestamp())
 
 
-@pytest.fixture(scope="module")
-def limited(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Template:
-    """The template of a deployment with limits."""
-    app = cdk.App(context=dict(context), outdir=str(tmp_path_factory.mktemp("limited")))
-    return dict(Synthesised.from_stack(MeteringStack(app, "Metering", metrics=METRICS, plans=PLANS)).to_json())
-
-
 @pytest.fixture
 def items(world: World) -> LimitItems:
     """What decides about customers' keys."""
@@ -77,14 +67,14 @@ def items(world: World) -> LimitItems:
 
 @pytest.fixture
 def portal(
-    world: World, items: LimitItems, limited: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, items: LimitItems, limits_template: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Portal]:
     """The API of a deployment whose customer acme is subscribed to the plan with limits."""
     world.customer("acme", "key1", "key2")
     subscribe(items, "standard")
     monkeypatch.setattr(clients, "functions", cache(lambda: Client("lambda", Nobody())))
     with opened(
-        world, limited, monkeypatch, tmp_path, metrics=METRICS, plans=PLANS, origins=ORIGIN, limits=True
+        world, limits_template, monkeypatch, tmp_path, metrics=METRICS, plans=PLANS, origins=ORIGIN, limits=True
     ) as made:
         answered_by({"StatusCode": 202})
         yield made
@@ -165,6 +155,7 @@ def test_each_limit_is_told_with_what_is_used_and_left_and_when_it_resets(portal
         "remaining": 8,
         "percent": 84,
         "scale": 0,
+        "at_least": False,
         "source": "plan",
         "source_in_words": "the plan standard",
         "steps": [
@@ -182,6 +173,13 @@ def test_money_is_told_as_the_invoice_adds_it_up(portal: Portal) -> None:
     assert (spend["used"], spend["most"], spend["remaining"], spend["percent"]) == (4900 + 420, 10_000, 4680, 53)
     assert spend["window"] == {"from": "2026-11-12T05", "to": "2026-12-12T05"}
     assert (shown(portal)["currency"], shown(portal)["decimals"]) == ("usd", 2)
+
+
+def test_money_that_only_stripe_can_reckon_with_is_told_as_a_least(portal: Portal, items: LimitItems) -> None:
+    """I9: where a price is like none that can be declared, the others are what is known."""
+    subscribe(items, "standard", unpriced=("price_odd",))
+    assert (of(portal, "spend/period")["used"], of(portal, "spend/period")["at_least"]) == (4900, True)
+    assert of(portal, "requests/day")["at_least"] is False
 
 
 def test_closed_hours_count_as_they_are_in_the_ledger(portal: Portal) -> None:
@@ -471,12 +469,12 @@ def test_no_link_may_anything_else(portal: Portal) -> None:
     assert (answer.status, answer.json()["detail"]) == (400, "may.0 must be budget; got 'everything'")
 
 
-def test_the_function_of_budgets_can_write_nothing_else(limited: Template) -> None:
+def test_the_function_of_budgets_can_write_nothing_else(limits_template: Template) -> None:
     """I7: no counter, no row, no state of a limit; and the function that shows writes nothing at all."""
     reads = {"dynamodb:GetItem", "dynamodb:Query", "dynamodb:BatchGetItem", "secretsmanager:GetSecretValue"}
     logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
     wrote = {
-        role: {one for one in grants(limited, f"Portal{role}Role") if one[0] not in reads | logs}
+        role: {one for one in grants(limits_template, f"Portal{role}Role") if one[0] not in reads | logs}
         for role in ("SetBudget", "ShowUsage")
     }
     assert wrote == {

@@ -1,6 +1,7 @@
 """The API against its own OpenAPI document, by schemathesis: generated requests, in this process."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from metering.model.limits import Limit, Notify, Spend, Stop, Subscribed
 from metering.model.metrics import Count, Sum
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume
-from metering.portal.tokens import Use
+from metering.portal.tokens import Right, Use
+from metering.stores import aws as clients
+from metering.stores.limits import LimitItems
+from tests.doubles.aws import Client, Nobody
 from tests.integration.portal import IAM, Portal, opened
 from tests.integration.world import World
 
+LIMITS = (Limit("requests", 1, at=(Notify(80), Stop(100))), Spend(100, customer_may_stop=True))
 METRICS = (Count(name="requests", by="resource"), Sum(name="bytes", of="response_length"))
 TIERS = (Tier(up_to=10, amount=2, flat=7), Tier(amount="0.5"))
 PRICES: tuple[Price, ...] = (
@@ -35,7 +41,7 @@ PRICES: tuple[Price, ...] = (
     Volume(metric="bytes", tiers=TIERS),
     Package(metric="bytes", size=100, amount=3),
 )
-PLANS = (Plan(name="every_kind", title="Of every kind", currency="usd", prices=PRICES),)
+PLANS = (Plan(name="every_kind", title="Of every kind", currency="usd", prices=PRICES, limits=LIMITS),)
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -58,11 +64,18 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @pytest.fixture
-def portal(world: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Portal]:
+def portal(
+    world: World, limits_template: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Portal]:
     """The API of a deployment with some usage."""
     world.customer("acme", "key1")
     world.record(world.line(), world.line())
-    with opened(world, template, monkeypatch, tmp_path, metrics=METRICS, plans=PLANS) as made:
+    items = LimitItems(world.ledger.client, world.ledger.table)
+    items.subscribe("acme", Subscribed(1, "cus_acme", "active", 1, plans=("every_kind",), currency="usd"))
+    monkeypatch.setattr(clients, "functions", cache(lambda: Client("lambda", Nobody())))
+    functions: Any = clients.functions()
+    functions.before.append(lambda *_: {"StatusCode": 202})
+    with opened(world, limits_template, monkeypatch, tmp_path, metrics=METRICS, plans=PLANS, limits=True) as made:
         yield made
 
 
@@ -137,6 +150,8 @@ def test_whatever_is_asked_is_answered_as_the_document_says(
     def ask(case: Any) -> None:
         assume(set(case.query or {}) <= {parameter.name for parameter in found.query})  # no document rules out more
         use = Use.LINK if operation == "POST /v1/session" else Use.SESSION
-        case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {portal.token(use=use)}"})
+        case.call_and_validate(
+            checks=CHECKS, headers={"Authorization": f"Bearer {portal.token(use=use, may=[Right.BUDGET])}"}
+        )
 
     ask()

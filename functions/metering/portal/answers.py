@@ -249,7 +249,10 @@ class LimitStep(BaseModel):
 
 
 class LimitAnswer(BaseModel):
-    """A limit and how it stands: units of 10 to the power of -``scale``, or money where ``metric`` is ``spend``."""
+    """A limit and how it stands: units of 10 to the power of -``scale``, or money where ``metric`` is ``spend``.
+
+    ``at_least`` so much is used where the subscription has a price that only Stripe can reckon with.
+    """
 
     limit: str
     metric: str
@@ -260,6 +263,7 @@ class LimitAnswer(BaseModel):
     remaining: int
     percent: int
     scale: int
+    at_least: bool
     source: Literal["plan", "customer", "budget"]
     source_in_words: str
     steps: list[LimitStep]

@@ -76,7 +76,8 @@ class Limits:
             used = used_of(limit, by_hour, window, known.subscribed)
             state = known.states.get(limit.name)
             acted = state.acted if state and state.is_of(window) else {}
-            limits.append(_limit(limit, window, used, acted) | {"scale": scales.get(limit.metric, 0)})
+            beside = {"scale": scales.get(limit.metric, 0), "at_least": _is_unpriced(limit, known.subscribed)}
+            limits.append(_limit(limit, window, used, acted) | beside)
         return limits
 
 
@@ -124,6 +125,11 @@ def _limit(limit: Applying, window: Window, used: int, acted: Mapping[str, int])
             for step in limit.steps
         ],
     }
+
+
+def _is_unpriced(limit: Applying, subscribed: Subscribed | None) -> bool:
+    """Say if some of what is spent is not known, since the subscription has prices like none that can be declared."""
+    return limit.metric == SPEND and subscribed is not None and bool(subscribed.unpriced)
 
 
 def _in_words(limit: Applying) -> str:
