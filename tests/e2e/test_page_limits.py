@@ -1,24 +1,31 @@
 """What the page shows of limits, in a real Chromium: the notice, the meters and the budget.
 
-What the API would answer is made up here, each answer as its own description says (metering.portal.answers).
+No deployment is asked: what the API would answer is made up here, and that of limits is held to its own description
+(metering.portal.answers), as the API's true answers are (tests/integration/test_portal_limits.py).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from infra.local.demo.front import Front
 from metering.portal.answers import BudgetAnswer, LimitsAnswer
-from tests.e2e.conftest import Deployed
-from tests.e2e.reader import ColorScheme, Reader, subscribed, violations
+from metering.portal.http import SECURITY
+from metering.portal.page import FILES, read
+from tests.e2e.reader import ColorScheme, violations
 from tests.e2e.test_page import SCREENSHOTS
 
+PRICES = {
+    "plans": [],
+    "metrics": [{"name": "requests", "kind": "count", "scale": 0, "unit": None, "dimension": None}],
+    "limits": {"hours": 744, "hours_by_key": 744},
+}
 DAY = {"from": "2026-11-22T00", "to": "2026-11-23T00"}
 PERIOD = {"from": "2026-11-12T05", "to": "2026-12-12T05"}
 CALLS: dict[str, Any] = {
@@ -122,22 +129,58 @@ class Api:
         route.fulfill(status=200, content_type="application/json", body=json.dumps(answer))
 
 
+class Files(BaseHTTPRequestHandler):
+    """Serves the page's files, with the headers that the API gives them."""
+
+    def do_GET(self) -> None:
+        """Answer with a file, or not at all."""
+        name, media = FILES.get(self.path, ("", ""))
+        self.send_response(200 if name else 404)
+        for header, value in {"Content-Type": media or "text/plain", **SECURITY}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        self.wfile.write(read(name).encode() if name else b"")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture(scope="module")
-def limited(deployed: Deployed, front: Front) -> Reader:
-    """A customer that is subscribed."""
-    return subscribed(deployed, front, "page-limited", "Limited", since=deployed.hour.start - timedelta(days=10))
+def site() -> Iterator[str]:
+    """Where the page is."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def answering(answer: Any, status: int = 200) -> Callable[[Route], None]:
+    """Return what answers a request so."""
+    return lambda route: route.fulfill(status=status, content_type="application/json", body=json.dumps(answer))
 
 
 @contextmanager
-def opened(limited: Reader, browser: Browser, api: Api, **how: Any) -> Iterator[Page]:
-    """Open the page, whose limits are as ``api`` says."""
-    with limited.page(browser, link="about:blank", **how) as page:
-        page.route("**/v1/limits?*", api.limits)
-        page.route("**/v1/budget", api.budget)
-        page.goto(limited.link)
-        expect(page.locator("#figures")).to_be_visible()
-        yield page
-    assert limited.troubles == []
+def opened(
+    site: str, browser: Browser, api: Api, *, size: tuple[int, int] = (1280, 900), scheme: ColorScheme = "light"
+) -> Iterator[Page]:
+    """Open the page of a customer that has used nothing yet, whose limits are as ``api`` says."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, locale="en-US")
+    page, troubles = context.new_page(), []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda said: troubles.append(said.text) if "Content Security" in said.text else None)
+    page.route("**/v1/session", answering({"customer": "acme", "token": "a.e30.c"}, 201))
+    page.route("**/v1/usage?*", answering({"usage": []}))
+    page.route("**/v1/invoice?*", answering({}, 404))
+    page.route("**/v1/prices?*", answering(PRICES))
+    page.route("**/v1/limits?*", api.limits)
+    page.route("**/v1/budget", api.budget)
+    page.goto(f"{site}#a.e30.c")
+    expect(page.locator("#figures")).to_be_visible()
+    yield page
+    context.close()
+    assert troubles == []
 
 
 def standing(*limits: Any, **changes: Any) -> Api:
@@ -145,12 +188,10 @@ def standing(*limits: Any, **changes: Any) -> Api:
     return Api(STANDING | ({"limits": list(limits)} if limits else {}) | changes)
 
 
-def test_where_there_are_no_limits_nothing_is_shown_and_nothing_more_is_asked(
-    limited: Reader, browser: Browser
-) -> None:
+def test_where_there_are_no_limits_nothing_is_shown_and_nothing_more_is_asked(site: str, browser: Browser) -> None:
     """One question tells."""
     api = Api(None)
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         page.wait_for_timeout(6000)  # another turn of the page
         expect(page.locator("#limits")).to_be_hidden()
         expect(page.locator("#notice")).to_be_hidden()
@@ -158,11 +199,9 @@ def test_where_there_are_no_limits_nothing_is_shown_and_nothing_more_is_asked(
     assert api.asked == 1
 
 
-def test_a_meter_for_each_limit_says_what_is_used_and_left_and_when_it_resets(
-    limited: Reader, browser: Browser
-) -> None:
+def test_a_meter_for_each_limit_says_what_is_used_and_left_and_when_it_resets(site: str, browser: Browser) -> None:
     """For eyes and for a screen reader; while nothing has acted there is no notice."""
-    with opened(limited, browser, standing()) as page:
+    with opened(site, browser, standing()) as page:
         calls = page.locator('[data-limit="requests/day"]')
         assert [line for line in calls.inner_text().split("\n") if line.strip()] == [
             "Requests today",
@@ -185,10 +224,10 @@ def test_a_meter_for_each_limit_says_what_is_used_and_left_and_when_it_resets(
         expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_a_notice_comes_when_a_threshold_has_acted_and_goes_when_it_is_left(limited: Reader, browser: Browser) -> None:
+def test_a_notice_comes_when_a_threshold_has_acted_and_goes_when_it_is_left(site: str, browser: Browser) -> None:
     """A screen reader is told once of each."""
     api = standing(AT_80, MONEY)
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         expect(page.locator("#notice-title")).to_have_text("You are near a limit")
         line = "Requests today: 82% used, 900 left until 23 Nov, 00:00 UTC."
         assert page.locator("#notice-lines li").all_inner_texts() == [line]
@@ -201,10 +240,10 @@ def test_a_notice_comes_when_a_threshold_has_acted_and_goes_when_it_is_left(limi
         expect(page.locator("#said")).to_have_text("Your access is open, and no limit is near.")
 
 
-def test_a_notice_says_why_access_is_stopped_since_when_and_until_when(limited: Reader, browser: Browser) -> None:
+def test_a_notice_says_why_access_is_stopped_since_when_and_until_when(site: str, browser: Browser) -> None:
     """Each reason by itself; one that is no limit's has no end."""
     api = standing(STOPPED, MONEY, access="stopped", reasons=[REASON, BY_HAND])
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         expect(page.locator("#notice-title")).to_have_text("Your access is stopped")
         lines = page.locator("#notice-lines li").all_inner_texts()
         assert " | ".join(lines) == (
@@ -215,10 +254,10 @@ def test_a_notice_says_why_access_is_stopped_since_when_and_until_when(limited: 
         expect(page.locator("#notice-title")).to_have_text("Your access is slowed down")
 
 
-def test_limits_that_cannot_be_read_now_are_said_to_be_old(limited: Reader, browser: Browser) -> None:
+def test_limits_that_cannot_be_read_now_are_said_to_be_old(site: str, browser: Browser) -> None:
     """And the rest of the page goes on."""
     api = standing()
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         expect(page.locator("#limits-note")).to_be_hidden()
         api.status = 503
         expect(page.locator("#limits-note")).to_have_text("This is the last that was known; it follows by itself.")
@@ -228,19 +267,19 @@ def test_limits_that_cannot_be_read_now_are_said_to_be_old(limited: Reader, brow
         expect(page.locator("#limits-note")).to_be_hidden()
 
 
-def test_a_session_that_only_shows_has_no_form(limited: Reader, browser: Browser) -> None:
+def test_a_session_that_only_shows_has_no_form(site: str, browser: Browser) -> None:
     """Nor has one without a subscription, whose currency is not known."""
     budget = STANDING["budget"] | {"may_set": True}
     for api in (standing(), standing(currency=None, budget=budget)):
-        with opened(limited, browser, api) as page:
+        with opened(site, browser, api) as page:
             expect(page.locator("#meters .limit")).to_have_count(2)
             expect(page.locator("#budget")).to_be_hidden()
 
 
-def test_a_budget_is_set_by_keyboard_and_what_is_typed_is_not_overwritten(limited: Reader, browser: Browser) -> None:
+def test_a_budget_is_set_by_keyboard_and_what_is_typed_is_not_overwritten(site: str, browser: Browser) -> None:
     """In the currency's own units, exactly; nothing is sent for what is no amount."""
     api = standing(budget={"notify": 6000, "stop": None, "may_stop": True, "may_set": True})
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         notify, stop = page.get_by_label("Tell me at (USD)"), page.get_by_label("Stop my access at (USD)")
         expect(notify).to_have_value("60.00")
         stop.fill("80,5")
@@ -257,21 +296,21 @@ def test_a_budget_is_set_by_keyboard_and_what_is_typed_is_not_overwritten(limite
         assert api.put == [{"notify": None, "stop": 8050}]
 
 
-def test_a_budget_that_is_refused_says_why(limited: Reader, browser: Browser) -> None:
+def test_a_budget_that_is_refused_says_why(site: str, browser: Browser) -> None:
     """In the API's words; what was typed stays."""
     api = standing(budget={"notify": None, "stop": None, "may_stop": True, "may_set": True})
     api.refusal = (400, "stop must be 10,000 at most, where your limit stops; got 20,000")
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         page.get_by_label("Stop my access at (USD)").fill("200")
         page.get_by_role("button", name="Set budget").click()
         expect(page.locator("#budget-said")).to_contain_text("stop must be 10,000 at most")
         expect(page.get_by_label("Stop my access at (USD)")).to_have_value("200")
 
 
-def test_where_the_plan_lets_nobody_stop_itself_a_budget_only_tells(limited: Reader, browser: Browser) -> None:
+def test_where_the_plan_lets_nobody_stop_itself_a_budget_only_tells(site: str, browser: Browser) -> None:
     """There is no field for it, and none is sent."""
     api = standing(budget={"notify": None, "stop": None, "may_stop": False, "may_set": True})
-    with opened(limited, browser, api) as page:
+    with opened(site, browser, api) as page:
         expect(page.get_by_label("Stop my access at")).to_have_count(1)
         expect(page.locator("#budget-stop")).to_be_hidden()
         page.get_by_label("Tell me at (USD)").fill("60")
@@ -290,7 +329,7 @@ def test_where_the_plan_lets_nobody_stop_itself_a_budget_only_tells(limited: Rea
     ],
 )
 def test_limits_fit_a_phone_and_axe_finds_nothing(  # noqa: PLR0913, PLR0917 - fixtures and what differs
-    limited: Reader, browser: Browser, axe_script: str, name: str, size: tuple[int, int], scheme: ColorScheme
+    site: str, browser: Browser, axe_script: str, name: str, size: tuple[int, int], scheme: ColorScheme
 ) -> None:
     """With a notice, a limit of each look and the form; pictures are in .metering/screenshots."""
     long_name = {**AT_80, "limit": "w/month", "metric": "w" * 64, "per": "month", "most": 10**15, "used": 9 * 10**14}
@@ -302,7 +341,7 @@ def test_limits_fit_a_phone_and_axe_finds_nothing(  # noqa: PLR0913, PLR0917 - f
         reasons=[REASON, BY_HAND],
         budget={"notify": 6000, "stop": 8000, "may_stop": True, "may_set": True},
     )
-    with opened(limited, browser, api, size=size, scheme=scheme) as page:
+    with opened(site, browser, api, size=size, scheme=scheme) as page:
         expect(page.locator("#meters .limit")).to_have_count(3)
         assert page.evaluate("document.documentElement.scrollWidth") == size[0]
         assert violations(page, axe_script) == []
