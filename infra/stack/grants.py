@@ -271,7 +271,7 @@ def enforce_limits(function: lambda_.Function, storage: Storage, *, gate_queue: 
         tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
     if api is Api.HTTP:
-        allow(function, items("CloseCallers", access, ["GetItem", "PutItem", "DeleteItem"], "access#*"))
+        allow(function, items("CloseCallers", access, ["PutItem", "DeleteItem"], "access#*"))
     else:
         move_keys(function)
 
