@@ -5,9 +5,9 @@ A break has a name and says which side's schedules it shows in; `play --break` p
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
@@ -24,17 +24,28 @@ from metering.billing.late_marks import LateMarks
 from metering.billing.settling import Settler
 from metering.billing.writing import RowWriter
 from metering.counting.recording import Recorder
-from metering.model import usage_row
+from metering.limits import gate, standing
+from metering.limits.asking import Asking
+from metering.limits.gate import Gate
+from metering.limits.keys import PlanKeys
+from metering.limits.looking import Looker
+from metering.limits.usage_plans import UsagePlan
+from metering.limits.watching import Watcher
+from metering.model import limits, usage_row
 from metering.model.amounts import Amounts
+from metering.model.limits import LimitState
 from metering.model.measuring import Usage
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour
 from metering.model.subjects import Subject, subject_of_source
-from metering.stores import counters, marks, table
+from metering.stores import counters, gate_list, marks, table
 from metering.stores.aws import Item
 from metering.stores.claims import PARTS
 from metering.stores.counters import Counters
+from metering.stores.gate_list import Asked, GateList
+from metering.stores.limits import LimitItems
 from metering.stores.progress import Join, Lease, Leased, Piece, Progress
 from metering.stores.table import Table
+from tests.faults import limits_game
 
 Break = Callable[[], AbstractContextManager[Any]]
 
@@ -255,6 +266,77 @@ def _all_or_none(self: RowWriter, hour: Hour, theirs: Mapping[str, Any], _waitin
     return self.counters.of_sources(hour, theirs)
 
 
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+_decide = limits.decide
+_put_closed = GateList.put_closed
+_ask = Asking.ask
+_tell_by_look = Looker._tell
+_bring = Gate.bring
+_held_keys = Gate._held
+_wanted = Gate._wanted
+_wish = PlanKeys._wish
+
+
+def _acts_again(limit: Any, before: LimitState, window: Any, used: int, now: Any) -> LimitState:
+    """Decide, and let a step act again once what was used has fallen below it."""
+    after = _decide(limit, before, window, used, now)
+    reached = {limits.written(step) for step in limit.steps if used >= limit.threshold(step)}
+    return msgspec.structs.replace(after, acted={step: at for step, at in after.acted.items() if step in reached})
+
+
+def _never_lower(limit: Any, before: LimitState, window: Any, used: int, now: Any) -> LimitState:
+    """Decide, and stay closed until the window ends."""
+    after = _decide(limit, before, window, used, now)
+    return msgspec.structs.replace(after, level=max(after.level, before.level)) if before.is_of(window) else after
+
+
+def _lane_as_home(self: PlanKeys, level: Any, home: Any, seen: Sequence[UsagePlan], *lost: Any, **how: Any) -> Any:
+    """Take a lane in which a key is seen for a plan like any other."""
+    return _wish(self, level, home, [replace(plan, name="", lane_of="") for plan in seen], *lost, **how)
+
+
+def _told_first(self: Looker, one: Any, states: dict[str, LimitState], reached: Sequence[Any]) -> None:
+    """Write that thresholds are told, then tell them."""
+    for name in {each.limit.name for each in reached}:
+        done = {(each.told.step, each.told.at) for each in reached if each.limit.name == name}
+        states[name] = self._told(one.name, name, states[name], done)
+    self.teller.tell(one, reached)
+
+
+def _asked_once(self: Asking, name: str, asked: Asked) -> None:
+    """Ask before a reason is written, and not after it."""
+    if not asked.saved:
+        _ask(self, name, asked)
+
+
+def _by_the_first(reasons: Iterable[limits.Reason]) -> limits.Level:
+    """Go by one reason, whatever the others ask for."""
+    return next((reason.level for reason in reasons), limits.Level.OPEN)
+
+
+class _ReadingOnce(Gate):
+    """A gate that reads why keys are to be closed once in its life."""
+
+    def _wanted(self, one: Any) -> Any:
+        return self.__dict__.setdefault("wanted", _wanted(self, one))
+
+
+def _read_once(self: Gate, name: str, *going_on: Any) -> Any:
+    """Bring a customer, and take it that meanwhile nothing has changed."""
+    return _bring(_ReadingOnce(*(getattr(self, one.name) for one in fields(Gate))), name, *going_on)
+
+
+def _first_key(self: Gate, name: str, now: Any) -> Any:
+    held = _held_keys(self, name, now)
+    return replace(held, keys=held.keys[:1])
+
+
+def _homeless(self: GateList, name: str, closed: gate_list.Closed) -> None:
+    """Write that a customer is closed, and not where its keys belong."""
+    _put_closed(self, name, msgspec.structs.replace(closed, homes={}))
+
+
 def _nothing(*_: Any, **__: Any) -> set[Any]:
     return set()
 
@@ -308,6 +390,24 @@ BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
         "of an ended subscription's hour nobody is told": lambda: patch.object(unbilled, "why_unbilled", _never),
         "invoices are found by events alone": lambda: patch.object(noting, "_KEPT", 10**9),
     },
+    "limits": {
+        "limits are written without condition": lambda: patch.object(Table, "put_as_read", _unchecked),
+        "a step acts again after a correction": lambda: patch.object(standing, "decide", _acts_again),
+        "what has acted in a window that is over acts in no other": lambda: patch.object(
+            LimitState, "is_of", lambda state, _window: bool(state.begin)
+        ),
+        "thresholds are noted as told before they are": lambda: patch.object(Looker, "_tell", _told_first),
+        "the first reason decides for all": lambda: patch.object(gate, "level_by", _by_the_first),
+        "a lane is a home": lambda: patch.object(PlanKeys, "_wish", _lane_as_home),
+        "a level never falls": lambda: patch.object(standing, "decide", _never_lower),
+        "after a restore nobody is asked for": lambda: patch.object(limits_game, "ask_for_all", _nothing),
+        "who was near stays on the list": lambda: patch.object(GateList, "drop_near", _nothing),
+        "what is kept of closed hours is never added up again": lambda: patch.object(
+            LimitItems, "note_change", _nothing
+        ),
+        "where keys belong is in the ledger alone": lambda: patch.object(GateList, "put_closed", _homeless),
+        "the first key is all keys": lambda: patch.object(Gate, "_held", _first_key),
+    },
 }
 
 HARMLESS: Final[Mapping[str, Mapping[str, Break]]] = {
@@ -315,6 +415,15 @@ HARMLESS: Final[Mapping[str, Mapping[str, Break]]] = {
         "how far a piece is is saved by runs that have lost it": lambda: patch.object(
             Progress, "save_leased", _saved_anyway
         ),
-    }
+    },
+    "limits": {
+        "the gate is asked before a reason is written alone": lambda: patch.object(Asking, "ask", _asked_once),
+        "reasons are not read again after keys were brought": lambda: patch.object(Gate, "bring", _read_once),
+        "a worker keeps its lease": lambda: patch.object(GateList, "give_back", _nothing),
+        "nobody watches the stream": lambda: patch.object(Watcher, "take", _nothing),
+    },
 }
-"""What bills nothing wrongly: whoever says last how far a piece is, what it says is true. Leases only spare work."""
+"""What does nothing wrong.
+
+Of money: whoever says last how far a piece is, what it says is true; leases only spare work.
+Of limits: the next sweep finds whoever is not as wanted, so that these make it later, and not wrong."""

@@ -24,7 +24,14 @@ from types import ModuleType
 from typing import Any, Final
 
 from infra.local.aws.faults import Proxy
-from tests.faults import counting_game, counting_schedule, money_game, money_schedule
+from tests.faults import (
+    counting_game,
+    counting_schedule,
+    limits_game,
+    limits_schedule,
+    money_game,
+    money_schedule,
+)
 from tests.faults.breaks import BREAKS, HARMLESS, Break
 from tests.faults.tables import Backing, InMemory, MakeBacking, OnDynamoDBLocal, met_by
 
@@ -33,6 +40,7 @@ EVERY: Final = 500
 SIDES: Final[dict[str, tuple[ModuleType, ModuleType]]] = {
     "counting": (counting_schedule, counting_game),
     "money": (money_schedule, money_game),
+    "limits": (limits_schedule, limits_game),
 }
 """Of each side, what draws a schedule, and the game that plays it."""
 
