@@ -9,7 +9,7 @@ What the functions do is in :mod:`tests.e2e.grant_scenarios`. The grants are rea
 is named here: so a new one fails these tests until a scenario needs it.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -218,11 +218,21 @@ def test_the_emulator_does_not_hold_a_call_to_its_partition_keys(
 
 def test_every_role_is_one_of_these(there: Deployed) -> None:
     """A new role comes with a scenario, or with a reason why its grants are not enforced."""
-    known = [f"{function}Role" for function in SCENARIOS] + list(ROLES_NOT_ENFORCED)
-    iam = there.cloud.emulator.client("iam")
+    assert _without_scenario(there, SCENARIOS) == []
+
+
+def test_every_role_of_limits_is_one_of_these(limited: Deployed) -> None:
+    """So does one that limits bring."""
+    assert _without_scenario(limited, [*SCENARIOS, *OF_LIMITS]) == []
+
+
+def _without_scenario(deployed: Deployed, functions: Iterable[str]) -> list[str]:
+    """Return the roles that belong to none of these functions, and that the emulator might enforce."""
+    known = [f"{function}Role" for function in functions] + list(ROLES_NOT_ENFORCED)
+    iam = deployed.cloud.emulator.client("iam")
     names = [one["RoleName"] for one in iam.list_roles()["Roles"] if one["RoleName"].startswith("Metering-")]
     iam.close()
-    assert [name for name in names if not any(part in name for part in known)] == []
+    return [name for name in names if not any(part in name for part in known)]
 
 
 def test_a_deployed_function_fails_without_a_grant(deployed: Deployed) -> None:
