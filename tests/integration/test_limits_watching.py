@@ -123,6 +123,16 @@ def test_a_jump_within_one_batch_is_noticed_of_somebody_who_is_not_near(limited:
     assert limited.level() is Level.STOPPED
 
 
+def test_a_stranger_is_looked_at_as_long_as_no_round_has_met_anybody_with_such_a_limit(limited: Watched) -> None:
+    """As in a new deployment, whose first round was over before it had customers; the next begins a while later."""
+    limited.gate.move_head({})
+    watcher = limited.watcher()
+    assert limited.take(watcher, limited.used(1)).looked == ["acme"]
+    assert limited.take(watcher, limited.used(1)).looked == []  # what it has left is known by now
+    assert limited.take(watcher, limited.used(98)).looked == ["acme"]
+    assert limited.level() is Level.STOPPED
+
+
 def test_a_jump_is_noticed_of_usage_of_an_earlier_hour(limited: Watched) -> None:
     """What a recount brings in, or comes late, counts in the window too."""
     limited.gate.move_head({"requests": 80})

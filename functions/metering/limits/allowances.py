@@ -46,7 +46,13 @@ class _Allowance:
 
 @dataclass(slots=True)
 class Allowances:
-    """Those of one process, which may forget any of them at any time. Moments are in seconds since 1970."""
+    """Those of one process, which may forget any of them at any time. Moments are in seconds since 1970.
+
+    ``limited`` are the metrics of declared limits. As long as no round has met anybody whom one of them limits, as in a
+    new deployment, nothing is known of what strangers have left of it: their first usage calls for a look.
+    """
+
+    limited: frozenset[str] = frozenset()
 
     near: dict[str, Near] = field(default_factory=dict)
     """Who is near, as this process read it last."""
@@ -79,6 +85,8 @@ class Allowances:
         if name and (allowance is None or allowance.customer != name or allowance.at < self.near[name].at):
             return True  # somebody looked who knows more
         if allowance is None or (allowance.customer is None and allowance.at < self._jump_at):
+            if (amounts.keys() & self.limited) - self._jump.keys():
+                return True
             before = allowance.left if allowance else {}
             free = {metric: min(_part(most), before.get(metric, most)) for metric, most in self._jump.items()}
             allowance = _Allowance(free, None, now, _end(now))

@@ -25,6 +25,7 @@ from metering.limits.looking import Looked, Looker
 from metering.limits.nearness import entry_of
 from metering.limits.sweeping import FAILURES
 from metering.model.periods import Hour
+from metering.model.prices import limited_metrics
 from metering.stores.aws import side_by_side
 from metering.stores.counter_changes import MalformedRecordError, added
 from metering.stores.gate_list import MOST_NEAR, GateList
@@ -74,12 +75,15 @@ class Watcher:
     looker: Looker
     gate_list: GateList
     holders: Holders
-    _allowances: Allowances = field(default_factory=Allowances, repr=False)
+    _allowances: Allowances = field(init=False, repr=False)
     _head: int = -1
     _asked: datetime | None = None
     _owed: dict[str, None] = field(default_factory=dict, repr=False)
     _pauses: dict[str, datetime] = field(default_factory=dict, repr=False)
     """Until when a customer is not looked at again."""
+
+    def __post_init__(self) -> None:
+        self._allowances = Allowances(limited_metrics(self.looker.plans))
 
     def take(self, records: Sequence[Mapping[str, Any]], now: datetime) -> Taken:
         """Take a batch of the stream, and look at whom it calls for.

@@ -130,6 +130,16 @@ def limits_of(plans: Iterable[Plan], subscribed: Collection[str]) -> list[tuple[
     return [(plan.name, limit) for plan in plans if plan.name in subscribed for limit in plan.limits]
 
 
+def limited_metrics(plans: Iterable[Plan]) -> frozenset[str]:
+    """Return the metrics whose usage may bring somebody to a declared limit: also by what it costs."""
+    found: set[str] = set()
+    for plan in plans:
+        priced = {price.metric for price in plan.prices if not isinstance(price, Flat)}
+        for limit in plan.limits:
+            found |= priced if isinstance(limit, Spend) else {limit.metric}
+    return frozenset(found)
+
+
 def name_of(price: Price) -> str:
     """Return the name by which a plan tells its prices apart."""
     return price.name if isinstance(price, Flat) else price.metric
