@@ -1,9 +1,11 @@
 """Limits of customers: set, raised, cleared, listed, shown and tried."""
 
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 import typer
+from msgspec import to_builtins
 
 from infra.cli.customers import customers_app
 from infra.cli.shared import (
@@ -22,9 +24,12 @@ from infra.cli.shared import (
 )
 from infra.operate.deployment import Deployment
 from infra.operate.limits import setting
+from infra.operate.limits.bound import overrun_of
+from infra.operate.limits.measuring import Probe, call
 from infra.operate.limits.setting import Limited, in_words, items_of, limited, moment
 from infra.operate.limits.showing import Shown, Standing, standing
 from infra.operate.limits.trying import MOST_DAYS, Trying
+from metering.limits.usage_plans import UsagePlans
 from metering.model.limits import SPEND, OfCustomer, Reason, written
 from metering.model.periods import Hour
 from metering.model.prices import in_money
@@ -145,11 +150,51 @@ def limits_show(connect: Connect, customer_id: Customer, as_json: Json = False) 
 
     What is used is as of the moment beside it: at most 15 minutes ago, and near a step within a percent of the limit.
     """
-    shown = standing(_connected(connect, customer_id), customer_id, now())
+    deployment, at = _connected(connect, customer_id), now()
+    shown = standing(deployment, customer_id, at)
+    overrun = overrun_of(deployment, customer_id, at) if any(one.stops for one in shown.limits) else None
     if as_json:
-        print_json(shown.as_json())
+        print_json(shown.as_json() | {"overrun": overrun and overrun[0].as_json(overrun[1])})
         return
     _print_standing(shown)
+    if overrun:
+        bound, delay = overrun
+        for note in (bound.in_words(delay), *delay.notes):
+            out.print(f"note: {note}")
+
+
+@on_deployment(limits_app, "measure")
+def limits_measure(
+    connect: Connect,
+    url: Annotated[str, typer.Option(help="An address of the API that asks for a key and costs nothing to call.")],
+    plan: Annotated[str, typer.Option(help="The usage plan of the API to measure with; not needed if it is one.")] = "",
+    samples: Annotated[int, typer.Option(min=1, max=100, help="How often to take the key out and put it back.")] = 20,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME:VALUE", help="A header that the API wants; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how fast a stop is felt, with a key of its own that is billed to nobody, while it calls an address.
+
+    What comes out is kept, and from then on is a part of what 'metering limits show' and 'metering doctor' state.
+    """
+    headers = {name.strip(): value.strip() for name, _, value in (one.partition(":") for one in header or ())}
+    if not all(headers.values()):
+        raise typer.BadParameter("a header is written NAME:VALUE")
+    deployment = connect()
+    items_of(deployment)
+    probe = Probe(deployment, UsagePlans(deployment.client("apigateway")), partial(call, headers=headers))
+    with err.status("measuring"):
+        measured = probe.measure(url, plan, samples=samples, now=now())
+    if as_json:
+        print_json(to_builtins(measured))
+        return
+    where = "" if measured.where == "aws" else f", on the {measured.where} alone"
+    out.print(
+        f"a stop is felt after {measured.closed_p50_ms:,} ms (p50) and {measured.closed_p99_ms:,} ms (p99), "
+        f"a reopening after {measured.opened_p50_ms:,} ms and {measured.opened_p99_ms:,} ms, of {samples} each{where}; "
+        f"the probe's calls were counted after {measured.counted_ms:,} ms"
+    )
 
 
 @on_deployment(limits_app, "would")

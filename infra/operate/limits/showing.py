@@ -15,6 +15,7 @@ from metering.model.limits import (
     Level,
     LimitState,
     Reason,
+    Stop,
     Window,
     applying,
     level_by,
@@ -35,6 +36,11 @@ class Shown:
     limit: Applying
     window: Window
     state: LimitState | None
+
+    @property
+    def stops(self) -> bool:
+        """Whether it may stop anybody."""
+        return any(isinstance(step, Stop) for step in self.limit.steps)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``--json`` shows it, by the names of the customers' API."""

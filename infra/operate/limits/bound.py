@@ -1,0 +1,174 @@
+"""How far a limit can be overrun: what can still come after a stop, stated from real throttles and measured delays.
+
+    calls = sum over the customer's keys of burst + rate x T
+    T     = request, log and count (one figure: how old the oldest request of a batch is when it is counted)
+          + look (from a counter's write to the decision) + wake (of the gate's worker, by a queue)
+          + gate (from its call to the first refusal)
+
+API Gateway applies throttles by best effort, so this is as good as they are (API Gateway Developer Guide, "Throttle
+requests to your REST APIs"). A key that is in a plan without a throttle has no bound.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from infra.operate.deployment import Deployment
+from infra.operate.doctor.findings import series
+from infra.operate.limits.setting import items_of
+from metering.limits.usage_plans import UsagePlan, UsagePlans
+from metering.model.log_format import Api
+from metering.model.periods import Hour
+from metering.model.subjects import customer
+from metering.signals import NAMESPACE, Signal
+from metering.stores.holders import mapped_to
+from metering.stores.table import Table, item_key
+
+LOOK_S: Final = 5.0
+"""What a look takes from a counter's write at most, as the benchmark has it (tests/benchmarks/limits.py, detect_s)."""
+
+WAKE_S: Final = 2.0
+"""What it takes a message to start the gate's worker; where many are to be stopped at once, they come one by one."""
+
+COUNT_S: Final = 180.0
+"""Where nothing was counted lately or measured: what AWS says of a log's delay ("usually less than three minutes")."""
+
+_LATELY: Final = timedelta(days=1)
+_PLACE: Final = ("measured", "gate")
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """How long the gate took to be felt, of so many ``samples``, in milliseconds; and ``where`` (aws, emulator).
+
+    ``closed`` is from the call that takes a key out of its plan to the first of the refusals that stay, ``opened`` from
+    the call that puts it back to the first answer; ``counted`` from the last of many calls to the counter that has them
+    all. ``at`` is in seconds since 1970.
+    """
+
+    at: int
+    where: str
+    samples: int
+    closed_p50_ms: int
+    closed_p99_ms: int
+    opened_p50_ms: int
+    opened_p99_ms: int
+    counted_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The parts of T, in seconds; what was not measured is told in ``notes``."""
+
+    count_s: float
+    gate_s: float
+    look_s: float = LOOK_S
+    wake_s: float = WAKE_S
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """T."""
+        return self.count_s + self.look_s + self.wake_s + self.gate_s
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as commands print it."""
+        parts = {"count_s": self.count_s, "look_s": self.look_s, "wake_s": self.wake_s, "gate_s": self.gate_s}
+        return {"seconds": round(self.seconds, 3), **parts, "notes": list(self.notes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How many calls can still come after a stop; None without a bound, which ``unbounded`` keys are the reason for."""
+
+    calls: int | None
+    keys: int
+    unbounded: tuple[str, ...] = ()
+
+    def in_words(self, delay: Delay) -> str:
+        """Say it as commands do."""
+        if self.calls is None:
+            return (
+                f"what can still come after a stop is unbounded: {', '.join(self.unbounded)} in a usage plan without "
+                "a throttle"
+            )
+        return (
+            f"after a stop at most {self.calls:,} calls can still come: burst and {delay.seconds:.1f} s of the rate of "
+            f"{self.keys} key{'s' * (self.keys != 1)}, by throttles that API Gateway keeps by best effort"
+        )
+
+    def as_json(self, delay: Delay) -> dict[str, Any]:
+        """Return it as commands print it."""
+        return {
+            "calls": self.calls,
+            "keys": self.keys,
+            "unbounded": list(self.unbounded),
+            "delay": delay.as_json(),
+        }
+
+
+def save_measured(deployment: Deployment, measured: Measured) -> None:
+    """Keep what was measured last."""
+    text = msgspec.json.encode(measured).decode()
+    Table(deployment.client("dynamodb"), str(deployment.outputs.access_table)).put(
+        {**item_key(*_PLACE), "value": {"S": text}}
+    )
+
+
+def read_measured(deployment: Deployment) -> Measured | None:
+    """Return what was measured last, or None."""
+    found = Table(deployment.client("dynamodb"), str(deployment.outputs.access_table)).get(*_PLACE)
+    return msgspec.json.decode(found["value"]["S"], type=Measured) if found else None
+
+
+def delay_of(deployment: Deployment, now: datetime) -> Delay:
+    """Return how long a stop takes: by what was counted in the last day, and by what was measured of the gate."""
+    notes = []
+    measured = read_measured(deployment)
+    if measured is None:
+        notes.append("how fast the gate acts was not measured here: run 'metering limits measure'")
+    elif measured.where != "aws":
+        notes.append(f"how fast the gate acts was measured on the {measured.where} alone")
+    metric = (NAMESPACE, Signal.OLDEST_RECORD_AGE, "Maximum", {"service": deployment.outputs.deployment})
+    (ages,) = series(deployment, [metric], now, _LATELY)
+    count_s = max(ages, default=measured.counted_ms / 1000 if measured else COUNT_S)
+    if not ages:
+        by = "what was measured then" if measured else "what AWS says of a log's delay"
+        notes.append(f"nothing was counted in the last day: {by}, {count_s:.0f} s, is taken for it")
+    return Delay(count_s, measured.closed_p99_ms / 1000 if measured else 0.0, notes=tuple(notes))
+
+
+def bound_of(plans_by_key: Mapping[str, Sequence[UsagePlan]], seconds: float) -> Bound:
+    """Return how many calls of these keys, each in these usage plans, can still come in so many seconds."""
+    unbounded = sorted(key for key, plans in plans_by_key.items() if any(plan.throttle is None for plan in plans))
+    calls = sum(
+        math.ceil(plan.throttle.burst + plan.throttle.rate * seconds)
+        for plans in plans_by_key.values()
+        for plan in plans
+        if plan.throttle
+    )
+    return Bound(None if unbounded else calls, len(plans_by_key), tuple(unbounded))
+
+
+def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound, Delay] | None:
+    """Return how far a customer's stops can be overrun; None where callers have no keys, so that throttles are others'.
+
+    By the plans that its keys are in, or belong to while they are closed: two management calls for a key.
+    """
+    if deployment.access_log.api is not Api.REST:
+        return None
+    delay = delay_of(deployment, now)
+    plans = UsagePlans(deployment.client("apigateway"))
+    by_id = {plan.id: plan for plan in plans.all()}
+    hour, holders = Hour.containing(now), deployment.ledger.holders
+    holdings = holders.of_keys(sorted(holders.keys_of(name)))
+    held = [key for key, holding in holdings.items() if mapped_to(holding, hour) == customer(name)]
+    homes = items_of(deployment).homes(held)
+    by_key = {
+        key: [by_id[plan] for plan in homes[key].plans if plan in by_id] if key in homes else plans.of(key)
+        for key in held
+    }
+    return bound_of({key: found for key, found in by_key.items() if found}, delay.seconds), delay
