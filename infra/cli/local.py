@@ -31,6 +31,9 @@ def demo(
     page: Annotated[
         bool, typer.Option("--page", help="Then keep traffic flowing, and print links to the customers' pages.")
     ] = False,
+    limits: Annotated[
+        bool, typer.Option("--limits", help="Show instead how a limit warns, stops and reopens, and how far it holds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole way on this machine: real requests become a Stripe bill, and every step is compared.
@@ -40,7 +43,16 @@ def demo(
 
     With --page it goes on until Ctrl-C, commands reach it with --local, and with --json the one line on stdout holds
     the links.
+
+    With --limits a customer runs into a limit: it is warned at 80 %, stopped at the gateway, and passes again when the
+    operator raises the limit; then it stops itself by a budget. Exits with 1 if any of it does not happen, or more
+    calls came after the limit than were stated.
     """
+    if limits:
+        if page or faults or api == "http":
+            raise typer.BadParameter("--limits goes with --road and --json alone")
+        _limits(road, as_json)
+        return
     if api == "http" and road == "firehose":
         raise typer.BadParameter("an HTTP API cannot write its access log to Firehose: leave --road out")
     if page:
@@ -49,6 +61,16 @@ def demo(
     from infra.local.demo import steps as local_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
 
     result = local_demo.run(requests=requests, road=road, api=api, faults=faults, say=err if as_json else out)
+    if as_json:
+        print_json(result.as_json())
+    if not result.equal:
+        raise typer.Exit(1)
+
+
+def _limits(road: str, as_json: bool) -> None:
+    from infra.local.demo import limits as limits_demo  # noqa: PLC0415 - the CDK and the servers are for this command alone
+
+    result = limits_demo.run(road=road, say=err if as_json else out)
     if as_json:
         print_json(result.as_json())
     if not result.equal:
