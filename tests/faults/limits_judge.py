@@ -79,7 +79,7 @@ class Judge:
 
     acted: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict)
     adjusted: list[tuple[str, str, int, int]] = field(default_factory=list)
-    """What adjustments have added: customer, metric, hour, amount."""
+    """What adjustments may ever have added: customer, metric, hour, amount."""
 
     ever: dict[str, set[str]] = field(default_factory=dict)
     """Which keys each customer has ever held."""
@@ -172,9 +172,10 @@ class Judge:
                 if held_by(holders.get(line.key, []), line.hour.number) == name:
                     used["requests", line.hour.number] += 1
                     used["bytes", line.hour.number] += line.bytes
-        for customer, metric, hour, amount in self.adjusted:
-            if customer == name:
-                used[metric, hour] += amount
+        for item in self.backing.tables.of(self.backing.ledger, f"customer#{name}"):
+            if item["sk"]["S"].startswith("change#"):
+                _, hour, metric, _ = item["sk"]["S"].split("#", 3)
+                used[metric, Hour.parse(hour).number] += int(item["amount"]["N"])
         return {cell: max(0, amount) for cell, amount in used.items()}
 
     def _used(self, by_hour: ByHour, metric: str, begin: int, end: int, plans: int) -> int:
