@@ -231,11 +231,11 @@ class Access:
     def _finish(self, rotation: Rotation) -> None:
         """Take the old key out of every plan that it is in, and of what a later reopening would put it back into."""
         self.gate.adopt(rotation.customer)
-        home = self.gate.limits.homes([rotation.old]).get(rotation.old)
-        if home is not None and home.plans:
-            after = msgspec.structs.replace(home, plans=())
+        home = self.gate.limits.homes([rotation.old]).get(rotation.old, Home())
+        if not home.retired:
+            # Written first: a worker that is opening the key just now meets it, and takes the key out again.
             try:
-                self.gate.limits.save_home(rotation.old, after)
+                self.gate.limits.save_home(rotation.old, msgspec.structs.replace(home, plans=(), retired=True))
             except RowChangedError as error:
                 raise OperatorError(f"the key {rotation.old} is being opened or closed just now: try again") from error
         for plan in self.plans.of(rotation.old):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.operate.customers import Customers, Entry
@@ -571,6 +572,26 @@ def test_where_keys_belong_is_known_after_the_ledger_was_restored_to_before_the_
     place.ask("acme", Level.OPEN)
     place.run()
     assert (place.plans(), [*place.access.closed()]) == (OPEN, [])
+
+
+def test_a_key_that_is_retired_while_it_is_opened_opens_nothing(place: Place) -> None:
+    """Its rotation ends just when the worker puts it back: what the worker read before is no longer so."""
+    place.reach("acme", Level.STOPPED)
+    place.run()
+    place.reach("acme", Level.OPEN)
+    client, retiring = place.aws.client(), [place.first]
+
+    def retire(name: str, _: Any) -> None:
+        if name == "CreateUsagePlanKey" and retiring:
+            key = retiring.pop()
+            home = place.limits.homes([key])[key]
+            place.limits.save_home(key, msgspec.structs.replace(home, plans=(), retired=True))
+
+    client.before.append(retire)
+    assert (place.run(place.gate(apigateway=client)).failed, place.plans()) == ({}, [set(), {"Standard"}, {"Standard"}])
+    place.reach("acme", Level.SLOWED)
+    place.run()
+    assert place.plans()[0] == set()
 
 
 def test_a_key_that_was_closed_in_other_hands_opens_for_whom_the_restored_ledger_gives_it_back_to(place: Place) -> None:

@@ -359,7 +359,7 @@ def _with_those(homes: Mapping[str, Home], plans: Mapping[str, tuple[str, ...]])
     closed = {
         key: msgspec.structs.replace(home, plans=theirs, level=Level.STOPPED)
         for key, theirs in plans.items()
-        if (home := homes.get(key, Home())).level is Level.OPEN
+        if (home := homes.get(key, Home())).level is Level.OPEN and not home.retired
     }
     return {**homes, **closed}
 

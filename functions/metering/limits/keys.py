@@ -25,6 +25,7 @@ _ATTEMPTS: Final = 4
 NO_PLAN: Final = "it is in no usage plan"
 NO_LANE: Final = "no lane covers the stages of its usage plans: to be slowed is only told"
 
+RETIRED: Final = "another key has taken its place"
 NO_STAGES: Final = "its usage plans are gone, or have no stage"
 
 Remember = Callable[[Home], Home]
@@ -137,6 +138,8 @@ class PlanKeys:
 
         Of a key that is open, its home is where it is seen; one that is being closed may have left part of it.
         """
+        if home.retired:
+            return _Wish(frozenset(), (), Level.OPEN, "" if level is Level.OPEN else RETIRED)
         here = {plan.id for plan in seen if not plan.is_lane(self.deployment)}
         remembered = set(home.plans) if home.level is not Level.OPEN else set()
         plans = tuple(sorted((here | remembered) - {*lost}))

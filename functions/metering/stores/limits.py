@@ -90,11 +90,13 @@ class Home(msgspec.Struct, frozen=True, omit_defaults=True):
     """The usage plans that a key belongs to while it is open; never a lane.
 
     ``level`` is what it is being brought to: written before it is closed, and open only once it was seen to be so.
+    A ``retired`` key, whose place another one has taken, belongs to none any more, whoever is opening it just now.
     """
 
     plans: tuple[str, ...] = ()
     level: Level = Level.OPEN
     at: int = 0
+    retired: bool = False
     version: int = 0
 
 
