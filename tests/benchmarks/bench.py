@@ -126,6 +126,17 @@ def _cost(found: Figures) -> str:
     return f"{'; '.join(roads)}; idle a month {idle}"
 
 
+def _limits(found: Figures) -> str:
+    detect, memory = found["detect_s"], found["memory"]
+    overrun = ", ".join(
+        f"{one['overshoot_calls']:,} calls of {one['bound_calls']:,} at {one['rate']}/s" for one in found["overshoot"]
+    )
+    usd = f"${found['usd_per_million_requests']:.4f}, ${found['usd_per_month_per_1000_limited_customers']:.2f}"
+    held = f"{memory['watcher_rss_growth_mb']:.0f} and {memory['sweeper_rss_growth_mb']:.0f} MB"
+    ratios = f"{found['cpu']['ratio_to_floor']}, {memory['watcher_ratio_to_floor']}"
+    return f"{detect['p50']} and {detect['p99']} s; {overrun}; {usd}; {found['write_units_ratio']}; {held}; {ratios}"
+
+
 def _dollars(row: Figures) -> str:
     return f"${row['usd_per_million']:.3f} at {row['requests_per_s']:,}/s"
 
@@ -193,6 +204,19 @@ BENCHMARKS: Final = (
         "dollars for a million requests by each road, without its transport; dollars of one that meters nothing",
         _cost,
         smallest=("--rates", "1", "--repeats", "1", "--sample", "1000", "--customers", "5"),
+    ),
+    Benchmark(
+        "limits",
+        "from a counter's write to the decision near a limit, half of them and 99 in 100, with the time that a batch "
+        "is gathered on AWS; calls let in beyond a limit, of those that may be; dollars more for a million requests by "
+        "subscription, and a month for 1,000 limited customers on Firehose; write units of the counters ÷ without "
+        "limits; what 100,000 sources and customers add to the watcher and the sweeper; a batch's processor time ÷ "
+        "reading its JSON, and the watcher's memory ÷ a bare dict's",
+        _limits,
+        smallest=(
+            *("--seconds", "60", "--customers", "10", "--limited", "10", "--names", "20", "--sources", "1000"),
+            *("--sweep-seconds", "2", "--samples", "2", "--rates", "20"),
+        ),
     ),
 )
 

@@ -9,9 +9,10 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
+from infra.stack import limiting
 from metering.portal.uniques import MOST_QUERIES
 from metering.stores.claims import SHARDS
-from tests.benchmarks import bench
+from tests.benchmarks import bench, watched_hour
 from tests.benchmarks.bench import BENCHMARKS, Benchmark, Machine
 from tests.benchmarks.cost import ALARMS, LIMITS_ALARMS
 from tests.benchmarks.recorded_calls import Call, Recorded, transaction_units
@@ -114,6 +115,15 @@ LIMITS_IDLE: Final = ("lambda", "dynamodb", "own_logs", "scheduler", "sqs_pollin
 IDLE_FREE: Final = ("dynamodb", "metrics_asked_for", "secrets", "alarms", "total")
 IDLE: Final = (*IDLE_FREE, "lambda", "own_logs", "scheduler", "custom_metrics")
 RUN: Final = ("cpu_ms", "write_units", "read_units")
+WATCHING: Final = (
+    "lambda_requests",
+    "lambda_compute",
+    "dynamodb_reads",
+    "dynamodb_writes",
+    "scheduler",
+    "own_logs",
+    "sqs_polling",
+)
 
 
 def per(unit: str) -> tuple[str, ...]:
@@ -283,6 +293,22 @@ KEYS: Final[Mapping[str, set[str]]] = {
         *(f"close_periods.{run}.{key}" for run in ("idle", "empty_hour", "full_hour") for key in RUN),
         *(f"post_usage.{key}" for key in RUN),
     },
+    "limits": {
+        "usd_per_million_requests",
+        "usd_per_month_per_1000_limited_customers",
+        "write_units_ratio",
+        *(f"usd_per_million_requests_items.{key}" for key in WATCHING),
+        *(f"usd_per_month_per_1000_limited_customers_items.{key}" for key in WATCHING),
+        *(f"watched.{key}" for key in ("batches", "records", "looks", "sweeps", "sweep_looks")),
+        *(f"watched.{key}" for key in ("read_units", "write_units", "read_units_per_look")),
+        *(f"cpu.{key}" for key in ("batch_ms", "floor_ms", "ratio_to_floor", "records", "look_ms")),
+        *(f"detect_s.{key}" for key in ("p50", "p99", "samples", "gathered")),
+        *(f"detect_s.without_gathering_{key}" for key in ("p50", "p99")),
+        *(f"overshoot.{key}" for key in ("rate", "overshoot_calls", "bound_calls", "bound_s", "let_in", "refused")),
+        *(f"overshoot.{key}" for key in ("other", "seconds_after_the_limit", "sent_per_s")),
+        *(f"memory.{key}" for key in ("names", "sources", "swept", "watcher_floor_mb", "watcher_ratio_to_floor")),
+        *(f"memory.{who}_{key}" for who in ("watcher", "sweeper") for key in ("rss_mb", "rss_growth_mb")),
+    },
 }
 """What each benchmark tells with ``--json``: its keys, those of what is within them behind a dot."""
 
@@ -311,6 +337,10 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
         case "soak":
             assert (figures["lost"], figures["twice"], figures["equal"]) == (0, 0, True)
             assert figures["records"] > 0
+        case "limits":
+            assert figures["write_units_ratio"] == 1
+            assert all(0 <= one["overshoot_calls"] <= one["bound_calls"] for one in figures["overshoot"])
+            assert {one["other"] for one in figures["overshoot"]} == {0}
         case "usage_read":  # a row an hour, however many keys; and the answer of both is whole
             assert figures["closed_units_ratio"] < 2
             assert 0 < figures["units_per_closed_hour"]["one"] < 0.5
@@ -329,6 +359,11 @@ def test_what_idles_has_as_many_alarms_as_are_paid_for(template: Template) -> No
     alarms = len(of_type(template, "AWS::CloudWatch::Alarm"))
     assert {"subscription": alarms, "firehose": alarms + 3} == ALARMS
     assert LIMITS_ALARMS == 3
+
+
+def test_batches_of_the_stream_are_gathered_as_long_as_is_reckoned_with() -> None:
+    """The benchmark does not import the stack, which would weigh on what it measures."""
+    assert watched_hour.GATHERED_S == limiting.GATHERED_S
 
 
 def _failed(said: str) -> NoReturn:

@@ -3,7 +3,7 @@
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,7 +34,7 @@ class Units:
         client.meta.events.register("after-call.*.*", self._after)
         for name, call in [*vars(client).items()]:
             if isinstance(call, LeanCall):
-                setattr(client, name, partial(self._call, client.meta.method_to_api_mapping[name], call))
+                setattr(client, name, partial(self.call, client.meta.method_to_api_mapping[name], call))
 
     def clear(self) -> None:
         """Begin anew."""
@@ -48,7 +48,7 @@ class Units:
     def _after(self, model: Any, parsed: Mapping[str, Any], **_: Any) -> None:
         self._note(model.name, self._local.params, parsed)
 
-    def _call(self, operation: str, call: LeanCall, **params: Any) -> Any:
+    def call(self, operation: str, call: Callable[..., Any], **params: Any) -> Any:
         """Make a call, and note it unless boto3, to which it was left, has done so."""
         self._local.params = None
         answer: Any = {}

@@ -4,7 +4,6 @@ As DynamoDB Streams writes it (API reference, "Record" and "StreamRecord"), and 
 ``{"Records": [...]}``. Nothing of ``ttl`` expires here.
 """
 
-import json
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import datetime
@@ -42,9 +41,10 @@ def record(before: Item | None, after: Item, *, number: int = 1, at: int = 0) ->
 
 def _as_json(item: Item) -> Item:
     """Return an item as JSON has it: bytes in Base64."""
-    written = json.dumps(item, default=lambda value: b64encode(value).decode())
-    image: Item = json.loads(written)
-    return image
+    return {
+        name: {"BS": [b64encode(value).decode() for value in attribute["BS"]]} if "BS" in attribute else attribute
+        for name, attribute in item.items()
+    }
 
 
 class Streamed(Tables):
