@@ -201,6 +201,35 @@ def test_the_gate_is_asked_by_one_value_for_as_long_as_it_takes(limited: Limited
     )
 
 
+def test_the_gate_learns_of_another_reason_that_closes_keys_as_far() -> None:
+    """The first one ends with its hour, until when authorizers were told that a caller is closed; the second does not.
+
+    No stop waits for that: keys are closed.
+    """
+    limited = Limited(plans=(plan(Limit("requests", 50, per="hour"), Limit("requests", 100, per="day")),))
+    limited.customer()
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/hour:2026-11-22T05",)))
+    limited.use(50)
+    limited.look()
+    assert limited.gate.asked() == {}
+    limited.use(50)
+    limited.pass_by(minutes=5)
+    limited.look()
+    asked = limited.gate.asked()["acme"]
+    assert (asked.level, asked.at) == (Level.STOPPED, int(limited.now.timestamp()))
+
+
+def test_what_the_gate_could_not_tell_is_asked_for_as_no_stop_that_waits(limited: Limited) -> None:
+    """Keys were stopped hours ago, when the window's stop was reached; only to tell of it is left."""
+    limited.use(100)
+    limited.look()
+    at, reasons = int(limited.now.timestamp()), ("limit:requests/day:2026-11-22T00",)
+    limited.items.save_gate("acme", Gate(Level.STOPPED, reasons, at, 1, ("1:open:stopped",), 1))
+    limited.pass_by(hours=3)
+    limited.look()
+    assert limited.gate.asked()["acme"].at == int(limited.now.timestamp())
+
+
 def test_whoever_has_not_paid_for_its_days_is_held_until_it_has() -> None:
     """A reason of its own: it touches no other, and no other it."""
     limited = Limited(unpaid_days=3)

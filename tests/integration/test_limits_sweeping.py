@@ -237,7 +237,7 @@ def test_a_window_that_turned_reopens_with_the_next_sweep(limited: Limited) -> N
     limited.use(100)
     limited.look()
     asked = limited.gate.asked()["acme"]
-    limited.items.save_gate("acme", Gate(Level.STOPPED))
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",)))
     limited.gate.put_closed("acme", Closed(Level.STOPPED, asked.at, int(Hour.parse("2026-11-23T00").start.timestamp())))
     limited.gate.done("acme", asked)
     sweeper(limited).sweep()

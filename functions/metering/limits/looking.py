@@ -26,7 +26,7 @@ from metering.model.limits import UNPAID, Applying, Level, LimitState, Reason, a
 from metering.model.periods import Hour
 from metering.model.prices import Plan, limits_of
 from metering.stores.gate_list import Asked
-from metering.stores.limits import Held, LimitItems, OfOne
+from metering.stores.limits import Gate, Held, LimitItems, OfOne
 from metering.stores.table import RowChangedError
 
 logger = Logger(child=True)
@@ -97,8 +97,11 @@ class Looker:
         reasons = wanted.reasons(now)
         level, rate = level_by(reasons), max((standing.rate for standing in standings), default=0)
         asked = None
-        if level != one.gate.level or (one.gate.untold and one.gate.at + UNTOLD_BY_GATE.total_seconds() <= _s(now)):
+        if level != one.gate.level:
             asked = Asked(level, _since(wanted, level, reasons, now), rate)
+        elif _is_to_be_seen_again(one.gate, reasons, now):
+            asked = Asked(level, _s(now))  # keys are where they should be: no stop waits for this
+        if asked is not None:
             self.asking.ask(one.name, asked)
         self._save_held(one, held)
         states, reached = self._save(one, standings, left_over, now)
@@ -229,6 +232,17 @@ def _differ(several: Sequence[Standing], others: Sequence[Standing]) -> bool:
         (one.after.level, one.after.acted) != (other.after.level, other.after.acted)
         for one, other in zip(several, others, strict=True)
     )
+
+
+def _is_to_be_seen_again(gate: Gate, reasons: Iterable[Reason], now: datetime) -> bool:
+    """Say whether the gate is to look at keys that are where they should be.
+
+    What it did may be untold; and keys may be closed for other reasons than it has written, which end at another
+    moment: authorizers read of a caller until when it is closed.
+    """
+    if gate.untold and gate.at + UNTOLD_BY_GATE.total_seconds() <= _s(now):
+        return True
+    return {*gate.reasons} != {reason.name for reason in reasons}
 
 
 def _since(one: OfOne, level: Level, reasons: Iterable[Reason], now: datetime) -> int:
