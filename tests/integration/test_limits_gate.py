@@ -1,6 +1,7 @@
 """The gate: keys are open if and only if no reason holds, whatever dies, meets, is throttled or changes meanwhile."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from metering.stores.holders import Holders
 from metering.stores.ledger import Ledger
 from metering.stores.limits import Gate as Stands
 from metering.stores.limits import Held, LimitItems
+from metering.stores.table import RowChangedError
 from metering.stripe.pacing import Pace
 from tests.doubles.clock import Clock
 from tests.doubles.dying import Dying, KilledError, Life
@@ -572,6 +574,28 @@ def test_where_keys_belong_is_known_after_the_ledger_was_restored_to_before_the_
     place.ask("acme", Level.OPEN)
     place.run()
     assert (place.plans(), [*place.access.closed()]) == (OPEN, [])
+
+
+def test_a_key_that_somebody_opens_while_it_is_taken_out_keeps_its_home(place: Place) -> None:
+    """One has put it back and is about to write so, another one takes it out again, and dies."""
+    place.reach("acme", Level.STOPPED)
+    place.run()
+    before = place.limits.homes([place.first])[place.first]
+    client = place.aws.client()
+    client.create_usage_plan_key(usagePlanId=place.standard, keyId=place.first, keyType="API_KEY")
+
+    def write_that_it_is_open(name: str, _: Any) -> None:
+        if name == "DeleteUsagePlanKey":
+            with suppress(RowChangedError):
+                place.limits.save_home(place.first, msgspec.structs.replace(before, level=Level.OPEN))
+                place.access.drop_closed("acme")
+
+    client.before.append(write_that_it_is_open)
+    with pytest.raises(KilledError):
+        place.gate(apigateway=Dying(client, Life(1, accepted=True))).bring("acme")
+    place.reach("acme", Level.OPEN)
+    place.run()
+    assert place.plans() == OPEN
 
 
 def test_a_key_that_is_retired_while_it_is_opened_opens_nothing(place: Place) -> None:

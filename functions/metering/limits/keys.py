@@ -170,10 +170,15 @@ class PlanKeys:
 
     @staticmethod
     def _remembered(wish: _Wish, before: Home, seen: Sequence[UsagePlan], at: int, remember: Remember) -> Home:
-        """Write where a key belongs: before it is closed, and that it is open once it was seen to be."""
-        if wish.level is Level.OPEN and wish.plans != {plan.id for plan in seen}:
+        """Write where a key belongs: before it is closed, and that it is open once it was seen to be.
+
+        Before a key is taken out that is written anew, also where it is known: whoever opens it at the same time then
+        reads it again. Else a key could be out while it is written to be open, and where it belongs be forgotten.
+        """
+        is_there = wish.plans == {plan.id for plan in seen}
+        if wish.level is Level.OPEN and not is_there:
             return before  # on its way back; what is remembered is still needed
-        if before.level is wish.level and (wish.level is Level.OPEN or before.plans == wish.home):
+        if is_there and before.level is wish.level and (wish.level is Level.OPEN or before.plans == wish.home):
             return before
         if not (wish.home or before.version):
             return before
