@@ -194,6 +194,22 @@ def test_one_customers_oddity_keeps_nobody_from_being_looked_at(limited: Limited
     assert limited.gate.asked()["beta"].level is Level.STOPPED
 
 
+@pytest.mark.parametrize("odd", [{}, {"value": {"N": "1"}}, {"value": {"S": "{}"}}])
+@pytest.mark.parametrize(
+    ("table", "pk", "sk"),
+    [("ledger", "limits#acme", "held#operator"), *(("access", pk, "acme") for pk in ("near", "gate", "closed"))],
+)
+def test_an_item_that_is_not_as_it_is_written_is_its_customers_concern_alone(
+    limited: Limited, table: str, pk: str, sk: str, odd: Mapping[str, Any]
+) -> None:
+    """I6. Whatever lacks what it should have: others are looked at."""
+    limited.tables.put_item(TableName=table, Item={"pk": {"S": pk}, "sk": {"S": sk}, **odd})
+    limited.use(100, source="key2")
+    swept = sweeper(limited).sweep()
+    assert swept.failed == (["acme"] if table == "ledger" else [])
+    assert limited.gate.asked()["beta"].level is Level.STOPPED
+
+
 def test_help_is_asked_for_where_there_are_more_customers_than_one_takes_in_a_minute(
     limited: Limited, monkeypatch: pytest.MonkeyPatch
 ) -> None:

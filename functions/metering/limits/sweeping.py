@@ -30,7 +30,7 @@ from metering.stores.table import TABLE_ERRORS, RowChangedError, TooMuchError
 
 logger = Logger(child=True)
 
-FAILURES: Final = (*TABLE_ERRORS, RowChangedError, TooMuchError, msgspec.MsgspecError, ValueError)
+FAILURES: Final = (*TABLE_ERRORS, RowChangedError, TooMuchError, msgspec.MsgspecError, ValueError, LookupError)
 """What the look at one customer may raise; it keeps nobody else from being looked at (I6)."""
 
 ROUND: Final = timedelta(minutes=15)

@@ -19,9 +19,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+from aws_lambda_powertools import Logger
 
 from metering.model.limits import Level
 from metering.stores.aws import Item, to_item
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 MOST_NEAR: Final = 2_000
 """Customers that are near a limit at once, of 150 bytes or so each: the nearest."""
+
+T = TypeVar("T", "Near", "Asked", "Closed")
+
+logger = Logger(child=True)
 
 _LEASE: Final = ("lease", "gate")
 
@@ -133,8 +138,7 @@ class GateList:
         A consistent read: who was entered before the head was moved is there, and nobody reads it again before that
         moves once more.
         """
-        items = self._items.query("near")
-        return {item["sk"]["S"]: msgspec.json.decode(item["value"]["S"], type=Near) for item in items}
+        return dict(self._each("near", Near))
 
     def put_near(self, name: str, near: Near) -> None:
         """Write that a customer is near."""
@@ -150,9 +154,8 @@ class GateList:
 
     def asked(self) -> dict[str, Asked]:
         """Return whom the gate is to look at: stops first, the fastest first, then what slows, then reopenings."""
-        items = self._items.query("gate")
-        found = {item["sk"]["S"]: msgspec.json.decode(item["value"]["S"], type=Asked) for item in items}
-        return dict(sorted(found.items(), key=lambda one: (-one[1].level, -one[1].rate, one[1].at, one[0])))
+        found = self._each("gate", Asked)
+        return dict(sorted(found, key=lambda one: (-one[1].level, -one[1].rate, one[1].at, one[0])))
 
     def done(self, name: str, asked: Asked, again: Asked | None = None) -> None:
         """Take a customer off the list, or put it there ``again`` for later, unless it was asked for anew since."""
@@ -171,8 +174,7 @@ class GateList:
 
     def closed(self) -> Iterator[tuple[str, Closed]]:
         """Yield who is closed."""
-        for item in self._items.query("closed"):
-            yield item["sk"]["S"], msgspec.json.decode(item["value"]["S"], type=Closed)
+        yield from self._each("closed", Closed)
 
     def closed_of(self, name: str) -> Closed | None:
         """Return how far a customer is closed, or None."""
@@ -236,6 +238,16 @@ class GateList:
     def open_caller(self, caller: str) -> None:
         """Delete the item of a caller."""
         self._drop(f"access#{caller}", "access")
+
+    def _each(self, pk: str, kind: type[T]) -> Iterator[tuple[str, T]]:
+        """Yield what is there of each customer; one that cannot be read is that customer's concern alone (I6)."""
+        for item in self._items.query(pk):
+            try:
+                value = msgspec.json.decode(item["value"]["S"], type=kind)
+            except (msgspec.MsgspecError, KeyError):
+                logger.warning("an item of a customer cannot be read", list=pk, customer=item["sk"]["S"])
+                continue
+            yield item["sk"]["S"], value
 
     def _put(self, pk: str, sk: str, value: msgspec.Struct) -> None:
         self._items.put({**item_key(pk, sk), "value": {"S": _text(value)}})
