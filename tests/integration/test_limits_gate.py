@@ -364,6 +364,38 @@ def test_a_customer_that_fails_stays_asked_and_stops_no_other(place: Place) -> N
     assert (place.run().failed, place.plans()) == ({}, [set(), set(), set()])
 
 
+@pytest.mark.parametrize("odd", [{}, {"value": {"S": '{"begin":"0","end":"now","level":2,"since":1}'}}])
+def test_a_customer_of_whom_an_item_cannot_be_read_stops_no_other(place: Place, odd: dict[str, Any]) -> None:
+    """I6. A window that ends at no hour, or no value at all."""
+    place.dynamodb.put_item(TableName="ledger", Item={"pk": {"S": "limits#acme"}, "sk": {"S": "state#odd"}, **odd})
+    place.ask("acme", Level.STOPPED, rate=9)
+    place.reach("globex", Level.STOPPED)
+    ran = place.run()
+    assert ([*ran.failed], ran.brought, place.plans()[2]) == (["acme"], 1, set())
+
+
+def test_a_customer_with_very_many_keys_keeps_no_other_waiting(place: Place) -> None:
+    """I6: its keys take minutes; a stop that is asked for meanwhile comes in between, a reopening comes after them."""
+    place.hold("initech", place.aws.add_key(place.standard))
+    place.hold("acme", *(place.aws.add_key(place.standard) for _ in range(100)))
+    place.reach("acme", Level.STOPPED)
+    client, out = place.aws.client(), {}
+
+    def ask(name: str, arguments: Any) -> None:
+        if name == "DeleteUsagePlanKey":
+            out[arguments["keyId"]] = place.time.now
+            if len(out) == 10:
+                place.reach("globex", Level.STOPPED)
+                place.ask("initech", Level.OPEN)
+
+    client.before.append(ask)
+    ran = place.run(place.gate(apigateway=client))
+    assert (ran.brought, ran.failed, [name for name, *_ in place.told]) == (3, {}, ["globex", "acme"])
+    moments = sorted(out.values())
+    assert moments[-1] - moments[0] > 60
+    assert out[place.other] - moments[9] < 5
+
+
 def test_a_key_that_is_read_back_elsewhere_is_brought_again(place: Place) -> None:
     """Somebody puts it back by hand in the middle: once is made good, for ever stays asked."""
     place.reach("globex", Level.STOPPED)

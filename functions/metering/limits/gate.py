@@ -37,6 +37,9 @@ _LEASE: Final = timedelta(seconds=60)
 _LOOK_AGAIN: Final = timedelta(seconds=2)
 _TELL_AGAIN: Final = timedelta(minutes=1)
 
+_MOST_UNDER_WAY: Final = 8
+"""Customers with so many keys that others are brought in between."""
+
 Tell = Callable[[str, Sequence[Reason], Stands], bool]
 """Tells of a customer what is ``untold`` of how it stands, for reasons that hold now; says whether all of it is."""
 
@@ -60,6 +63,8 @@ _OF_ONE: Final = (
     UnavailableError,
     UnsettledError,
     msgspec.MsgspecError,
+    ValueError,
+    LookupError,
 )
 """What may be wrong with one customer, and is none of the others' concern (I6)."""
 
@@ -195,22 +200,41 @@ class Gate:
             raise ValueError("a worker needs the list of whom the gate is asked for")
         return self.asked
 
-    def _bring_each(self, ran: Ran, going_on: Callable[[], None]) -> None:
-        """Bring one after the other; those that fail once more when all others are done."""
+    def _bring_each(self, ran: Ran, going_on: Callable[[], None], under_way: Mapping[str, Asked] | None = None) -> None:
+        """Bring one after the other; those that fail once more when all others are done.
+
+        While others are ``under_way``, whoever is not to be closed less than they are.
+        """
+        under_way = under_way or {}
+        level = max((asked.level for asked in under_way.values()), default=Level.OPEN)
         looked, due = self.clock(), self._due()
-        while names := [name for name in due if name not in ran.failed]:
+        while names := [name for name in due if due[name].level >= level and name not in {*ran.failed, *under_way}]:
             going_on()
-            self._try(names[0], due.pop(names[0]), going_on, ran)
+            self._try(names[0], due.pop(names[0]), going_on, ran, under_way)
             if len(names) == 1 or self.clock() - looked >= _LOOK_AGAIN:
                 looked, due = self.clock(), self._due()  # who is to be stopped since then comes first
+        if under_way:
+            return
         for name in [*ran.failed]:
             if asked := self._due().get(name):
                 going_on()
-                self._try(name, asked, going_on, ran)
+                self._try(name, asked, going_on, ran, under_way)
 
-    def _try(self, name: str, asked: Asked, going_on: Callable[[], None], ran: Ran) -> None:
+    def _try(
+        self, name: str, asked: Asked, going_on: Callable[[], None], ran: Ran, under_way: Mapping[str, Asked]
+    ) -> None:
+        """Bring a customer; between its keys, if they take long, bring others (I6)."""
+        looked = self.clock()
+
+        def go_on() -> None:
+            nonlocal looked
+            going_on()
+            if self.clock() - looked >= _LOOK_AGAIN and len(under_way) < _MOST_UNDER_WAY:
+                self._bring_each(ran, going_on, {**under_way, name: asked})
+                looked = self.clock()
+
         try:
-            brought = self.bring(name, going_on)
+            brought = self.bring(name, go_on)
             is_told = self._tell(name, brought)
             self._list.done(name, asked, _later(brought.until) if is_told else self._soon())
         except _OF_ONE as error:
