@@ -26,10 +26,11 @@ from infra.operate.customers import Customers, Entry
 from metering.limits import usage_plans
 from metering.limits.sweeping import Sweeper
 from metering.model.amounts import Amounts
-from metering.model.limits import OPERATOR, Level, OfCustomer, Subscribed
+from metering.model.limits import OPERATOR, Level, OfCustomer
 from metering.model.metrics import encode
 from metering.model.periods import Hour, due_before
 from metering.model.prices import encode as encode_plans
+from metering.model.subscribed import Subscribed
 from metering.portal import budget
 from metering.portal.tokens import Right, Use, issue
 from metering.stores.gate_list import Asked, GateList

@@ -33,10 +33,11 @@ from metering.limits.usage import WindowReader
 from metering.limits.usage_plans import CALLS_A_SECOND, UnavailableError, UsagePlans
 from metering.limits.watching import Watcher
 from metering.model.batches import Batch, Source, batch_of
-from metering.model.limits import Budget, OfCustomer, Reason, Subscribed
+from metering.model.limits import Budget, OfCustomer, Reason
 from metering.model.metrics import Count, Metric, Sum
 from metering.model.periods import Hour
 from metering.model.subjects import key as key_of
+from metering.model.subscribed import Subscribed
 from metering.stores import marks
 from metering.stores.gate_list import GateList
 from metering.stores.holders import BEGINNING, Customer, Holder, Holding

@@ -13,10 +13,11 @@ from metering.limits.looking import Looked, Looker
 from metering.limits.telling import Teller
 from metering.limits.usage import WindowReader
 from metering.model.amounts import Amounts
-from metering.model.limits import Limit, Notify, Stop, Subscribed
+from metering.model.limits import Limit, Notify, Stop
 from metering.model.periods import Hour
 from metering.model.prices import PerUnit, Plan
 from metering.model.subjects import key
+from metering.model.subscribed import Subscribed
 from metering.model.usage_row import Change
 from metering.stores.attribution import Uniques
 from metering.stores.changes import Changes

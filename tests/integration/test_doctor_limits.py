@@ -10,8 +10,9 @@ import pytest
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.limits import check_limits
-from metering.model.limits import Level, Limit, Subscribed
+from metering.model.limits import Level, Limit
 from metering.model.prices import PerUnit, Plan
+from metering.model.subscribed import Subscribed
 from metering.stores.gate_list import Asked, GateList
 from metering.stores.limits import LimitItems
 from tests.doubles.outputs import outputs

@@ -12,21 +12,11 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 import show_usage
-from metering.model.limits import (
-    Budget,
-    Level,
-    Limit,
-    LimitState,
-    Notify,
-    OfCustomer,
-    Slow,
-    Spend,
-    Stop,
-    Subscribed,
-)
+from metering.model.limits import Budget, Level, Limit, LimitState, Notify, OfCustomer, Slow, Spend, Stop
 from metering.model.metrics import Count, Sum
 from metering.model.periods import Hour
 from metering.model.prices import Flat, PerUnit, Plan
+from metering.model.subscribed import Subscribed
 from metering.portal.answers import BudgetAnswer, LimitsAnswer
 from metering.portal.tokens import Right, Use
 from metering.stores import aws as clients

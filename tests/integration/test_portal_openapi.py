@@ -21,9 +21,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from metering.model.limits import Limit, Notify, Spend, Stop, Subscribed
+from metering.model.limits import Limit, Notify, Spend, Stop
 from metering.model.metrics import Count, Sum
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume
+from metering.model.subscribed import Subscribed
 from metering.portal.tokens import Right, Use
 from metering.stores import aws as clients
 from metering.stores.limits import LimitItems

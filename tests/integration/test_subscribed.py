@@ -25,9 +25,9 @@ from metering.billing.keeping import Keeper
 from metering.billing.receiving import Receiver
 from metering.billing.unbilled import Looker
 from metering.model.amounts import Amounts
-from metering.model.limits import Subscribed, Window, is_unpaid
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, PerUnit, Plan, Price, Tier
+from metering.model.subscribed import Subscribed, Window, is_unpaid
 from metering.stores.holders import Customer
 from metering.stores.limits import LimitItems
 from metering.stores.table import RowChangedError

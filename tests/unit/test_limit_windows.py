@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.model.limits import Subscribed, Window, window_of
 from metering.model.periods import Hour
+from metering.model.subscribed import Subscribed, Window, window_of
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 MONTH = Window(Hour.parse("2026-11-01T00"), Hour.parse("2026-12-01T00"))

@@ -23,7 +23,6 @@ from metering.model.limits import (
     Spend,
     Step,
     Stop,
-    Window,
     applying,
     decide,
     left_until,
@@ -32,6 +31,7 @@ from metering.model.limits import (
     written,
 )
 from metering.model.periods import Hour
+from metering.model.subscribed import Window
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 MONTH = Window(Hour.parse("2026-11-01T00"), Hour.parse("2026-12-01T00"))

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infra.local.stripe.calendar import boundary, period
-from metering.model.limits import Subscribed, Window, is_unpaid
 from metering.model.periods import Hour
+from metering.model.subscribed import Subscribed, Window, is_unpaid
 
 SINCE = datetime(2026, 11, 1, 12, tzinfo=UTC)
 HOUR_S = 3600

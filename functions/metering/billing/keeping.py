@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from aws_lambda_powertools import Logger
 
-from metering.model.limits import Subscribed
+from metering.model.subscribed import Subscribed
 from metering.stores.holders import Customer
 from metering.stores.limits import LimitItems
 from metering.stores.table import RowChangedError

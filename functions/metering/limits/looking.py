@@ -22,9 +22,10 @@ from metering.limits.asking import Asking
 from metering.limits.standing import NEVER, Running, Standing, prices_of
 from metering.limits.telling import Reached, Teller, taken
 from metering.limits.usage import Used, WindowReader
-from metering.model.limits import UNPAID, Applying, Level, LimitState, Reason, applying, is_unpaid, level_by
+from metering.model.limits import UNPAID, Applying, Level, LimitState, Reason, applying, level_by
 from metering.model.periods import Hour
 from metering.model.prices import Plan, limits_of
+from metering.model.subscribed import is_unpaid
 from metering.stores.gate_list import Asked
 from metering.stores.limits import Gate, Held, LimitItems, OfOne
 from metering.stores.table import RowChangedError

@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from metering.limits.usage import Quantities, Used, added
-from metering.model.limits import SPEND, Applying, LimitState, Subscribed, Window, decide, left_until, window_of
+from metering.model.limits import SPEND, Applying, LimitState, decide, left_until
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Price, Volume, asked_for, units_until
+from metering.model.subscribed import Subscribed, Window, window_of
 
 SOON: Final = timedelta(minutes=20)
 """Whoever would reach a step in this time at twice the recent pace is near it."""

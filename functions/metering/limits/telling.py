@@ -14,8 +14,9 @@ from typing import Any, Final
 import msgspec
 from aws_lambda_powertools import Logger
 
-from metering.model.limits import SPEND, Applying, LimitState, Notify, Origin, Reason, Slow, Step, Stop, Told, Window
+from metering.model.limits import SPEND, Applying, LimitState, Notify, Origin, Reason, Slow, Step, Stop, Told
 from metering.model.prices import in_money
+from metering.model.subscribed import Window
 from metering.signals import ACCESS_REOPENED, ACCESS_SLOWED, ACCESS_STOPPED, LIMITS_SOURCE, THRESHOLD_REACHED
 from metering.stores.aws import ERRORS, code_of, in_pieces
 from metering.stores.limits import Gate, OfOne

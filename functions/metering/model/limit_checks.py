@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Final, get_args
 
 from metering.model.hints import one_of
-from metering.model.limits import MOST_PERCENT, PERS, SPEND, AnyLimit, Limit, Slow, Spend, Step, Stop, name_of, written
+from metering.model.limits import MOST_PERCENT, SPEND, AnyLimit, Limit, Slow, Spend, Step, Stop, name_of, written
 from metering.model.metrics import BILLED_STATUSES, Metric, meters
 from metering.model.prices import Plan, explain, terms
+from metering.model.subscribed import PERS
 
 MOST: Final = 10**15
 """Of units, or of the currency's smallest unit: as far as a price's tier can reach."""

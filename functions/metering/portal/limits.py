@@ -12,22 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from metering.model.limits import (
-    SPEND,
-    Applying,
-    Budget,
-    Origin,
-    Reason,
-    Subscribed,
-    Window,
-    applying,
-    level_by,
-    may_stop,
-    window_of,
-    written,
-)
+from metering.model.limits import SPEND, Applying, Budget, Origin, Reason, applying, level_by, may_stop, written
 from metering.model.metrics import Metric, scales_of
 from metering.model.prices import Plan, Price, asked_for, decimals_of, limits_of
+from metering.model.subscribed import Subscribed, Window, window_of
 from metering.portal.history import ByHour, History
 from metering.portal.tokens import Bearer, Right
 from metering.stores.limits import LimitItems, OfOne

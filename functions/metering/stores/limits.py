@@ -26,17 +26,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from metering.model.limits import (
-    OPERATOR,
-    Budget,
-    Level,
-    LimitState,
-    OfCustomer,
-    Reason,
-    Subscribed,
-    reasons_of,
-)
+from metering.model.limits import OPERATOR, Budget, Level, LimitState, OfCustomer, Reason, reasons_of
 from metering.model.subjects import customer
+from metering.model.subscribed import Subscribed
 from metering.stores.aws import Item, from_item
 from metering.stores.table import RowChangedError, Table, item_key, unchanged
 

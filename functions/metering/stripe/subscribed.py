@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from stripe import Subscription
 
-from metering.model.limits import OWING, Subscribed
 from metering.model.prices import Price
+from metering.model.subscribed import OWING, Subscribed
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
 from metering.stripe.subscriptions import NEVER_BEGAN, Offers, is_running, plans_of

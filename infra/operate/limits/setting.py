@@ -18,17 +18,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from infra.operate.deployment import Deployment, OperatorError, check_reason
 from metering.model.hints import one_of
 from metering.model.limit_checks import MOST_LIMITS, LimitError, check_most, check_refusals
-from metering.model.limits import (
-    PERS,
-    SPEND,
-    Applying,
-    Level,
-    OfCustomer,
-    Reason,
-    applying,
-    level_by,
-)
+from metering.model.limits import SPEND, Applying, Level, OfCustomer, Reason, applying, level_by
 from metering.model.prices import limits_of
+from metering.model.subscribed import PERS
 from metering.stores.aws import side_by_side
 from metering.stores.limits import LimitItems, OfOne
 from metering.stores.table import RowChangedError

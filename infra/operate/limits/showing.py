@@ -16,13 +16,12 @@ from metering.model.limits import (
     LimitState,
     Reason,
     Stop,
-    Window,
     applying,
     level_by,
-    window_of,
     written,
 )
 from metering.model.prices import limits_of
+from metering.model.subscribed import Window, window_of
 from metering.stores.limits import OfOne
 
 FIREHOSE: Final = "firehose"

@@ -19,22 +19,11 @@ from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.limits.setting import items_of
 from metering.limits.standing import prices_of
 from metering.model.hints import one_of
-from metering.model.limits import (
-    SPEND,
-    Applying,
-    LimitState,
-    Slow,
-    Step,
-    Stop,
-    Subscribed,
-    applying,
-    decide,
-    window_of,
-    written,
-)
+from metering.model.limits import SPEND, Applying, LimitState, Slow, Step, Stop, applying, decide, written
 from metering.model.periods import Hour
 from metering.model.prices import Plan, Price, asked_for, limits_of, terms
 from metering.model.subjects import customer
+from metering.model.subscribed import Subscribed, window_of
 from metering.model.usage_row import UsageRow
 from metering.stores.aws import in_pieces, side_by_side
 from metering.stores.limits import OfOne
