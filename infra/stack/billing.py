@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 import aws_cdk as cdk
+from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra.stack import bundle
@@ -37,67 +38,13 @@ class Billing(Construct):
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
-        counters, ledger = storage.counters.table_name, storage.ledger.table_name
-        stripe_secret, noted = storage.stripe_secret.ref, "true" if limits else ""
-        function = partial(bundle.function, self, deployment=deployment, local=local)
-        self.post_usage = function(
-            "PostUsage",
-            module="post_usage",
-            size=sizes["post_usage"],
-            settings=PostUsageSettings(
-                counters_table=counters,
-                ledger_table=ledger,
-                deployment=deployment,
-                ledger_epoch=str(ledger_epoch),
-                stripe_secret=stripe_secret,
-                stripe_api_base=stripe_api_base,
-                stripe_rate=str(stripe_rate),
-                streamed_from=streamed_from,
-            ).environment(),
-            description="Posts what the ledger holds to Stripe.",
-        )
-        self.close_periods = function(
-            "ClosePeriods",
-            module="close_periods",
-            size=sizes["close_periods"],
-            settings=ClosePeriodsSettings(
-                counters_table=counters,
-                ledger_table=ledger,
-                post_usage_function=self.post_usage.function_name,
-                metrics=metrics,
-                limits=noted,
-            ).environment(),
-            description="Closes the hours that are due into the ledger, and starts workers that post their usage.",
-        )
-        self.reconcile_usage = function(
-            "ReconcileUsage",
-            module="reconcile_usage",
-            size=sizes["reconcile_usage"],
-            settings=ReconcileUsageSettings(
-                counters_table=counters,
-                ledger_table=ledger,
-                deployment=deployment,
-                stripe_secret=stripe_secret,
-                stripe_api_base=stripe_api_base,
-                stripe_reads_a_month=str(stripe_reads_a_month),
-                limits=noted,
-            ).environment(),
-            description="Compares Stripe and its invoices with the ledger, and mends what differs.",
-        )
-        self.receive_events = function(
-            "ReceiveEvents",
-            module="receive_events",
-            size=sizes["receive_events"],
-            settings=ReceiveEventsSettings(
-                ledger_table=ledger,
-                deployment=deployment,
-                stripe_secret=stripe_secret,
-                signing_secret=storage.signing_secret.ref,
-                stripe_api_base=stripe_api_base,
-                limits=noted,
-            ).environment(),
-            description="Takes Stripe's word about usage that it could not use.",
-        )
+        self._storage, self._sizes, self._deployment = storage, sizes, deployment
+        self._stripe_api_base, self._noted = stripe_api_base, "true" if limits else ""
+        self._function = partial(bundle.function, self, deployment=deployment, local=local)
+        self.post_usage = self._make_post_usage(ledger_epoch, stripe_rate, streamed_from)
+        self.close_periods = self._make_close_periods(metrics)
+        self.reconcile_usage = self._make_reconcile_usage(stripe_reads_a_month)
+        self.receive_events = self._make_receive_events()
         # No retry of an event, no dead-letter queue: a run takes up whatever is due or pending, so that the next tick
         # makes good a lost or failed one, and a retry would only run beside it. What must not happen is that no tick
         # comes at all, and the alarm on ClosePeriodsErrors tells of that.
@@ -106,3 +53,69 @@ class Billing(Construct):
         # At ten past, too, when the grace of an hour has just passed.
         tick(self, "EveryFiveMinutes", minute="*/5", function=self.close_periods, role="Clock")
         tick(self, "EveryHour", minute="40", function=self.reconcile_usage, role="ReconcileClock")
+
+    def _make_post_usage(self, ledger_epoch: int, stripe_rate: int, streamed_from: str) -> lambda_.Function:
+        return self._function(
+            "PostUsage",
+            module="post_usage",
+            size=self._sizes["post_usage"],
+            settings=PostUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                ledger_table=self._storage.ledger.table_name,
+                deployment=self._deployment,
+                ledger_epoch=str(ledger_epoch),
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                stripe_rate=str(stripe_rate),
+                streamed_from=streamed_from,
+            ).environment(),
+            description="Posts what the ledger holds to Stripe.",
+        )
+
+    def _make_close_periods(self, metrics: str) -> lambda_.Function:
+        return self._function(
+            "ClosePeriods",
+            module="close_periods",
+            size=self._sizes["close_periods"],
+            settings=ClosePeriodsSettings(
+                counters_table=self._storage.counters.table_name,
+                ledger_table=self._storage.ledger.table_name,
+                post_usage_function=self.post_usage.function_name,
+                metrics=metrics,
+                limits=self._noted,
+            ).environment(),
+            description="Closes the hours that are due into the ledger, and starts workers that post their usage.",
+        )
+
+    def _make_reconcile_usage(self, stripe_reads_a_month: int) -> lambda_.Function:
+        return self._function(
+            "ReconcileUsage",
+            module="reconcile_usage",
+            size=self._sizes["reconcile_usage"],
+            settings=ReconcileUsageSettings(
+                counters_table=self._storage.counters.table_name,
+                ledger_table=self._storage.ledger.table_name,
+                deployment=self._deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                stripe_reads_a_month=str(stripe_reads_a_month),
+                limits=self._noted,
+            ).environment(),
+            description="Compares Stripe and its invoices with the ledger, and mends what differs.",
+        )
+
+    def _make_receive_events(self) -> lambda_.Function:
+        return self._function(
+            "ReceiveEvents",
+            module="receive_events",
+            size=self._sizes["receive_events"],
+            settings=ReceiveEventsSettings(
+                ledger_table=self._storage.ledger.table_name,
+                deployment=self._deployment,
+                stripe_secret=self._storage.stripe_secret.ref,
+                signing_secret=self._storage.signing_secret.ref,
+                stripe_api_base=self._stripe_api_base,
+                limits=self._noted,
+            ).environment(),
+            description="Takes Stripe's word about usage that it could not use.",
+        )

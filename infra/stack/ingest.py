@@ -16,6 +16,7 @@ from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_logs_destinations as logs_destinations
+from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.stack import bundle
@@ -88,6 +89,15 @@ class Ingest(Construct):
             concurrency=concurrency,
             description="Adds a batch of access-log lines to the usage counters.",
         )
+        self._deliver(bucket)
+        self.delivery = (
+            Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage, timeout=size.timeout)
+            if road is Road.FIREHOSE
+            else None
+        )
+
+    def _deliver(self, bucket: s3.Bucket) -> None:
+        """Bring every line of the log group to ``record_usage``, and what it gives up into the bucket."""
         lambda_.CfnEventInvokeConfig(
             self,
             "Retries",
@@ -103,15 +113,10 @@ class Ingest(Construct):
         logs.SubscriptionFilter(
             self,
             "Subscription",
-            log_group=log_group,
+            log_group=self._log_group,
             destination=logs_destinations.LambdaDestination(self.record_usage),
             # Everything: a line that this pattern let through unseen would be lost without a reason (I1).
             filter_pattern=logs.FilterPattern.all_events(),
-        )
-        self.delivery = (
-            Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage, timeout=size.timeout)
-            if road is Road.FIREHOSE
-            else None
         )
 
     @property

@@ -102,14 +102,7 @@ class Limiting(Construct):
             description="Closes and opens customers' keys at the gateway.",
         )
         self._watch(storage)
-        lambda_.EventSourceMapping(
-            self,
-            "Waking",
-            target=self.enforce_limits,
-            event_source_arn=self.gate_queue.queue_arn,
-            batch_size=1,
-            max_concurrency=AT_ONCE,
-        )
+        self._wake()
 
     @property
     def functions(self) -> Mapping[str, lambda_.Function]:
@@ -144,6 +137,17 @@ class Limiting(Construct):
         # A sweep that is lost or fails is made good by the next one, a minute later.
         self.watch_limits.configure_async_invoke(retry_attempts=0, max_event_age=cdk.Duration.minutes(1))
         tick(self, "EveryMinute", minute="*", function=self.watch_limits, role="Clock", event={"sweep": True})
+
+    def _wake(self) -> None:
+        """Start the worker with each message of the queue."""
+        lambda_.EventSourceMapping(
+            self,
+            "Waking",
+            target=self.enforce_limits,
+            event_source_arn=self.gate_queue.queue_arn,
+            batch_size=1,
+            max_concurrency=AT_ONCE,
+        )
 
     def _queue(self, timeout: int) -> sqs.Queue:
         """Return the queue that wakes the worker: what is to be done stands in the table, and no message says it.
