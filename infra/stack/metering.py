@@ -30,11 +30,11 @@ from infra.stack.checks import (
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.limiting import Limiting
+from infra.stack.notices import warn_of
 from infra.stack.portal import Portal
 from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
 from infra.stack.telling import tell
-from metering.model.limit_checks import warnings
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.price_checks import check as check_plans
@@ -116,19 +116,12 @@ class MeteringStack(cdk.Stack):
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
         self._metrics, self._plans, self._access_log = metrics, plans, access_log
-        self._warn_of(stripe_calls, road)
+        warn_of(self, plans, road, access_log.api, stripe_calls)
         self.sizes = sizes_of(sizes)
         self.deployment, self._stripe_api_base, self.local = deployment, stripe_api_base, local
         self._nonce = nonce or guid(self)
         self._nonces = f"{self._nonce} {former_nonce}".strip()
-        self._storage = Storage(
-            self,
-            vended=self._vended,
-            access_log_retention=access_log_retention,
-            archive_days=archive_days,
-            hashes=needs_hash(metrics),
-            limits=self._limits,
-        )
+        self._storage = self._make_storage(access_log_retention, archive_days)
         self._ingest = self._make_ingest(road, record_usage_concurrency)
         self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_reads_a_month, streamed_from)
         self._checking = self._make_checking()
@@ -139,13 +132,6 @@ class MeteringStack(cdk.Stack):
         self._grant(alerts_from)
         self._tell(road, stripe_reads_a_month)
         self.node.add_validation(UsageLinesArrive(lambda: not self.is_without_usage_lines))
-
-    def _warn_of(self, stripe_calls: int | None, road: Road) -> None:
-        for late in warnings(self._plans, minutes_old=road is Road.FIREHOSE):
-            cdk.Annotations.of(self).add_warning_v2("metering:late-stop", late)
-        if stripe_calls is not None:
-            instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
-            cdk.Annotations.of(self).add_warning_v2("metering:stripe_calls", instead)
 
     @property
     def access_log_format(self) -> apigateway.AccessLogFormat:
@@ -217,6 +203,16 @@ class MeteringStack(cdk.Stack):
         Under this prefix it needs no line in the account's own resource policy, which can be full.
         """
         return f"/aws/vendedlogs/metering/{self.stack_name}/" if self._access_log.api is Api.HTTP else None
+
+    def _make_storage(self, access_log_retention: logs.RetentionDays, archive_days: int) -> Storage:
+        return Storage(
+            self,
+            vended=self._vended,
+            access_log_retention=access_log_retention,
+            archive_days=archive_days,
+            hashes=needs_hash(self._metrics),
+            limits=self._limits,
+        )
 
     def _make_ingest(self, road: Road, concurrency: int | None) -> Ingest:
         return Ingest(

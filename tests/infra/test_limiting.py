@@ -9,10 +9,9 @@ import pytest
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_apigatewayv2_integrations as integrations
-from aws_cdk.assertions import Annotations, Match
 from aws_cdk.assertions import Template as Synthesised
 
-from infra.stack import AccessLog, Api, Count, Limit, MeteringStack, PerUnit, Plan, Road, Size, Stop, caller_authorizer
+from infra.stack import AccessLog, Api, Count, Limit, MeteringStack, PerUnit, Plan, Size, Stop, caller_authorizer
 from metering.model.metrics import encode
 from metering.model.prices import encode as encode_plans
 from tests.doubles.template import DEPLOYMENT, Template, flat, grants, of_type, properties
@@ -281,16 +280,6 @@ def test_a_lane_that_could_slow_nobody_is_refused(
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - its words are compared
         stack(**settings).slow_lane(api, **lane)
     assert words in str(caught.value)
-
-
-def test_on_firehose_a_stop_without_slow_below_it_is_warned_of(stack: MakeStack) -> None:
-    """What comes meanwhile is minutes' worth; on the other road it is seconds' worth."""
-    slow, late = (
-        stack(plans=[PLAN], road=Road.FIREHOSE),
-        Match.string_like_regexp("requests/period has a Stop and no Slow"),
-    )
-    Annotations.from_stack(slow).has_warning("*", late)
-    Annotations.from_stack(stack("Other", plans=[PLAN])).has_no_warning("*", late)
 
 
 def _routed(app: cdk.App, metering: MeteringStack, **more: Any) -> Template:

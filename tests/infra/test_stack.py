@@ -8,7 +8,6 @@ import pytest
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
 from aws_cdk import aws_logs as logs
-from aws_cdk.assertions import Annotations, Match
 from aws_cdk.assertions import Template as Synthesised
 
 from infra.stack.ingest import Road
@@ -129,12 +128,6 @@ def test_settings_reach_the_functions(stack: MakeStack) -> None:
         assert environment["STRIPE_API_BASE"] == "https://stripe.example"
         assert environment["POWERTOOLS_SERVICE_NAME"] == "prod-eu"
     assert properties(made, "AlarmsUsageRejected")["Dimensions"] == [{"Name": "service", "Value": "prod-eu"}]
-
-
-def test_a_setting_of_the_first_release_that_has_no_effect_any_more_is_warned_of(stack: MakeStack) -> None:
-    """An app that gives it can still be deployed."""
-    made = stack(stripe_calls=5000)
-    Annotations.from_stack(made).has_warning("*", Match.string_like_regexp("stripe_calls has no effect any more"))
 
 
 @pytest.mark.parametrize(
