@@ -325,9 +325,7 @@ class Game:
 
     def _adjust(self, task: Adjust, process: Process, parts: Parts) -> None:
         reason = f"number {task.number}"
-        known = (task.customer, task.metric, task.hour.number, task.amount)
-        if known not in self.judge.adjusted:
-            self.judge.adjusted.append(known)
+        self.judge.adjusted.add(task)
         try:
             adjust(
                 cast("Any", parts),

@@ -31,7 +31,7 @@ from metering.stores.aws import Item, from_item
 from tests.doubles.clock import Clock
 from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.faults.limits_aws import Bus, Mail, Streaming, UsagePlan, plans_of
-from tests.faults.limits_schedule import LIMITED, UNLIMITED, Schedule
+from tests.faults.limits_schedule import LIMITED, UNLIMITED, Adjust, Schedule
 from tests.faults.stage import LIFE_S
 
 OPEN, SLOWED, STOPPED = range(3)
@@ -78,8 +78,8 @@ class Judge:
     """The least that ever reached a step, by customer, limit, beginning of its window and step."""
 
     acted: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict)
-    adjusted: list[tuple[str, str, int, int]] = field(default_factory=list)
-    """What adjustments may ever have added: customer, metric, hour, amount."""
+    adjusted: set[Adjust] = field(default_factory=set)
+    """The adjustments that may ever have been made."""
 
     ever: dict[str, set[str]] = field(default_factory=dict)
     """Which keys each customer has ever held."""
@@ -193,9 +193,9 @@ class Judge:
                 if line.key in self.ever.get(name, ()):
                     most["requests", line.hour.number] += 1
                     most["bytes", line.hour.number] += line.bytes
-        for customer, one, hour, amount in self.adjusted:
-            if customer == name:
-                most[one, hour] += max(0, amount)
+        for one in self.adjusted:
+            if one.customer == name:
+                most[one.metric, one.hour.number] += max(0, one.amount)
         return self._used(most, metric, begin, end, len(self.schedule.plans))
 
     # --- at any time -------------------------------------------------------------------------------------------------

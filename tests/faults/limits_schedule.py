@@ -1,8 +1,8 @@
 """Schedules of limits: who uses how much, who notices, what is changed and what fails meanwhile, drawn from a seed."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
@@ -249,7 +249,7 @@ class Schedule:
     @property
     def restores(self) -> bool:
         """Whether the ledger is ever restored."""
-        return any(isinstance(run.task, Restore) for one in self.episodes for run in one.runs)
+        return _restores(self.episodes)
 
     def adjustments(self) -> list[Adjust]:
         """Return every adjustment."""
@@ -259,6 +259,10 @@ class Schedule:
         """Whether nothing fails, dies, stalls, comes twice or is restored, so that nothing is told twice."""
         runs = [run for one in self.episodes for run in one.runs]
         return self.weather == CALM and not self.restores and all(run.death == UNHURT for run in runs)
+
+
+def _restores(episodes: Iterable[Episode]) -> bool:
+    return any(isinstance(run.task, Restore) for one in episodes for run in one.runs)
 
 
 _TABLE: Final[Mapping[Enum, float]] = {
@@ -309,9 +313,19 @@ def draw(seed: int) -> Schedule:
         batches=batches,
         calm=calm,
         episodes=episodes,
-        weather=chance.choices(weathers, weights)[0],
+        weather=_without_belated(chance.choices(weathers, weights)[0], episodes),
         keeps=chance.random() < 0.5,
     )
+
+
+def _without_belated(weather: Weather, episodes: Sequence[Episode]) -> Weather:
+    """Leave out what lands late where the ledger is restored: a copy of the Access table's list alone knows homes then.
+
+    It would take both within seconds for a key to stay closed, and twice a restore within minutes: neither is promised.
+    """
+    if not _restores(episodes):
+        return weather
+    return replace(weather, table={fate: rate for fate, rate in weather.table.items() if fate is not Fate.BELATED})
 
 
 # --- what is declared -------------------------------------------------------------------------------------------------
@@ -393,7 +407,7 @@ def _episodes(
                 moved.append(key)
                 tasks.append(HandOver(key, taker, Hour(current - chance.randint(0, 1))))
         episodes += _grouped(chance, tasks, after)
-        if number > 2 and chance.random() < 0.05:
+        if number > 2 and chance.random() < 0.05 and not _restores(episodes):
             episodes.append(Episode(1.0, (Run(Restore(chance.randrange(len(episodes)))),)))
     last = Hour(first.number + int(at // 3600) + chance.choice((3, 3, 4, 12)))
     for _ in range(chance.choice((0, 1, 2))):
