@@ -23,9 +23,10 @@ from metering.limits.telling import Teller
 from metering.limits.usage import WindowReader
 from metering.limits.watching import Watcher
 from metering.model.amounts import Amounts
-from metering.model.limits import Limit, Notify, OfCustomer, Slow, Spend, Stop, Subscribed
+from metering.model.limits import Limit, Notify, OfCustomer, Slow, Spend, Stop
 from metering.model.periods import Hour
 from metering.model.prices import PerUnit, Plan
+from metering.model.subscribed import Subscribed
 from metering.stores.attribution import Uniques
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters
