@@ -148,7 +148,7 @@ def limits_list(
 def limits_show(connect: Connect, customer_id: Customer, as_json: Json = False) -> None:
     """Show every limit that applies to a customer, what is used and left of it, what acted, and why keys are closed.
 
-    What is used is as of the moment beside it: at most 15 minutes ago, and near a step within a percent of the limit.
+    What is used is as of the moment beside it: at most an hour ago, and near a step within a percent of the limit.
     """
     deployment, at = _connected(connect, customer_id), now()
     shown = standing(deployment, customer_id, at)

@@ -45,7 +45,7 @@ CLOSED_AFTER: Final = timedelta(minutes=11)
 SHARDS: Final = 4
 """Of a new table on demand (DynamoDB Developer Guide, "On-demand capacity mode": 4,000 writes a second at first)."""
 
-GATHERED_S: Final = 2
+GATHERED_S: Final = 3
 """How long a batch is gathered (infra/stack/limiting.py)."""
 
 LIMIT: Final = 24_000

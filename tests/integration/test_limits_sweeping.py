@@ -132,7 +132,52 @@ def test_a_round_begins_every_quarter_of_an_hour(limited: Limited) -> None:
     assert (limited.gate.head()[1], limited.gate.sweep().customers) == ({"requests": 40}, 2)
     limited.pass_by(minutes=15)
     sweeper(limited).sweep()
-    assert limited.gate.head()[1] == {"requests": 400}
+    # Of who was far a quarter of an hour ago, half of what it had left.
+    assert limited.gate.head()[1] == {"requests": 200}
+
+
+def test_a_round_reads_no_usage_of_who_was_far_lately(limited: Limited) -> None:
+    """What brings them nearer is seen in the stream; once an hour a round looks all the same."""
+    limited.use(39)
+    sweeper(limited).sweep()
+    limited.use(61)  # and the stream was lost
+    for _ in range(3):
+        limited.pass_by(minutes=15)
+        assert sweeper(limited).sweep().looked >= {"acme"}
+        assert limited.items.of("acme").reasons(limited.now) == []
+    limited.pass_by(minutes=15)
+    sweeper(limited).sweep()
+    assert [reason.name for reason in limited.items.of("acme").reasons(limited.now)] == [
+        "limit:requests/day:2026-11-22T00"
+    ]
+
+
+def test_a_round_looks_exactly_at_who_was_not_far_or_of_whom_something_changed(limited: Limited) -> None:
+    """Half of the first step is 40: an edit, a row written anew, and usage beyond that as a look found it."""
+
+    def is_looked_at() -> bool:
+        before = limited.items.of("acme").states.get("requests/day")
+        limited.use(1)
+        limited.pass_by(minutes=15)
+        sweeper(limited).sweep()
+        after = limited.items.of("acme").states.get("requests/day")
+        assert after is not None
+        return before is None or after.looked > before.looked
+
+    limited.use(20)
+    assert is_looked_at()
+    assert not is_looked_at()
+    own = limited.items.set("acme", OfCustomer("requests", "day", 200, raised=True))
+    assert is_looked_at()
+    assert not is_looked_at()
+    limited.items.clear("acme", own)
+    assert is_looked_at()
+    limited.items.note_change("acme")
+    assert is_looked_at()
+    limited.use(20)
+    limited.look()  # as the stream would have it
+    assert is_looked_at()
+    assert is_looked_at()
 
 
 def test_several_sweepers_share_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +222,7 @@ def test_whoever_dies_at_any_write_of_a_sweep_loses_nothing(limited: Limited) ->
         with suppress(KilledError):
             sweeper(limited, client=Dying(limited.client(), Life(dies_at))).sweep()
         limited.pass_by(minutes=15)
+    limited.pass_by(minutes=55)
     sweeper(limited).sweep()
     assert [*limited.gate.near()] == ["acme"]
     assert limited.items.of("beta").states["requests/day"].used == 11

@@ -24,7 +24,8 @@ from metering.limits.telling import Reached, Teller, taken
 from metering.limits.usage import Used, WindowReader
 from metering.model.limits import UNPAID, Applying, Level, LimitState, Reason, applying, level_by
 from metering.model.periods import Hour
-from metering.model.prices import Plan, limits_of
+from metering.model.prices import Plan, Price, limits_of
+from metering.model.subjects import source_of_key
 from metering.model.subscribed import is_unpaid
 from metering.stores.gate_list import Asked
 from metering.stores.limits import Gate, Held, LimitItems, OfOne
@@ -34,6 +35,12 @@ logger = Logger(child=True)
 
 ATTEMPTS: Final = 5
 """How often a customer is looked at anew when its items change meanwhile."""
+
+FAR: Final = 2
+"""Whoever had used less than one part in so many of each step ahead is far from it,"""
+
+FAR_FOR: Final = timedelta(minutes=55)
+"""and for so long, its usage need not be read again: the stream tells of what takes it nearer."""
 
 UNTOLD_BY_GATE: Final = timedelta(minutes=2)
 """A change at the gateway that is untold for longer is told by asking the gate again."""
@@ -89,6 +96,40 @@ class Looker:
                 return self._look(self.items.of(name), now)
         return self._look(self.items.of(name), now)
 
+    def look_in_round(self, name: str, now: datetime) -> Looked:
+        """Look at a customer, but read no usage of one who was far from everything at a look not long ago.
+
+        Which limits apply, and where their steps are, is read in any case: so edits, plans and windows that turn are
+        found by each round.
+        """
+        one = self.items.of(name)
+        with suppress(RowChangedError):
+            return self._far(one, now) or self._look(one, now)
+        return self.look(name, now)
+
+    def _far(self, one: OfOne, now: datetime) -> Looked | None:
+        """Return what is known of a customer who is far from everything, half of what it had left; None if it is not.
+
+        Two units to read, where a look of one key is a dozen.
+        """
+        limits, prices = self._applying(one, now), prices_of(one.subscribed)
+        running = [self._running(limit, one, prices, now) for limit in limits]
+        is_settled = (one.gate.level, one.gate.untold) == (Level.OPEN, ()) and self._held(one, now) == one.held == {}
+        if not is_settled or one.states.keys() != {limit.name for limit in limits}:
+            return None
+        if not all(limit.is_far(now, FAR_FOR, FAR) for limit in running):
+            return None
+        keys = self.reader.ledger.holders.keys_of_each([one.name])[one.name]
+        left = _least(limit.as_it_stood().left for limit in running)
+        return Looked(
+            one.name,
+            tuple(limits),
+            one.states,
+            left={metric: units // FAR for metric, units in left.items()},
+            sources=tuple(sorted(map(source_of_key, keys))),
+            used={limit.limit.name: limit.before.used for limit in running},
+        )
+
     def _look(self, one: OfOne, now: datetime) -> Looked:
         standings, used = self._standings(one, now)
         after = {standing.running.limit.name: standing.after for standing in standings}
@@ -128,22 +169,11 @@ class Looker:
 
     def _standings(self, one: OfOne, now: datetime) -> tuple[list[Standing], Used | None]:
         """Return how each limit that applies stands, and what was read for that."""
-        plans = one.subscribed.plans if one.subscribed is not None else ()
-        limits = applying(limits_of(self.plans, plans), one.own, one.budget, now)
+        limits = self._applying(one, now)
         if not limits:
             return [], None
         prices = prices_of(one.subscribed)
-        running = [
-            Running.of(
-                limit,
-                one.states.get(limit.name, LimitState()),
-                subscribed=one.subscribed,
-                prices=prices,
-                changes=one.changes,
-                now=now,
-            )
-            for limit in limits
-        ]
+        running = [self._running(limit, one, prices, now) for limit in limits]
         used = self.reader.read(one.name, min(limit.upto for limit in running), now)
 
         def stand(used: Used) -> list[Standing]:
@@ -156,6 +186,20 @@ class Looker:
         if not used.whole:
             logger.warning("a customer has more open hours, keys or claims than a look reads", customer=one.name)
         return standings, used
+
+    def _applying(self, one: OfOne, now: datetime) -> list[Applying]:
+        plans = one.subscribed.plans if one.subscribed is not None else ()
+        return applying(limits_of(self.plans, plans), one.own, one.budget, now)
+
+    def _running(self, limit: Applying, one: OfOne, prices: Sequence[Price], now: datetime) -> Running:
+        return Running.of(
+            limit,
+            one.states.get(limit.name, LimitState()),
+            subscribed=one.subscribed,
+            prices=prices,
+            changes=one.changes,
+            now=now,
+        )
 
     def _held(self, one: OfOne, now: datetime) -> dict[str, Held]:
         """Return what is to be held by itself: as it is, but for whether the customer has paid."""

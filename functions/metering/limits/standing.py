@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from metering.limits.usage import Quantities, Used, added
-from metering.model.limits import SPEND, Applying, LimitState, decide, left_until
+from metering.model.limits import SPEND, Applying, Level, LimitState, decide, left_until
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Price, Volume, asked_for, units_until
 from metering.model.subscribed import Subscribed, Window, window_of
@@ -19,7 +19,7 @@ SOON: Final = timedelta(minutes=20)
 NEAR_PART: Final = 5
 """So is whoever has less than one part in so many of the step left."""
 
-WRITTEN_AGAIN: Final = timedelta(minutes=10)
+WRITTEN_AGAIN: Final = timedelta(minutes=50)
 """What was used is written at least so often, while it changes."""
 
 WRITTEN_PARTS: Final = 100
@@ -45,7 +45,8 @@ def prices_of(subscribed: Subscribed | None) -> tuple[Price, ...]:
 class Running:
     """A limit in the window that runs, as it stood at the look ``before``.
 
-    ``closed`` is what the rows of the window before the hour ``upto`` hold of the limit's metrics.
+    ``closed`` is what the rows of the window before the hour ``upto`` hold of the limit's metrics; it ``is_kept`` if it
+    is what that look found.
     """
 
     limit: Applying
@@ -54,6 +55,7 @@ class Running:
     closed: Quantities
     upto: Hour
     prices: Sequence[Price] = ()
+    is_kept: bool = False
 
     @classmethod
     def of(  # noqa: PLR0913 - what a limit stands by, each by name
@@ -74,8 +76,23 @@ class Running:
         metrics = _metrics_of(limit, prices)
         is_kept = bool(before.upto) and before.is_of(window) and before.changes == changes
         if is_kept and metrics <= before.closed.keys():
-            return cls(limit, window, before, before.closed, Hour.parse(before.upto), prices)
+            return cls(limit, window, before, before.closed, Hour.parse(before.upto), prices, is_kept=True)
         return cls(limit, window, before, dict.fromkeys(metrics, 0), window.begin, prices)
+
+    def is_far(self, now: datetime, lately: timedelta, part: int) -> bool:
+        """Say whether little was used, as a look found ``lately``, and nothing has changed that it went by.
+
+        Less than one part in so many of the first step, and nothing acted.
+        """
+        before, first = self.before, min(map(self.limit.threshold, self.limit.steps), default=0)
+        is_same = self.is_kept and before.most == self.limit.most
+        is_untouched = not before.acted and before.level is Level.OPEN
+        is_recent = timedelta(0) <= now - datetime.fromtimestamp(before.looked, UTC) < lately
+        return is_same and is_untouched and is_recent and before.used * part < first
+
+    def as_it_stood(self) -> "Standing":
+        """Return how the limit stood at the look before, whose open hours are in no metric's quantity."""
+        return Standing(self, self.before, self.closed)
 
     def stands(self, used: Used, changes: int, now: datetime) -> "Standing":
         """Return how the limit stands by what was used from the hour ``upto`` on.

@@ -136,7 +136,7 @@ class Sweeper:
 
     def _go_round(self, swept: Swept) -> None:
         while not self._is_late() and (names := self._take_group()):
-            self._look_at([name for name in names if name not in swept.looked], swept, whole=True)
+            self._look_at([name for name in names if name not in swept.looked], swept, in_round=True)
             self.nearness.lower()
         self.nearness.move_head()
 
@@ -167,14 +167,15 @@ class Sweeper:
         """Say whether a round is under way, or is to begin."""
         return bool(sweep.name) or sweep.begun + ROUND.total_seconds() <= self.clock().timestamp()
 
-    def _look_at(self, names: Collection[str], swept: Swept, *, whole: bool = False) -> list[Looked]:
-        """Look at customers, as many as the time allows or the ``whole`` of a group, and note who is near."""
+    def _look_at(self, names: Collection[str], swept: Swept, *, in_round: bool = False) -> list[Looked]:
+        """Look at customers, as many as the time allows or the whole group of a round, and note who is near."""
+        look = self.looker.look_in_round if in_round else self.looker.look
         looked: list[Looked] = []
         for some in in_pieces([*names], _AT_ONCE):
-            if self._is_late() and not whole:
+            if self._is_late() and not in_round:
                 break
             now = self.clock()
-            for name, answer in zip(some, side_by_side(partial(self._attempt, now), some), strict=True):
+            for name, answer in zip(some, side_by_side(partial(self._attempt, look, now), some), strict=True):
                 swept.looked.add(name)
                 if answer is None:
                     swept.failed.append(name)
@@ -183,9 +184,9 @@ class Sweeper:
                     looked.append(answer)
         return looked
 
-    def _attempt(self, now: datetime, name: str) -> Looked | None:
+    def _attempt(self, look: Callable[[str, datetime], Looked], now: datetime, name: str) -> Looked | None:
         try:
-            return self.looker.look(name, now)
+            return look(name, now)
         except FAILURES:
             logger.exception("a customer could not be looked at", customer=name)
             return None

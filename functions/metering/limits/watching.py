@@ -9,8 +9,9 @@ at, and when::
                                                  ▼
                               its customer, once a batch: an exact look ─▶ new allowances of its sources
 
-What is lost is found by the sweep: each minute of who is near, each quarter of an hour of everybody. What comes twice,
-in another order or late only makes allowances too small, and a look too many decides nothing wrongly.
+What is lost is found by the sweep: each minute of who is near, each quarter of an hour of others, each hour of who is
+far. What comes twice, in another order or late only makes allowances too small, and a look too many decides nothing
+wrongly.
 """
 
 from collections.abc import Collection, Mapping, Sequence
