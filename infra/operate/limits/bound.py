@@ -3,6 +3,7 @@
     calls = sum over the customer's keys of burst + rate x T
     T     = request, log and count (one figure: how old the oldest request of a batch is when it is counted)
           + look (from a counter's write to the decision) + wake (of the gate's worker, by a queue)
+          + turn (of the key: the gate takes one after the other, at a pace that leaves deployments room)
           + gate (from its call to the first refusal)
 
 API Gateway applies throttles by best effort, so this is as good as they are (API Gateway Developer Guide, "Throttle
@@ -20,7 +21,8 @@ import msgspec
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import series
 from infra.operate.limits.setting import items_of
-from metering.limits.usage_plans import UsagePlan, UsagePlans
+from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlan, UsagePlans
+from metering.model.limits import Level
 from metering.model.log_format import Api
 from metering.model.periods import Hour
 from metering.model.subjects import customer
@@ -61,7 +63,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The parts of T, in seconds; what was not measured is told in ``notes``."""
+    """The parts of T, in seconds, but for the keys' turns; what was not measured is told in ``notes``."""
 
     count_s: float
     gate_s: float
@@ -71,7 +73,7 @@ class Delay:
 
     @property
     def seconds(self) -> float:
-        """T."""
+        """T of a key that nothing has to be waited for."""
         return self.count_s + self.look_s + self.wake_s + self.gate_s
 
     def as_json(self) -> dict[str, Any]:
@@ -82,10 +84,14 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How many calls can still come after a stop; None without a bound, which ``unbounded`` keys are the reason for."""
+    """How many calls can still come after a stop; None without a bound, which ``unbounded`` keys are the reason for.
+
+    The gate has come to the last of the ``keys`` in ``turns_s`` seconds.
+    """
 
     calls: int | None
     keys: int
+    turns_s: float = 0.0
     unbounded: tuple[str, ...] = ()
 
     def in_words(self, delay: Delay) -> str:
@@ -97,7 +103,8 @@ class Bound:
             )
         return (
             f"after a stop at most {self.calls:,} calls can still come: burst and {delay.seconds:.1f} s of the rate of "
-            f"{self.keys} key{'s' * (self.keys != 1)}, by throttles that API Gateway keeps by best effort"
+            f"{self.keys} key{'s' * (self.keys != 1)}, and up to {self.turns_s:.1f} s until a key has its turn, by "
+            "throttles that API Gateway keeps by best effort"
         )
 
     def as_json(self, delay: Delay) -> dict[str, Any]:
@@ -105,6 +112,7 @@ class Bound:
         return {
             "calls": self.calls,
             "keys": self.keys,
+            "turns_s": round(self.turns_s, 3),
             "unbounded": list(self.unbounded),
             "delay": delay.as_json(),
         }
@@ -142,15 +150,19 @@ def delay_of(deployment: Deployment, now: datetime) -> Delay:
 
 
 def bound_of(plans_by_key: Mapping[str, Sequence[UsagePlan]], seconds: float) -> Bound:
-    """Return how many calls of these keys, each in these usage plans, can still come in so many seconds."""
+    """Return how many calls of these keys, each in these usage plans, can still come in so many seconds.
+
+    And until each has its turn, in their order: it is looked for, seen in each plan, taken out, and looked for again.
+    """
     unbounded = sorted(key for key, plans in plans_by_key.items() if any(plan.throttle is None for plan in plans))
-    calls = sum(
-        math.ceil(plan.throttle.burst + plan.throttle.rate * seconds)
-        for plans in plans_by_key.values()
-        for plan in plans
-        if plan.throttle
-    )
-    return Bound(None if unbounded else calls, len(plans_by_key), tuple(unbounded))
+    calls, asked = 0, 0
+    for plans in plans_by_key.values():
+        asked += 2 + 2 * len(plans)
+        throttles = [plan.throttle for plan in plans if plan.throttle]
+        calls += sum(
+            math.ceil(throttle.burst + throttle.rate * (seconds + asked / CALLS_A_SECOND)) for throttle in throttles
+        )
+    return Bound(None if unbounded else calls, len(plans_by_key), asked / CALLS_A_SECOND, tuple(unbounded))
 
 
 def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound, Delay] | None:
@@ -167,8 +179,8 @@ def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound,
     holdings = holders.of_keys(sorted(holders.keys_of(name)))
     held = [key for key, holding in holdings.items() if mapped_to(holding, hour) == customer(name)]
     homes = items_of(deployment).homes(held)
+    closed = {key: home.plans for key, home in homes.items() if home.level is not Level.OPEN}
     by_key = {
-        key: [by_id[plan] for plan in homes[key].plans if plan in by_id] if key in homes else plans.of(key)
-        for key in held
+        key: [by_id[plan] for plan in closed[key] if plan in by_id] if key in closed else plans.of(key) for key in held
     }
     return bound_of({key: found for key, found in by_key.items() if found}, delay.seconds), delay
