@@ -45,7 +45,6 @@ from metering.stores.gate_list import Asked, GateList
 from metering.stores.limits import LimitItems
 from metering.stores.progress import Join, Lease, Leased, Piece, Progress
 from metering.stores.table import Table
-from tests.faults import limits_game
 
 Break = Callable[[], AbstractContextManager[Any]]
 
@@ -400,7 +399,6 @@ BREAKS: Final[Mapping[str, Mapping[str, Break]]] = {
         "the first reason decides for all": lambda: patch.object(gate, "level_by", _by_the_first),
         "a lane is a home": lambda: patch.object(PlanKeys, "_wish", _lane_as_home),
         "a level never falls": lambda: patch.object(standing, "decide", _never_lower),
-        "after a restore nobody is asked for": lambda: patch.object(limits_game, "ask_for_all", _nothing),
         "who was near stays on the list": lambda: patch.object(GateList, "drop_near", _nothing),
         "what is kept of closed hours is never added up again": lambda: patch.object(
             LimitItems, "note_change", _nothing

@@ -65,7 +65,6 @@ RARELY_MET: Final = {
     "carries are made without condition": 190,
     "holders are not read again": 240,
     "what is gone on with answers what was asked since": 260,
-    "after a restore nobody is asked for": 260,
 }
 """From which seed on a break is looked for that few schedules show; the first ones do not."""
 
