@@ -253,6 +253,15 @@ def test_a_new_window_begins_with_nothing_and_tells_nothing_of_the_one_before() 
     assert [*decide(QUOTA, state, after, 900, NOW).acted] == ["notify:80", "slow:90"]
 
 
+def test_a_window_that_comes_to_end_at_another_moment_is_the_same() -> None:
+    """A trial is extended, or ends early: what was used since it began is, and what has acted acts no second time."""
+    stopped = seen(QUOTA, 1000)
+    for end in ("2026-12-15T00", "2026-11-25T00"):
+        state = decide(QUOTA, stopped, window("2026-11-01T00", end), 1001, NOW)
+        assert (state.acted, state.untold, state.since) == (stopped.acted, stopped.untold, stopped.since)
+        assert (state.begin, state.end, state.level) == ("2026-11-01T00", end, Level.STOPPED)
+
+
 def test_who_comes_late_with_a_window_that_has_ended_decides_nothing() -> None:
     """Its clock is slow, or it was held up: else what has acted in the new window would act again."""
     after = window("2026-12-01T00", "2027-01-01T00")

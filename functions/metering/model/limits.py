@@ -286,7 +286,10 @@ def decide(limit: Applying, before: LimitState, window: Window, used: int, now: 
     at = int(now.timestamp())
     if before.begin and str(window.end) <= before.begin:
         return before
-    if not before.is_of(window):
+    if before.begin == str(window.begin):
+        # Of a window that now ends at another moment, as a trial that is extended, what has acted stays so.
+        before = msgspec.structs.replace(before, end=str(window.end))
+    else:
         # What was not told of the window before is too late: it warns nobody any more.
         before = LimitState(begin=str(window.begin), end=str(window.end), since=at, version=before.version)
     reached = [step for step in limit.steps if used >= limit.threshold(step)]
