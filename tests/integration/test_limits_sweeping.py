@@ -333,6 +333,52 @@ def test_a_ledger_restored_to_after_a_correction_has_the_gate_open_who_is_closed
     assert limited.gate.asked()["acme"].level is Level.OPEN
 
 
+def test_who_is_closed_and_not_on_the_gates_list_is_brought_again(limited: Limited) -> None:
+    """The table that authorizers read was emptied: the next round has the gate close its callers anew."""
+    limited.use(100)
+    limited.look()
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",)))
+    limited.gate.done("acme", limited.gate.asked()["acme"])
+    sweeper(limited).sweep()
+    assert limited.gate.asked()["acme"].level is Level.STOPPED
+
+
+def test_a_caller_that_is_closed_until_another_moment_is_brought_again(limited: Limited) -> None:
+    """Its window has come to end later, and it is stopped still; authorizers would let it in at the earlier moment."""
+    limited.use(100)
+    limited.look()
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",)))
+    limited.gate.done("acme", limited.gate.asked()["acme"])
+    until = int(Hour.parse("2026-11-23T00").start.timestamp())
+    limited.gate.put_closed("acme", Closed(Level.STOPPED, 1, until))
+    sweeper(limited).sweep()
+    assert limited.gate.asked() == {}
+    limited.gate.put_closed("acme", Closed(Level.STOPPED, 1, until - 3600))
+    sweeper(limited).sweep()
+    assert limited.gate.asked()["acme"].level is Level.STOPPED
+
+
+def test_whose_reason_has_ended_waits_for_nobody_who_is_near_or_asked_for(
+    limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: of those asked for so many are looked at, and the time is over before who is near."""
+    monkeypatch.setattr(sweeping, "MOST_ASKED", 0)
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/hour:2026-11-22T04",)))
+    limited.gate.put_closed("acme", Closed(Level.STOPPED, 1, int(limited.now.timestamp())))
+    limited.gate.put_near("beta", Near(("key2",), {"requests": 1}, 1))
+    limited.gate.ask("beta", Asked(Level.OPEN, 1))
+    one = sweeper(limited)
+    look = one.looker.look
+
+    def take_long(name: str, now: Any) -> Any:
+        limited.pass_by(minutes=1)
+        return look(name, now)
+
+    monkeypatch.setattr(type(one.looker), "look", lambda _, name, now: take_long(name, now))
+    assert one.sweep().looked == {"acme"}
+    assert limited.gate.asked()["acme"].level is Level.OPEN
+
+
 def test_sources_beyond_those_that_are_listed_count_among_the_rest(limited: Limited) -> None:
     """Of a customer that is near, 200 are listed: the others are as those of whoever is not near."""
     many = (Limit("requests", 1000, per="day", at=(Stop(100),)),)

@@ -3,12 +3,12 @@
 So nothing depends on the stream: lost records, windows that turn, late records, adjustments, and limits or plans that
 changed are found by the next look. A minute's work is bounded by its deadline, and what does not fit is done first::
 
-    asked for ──▶ near ──▶ closed ──▶ a round through all, 500 at a time, shared by several sweepers
+    asked for ──▶ whose reason has ended ──▶ near ──▶ closed ──▶ a round through all, 500 at a time, shared by several
 
 A group is taken by a conditional write and then looked at, whole. Who dies in it leaves it to the next round.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -45,10 +45,15 @@ PER_MINUTE: Final = 2_000
 MOST_HELP: Final = 3
 """So many more sweepers are started at once."""
 
+MOST_ASKED: Final = 1_000
+"""Customers whom the gate is asked for that are looked at each minute, at most: it has them on its list already."""
+
 MOST_CLOSED: Final = 5_000
 """Closed customers that are looked at each minute, at most; others in their round."""
 
 UNENFORCED_AFTER: Final = timedelta(minutes=1)
+
+_NOT_LISTED: Final = Closed(Level.OPEN, 0)
 
 _AT_ONCE: Final = 64
 """Customers that are looked at between two looks at the clock."""
@@ -81,11 +86,13 @@ class Sweeper:
 
     def sweep(self) -> Swept:
         """Look at whoever is asked for, near or closed, then go on with the round."""
-        swept = Swept()
-        self._look_at_asked(swept)
+        swept, asked, now = Swept(), self.gate.asked(), self.clock().timestamp()
+        self._look_at_asked(asked, swept)
+        ended = {name: one for name, one in self._closed() if 0 < one.until <= now and name not in asked}
+        self._look_at_closed(ended, swept)
         self._look_at(self.nearness.near.keys() - swept.looked, swept)
         self.nearness.move_head()
-        self._look_at_closed(swept)
+        self._look_at_closed({name: one for name, one in self._closed() if name not in ended}, swept)
         self._go_round(swept)
         return swept
 
@@ -108,35 +115,40 @@ class Sweeper:
         sweep = self.gate.sweep()
         return min(MOST_HELP, sweep.customers // PER_MINUTE) if self._is_going(sweep) else 0
 
-    def _look_at_asked(self, swept: Swept) -> None:
-        asked, now = self.gate.asked(), int(self.clock().timestamp())
+    def _look_at_asked(self, asked: Mapping[str, Asked], swept: Swept) -> None:
+        now = int(self.clock().timestamp())
         if asked:
             self.looker.asking.wake()
         waited = max((now - one.at for one in asked.values() if one.level is Level.STOPPED), default=0)
         swept.unenforced_s = waited if waited > UNENFORCED_AFTER.total_seconds() else 0
-        self._look_at([*asked], swept)
+        self._look_at([*asked][:MOST_ASKED], swept)
 
-    def _look_at_closed(self, swept: Swept) -> None:
-        """Look at who is closed, first at those whose reason has just ended."""
-        now = self.clock().timestamp()
-        closed = dict(islice(self.gate.closed(), MOST_CLOSED))
-        order = sorted(closed, key=lambda name: (not 0 < closed[name].until <= now, random()))  # noqa: S311 - no secret
-        for some in in_pieces(order, _AT_ONCE):
+    def _closed(self) -> Iterator[tuple[str, Closed]]:
+        return islice(self.gate.closed(), MOST_CLOSED)
+
+    def _look_at_closed(self, closed: Mapping[str, Closed], swept: Swept) -> None:
+        """Look at who is closed, in any order: what does not fit into a minute is not the same each time."""
+        for some in in_pieces(sorted(closed, key=lambda _: random()), _AT_ONCE):  # noqa: S311 - no secret
             if self._is_late():
                 return
-            those = {name: closed[name] for name in some}
             for looked in self._look_at(some, swept):
-                self._ask_again(looked, those[looked.name])
+                self._ask_again(looked, closed[looked.name])
 
     def _ask_again(self, looked: Looked, closed: Closed) -> None:
-        """Ask the gate to look at a customer whom the ledger has forgotten to be closed, or not to be."""
-        if looked.level == looked.gate != closed.level:
+        """Ask the gate to look at a customer whom the ledger has forgotten to be closed, or not to be.
+
+        So also if it is closed until another moment than is written, which authorizers go by.
+        """
+        until = min((reason.until for reason in looked.reasons if reason.until), default=0)
+        if looked.level == looked.gate and (looked.level, until) != (closed.level, closed.until):
             self.gate.ask(looked.name, Asked(looked.level, int(self.clock().timestamp()), saved=True))
             self.looker.asking.wake()
 
     def _go_round(self, swept: Swept) -> None:
         while not self._is_late() and (names := self._take_group()):
-            self._look_at([name for name in names if name not in swept.looked], swept, in_round=True)
+            for looked in self._look_at([name for name in names if name not in swept.looked], swept, in_round=True):
+                if looked.level is not Level.OPEN and self.gate.closed_of(looked.name) is None:
+                    self._ask_again(looked, _NOT_LISTED)
             self.nearness.lower()
         self.nearness.move_head()
 

@@ -177,9 +177,9 @@ class GateList:
         yield from self._each("closed", Closed)
 
     def closed_of(self, name: str) -> Closed | None:
-        """Return how far a customer is closed, or None."""
+        """Return how far a customer is closed; None if it is not, or that cannot be read: then it is written anew."""
         item = self._items.get("closed", name)
-        return msgspec.json.decode(item["value"]["S"], type=Closed) if item else None
+        return _read(item, Closed) if item else None
 
     def put_closed(self, name: str, closed: Closed) -> None:
         """Write that a customer is closed, or about to be."""
@@ -242,18 +242,22 @@ class GateList:
     def _each(self, pk: str, kind: type[T]) -> Iterator[tuple[str, T]]:
         """Yield what is there of each customer; one that cannot be read is that customer's concern alone (I6)."""
         for item in self._items.query(pk):
-            try:
-                value = msgspec.json.decode(item["value"]["S"], type=kind)
-            except (msgspec.MsgspecError, KeyError):
-                logger.warning("an item of a customer cannot be read", list=pk, customer=item["sk"]["S"])
-                continue
-            yield item["sk"]["S"], value
+            if (value := _read(item, kind)) is not None:
+                yield item["sk"]["S"], value
 
     def _put(self, pk: str, sk: str, value: msgspec.Struct) -> None:
         self._items.put({**item_key(pk, sk), "value": {"S": _text(value)}})
 
     def _drop(self, pk: str, sk: str) -> None:
         self.client.delete_item(TableName=self.table, Key=item_key(pk, sk))
+
+
+def _read(item: Item, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(item["value"]["S"], type=kind)
+    except (msgspec.MsgspecError, KeyError):
+        logger.warning("an item of a customer cannot be read", list=item["pk"]["S"], customer=item["sk"]["S"])
+        return None
 
 
 def _text(value: msgspec.Struct) -> str:
