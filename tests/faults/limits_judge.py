@@ -219,9 +219,13 @@ class Judge:
         if before is None or not after["sk"]["S"].startswith("state#"):
             return
         was, now = (json.loads(item["value"]["S"]) for item in (before, after))
+        untold = {told["step"] for told in was.get("untold", ())}  # of a limit that is cleared before it was told
         if (was.get("begin"), was.get("end")) == (now.get("begin"), now.get("end")):
             for step, at in was.get("acted", {}).items():
-                if now.get("acted", {}).get(step) != at:
+                if (
+                    step not in (() if now.get("level") or now.get("untold") else untold)
+                    and now.get("acted", {}).get(step) != at
+                ):
                     yield f"{step} of {after['pk']['S']} {after['sk']['S']} had acted at {at}: {now}"
 
     # --- in the end --------------------------------------------------------------------------------------------------

@@ -264,7 +264,9 @@ class Looker:
 def _let_go(state: LimitState, now: datetime) -> LimitState:
     """Return a state of a limit that applies no longer: it asks for nothing, and tells nobody."""
     since = state.since if state.level is Level.OPEN else _s(now)
-    return msgspec.structs.replace(state, level=Level.OPEN, since=since, untold=())
+    untold = {told.step for told in state.untold}  # as if they had not acted: should it apply again, they are told then
+    acted = {step: at for step, at in state.acted.items() if step not in untold}
+    return msgspec.structs.replace(state, acted=acted, level=Level.OPEN, since=since, untold=())
 
 
 def _is_over(state: LimitState, now: datetime) -> bool:
