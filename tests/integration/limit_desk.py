@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,9 @@ from metering.model.metrics import Count, Metric, Sum
 from metering.model.metrics import encode as encode_metrics
 from metering.model.prices import PerUnit, Plan
 from metering.model.prices import encode as encode_plans
+from tests.doubles.aws import Client
 from tests.doubles.outputs import outputs
+from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.limits import Limited
 from tests.integration.operator_commands import WHO, Said
 
@@ -36,6 +39,20 @@ PLAN = Plan(
 
 
 @dataclass
+class CloudWatch:
+    """CloudWatch, which has these values of the one metric that is asked for."""
+
+    values: list[float] = field(default_factory=list)
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def get_metric_data(self, *, MetricDataQueries: Any, StartTime: datetime, EndTime: datetime) -> dict[str, Any]:  # noqa: N803
+        """Answer with the values of each period that has one (CloudWatch API reference, "GetMetricData")."""
+        (query,) = MetricDataQueries
+        self.asked.append({**query["MetricStat"], "for": EndTime - StartTime})
+        return {"MetricDataResults": [{"Id": query["Id"], "Values": self.values}]}
+
+
+@dataclass
 class Desk:
     """An operator's, at a deployment with limits whose customer acme is on the plan; its function looks at once."""
 
@@ -46,6 +63,9 @@ class Desk:
     metrics: tuple[Metric, ...] = METRICS
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     fails: str = ""
+    access_log: Mapping[str, str] = field(default_factory=lambda: {"api": "rest"})
+    gateway: UsagePlansOfAws = field(default_factory=UsagePlansOfAws)
+    cloudwatch: CloudWatch = field(default_factory=CloudWatch)
 
     def __post_init__(self) -> None:
         """Let commands find the deployment."""
@@ -59,11 +79,15 @@ class Desk:
         """The deployment as the command line reaches it."""
         clients = {
             "dynamodb": self.world.client(),
+            "apigateway": self.gateway.client(),
+            "cloudwatch": Client("cloudwatch", self.cloudwatch),
             "sts": SimpleNamespace(get_caller_identity=lambda: {"Arn": WHO}),
         }
         deployment = Deployment(lambda name, **_: clients[name], outputs(**self.told))
         declared = {"metrics": encode_metrics(self.metrics), "plans": encode_plans(self.world.plans)}
-        vars(deployment)["declared"] = {name: json.loads(text) for name, text in declared.items()}
+        vars(deployment)["declared"] = {name: json.loads(text) for name, text in declared.items()} | {
+            "access_log": self.access_log
+        }
         object.__setattr__(deployment, "invoke", self._invoke)
         return deployment
 
