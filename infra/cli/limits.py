@@ -176,10 +176,10 @@ def limits_measure(
 ) -> None:
     """Measure how fast a stop is felt, with a key of its own that is billed to nobody, while it calls an address.
 
-    What comes out is kept, and from then on is a part of what 'metering limits show' and 'metering doctor' state.
+    What comes out is kept, and from then on is a part of what 'metering limits show' states.
     """
     headers = {name.strip(): value.strip() for name, _, value in (one.partition(":") for one in header or ())}
-    if not all(headers.values()):
+    if not all(name and value for name, value in headers.items()):
         raise typer.BadParameter("a header is written NAME:VALUE")
     deployment = connect()
     items_of(deployment)

@@ -7,7 +7,7 @@
           + gate (from its call to the first refusal)
 
 API Gateway applies throttles by best effort, so this is as good as they are (API Gateway Developer Guide, "Throttle
-requests to your REST APIs"). A key that is in a plan without a throttle has no bound.
+requests to your REST APIs"). A key in a usage plan without a throttle has no bound.
 """
 
 import math
@@ -36,8 +36,9 @@ LOOK_S: Final = 5.0
 WAKE_S: Final = 2.0
 """What it takes a message to start the gate's worker; where many are to be stopped at once, they come one by one."""
 
-COUNT_S: Final = 180.0
-"""Where nothing was counted lately or measured: what AWS says of a log's delay ("usually less than three minutes")."""
+COUNT_S: Final = {"subscription": 180.0, "firehose": 480.0}
+"""Where nothing was counted lately or measured, by the road: what AWS says of a log's delay ("usually less than three
+minutes"), and on the road over Firehose the 300 seconds for which it holds lines back."""
 
 _LATELY: Final = timedelta(days=1)
 _PLACE: Final = ("measured", "gate")
@@ -63,7 +64,10 @@ class Measured(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """The parts of T, in seconds, but for the keys' turns; what was not measured is told in ``notes``."""
+    """The parts of T, in seconds, but for the keys' turns.
+
+    ``notes`` say what was not measured, and so is left out or taken from elsewhere.
+    """
 
     count_s: float
     gate_s: float
@@ -84,9 +88,10 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How many calls can still come after a stop; None without a bound, which ``unbounded`` keys are the reason for.
+    """How many calls of so many ``keys`` can still come after a stop; None if there is no bound.
 
-    The gate has come to the last of the ``keys`` in ``turns_s`` seconds.
+    The gate has come to the last of the keys in ``turns_s`` seconds. The ``unbounded`` usage plans, by their names, are
+    those without a throttle.
     """
 
     calls: int | None
@@ -98,8 +103,8 @@ class Bound:
         """Say it as commands do."""
         if self.calls is None:
             return (
-                f"what can still come after a stop is unbounded: {', '.join(self.unbounded)} in a usage plan without "
-                "a throttle"
+                "what can still come after a stop has no bound, since there are keys in usage plans without a throttle: "
+                f"{', '.join(self.unbounded)}"
             )
         return (
             f"after a stop at most {self.calls:,} calls can still come: burst and {delay.seconds:.1f} s of the rate of "
@@ -133,16 +138,20 @@ def read_measured(deployment: Deployment) -> Measured | None:
 
 
 def delay_of(deployment: Deployment, now: datetime) -> Delay:
-    """Return how long a stop takes: by what was counted in the last day, and by what was measured of the gate."""
+    """Return how long a stop takes: by what was counted in the last day, and by what was measured of the gate.
+
+    The slowest count of the day is taken, since one as slow may be next: it may be an incident's, and then says so for
+    a day.
+    """
     notes = []
     measured = read_measured(deployment)
     if measured is None:
-        notes.append("how fast the gate acts was not measured here: run 'metering limits measure'")
+        notes.append("the gate is left out, for how fast it acts was not measured here: run 'metering limits measure'")
     elif measured.where != "aws":
         notes.append(f"how fast the gate acts was measured on the {measured.where} alone")
     metric = (NAMESPACE, Signal.OLDEST_RECORD_AGE, "Maximum", {"service": deployment.outputs.deployment})
     (ages,) = series(deployment, [metric], now, _LATELY)
-    count_s = max(ages, default=measured.counted_ms / 1000 if measured else COUNT_S)
+    count_s = max(ages, default=measured.counted_ms / 1000 if measured else COUNT_S[deployment.outputs.road])
     if not ages:
         by = "what was measured then" if measured else "what AWS says of a log's delay"
         notes.append(f"nothing was counted in the last day: {by}, {count_s:.0f} s, is taken for it")
@@ -154,7 +163,7 @@ def bound_of(plans_by_key: Mapping[str, Sequence[UsagePlan]], seconds: float) ->
 
     And until each has its turn, in their order: it is looked for, seen in each plan, taken out, and looked for again.
     """
-    unbounded = sorted(key for key, plans in plans_by_key.items() if any(plan.throttle is None for plan in plans))
+    unbounded = sorted({plan.name for plans in plans_by_key.values() for plan in plans if plan.throttle is None})
     calls, asked = 0, 0
     for plans in plans_by_key.values():
         asked += 2 + 2 * len(plans)
@@ -179,6 +188,7 @@ def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound,
     holdings = holders.of_keys(sorted(holders.keys_of(name)))
     held = [key for key, holding in holdings.items() if mapped_to(holding, hour) == customer(name)]
     homes = items_of(deployment).homes(held)
+    # Of a key that is open, its home is wherever it is seen: an operator may have moved it since it was closed.
     closed = {key: home.plans for key, home in homes.items() if home.level is not Level.OPEN}
     by_key = {
         key: [by_id[plan] for plan in closed[key] if plan in by_id] if key in closed else plans.of(key) for key in held
