@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from infra.local.demo.result import Result
 from infra.local.demo.traffic import Caller, ask
 from infra.operate.deployment import Deployment
 from infra.operate.portal_access import make_link, portal_url
+from metering.portal.tokens import Right
 
 REQUESTS_A_SECOND: Final = 4
 CLOSE_EVERY_S: Final = 20
@@ -46,10 +47,10 @@ def run(  # noqa: PLR0913 - what the command can be told, each by name
     return demo.run(requests=requests, road=road, api=api, faults=faults, say=say, then=go_on)
 
 
-def links(deployment: Deployment, address: str, customers: set[str]) -> dict[str, str]:
+def links(deployment: Deployment, address: str, customers: set[str], may: Collection[Right] = ()) -> dict[str, str]:
     """Return a link to the page of each customer, where the page is on this machine."""
     now = datetime.now(UTC)
-    made = {name: make_link(deployment, name, hours=LINK_HOURS, now=now) for name in sorted(customers)}
+    made = {name: make_link(deployment, name, hours=LINK_HOURS, now=now, may=may) for name in sorted(customers)}
     return {name: f"{address}/#{urlsplit(link.url).fragment}" for name, link in made.items()}
 
 
