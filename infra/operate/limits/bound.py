@@ -103,7 +103,7 @@ class Bound:
         """Say it as commands do."""
         if self.calls is None:
             return (
-                "what can still come after a stop has no bound, since there are keys in usage plans without a throttle: "
+                "what can still come after a stop has no bound, with keys in usage plans that have no throttle: "
                 f"{', '.join(self.unbounded)}"
             )
         return (
