@@ -117,6 +117,36 @@ def test_what_changes_again_and_again_is_given_up(limited: Limited, monkeypatch:
         limited.look()
 
 
+# --- in rounds --------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_reads_no_usage_of_who_was_far_from_every_step_lately(limited: Limited) -> None:
+    """And lets it use unseen a part of what it had left, as often as whoever reads the stream forgets."""
+    limited.use(10)
+    limited.look()
+    limited.use(60)
+    limited.pass_by(minutes=15)
+    far = limited.looker().look_in_round("acme", limited.now)
+    assert (far.used, far.left, far.near) == ({"requests/day": 10}, {"requests": 14}, False)
+    limited.pass_by(minutes=40)
+    later = limited.looker().look_in_round("acme", limited.now)
+    assert (later.used, later.left, later.near) == ({"requests/day": 70}, {"requests": 10}, True)
+
+
+def test_a_round_reads_what_is_spent_when_prices_have_been_read_since() -> None:
+    """Ten times as dear, the same usage is beyond the limit."""
+    limited = Limited(plans=(plan(Spend(1000, at=(Stop(100),))),))
+    limited.customer()
+    limited.use(100)
+    assert limited.look().used == {"spend/period": 200}
+    limited.pass_by(minutes=5)
+    prices = ('{"type":"per_unit","metric":"requests","amount":"20"}',)
+    limited.subscribe(at=int(limited.now.timestamp()), prices=prices)
+    limited.pass_by(minutes=5)
+    looked = limited.looker().look_in_round("acme", limited.now)
+    assert (looked.used, looked.level) == ({"spend/period": 2000}, Level.STOPPED)
+
+
 # --- and back ---------------------------------------------------------------------------------------------------------
 
 

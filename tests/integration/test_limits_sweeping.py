@@ -132,8 +132,8 @@ def test_a_round_begins_every_quarter_of_an_hour(limited: Limited) -> None:
     assert (limited.gate.head()[1], limited.gate.sweep().customers) == ({"requests": 40}, 2)
     limited.pass_by(minutes=15)
     sweeper(limited).sweep()
-    # Of who was far a quarter of an hour ago, half of what it had left.
-    assert limited.gate.head()[1] == {"requests": 200}
+    # Of who was far a quarter of an hour ago, a fifth of what it had left.
+    assert limited.gate.head()[1] == {"requests": 80}
 
 
 def test_a_round_reads_no_usage_of_who_was_far_lately(limited: Limited) -> None:

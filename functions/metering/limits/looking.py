@@ -22,7 +22,7 @@ from metering.limits.asking import Asking
 from metering.limits.standing import NEVER, Running, Standing, prices_of
 from metering.limits.telling import Reached, Teller, taken
 from metering.limits.usage import Used, WindowReader
-from metering.model.limits import UNPAID, Applying, Level, LimitState, Reason, applying, level_by
+from metering.model.limits import SPEND, UNPAID, Applying, Level, LimitState, Reason, applying, level_by
 from metering.model.periods import Hour
 from metering.model.prices import Plan, Price, limits_of
 from metering.model.subjects import source_of_key
@@ -41,6 +41,9 @@ FAR: Final = 2
 
 FAR_FOR: Final = timedelta(minutes=55)
 """and for so long, its usage need not be read again: the stream tells of what takes it nearer."""
+
+FORGOTTEN: Final = 5
+"""So often, until it is looked at by a later round, those who read the stream forget what they have seen it use."""
 
 UNTOLD_BY_GATE: Final = timedelta(minutes=2)
 """A change at the gateway that is untold for longer is told by asking the gate again."""
@@ -108,7 +111,9 @@ class Looker:
         return self.look(name, now)
 
     def _far(self, one: OfOne, now: datetime) -> Looked | None:
-        """Return what is known of a customer who is far from everything, half of what it had left; None if it is not.
+        """Return what is known of a customer who is far from everything; None if it is not.
+
+        Of what it had left there is one part for each time that what it uses unseen is forgotten.
 
         Two units to read, where a look of one key is a dozen.
         """
@@ -117,7 +122,7 @@ class Looker:
         is_settled = (one.gate.level, one.gate.untold) == (Level.OPEN, ()) and self._held(one, now) == one.held == {}
         if not is_settled or one.states.keys() != {limit.name for limit in limits}:
             return None
-        if not all(limit.is_far(now, FAR_FOR, FAR) for limit in running):
+        if not all(limit.is_far(now, FAR_FOR, FAR) and not _is_priced_anew(limit, one) for limit in running):
             return None
         keys = self.reader.ledger.holders.keys_of_each([one.name])[one.name]
         left = _least(limit.as_it_stood().left for limit in running)
@@ -125,7 +130,7 @@ class Looker:
             one.name,
             tuple(limits),
             one.states,
-            left={metric: units // FAR for metric, units in left.items()},
+            left={metric: units // FORGOTTEN for metric, units in left.items()},
             sources=tuple(sorted(map(source_of_key, keys))),
             used={limit.limit.name: limit.before.used for limit in running},
         )
@@ -259,6 +264,13 @@ class Looker:
             except RowChangedError:
                 state = self.items.of(name).states.get(limit, LimitState())
         raise RowChangedError(f"{limit} of {name} kept changing while it was noted what is told")
+
+
+def _is_priced_anew(limit: Running, one: OfOne) -> bool:
+    """Say whether what was spent may cost something else by now: prices have been read since it was looked at."""
+    if limit.limit.metric != SPEND or one.subscribed is None:
+        return False
+    return limit.before.looked <= one.subscribed.at
 
 
 def _let_go(state: LimitState, now: datetime) -> LimitState:
