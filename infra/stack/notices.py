@@ -8,7 +8,7 @@ from aws_cdk import aws_apigateway as apigateway
 from constructs import IValidation
 
 from infra.stack.ingest import Road
-from metering.model.limit_checks import can_stop, warnings
+from metering.model.limit_checks import can_stop, slows, warnings
 from metering.model.log_format import Api
 from metering.model.prices import Plan
 
@@ -19,6 +19,9 @@ def warn_of(stack: cdk.Stack, plans: Sequence[Plan], road: Road, api: Api, strip
         cdk.Annotations.of(stack).add_warning_v2("metering:late-stop", late)
     if api is Api.REST and any(can_stop(limit) for plan in plans for limit in plan.limits):
         stack.node.add_validation(_Unbounded(stack))
+    if api is Api.HTTP and any(slows(limit) for plan in plans for limit in plan.limits):
+        told = "callers of an HTTP API are not slowed: a Slow is told like a Notify. Write Notify(...) or Stop(...)"
+        cdk.Annotations.of(stack).add_warning_v2("metering:no-lane", told)
     if stripe_calls is not None:
         instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
         cdk.Annotations.of(stack).add_warning_v2("metering:stripe_calls", instead)

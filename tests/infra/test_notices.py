@@ -38,6 +38,15 @@ def test_on_firehose_a_stop_without_slow_below_it_is_warned_of(stack: MakeStack)
     Annotations.from_stack(stack("Other", plans=[PLAN])).has_no_warning("*", late)
 
 
+def test_callers_of_an_http_api_are_not_slowed_which_is_warned_of(stack: MakeStack) -> None:
+    """A Slow tells there; where the API has keys, and where nothing slows, there is nothing to say."""
+    slows = [replace(PLAN, limits=(Limit("requests", 100, at=(Slow(90), Stop(100))),))]
+    callers, warned = AccessLog(Api.HTTP, "authorizer.sub"), Match.string_like_regexp("HTTP API are not slowed")
+    Annotations.from_stack(stack(plans=slows, access_log=callers)).has_warning("*", warned)
+    Annotations.from_stack(stack("Stops", plans=[PLAN], access_log=callers)).has_no_warning("*", warned)
+    Annotations.from_stack(stack("Keys", plans=slows)).has_no_warning("*", warned)
+
+
 def _planned(app: cdk.App, stack: MakeStack, **settings: Any) -> Annotations:
     """Return what is said of an API's own stack, which has a plan with a throttle and one without."""
     backend = cdk.Stack(app, "Backend")

@@ -754,6 +754,21 @@ def test_callers_of_an_http_api_are_closed_by_an_item_that_authorizers_read(plac
     assert (place.access.caller(place.other), place.aws.called) == (None, [])
 
 
+def test_callers_of_an_http_api_are_not_slowed_which_is_said(place: Place) -> None:
+    """No event says that their access is slowed; an authorizer of one's own finds the item all the same."""
+    gate = place.gate()
+    object.__setattr__(gate, "keys", CallerKeys(place.access))
+    place.reach("globex", Level.SLOWED)
+    place.run(gate)
+    assert (place.access.caller(place.other) or {})["level"] == {"S": "slowed"}
+    stands = place.limits.of("globex").gate
+    assert stands.left == {place.other: "callers of an HTTP API are not slowed: that is only told"}
+    assert (stands.felt, place.told) == (Level.OPEN, [])
+    place.reach("globex", Level.STOPPED)
+    place.run(gate)
+    assert [told[0] for told in place.told] == ["globex"]
+
+
 def test_a_caller_that_changes_hands_at_a_later_hour_is_opened_then(place: Place) -> None:
     """Whoever gave it away is asked for then, and so is who has it."""
     gate = place.gate()

@@ -20,7 +20,7 @@ from metering.model.subscribed import Subscribed
 from metering.portal.answers import BudgetAnswer, LimitsAnswer
 from metering.portal.tokens import Right, Use
 from metering.stores import aws as clients
-from metering.stores.limits import Held, LimitItems
+from metering.stores.limits import Gate, Held, LimitItems
 from metering.stores.table import RowChangedError
 from tests.doubles.aws import Client, Nobody
 from tests.doubles.template import Template, grants
@@ -189,6 +189,16 @@ def test_what_has_acted_in_the_running_window_is_told_with_when(portal: Portal, 
     assert [step["acted_at"] for step in of(portal, "requests/day")["steps"]] == ["2026-11-22T05:30:00Z", None, None]
     portal.world.now += timedelta(days=1)
     assert [step["acted_at"] for step in of(portal, "requests/day")["steps"]] == [None, None, None]
+
+
+def test_access_is_open_where_nothing_slows_keys(portal: Portal, items: LimitItems) -> None:
+    """Without a lane a Slow only tells: the reason stands there, and access is what callers find."""
+    slow = LimitState(begin="2026-11-22T00", end="2026-11-23T00", level=Level.SLOWED, since=seconds(portal.world.now))
+    items.save_state("acme", "requests/day", slow)
+    found = items.save_gate("acme", Gate(Level.SLOWED, keys=2, left={"key1": "no lane", "key2": "no lane"}))
+    assert (shown(portal)["access"], [one["access"] for one in shown(portal)["reasons"]]) == ("open", ["slowed"])
+    items.save_gate("acme", msgspec.structs.replace(found, left={"key1": "no lane"}))
+    assert shown(portal)["access"] == "slowed", "one of its keys is slowed"
 
 
 def test_access_is_as_the_reasons_are_that_hold(portal: Portal, items: LimitItems) -> None:

@@ -26,6 +26,8 @@ NO_PLAN: Final = "it is in no usage plan"
 NO_LANE: Final = "no lane covers the stages of its usage plans: to be slowed is only told"
 
 RETIRED: Final = "another key has taken its place"
+NO_LANE_FOR_CALLERS: Final = "callers of an HTTP API are not slowed: that is only told"
+
 NO_STAGES: Final = "its usage plans are gone, or have no stage"
 
 Remember = Callable[[Home], Home]
@@ -88,7 +90,7 @@ class CallerKeys:
             until = 0 if any(not reason.until for reason in holding) else max(reason.until for reason in holding)
             since = min(reason.since for reason in holding)
             self.callers.close_caller(key, wanted.level, since=since, until=until, why=holding[0].name)
-        return Moved(key)
+        return Moved(key, left=NO_LANE_FOR_CALLERS if wanted.level is Level.SLOWED else "")
 
 
 @dataclass(slots=True)

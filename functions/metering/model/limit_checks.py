@@ -51,6 +51,11 @@ def can_stop(limit: AnyLimit) -> bool:
     return any(isinstance(step, Stop) for step in limit.at) or (isinstance(limit, Spend) and limit.customer_may_stop)
 
 
+def slows(limit: AnyLimit) -> bool:
+    """Say whether a limit is to slow a customer's keys."""
+    return any(isinstance(step, Slow) for step in limit.at)
+
+
 def check_refusals(metrics: Sequence[Metric], where: str) -> None:
     """Raise LimitError if a metric bills calls that a stop refuses: a client that goes on calling would pay for that.
 
@@ -90,7 +95,7 @@ def _check_limit(limit: AnyLimit, known: Sequence[str], where: str) -> None:
     match limit:
         case Limit():
             if limit.metric not in known:
-                hint = one_of(str(limit.metric), known)
+                hint = "Spend(amount)" if limit.metric == SPEND else one_of(str(limit.metric), known)
                 raise LimitError(f"{where} has a limit of {limit.metric!r}, which is no metric: write {hint}")
             if limit.metric == SPEND:
                 raise LimitError(f"{where}: a limit of {SPEND!r} is one of money: give that metric another name")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from metering.model.limits import SPEND, Applying, Budget, Origin, Reason, applying, level_by, may_stop, written
+from metering.model.limits import SPEND, Applying, Budget, Level, Origin, Reason, applying, level_by, may_stop, written
 from metering.model.metrics import Metric, scales_of
 from metering.model.prices import Plan, Price, asked_for, decimals_of, limits_of
 from metering.model.subscribed import Subscribed, Window, window_of
@@ -44,7 +44,7 @@ class Limits:
         currency = known.subscribed.currency if known.subscribed else ""
         return {
             "customer": bearer.customer,
-            "access": level_by(reasons).name.lower(),
+            "access": _access(known, reasons).name.lower(),
             "reasons": [_reason(reason) for reason in reasons],
             "currency": currency or None,
             "decimals": decimals_of(currency),
@@ -129,6 +129,13 @@ def _in_words(limit: Applying) -> str:
             return "set for you by whoever bills you"
         case Origin.BUDGET:
             return "your own budget"
+
+
+def _access(known: OfOne, reasons: Sequence[Reason]) -> Level:
+    """Return how far access is closed; where the gate found nothing to slow keys by, they are open, and only told."""
+    level, gate = level_by(reasons), known.gate
+    is_told_only = level is gate.level is Level.SLOWED and gate.felt is Level.OPEN
+    return Level.OPEN if is_told_only else level
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
