@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated, Final, Literal, NoReturn
 
 import typer
@@ -13,6 +14,9 @@ import typer
 from infra.cli.shared import Json, err, out, print_json, table
 
 app: Final = typer.Typer()
+
+ALERTS_FROM: Final = "metering@example.com"
+"""Where e-mail about the sample's limits comes from."""
 
 Road = Annotated[
     Literal["subscription", "firehose"], typer.Option(help="How the access log's lines reach the counters.")
@@ -99,15 +103,28 @@ def _until_stopped(requests: int, road: str, api: str, faults: bool, as_json: bo
 
 
 @app.command()
-def local(road: Road = "subscription", as_json: Json = False) -> None:
+def local(
+    road: Road = "subscription",
+    limits: Annotated[
+        bool, typer.Option("--limits", help="With the sample's limits; the gateway's clock is right then.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Keep the embedded AWS and Stripe running with everything deployed, to try things on, until Ctrl-C.
+
+    The gateway's clock is two hours back, so that the hour of each request can be closed at once; with --limits it is
+    right, since limits are about what is used now.
 
     With --json the first line on stdout, once all is ready, is one JSON object that says where everything is.
     """
     from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
 
     _heed_signals()
-    with local_cloud.start(road=road, say=err) as cloud, cloud.announced(), suppress(KeyboardInterrupt):
+    alerts_from, back = (ALERTS_FROM, timedelta(0)) if limits else (None, local_cloud.CLOCK_BACK)
+    started = local_cloud.start(road=road, alerts_from=alerts_from, back=back, say=err)
+    with started as cloud, cloud.announced(), suppress(KeyboardInterrupt):
+        if limits:
+            cloud.let_send(ALERTS_FROM)
         if as_json:
             sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
             sys.stdout.flush()

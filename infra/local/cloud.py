@@ -132,6 +132,14 @@ class LocalCloud:
         apigateway.close()
         return made["id"], made["value"]
 
+    def let_send(self, address: str) -> None:
+        """Have SES send e-mail from an address, and to all: a new account's sends to verified addresses alone."""
+        ses = self.emulator.client("sesv2")
+        ses.create_email_identity(EmailIdentity=address)
+        account = {"MailType": "TRANSACTIONAL", "WebsiteURL": "https://example.com", "ProductionAccessEnabled": True}
+        ses.put_account_details(**account)
+        ses.close()
+
     @contextmanager
     def announced(self) -> Iterator[None]:
         """Let commands find this cloud with ``--local``; raise OperatorError if another is running."""

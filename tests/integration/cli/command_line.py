@@ -30,6 +30,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "limits clear": ("acme", "requests"),
     "limits list": (),
     "limits show": ("acme",),
+    "limits measure": ("--url", "https://api.example.com/items"),
     "limits would": (),
     "top": ("--once",),
     "doctor": (),
