@@ -18,6 +18,7 @@ from metering.limits.gate import Gate as KeysGate
 from metering.limits.keys import PlanKeys
 from metering.limits.usage_plans import UsagePlans
 from metering.model.limits import Level, LimitState
+from metering.model.log_format import Api
 from metering.model.periods import Hour
 from metering.stores.gate_list import GateList
 from metering.stores.limits import LimitItems
@@ -306,6 +307,16 @@ def test_a_deployments_access_is_that_of_its_tables_and_its_name(gate: Gate) -> 
 REACHED = "limit:requests/day:2026-11-22T00"
 
 
+@pytest.fixture
+def limited(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """The same, of a deployment that has limits."""
+    client = gate.operator.deployment.client
+    deployment = Deployment(client, outputs(access_table="access", stripe_api_base=gate.world.stripe.url))
+    vars(deployment)["declared"] = {"access_log": {"api": Api.REST.value}}
+    monkeypatch.setattr(type(gate.operator), "deployment", property(lambda _: deployment))
+    return gate
+
+
 def stopped(gate: Gate, customer: str, level: Level = Level.STOPPED) -> None:
     """Let a limit of this day close a customer's keys, or no longer."""
     limits, hour = LimitItems(gate.world.ledger.client, "ledger"), Hour.containing(gate.world.now)
@@ -316,8 +327,9 @@ def stopped(gate: Gate, customer: str, level: Level = Level.STOPPED) -> None:
     limits.save_state(customer, "requests/day", state)
 
 
-def test_who_is_resumed_stays_closed_as_long_as_a_limit_says_so(gate: Gate) -> None:
+def test_who_is_resumed_stays_closed_as_long_as_a_limit_says_so(limited: Gate) -> None:
     """And is told why; suspending again touches no key, and says that."""
+    gate = limited
     stopped(gate, "acme")
     gate.run("suspend", "acme")
     shown = gate.run("show", "acme", "--json").document
@@ -336,16 +348,17 @@ def test_who_is_resumed_stays_closed_as_long_as_a_limit_says_so(gate: Gate) -> N
     assert gate.admitted() == {*gate.keys.values()}
 
 
-def test_a_new_key_stays_closed_with_the_others_and_opens_with_them(gate: Gate) -> None:
+def test_a_new_key_stays_closed_with_the_others_and_opens_with_them(limited: Gate) -> None:
     """Rotated while a limit stops the customer: the new key goes where the old one belongs, once nothing holds."""
+    gate = limited
     stopped(gate, "acme")
-    gate.access().gate.bring("acme")
+    gate.dying(0, limits=True).gate.bring("acme")
     done = gate.rotate("--overlap", "1h")
     assert (gate.admitted(), done["plans"]) == ({gate.keys["other"]}, [gate.plan])
     gate.world.now += timedelta(hours=1)
     gate.run("rotate-key", "--finish")
     stopped(gate, "acme", Level.OPEN)
-    gate.access().gate.bring("acme")
+    gate.dying(0, limits=True).gate.bring("acme")
     assert gate.admitted() == {gate.keys["second"], gate.keys["other"], done["new"]}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -394,6 +394,18 @@ def test_a_customer_with_very_many_keys_keeps_no_other_waiting(place: Place) -> 
     moments = sorted(out.values())
     assert moments[-1] - moments[0] > 60
     assert out[place.other] - moments[9] < 5
+
+
+def test_without_limits_only_the_operators_reason_holds(place: Place) -> None:
+    """They were taken out of the stack while a customer was closed by one, and owed: nobody else would open it."""
+    place.reach("acme", Level.STOPPED)
+    for reason in (UNPAID, OPERATOR):
+        place.limits.hold("acme", reason, Held(1))
+    place.run()
+    without = replace(place.gate(), asked=None)
+    assert [reason.name for reason in without.bring("acme").reasons] == [OPERATOR]
+    place.limits.release("acme", OPERATOR, place.limits.of("acme").held[OPERATOR])
+    assert (without.bring("acme").level, place.plans()) == (Level.OPEN, OPEN)
 
 
 def test_a_key_that_is_read_back_elsewhere_is_brought_again(place: Place) -> None:

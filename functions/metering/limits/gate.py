@@ -111,7 +111,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The verbs. ``asked`` is None where a deployment has no limits: then only an operator's reason can hold."""
+    """The verbs. ``asked`` is None where a deployment has no limits, or no more: then the operator's reason is all."""
 
     limits: LimitItems
     holders: Holders
@@ -255,7 +255,7 @@ class Gate:
 
     def _wanted(self, one: OfOne) -> Wanted:
         now = self.clock()
-        reasons = tuple(one.reasons(now))
+        reasons = tuple(reason for reason in one.reasons(now) if self.asked is not None or reason.name == OPERATOR)
         return Wanted(level_by(reasons), reasons, now)
 
     def _held(self, name: str, now: datetime) -> _Held:
