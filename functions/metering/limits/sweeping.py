@@ -146,9 +146,11 @@ class Sweeper:
 
     def _go_round(self, swept: Swept) -> None:
         while not self._is_late() and (names := self._take_group()):
-            for looked in self._look_at([name for name in names if name not in swept.looked], swept, in_round=True):
-                if looked.level is not Level.OPEN and self.gate.closed_of(looked.name) is None:
-                    self._ask_again(looked, _NOT_LISTED)
+            looked = self._look_at([name for name in names if name not in swept.looked], swept, in_round=True)
+            if to_be_closed := [one for one in looked if one.level is not Level.OPEN]:
+                listed = dict(self.gate.closed())
+                for one in to_be_closed:
+                    self._ask_again(one, listed.get(one.name, _NOT_LISTED))
             self.nearness.lower()
         self.nearness.move_head()
 
