@@ -10,12 +10,16 @@ import pytest
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.limits import check_limits
+from infra.operate.limits.bound import Measured, save_measured
 from metering.model.limits import Level, Limit
 from metering.model.prices import PerUnit, Plan
 from metering.model.subscribed import Subscribed
 from metering.stores.gate_list import Asked, GateList
 from metering.stores.limits import LimitItems
+from tests.doubles.aws import Client
 from tests.doubles.outputs import outputs
+from tests.doubles.usage_plans import UsagePlansOfAws
+from tests.integration.limit_desk import CloudWatch
 from tests.integration.world import HOUR, METRICS, World
 
 LIMITED = Plan(
@@ -94,6 +98,9 @@ class Patient:
     mail: Mail = field(default_factory=Mail)
     plans: tuple[Plan, ...] = (LIMITED,)
     access_table: str | None = "access"
+    api: str = "http"
+    usage_plans: UsagePlansOfAws = field(default_factory=UsagePlansOfAws)
+    cloudwatch: CloudWatch = field(default_factory=CloudWatch)
 
     @property
     def gate(self) -> GateList:
@@ -107,14 +114,28 @@ class Patient:
 
     def said(self) -> list[tuple[str, str]]:
         """Make the check; whatever is not well says what to do."""
-        clients = {"lambda": self.lambdas, "sesv2": self.mail, "dynamodb": self.world.ledger.client}
-        told = outputs(access_table=self.access_table, watch_limits_function="watch", enforce_limits_function="enforce")
-        deployment = Deployment(lambda name, **_: clients[name], told)
-        declared = {"metrics": msgspec.to_builtins(METRICS), "plans": msgspec.to_builtins(self.plans)}
-        vars(deployment)["declared"] = declared
-        found = [*check_limits(deployment, self.world.now)]
+        found = [*check_limits(self.deployment, self.world.now)]
         assert all(bool(one.do) == (one.state != "ok") for one in found)
         return [(str(one.state), one.said) for one in found]
+
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment as commands reach it; callers of an HTTP API have no keys, so that nothing is bounded."""
+        clients = {
+            "apigateway": self.usage_plans.client(),
+            "cloudwatch": Client("cloudwatch", self.cloudwatch),
+            "dynamodb": self.world.ledger.client,
+            "lambda": self.lambdas,
+            "sesv2": self.mail,
+        }
+        told = outputs(access_table=self.access_table, watch_limits_function="watch", enforce_limits_function="enforce")
+        deployment = Deployment(lambda name, **_: clients[name], told)
+        vars(deployment)["declared"] = {
+            "metrics": msgspec.to_builtins(METRICS),
+            "plans": msgspec.to_builtins(self.plans),
+            "access_log": {"api": self.api, "caller": "authorizer.sub" if self.api == "http" else None},
+        }
+        return deployment
 
 
 @pytest.fixture
@@ -226,3 +247,82 @@ def test_who_has_prices_that_limits_cannot_read_is_told(patient: Patient) -> Non
             "1 customer is subscribed to prices that no plan can have, of which limits know nothing: acme",
         )
     ]
+
+
+MEASURED = Measured(
+    at=1,
+    where="aws",
+    samples=20,
+    closed_p50_ms=150,
+    closed_p99_ms=400,
+    opened_p50_ms=150,
+    opened_p99_ms=300,
+    counted_ms=7000,
+)
+DELAY = (
+    "a stop is felt 17.4 s after its limit is reached: 10.0 s until a request is counted, 5.0 s until it is looked "
+    "at, 2.0 s until the gate runs, 0.4 s until that is felt, and the turns of a customer's keys"
+)
+
+
+@pytest.fixture
+def of_keys(patient: Patient) -> Patient:
+    """One whose callers have keys, in a plan with a throttle; lines were counted, and the gate was measured on AWS."""
+    patient.api = "rest"
+    patient.usage_plans.add_plan("Bounded", "api/prod", rate=10)
+    patient.cloudwatch.values = [8.0, 10.0, 9.0]
+    save_measured(patient.deployment, MEASURED)
+    return patient
+
+
+def test_how_soon_a_stop_acts_is_stated_with_its_parts(of_keys: Patient) -> None:
+    """The longest of what was measured; where callers have no keys, there is nothing to state."""
+    assert of_keys.said() == [WELL, ("ok", DELAY)]
+    of_keys.api = "http"
+    assert of_keys.said() == [WELL]
+
+
+def test_usage_plans_without_a_throttle_are_named(of_keys: Patient) -> None:
+    """They are listed once, however many customers there are."""
+    of_keys.usage_plans.add_plan("Standard", "api/prod")
+    of_keys.usage_plans.add_plan("Gold", "other/prod")
+    of_keys.usage_plans.called.clear()
+    assert of_keys.said() == [
+        WELL,
+        (
+            "warning",
+            "what can still come after a stop is unbounded for keys in a usage plan without a throttle: Gold, Standard",
+        ),
+        ("ok", DELAY),
+    ]
+    assert [name for _, name in of_keys.usage_plans.called] == ["get_usage_plans"]
+
+
+def test_what_was_measured_on_the_emulator_alone_is_marked(of_keys: Patient) -> None:
+    """It says nothing of how soon API Gateway is felt."""
+    save_measured(of_keys.deployment, msgspec.structs.replace(MEASURED, where="emulator"))
+    assert of_keys.said() == [
+        WELL,
+        ("warning", f"{DELAY}; how fast the gate acts was measured on the emulator alone"),
+    ]
+
+
+def test_what_nobody_has_measured_is_told(patient: Patient) -> None:
+    """What AWS says of a log's delay is taken where nothing was counted, and nothing is known of the gate."""
+    patient.api = "rest"
+    (_, (state, said)) = patient.said()
+    assert state == "warning"
+    assert said.split("; ") == [
+        DELAY.replace("17.4", "187.0").replace("10.0 s until", "180.0 s until").replace("0.4 s until", "0.0 s until"),
+        "the gate is left out, for how fast it acts was not measured here: run 'metering limits measure'",
+        "nothing was counted in the last day: what AWS says of a log's delay, 180 s, is taken for it",
+    ]
+
+
+def test_that_nothing_was_counted_lately_is_no_fault(of_keys: Patient) -> None:
+    """What the probe found is taken instead, and said."""
+    of_keys.cloudwatch.values = []
+    (_, (state, said)) = of_keys.said()
+    assert state == "ok"
+    assert said.startswith("a stop is felt 14.4 s after its limit is reached: 7.0 s until a request is counted, ")
+    assert said.endswith("; nothing was counted in the last day: what was measured then, 7 s, is taken for it")

@@ -1,4 +1,4 @@
-"""Whether limits act: what feeds the functions, who waits to be stopped, whom e-mail reaches, and what is not known."""
+"""Whether limits act, and how soon: what feeds their functions, who waits to be stopped, and what is not known."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -7,7 +7,10 @@ from typing import Any, Final
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DEPLOY, Finding, broken, items, named, ok, warning
+from infra.operate.limits.bound import delay_of
+from metering.limits.usage_plans import UsagePlans
 from metering.model.limits import Level
+from metering.model.log_format import Api
 from metering.stores.gate_list import GateList
 from metering.stores.limits import LimitItems
 
@@ -32,6 +35,8 @@ def check_limits(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         *_known(deployment),
     ]
     yield from wrong or [ok("limits are noticed, enforced and told as they should be")]
+    if deployment.access_log.api is Api.REST:
+        yield from _bounded(deployment, now)
 
 
 def _fed(deployment: Deployment) -> Iterator[Finding]:
@@ -111,6 +116,27 @@ def _known(deployment: Deployment) -> Iterator[Finding]:
             f"{named(odd, len(odd), _NAMED)}",
             "move them to prices of app.py at Stripe, or give them limits of metrics alone",
         )
+
+
+def _bounded(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """State how soon a stop acts, and name the usage plans from whose keys any number can come until then.
+
+    The plans are listed once, and no customer's keys are looked up: ``metering limits show`` states each one's bound.
+    """
+    delay = delay_of(deployment, now)
+    if unbounded := sorted(
+        plan.name or plan.id for plan in UsagePlans(deployment.client("apigateway")).all() if plan.throttle is None
+    ):
+        yield warning(
+            "what can still come after a stop is unbounded for keys in a usage plan without a throttle: "
+            f"{named(unbounded, len(unbounded), _NAMED)}",
+            "give each that customers' keys are in a rate and a burst, in the API's stack",
+        )
+    said = "; ".join([delay.in_words(), *delay.notes])
+    if delay.is_measured:
+        yield ok(said)
+    else:
+        yield warning(said, "run metering limits measure against the API on AWS")
 
 
 def _customers(number: int) -> str:

@@ -66,7 +66,8 @@ class Measured(msgspec.Struct, frozen=True):
 class Delay:
     """The parts of T, in seconds, but for the keys' turns.
 
-    ``notes`` say what was not measured, and so is left out or taken from elsewhere.
+    ``notes`` say what was not measured, and so is left out or taken from elsewhere; ``is_measured`` whether the gate
+    was, on AWS.
     """
 
     count_s: float
@@ -74,6 +75,7 @@ class Delay:
     look_s: float = LOOK_S
     wake_s: float = WAKE_S
     notes: tuple[str, ...] = ()
+    is_measured: bool = True
 
     @property
     def seconds(self) -> float:
@@ -84,6 +86,14 @@ class Delay:
         """Return it as commands print it."""
         parts = {"count_s": self.count_s, "look_s": self.look_s, "wake_s": self.wake_s, "gate_s": self.gate_s}
         return {"seconds": round(self.seconds, 3), **parts, "notes": list(self.notes)}
+
+    def in_words(self) -> str:
+        """Say of what it is made up."""
+        return (
+            f"a stop is felt {self.seconds:.1f} s after its limit is reached: {self.count_s:.1f} s until a request "
+            f"is counted, {self.look_s:.1f} s until it is looked at, {self.wake_s:.1f} s until the gate runs, "
+            f"{self.gate_s:.1f} s until that is felt, and the turns of a customer's keys"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +165,8 @@ def delay_of(deployment: Deployment, now: datetime) -> Delay:
     if not ages:
         by = "what was measured then" if measured else "what AWS says of a log's delay"
         notes.append(f"nothing was counted in the last day: {by}, {count_s:.0f} s, is taken for it")
-    return Delay(count_s, measured.closed_p99_ms / 1000 if measured else 0.0, notes=tuple(notes))
+    gate_s, on_aws = (measured.closed_p99_ms / 1000, measured.where == "aws") if measured else (0.0, False)
+    return Delay(count_s, gate_s, notes=tuple(notes), is_measured=on_aws)
 
 
 def bound_of(plans_by_key: Mapping[str, Sequence[UsagePlan]], seconds: float) -> Bound:

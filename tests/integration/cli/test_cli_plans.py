@@ -29,7 +29,11 @@ def selling(
             Package(metric="bytes", size=1000, amount=3),
         ),
     )
-    declared = {"metrics": json.loads(metrics.encode(deployed.metrics)), "plans": json.loads(encode([plan]))}
+    declared = {
+        "metrics": json.loads(metrics.encode(deployed.metrics)),
+        "plans": json.loads(encode([plan])),
+        "access_log": {"api": "rest"},
+    }
     cloudformation.templates["Metering"] = {"Metadata": {METADATA: declared}}
     assert metering("stripe", "connect", stdin=KEY).code == 0
     monkeypatch.setattr("infra.cli.customers.now", deployed.clock)
