@@ -25,8 +25,10 @@ REFUSALS: Final = {
         "The quota of this API key's usage plan is used up.",
     ),
 }
-"""What API Gateway says itself, with its status and in words: a key that is in no plan of the stage is an invalid one
-(API Gateway Developer Guide, "Gateway response types")."""
+"""What API Gateway says itself, with its status and in words (API Gateway Developer Guide, "Gateway response types").
+
+That a key in no plan of the stage is answered as an invalid one is not documented, and was not seen on AWS yet.
+"""
 
 PROBLEM: Final = "'application/problem+json'"
 """As a header: API Gateway takes the template of ``application/json`` whatever a caller accepts."""

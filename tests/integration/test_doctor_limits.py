@@ -161,12 +161,12 @@ def test_where_limits_act_it_says_so(patient: Patient) -> None:
         (
             "watch",
             [],
-            "the counters' stream to watch is not there, so that limits act up to a quarter of an hour later",
+            "the counters' stream to watch is not there, so that limits act up to an hour later",
         ),
         (
             "watch",
             [("arn:aws:dynamodb:us-east-1:123456789012:table/counters/stream/x", "Disabled")],
-            "the counters' stream to watch is Disabled, so that limits act up to a quarter of an hour later",
+            "the counters' stream to watch is Disabled, so that limits act up to an hour later",
         ),
         ("enforce", [], "the gate's queue to enforce is not there, so that limits act a minute or more later"),
     ],

@@ -17,8 +17,8 @@ MOST_STEPS: Final = 20
 """So many limits of a plan, and steps of a limit: each customer keeps how every one of them stands."""
 
 REFUSED: Final = "403"
-"""What a caller gets whose key is in no usage plan (API Gateway Developer Guide, "Gateway response types"), or whom an
-authorizer refuses."""
+"""What a caller gets whose key is in no usage plan, or whom an authorizer refuses: the status of INVALID_API_KEY and of
+ACCESS_DENIED (API Gateway Developer Guide, "Gateway response types")."""
 
 
 class LimitError(ValueError):

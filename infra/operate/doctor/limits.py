@@ -43,7 +43,7 @@ def _fed(deployment: Deployment) -> Iterator[Finding]:
     """See that the stream and the queue reach their functions; without the stream the sweep notices, later."""
     functions = deployment.client("lambda")
     for name, source, what, otherwise in (
-        (deployment.outputs.watch_limits_function, ":dynamodb:", "the counters' stream", "up to a quarter of an hour"),
+        (deployment.outputs.watch_limits_function, ":dynamodb:", "the counters' stream", "up to an hour"),
         (deployment.outputs.enforce_limits_function, ":sqs:", "the gate's queue", "a minute or more"),
     ):
         mappings = items(functions, "list_event_source_mappings", "EventSourceMappings", FunctionName=name)
