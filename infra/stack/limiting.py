@@ -35,7 +35,7 @@ RECORDS_AT_ONCE: Final = 1000
 TRIES_OF_A_BATCH: Final = 3
 OLDEST_RECORD: Final = cdk.Duration.minutes(10)
 """A batch that fails is halved and tried so often; then its shard goes on. The sweep finds what it told, a minute or a
-quarter of an hour later, so that nothing keeps what was given up."""
+quarter of an hour to an hour later, so that nothing keeps what was given up."""
 
 AT_ONCE: Final = 2
 """The fewest that SQS's event source takes; a lease holds the work to one (Lambda Developer Guide, "Scaling")."""
