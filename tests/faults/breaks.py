@@ -299,7 +299,7 @@ def _told_first(self: Looker, one: Any, states: dict[str, LimitState], reached: 
     """Write that thresholds are told, then tell them."""
     for name in {each.limit.name for each in reached}:
         done = {(each.told.step, each.told.at) for each in reached if each.limit.name == name}
-        states[name] = self._told(one.name, name, states[name], done)
+        states[name] = self._told(one.name, name, states[name], done, done)
     self.teller.tell(one, reached)
 
 

@@ -248,15 +248,28 @@ class Looker:
 
     def _tell(self, one: OfOne, states: dict[str, LimitState], reached: Sequence[Reached]) -> None:
         """Tell what was reached; what was told is told no more, what was not is by a look two minutes later."""
-        told = self.teller.tell(one, reached) if reached else []
-        for name in {one_told.limit.name for one_told in told}:
-            done = {(one_told.told.step, one_told.told.at) for one_told in told if one_told.limit.name == name}
-            states[name] = self._told(one.name, name, states[name], done)
+        told, put = self.teller.tell(one, reached) if reached else ([], [])
+        for name in {each.limit.name for each in put}:
+            done, halfway = (
+                {(each.told.step, each.told.at) for each in some if each.limit.name == name} for some in (told, put)
+            )
+            states[name] = self._told(one.name, name, states[name], done, halfway)
 
-    def _told(self, name: str, limit: str, state: LimitState, done: Collection[tuple[str, int]]) -> LimitState:
-        """Write that these steps are told; another look may have written the state meanwhile."""
+    def _told(
+        self,
+        name: str,
+        limit: str,
+        state: LimitState,
+        done: Collection[tuple[str, int]],
+        halfway: Collection[tuple[str, int]],
+    ) -> LimitState:
+        """Write that these steps are told, or their events put; another look may have written the state meanwhile."""
         for _ in range(ATTEMPTS):
-            left = tuple(told for told in state.untold if (told.step, told.at) not in done)
+            left = tuple(
+                msgspec.structs.replace(told, put=told.put or (told.step, told.at) in halfway)
+                for told in state.untold
+                if (told.step, told.at) not in done
+            )
             if left == state.untold:
                 return state
             try:

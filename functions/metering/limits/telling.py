@@ -118,15 +118,17 @@ class Teller:
     sender: str = ""
     page: str = ""
 
-    def tell(self, one: OfOne, reached: Sequence[Reached]) -> list[Reached]:
-        """Tell thresholds that a customer reached; return those that are told, on the bus and, where it is to, by mail.
+    def tell(self, one: OfOne, reached: Sequence[Reached]) -> tuple[list[Reached], list[Reached]]:
+        """Tell thresholds that a customer reached; return those that are told, and all those whose event is put.
 
-        An e-mail is sent when its event was put: so what is tried again after a failure of the bus sends none twice.
+        An e-mail is sent when its event was put: so what is tried again after a failure of either repeats nothing of
+        the other.
         """
         currency = one.subscribed.currency if one.subscribed is not None else ""
-        events = {self._event(one.name, each, currency).id: each for each in reached}
-        put = put_events(self.bus, (self._event(one.name, each, currency) for each in reached))
-        return [each for name, each in events.items() if name in put and self._mail(one, each, currency)]
+        events = [(self._event(one.name, each, currency), each) for each in reached]
+        taken_by_bus = put_events(self.bus, (event for event, each in events if not each.told.put))
+        put = [each for event, each in events if each.told.put or event.id in taken_by_bus]
+        return [each for each in put if self._mail(one, each, currency)], put
 
     def _event(self, customer: str, reached: Reached, currency: str) -> Event:
         limit, told = reached.limit, reached.told

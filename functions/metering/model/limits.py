@@ -234,13 +234,17 @@ def written(step: Step) -> str:
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A threshold that acted ``at`` a moment and is to be told; ``taken`` until then by who is about to tell it."""
+    """A threshold that acted ``at`` a moment and is to be told; ``taken`` until then by who is about to tell it.
+
+    Its event may be ``put`` already, so that an e-mail is all that is left.
+    """
 
     step: str
     used: int
     most: int
     at: int
     taken: int = 0
+    put: bool = False
 
 
 class LimitState(msgspec.Struct, frozen=True, omit_defaults=True):
