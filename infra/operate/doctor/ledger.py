@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Final
 
 from infra.operate import redrive
+from infra.operate.access import in_words
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, broken, named, ok, warning
@@ -144,20 +145,22 @@ def check_rotations(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         )
 
 
-def check_closed(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
-    """Say how many customers' keys are closed, and of which not all are; without limits nobody is on a list."""
+def check_closed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Say whose keys are closed and why, and of whom not all are; without limits nobody is on a list."""
     if not deployment.outputs.access_table:
         return
     dynamodb = deployment.client("dynamodb")
     listed = GateList(dynamodb, deployment.outputs.access_table).closed()
     closed = [name for name, _ in islice(listed, MOST_SHOWN + 1)]
     limits = LimitItems(dynamodb, deployment.outputs.ledger_table)
-    left = [name for name in closed[:MOST_SHOWN] if limits.of(name).gate.left]
-    if left:
+    known = [limits.of(name) for name in closed[:MOST_SHOWN]]
+    if left := [one.name for one in known if one.gate.left]:
         yield warning(
             f"keys are left as they are that should be closed, of {named(left, len(left), MOST_NAMED)}",
             "metering customers show says why: a slow lane is missing, or a key is in no usage plan",
         )
     else:
-        number = f"{len(closed[:MOST_SHOWN])}{'+' * (len(closed) > MOST_SHOWN)}"
-        yield ok(f"the keys of {number} customers are closed, as they should be")
+        number = f"{len(known)}{'+' * (len(closed) > MOST_SHOWN)}"
+        whose = (f"{one.name} {', '.join(map(in_words, one.reasons(now)))}".strip() for one in known)
+        why = f": {named(whose, len(known), MOST_NAMED)}" if known else ""
+        yield ok(f"the keys of {number} customers are closed, as they should be{why}")
