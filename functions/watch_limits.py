@@ -18,7 +18,7 @@ from metering.limits.telling import Teller
 from metering.limits.usage import WindowReader
 from metering.limits.watching import Taken, Watcher
 from metering.model.declared import Declared
-from metering.model.metrics import reads_usage_lines
+from metering.model.metrics import reads_usage_lines, scales_of
 from metering.settings import WatchLimitsSettings
 from metering.signals import Signal
 from metering.stores import aws
@@ -86,7 +86,14 @@ def _looker() -> Looker:
         LimitItems(dynamodb, settings.ledger_table),
         WindowReader(counters, uniques, ledger, usage_lines=reads_usage_lines(declared.metrics)),
         Asking(GateList(dynamodb, settings.access_table), aws.queues(), settings.gate_queue),
-        Teller(aws.events(), aws.mail(), settings.deployment, settings.alerts_from, settings.portal_url),
+        Teller(
+            aws.events(),
+            aws.mail(),
+            settings.deployment,
+            settings.alerts_from,
+            settings.portal_url,
+            scales_of(declared.metrics),
+        ),
         declared.plans,
         int(settings.unpaid_days) if settings.unpaid_days else None,
     )

@@ -106,6 +106,7 @@ class Limited:
     bus: Bus = field(default_factory=Bus)
     mail: Mail = field(default_factory=Mail)
     sender: str = ""
+    scales: dict[str, int] = field(default_factory=dict)
     unpaid_days: int | None = None
     batches: int = 0
 
@@ -147,7 +148,7 @@ class Limited:
             LimitItems(client, "ledger"),
             WindowReader(counters, uniques, ledger, usage_lines),
             Asking(GateList(client, "access"), self.queue, QUEUE),
-            Teller(self.bus, self.mail, "Metering", self.sender, "https://metering.example/usage"),
+            Teller(self.bus, self.mail, "Metering", self.sender, "https://metering.example/usage", self.scales),
             self.plans,
             self.unpaid_days,
         )

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from metering.limits.telling import Event, access_events, put_events
-from metering.model.limits import Budget, Level, Limit, OfCustomer, Reason, Slow, Spend
+from metering.model.limits import Budget, Level, Limit, Notify, OfCustomer, Reason, Slow, Spend
 from metering.model.prices import Plan
 from metering.stores.limits import Gate
 from tests.doubles.dying import Dying, KilledError, Life
@@ -88,6 +88,17 @@ def test_money_is_written_as_people_do(limited: Limited) -> None:
         "acme has used 1.50 USD of 1.50 USD (spending, each period).\nThat is 100 % or more of your own budget.\n"
     )
     assert (limited.bus.put[0]["Detail"]["currency"], limited.bus.put[0]["Detail"]["origin"]) == ("usd", "budget")
+
+
+def test_units_are_written_as_on_the_page(limited: Limited) -> None:
+    """Of a metric that counts thousandths, an e-mail says how many whole ones."""
+    limited.scales = {"requests": 3}
+    limits = (Limit("requests", 2_000_000, per="day", at=(Notify(1),)),)
+    limited.plans = (Plan(name="pro", title="Pro", currency="usd", prices=PLAN.prices, limits=limits),)
+    limited.use(20_500)
+    limited.look()
+    text = limited.mail.sent[0]["Content"]["Simple"]["Body"]["Text"]["Data"]
+    assert text.startswith("acme has used 20.5 of 2,000 (requests, each day).\n")
 
 
 def test_a_slow_step_says_that_calls_may_be_slowed_down(limited: Limited) -> None:

@@ -7,15 +7,16 @@ has taken that for :data:`TAKEN_FOR` by the write by which the threshold acted.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 from aws_lambda_powertools import Logger
 
 from metering.model.limits import SPEND, Applying, LimitState, Notify, Origin, Reason, Slow, Step, Stop, Told
-from metering.model.prices import in_money
+from metering.model.prices import in_money, written
 from metering.model.subscribed import Window
 from metering.signals import ACCESS_REOPENED, ACCESS_SLOWED, ACCESS_STOPPED, LIMITS_SOURCE, THRESHOLD_REACHED
 from metering.stores.aws import ERRORS, code_of, in_pieces
@@ -109,7 +110,8 @@ class Reached:
 class Teller:
     """Tells; ``bus`` and ``mail`` are boto3's clients of EventBridge and of SES (API v2).
 
-    E-mail goes out where there is a ``sender``, and leads to the page at ``page``.
+    E-mail goes out where there is a ``sender``, and leads to the page at ``page``; it writes units with the decimals
+    that ``scales`` has for a metric, as the page does.
     """
 
     bus: Any
@@ -117,6 +119,7 @@ class Teller:
     deployment: str
     sender: str = ""
     page: str = ""
+    scales: Mapping[str, int] = field(default_factory=dict)
 
     def tell(self, one: OfOne, reached: Sequence[Reached]) -> tuple[list[Reached], list[Reached]]:
         """Tell thresholds that a customer reached; return those that are told, and all those whose event is put.
@@ -154,7 +157,7 @@ class Teller:
         """Send an e-mail to the customer's addresses, if there are any; return False if it is to be tried again."""
         if not self.sender or not one.addresses:
             return True
-        subject, text = message(one.name, reached, currency, self.page)
+        subject, text = message(one.name, reached, currency, self.page, self.scales)
         try:
             self.mail.send_email(
                 FromEmailAddress=self.sender,
@@ -190,13 +193,16 @@ def access_events(deployment: str, customer: str, reasons: Sequence[Reason], gat
     return events
 
 
-def message(customer: str, reached: Reached, currency: str, page: str) -> tuple[str, str]:
+def message(customer: str, reached: Reached, currency: str, page: str, scales: Mapping[str, int]) -> tuple[str, str]:
     """Return the subject and the text of an e-mail about a threshold."""
     limit, told, step = reached.limit, reached.told, reached.step
     name = "spending" if limit.metric == SPEND else limit.metric
 
     def quantity(number: int) -> str:
-        return in_money(number, currency) if limit.metric == SPEND and currency else f"{number:,}"
+        if limit.metric == SPEND and currency:
+            return in_money(number, currency)
+        whole, point, decimals = written(Decimal(number).scaleb(-scales.get(limit.metric, 0))).partition(".")
+        return f"{int(whole):,}{point}{decimals}"
 
     ends = reached.window.end.start.strftime("%Y-%m-%d %H:%M UTC")
     match step:
