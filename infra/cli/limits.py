@@ -92,8 +92,8 @@ def limits_raise(
 ) -> None:
     """Put a larger number in the place of the plan's limit for one customer; its steps and percentages stay.
 
-    Whoever is stopped by it is open again at once, if that is below the larger one. What has acted in the window does
-    not act again in it.
+    Whoever is stopped by it and has used less than that is let in again within seconds. What has acted in the window
+    does not act again in it.
     """
     deployment = _connected(connect, customer_id)
     wanted = _wanted(deployment, metric, per or "", to, until, reason)
