@@ -248,6 +248,19 @@ def test_whoever_has_hardly_anything_left_is_looked_at_at_each_use(near: Watched
     assert near.bus.steps == ["notify:80"]
 
 
+def test_of_very_many_keys_a_look_is_not_called_for_by_each_use(
+    limited: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: each look reads all of them, and so little is left that none may use any unseen; the look is owed."""
+    monkeypatch.setattr(watching, "SOURCES_A_SECOND", 10)
+    limited.customer("many", *(f"many{number}" for number in range(50)))
+    watcher = limited.watcher()
+    assert limited.take(watcher, limited.used(90, "many1")).looked == ["many"]
+    taken = limited.take(watcher, limited.used(9, "many2"), seconds=1)
+    assert (taken.looked, taken.owed) == ([], 1)
+    assert limited.take(watcher, [], seconds=4).looked == ["many"]
+
+
 def test_what_nobody_limits_is_asked_for_once(limited: Watched) -> None:
     """Neither a key that is nobody's, nor a customer without a limit."""
     limited.gate.move_head({"requests": 8})

@@ -41,6 +41,9 @@ LIST_ASKED: Final = timedelta(seconds=5)
 PAUSE: Final = timedelta(seconds=1)
 """A customer is looked at so often at most, unless it has so little left that each use calls for a look."""
 
+SOURCES_A_SECOND: Final = 200
+"""Of one with more sources the pause is as much longer, whatever it has left, since a look reads each of them (I6)."""
+
 PAUSE_AFTER_FAILURE: Final = timedelta(seconds=10)
 
 MOST_LOOKS: Final = 500
@@ -174,8 +177,10 @@ class Watcher:
                 self._pauses[name] = now + PAUSE_AFTER_FAILURE
                 continue
             taken.looked.append(name)
-            if not self._allowances.allow(name, looked.left, {*looked.sources, *wanted[name]}, _s(now)):
-                self._pauses[name] = now + PAUSE
+            has_little = self._allowances.allow(name, looked.left, {*looked.sources, *wanted[name]}, _s(now))
+            pause = len(looked.sources) // SOURCES_A_SECOND * PAUSE
+            if pause or not has_little:
+                self._pauses[name] = now + max(PAUSE, pause)
             entered |= self._enter(looked, now)
         if entered:
             self.gate_list.move_head()
