@@ -113,10 +113,10 @@ def _begin() -> None:
     for cached in (*clients, aws.queues, aws.mail, aws.apigateway):
         cached.cache_clear()
     check_completeness._sources.cache_clear()
-    _forget()
+    forget_secrets()
 
 
-def _forget() -> None:
+def forget_secrets() -> None:
     """Forget the secrets that a process has read."""
     handlers = (record_usage, close_periods, post_usage, reconcile_usage)
     for cached in (*(handler._parts for handler in handlers), receive_events._receiver):
@@ -136,7 +136,7 @@ def record(deployed: Deployed, _: Told) -> Iterator[Again]:
     archived = _archive(deployed) if outputs.delivery_stream else None
 
     def again() -> None:
-        _forget()
+        forget_secrets()
         line = json.loads(deployed.access_line("granted")) | {"authorizer.user": "granted-user"}
         sent = _delivery(outputs.access_log_group, json.dumps(line, separators=(",", ":")), "not JSON")
         answer = record_usage.handler(sent, context())
@@ -166,12 +166,12 @@ def _redrive(deployed: Deployed, usage: dict[str, Any]) -> None:
     record_usage.handler(_delivery("/our/own/code", json.dumps({"usage": usage})), context())
     (batch,) = set(set_aside.batches()) - before
     os.environ["METRICS"] = _metrics(scale=1)
-    _forget()
+    forget_secrets()
     try:
         assert record_usage.handler({"redrive": {"batch": batch}}, context())["left"] == 0
     finally:
         os.environ["METRICS"] = _metrics(scale=0)
-        _forget()
+        forget_secrets()
 
 
 @contextmanager
@@ -233,8 +233,8 @@ def post(deployed: Deployed, told: Told) -> Iterator[Again]:
     try:
 
         def again() -> None:
-            _forget()
-            good, poor, late, wrong = names = [_customer(deployed, made, more) for more in ("", "", "", LONG)]
+            forget_secrets()
+            good, poor, late, wrong = names = [add_customer(deployed, made, more) for more in ("", "", "", LONG)]
             ledger.holders.save_customer(Customer(poor, poor), before=ledger.holders.customers([poor])[poor])
             for name in names:
                 dated = int(datetime.now(UTC).timestamp()) + 86_400 if name == wrong else 0  # Stripe takes no future
@@ -255,7 +255,7 @@ def post(deployed: Deployed, told: Told) -> Iterator[Again]:
         yield again
     finally:
         ledger.client.put_item(TableName=ledger.table, Item=before)
-        _remove(deployed, made)
+        remove_customers(deployed, made)
 
 
 @contextmanager
@@ -275,8 +275,8 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
     try:
 
         def again() -> None:
-            _forget()
-            name = _customer(deployed, made, "")
+            forget_secrets()
+            name = add_customer(deployed, made, "")
             totals = {"requests": Total(2, 1, State.POSTED), "messages": Total(0, 1, State.POSTED, adjusted=-3)}
             ledger.rows.save(UsageRow(customer(name), hour, totals=totals))
             counters.marks.mark_to_check(hour, customer(name))
@@ -310,7 +310,7 @@ def reconcile(deployed: Deployed, _: Told) -> Iterator[Again]:
         yield again
     finally:
         ledger.client.put_item(TableName=ledger.table, Item=before)
-        _remove(deployed, made)
+        remove_customers(deployed, made)
 
 
 @contextmanager
@@ -332,7 +332,7 @@ def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
     try:
 
         def again() -> None:
-            _forget()
+            forget_secrets()
             (row,) = deployment.ledger.rows.at(hour, [customer(name)]).values()
             deployment.ledger.rows.save(row.with_totals({"requests": posted}))
             headers = {"stripe-signature": Webhook("", secret).sign(body)}
@@ -343,7 +343,7 @@ def receive(deployed: Deployed, told: Told) -> Iterator[Again]:
 
         yield again
     finally:
-        _remove(deployed, [name])
+        remove_customers(deployed, [name])
 
 
 @contextmanager
@@ -383,7 +383,7 @@ def show(deployed: Deployed, _: Told) -> Iterator[Again]:
         changed.setattr(show_usage, "DECLARED", declared)
 
         def again() -> None:
-            _forget()
+            forget_secrets()
             answer = ask("/v1/usage", **{"from": str(Hour(hour.number - 96)), "metric": "requests"})
             assert answer["statusCode"] == 200
             assert [line["quantity"] for line in json.loads(answer["body"])["usage"]] == [2]
@@ -417,7 +417,7 @@ def new_name() -> str:
     return f"{AMONG_THE_LAST}{uuid.uuid4().hex[:12]}"
 
 
-def _customer(deployed: Deployed, made: list[str], more: str) -> str:
+def add_customer(deployed: Deployed, made: list[str], more: str) -> str:
     """Make a customer, whom Stripe knows, and note its name, which ends as given."""
     name = new_name() + more
     made.append(name)
@@ -426,7 +426,7 @@ def _customer(deployed: Deployed, made: list[str], more: str) -> str:
     return name
 
 
-def _remove(deployed: Deployed, names: list[str]) -> None:
+def remove_customers(deployed: Deployed, names: list[str]) -> None:
     """Remove customers and all that is known of them, so that no other test finds their differences."""
     ledger = deployed.cloud.deployment.ledger
     for name in names:

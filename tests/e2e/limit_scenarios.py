@@ -18,10 +18,13 @@ import pytest
 from aws_lambda_powertools import Metrics
 
 import enforce_limits
+import receive_events
+import reconcile_usage
 import set_budget
 import show_usage
 import watch_limits
 from app import LIMITS, METRICS, PLANS
+from infra.local.stripe.webhook import Webhook
 from infra.operate.customers import Customers, Entry
 from metering.limits import usage_plans
 from metering.limits.sweeping import Sweeper
@@ -33,12 +36,24 @@ from metering.model.prices import encode as encode_plans
 from metering.model.subscribed import Subscribed
 from metering.portal import budget
 from metering.portal.tokens import Right, Use, issue
+from metering.stores.agreements import Looks
 from metering.stores.gate_list import Asked, GateList
 from metering.stores.holders import Holder
 from metering.stores.limits import Held, LimitItems
 from tests.doubles.lambdas import context, request
 from tests.e2e.conftest import Deployed
-from tests.e2e.grant_scenarios import Again, Scenario, Told, close, new_name
+from tests.e2e.grant_scenarios import (
+    AMONG_THE_LAST,
+    SIGNING_SECRET,
+    Again,
+    Scenario,
+    Told,
+    add_customer,
+    close,
+    forget_secrets,
+    new_name,
+    remove_customers,
+)
 
 PLAN: Final = PLANS[0].with_limits(LIMITS)
 
@@ -183,11 +198,59 @@ def show_limits(deployed: Deployed, _: Told) -> Iterator[Again]:
         yield again
 
 
+@contextmanager
+def look_who_subscribes(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Have the hourly look write down that a customer is subscribed to nothing, which is known from then on."""
+    ledger, made = deployed.cloud.deployment.ledger, list[str]()
+    try:
+
+        def again() -> None:
+            forget_secrets()
+            name = add_customer(deployed, made, "")
+            ledger.agreements.save_looks(Looks(begun_at=int(time.time()), name=AMONG_THE_LAST))
+            reconcile_usage.handler({}, context())
+            assert _limits(deployed).subscribed(name) is not None
+
+        yield again
+    finally:
+        remove_customers(deployed, made)
+
+
+@contextmanager
+def hear_who_subscribes(deployed: Deployed, _: Told) -> Iterator[Again]:
+    """Be notified of a customer's subscription, and write down what it is subscribed to."""
+    deployment, made = deployed.cloud.deployment, list[str]()
+    deployment.put_signing_secret(SIGNING_SECRET)
+    stripe = deployment.stripe()
+    product = stripe.call(lambda client: client.v1.products.create({"name": "Granted"})).id
+    priced: Any = {"product": product, "currency": "usd", "unit_amount": 1, "recurring": {"interval": "month"}}
+    price = stripe.call(lambda client: client.v1.prices.create(priced)).id
+    try:
+
+        def again() -> None:
+            forget_secrets()
+            name = add_customer(deployed, made, "")
+            wanted: Any = {"customer": f"cus_{name}", "items": [{"price": price}]}
+            subscription = stripe.call(lambda client: client.v1.subscriptions.create(wanted)).id
+            related = {"id": subscription, "type": "subscription", "url": f"/v1/subscriptions/{subscription}"}
+            told = {"id": f"evt_{name}", "type": "v1.customer.subscription.created", "related_object": related}
+            body = json.dumps(told)
+            headers = {"stripe-signature": Webhook("", SIGNING_SECRET).sign(body)}
+            assert receive_events.handler({"headers": headers, "body": body}, context())["statusCode"] == 200
+            assert _limits(deployed).subscribed(name) is not None
+
+        yield again
+    finally:
+        remove_customers(deployed, made)
+
+
 OF_LIMITS: Final[dict[str, Scenario]] = {"WatchLimits": watch, "EnforceLimits": enforce, "SetBudget": put_budget}
 
 WITH_LIMITS: Final[dict[str, tuple[Scenario, set[str]]]] = {
     "ClosePeriods": (close, {"NoteChangedRows"}),
     "ShowUsage": (show_limits, {"ReadLimits", "ReadBudgets"}),
+    "ReconcileUsage": (look_who_subscribes, {"NoteSubscriptions"}),
+    "ReceiveEvents": (hear_who_subscribes, {"NoteSubscriptions"}),
 }
 """What other functions do where there are limits, and the statements that they have for it."""
 
