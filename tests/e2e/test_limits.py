@@ -162,6 +162,8 @@ def test_a_customer_stops_itself_by_a_budget_and_takes_it_back(
         assert notice(page)[1].startswith("Your own budget is reached, since ")
         assert violations(page, axe_script) == []
         assert other.call() == 200
+        # What is taken back while the gate is still at it is no change of access, and nothing is told of it.
+        wait_until(lambda: acting.told.access("thrifty") == ["Access stopped"])
         stop.fill("")
         page.get_by_role("button", name="Set budget").click()
         wait_until(answering(client))
