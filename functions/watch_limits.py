@@ -111,7 +111,7 @@ def _watcher() -> Watcher:
 
 
 def _took(taken: Taken) -> dict[str, Any]:
-    """Say what a batch came to; in the log only if it called for anything, since there is one every two seconds."""
+    """Say what a batch came to; in the log only if it called for anything, since there is one every three seconds."""
     took = asdict(taken) | {"looked": len(taken.looked)}
     if taken.looked or taken.skipped or taken.failed or taken.owed:
         logger.info("counted usage taken", **took)

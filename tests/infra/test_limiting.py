@@ -104,7 +104,7 @@ def test_what_is_counted_reaches_the_watcher(limits_template: Template) -> None:
     assert mapping == {
         "StartingPosition": "LATEST",
         "BatchSize": 1000,
-        "MaximumBatchingWindowInSeconds": 2,
+        "MaximumBatchingWindowInSeconds": 3,
         "ParallelizationFactor": 1,
         "MaximumRetryAttempts": 3,
         "MaximumRecordAgeInSeconds": 600,
