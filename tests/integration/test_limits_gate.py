@@ -486,6 +486,19 @@ def test_a_lane_that_is_deleted_meanwhile_leaves_no_key_between_plans(place: Pla
     assert (place.plans()[:2], len(place.limits.of("acme").gate.left)) == ([{"Standard"}] * 2, 2)
 
 
+def test_a_lane_that_was_deleted_since_is_noticed_when_the_gate_comes_again(place: Place) -> None:
+    """Who was in it is closed until then, though it is to be slowed: it is open afterwards, and that is told."""
+    lane = place.aws.add_plan("Metering-slow-lane", STAGE, rate=1)
+    place.reach("acme", Level.SLOWED)
+    place.run()
+    assert place.plans() == [{"Metering-slow-lane"}, {"Metering-slow-lane"}, {"Standard"}]
+    del place.aws.plans[lane], place.aws.members[lane]
+    place.time.advance(3600)
+    place.ask("acme", Level.OPEN)
+    place.run()
+    assert (place.plans(), [*place.limits.of("acme").gate.left]) == (OPEN, [place.first, place.second])
+
+
 def test_plans_are_read_page_by_page_and_kept_for_some_minutes(place: Place) -> None:
     """Their stages, throttles and tags."""
     place.aws.page = 2

@@ -238,7 +238,8 @@ def test_the_gate_learns_of_another_reason_that_closes_keys_as_far() -> None:
     """
     limited = Limited(plans=(plan(Limit("requests", 50, per="hour"), Limit("requests", 100, per="day")),))
     limited.customer()
-    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/hour:2026-11-22T05",)))
+    at = int(limited.now.timestamp())
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/hour:2026-11-22T05",), at))
     limited.use(50)
     limited.look()
     assert limited.gate.asked() == {}
@@ -247,6 +248,21 @@ def test_the_gate_learns_of_another_reason_that_closes_keys_as_far() -> None:
     limited.look()
     asked = limited.gate.asked()["acme"]
     assert (asked.level, asked.at) == (Level.STOPPED, int(limited.now.timestamp()))
+
+
+def test_that_keys_are_closed_is_seen_each_hour_after_all_else(limited: Limited) -> None:
+    """One may have been put back, or the lane that they are in be gone: no stop that waits, nor an alarm."""
+    limited.use(100)
+    limited.look()
+    at = int(limited.now.timestamp())
+    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",), at, keys=1))
+    limited.gate.done("acme", limited.gate.asked()["acme"])
+    limited.pass_by(minutes=59)
+    limited.look()
+    assert limited.gate.asked() == {}
+    limited.pass_by(minutes=1)
+    limited.look()
+    assert limited.gate.asked()["acme"].level is Level.OPEN
 
 
 def test_what_the_gate_could_not_tell_is_asked_for_as_no_stop_that_waits(limited: Limited) -> None:

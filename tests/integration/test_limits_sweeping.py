@@ -29,6 +29,8 @@ from tests.doubles.dying import Dying, KilledError, Life
 from tests.doubles.lambdas import context
 from tests.integration.limits import PLAN, QUEUE, Limited
 
+REACHED = "limit:requests/day:2026-11-22T00"
+
 
 def sweeper(limited: Limited, *, seconds: float = 45, client: Any = None) -> Sweeper:
     """Return a sweeper of a process that has just begun."""
@@ -299,7 +301,7 @@ def test_a_window_that_turned_reopens_with_the_next_sweep(limited: Limited) -> N
     limited.use(100)
     limited.look()
     asked = limited.gate.asked()["acme"]
-    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",)))
+    limited.items.save_gate("acme", Gate(Level.STOPPED, (REACHED,), int(limited.now.timestamp())))
     limited.gate.put_closed("acme", Closed(Level.STOPPED, asked.at, int(Hour.parse("2026-11-23T00").start.timestamp())))
     limited.gate.done("acme", asked)
     sweeper(limited).sweep()
@@ -337,7 +339,7 @@ def test_who_is_closed_and_not_on_the_gates_list_is_brought_again(limited: Limit
     """The table that authorizers read was emptied: the next round has the gate close its callers anew."""
     limited.use(100)
     limited.look()
-    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",)))
+    limited.items.save_gate("acme", Gate(Level.STOPPED, (REACHED,), int(limited.now.timestamp())))
     limited.gate.done("acme", limited.gate.asked()["acme"])
     sweeper(limited).sweep()
     assert limited.gate.asked()["acme"].level is Level.STOPPED
@@ -347,7 +349,7 @@ def test_a_caller_that_is_closed_until_another_moment_is_brought_again(limited: 
     """Its window has come to end later, and it is stopped still; authorizers would let it in at the earlier moment."""
     limited.use(100)
     limited.look()
-    limited.items.save_gate("acme", Gate(Level.STOPPED, ("limit:requests/day:2026-11-22T00",)))
+    limited.items.save_gate("acme", Gate(Level.STOPPED, (REACHED,), int(limited.now.timestamp())))
     limited.gate.done("acme", limited.gate.asked()["acme"])
     until = int(Hour.parse("2026-11-23T00").start.timestamp())
     limited.gate.put_closed("acme", Closed(Level.STOPPED, 1, until))

@@ -45,6 +45,9 @@ FAR_FOR: Final = timedelta(minutes=55)
 FORGOTTEN: Final = 5
 """So often, until it is looked at by a later round, those who read the stream forget what they have seen it use."""
 
+SEEN_AGAIN: Final = timedelta(hours=1)
+"""Keys that are closed are seen to be so each hour: somebody may have put them back, or a lane of theirs is gone."""
+
 UNTOLD_BY_GATE: Final = timedelta(minutes=2)
 """A change at the gateway that is untold for longer is told by asking the gate again."""
 
@@ -148,6 +151,8 @@ class Looker:
             asked = Asked(level, _since(wanted, level, reasons, now), rate)
         elif _is_to_be_seen_again(one.gate, reasons, now):
             asked = Asked(level, _s(now))  # keys are where they should be: no stop waits for this
+        elif level is not Level.OPEN and one.gate.at + SEEN_AGAIN.total_seconds() <= _s(now):
+            asked = Asked(Level.OPEN, _s(now))  # after all others
         if asked is not None:
             self.asking.ask(one.name, asked)
         self._save_held(one, held)
