@@ -11,7 +11,7 @@ import pytest
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.limits import check_limits
 from infra.operate.limits.bound import Measured, save_measured
-from metering.model.limits import Level, Limit
+from metering.model.limits import Level, Limit, Slow, Stop
 from metering.model.prices import PerUnit, Plan
 from metering.model.subscribed import Subscribed
 from metering.stores.gate_list import Asked, GateList
@@ -296,6 +296,16 @@ def test_usage_plans_without_a_throttle_are_named(of_keys: Patient) -> None:
         ("ok", DELAY),
     ]
     assert [name for _, name in of_keys.usage_plans.called] == ["get_usage_plans"]
+
+
+def test_a_slow_without_a_lane_is_told(of_keys: Patient) -> None:
+    """Until the API's stack has one; lanes are listed with the other plans."""
+    slow = Limit("requests", 100, at=(Slow(90), Stop(100)))
+    of_keys.plans = (msgspec.structs.replace(LIMITED, limits=(slow,)),)
+    told = ("warning", "a plan has a Slow, and there is no slow lane, so that it is only told")
+    assert told in of_keys.said()
+    of_keys.usage_plans.add_plan("Lane", "api/prod", rate=1, tags={"metering:lane": "Metering"})
+    assert told not in of_keys.said()
 
 
 def test_what_was_measured_on_the_emulator_alone_is_marked(of_keys: Patient) -> None:

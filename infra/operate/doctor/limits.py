@@ -9,6 +9,7 @@ from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DEPLOY, Finding, broken, items, named, ok, warning
 from infra.operate.limits.bound import delay_of
 from metering.limits.usage_plans import UsagePlans
+from metering.model.limit_checks import slows
 from metering.model.limits import Level
 from metering.model.log_format import Api
 from metering.stores.gate_list import GateList
@@ -123,10 +124,14 @@ def _bounded(deployment: Deployment, now: datetime) -> Iterator[Finding]:
 
     The plans are listed once, and no customer's keys are looked up: ``metering limits show`` states each one's bound.
     """
-    delay = delay_of(deployment, now)
-    if unbounded := sorted(
-        plan.name or plan.id for plan in UsagePlans(deployment.client("apigateway")).all() if plan.throttle is None
-    ):
+    delay, plans = delay_of(deployment, now), UsagePlans(deployment.client("apigateway"))
+    has_slow = any(slows(limit) for plan in deployment.declared_plans for limit in plan.limits)
+    if has_slow and not plans.lanes(deployment.outputs.deployment):
+        yield warning(
+            "a plan has a Slow, and there is no slow lane, so that it is only told",
+            "metering.slow_lane(api) in the API's stack makes one",
+        )
+    if unbounded := sorted(plan.name or plan.id for plan in plans.all() if plan.throttle is None):
         yield warning(
             "what can still come after a stop is unbounded for keys in a usage plan without a throttle: "
             f"{named(unbounded, len(unbounded), _NAMED)}",
