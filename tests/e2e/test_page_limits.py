@@ -299,7 +299,7 @@ def test_a_budget_is_set_by_keyboard_and_what_is_typed_is_not_overwritten(site: 
 def test_a_budget_that_is_refused_says_why(site: str, browser: Browser) -> None:
     """In the API's words; what was typed stays."""
     api = standing(budget={"notify": None, "stop": None, "may_stop": True, "may_set": True})
-    api.refusal = (400, "stop must be 10,000 at most, where your limit stops; got 20,000")
+    api.refusal = (400, "stop must be 10,000 at most, as your limit is; got 20,000")
     with opened(site, browser, api) as page:
         page.get_by_label("Stop my access at (USD)").fill("200")
         page.get_by_role("button", name="Set budget").click()

@@ -38,6 +38,7 @@ MONEY = Spend(10_000, at=(Notify(50), Stop(100)), customer_may_stop=True)
 PLANS = (
     Plan(name="standard", title="Standard", currency="usd", prices=PRICES, limits=(DAILY, MONEY)),
     Plan(name="fixed", title="Fixed", currency="usd", prices=PRICES, limits=(Spend(20_000),)),
+    Plan(name="told", title="Told", currency="usd", prices=PRICES, limits=(Spend(20_000, customer_may_stop=True),)),
     Plan(name="free", title="Free", currency="usd", prices=PRICES),
 )
 BEGAN = HOUR.start - timedelta(days=10)
@@ -376,7 +377,8 @@ def test_a_budget_that_somebody_else_writes_meanwhile_is_decided_on_anew(
 @pytest.mark.parametrize(
     ("plan", "body", "said"),
     [
-        ("standard", {"notify": None, "stop": 10_001}, (400, "stop must be 10,000 at most, where your limit stops")),
+        ("standard", {"notify": None, "stop": 10_001}, (400, "stop must be 10,000 at most, as your limit is")),
+        ("told", {"notify": None, "stop": 20_001}, (400, "stop must be 20,000 at most, as your limit is")),
         (
             "fixed",
             {"notify": 5, "stop": 100},

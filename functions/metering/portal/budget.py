@@ -103,25 +103,26 @@ def decided(known: OfOne, declared: Sequence[tuple[str, AnyLimit]], wanted: Want
         raise ProblemError(
             HTTPStatus.CONFLICT, f"your plan lets a budget notify, and not stop: stop must be null; got {wanted.stop:,}"
         )
-    lowest = _lowest_stop(applying(declared, known.own, None, now))
+    lowest = _lowest_limit(applying(declared, known.own, None, now))
     if wanted.stop and lowest is not None and wanted.stop > lowest:
         raise ProblemError(
-            HTTPStatus.BAD_REQUEST, f"stop must be {lowest:,} at most, where your limit stops; got {wanted.stop:,}"
+            HTTPStatus.BAD_REQUEST, f"stop must be {lowest:,} at most, as your limit is; got {wanted.stop:,}"
         )
     version = known.budget.version if known.budget else 0
     return Budget(wanted.notify or 0, wanted.stop or 0, int(now.timestamp()), version)
 
 
-def _lowest_stop(limits: Iterable[Applying]) -> int | None:
-    """Return at which amount of a period the operator's limits stop, if any does."""
-    stops = [
-        limit.threshold(step)
-        for limit in limits
-        if (limit.metric, limit.per) == (SPEND, "period")
-        for step in limit.steps
-        if isinstance(step, Stop)
-    ]
-    return min(stops, default=None)
+def _lowest_limit(limits: Iterable[Applying]) -> int | None:
+    """Return up to which amount of a period a budget may stop: where the operator's limits do, or what they are of.
+
+    None if there is no limit of what is spent.
+    """
+    of_money = [limit for limit in limits if (limit.metric, limit.per) == (SPEND, "period")]
+    stops = ((limit, [step for step in limit.steps if isinstance(step, Stop)]) for limit in of_money)
+    return min(
+        (min(map(limit.threshold, steps)) if steps else limit.most for limit, steps in stops),
+        default=None,
+    )
 
 
 @budget_routes.put(BUDGET)
