@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Literal
 
 from playwright.sync_api import Browser, Page
@@ -76,9 +77,20 @@ class Reader:
         context.on("request", lambda request: self.asked.append(request.url))
         opened.on("pageerror", lambda error: self.troubles.append(str(error)))
         opened.on("console", lambda said: self.troubles.append(said.text) if "Content Security" in said.text else None)
-        opened.goto(link or self.link)
+        visit(opened, link or self.link)
         yield opened
         context.close()
+
+
+def visit(page: Page, link: str) -> None:
+    """Go to a page, and again where one of its files came too late for the gateway: without it, it stays empty."""
+    late, deadline = list[str](), time.monotonic() + PATIENCE_S
+    page.on("response", lambda answer: late.append(answer.url) if answer.status == HTTPStatus.GATEWAY_TIMEOUT else None)
+    page.goto(link)
+    while late and time.monotonic() < deadline:
+        late.clear()
+        page.goto("about:blank")  # else only the part behind the # would be another one
+        page.goto(link)
 
 
 def session_of(link: str) -> str:
