@@ -182,7 +182,7 @@ def test_a_link_that_may_not_set_a_budget_shows_no_form_and_is_refused(acting: L
     assert (put_budget(acting, reader.link), put_budget(acting, acting.link(reader))) == (403, 200)
     assert json.loads(reader.ask("v1/limits"))["budget"] == {
         "notify": None,
-        "stop": 100_000,
+        "stop": 10_000,
         "may_stop": True,
         "may_set": False,
     }
@@ -191,7 +191,7 @@ def test_a_link_that_may_not_set_a_budget_shows_no_form_and_is_refused(acting: L
 def put_budget(acting: Limited, link: str) -> int:
     """Set a budget with the session of a link; return the status of the answer."""
     headers = {"Authorization": f"Bearer {session_of(link)}", "Content-Type": "application/json"}
-    body: dict[str, Any] = {"notify": None, "stop": 100_000}
+    body: dict[str, Any] = {"notify": None, "stop": 10_000}
     data = json.dumps(body).encode()
     request = urllib.request.Request(f"{acting.front.url}/v1/budget", data=data, headers=headers, method="PUT")  # noqa: S310
     try:
