@@ -208,7 +208,9 @@ def close(deployed: Deployed, _: Told) -> Iterator[Again]:
         waiting = Total(0, row.version + 1, State.HELD, reason=NO_STRIPE_CUSTOMER)
         ledger.rows.save(row.with_totals({"requests": waiting}))
         counters.client.delete_item(TableName=counters.table, Key=_mark(Mark.LATE, other, whose))
-        answer = close_periods.handler({}, context())
+        # The worker that is started is given nothing: what it posted would change the rows that the next time reads.
+        with patch.object(close_periods, "shards_of_workers", lambda _: [[]]):
+            answer = close_periods.handler({}, context())
         assert answer["workers"] == 1
         assert (deployed.in_ledger(str(whose))[0], deployed.in_ledger(f"key#{nobodys}")) == (calls, (calls, "HELD"))
         assert nobodys in ledger.holders.key_ids()

@@ -14,7 +14,7 @@ from infra.operate.recount.raw_usage_lines import read_usage_line
 from infra.stack.ingest import USAGE_LINES as TERM
 from metering.model.access_log import Partly, Rejected
 from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum
-from metering.model.periods import Hour
+from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, Hour
 from metering.model.usage_lines import Report, UsageLineReader
 from tests.doubles.log_frames import FRAMES, LAMBDA, MERGING, NAMED
 
@@ -63,6 +63,8 @@ def recounted(line: str) -> Outcome:
     if found is None:
         return NOBODYS
     assert isinstance(found, Record)
+    if not Hour.containing(NOW - OLDEST_RECORD) <= found.hour <= Hour.containing(NOW + LATEST_RECORD):
+        return ASIDE  # no recount asks for such an hour
     amounts = {**found.amounts, **found.once}
     return "partly" if found.bad else "counted", str(found.hour), found.source, amounts, found.bad
 

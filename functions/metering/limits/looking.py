@@ -21,7 +21,7 @@ from aws_lambda_powertools import Logger
 from metering.limits.asking import Asking
 from metering.limits.standing import NEVER, Running, Standing, prices_of
 from metering.limits.telling import Reached, Teller, taken
-from metering.limits.usage import Used, WindowReader
+from metering.limits.usage import MOST_SOURCES, Used, WindowReader
 from metering.model.limits import SPEND, UNPAID, Applying, Level, LimitState, Reason, applying, level_by
 from metering.model.periods import Hour
 from metering.model.prices import Plan, Price, limits_of
@@ -127,7 +127,7 @@ class Looker:
             return None
         if not all(limit.is_far(now, FAR_FOR, FAR) and not _is_priced_anew(limit, one) for limit in running):
             return None
-        keys = self.reader.ledger.holders.keys_of_each([one.name])[one.name]
+        keys, _ = self.reader.ledger.holders.first_keys_of(one.name, MOST_SOURCES)
         left = _least(limit.as_it_stood().left for limit in running)
         return Looked(
             one.name,
