@@ -203,28 +203,11 @@ class GateList:
 
     def lease(self, holder: str, *, now: datetime, until: datetime) -> bool:
         """Take the gate's lease, or keep it; return False if somebody else has it."""
-        try:
-            self.client.put_item(
-                TableName=self.table,
-                Item={**item_key(*_LEASE), **to_item({"holder": holder, "until": int(until.timestamp())})},
-                ConditionExpression="attribute_not_exists(#until) OR #until <= :now OR #holder = :holder",
-                ExpressionAttributeNames={"#until": "until", "#holder": "holder"},
-                ExpressionAttributeValues=to_item({":now": int(now.timestamp()), ":holder": holder}),
-            )
-        except self.client.exceptions.ConditionalCheckFailedException:
-            return False
-        return True
+        return self._items.lease(*_LEASE, holder, now=now, until=until)
 
     def give_back(self, holder: str) -> None:
         """Give the lease back before it ends."""
-        with suppress(self.client.exceptions.ConditionalCheckFailedException):
-            self.client.delete_item(
-                TableName=self.table,
-                Key=item_key(*_LEASE),
-                ConditionExpression="#holder = :holder",
-                ExpressionAttributeNames={"#holder": "holder"},
-                ExpressionAttributeValues=to_item({":holder": holder}),
-            )
+        self._items.give_back(*_LEASE, holder)
 
     def caller(self, caller: str) -> Item | None:
         """Return the item of a caller that is closed, or None."""

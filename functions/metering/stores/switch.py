@@ -10,7 +10,6 @@ rows when it is turned on, beside runs that had read the switch before: so there
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -75,38 +74,20 @@ class PostingSwitch:
         A lease only keeps two workers from calling Stripe for the same customer at once; should a clock be so wrong
         that two hold it, nothing is billed wrongly.
         """
-        taken = side_by_side(lambda shard: self._take(shard, holder, now, until), shards)
-        return sorted(shard for shard in taken if shard is not None)
+        wanted = list(shards)
 
-    def _take(self, shard: int, holder: str, now: datetime, until: datetime) -> int | None:
-        try:
-            self.client.put_item(
-                TableName=self.table,
-                Item={
-                    **item_key(POSTING, f"lease#{shard}"),
-                    **to_item({"holder": holder, "until": int(until.timestamp())}),
-                },
-                ConditionExpression="attribute_not_exists(#until) OR #until <= :now OR #holder = :holder",
-                ExpressionAttributeNames={"#until": "until", "#holder": "holder"},
-                ExpressionAttributeValues=to_item({":now": int(now.timestamp()), ":holder": holder}),
-            )
-        except self.client.exceptions.ConditionalCheckFailedException:
-            return None
-        return shard
+        def take(shard: int) -> bool:
+            return self._items.lease(*_lease(shard), holder, now=now, until=until)
+
+        return sorted(shard for shard, is_ours in zip(wanted, side_by_side(take, wanted), strict=True) if is_ours)
 
     def release(self, shards: Iterable[int], holder: str) -> None:
         """Give leases back before they end."""
-        side_by_side(lambda shard: self._give_back(shard, holder), shards)
+        side_by_side(lambda shard: self._items.give_back(*_lease(shard), holder), shards)
 
-    def _give_back(self, shard: int, holder: str) -> None:
-        with suppress(self.client.exceptions.ConditionalCheckFailedException):
-            self.client.delete_item(
-                TableName=self.table,
-                Key=item_key(POSTING, f"lease#{shard}"),
-                ConditionExpression="#holder = :holder",
-                ExpressionAttributeNames={"#holder": "holder"},
-                ExpressionAttributeValues=to_item({":holder": holder}),
-            )
+
+def _lease(shard: int) -> tuple[str, str]:
+    return POSTING, f"lease#{shard}"
 
 
 def shards_of_workers(workers: int) -> list[list[int]]:

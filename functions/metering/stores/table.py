@@ -3,7 +3,9 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -161,6 +163,35 @@ class Table:
             self.client.exceptions.TransactionConflictException,
         ) as error:
             raise RowChangedError(f"{item['pk']['S']} {item['sk']['S']} changed since it was read") from error
+
+    def lease(self, pk: str, sk: str, holder: str, *, now: datetime, until: datetime) -> bool:
+        """Take a lease, or keep it, until a moment; return False if somebody else has it now.
+
+        It only spares work: should a clock be so wrong that two hold it, nothing may be written wrongly.
+        """
+        free_or_ours = "attribute_not_exists(#until) OR #until <= :now OR #holder = :holder"
+        try:
+            self.client.put_item(
+                TableName=self.name,
+                Item={**item_key(pk, sk), **to_item({"holder": holder, "until": int(until.timestamp())})},
+                ConditionExpression=free_or_ours,
+                ExpressionAttributeNames={"#until": "until", "#holder": "holder"},
+                ExpressionAttributeValues=to_item({":now": int(now.timestamp()), ":holder": holder}),
+            )
+        except self.client.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
+    def give_back(self, pk: str, sk: str, holder: str) -> None:
+        """Give a lease back before it ends; one that is somebody else's by now stays theirs."""
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.delete_item(
+                TableName=self.name,
+                Key=item_key(pk, sk),
+                ConditionExpression="#holder = :holder",
+                ExpressionAttributeNames={"#holder": "holder"},
+                ExpressionAttributeValues=to_item({":holder": holder}),
+            )
 
     def putting(self, item: Item, *, version: int | None = None) -> dict[str, Any]:
         """Return a transaction's write of an item; with ``version``, provided that it is as it was read."""
