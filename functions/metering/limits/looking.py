@@ -24,7 +24,7 @@ from metering.limits.telling import Reached, Teller, taken
 from metering.limits.usage import MOST_SOURCES, Used, WindowReader
 from metering.model.limits import SPEND, UNPAID, Applying, Level, LimitState, Reason, applying, level_by
 from metering.model.periods import Hour
-from metering.model.prices import Plan, Price, limits_of
+from metering.model.prices import Plan, limits_of
 from metering.model.subjects import source_of_key
 from metering.model.subscribed import is_unpaid
 from metering.stores.gate_list import Asked
@@ -121,7 +121,7 @@ class Looker:
         Two units to read, where a look of one key is a dozen.
         """
         limits, prices = self._applying(one, now), prices_of(one.subscribed)
-        running = [self._running(limit, one, prices, now) for limit in limits]
+        running = [Running.of(limit, one, prices, now) for limit in limits]
         is_settled = (one.gate.level, one.gate.untold) == (Level.OPEN, ()) and self._held(one, now) == one.held == {}
         if not is_settled or one.states.keys() != {limit.name for limit in limits}:
             return None
@@ -183,7 +183,7 @@ class Looker:
         if not limits:
             return [], None
         prices = prices_of(one.subscribed)
-        running = [self._running(limit, one, prices, now) for limit in limits]
+        running = [Running.of(limit, one, prices, now) for limit in limits]
         used = self.reader.read(one.name, min(limit.upto for limit in running), now)
 
         def stand(used: Used) -> list[Standing]:
@@ -200,16 +200,6 @@ class Looker:
     def _applying(self, one: OfOne, now: datetime) -> list[Applying]:
         plans = one.subscribed.plans if one.subscribed is not None else ()
         return applying(limits_of(self.plans, plans), one.own, one.budget, now)
-
-    def _running(self, limit: Applying, one: OfOne, prices: Sequence[Price], now: datetime) -> Running:
-        return Running.of(
-            limit,
-            one.states.get(limit.name, LimitState()),
-            subscribed=one.subscribed,
-            prices=prices,
-            changes=one.changes,
-            now=now,
-        )
 
     def _held(self, one: OfOne, now: datetime) -> dict[str, Held]:
         """Return what is to be held by itself: as it is, but for whether the customer has paid."""

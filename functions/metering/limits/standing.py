@@ -12,6 +12,7 @@ from metering.model.limits import SPEND, Applying, Level, LimitState, decide, le
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Price, Volume, asked_for, units_until
 from metering.model.subscribed import Subscribed, Window, window_of
+from metering.stores.limits import OfOne
 
 SOON: Final = timedelta(minutes=20)
 """Whoever would reach a step in this time at twice the recent pace is near it."""
@@ -58,23 +59,15 @@ class Running:
     is_kept: bool = False
 
     @classmethod
-    def of(  # noqa: PLR0913 - what a limit stands by, each by name
-        cls,
-        limit: Applying,
-        before: LimitState,
-        *,
-        subscribed: Subscribed | None,
-        prices: Sequence[Price],
-        changes: int,
-        now: datetime,
-    ) -> "Running":
+    def of(cls, limit: Applying, one: OfOne, prices: Sequence[Price], now: datetime) -> "Running":
         """Return a limit as it stood, without what was kept of closed hours if that is of another window or old.
 
         It is old if rows were written anew since, which ``changes`` counts, or of other metrics than are asked for now.
         """
-        window = window_of(limit.per, now, subscribed)
+        before = one.states.get(limit.name, LimitState())
+        window = window_of(limit.per, now, one.subscribed)
         metrics = _metrics_of(limit, prices)
-        is_kept = bool(before.upto) and before.is_of(window) and before.changes == changes
+        is_kept = bool(before.upto) and before.is_of(window) and before.changes == one.changes
         if is_kept and metrics <= before.closed.keys():
             return cls(limit, window, before, before.closed, Hour.parse(before.upto), prices, is_kept=True)
         return cls(limit, window, before, dict.fromkeys(metrics, 0), window.begin, prices)
