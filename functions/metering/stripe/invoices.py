@@ -301,11 +301,14 @@ class StripeReader:
         """Yield a list's objects, newest first, a hundred at a time; ``after`` one of them the rest."""
         page = {"starting_after": after} if after else {}
         while True:
-            answer = self.call(lambda client, page=page: call(client, page))  # type: ignore[misc]
+            answer = self._page(call, page)
             yield answer.data
             if not answer.has_more:
                 return
             page = {"starting_after": answer.data[-1].id}
+
+    def _page(self, call: Callable[[stripe.StripeClient, dict[str, str]], Any], page: dict[str, str]) -> Any:
+        return self.call(lambda client: call(client, page))
 
 
 def _params(**given: Any) -> Any:
