@@ -142,7 +142,7 @@ class Game:
             stack.enter_context(patch.object(pacing, "random", random.Random(seed)))
             stack.enter_context(patch.object(closing, "sample", random.Random(seed).sample))
             stack.enter_context(patch.object(marks, "uuid", _Numbered()))
-            stack.enter_context(patch.object(sweeping, "random", random.Random(seed).random))
+            stack.enter_context(patch.object(sweeping, "sample", random.Random(seed).sample))
             yield
 
     def play(self) -> None:
