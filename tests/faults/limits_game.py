@@ -32,7 +32,7 @@ from metering.limits.telling import Teller, access_events, put_events
 from metering.limits.usage import WindowReader
 from metering.limits.usage_plans import CALLS_A_SECOND, UnavailableError, UsagePlans
 from metering.limits.watching import Watcher
-from metering.model.batches import Batch, Source, batch_of
+from metering.model.batches import Batch
 from metering.model.limits import Budget, OfCustomer, Reason
 from metering.model.metrics import Count, Metric, Sum
 from metering.model.periods import Hour
@@ -46,10 +46,11 @@ from metering.stores.set_aside import SetAside
 from metering.stores.table import RowChangedError
 from metering.stripe import pacing
 from metering.stripe.pacing import Pace
-from tests.doubles.access_log import NONCE, line_of
+from tests.doubles.access_log import NONCE
 from tests.doubles.clock import Clock
 from tests.doubles.s3 import Buckets
 from tests.doubles.stream import Record
+from tests.faults.counted import Adjust, Deliver, batch_with
 from tests.faults.fates import TableClient
 from tests.faults.limits_aws import DEPLOYMENT, Bus, Mail, Queue, Streaming, Suffering, gateway
 from tests.faults.limits_judge import Judge
@@ -57,10 +58,8 @@ from tests.faults.limits_schedule import (
     COMMANDS,
     PRICES,
     SHARDS,
-    Adjust,
     Clear,
     Close,
-    Deliver,
     Enforce,
     Finish,
     Give,
@@ -80,7 +79,7 @@ from tests.faults.limits_schedule import (
     Task,
     Watch,
 )
-from tests.faults.money_game import _Numbered
+from tests.faults.money_game import Numbered
 from tests.faults.money_judge import Parts
 from tests.faults.stage import CALM, LIFE_S, Episode, Process, Run, Stage, in_turn
 from tests.faults.tables import MakeBacking
@@ -141,7 +140,7 @@ class Game:
             stack.enter_context(in_turn(seed))
             stack.enter_context(patch.object(pacing, "random", random.Random(seed)))
             stack.enter_context(patch.object(closing, "sample", random.Random(seed).sample))
-            stack.enter_context(patch.object(marks, "uuid", _Numbered()))
+            stack.enter_context(patch.object(marks, "uuid", Numbered()))
             stack.enter_context(patch.object(sweeping, "sample", random.Random(seed).sample))
             yield
 
@@ -287,23 +286,7 @@ class Game:
         self.recorded.add(task.batch)
 
     def _batch(self, number: int) -> Batch:
-        lines = [
-            line_of(
-                {
-                    "request_id": f"{number}-{n}",
-                    "time": str(int(line.hour.start.timestamp() * 1000) + n),
-                    "key": line.key,
-                    "status": "200",
-                    "method": "GET",
-                    "resource": "/",
-                    "response_length": str(line.bytes),
-                    "response_latency": "5",
-                    "integration_latency": "-",
-                }
-            )
-            for n, line in enumerate(self.schedule.batches[number])
-        ]
-        return batch_of([f"{number}-{n}" for n in range(len(lines))], lines, Source.ACCESS_LOG, "group stream")
+        return batch_with(number, self.schedule.batches[number])
 
     def _close(self, process: Process, parts: Parts) -> None:
         now = process.clock()

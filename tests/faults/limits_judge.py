@@ -30,8 +30,9 @@ from metering.model.periods import CLOCK_SKEW, Hour
 from metering.stores.aws import Item, from_item
 from tests.doubles.clock import Clock
 from tests.doubles.usage_plans import UsagePlansOfAws
+from tests.faults.counted import Adjust, holders_in
 from tests.faults.limits_aws import Bus, Mail, Streaming, UsagePlan, plans_of
-from tests.faults.limits_schedule import LIMITED, UNLIMITED, Adjust, Schedule
+from tests.faults.limits_schedule import LIMITED, UNLIMITED, Schedule
 from tests.faults.stage import LIFE_S
 
 OPEN, SLOWED, STOPPED = range(3)
@@ -154,14 +155,7 @@ class Judge:
 
     def holders(self) -> dict[str, list[tuple[int, str]]]:
         """Return who holds each key since which hour, as operators have said."""
-        found: dict[str, list[tuple[int, str]]] = {}
-        for item in self.backing.items(self.backing.ledger):
-            if item["sk"]["S"] == "holders":
-                values = from_item(item)
-                found[values["pk"].removeprefix("key#")] = [
-                    (Hour.parse(one["since"]).number, one["customer"]) for one in values["holders"]
-                ]
-        return found
+        return holders_in(self.backing)
 
     def _by_hour(self, name: str, batches: Iterable[int]) -> ByHour:
         """Return what a customer used of each metric in each hour: every line once, and what was adjusted."""

@@ -10,6 +10,7 @@ from typing import Final
 from metering.model.limits import SPEND, AnyLimit, Limit, Notify, Slow, Spend, Step, Stop
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, PerUnit, Plan, Price, Tier
+from tests.faults.counted import Adjust, Deliver, Line
 from tests.faults.fates import Fate
 from tests.faults.limits_aws import Trouble, UsagePlan
 from tests.faults.stage import CALM, UNHURT, Death, Episode, Run, Weather, skewed
@@ -33,35 +34,8 @@ PRICES: Final[tuple[Price, ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A log line: a request of a key in an hour, with so many bytes in its answer."""
-
-    hour: Hour
-    key: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """A batch is delivered to ``record_usage``."""
-
-    batch: int
-
-
-@dataclass(frozen=True, slots=True)
 class Close:
     """A tick: ``close_periods`` runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adjust:
-    """An operator adds to what is billed of a metric in an hour, or takes away; ``number`` tells alike ones apart."""
-
-    number: int
-    customer: str
-    metric: str
-    hour: Hour
-    amount: int
 
 
 @dataclass(frozen=True, slots=True)

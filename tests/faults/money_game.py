@@ -30,7 +30,7 @@ from metering.billing.unbilled import Looker
 from metering.counting.recording import Hashing, Recorder
 from metering.layout import SHARDS
 from metering.model.amounts import Amounts
-from metering.model.batches import Batch, Source, batch_of
+from metering.model.batches import Batch
 from metering.model.metrics import Count, Metric, Sum, Unique
 from metering.model.periods import Hour, due_before
 from metering.model.read_allotment import A_SECOND
@@ -51,20 +51,19 @@ from metering.stripe.pacing import Pace
 from metering.stripe.reading import Reads
 from metering.stripe.webhooks import Webhooks
 from tests.doubles import dynamodb
-from tests.doubles.access_log import NONCE, line_of
+from tests.doubles.access_log import NONCE
 from tests.doubles.clock import Clock
 from tests.doubles.s3 import Buckets
+from tests.faults.counted import Adjust, Deliver, batch_with
 from tests.faults.fates import TableClient
 from tests.faults.money_judge import Judge, Parts
 from tests.faults.money_schedule import (
     DISTINCT,
     METRICS,
     START,
-    Adjust,
     Cancel,
     Close,
     Connect,
-    Deliver,
     HandOver,
     Limits,
     Lose,
@@ -175,7 +174,7 @@ class Game:
             stack.enter_context(patch.object(stripe_client, "_sessions", {}))
             stack.enter_context(patch.object(pacing, "random", random.Random(self.schedule.seed)))
             stack.enter_context(patch.object(closing, "sample", random.Random(self.schedule.seed).sample))
-            stack.enter_context(patch.object(marks, "uuid", _Numbered()))
+            stack.enter_context(patch.object(marks, "uuid", Numbered()))
             for where, name, value in _limited(self.schedule.limits) if self.schedule.limits else ():
                 stack.enter_context(patch.object(where, name, value))
             yield
@@ -347,24 +346,7 @@ class Game:
         self.recorded.add(task.batch)
 
     def _batch(self, number: int) -> Batch:
-        lines = [
-            line_of(
-                {
-                    "request_id": f"{number}-{n}",
-                    "time": str(int(line.hour.start.timestamp() * 1000) + n),
-                    "key": line.key,
-                    "status": "200",
-                    "method": "GET",
-                    "resource": "/",
-                    "response_length": str(line.bytes),
-                    "response_latency": "5",
-                    "integration_latency": "-",
-                    **({"authorizer.user": line.user or "-"} if self.schedule.distinct else {}),
-                }
-            )
-            for n, line in enumerate(self.schedule.batches[number])
-        ]
-        return batch_of([f"{number}-{n}" for n in range(len(lines))], lines, Source.ACCESS_LOG, "group stream")
+        return batch_with(number, self.schedule.batches[number], users=self.schedule.distinct)
 
     def _close(self, task: Close, process: Process, parts: Parts) -> None:
         """Do what the handler of ``close_periods`` does."""
@@ -577,7 +559,7 @@ class _StageTime:
         self.monotonic = lambda: stage.world.now
 
 
-class _Numbered:
+class Numbered:
     """Stands for the module `uuid`, where marks get their names: numbers, so that a seed always plays the same."""
 
     def __init__(self) -> None:

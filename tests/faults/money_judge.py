@@ -41,6 +41,7 @@ from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
 from metering.stripe.reading import Reads
 from tests.doubles.clock import Clock
+from tests.faults.counted import holders_in
 from tests.faults.money_schedule import DISTINCT, METRICS, Schedule
 from tests.faults.money_stripe import DEPLOYMENT, Behaviour, StripeAccount
 from tests.faults.tables import Backing
@@ -114,23 +115,12 @@ class Judge:
         held = [name for since, name in holders.get(key, []) if since <= hour]
         return held[-1] if held else ""
 
-    def _holders(self) -> dict[str, list[tuple[int, str]]]:
-        """Return who holds each key since which hour, as operators have said."""
-        found: dict[str, list[tuple[int, str]]] = {}
-        for item in self.backing.items(self.backing.ledger):
-            if item["sk"]["S"] == "holders":
-                values = from_item(item)
-                found[values["pk"].removeprefix("key#")] = [
-                    (Hour.parse(one["since"]).number, one["customer"]) for one in values["holders"]
-                ]
-        return found
-
     def _straight(self, batches: Iterable[int]) -> Counter[Cell]:
         """Return what each customer used of each metric in each hour: every line once, added up.
 
         Of distinct values that is how many were brought in the hour: no more of them count there.
         """
-        used, holders = self.doses.copy(), self._holders()
+        used, holders = self.doses.copy(), holders_in(self.backing)
         for number in batches:
             for line in self.schedule.batches[number]:
                 name = self._holder(holders, line.key, line.hour.number)
@@ -144,7 +134,7 @@ class Judge:
     def _users(self, batches: Iterable[int]) -> dict[tuple[str, int], set[str]]:
         """Return who used what was a customer's in an hour."""
         users: dict[tuple[str, int], set[str]] = {}
-        holders = self._holders()
+        holders = holders_in(self.backing)
         for number in batches:
             for line in self.schedule.batches[number]:
                 name = self._holder(holders, line.key, line.hour.number)
@@ -232,7 +222,7 @@ class Judge:
 
         What an ``unrecorded`` batch has counted is marked once it comes again, a ``moving`` key once it is handed over.
         """
-        holders, ever, marked = self._holders(), self._ever(), self._marked()
+        holders, ever, marked = holders_in(self.backing), self._ever(), self._marked()
         unsure = {(line.hour.number, line.key) for one in unrecorded for line in self.schedule.batches[one]}
         periods = self._periods()
         rows: Counter[Cell] = Counter()
@@ -270,7 +260,7 @@ class Judge:
         for hour in used:
             if not Hour(hour).is_due(self.world.moment + CLOCK_SKEW):
                 self._on_time[hour] = frozenset(recorded.get(hour, ()))
-        holders = self._holders()
+        holders = holders_in(self.backing)
         moved = bool(self.schedule.hand_overs())
         for hour in periods.keys() - self._told:
             self._told.add(hour)

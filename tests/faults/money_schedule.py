@@ -11,6 +11,7 @@ from typing import Final, Literal
 from infra.local.stripe.faults import Fault
 from metering.model.periods import CLOCK_SKEW, Hour
 from metering.stores.marks import partition
+from tests.faults.counted import Adjust, Deliver, Line
 from tests.faults.fates import Fate
 from tests.faults.money_stripe import Behaviour, Trouble
 from tests.faults.stage import CALM, LIFE_S, UNHURT, Death, Episode, Run, Weather, skewed
@@ -22,23 +23,6 @@ PAUSE_S: Final = 45 * 86_400.0
 
 DISTINCT: Final = "users"
 """A metric of distinct values, which some schedules have beside those."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A log line: a request of a key in an hour, with so many bytes in its answer; perhaps by a user."""
-
-    hour: Hour
-    key: str
-    bytes: int
-    user: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """A batch is delivered to ``record_usage``."""
-
-    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +84,6 @@ class Connect:
 
     customer: str
     stripe_customer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Adjust:
-    """An operator adds to what is billed of a metric in an hour, or takes away; ``number`` tells alike ones apart."""
-
-    number: int
-    customer: str
-    metric: str
-    hour: Hour
-    amount: int
 
 
 @dataclass(frozen=True, slots=True)
