@@ -124,7 +124,13 @@ class Portal(Construct):
         self.api = apigatewayv2.HttpApi(
             self, "Api", create_default_stage=False, description="What customers used, and what it costs."
         )
-        routes = [*self._route(limits=limits), self._route_notifications(receive_events)]
+        notifications = self._route_alone(
+            NOTIFICATIONS,
+            "ReceiveEvents",
+            receive_events,
+            "Stripe has no AWS credentials: the function checks its signature before anything else.",
+        )
+        routes = [*self._route(limits=limits), notifications]
         self.set_budget: lambda_.Function | None = None
         self.stage = self._stage(THROTTLES | ({LIMITS: READING, BUDGET: BUDGETING} if limits else {}))
         self.stage.node.add_dependency(*routes)  # which its throttles name
@@ -150,7 +156,13 @@ class Portal(Construct):
             description="Writes the budget that a customer gives itself.",
             more={"declared.json": self.declared},
         )
-        self.stage.node.add_dependency(self._route_budget(self.set_budget))
+        budget = self._route_alone(
+            BUDGET,
+            "SetBudget",
+            self.set_budget,
+            "Customers have no AWS credentials: the function checks their token before anything else.",
+        )
+        self.stage.node.add_dependency(budget)
 
     @property
     def url(self) -> str:
@@ -201,35 +213,16 @@ class Portal(Construct):
                 )
         return routes
 
-    def _route_notifications(self, receive_events: lambda_.Function) -> apigatewayv2.HttpRoute:
-        """Bring Stripe's notifications to a function with a role of its own, and nothing else to it."""
-        (route,) = self.api.add_routes(
-            path=NOTIFICATIONS.partition(" ")[2],
-            methods=[apigatewayv2.HttpMethod.POST],
-            integration=integrations.HttpLambdaIntegration("ReceiveEvents", receive_events),
+    def _route_alone(self, route: str, name: str, function: lambda_.Function, reason: str) -> apigatewayv2.HttpRoute:
+        """Bring one route to a function with a role of its own, and nothing else to it; say why anyone may call it."""
+        method, _, path = route.partition(" ")
+        (made,) = self.api.add_routes(
+            path=path,
+            methods=[apigatewayv2.HttpMethod(method)],
+            integration=integrations.HttpLambdaIntegration(name, function),
         )
-        cdk.Validations.of(route).acknowledge(
-            cdk.Acknowledgment(
-                id="AwsSolutions-APIG4",
-                reason="Stripe has no AWS credentials: the function checks its signature before anything else.",
-            )
-        )
-        return route
-
-    def _route_budget(self, set_budget: lambda_.Function) -> apigatewayv2.HttpRoute:
-        """Bring budgets to a function with a role of its own, and nothing else to it."""
-        (route,) = self.api.add_routes(
-            path=BUDGET.partition(" ")[2],
-            methods=[apigatewayv2.HttpMethod.PUT],
-            integration=integrations.HttpLambdaIntegration("SetBudget", set_budget),
-        )
-        cdk.Validations.of(route).acknowledge(
-            cdk.Acknowledgment(
-                id="AwsSolutions-APIG4",
-                reason="Customers have no AWS credentials: the function checks their token before anything else.",
-            )
-        )
-        return route
+        cdk.Validations.of(made).acknowledge(cdk.Acknowledgment(id="AwsSolutions-APIG4", reason=reason))
+        return made
 
     def _stage(self, throttles: Mapping[str, Mapping[str, int]]) -> apigatewayv2.HttpStage:
         stage = apigatewayv2.HttpStage(
