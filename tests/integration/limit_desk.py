@@ -1,7 +1,6 @@
 """An operator's desk at a deployment with limits: commands whose function looks at customers at once."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from infra.cli import main as cli
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.limits import Level, Limit, Notify, Slow, Spend, Stop
 from metering.model.metrics import Count, Metric, Sum
@@ -21,7 +19,7 @@ from tests.doubles.aws import Client
 from tests.doubles.outputs import outputs
 from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.limits import Limited
-from tests.integration.operator_commands import WHO, Said
+from tests.integration.operator_commands import WHO, Said, run_metering
 
 METRICS: tuple[Metric, ...] = (Count(name="requests"), Sum(name="bytes", of="response_length"))
 PLAN = Plan(
@@ -100,13 +98,7 @@ class Desk:
 
     def try_(self, *arguments: str) -> Said:
         """Run a command line."""
-        self.monkeypatch.setattr(sys, "argv", ["metering", *arguments])
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = self.capsys.readouterr()
-        assert "Traceback" not in said.out + said.err
-        return Said(int(ended.value.code or 0), said.out, said.err)
+        return run_metering(self.monkeypatch, self.capsys, *arguments)
 
     def run(self, *arguments: str) -> str:
         """Run a command that succeeds, and return what it says."""

@@ -33,6 +33,17 @@ class Said:
         return json.loads(self.out)
 
 
+def run_metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> Said:
+    """Run a command line."""
+    monkeypatch.setattr(sys, "argv", ["metering", *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return Said(int(ended.value.code or 0), said.out, said.err)
+
+
 @dataclass
 class Operator:
     """Whoever acts on a world, by commands whose functions run in it."""
@@ -64,10 +75,4 @@ class Operator:
 
     def run(self, *arguments: str) -> Said:
         """Run a command line."""
-        self.monkeypatch.setattr(sys, "argv", ["metering", *arguments])
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = self.capsys.readouterr()
-        assert "Traceback" not in said.out + said.err
-        return Said(int(ended.value.code or 0), said.out, said.err)
+        return run_metering(self.monkeypatch, self.capsys, *arguments)

@@ -9,25 +9,11 @@ from hypothesis import strategies as st
 
 from metering.model.periods import Hour
 from metering.model.subscribed import Subscribed, Window, window_of
+from tests.unit.moments import at, epoch, window
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 MONTH = Window(Hour.parse("2026-11-01T00"), Hour.parse("2026-12-01T00"))
 MOMENTS = st.datetimes(datetime(2024, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - they get one
-
-
-def at(text: str) -> datetime:
-    """Return a moment."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def epoch(text: str) -> int:
-    """Return a moment in seconds since 1970."""
-    return int(at(text).timestamp())
-
-
-def window(begin: str, end: str) -> Window:
-    """Return a window of whole hours."""
-    return Window(Hour.parse(begin), Hour.parse(end))
 
 
 def subscribed(begin: str, end: str, interval: str = "month", anchor: str = "") -> Subscribed:

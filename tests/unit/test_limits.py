@@ -32,27 +32,13 @@ from metering.model.limits import (
 )
 from metering.model.periods import Hour
 from metering.model.subscribed import Window
+from tests.unit.moments import at, epoch, window
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)
 MONTH = Window(Hour.parse("2026-11-01T00"), Hour.parse("2026-12-01T00"))
 QUOTA = Applying(
     "messages/period", "messages", "period", 1000, (Notify(80), Slow(90), Stop(100)), Origin.PLAN, "the plan standard"
 )
-
-
-def at(text: str) -> datetime:
-    """Return a moment."""
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def epoch(text: str) -> int:
-    """Return a moment in seconds since 1970."""
-    return int(at(text).timestamp())
-
-
-def window(begin: str, end: str) -> Window:
-    """Return a window of whole hours."""
-    return Window(Hour.parse(begin), Hour.parse(end))
 
 
 def seen(limit: Applying, *used: int, before: LimitState | None = None, now: datetime = NOW) -> LimitState:
