@@ -195,7 +195,7 @@ class Access:
         """Return the rotation that is under way, or a new one, written down."""
         under_way = {one.old: one for one in self.notes.rotations(customer.id)}
         taking_over = {one.new for one in under_way.values()}
-        held = self._keys(customer, now)
+        held = self._keys(customer.id, now)
         if not old and len(under_way) == 1:
             (old,) = under_way
         if not old:
@@ -250,7 +250,7 @@ class Access:
 
     def _can_be_closed(self, customer: Customer, now: datetime) -> bool:
         """Say whether there is anything to close: a key in a plan, or any at all where an authorizer asks the table."""
-        keys = self._keys(customer, now)
+        keys = self._keys(customer.id, now)
         return bool(keys) if isinstance(self.gate.keys, CallerKeys) else any(map(self._home_of, keys))
 
     def _bring(self, name: str) -> Brought:
@@ -268,21 +268,16 @@ class Access:
     def _lost(self, name: str, now: datetime) -> list[str]:
         """Return the keys that a customer held once and that are still closed for that."""
         ever = sorted(self.ledger.holders.keys_of(name))
-        held = {*self._held(name, now)}
+        held = {*self._keys(name, now)}
         homes = self.gate.limits.homes(ever) if ever else {}
         return [key for key in ever if key not in held and key in homes and homes[key].level is not Level.OPEN]
 
     def _hold(self, now: datetime) -> Held:
         return Held(int(now.timestamp()), "suspended by the operator", self.who())
 
-    def _keys(self, customer: Customer, now: datetime) -> Sequence[str]:
-        return self._held(customer.id, now)
-
-    def _held(self, name: str, now: datetime) -> Sequence[str]:
+    def _keys(self, name: str, now: datetime) -> Sequence[str]:
         """Return the keys that a customer holds in the current hour."""
-        hour = Hour.containing(now)
-        holdings = self.ledger.holders.of_keys(sorted(self.ledger.holders.keys_of(name)))
-        return [key for key, holding in holdings.items() if (holder := holding.at(hour)) and holder.customer == name]
+        return self.ledger.holders.held_by(name, Hour.containing(now))
 
     def _changing(self, customer: Customer, change: Callable[[], object]) -> None:
         try:

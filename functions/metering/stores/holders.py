@@ -119,6 +119,11 @@ class Holders:
             item["sk"]["S"].removeprefix("key#") for item in self._items.query(str(customer(name)), beginning="key#")
         }
 
+    def held_by(self, name: str, hour: Hour) -> list[str]:
+        """Return the keys that a customer holds in an hour, in their order."""
+        holdings = self.of_keys(sorted(self.keys_of(name)))
+        return [key for key, holding in holdings.items() if mapped_to(holding, hour) == customer(name)]
+
     def keys_of_each(
         self, names: Iterable[str], known: Iterable[Holding] = (), *, consistent: bool = True
     ) -> dict[str, set[str]]:

@@ -25,9 +25,7 @@ from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlan, UsagePlans
 from metering.model.limits import Level
 from metering.model.log_format import Api
 from metering.model.periods import Hour
-from metering.model.subjects import customer
 from metering.signals import NAMESPACE, Signal
-from metering.stores.holders import mapped_to
 from metering.stores.table import Table, item_key
 
 LOOK_S: Final = 5.0
@@ -195,9 +193,7 @@ def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound,
     delay = delay_of(deployment, now)
     plans = UsagePlans(deployment.client("apigateway"))
     by_id = {plan.id: plan for plan in plans.all()}
-    hour, holders = Hour.containing(now), deployment.ledger.holders
-    holdings = holders.of_keys(sorted(holders.keys_of(name)))
-    held = [key for key, holding in holdings.items() if mapped_to(holding, hour) == customer(name)]
+    held = deployment.ledger.holders.held_by(name, Hour.containing(now))
     homes = items_of(deployment).homes(held)
     # Of a key that is open, its home is wherever it is seen: an operator may have moved it since it was closed.
     closed = {key: home.plans for key, home in homes.items() if home.level is not Level.OPEN}
