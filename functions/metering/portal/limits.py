@@ -65,7 +65,7 @@ class Limits:
             state = known.states.get(limit.name)
             acted = state.acted if state and state.is_of(window) else {}
             beside = {"scale": scales.get(limit.metric, 0), "at_least": _is_unpriced(limit, known.subscribed)}
-            limits.append(_limit(limit, window, used, acted) | beside)
+            limits.append(shown_limit(limit, window, used, acted, _in_words(limit)) | beside)
         return limits
 
 
@@ -91,7 +91,13 @@ def shown_budget(bearer: Bearer, budget: Budget | None, *, may_stop: bool) -> di
     }
 
 
-def _limit(limit: Applying, window: Window, used: int, acted: Mapping[str, int]) -> dict[str, Any]:
+def shown_limit(
+    limit: Applying, window: Window, used: int | None, acted: Mapping[str, int], in_words: str
+) -> dict[str, Any]:
+    """Return a limit as it is answered; ``used`` is None where that is not known, ``in_words`` say where it comes from.
+
+    ``acted`` says of steps, by how they are written, when they did, in seconds since 1970.
+    """
     return {
         "limit": limit.name,
         "metric": limit.metric,
@@ -99,16 +105,16 @@ def _limit(limit: Applying, window: Window, used: int, acted: Mapping[str, int])
         "window": {"from": str(window.begin), "to": str(window.end)},
         "most": limit.most,
         "used": used,
-        "remaining": max(0, limit.most - used),
-        "percent": used * 100 // limit.most if limit.most else 100,
+        "remaining": None if used is None else max(0, limit.most - used),
+        "percent": None if used is None else (used * 100 // limit.most if limit.most else 100),
         "source": limit.origin.value,
-        "source_in_words": _in_words(limit),
+        "source_in_words": in_words,
         "steps": [
             {
                 "does": step.__struct_config__.tag,
                 "percent": step.at,
                 "at": limit.threshold(step),
-                "acted_at": _moment(acted.get(written(step), 0)),
+                "acted_at": moment(acted.get(written(step), 0)),
             }
             for step in limit.steps
         ],
@@ -142,11 +148,11 @@ def _reason(reason: Reason) -> dict[str, Any]:
     return {
         "name": reason.name,
         "access": reason.level.name.lower(),
-        "since": _moment(reason.since),
-        "until": _moment(reason.until),
+        "since": moment(reason.since),
+        "until": moment(reason.until),
     }
 
 
-def _moment(seconds: int) -> str | None:
+def moment(seconds: int) -> str | None:
     """Write a moment in seconds since 1970; 0 is none."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from infra.operate.deployment import Deployment
-from infra.operate.limits.setting import items_of, moment
+from infra.operate.limits.setting import items_of
 from metering.model.limit_checks import stops_unslowed
 from metering.model.limits import (
     BUDGET,
@@ -18,10 +18,10 @@ from metering.model.limits import (
     Stop,
     applying,
     level_by,
-    written,
 )
 from metering.model.prices import limits_of
 from metering.model.subscribed import Window, window_of
+from metering.portal.limits import moment, shown_limit
 from metering.stores.limits import OfOne
 
 FIREHOSE: Final = "firehose"
@@ -43,31 +43,10 @@ class Shown:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``--json`` shows it, by the names of the customers' API."""
-        limit, state = self.limit, self.state or LimitState()
+        state = self.state or LimitState()
         used = self.state.used if self.state else None
-        return {
-            "limit": limit.name,
-            "metric": limit.metric,
-            "per": limit.per,
-            "window": {"from": str(self.window.begin), "to": str(self.window.end)},
-            "most": limit.most,
-            "used": used,
-            "remaining": None if used is None else max(0, limit.most - used),
-            "percent": None if used is None else used * 100 // limit.most,
-            "as_of": _moment(state.looked),
-            "access": state.level.name.lower(),
-            "source": limit.origin.value,
-            "source_in_words": limit.why,
-            "steps": [
-                {
-                    "does": step.__struct_config__.tag,
-                    "percent": step.at,
-                    "at": limit.threshold(step),
-                    "acted_at": _moment(state.acted.get(written(step), 0)),
-                }
-                for step in limit.steps
-            ],
-        }
+        shown = shown_limit(self.limit, self.window, used, state.acted, self.limit.why)
+        return shown | {"as_of": moment(state.looked), "access": state.level.name.lower()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +83,15 @@ class Standing:
                 {
                     "name": reason.name,
                     "access": reason.level.name.lower(),
-                    "since": _moment(reason.since),
-                    "until": _moment(reason.until),
+                    "since": moment(reason.since),
+                    "until": moment(reason.until),
                     "why": self.why(reason),
                 }
                 for reason in self.reasons
             ],
             "keys_seen": {
                 "access": self.known.gate.level.name.lower(),
-                "at": _moment(self.known.gate.at),
+                "at": moment(self.known.gate.at),
                 "left": self.known.gate.left,
             },
             "plans": list(subscribed.plans) if subscribed else [],
@@ -159,7 +138,3 @@ def _is_of(reason: Reason, limit: Applying) -> bool:
     if limit.name == STOP_OF_BUDGET:
         return reason.name == BUDGET
     return reason.name.startswith(f"limit:{limit.name}:")
-
-
-def _moment(seconds: int) -> str | None:
-    return moment(seconds) if seconds else None
