@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Final, Literal, assert_never, get_args, get_type_hints
 
 import msgspec
 
@@ -43,6 +43,11 @@ NONCE_LENGTH: Final = 36
 CALLER_PATTERN: Final = r"authorizer\.(claims\.[A-Za-z0-9_:]{1,64}|[A-Za-z0-9_]{1,64})"
 """What an authorizer tells: a property, or a token's claim, such as Cognito's ``custom:tenant``."""
 
+IDENTITY_PATTERN: Final = r"identity\.(accountId|userArn|clientCert\.(serialNumber|subjectDN))"
+"""What API Gateway itself has seen of a caller that signed by IAM, or showed a certificate."""
+
+API_KEY: Final = "identity.apiKeyId"
+
 VARIABLE_PATTERN: Final = rf"{CALLER_PATTERN}|responseOverride\.header\.[A-Za-z0-9-]{{1,64}}"
 """The ``$context`` variables that a metric may name: what an authorizer returned (known before the call), and a header
 that a mapping template of a non-proxy REST integration has set. A caller can write neither by itself."""
@@ -58,6 +63,7 @@ class Api(Enum):
 
     REST = "rest"
     HTTP = "http"
+    WEBSOCKET = "websocket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,20 @@ class Context:
 
     rest: str | None = None
     http: str | None = None
+    websocket: str | None = None
     unit: str | None = None
 
     def on(self, api: Api) -> str | None:
         """Return the variable's name on this kind of API, or None where it cannot be logged."""
-        return self.rest if api is Api.REST else self.http
+        match api:
+            case Api.REST:
+                return self.rest
+            case Api.HTTP:
+                return self.http
+            case Api.WEBSOCKET:
+                return self.websocket
+            case _:
+                assert_never(api)
 
 
 _Moment = Annotated[int, msgspec.Meta(ge=0)]
@@ -84,20 +99,21 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False):
     ``request_id`` is a REST API's ``extendedRequestId``, because a client can choose ``requestId`` with a header; an
     HTTP API's ``requestId`` is the same as that, and the one that its format must hold. ``key`` is the API key's id,
     never its value, which is the secret. ``time`` is in milliseconds since 1970, or in seconds where an HTTP API wrote
-    it (:func:`metering.model.periods.epoch_ms`); lengths are in bytes, latencies in milliseconds; a measured field is
-    ``-`` where the request had no such thing. ``metering`` is the format's version, how many fields its lines have,
-    and the nonce, which ``end`` repeats.
+    it (:func:`metering.model.periods.epoch_ms`). ``method`` of a WebSocket API is the kind of event (``CONNECT``,
+    ``MESSAGE``, ``DISCONNECT``). ``api_id`` is the connection's name where the stage was connected. Lengths are in
+    bytes, latencies in milliseconds; a measured field is ``-`` where the request had no such thing. ``metering`` is the
+    format's version, how many fields its lines have, and the nonce, which ``end`` repeats.
     """
 
     metering: str
-    request_id: Annotated[str, Context(rest="extendedRequestId", http="requestId")]
-    time: Annotated[_Moment, Context(rest="requestTimeEpoch", http="requestTimeEpoch")]
+    request_id: Annotated[str, Context(rest="extendedRequestId", http="requestId", websocket="extendedRequestId")]
+    time: Annotated[_Moment, Context(rest="requestTimeEpoch", http="requestTimeEpoch", websocket="requestTimeEpoch")]
     key: str
-    status: Annotated[_Whole, Context(rest="status", http="status")]
-    method: Annotated[str, Context(rest="httpMethod", http="httpMethod")]
-    resource: Annotated[str, Context(rest="resourcePath", http="routeKey")]
-    api_id: Annotated[str, Context(rest="apiId", http="apiId")]
-    stage: Annotated[str, Context(rest="stage", http="stage")]
+    status: Annotated[_Whole, Context(rest="status", http="status", websocket="status")]
+    method: Annotated[str, Context(rest="httpMethod", http="httpMethod", websocket="eventType")]
+    resource: Annotated[str, Context(rest="resourcePath", http="routeKey", websocket="routeKey")]
+    api_id: Annotated[str, Context(rest="apiId", http="apiId", websocket="apiId")]
+    stage: Annotated[str, Context(rest="stage", http="stage", websocket="stage")]
     end: str
     response_length: Annotated[_Measured, Context(rest="responseLength", http="responseLength", unit="bytes")] = MISSING
     response_latency: Annotated[
@@ -166,37 +182,62 @@ NOTHING_DECLARED: Final = Declared()
 class AccessLog:
     """What a stage writes: its kind of API, and the ``$context`` variable that says whom a request is billed to.
 
-    REST APIs have API keys. HTTP APIs have none, so there an authorizer must name the caller:
-    ``authorizer.<property>`` or ``authorizer.claims.<name>``. Raises ValueError for any other variable.
+    REST APIs have API keys. Others have none, so there an authorizer must name the caller (``authorizer.<property>`` or
+    ``authorizer.claims.<name>``), or what API Gateway has seen of it (``identity.accountId``). Raises ValueError for
+    any other variable.
+
+    A stage of a ``connection`` writes that name for its API's id. A caller that is no API key is then
+    ``<connection>:<value>``, so that nobody can choose a value that is another's key; with ``keys_apart`` API keys are
+    so, too, which is needed where the deployment's own callers are none.
     """
 
     api: Api = Api.REST
     caller: str | None = None
+    connection: str = ""
+    keys_apart: bool = False
 
     def __post_init__(self) -> None:
-        if self.caller is None and self.api is Api.HTTP:
+        if self.caller is None and self.api is not Api.REST:
             raise ValueError(
-                "an HTTP API has no API keys: say who is billed, for example caller='authorizer.claims.sub'"
+                f"{_WITHOUT_KEYS[self.api]} has no API keys: say who is billed, for example "
+                "caller='authorizer.claims.sub'"
             )
-        if self.caller is not None and not re.fullmatch(rf"identity\.apiKeyId|{CALLER_PATTERN}", self.caller):
+        if self.caller is not None and not re.fullmatch(
+            rf"identity\.apiKeyId|{IDENTITY_PATTERN}|{CALLER_PATTERN}", self.caller
+        ):
             raise ValueError(
-                "caller must be 'identity.apiKeyId', 'authorizer.<property>' or 'authorizer.claims.<name>', "
-                f"got {self.caller!r}"
+                "caller must be 'identity.apiKeyId', 'authorizer.<property>', 'authorizer.claims.<name>', "
+                "'identity.accountId', 'identity.userArn', 'identity.clientCert.subjectDN' or "
+                f"'identity.clientCert.serialNumber', got {self.caller!r}"
             )
-        if self.api is Api.HTTP and self.caller == "identity.apiKeyId":
-            raise ValueError("an HTTP API cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead")
+        if self.api is not Api.REST and self.caller == API_KEY:
+            raise ValueError(
+                f"{_WITHOUT_KEYS[self.api]} cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead"
+            )
+
+    @property
+    def variable(self) -> str:
+        """The ``$context`` variable that names the caller."""
+        return self.caller or API_KEY
+
+    @property
+    def prefix(self) -> str:
+        """What stands before a caller's value in its key: ``orders:``, or nothing."""
+        return f"{self.connection}:" if self.connection and (self.keys_apart or self.variable != API_KEY) else ""
 
     def format(self, nonce: str, declared: Declared = NOTHING_DECLARED) -> str:
         """Return the stage's access-log format: one line of JSON with every field and every value quoted.
 
-        ``nonce`` may be a token of the CDK that becomes one. Raises ValueError for a format that API Gateway refuses.
+        ``nonce`` may be a token of the CDK that becomes one. A variable that this kind of API cannot log is ``-``.
+        Raises ValueError for a format that API Gateway refuses.
         """
-        variables = {name: variable for name, context in FIELDS.items() if (variable := context.on(self.api))}
-        variables["key"] = self.caller or "identity.apiKeyId"
         line = dict.fromkeys(AccessRecord.__struct_fields__, MISSING)
-        line |= {name: f"$context.{variable}" for name, variable in variables.items()}
+        line |= {name: f"$context.{there}" for name, context in FIELDS.items() if (there := context.on(self.api))}
+        line["key"] = f"{self.prefix}$context.{self.variable}"
+        if self.connection:
+            line["api_id"] = self.connection
         del line["end"]
-        line |= {variable: f"$context.{variable}" for variable in declared.variables}
+        line |= {name: f"$context.{name}" if self.can_log(name) else MISSING for name in declared.variables}
         line |= {"metering": f"{FORMAT_VERSION}:{fields_of(declared)}:{nonce}", "end": nonce}
         written = msgspec.json.encode(line).decode()
         size = len(written.replace(nonce, "n" * NONCE_LENGTH).encode())
@@ -206,6 +247,13 @@ class AccessLog:
                 f"shorter variables than these {len(declared.variables)}"
             )
         return written
+
+    def can_log(self, variable: str) -> bool:
+        """Say whether this kind of API has a variable that a metric names."""
+        return self.api is Api.REST or not variable.startswith("responseOverride.")
+
+
+_WITHOUT_KEYS: Final = {Api.HTTP: "an HTTP API", Api.WEBSOCKET: "a WebSocket API"}
 
 
 def fields_of(declared: Declared) -> int:

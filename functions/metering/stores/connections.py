@@ -1,0 +1,74 @@
+"""Connections: which log groups are read, how, and since when. In the Ledger table.
+
+| item | pk | sk | attributes |
+| --- | --- | --- | --- |
+| a connection | ``connections`` | its name | ``value``: JSON, a :class:`Connection`; ``version`` |
+| how a log group is read | ``log-group#<log group>`` | ``<since>#<name>`` | ``value``: the same |
+
+Both are written together. The second stays when the first ends and begins anew: late lines, and a recount, are read as
+they were then.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from metering.model.connections import Connection
+from metering.stores.aws import Item, to_item
+from metering.stores.table import Table, item_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
+
+ALL: Final = "connections"
+MOST: Final = 4
+"""Pages of 1 MB that all connections fill at most: some 1,500 of them."""
+
+_decoder: Final = msgspec.json.Decoder(Connection)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The verbs. Reads are consistent; errors of DynamoDB are raised as they are."""
+
+    client: "DynamoDBClient"
+    table: str
+
+    @property
+    def _items(self) -> Table:
+        return Table(self.client, self.table)
+
+    def all(self) -> list[Connection]:
+        """Return each connection by its name, those that have ended, too; TooMuchError for thousands of them."""
+        return [_read(item) for item in self._items.query(ALL, most_pages=MOST)]
+
+    def get(self, name: str) -> Connection | None:
+        """Return a connection, or None."""
+        item = self._items.get(ALL, name)
+        return None if item is None else _read(item)
+
+    def of_log_group(self, log_group: str) -> list[Connection]:
+        """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
+        return [_read(item) for item in self._items.query(f"log-group#{log_group}", most_pages=1)]
+
+    def save(self, connection: Connection) -> Connection:
+        """Write a connection as it is read from now on, and return it with its new version.
+
+        Raises RowChangedError if somebody else has changed it since it was read. The same write again is refused, too,
+        and whoever reads it then finds what it wrote.
+        """
+        saved = msgspec.structs.replace(connection, version=connection.version + 1)
+        value = to_item({"value": msgspec.json.encode(saved).decode()})
+        number = {"version": {"N": str(saved.version)}}
+        of_group = item_key(f"log-group#{saved.log_group}", f"{saved.since:013}#{saved.name}")
+        table = self._items
+        table.transact(
+            table.putting({**item_key(ALL, saved.name), **value, **number}, version=connection.version),
+            table.putting({**of_group, **value}),
+        )
+        return saved
+
+
+def _read(item: Item) -> Connection:
+    return _decoder.decode(item["value"]["S"])
