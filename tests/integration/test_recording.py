@@ -230,7 +230,7 @@ def test_who_is_billed_for_nothing_is_neither_counted_nor_set_aside(world: World
     """I1: read = billed + unbilled + set aside."""
     recorded = world.record(world.line(key="-"), world.line(status="403"), world.line(), "nonsense")
     assert recorded.read == recorded.billed + sum(recorded.unbilled.values()) + recorded.set_aside == 4
-    assert recorded.unbilled == {"no API key": 1, "no metric bills this status, method and resource": 1}
+    assert recorded.unbilled == {"no API key": 1, "no metric bills such a request": 1}
 
 
 def test_a_failing_bucket_fails_the_batch_before_anything_is_counted(world: World) -> None:

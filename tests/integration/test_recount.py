@@ -451,6 +451,9 @@ METRICS: tuple[Metric, ...] = (
     Count(name="requests", by="resource"),
     Count(name="reads", statuses=("2xx", "404"), methods=("GET",), resources=("/items/*", "/a")),
     Count(name="classes", statuses=("2xx", "4xx", "5xx"), by="status_class", meters=("2xx", "4xx")),
+    Count(name="orders", apis=("orders", "b1b2c3d4e5"), by="api", meters=("orders", "carts")),
+    Count(name="stages", by="stage", meters=("v1",)),
+    Sum(name="first", of="response_length", stages=("v1", "$default"), by="api"),
     Sum(name="units", of="authorizer.units", scale=2),
     Sum(name="bytes", of="response_length", by="authorizer.plan", meters=("pro", "free tier")),
     Max(name="seats", of="authorizer.seats", scale=1),
@@ -471,6 +474,8 @@ def random_line(chance: random.Random, world: World, hour: Hour) -> str:
         status=pick(["200", "204", "302", "404", "429", "500"]),
         method=pick(["GET", "POST"]),
         resource=pick(["/items/{id}", "/a", "/b"]),
+        api_id=pick(["orders", "carts", "b1b2c3d4e5"]),
+        stage=pick(["v1", "v2", "$default"]),
         response_length=pick(["0", "17", "-", "1000"]),
         **{
             "authorizer.units": pick(["-", "", "1", "2.5", "0.01", "1.001", "x"]),
@@ -510,7 +515,17 @@ def test_every_kind_of_metric_is_recounted_as_it_was_counted(raw: Raw, seed: int
             raw.deliver(*reports, source=Source.USAGE_LINES, hour=hour)
     world.now = hours[-1].end + timedelta(minutes=10)
     lines = raw.recount(first=begin, end=hours[-1].next())
-    assert {line.metric for line in lines} >= {"classes_other", "bytes_free_tier", "users", "keys", "jobs", "stored"}
+    assert {line.metric for line in lines} >= {
+        "classes_other",
+        "orders_other",
+        "stages_v1",
+        "first",
+        "bytes_free_tier",
+        "users",
+        "keys",
+        "jobs",
+        "stored",
+    }
     assert [line for line in lines if line.difference] == []
     assert sum(line.recounted for line in lines) > 1000
 

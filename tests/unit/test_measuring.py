@@ -132,7 +132,7 @@ def test_metrics_of_usage_lines_measure_no_request() -> None:
     """Their numbers are in another log."""
     usage = measured((Sum(name="tokens", of=USAGE_LINES), Max(name="stored", of=USAGE_LINES)), ({}, {}))
     assert not any(usage.cells.values())
-    assert usage.unbilled == {"no metric bills this status, method and resource": 1}
+    assert usage.unbilled == {"no metric bills such a request": 1}
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -160,6 +160,34 @@ def test_a_split_says_how_a_total_came_about() -> None:
         "by_class": {"2xx": 5, "4xx": 1},
         "by_plan": {"free": 10, "pro": 10, "-": 30},
     }
+
+
+def test_usage_is_told_apart_by_api_and_stage() -> None:
+    """Several APIs count into one deployment; a split shows them by name, a filter takes some alone."""
+    usage = measured(
+        (
+            Count(name="by_api", by="api"),
+            Count(name="by_stage", by="stage", meters=("v1",)),
+            Count(name="orders", apis=("orders",)),
+            Sum(name="new", of="response_length", stages=("v2",), by="method"),
+        ),
+        ({}, {"api_id": "orders"}),
+        ({}, {"api_id": "orders", "stage": "v2", "method": "POST"}),
+        ({}, {"api_id": "carts", "stage": "$default"}),
+    )
+    assert only(usage).sums == {"by_api": 3, "by_stage_v1": 1, "by_stage_other": 2, "orders": 2, "new": 10}
+    assert only(usage).splits == {"by_api": {"orders": 2, "carts": 1}, "new": {"POST": 10}}
+
+
+def test_apis_and_stages_are_looked_at_only_where_a_metric_asks_for_them() -> None:
+    """A group of like records is what costs: two stages' are one where nobody tells them apart."""
+    records = [record(Declared(), api_id=api, stage=stage) for api in ("a", "b") for stage in ("v1", "v2")]
+    groups = []
+    for metric in (Count(name="n"), Count(name="n", by="api"), Count(name="n", apis=("a",), stages=("v1",))):
+        tally = Tally([metric], Declared())
+        tally.add(records)
+        groups.append(sum(map(len, tally._hours.values())))
+    assert groups == [1, 2, 4]
 
 
 def test_what_adds_nothing_has_no_value_in_a_split() -> None:

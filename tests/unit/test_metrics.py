@@ -78,6 +78,11 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Count(name="a", statuses=("ok",)),), "a status is written '2xx' or '404', got 'ok'"),
         ((Count(name="a", methods=("post",)),), "got 'post': write 'POST'"),
         ((Count(name="a", resources=("items",)),), "a resource is written"),
+        ((Count(name="a", apis=("Orders API",)),), "by its id .*, got 'Orders API': write 'orders-api'"),
+        ((Count(name="a", apis=("${Token[TOKEN.7]}",)),), r"by its id \('a1b2c3d4e5'\), got '\$\{Token"),
+        ((Count(name="a", apis=("orders", "")),), r"as its connection is named \('orders'\) or .*, got ''"),
+        ((Count(name="a", stages=("v 1",)),), r"a stage is written 'v1' or '\$default', got 'v 1'"),
+        ((Count(name="a", by="api_id"),), "'a' is split by 'api_id': write one of"),
         ((Unique(name="a", of="authorizer.user"),), "say opaque_id=True if they are opaque ids"),
         ((Unique(name="a", of="resource", opaque_id=True),), "'a' counts the distinct values of 'resource', which"),
         ((Unique(name="a", of="user", opaque_id=True),), "write 'authorizer.<property>'"),
@@ -104,6 +109,8 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Sum(name="a", of=USAGE_LINES, statuses=("200",)),), "leave its filters and by out"),
         ((Max(name="a", of=USAGE_LINES, methods=("GET",)),), "leave its filters and by out"),
         ((Sum(name="a", of=USAGE_LINES, resources=("/x",)),), "leave its filters and by out"),
+        ((Sum(name="a", of=USAGE_LINES, apis=("orders",)),), "leave its filters and by out"),
+        ((Sum(name="a", of=USAGE_LINES, stages=("v1",)),), "leave its filters and by out"),
         ((Sum(name="a", of=USAGE_LINES, by="method"),), "leave its filters and by out"),
         ((Unique(name="a", of=USAGE_LINES, opaque_id=True),), "which the log does not hold"),
         ((Count(name="a", by="plan"),), "'a' is split by 'plan', which the log does not hold"),
@@ -159,6 +166,7 @@ EVERY_KIND: tuple[Metric, ...] = (
     Unique(name="active_keys", of="key"),
     Max(name="seats", of="authorizer.seats"),
     Max(name="stored", of=USAGE_LINES),
+    Count(name="orders", apis=("orders", "a1b2c3d4e5"), stages=("v1", "$default"), by="api"),
 )
 
 
@@ -167,6 +175,19 @@ def test_metrics_travel_as_json() -> None:
     check(EVERY_KIND, AccessLog())
     assert decode(encode(METRICS)) == METRICS
     assert decode(encode(EVERY_KIND)) == EVERY_KIND
+
+
+def test_what_was_declared_before_is_no_other_declaration() -> None:
+    """I5: a note in the ledger of a time without ``apis`` and ``stages`` reads the same, and is written the same."""
+    noted = (
+        '[{"type":"count","name":"requests","by":"resource"},'
+        '{"type":"sum","name":"writes","statuses":["2xx"],"methods":["POST"],"resources":["/a"],"of":"response_length"}]'
+    )
+    assert decode(noted) == (
+        Count(name="requests", by="resource"),
+        Sum(name="writes", of="response_length", statuses=("2xx",), methods=("POST",), resources=("/a",)),
+    )
+    assert encode(decode(noted)) == noted
 
 
 @pytest.mark.parametrize(
@@ -206,7 +227,7 @@ def test_each_meter_has_a_name() -> None:
     """A metric with meters for values has none of its own, and one for all other values."""
     assert meters(EVERY_KIND) == [
         "requests", "calls_free", "calls_pro", "calls_other", "messages", "seconds", "tokens", "users", "active_keys",
-        "seats", "stored",
+        "seats", "stored", "orders",
     ]  # fmt: skip
 
 
@@ -237,7 +258,7 @@ def test_only_what_is_told_apart_needs_a_secret_and_only_usage_lines_a_log_of_th
 )
 def test_successes_are_billed_and_failures_are_not(status: int, billed: bool) -> None:  # noqa: FBT001 - a literal
     """Unless a metric says otherwise."""
-    assert bills(Count(name="a"), status, "GET", "/items") is billed
+    assert bills(Count(name="a"), status, "GET", "/items", "orders", "v1") is billed
 
 
 @pytest.mark.parametrize(
@@ -253,7 +274,22 @@ def test_successes_are_billed_and_failures_are_not(status: int, billed: bool) ->
 )
 def test_a_resource_is_billed_as_the_api_declares_it(pattern: str, resource: str, billed: bool) -> None:  # noqa: FBT001
     """An HTTP API's route key is its resource behind the method."""
-    assert bills(Count(name="a", resources=(pattern,)), 200, "GET", resource) is billed
+    assert bills(Count(name="a", resources=(pattern,)), 200, "GET", resource, "orders", "v1") is billed
+
+
+@pytest.mark.parametrize(
+    ("metric", "billed"),
+    [
+        (Count(name="a", apis=("orders",)), True),
+        (Count(name="a", apis=("carts", "orders"), stages=("v1",)), True),
+        (Count(name="a", apis=("order",)), False),
+        (Count(name="a", stages=("v2",)), False),
+        (Count(name="a", apis=("orders",), stages=("v2",)), False),
+    ],
+)
+def test_a_metric_may_be_of_some_apis_and_stages_alone(metric: Metric, billed: bool) -> None:  # noqa: FBT001
+    """By the connection's name, or the API's id; to the letter."""
+    assert bills(metric, 200, "GET", "/items", "orders", "v1") is billed
 
 
 def sums(usage: Usage) -> dict[tuple[Hour, str], dict[str, int]]:
@@ -272,7 +308,7 @@ def test_who_is_not_billed_is_tallied_with_the_reason() -> None:
     """I1: nothing is dropped without a trace."""
     usage = measure([record(key="-"), record(status=404), record()], METRICS)
     assert usage.billed == 1
-    assert usage.unbilled == {"no API key": 1, "no metric bills this status, method and resource": 1}
+    assert usage.unbilled == {"no API key": 1, "no metric bills such a request": 1}
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ class Reader:
         record = self._record({name: MISSING if name in bad else value for name, value in fields.items()})
         if not bad or record.key == MISSING:
             return record
-        billing = [one for one in self._measuring if bills(one, record.status, record.method, record.resource)]
+        kind = (record.status, record.method, record.resource, record.api_id, record.stage)
+        billing = [one for one in self._measuring if bills(one, *kind)]
         failing = [one for one in billing if value_of(one) in bad]
         if not failing:
             return record

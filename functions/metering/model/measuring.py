@@ -1,7 +1,7 @@
 """Measuring: records → usage per hour and key. Pure.
 
-Records that are alike (one hour, key, status, method, resource and dimensions) are first added up together; the metrics
-are asked once for each such group, not for each record.
+Records that are alike (one hour, key, status, method, resource, and whatever else a metric asks for) are first added up
+together; the metrics are asked once for each such group, not for each record.
 """
 
 from collections import Counter, defaultdict
@@ -22,6 +22,8 @@ LONGEST_VALUE: Final = 64
 """Bytes of a split's value; a longer one stands under ``other``."""
 
 _HOUR_MS: Final = 3_600_000
+_FIELDS: Final = {"status_class": "status", "api": "api_id"}
+"""The field of a record that a dimension is made of, where it has another name."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class Usage:
 
 
 NO_KEY: Final = "no API key"
-NOT_BILLED: Final = "no metric bills this status, method and resource"
+NOT_BILLED: Final = "no metric bills such a request"
 
 
 def measure(records: Sequence[AccessRecord], metrics: Sequence[Metric], log: Declared = NOTHING_DECLARED) -> Usage:
@@ -113,11 +115,13 @@ class Tally:
 
     def __init__(self, metrics: Sequence[Metric], log: Declared) -> None:
         self._metrics = of_the_access_log(metrics)
-        self._dimensions = list(dict.fromkeys(one.by for one in metrics if isinstance(one, Count | Sum) and one.by))
+        splits = [one.by for one in metrics if isinstance(one, Count | Sum) and one.by]
+        filters = ["api"] * any(one.apis for one in metrics) + ["stage"] * any(one.stages for one in metrics)
+        self._dimensions = list(dict.fromkeys([*splits, *filters]))
         measured = [one for one in self._metrics if not isinstance(one, Count) and one.of != "key"]
         self._places = {name: n for n, name in enumerate(dict.fromkeys((one.of, type(one)) for one in measured), 1)}
         self._columns = [_Column(attrgetter(log.attribute(of)), kind, log.amounts.get(of)) for of, kind in self._places]
-        names = ["status" if name == "status_class" else log.attribute(name) for name in self._dimensions]
+        names = [_FIELDS.get(name) or log.attribute(name) for name in self._dimensions]
         self._alike = attrgetter("key", "status", "method", "resource", *names)
         self._hours: dict[int, defaultdict[tuple[Any, ...], list[Any]]] = {}
         """By hour and group: how many records, and each column of them."""
@@ -146,7 +150,7 @@ class Tally:
     def usage(self) -> Usage:
         """Return what all records add up to."""
         usage = Usage()
-        billing: dict[tuple[int, str, str], list[Metric]] = {}
+        billing: dict[tuple[int, str, str, str, str], list[Metric]] = {}
         source_of = cache(source_of_key)
         for number, groups in self._hours.items():
             hour = Hour(number)
@@ -154,7 +158,7 @@ class Tally:
                 if key == MISSING:
                     usage.unbilled[NO_KEY] += cell[0]
                     continue
-                kind = (status, method, resource)
+                kind = (status, method, resource, self._of("api", values), self._of("stage", values))
                 if kind not in billing:
                     billing[kind] = [metric for metric in self._metrics if bills(metric, *kind)]
                 if not billing[kind]:
@@ -165,6 +169,10 @@ class Tally:
         for amounts in usage.cells.values():
             amounts.cap_splits()
         return usage
+
+    def _of(self, dimension: str, values: Sequence[Any]) -> str:
+        """Return a group's value of a dimension; nothing where no metric asks for it."""
+        return values[self._dimensions.index(dimension)] if dimension in self._dimensions else ""
 
     def _add_group(
         self,

@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from metering.model.connections import is_name
 from metering.model.log_format import FIELDS, LARGEST_SCALE, MEASURED_FIELDS, VARIABLE_PATTERN, AccessLog, Api, Declared
 
 BILLED_STATUSES: Final = ("2xx", "3xx")
@@ -21,7 +22,7 @@ throttled (429) or for our failures (5xx)."""
 USAGE_LINES: Final = "usage lines"
 """What a metric measures that comes from your own code's log: the numbers in its lines of the form ``{"usage": …}``."""
 
-DIMENSIONS: Final = ("resource", "method", "status_class")
+DIMENSIONS: Final = ("resource", "method", "status_class", "api", "stage")
 """What every log can be split by; a variable that an authorizer or an integration sets is another."""
 
 OTHER: Final = "other"
@@ -42,6 +43,9 @@ MOST_ADDED: Final = 320
 """How many numbers one update can add to: its expression may have 4 KB (DynamoDB Developer Guide, "Constraints")."""
 
 _STATUS = re.compile(r"[1-5](xx|\d\d)")
+_API_ID = re.compile(r"[a-z0-9]{1,32}")
+_STAGE = re.compile(r"[A-Za-z0-9_-]{1,128}|\$default")
+"""An HTTP API's is ``$default`` or of these signs, as every other's (API Gateway Developer Guide, "Stages")."""
 
 
 class MetricError(ValueError):
@@ -49,22 +53,25 @@ class MetricError(ValueError):
 
 
 class _Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Which requests a metric bills: an empty ``methods`` or ``resources`` means all of them.
+    """Which requests a metric bills: empty ``methods``, ``resources``, ``apis`` or ``stages`` mean all of them.
 
     ``statuses`` are codes (``"404"``) or classes (``"2xx"``). ``resources`` are resource paths as the API declares
-    them (``"/items/{id}"``); one that ends in ``*`` stands for all that begin so.
+    them (``"/items/{id}"``); one that ends in ``*`` stands for all that begin so. ``apis`` are names of connections, or
+    the ids of APIs whose stages the CDK attached.
     """
 
     name: str
     statuses: tuple[str, ...] = BILLED_STATUSES
     methods: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
+    apis: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
 
 
 class _Splittable(_Filters, frozen=True, kw_only=True):
     """A metric that may be split by one dimension of few values.
 
-    ``by`` is ``resource``, ``method``, ``status_class`` or a variable, such as ``authorizer.plan``.
+    ``by`` is one of :data:`DIMENSIONS` or a variable, such as ``authorizer.plan``.
 
     The total is billed and the split is shown. With ``meters``, each of these values is billed by a meter of its own
     instead, named ``<name>_<value>``, and all the others by ``<name>_other``.
@@ -219,6 +226,19 @@ def _check_filters(metric: Metric, log: AccessLog) -> None:
     for resource in metric.resources:
         if not (resource.startswith("/") or (resource == "$default" and log.api is Api.HTTP)):
             raise MetricError(f"{metric.name!r}: a resource is written '/items/{{id}}' or '/items/*', got {resource!r}")
+    _check_places(metric)
+
+
+def _check_places(metric: Metric) -> None:
+    for api in metric.apis:
+        if not is_name(api) and not _API_ID.fullmatch(api):
+            raise MetricError(
+                f"{metric.name!r}: an API is written as its connection is named ('orders') or by its id "
+                f"('a1b2c3d4e5'), got {api!r}{_instead(_spelled(api).replace('_', '-')[:LONGEST_NAME])}"
+            )
+    for stage in metric.stages:
+        if not _STAGE.fullmatch(stage):
+            raise MetricError(f"{metric.name!r}: a stage is written 'v1' or '$default', got {stage!r}")
 
 
 def _check_source(metric: Metric, log: AccessLog) -> None:
@@ -259,10 +279,10 @@ def _check_scale(metric: Sum | Max) -> None:
 
 
 def _check_usage_lines(metric: Sum | Max) -> None:
-    plain = (metric.statuses, metric.methods, metric.resources) == (BILLED_STATUSES, (), ())
-    if not plain or (isinstance(metric, Sum) and metric.by):
+    filters = (metric.statuses, metric.methods, metric.resources, metric.apis, metric.stages)
+    if filters != (BILLED_STATUSES, (), (), (), ()) or (isinstance(metric, Sum) and metric.by):
         raise MetricError(
-            f"{metric.name!r} measures usage lines, which have no status, method, resource or other dimension: "
+            f"{metric.name!r} measures usage lines, which have no status, method, resource, API or other dimension: "
             "leave its filters and by out"
         )
 
@@ -357,13 +377,15 @@ def decode(text: str) -> tuple[Metric, ...]:
     return msgspec.json.decode(text, type=tuple[Metric, ...])
 
 
-def bills(metric: Metric, status: int, method: str, resource: str) -> bool:
+def bills(metric: Metric, status: int, method: str, resource: str, api: str, stage: str) -> bool:  # noqa: PLR0913, PLR0917 - one for each filter
     """Say whether a metric's filters let such a request through."""
     path = resource.rpartition(" ")[2]  # an HTTP API's route key is "GET /items/{id}"
     return (
         any(wanted in (str(status), f"{status // 100}xx") for wanted in metric.statuses)
         and (not metric.methods or method in metric.methods)
         and (not metric.resources or any(_covers(wanted, path) for wanted in metric.resources))
+        and (not metric.apis or api in metric.apis)
+        and (not metric.stages or stage in metric.stages)
     )
 
 

@@ -183,14 +183,16 @@ def _lets_through(metric: Metric, fields: Mapping[str, str]) -> bool:
     right_path = not metric.resources or any(
         path == wanted or (wanted.endswith("*") and path.startswith(wanted[:-1])) for wanted in metric.resources
     )
-    return right_status and right_method and right_path
+    right_api = fields["api_id"] in metric.apis or not metric.apis
+    right_stage = fields["stage"] in metric.stages or not metric.stages
+    return right_status and right_method and right_path and right_api and right_stage
 
 
 def _meter(metric: Count | Sum | Max, fields: Mapping[str, str]) -> str:
     """Return the name that a record is billed under, where a metric's values have meters of their own."""
     if isinstance(metric, Max) or not metric.meters:
         return metric.name
-    status_class = f"{_number(fields['status'], 0) // 100}xx"
-    value = status_class if metric.by == "status_class" else fields.get(metric.by) or MISSING
+    made = {"status_class": f"{_number(fields['status'], 0) // 100}xx", "api": fields["api_id"]}
+    value = made.get(metric.by) or fields.get(metric.by) or MISSING
     names = meters_of(metric)
     return names[value if value in names and len(value.encode()) <= _LONGEST_SPLIT else OTHER]
