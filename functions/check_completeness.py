@@ -13,6 +13,7 @@ from metering.model.stages import decode
 from metering.settings import CheckCompletenessSettings
 from metering.signals import Signal
 from metering.stores import aws
+from metering.stores.connections import Connections
 from metering.stores.counters import Counters
 
 logger = Logger()
@@ -23,11 +24,15 @@ signals = Metrics()
 def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
     """Compare the day that ended an hour ago; where there was no traffic, nothing is told, and nothing paid."""
     completeness = _sources().read(aws.cloudwatch(), datetime.now(UTC))
-    lines = {"access log": completeness.of_lines, **completeness.of_usage_lines}
-    ratios = [(Signal.COMPLETENESS_OF_LINES, part) for part in lines.values()]
-    for signal, ratio in (*ratios, (Signal.COMPLETENESS_OF_REQUESTS, completeness.of_requests)):
-        if ratio is not None:
-            signals.add_metric(signal, MetricUnit.NoUnit, ratio)
+    of_logs = completeness.of_usage_lines | completeness.of_connected_lines
+    ratios = {
+        Signal.COMPLETENESS_OF_LINES: [completeness.of_lines, *of_logs.values()],
+        Signal.COMPLETENESS_OF_REQUESTS: [completeness.of_requests, *completeness.of_connected_requests.values()],
+    }
+    for signal, parts in ratios.items():
+        for part in parts:
+            if part is not None:
+                signals.add_metric(signal, MetricUnit.NoUnit, part)
     if signals.metric_set:
         signals.flush_metrics()
     report: dict[str, Any] = {
@@ -37,6 +42,8 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         "of_lines": completeness.of_lines,
         "of_requests": completeness.of_requests,
         "of_usage_lines": completeness.of_usage_lines,
+        "of_connected_lines": completeness.of_connected_lines,
+        "of_connected_requests": completeness.of_connected_requests,
     }
     logger.info("completeness checked", **report)
     return report
@@ -47,5 +54,10 @@ def _sources() -> Sources:
     settings = CheckCompletenessSettings.read()
     lines = Counters(aws.dynamodb(), settings.counters_table).lines
     return Sources(
-        lines, settings.deployment, settings.access_log_group, settings.delivery_stream, decode(settings.stages)
+        lines,
+        Connections(aws.dynamodb(), settings.ledger_table),
+        settings.deployment,
+        settings.access_log_group,
+        settings.delivery_stream,
+        decode(settings.stages),
     )

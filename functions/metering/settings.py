@@ -107,10 +107,12 @@ class ReconcileUsageSettings(_Settings):
 class CheckCompletenessSettings(_Settings):
     """What ``check_completeness`` needs: what was counted, where the access log is written, and by which stages.
 
-    ``delivery_stream`` is set on the road over Firehose; ``stages`` is what :func:`stages.encode` writes.
+    ``delivery_stream`` is set on the road over Firehose; ``stages`` is what :func:`stages.encode` writes. Those that
+    are connected are in ``ledger_table``, so that none needs a deployment.
     """
 
     counters_table: str
+    ledger_table: str
     deployment: str
     access_log_group: str
     delivery_stream: str = ""

@@ -80,10 +80,11 @@ class Signal(StrEnum):
 
     COMPLETENESS_OF_LINES = "CompletenessOfLines"
     """Lines counted or set aside, divided by lines written, of the last day: a value for the access log, and one for
-    each log group of usage lines."""
+    each log group of usage lines or of a connection."""
 
     COMPLETENESS_OF_REQUESTS = "CompletenessOfRequests"
-    """Lines counted or set aside, divided by the stages' requests, of the last day."""
+    """Lines counted or set aside, divided by the stages' requests, of the last day: a value for the stages that write
+    the access log, and one for each connection."""
 
     USAGE_CARRIED = "UsageCarried"
     """Differences that were carried into the current hour: from an invoice, an hour too old, or one that came to less

@@ -288,12 +288,15 @@ class Alarms(Construct):
             self._signal(Signal.COMPLETENESS_OF_LINES, statistic, period=AN_HOUR)
             for statistic in ("Minimum", "Maximum")
         )
-        of_requests = self._signal(Signal.COMPLETENESS_OF_REQUESTS, "Average", period=AN_HOUR)
+        fewest, too_many = (  # of several connections, each of which has a value
+            self._signal(Signal.COMPLETENESS_OF_REQUESTS, statistic, period=AN_HOUR)
+            for statistic in ("Minimum", "Maximum")
+        )
         self._alarm(
             "LinesNotCounted",
             least,
-            "Lines of the access log, or of a log group of usage lines, were written in the last day and not counted: "
-            "CloudWatch Logs skips some when it cannot deliver to record_usage. The log of check_completeness says of "
+            "Lines of the access log, or of another log group that is read, were written in the last day and not "
+            "counted: CloudWatch Logs skips some when it cannot deliver to record_usage. The log of check_completeness says of "
             "which. See that its subscription and permission are there, then bring the lines "
             "in: `metering recount --all --from HOUR`, and with --fix.",
             below=1 - TOLERANCE,
@@ -302,8 +305,8 @@ class Alarms(Construct):
         self._alarm(
             "LinesCountedTwice",
             most,
-            "More lines were counted in the last day than were written into the access log, or into a log group of "
-            "usage lines, which the log of check_completeness names: a delivery has come again "
+            "More lines were counted in the last day than were written into the access log, or into another log group "
+            "that is read, which the log of check_completeness names: a delivery has come again "
             "in other pieces, or lines of the day before came late. `metering recount --all --from HOUR` says which "
             "hours differ, and with --fix --lower corrects them.",
             above=1 + TOLERANCE,
@@ -311,17 +314,18 @@ class Alarms(Construct):
         )
         self._alarm(
             "RequestsNotLogged",
-            of_requests,
-            "Over a twentieth of the stage's requests of the last day were not counted. If LinesNotCounted is silent, "
-            "the stage does not log them: see that its access log is on and has our format. Requests that API Gateway "
-            "never logs, such as 413 and excessive 429, are no fault.",
+            fewest,
+            "Over a twentieth of the requests of a stage, or of those that are compared together, were not counted in "
+            "the last day; the log of check_completeness says of which. If LinesNotCounted is silent, "
+            "the stage does not log them: `metering doctor` compares its access log with what it should be. Requests "
+            "that API Gateway never logs, such as 413 and excessive 429, are no fault.",
             below=1 - UNLOGGED,
             periods=THREE_RUNS,
         )
         self._alarm(
             "RequestsCountedTwice",
-            of_requests,
-            "More lines were counted in the last day than the stage had requests: another stage writes into the access "
+            too_many,
+            "More lines were counted in the last day than the stage had requests: another stage writes into its "
             "log and was not named with compare_with, or `metering recount --all --from HOUR` says which hours differ, "
             "and with --fix --lower corrects them.",
             above=1 + TOLERANCE,

@@ -32,6 +32,7 @@ class Checking(Construct):
         super().__init__(scope, construct_id)
         self._settings = settings = CheckCompletenessSettings(
             counters_table=storage.counters.table_name,
+            ledger_table=storage.ledger.table_name,
             deployment=deployment,
             access_log_group=storage.access_log.log_group_name,
             delivery_stream=delivery.stream.ref if delivery else "",

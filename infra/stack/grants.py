@@ -164,12 +164,13 @@ def receive_events(function: lambda_.Function, storage: Storage) -> None:
 
 
 def check_completeness(function: lambda_.Function, storage: Storage) -> None:
-    """Read metrics, and how many lines were counted."""
+    """Read metrics, how many lines were counted, and which stages are connected."""
     actions = ["cloudwatch:GetMetricData", "cloudwatch:ListMetrics"]
     allow(
         function,
         iam.PolicyStatement(sid="ReadMetrics", actions=actions, resources=["*"]),
         items("SumLines", storage.counters.table_arn, ["Query"], "lines#*"),
+        items("ReadConnections", storage.ledger.table_arn, ["Query"], "connections"),
     )
     acknowledge(function, "*", "Neither action knows resources (Service Authorization Reference, CloudWatch).")
 

@@ -96,7 +96,7 @@ SETTINGS: Final = {
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
     **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_reads_a_month="10000").environment(),
     **ReceiveEventsSettings("ledger", **STRIPE, signing_secret="signing").environment(),  # a secret's name
-    **CheckCompletenessSettings("counters", "Metering", "access-log").environment(),
+    **CheckCompletenessSettings(**TABLES, deployment="Metering", access_log_group="access-log").environment(),
     **ShowUsageSettings(**TABLES, **STRIPE, portal_secret="portal").environment(),  # a secret's name
     **WatchLimitsSettings(**TABLES, access_table="access", **GATE, portal_url="https://portal.example").environment(),
     **EnforceLimitsSettings("ledger", "access", **GATE, api="rest").environment(),

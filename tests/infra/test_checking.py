@@ -22,6 +22,7 @@ def test_the_function_knows_the_log_and_the_samples_stage(template: Template) ->
     """Its environment is what CheckCompletenessSettings reads; the sample's names are text, or a circle would arise."""
     assert _environment(template) == {
         "COUNTERS_TABLE": {"Ref": "CountersFDB211E7"},
+        "LEDGER_TABLE": {"Ref": "LedgerB7379752"},
         "DEPLOYMENT": DEPLOYMENT,
         "ACCESS_LOG_GROUP": {"Ref": "AccessLogD598EBE9"},
         "STAGES": encode([Stage(Api.REST, "Api", "v1")]),

@@ -235,7 +235,7 @@ def test_a_clock_invokes_one_function(template: Template, clock: str, function: 
     assert grants(template, f"Billing{clock}") == {("lambda:InvokeFunction", f"Billing{function}", ())}
 
 
-def test_check_completeness_reads_metrics_and_how_many_lines_there_were(template: Template) -> None:
+def test_check_completeness_reads_metrics_lines_and_connections(template: Template) -> None:
     """Metrics know no resources: reading can be granted on all metrics of the account, or not at all."""
     assert grants(template, "CheckingCheckCompletenessRole") == {
         ("logs:CreateLogStream", "CheckingCheckCompletenessLog", ()),
@@ -243,6 +243,7 @@ def test_check_completeness_reads_metrics_and_how_many_lines_there_were(template
         ("cloudwatch:GetMetricData", "*", ()),
         ("cloudwatch:ListMetrics", "*", ()),
         ("dynamodb:Query", "Counters", ("lines#*",)),
+        ("dynamodb:Query", "Ledger", ("connections",)),
     }
 
 

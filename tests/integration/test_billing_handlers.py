@@ -1143,7 +1143,7 @@ def counting(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for settings in (
         RecordUsageSettings("counters", "bucket", encode(world.metrics), NONCE, ACCESS_LOG_GROUP),
         CheckCompletenessSettings(
-            "counters", "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
+            "counters", "ledger", "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
         ),
     ):
         for name, value in settings.environment().items():

@@ -7,19 +7,23 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 from aws_lambda_powertools import Metrics
 
 import check_completeness
 import record_usage
+from metering.counting import completeness
 from metering.counting.completeness import ratio
+from metering.model.connections import Connection, Form, Step
 from metering.model.log_format import Api
 from metering.model.metrics import USAGE_LINES, Count, Sum
 from metering.model.metrics import encode as encode_metrics
 from metering.model.periods import Hour
-from metering.model.stages import Stage, encode
+from metering.model.stages import Stage, connected, encode
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
 from metering.stores import aws as clients
+from metering.stores.connections import Connections
 from metering.stores.lines import Lines
 from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
@@ -60,7 +64,7 @@ def fresh(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> CheckCompletenessSettings:
     """The settings on the road over a subscription, with one stage."""
-    made = CheckCompletenessSettings("counters", "Metering-us-east-1", ACCESS_LOG_GROUP, "", encode([SAMPLE]))
+    made = CheckCompletenessSettings("counters", "ledger", "Metering-us-east-1", ACCESS_LOG_GROUP, "", encode([SAMPLE]))
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
     return made
@@ -142,10 +146,9 @@ def test_a_stage_that_does_not_log_shows_in_the_ratio_of_requests_alone(capsys: 
 @pytest.mark.usefixtures("settings")
 def test_where_there_was_no_traffic_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """A metric costs money for as long as it is sent."""
-    assert check(capsys) == (
-        {"counted": 0, "written": 0, "requests": 0, "of_lines": None, "of_requests": None} | {"of_usage_lines": {}},
-        {},
-    )
+    none: dict[str, Any] = {"of_usage_lines": {}, "of_connected_lines": {}, "of_connected_requests": {}}
+    answer = {"counted": 0, "written": 0, "requests": 0, "of_lines": None, "of_requests": None} | none
+    assert check(capsys) == (answer, {})
 
 
 @pytest.mark.usefixtures("settings")
@@ -221,7 +224,7 @@ def counted(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[
     made = RecordUsageSettings("counters", "bucket", encode_metrics(declared), NONCE, ACCESS_LOG_GROUP)
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
-    return lambda: dict(world.counters.lines.of(HOUR, HOUR.next()))
+    return lambda: dict(world.counters.lines.by_hour(HOUR, HOUR.next())[HOUR])
 
 
 @pytest.mark.parametrize("how", ["billed", "unbilled", "set aside", "usage lines"])
@@ -271,3 +274,145 @@ def test_two_logs_that_number_their_events_alike_are_counted_each(
         record_usage.handler(envelope("usage: see --help", log_group=log), context())
     assert counted() == {"jobs": 1, "tasks": 1}
     assert world.counted() == {}
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+ORDERS = Connection(
+    name="orders",
+    form=Form.THEIRS,
+    step=Step.CONNECTED,
+    log_group="/theirs/orders",
+    since=int(datetime.fromisoformat("2026-11-22T12:20:00+00:00").timestamp() * 1000),
+    by="arn:aws:iam::123456789012:user/ops",
+    api=Api.REST,
+    api_id="a1b2c3",
+    api_name="Orders",
+    stage="v1",
+)
+THEIR_LOG = ("AWS/Logs", "IncomingLogEvents", {"LogGroupName": "/theirs/orders"})
+THEIR_REQUESTS = ("AWS/ApiGateway", "Count", {"ApiName": "Orders", "Stage": "v1"})
+AT_NOON, AT_ONE, AT_TWO = (datetime.fromisoformat(f"2026-11-22T{hour}:30:00+00:00") for hour in (12, 13, 14))
+
+
+def connect(connection: Connection = ORDERS, **changes: Any) -> None:
+    """Let a stage be connected, or a log group."""
+    Connections(clients.dynamodb(), "ledger").save(msgspec.structs.replace(connection, **changes))
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_connection_is_compared_from_its_first_whole_hour_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """I1: what was written into a log group of somebody else's before that is no loss; what is skipped then is one."""
+    connect()
+    for metric in (THEIR_LOG, THEIR_REQUESTS):
+        put(metric, 90_000, NOW - timedelta(hours=20))
+        put(metric, 5000, AT_NOON)
+        put(metric, 700, AT_ONE)
+        put(metric, 300, AT_TWO)
+    count(3000, AT_NOON, log="/theirs/orders")
+    count(700, AT_ONE, log="/theirs/orders")
+    count(200, AT_TWO, log="/theirs/orders")
+    answer, told = check(capsys)
+    assert answer["of_connected_lines"] == {"/theirs/orders": 0.9}
+    assert answer["of_connected_requests"] == {"orders": 0.9}
+    assert told == {"CompletenessOfLines": 0.9, "CompletenessOfRequests": 0.9}
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_connection_that_writes_nothing_any_more_shows_beside_an_access_log_that_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """I9: each has a value of its own, however much the others write."""
+    connect()
+    for metric in (LOG_GROUP, REQUESTS):
+        put(metric, 100_000)
+    count(100_000)
+    put(THEIR_REQUESTS, 1200, AT_ONE)
+    _, told = check(capsys)
+    assert told == {
+        "CompletenessOfLines": 1.0,
+        "CompletenessOfRequests": 1.0,
+        "CompletenessOfRequests again": 0.0,
+    }
+
+
+@pytest.mark.usefixtures("settings")
+def test_what_comes_after_a_disconnection_is_compared_with_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their log group goes on being written."""
+    connect(step=Step.DISCONNECTED, until=int(AT_TWO.timestamp() * 1000))
+    for at in (AT_ONE, AT_TWO):
+        put(THEIR_LOG, 400, at)
+        put(THEIR_REQUESTS, 400, at)
+    count(400, AT_ONE, log="/theirs/orders")
+    assert check(capsys)[1] == {"CompletenessOfLines": 1.0, "CompletenessOfRequests": 1.0}
+
+
+@pytest.mark.parametrize("how", [{"step": Step.CONNECTING}, {"form": Form.USAGE, "api": None}])
+@pytest.mark.usefixtures("settings")
+def test_what_is_not_connected_yet_and_usage_lines_are_not_compared_so(
+    capsys: pytest.CaptureFixture[str], how: dict[str, Any]
+) -> None:
+    """Usage lines are among many others in their log group: the pattern of their subscription counts them."""
+    connect(**how)
+    put(THEIR_LOG, 400, AT_ONE)
+    put(THEIR_REQUESTS, 400, AT_ONE)
+    assert check(capsys)[1] == {}
+
+
+@pytest.mark.usefixtures("settings")
+def test_of_a_log_group_that_stages_share_only_too_few_lines_show(capsys: pytest.CaptureFixture[str]) -> None:
+    """I1: no sum says whose lines they were; those of a stage that is not connected are none too many."""
+    connect(shares_log=True)
+    connect(name="items", api_name="Items", shares_log=True)
+    put(THEIR_LOG, 5000, AT_ONE)
+    count(5000, AT_ONE, log="/theirs/orders")
+    put(THEIR_REQUESTS, 1200, AT_ONE)
+    put(("AWS/ApiGateway", "Count", {"ApiName": "Items", "Stage": "v1"}), 10_000, AT_ONE)
+    answer, _ = check(capsys)
+    assert answer["of_connected_lines"] == {"/theirs/orders": 1.0}
+    assert answer["of_connected_requests"] == {"orders": 1.0, "items": 0.5}
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_websocket_api_has_no_requests_to_compare_with(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its messages are counted in both directions, and what the back end sends is in no access log."""
+    connect(api=Api.WEBSOCKET, caller="authorizer.sub")
+    put(THEIR_LOG, 300, AT_ONE)
+    put(("AWS/ApiGateway", "ConnectCount", {"ApiId": "a1b2c3", "Stage": "v1"}), 10, AT_ONE)
+    count(300, AT_ONE, log="/theirs/orders")
+    answer, _ = check(capsys)
+    assert (answer["of_connected_lines"], answer["of_connected_requests"]) == ({"/theirs/orders": 1.0}, {})
+
+
+@pytest.mark.usefixtures("settings")
+def test_more_connections_than_one_call_takes_metrics_are_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CloudWatch takes 500 in a call."""
+    monkeypatch.setattr(completeness, "MOST_METRICS", 2)
+    for number in range(4):
+        connect(name=f"orders-{number}", log_group=f"/theirs/{number}", api_name=f"Orders{number}")
+        put(("AWS/ApiGateway", "Count", {"ApiName": f"Orders{number}", "Stage": "v1"}), 100 * (number + 1), AT_ONE)
+        count(100, AT_ONE, log=f"/theirs/{number}")
+    answer, _ = check(capsys)
+    assert answer["of_connected_requests"] == {
+        "orders-0": 1.0,
+        "orders-1": 0.5,
+        "orders-2": pytest.approx(1 / 3),
+        "orders-3": 0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "dimensions"),
+    [
+        ({"api_name": "Bestellungen für alle"}, {"ApiName": "Bestellungen fr alle", "Stage": "v1"}),
+        ({"api_name": "注文"}, {"ApiName": "a1b2c3", "Stage": "v1"}),
+        ({"api": Api.HTTP, "caller": "authorizer.claims.sub"}, {"ApiId": "a1b2c3", "Stage": "v1"}),
+    ],
+)
+def test_a_connections_stage_is_known_as_cloudwatch_knows_it(
+    changes: dict[str, Any], dimensions: dict[str, str]
+) -> None:
+    """A REST API by what of its name is ASCII, or by its id."""
+    assert connected(msgspec.structs.replace(ORDERS, **changes)).dimensions == dimensions

@@ -161,7 +161,7 @@ class Ward:
     def compare_with(self, *stages: Stage) -> None:
         """Let these stages be compared."""
         settings = CheckCompletenessSettings(
-            "counters", "Metering", ACCESS_LOG_GROUP, stages=encode(stages)
+            "counters", "ledger", "Metering", ACCESS_LOG_GROUP, stages=encode(stages)
         ).environment()
         boto3.client("lambda").update_function_configuration(
             FunctionName="check-completeness", Environment={"Variables": settings}

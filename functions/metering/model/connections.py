@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from metering.model.log_format import AccessLog, Api
+from metering.model.periods import Hour
 
 NAME_PATTERN: Final = r"[a-z][a-z0-9-]{0,31}"
 """A connection's name: what metrics call its API, and what a caller that is no API key begins with."""
@@ -95,6 +96,11 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     def covers(self, moment: int) -> bool:
         """Say whether what was written at a moment (milliseconds since 1970) is metered by it."""
         return self.since - EARLY // timedelta(milliseconds=1) <= moment and (not self.until or moment < self.until)
+
+    def covers_all_of(self, hour: Hour) -> bool:
+        """Say whether it was connected through a whole hour."""
+        begin, end = (int(moment.timestamp() * 1000) for moment in (hour.start, hour.end))
+        return self.since <= begin and (not self.until or end <= self.until)
 
 
 def is_name(text: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from metering.model.connections import Connection
 from metering.model.log_format import Api
 
 
@@ -18,6 +19,17 @@ class Stage(msgspec.Struct, frozen=True):
     def dimensions(self) -> dict[str, str]:
         """The dimensions of its metrics (API Gateway Developer Guide, "Amazon API Gateway dimensions and metrics")."""
         return {"ApiName" if self.kind is Api.REST else "ApiId": self.api, "Stage": self.name}
+
+
+def connected(connection: Connection) -> Stage:
+    """Return the stage of a connection; ValueError for a log group of usage lines.
+
+    CloudWatch takes out of a REST API's name what is not ASCII, and knows one of which nothing is left by its id (API
+    Gateway Developer Guide, "Dimensions and metrics").
+    """
+    kind = connection.log.api
+    name = connection.api_name.encode("ascii", "ignore").decode() if kind is Api.REST else ""
+    return Stage(kind, name or connection.api_id, connection.stage)
 
 
 def encode(stages: Sequence[Stage]) -> str:

@@ -59,15 +59,16 @@ class Lines:
             place = {name: {"S": value} for name, value in key.items()}
             Addition(place, {"lines": lines}, [batch], expiry).write(self.client, self.table)
 
-    def of(self, first: Hour, end: Hour) -> Counter[str]:
-        """Return how many lines there were of each log from ``first`` up to ``end``, exclusive.
+    def by_hour(self, first: Hour, end: Hour) -> dict[Hour, Counter[str]]:
+        """Return how many lines there were of each log in each hour from ``first`` up to ``end``, exclusive.
 
         Half a read unit for each partition of an hour at least; no consistent reads, since the hours are long over.
         """
-        wanted = [f"lines#{Hour(n)}#{part}" for n in range(first.number, end.number) for part in range(PARTITIONS)]
-        counted: Counter[str] = Counter()
-        for found in side_by_side(self._in_partition, wanted):
-            counted.update(found)
+        counted: dict[Hour, Counter[str]] = {Hour(number): Counter() for number in range(first.number, end.number)}
+        wanted = [(hour, f"lines#{hour}#{part}") for hour in counted for part in range(PARTITIONS)]
+        found = side_by_side(self._in_partition, [pk for _, pk in wanted])
+        for (hour, _), lines in zip(wanted, found, strict=True):
+            counted[hour].update(lines)
         return counted
 
     def _in_partition(self, pk: str) -> Counter[str]:
