@@ -296,9 +296,9 @@ class Alarms(Construct):
             "LinesNotCounted",
             least,
             "Lines of the access log, or of another log group that is read, were written in the last day and not "
-            "counted: CloudWatch Logs skips some when it cannot deliver to record_usage. The log of check_completeness says of "
-            "which. See that its subscription and permission are there, then bring the lines "
-            "in: `metering recount --all --from HOUR`, and with --fix.",
+            "counted: CloudWatch Logs skips some when it cannot deliver to record_usage. The log of "
+            "check_completeness says of which. See that its subscription and permission are there, then bring the "
+            "lines in: `metering recount --all --from HOUR`, and with --fix.",
             below=1 - TOLERANCE,
             periods=THREE_RUNS,
         )
