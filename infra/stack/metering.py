@@ -36,7 +36,8 @@ from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
 from infra.stack.telling import tell
 from metering.model.log_format import AccessLog, Api
-from metering.model.metrics import Metric, check, declared, encode, meters, needs_hash, reads_usage_lines
+from metering.model.metric_checks import check
+from metering.model.metrics import Metric, declared, encode, meters, needs_hash, reads_usage_lines
 from metering.model.price_checks import check as check_plans
 from metering.model.prices import Plan
 from metering.model.read_allotment import LEAST

@@ -28,7 +28,8 @@ from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.batches import Batch
 from metering.model.log_format import AccessLog
 from metering.model.measuring import NO_KEY, measure
-from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, check, declared
+from metering.model.metric_checks import check
+from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, declared
 from metering.model.usage_lines import UsageLineReader
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters

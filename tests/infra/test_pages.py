@@ -12,6 +12,7 @@ from cogapp import Cog  # type: ignore[import-untyped]  # it has no types
 from infra.cli.main import app
 from metering.model import metrics
 from metering.model.log_format import MEASURED_FIELDS, AccessLog
+from metering.model.metric_checks import check
 from metering.model.usage_lines import Report, UsageLineReader
 from metering.model.usage_row import State
 from tests.conftest import ROOT
@@ -216,7 +217,7 @@ def test_the_metrics_that_a_page_shows_are_valid_and_their_names_are_ours() -> N
     """The example can be pasted into app.py."""
     (example,) = re.findall(r"```python\nMETRICS = (\(.*?\n\))\n```", PAGES["functions/README.md"], re.DOTALL)
     names = {name: getattr(metrics, name) for name in ("Count", "Sum", "Unique", "Max", "USAGE_LINES")}
-    metrics.check(eval(example, names), AccessLog())  # noqa: S307 - our own page
+    check(eval(example, names), AccessLog())  # noqa: S307 - our own page
 
 
 def test_the_usage_line_that_a_page_shows_is_one() -> None:

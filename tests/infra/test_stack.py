@@ -13,7 +13,8 @@ from aws_cdk.assertions import Template as Synthesised
 from infra.stack.ingest import Road
 from infra.stack.metering import MeteringStack
 from metering.model.log_format import AccessLog, Api
-from metering.model.metrics import USAGE_LINES, Count, MetricError, Sum
+from metering.model.metric_checks import MetricError
+from metering.model.metrics import USAGE_LINES, Count, Sum
 from tests.doubles.access_log import NONCE
 from tests.doubles.template import DEPLOYMENT, Template, flat, joined, of_type, properties
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from metering.model.amounts import Amounts
 from metering.model.log_format import AccessLog
-from metering.model.metrics import Count, MetricError, check
+from metering.model.metric_checks import MetricError, check
+from metering.model.metrics import Count
 from metering.model.periods import Hour
 from metering.stores.counters import Counters
 from metering.stores.marks import Mark, partition

@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.measuring import Usage, measure
+from metering.model.metric_checks import MetricError, check
 from metering.model.metrics import (
     USAGE_LINES,
     Count,
     Max,
     Metric,
-    MetricError,
     Sum,
     Unique,
     bills,
-    check,
     declared,
     decode,
     encode,
