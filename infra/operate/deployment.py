@@ -24,6 +24,7 @@ from metering.model.read_allotment import ReadAllotment
 from metering.stores.attribution import Attribution, Uniques
 from metering.stores.changes import Changes
 from metering.stores.claims import Claims
+from metering.stores.connections import Connections
 from metering.stores.counters import Counters
 from metering.stores.ledger import Ledger
 from metering.stores.read_budget import ReadBudget
@@ -141,6 +142,11 @@ class Deployment:
     def ledger(self) -> Ledger:
         """The Ledger table."""
         return Ledger(self.client("dynamodb"), self.outputs.ledger_table)
+
+    @cached_property
+    def connections(self) -> Connections:
+        """The stages and log groups that somebody else deployed."""
+        return Connections(self.client("dynamodb"), self.outputs.ledger_table)
 
     @cached_property
     def read_budget(self) -> ReadBudget:

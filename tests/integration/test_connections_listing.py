@@ -1,0 +1,87 @@
+"""Which stages and log groups are connected, as they are listed."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from infra.operate.connections import listing
+from infra.operate.connections.listing import listed, shown
+from infra.operate.deployment import Deployment
+from metering.model.connections import Step
+from metering.model.periods import Hour
+from tests.integration.connected import JOBS, ORDERS, make_log_group, write_lines
+from tests.integration.operator_commands import Operator
+from tests.integration.world import World
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+"""Moto takes no events of other weeks."""
+LAST_HOUR = Hour(Hour.containing(NOW).number - 1)
+
+
+@pytest.fixture
+def deployment(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Deployment:
+    """A deployment with a stage and a log group that are connected, and a stage that was."""
+    found = Operator(world, monkeypatch, capsys).deployment
+    for one in (ORDERS, JOBS, msgspec.structs.replace(ORDERS, name="former", step=Step.DISCONNECTED, until=1)):
+        found.connections.save(one)
+    return found
+
+
+def test_what_has_ended_is_listed_if_it_is_asked_for(deployment: Deployment) -> None:
+    """By their names."""
+    assert [one.name for one in shown(deployment, ended=False)] == ["jobs", "orders"]
+    assert [one.name for one in shown(deployment, ended=True)] == ["former", "jobs", "orders"]
+
+
+def test_the_newest_line_is_named_and_the_lines_of_the_last_whole_hour(world: World, deployment: Deployment) -> None:
+    """Those that were counted, or found to be nobody's."""
+    make_log_group(ORDERS.log_group)
+    write_lines(ORDERS.log_group, {"older": NOW - timedelta(minutes=9), "newer": NOW - timedelta(minutes=2)})
+    for hour, lines in ((LAST_HOUR, 1200), (LAST_HOUR.next(), 7)):
+        world.counters.lines.count(hour, ORDERS.log_group, lines, b"123456789012")
+    jobs, orders = listed(deployment, shown(deployment, ended=False), NOW)
+    assert (orders.last_line, orders.lines) == (NOW - timedelta(minutes=2), 1200)
+    assert (jobs.last_line, jobs.lines) == (None, 0)
+
+
+def test_a_log_group_that_is_gone_has_no_last_line(deployment: Deployment) -> None:
+    """Doctor says what to do about it."""
+    make_log_group(JOBS.log_group)
+    assert [one.last_line for one in listed(deployment, shown(deployment, ended=True), NOW)] == [None, None, None]
+
+
+def test_of_many_connections_the_newest_lines_of_the_first_are_asked_for(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10."""
+    monkeypatch.setattr(listing, "MOST_LOOKED_AT", 1)
+    for one in (JOBS, ORDERS):
+        make_log_group(one.log_group)
+        write_lines(one.log_group, {"line": NOW})
+    assert [one.last_line for one in listed(deployment, shown(deployment, ended=False), NOW)] == [NOW, None]
+
+
+def test_as_json_a_connection_says_all_that_the_ledger_holds_of_it(deployment: Deployment) -> None:
+    """But for formats, which hold the nonce (I8)."""
+    found = listed(deployment, shown(deployment, ended=True), NOW)
+    former, jobs, orders = (one.as_json() for one in found)
+    assert orders == {
+        "name": "orders",
+        "kind": "rest",
+        "api_id": "a1b2c3",
+        "api_name": "Orders",
+        "stage": "v1",
+        "caller": "identity.apiKeyId",
+        "form": "ours",
+        "step": "connected",
+        "log_group": "/aws/vendedlogs/metering/orders",
+        "shares_log": False,
+        "since": "2026-11-22T03:10:00Z",
+        "until": None,
+        "by": "arn:aws:iam::123456789012:user/ops",
+        "last_line": None,
+        "lines_last_hour": 0,
+    }
+    assert (former["step"], former["until"]) == ("disconnected", "1970-01-01T00:00:00Z")
+    assert (jobs["kind"], jobs["stage"], jobs["caller"], jobs["form"]) == (None, None, None, "usage")
