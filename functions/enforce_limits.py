@@ -54,9 +54,9 @@ def _gate() -> Gate:
     settings, dynamodb = EnforceLimitsSettings.read(), aws.dynamodb()
     asked = _list(settings)
     keys: Keys = (
-        CallerKeys(asked)
-        if settings.api == Api.HTTP.value
-        else PlanKeys(UsagePlans(aws.apigateway()), settings.deployment)
+        PlanKeys(UsagePlans(aws.apigateway()), settings.deployment)
+        if Api(settings.api).bills_by_key
+        else CallerKeys(asked)
     )
 
     def tell(name: str, reasons: Sequence[Reason], stands: Stands) -> bool:

@@ -21,7 +21,6 @@ from metering.limits.gate import Brought, Gate, UnsettledError
 from metering.limits.keys import CallerKeys, Keys, NotAsWantedError, PlanKeys
 from metering.limits.usage_plans import UnavailableError, UsagePlans
 from metering.model.limits import OPERATOR, Level, Reason
-from metering.model.log_format import Api
 from metering.model.periods import Hour
 from metering.model.subjects import short_id
 from metering.stores.gate_list import GateList
@@ -70,7 +69,7 @@ class Access:
         plans = UsagePlans(deployment.client("apigateway"))
         asked = GateList(dynamodb, outputs.access_table) if outputs.access_table else None
         keys: Keys = PlanKeys(plans, outputs.deployment)
-        if asked is not None and deployment.access_log.api is Api.HTTP:
+        if asked is not None and not deployment.access_log.api.bills_by_key:
             keys = CallerKeys(asked)
         return cls(
             plans,

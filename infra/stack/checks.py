@@ -28,8 +28,10 @@ SHORTEST_ARCHIVE: Final = COUNTER_LIFE.days
 
 def check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
     """Raise ValueError for a road that this kind of API cannot take, or an archive that is kept too briefly."""
-    if road is Road.FIREHOSE and access_log.api is Api.HTTP:
-        raise ValueError("an HTTP API cannot write its access log to Firehose: leave road out, or use a REST API")
+    if road is Road.FIREHOSE and access_log.api is not Api.REST:
+        raise ValueError(
+            f"{access_log.api.noun} cannot write its access log to Firehose: leave road out, or use a REST API"
+        )
     if archive_days < SHORTEST_ARCHIVE:
         raise ValueError(
             f"archive_days must be {SHORTEST_ARCHIVE} or more, as long as counters live, got {archive_days}"
@@ -108,8 +110,8 @@ def check_slowing(api: Api, *, has_limits: bool) -> None:
     """Raise ValueError where no key could ever be slowed."""
     if not has_limits:
         raise ValueError("nobody is ever slowed here: declare limits in a plan, or give the stack limits=True")
-    if api is Api.HTTP:
-        raise ValueError("HTTP APIs have no usage plans, so that nobody can be slowed: use Stop(…), or a REST API")
+    if not api.bills_by_key:
+        raise ValueError(f"{api.noun} has no usage plans, so that nobody can be slowed: use Stop(…), or a REST API")
 
 
 def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *, begins: str | None) -> None:

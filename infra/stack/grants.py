@@ -271,10 +271,10 @@ def enforce_limits(function: lambda_.Function, storage: Storage, *, gate_queue: 
         items("SayWhatIsDone", access, ["PutItem", "DeleteItem"], "gate"),
         tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
-    if api is Api.HTTP:
-        allow(function, items("CloseCallers", access, ["PutItem", "DeleteItem"], "access#*"))
-    else:
+    if api.bills_by_key:
         move_keys(function)
+    else:
+        allow(function, items("CloseCallers", access, ["PutItem", "DeleteItem"], "access#*"))
 
 
 def _read_limits(ledger: str) -> list[iam.PolicyStatement]:

@@ -175,11 +175,11 @@ def test_an_archive_that_is_gone_before_the_counters_is_refused(stack: MakeStack
         stack(road=Road.FIREHOSE, archive_days=61)
 
 
-def test_an_http_api_cannot_take_this_road(stack: MakeStack) -> None:
-    """API Gateway writes HTTP APIs' logs to CloudWatch Logs alone."""
-    http = AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")
-    with pytest.raises(ValueError, match="an HTTP API cannot write its access log to Firehose"):
-        stack(road=Road.FIREHOSE, access_log=http)
+@pytest.mark.parametrize("api", [Api.HTTP, Api.WEBSOCKET])
+def test_only_a_rest_api_takes_this_road(stack: MakeStack, api: Api) -> None:
+    """API Gateway writes the logs of others to CloudWatch Logs alone."""
+    with pytest.raises(ValueError, match=f"{api.noun} cannot write its access log to Firehose"):
+        stack(road=Road.FIREHOSE, access_log=AccessLog(api, "authorizer.sub"))
 
 
 def test_the_command_line_offers_every_road() -> None:

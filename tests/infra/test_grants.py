@@ -355,9 +355,10 @@ def test_the_worker_moves_keys_between_plans_and_changes_no_plan(limits_template
     }
 
 
-def test_where_there_are_no_keys_the_worker_tells_authorizers(stack: Callable[..., MeteringStack]) -> None:
-    """An HTTP API's callers are closed by an item each, and no usage plan is touched."""
-    made = stack(limits=True, access_log=AccessLog(Api.HTTP, "authorizer.claims.sub"))
+@pytest.mark.parametrize("api", [Api.HTTP, Api.WEBSOCKET])
+def test_where_there_are_no_keys_the_worker_tells_authorizers(stack: Callable[..., MeteringStack], api: Api) -> None:
+    """Callers are closed by an item each, and no usage plan is touched."""
+    made = stack(limits=True, access_log=AccessLog(api, "authorizer.sub"))
     assert grants(dict(Synthesised.from_stack(made).to_json()), "LimitingEnforceLimitsRole") == ENFORCE_LIMITS | {
         (f"dynamodb:{action}", "Access", ("access#*",)) for action in ("PutItem", "DeleteItem")
     }

@@ -266,7 +266,12 @@ def test_an_api_explains_its_refusals_by_a_link_of_ones_own(app: cdk.App, stack:
         (
             {"limits": True, "access_log": AccessLog(Api.HTTP, "authorizer.claims.sub")},
             {},
-            "HTTP APIs have no usage plans, so that nobody can be slowed",
+            "an HTTP API has no usage plans, so that nobody can be slowed",
+        ),
+        (
+            {"limits": True, "access_log": AccessLog(Api.WEBSOCKET, "authorizer.user")},
+            {},
+            "a WebSocket API has no usage plans, so that nobody can be slowed",
         ),
         ({"limits": True}, {"rate": 0}, "rate must be above 0 and burst 1 or more, got 0 and 1"),
         ({"limits": True}, {"burst": 0}, "rate must be above 0 and burst 1 or more, got 1 and 0"),

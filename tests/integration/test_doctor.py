@@ -522,7 +522,7 @@ def test_an_account_without_a_role_for_logs_is_told(ward: Ward) -> None:
     ward.answers["apigateway"] = {"get_account": {}}
     assert ward.of("log role")[0][:2] == (
         "broken",
-        "API Gateway has no role to write access logs by, so that no REST API of this Region can write one",
+        "API Gateway has no role to write access logs by, so that no REST or WebSocket API of this Region can",
     )
     ward.tell(delivery_stream=STREAM)
     assert ward.of("log role") == []

@@ -233,6 +233,14 @@ def test_an_http_api_names_its_caller_by_an_authorizer() -> None:
     assert variables["request_id"] == "$context.requestId"
 
 
+def test_a_websocket_api_tells_of_events_and_routes() -> None:
+    """Its events are the methods, its routes the resources; what it cannot log is missing."""
+    variables = json.loads(AccessLog(Api.WEBSOCKET, "authorizer.user").format(NONCE))
+    assert (variables["method"], variables["resource"]) == ("$context.eventType", "$context.routeKey")
+    assert (variables["key"], variables["request_id"]) == ("$context.authorizer.user", "$context.requestId")
+    assert variables["response_length"] == variables["response_latency"] == "-"
+
+
 @pytest.mark.parametrize("name", ["cognito:username", "custom:tenant", "client_id"])
 def test_a_user_pools_claims_may_name_the_caller(name: str) -> None:
     """Amazon Cognito's own claims and custom attributes have a colon in their names (its Developer Guide)."""
@@ -251,6 +259,8 @@ def test_the_reader_reads_what_the_format_writes() -> None:
     [
         (Api.HTTP, None, "say who is billed"),
         (Api.HTTP, "identity.apiKeyId", "an HTTP API cannot log 'identity.apiKeyId'"),
+        (Api.WEBSOCKET, None, "a WebSocket API has no API keys: say who is billed"),
+        (Api.WEBSOCKET, "identity.apiKeyId", "a WebSocket API cannot log 'identity.apiKeyId'"),
         (Api.REST, "identity.apiKey", "caller must be 'identity.apiKeyId'"),
         (Api.REST, 'authorizer.x","status":"200', "caller must be"),
         (Api.REST, "identity.userAgent", "caller must be"),

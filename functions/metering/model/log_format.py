@@ -65,6 +65,46 @@ class Api(Enum):
     HTTP = "http"
     WEBSOCKET = "websocket"
 
+    @property
+    def noun(self) -> str:
+        """What a message calls one: ``an HTTP API``."""
+        match self:
+            case Api.REST:
+                return "a REST API"
+            case Api.HTTP:
+                return "an HTTP API"
+            case Api.WEBSOCKET:
+                return "a WebSocket API"
+            case _:
+                assert_never(self)
+
+    @property
+    def bills_by_key(self) -> bool:
+        """Say whether API keys and usage plans say who calls; else an authorizer does, which also refuses callers."""
+        match self:
+            case Api.REST:
+                return True
+            case Api.HTTP | Api.WEBSOCKET:
+                # A WebSocket API asks for a key when somebody connects, and nothing says that later lines name it.
+                return False
+            case _:
+                assert_never(self)
+
+    @property
+    def logs_by_role(self) -> bool:
+        """Say whether API Gateway writes its access log by the account's role, or CloudWatch Logs delivers it.
+
+        Of WebSocket APIs, CloudFormation's answer is published: "CloudWatch Logs role ARN must be set in account
+        settings to enable logging" (github.com/aws/aws-cdk/pull/33977).
+        """
+        match self:
+            case Api.REST | Api.WEBSOCKET:
+                return True
+            case Api.HTTP:
+                return False
+            case _:
+                assert_never(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -96,8 +136,8 @@ _Measured = _Whole | Literal["-"]
 class AccessRecord(msgspec.Struct, frozen=True, gc=False):
     """One request, as the access log tells it.
 
-    ``request_id`` is a REST API's ``extendedRequestId``, because a client can choose ``requestId`` with a header; an
-    HTTP API's ``requestId`` is the same as that, and the one that its format must hold. ``key`` is the API key's id,
+    ``request_id`` is a REST API's ``extendedRequestId``, because a client can choose ``requestId`` with a header; the
+    ``requestId`` of others is the same as that, and the one that their formats must hold. ``key`` is the API key's id,
     never its value, which is the secret. ``time`` is in milliseconds since 1970, or in seconds where an HTTP API wrote
     it (:func:`metering.model.periods.epoch_ms`). ``method`` of a WebSocket API is the kind of event (``CONNECT``,
     ``MESSAGE``, ``DISCONNECT``). ``api_id`` is the connection's name where the stage was connected. Lengths are in
@@ -106,7 +146,7 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False):
     """
 
     metering: str
-    request_id: Annotated[str, Context(rest="extendedRequestId", http="requestId", websocket="extendedRequestId")]
+    request_id: Annotated[str, Context(rest="extendedRequestId", http="requestId", websocket="requestId")]
     time: Annotated[_Moment, Context(rest="requestTimeEpoch", http="requestTimeEpoch", websocket="requestTimeEpoch")]
     key: str
     status: Annotated[_Whole, Context(rest="status", http="status", websocket="status")]
@@ -197,10 +237,9 @@ class AccessLog:
     keys_apart: bool = False
 
     def __post_init__(self) -> None:
-        if self.caller is None and self.api is not Api.REST:
+        if self.caller is None and not self.api.bills_by_key:
             raise ValueError(
-                f"{_WITHOUT_KEYS[self.api]} has no API keys: say who is billed, for example "
-                "caller='authorizer.claims.sub'"
+                f"{self.api.noun} has no API keys: say who is billed, for example caller='authorizer.claims.sub'"
             )
         if self.caller is not None and not re.fullmatch(
             rf"identity\.apiKeyId|{IDENTITY_PATTERN}|{CALLER_PATTERN}", self.caller
@@ -210,10 +249,8 @@ class AccessLog:
                 "'identity.accountId', 'identity.userArn', 'identity.clientCert.subjectDN' or "
                 f"'identity.clientCert.serialNumber', got {self.caller!r}"
             )
-        if self.api is not Api.REST and self.caller == API_KEY:
-            raise ValueError(
-                f"{_WITHOUT_KEYS[self.api]} cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead"
-            )
+        if self.caller == API_KEY and not self.api.bills_by_key:
+            raise ValueError(f"{self.api.noun} cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead")
 
     @property
     def variable(self) -> str:
@@ -251,9 +288,6 @@ class AccessLog:
     def can_log(self, variable: str) -> bool:
         """Say whether this kind of API has a variable that a metric names."""
         return self.api is Api.REST or not variable.startswith("responseOverride.")
-
-
-_WITHOUT_KEYS: Final = {Api.HTTP: "an HTTP API", Api.WEBSOCKET: "a WebSocket API"}
 
 
 def fields_of(declared: Declared) -> int:

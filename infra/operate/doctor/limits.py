@@ -11,7 +11,6 @@ from infra.operate.limits.bound import delay_of
 from metering.limits.usage_plans import UsagePlans
 from metering.model.limit_checks import slows
 from metering.model.limits import Level
-from metering.model.log_format import Api
 from metering.stores.gate_list import GateList
 from metering.stores.limits import LimitItems
 
@@ -36,7 +35,7 @@ def check_limits(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         *_known(deployment),
     ]
     yield from wrong or [ok("limits are noticed, enforced and told as they should be")]
-    if deployment.access_log.api is Api.REST:
+    if deployment.access_log.api.bills_by_key:
         yield from _bounded(deployment, now)
 
 

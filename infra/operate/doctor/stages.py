@@ -127,15 +127,15 @@ def _without_key(deployment: Deployment) -> Iterator[str]:
 
 
 def check_log_role(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
-    """See that API Gateway has a role to write access logs by: REST APIs need it, unless they write to Firehose."""
-    if deployment.access_log.api is not Api.REST or deployment.outputs.delivery_stream:
+    """See that API Gateway has a role to write access logs by, which it needs but for HTTP APIs and Firehose."""
+    if not deployment.access_log.api.logs_by_role or deployment.outputs.delivery_stream:
         return
     role = deployment.client("apigateway").get_account().get("cloudwatchRoleArn")
     if role:
         yield ok(f"API Gateway writes access logs by the role {role.rpartition('/')[2]}")
     else:
         yield broken(
-            "API Gateway has no role to write access logs by, so that no REST API of this Region can write one",
+            "API Gateway has no role to write access logs by, so that no REST or WebSocket API of this Region can",
             "make one, as infra/stack/README.md says (Attach your own API)",
         )
 
@@ -190,8 +190,7 @@ def _apis(deployment: Deployment) -> Iterator[_Api]:
     for api in items(rest, "get_rest_apis", "items", PaginationConfig={"PageSize": 500}):
         yield _Api(Api.REST, api["id"], api["name"])
     for api in items(http, "get_apis", "Items"):
-        if api.get("ProtocolType", "HTTP") == "HTTP":
-            yield _Api(Api.HTTP, api["ApiId"], api["Name"])
+        yield _Api(Api[api.get("ProtocolType", "HTTP")], api["ApiId"], api["Name"])
 
 
 def _stages(deployment: Deployment, api: _Api) -> Iterator[_Found]:

@@ -23,7 +23,6 @@ from infra.operate.doctor.findings import series
 from infra.operate.limits.setting import items_of
 from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlan, UsagePlans
 from metering.model.limits import Level
-from metering.model.log_format import Api
 from metering.model.periods import Hour
 from metering.signals import NAMESPACE, Signal
 from metering.stores.table import Table, item_key
@@ -188,7 +187,7 @@ def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound,
 
     By the plans that its keys are in, or belong to while they are closed: two management calls for a key.
     """
-    if deployment.access_log.api is not Api.REST:
+    if not deployment.access_log.api.bills_by_key:
         return None
     delay = delay_of(deployment, now)
     plans = UsagePlans(deployment.client("apigateway"))
