@@ -7,7 +7,7 @@ firehose       stage ── Firehose ── S3 object ── SQS ── record_u
 """
 
 from enum import Enum
-from typing import Final
+from typing import Final, cast
 
 import aws_cdk as cdk
 import jsii
@@ -121,7 +121,7 @@ class Ingest(Construct):
 
     @property
     def access_log_format(self) -> apigateway.AccessLogFormat:
-        """The format that a stage must write, of a REST or an HTTP API as the access log was declared."""
+        """The format that a stage must write, of the kind of API as which the access log was declared."""
         return apigateway.AccessLogFormat.custom(self._format)
 
     @property
@@ -134,9 +134,14 @@ class Ingest(Construct):
 
     @property
     def access_log_settings(self) -> apigatewayv2.IAccessLogSettings:
-        """Destination and format for an HTTP API's stage; raise ValueError if the access log is a REST API's."""
-        self._expect(Api.HTTP)
-        return _AccessLogSettings(apigatewayv2.LogGroupLogDestination(self._log_group), self.access_log_format)
+        """Destination and format for a stage of an HTTP or a WebSocket API; raise ValueError if it is a REST API's."""
+        self._expect(Api.HTTP, Api.WEBSOCKET)
+        # An HTTP API keeps CloudFormation's own ARN: with another, another value would be exported, and the one that a
+        # deployed stage imports cannot be taken away.
+        by_arn = apigatewayv2.LogGroupLogDestination(self._log_group)
+        by_name = cast("apigatewayv2.IAccessLogDestination", _LogGroupByName(self._log_group))
+        destination = by_name if self._access_log.api is Api.WEBSOCKET else by_arn
+        return _AccessLogSettings(destination, self.access_log_format)
 
     def subscribe(self, usage_log: logs.ILogGroup) -> None:
         """Bring the usage lines of an application's log group to ``record_usage``.
@@ -157,13 +162,36 @@ class Ingest(Construct):
             metric_name=usage_log.log_group_name,
         )
 
-    def _expect(self, api: Api) -> None:
+    def _expect(self, *apis: Api) -> None:
         """Refuse a stage that would write lines which name no caller, and so would bill nobody."""
-        if self._access_log.api is not api:
+        if self._access_log.api not in apis:
+            kinds = " or ".join(api.name for api in apis)
+            declared = " or ".join(f"Api.{api.name}" for api in apis)
             raise ValueError(
-                f"this stack reads the log of {self._access_log.api.name} APIs, not of {api.name} APIs: "
-                f"declare it with access_log=AccessLog(api=Api.{api.name}, …)"
+                f"this stack reads the log of {self._access_log.api.name} APIs, not of {kinds} APIs: "
+                f"declare it with access_log=AccessLog(api={declared}, …)"
             )
+
+
+@jsii.implements(apigatewayv2.IAccessLogDestination)
+class _LogGroupByName:
+    """A log group by its ARN without the ``:*`` at its end, which a WebSocket API's stage refuses.
+
+    "Access log destination must only contain characters a-z, A-Z, 0-9, '_', '-', '/', '.'"
+    (github.com/serverless/serverless/issues/6304).
+    """
+
+    def __init__(self, log_group: logs.ILogGroup) -> None:
+        self._log_group = log_group
+
+    def bind(self, _stage: apigatewayv2.IStage) -> apigatewayv2.AccessLogDestinationConfig:
+        arn = cdk.Stack.of(self._log_group).format_arn(
+            service="logs",
+            resource="log-group",
+            resource_name=self._log_group.log_group_name,
+            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+        )
+        return apigatewayv2.AccessLogDestinationConfig(destination_arn=arn)
 
 
 @jsii.implements(apigatewayv2.IAccessLogSettings)

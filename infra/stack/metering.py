@@ -146,7 +146,7 @@ class MeteringStack(cdk.Stack):
 
     @property
     def access_log_settings(self) -> apigatewayv2.IAccessLogSettings:
-        """Where and what an HTTP API's stage must write; raise ValueError if the stack reads REST APIs' logs."""
+        """Where and what a stage of an HTTP or WebSocket API must write; raise ValueError if the stack reads REST's."""
         return self._ingest.access_log_settings
 
     def meter_usage_lines(self, log_group: logs.ILogGroup) -> None:
@@ -172,8 +172,14 @@ class MeteringStack(cdk.Stack):
 
         ``api`` is a REST API's name, or an HTTP API's id, as CloudWatch's metrics know it; a REST API whose name has no
         ASCII character is known by its id, too. APIs that share a name in one Region share their metrics. Of an API in
-        another stack, which needs this one, write both as text.
+        another stack, which needs this one, write both as text. Raises ValueError for a WebSocket API's stage: its
+        lines stand beside no number of CloudWatch's.
         """
+        if self._access_log.api is Api.WEBSOCKET:
+            raise ValueError(
+                "CloudWatch counts a WebSocket API's messages in both directions (MessageCount), which no number of "
+                "lines compares with: leave compare_with out; that every line is counted is compared all the same"
+            )
         self._checking.compare_with(self._access_log.api, api, stage)
 
     @property
@@ -203,7 +209,7 @@ class MeteringStack(cdk.Stack):
 
         Under this prefix it needs no line in the account's own resource policy, which can be full.
         """
-        return f"/aws/vendedlogs/metering/{self.stack_name}/" if self._access_log.api is Api.HTTP else None
+        return None if self._access_log.api.logs_by_role else f"/aws/vendedlogs/metering/{self.stack_name}/"
 
     def _make_storage(self, access_log_retention: logs.RetentionDays, archive_days: int) -> Storage:
         return Storage(

@@ -17,11 +17,19 @@ def warn_of(stack: cdk.Stack, plans: Sequence[Plan], road: Road, api: Api, strip
     """Warn of limits that act late, or without a bound, and of a setting that has no effect any more."""
     for late in warnings(plans, minutes_old=road is Road.FIREHOSE):
         cdk.Annotations.of(stack).add_warning_v2("metering:late-stop", late)
-    if api is Api.REST and any(can_stop(limit) for plan in plans for limit in plan.limits):
+    limits = [limit for plan in plans for limit in plan.limits]
+    stops = any(can_stop(limit) for limit in limits)
+    if api.bills_by_key and stops:
         stack.node.add_validation(_Unbounded(stack))
-    if api is Api.HTTP and any(slows(limit) for plan in plans for limit in plan.limits):
-        told = "callers of an HTTP API are not slowed: a Slow is told like a Notify. Write Notify(...) or Stop(...)"
+    if not api.bills_by_key and any(slows(limit) for limit in limits):
+        told = f"callers of {api.noun} are not slowed: a Slow is told like a Notify. Write Notify(...) or Stop(...)"
         cdk.Annotations.of(stack).add_warning_v2("metering:no-lane", told)
+    if api is Api.WEBSOCKET and stops:
+        told = (
+            "whoever is connected to a WebSocket API stays connected when stopped: refuse it in the authorizer of "
+            "$connect, by the table of the output AccessTable, and close its connections at the event of its stop"
+        )
+        cdk.Annotations.of(stack).add_warning_v2("metering:open-connections", told)
     if stripe_calls is not None:
         instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
         cdk.Annotations.of(stack).add_warning_v2("metering:stripe_calls", instead)

@@ -69,6 +69,13 @@ def test_stages_of_the_same_stack_are_compared_with_by_reference(stack: Callable
     assert "Ref" in reference
 
 
+def test_a_websocket_apis_requests_are_compared_with_nothing(stack: Callable[..., MeteringStack]) -> None:
+    """CloudWatch has one number for the messages of both directions, and lines only of one."""
+    metering = stack(access_log=AccessLog(Api.WEBSOCKET, "authorizer.user"))
+    with pytest.raises(ValueError, match=r"counts a WebSocket API's messages in both directions .* leave compare_with"):
+        metering.compare_with(api="a1b2c3", stage="v1")
+
+
 def test_a_name_is_spelled_as_cloudwatch_spells_it(stack: Callable[..., MeteringStack]) -> None:
     """Without what is not ASCII; a name of which nothing is left is no dimension, the API's id is."""
     metering = stack()

@@ -11,7 +11,7 @@ import pytest
 from aws_cdk import aws_sqs as sqs
 from aws_cdk.cx_api import CloudAssembly
 
-from infra.stack.examples import http_api, usage_lines
+from infra.stack.examples import http_api, usage_lines, websocket_api
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
 from metering.model.usage_lines import Report, UsageLineReader
@@ -26,7 +26,7 @@ Build = Callable[[cdk.App], cdk.App]
 
 def test_every_example_is_tested_here() -> None:
     """An example that nothing synthesises would rot."""
-    assert [path.stem for path in FILES] == ["http_api", "usage_lines"]
+    assert [path.stem for path in FILES] == ["http_api", "usage_lines", "websocket_api"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -42,7 +42,9 @@ def test_an_example_imports_of_ours_the_stack_alone(path: Path) -> None:
     assert set(named) == allowed
 
 
-@pytest.mark.parametrize("build", [http_api.build, usage_lines.build], ids=lambda build: build.__module__)
+@pytest.mark.parametrize(
+    "build", [http_api.build, usage_lines.build, websocket_api.build], ids=lambda build: build.__module__
+)
 def test_an_open_finding_fails_an_examples_synthesis(app: cdk.App, build: Build) -> None:
     """That the templates below can be synthesised at all means that cdk-nag has found nothing else."""
     sqs.Queue(cast("cdk.Stack", build(app).node.find_child("Metering")), "Careless")
@@ -60,6 +62,12 @@ def http(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 def lines(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> CloudAssembly:
     """The example of usage lines."""
     return usage_lines.build(_app(context, tmp_path_factory)).synth()
+
+
+@pytest.fixture(scope="module")
+def socket(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> CloudAssembly:
+    """The example of a WebSocket API."""
+    return websocket_api.build(_app(context, tmp_path_factory)).synth()
 
 
 def _app(context: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> cdk.App:
@@ -100,6 +108,28 @@ def test_every_route_asks_for_a_token(http: CloudAssembly) -> None:
     routes = of_type(template, "AWS::ApiGatewayV2::Route").values()
     assert {route["Properties"]["RouteKey"]: route["Properties"]["AuthorizerId"] for route in routes} == {
         "GET /items": {"Ref": name}
+    }
+
+
+def test_the_websocket_stage_writes_the_format_that_the_reader_reads(socket: CloudAssembly) -> None:
+    """Who is billed is whom the authorizer names; the messages are counted that come in."""
+    (stage,) = of_type(_template(socket, "ChatApi"), "AWS::ApiGatewayV2::Stage").values()
+    written = joined(stage["Properties"]["AccessLogSettings"]["Format"], NONCE)
+    log = AccessLog(api=Api.WEBSOCKET, caller="authorizer.customer")
+    assert written == log.format(NONCE, declared(websocket_api.METRICS))
+    assert '"method":"$context.eventType","resource":"$context.routeKey"' in written
+
+
+def test_nobody_connects_without_the_authorizer(socket: CloudAssembly) -> None:
+    """I7: API Gateway asks it on $connect, and gives no other route a message of anybody else's."""
+    template = _template(socket, "ChatApi")
+    ((name, authorizer),) = of_type(template, "AWS::ApiGatewayV2::Authorizer").items()
+    assert authorizer["Properties"]["AuthorizerType"] == "REQUEST"
+    assert authorizer["Properties"]["IdentitySource"] == ["route.request.querystring.ticket"]
+    routes = of_type(template, "AWS::ApiGatewayV2::Route").values()
+    assert {route["Properties"]["RouteKey"]: route["Properties"].get("AuthorizerId") for route in routes} == {
+        "$connect": {"Ref": name},
+        "$default": None,
     }
 
 

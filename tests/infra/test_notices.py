@@ -38,13 +38,24 @@ def test_on_firehose_a_stop_without_slow_below_it_is_warned_of(stack: MakeStack)
     Annotations.from_stack(stack("Other", plans=[PLAN])).has_no_warning("*", late)
 
 
-def test_callers_of_an_http_api_are_not_slowed_which_is_warned_of(stack: MakeStack) -> None:
+@pytest.mark.parametrize("api", [Api.HTTP, Api.WEBSOCKET])
+def test_callers_without_keys_are_not_slowed_which_is_warned_of(stack: MakeStack, api: Api) -> None:
     """A Slow tells there; where the API has keys, and where nothing slows, there is nothing to say."""
     slows = [replace(PLAN, limits=(Limit("requests", 100, at=(Slow(90), Stop(100))),))]
-    callers, warned = AccessLog(Api.HTTP, "authorizer.sub"), Match.string_like_regexp("HTTP API are not slowed")
+    callers, warned = AccessLog(api, "authorizer.sub"), Match.string_like_regexp(f"of {api.noun} are not slowed")
     Annotations.from_stack(stack(plans=slows, access_log=callers)).has_warning("*", warned)
     Annotations.from_stack(stack("Stops", plans=[PLAN], access_log=callers)).has_no_warning("*", warned)
     Annotations.from_stack(stack("Keys", plans=slows)).has_no_warning("*", warned)
+
+
+def test_that_a_stop_closes_no_connection_is_warned_of(stack: MakeStack) -> None:
+    """Whoever is connected sends on; other kinds of API ask for each request who may come in."""
+    told = Match.string_like_regexp("connected to a WebSocket API stays connected when stopped")
+    sockets, calls = (AccessLog(api, "authorizer.sub") for api in (Api.WEBSOCKET, Api.HTTP))
+    notifies = [replace(PLAN, limits=(Limit("requests", 100, at=(Notify(80),)),))]
+    Annotations.from_stack(stack(plans=[PLAN], access_log=sockets)).has_warning("*", told)
+    Annotations.from_stack(stack("Tells", plans=notifies, access_log=sockets)).has_no_warning("*", told)
+    Annotations.from_stack(stack("Http", plans=[PLAN], access_log=calls)).has_no_warning("*", told)
 
 
 def _planned(app: cdk.App, stack: MakeStack, **settings: Any) -> Annotations:

@@ -177,6 +177,27 @@ def test_an_http_api_takes_metering(stack: MakeStack) -> None:
     assert "AccessLogD598EBE9" in str(written["DestinationArn"])
 
 
+def test_a_websocket_api_takes_metering(stack: MakeStack) -> None:
+    """By the log group's ARN without ``:*`` at its end, which API Gateway refuses there."""
+    access_log = AccessLog(Api.WEBSOCKET, "authorizer.user")
+    metering = stack(access_log=access_log)
+    api = apigatewayv2.WebSocketApi(metering, "Api")
+    apigatewayv2.WebSocketStage(
+        metering, "Stage", web_socket_api=api, stage_name="v1", access_log_settings=metering.access_log_settings
+    )
+    stages = of_type(_template(metering), "AWS::ApiGatewayV2::Stage").values()
+    (written,) = [found for stage in stages if (found := stage["Properties"].get("AccessLogSettings"))]
+    assert joined(written["Format"], NONCE) == access_log.format(NONCE)
+    _, parts = written["DestinationArn"]["Fn::Join"]
+    assert parts[-2:] == [":log-group:", {"Ref": "AccessLogD598EBE9"}]
+
+
+def test_a_websocket_apis_log_is_written_by_the_accounts_role(stack: MakeStack) -> None:
+    """As a REST API's, so that its name needs no prefix."""
+    made = properties(_template(stack(access_log=AccessLog(Api.WEBSOCKET, "authorizer.user"))), "AccessLog")
+    assert "LogGroupName" not in made
+
+
 def test_an_http_apis_log_has_a_name_that_log_delivery_needs_no_policy_for(stack: MakeStack) -> None:
     """And that is of this stack's making alone: the log of one that was deleted stays, and stands in nobody's way."""
     http = AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")
@@ -202,8 +223,11 @@ def test_an_http_apis_log_would_feed_itself_too(stack: MakeStack) -> None:
 
 def test_a_stage_of_the_other_kind_is_refused(stack: MakeStack) -> None:
     """Its lines would name no caller, and nobody would be billed."""
-    with pytest.raises(ValueError, match="reads the log of REST APIs, not of HTTP APIs"):
+    with pytest.raises(ValueError, match="reads the log of REST APIs, not of HTTP or WEBSOCKET APIs"):
         _ = stack("Rest").access_log_settings
+    socket = stack("Socket", access_log=AccessLog(api=Api.WEBSOCKET, caller="authorizer.user"))
+    with pytest.raises(ValueError, match="reads the log of WEBSOCKET APIs, not of REST APIs"):
+        _ = socket.access_log_destination
     http = stack("Http", access_log=AccessLog(api=Api.HTTP, caller="authorizer.claims.sub"))
     with pytest.raises(ValueError, match="reads the log of HTTP APIs, not of REST APIs"):
         _ = http.access_log_destination
