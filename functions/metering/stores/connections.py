@@ -52,22 +52,28 @@ class Connections:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
         return [_read(item) for item in self._items.query(f"log-group#{log_group}", most_pages=1)]
 
-    def save(self, connection: Connection) -> Connection:
+    def save(self, connection: Connection, *, former: Connection | None = None) -> Connection:
         """Write a connection as it is read from now on, and return it with its new version.
 
-        Raises RowChangedError if somebody else has changed it since it was read. The same write again is refused, too,
-        and whoever reads it then finds what it wrote.
+        ``former`` is how it was read until then, where it begins anew: it ends in the same transaction, so that at no
+        moment nothing is in force. Raises RowChangedError if somebody else has changed it since it was read. The same
+        write again is refused, too, and whoever reads it then finds what it wrote.
         """
         saved = msgspec.structs.replace(connection, version=connection.version + 1)
         value = to_item({"value": msgspec.json.encode(saved).decode()})
         number = {"version": {"N": str(saved.version)}}
-        of_group = item_key(f"log-group#{saved.log_group}", f"{saved.since:013}#{saved.name}")
         table = self._items
         table.transact(
             table.putting({**item_key(ALL, saved.name), **value, **number}, version=connection.version),
-            table.putting({**of_group, **value}),
+            table.putting(_of_log_group(saved)),
+            *([table.putting(_of_log_group(former))] if former else []),
         )
         return saved
+
+
+def _of_log_group(connection: Connection) -> Item:
+    key = item_key(f"log-group#{connection.log_group}", f"{connection.since:013}#{connection.name}")
+    return key | to_item({"value": msgspec.json.encode(connection).decode()})
 
 
 def _read(item: Item) -> Connection:

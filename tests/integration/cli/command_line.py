@@ -34,6 +34,8 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "limits would": (),
     "top": ("--once",),
     "doctor": (),
+    "connect": ("a1b2c3d4e5", "prod"),
+    "disconnect": ("orders",),
     "restore": ("restored",),
     "keys exclude": ("key1", "--reason", "health check"),
     "usage": (),

@@ -1,0 +1,200 @@
+"""Stages that somebody else deployed: connected to a deployment, and given back as they were."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import typer
+from msgspec import to_builtins
+
+from infra.cli.shared import Connect, Json, err, on_deployment, out, print_json
+from infra.operate.connections.connecting import Connecting, place_of
+from infra.operate.connections.patience import Patience
+from infra.operate.connections.plan import PRICES, Plan, plan
+from infra.operate.connections.stage import look
+from infra.operate.connections.terms import Case, Wishes
+from infra.operate.deployment import Deployment, OperatorError
+from metering.model.connections import Connection, Form, StageLog, Step
+
+app: Final = typer.Typer()
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is shown, and nothing is done.")]
+
+
+@on_deployment(app, "connect")
+def connect_stage(
+    connect: Connect,
+    api_id: Annotated[str, typer.Argument(metavar="API_ID", help="The id of a REST, HTTP or WebSocket API.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="The stage's name, such as prod or '$default'.")],
+    yes: Yes = False,
+    name: Annotated[
+        str, typer.Option(help="What metrics and callers' keys call this API; its own name, in short, if left out.")
+    ] = "",
+    caller: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="Who is billed, such as authorizer.claims.sub; found if left out.")
+    ] = "",
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Put our line in front of a JSON format that lacks what a bill needs.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Change a stage that a CloudFormation stack made, or take a former name.")
+    ] = False,
+    make_role: Annotated[
+        bool, typer.Option("--make-role", help="Give API Gateway a role to write logs by, if the account has none.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Meter a stage that is live already, whoever deployed it; 'disconnect' puts back what was there.
+
+    First the plan is shown. It may be interrupted and run again: it goes on where it was. Exits with 1 if the stage
+    cannot be connected as it is; then the plan says why, and the way out.
+    """
+    deployment = connect()
+    with err.status("looking at the stage"):
+        place = place_of(deployment)
+        wishes = Wishes(name=name, caller=caller, extend=extend, force=force, make_role=make_role)
+        planned = plan(look(deployment, api_id, stage), place, wishes, deployment.connections.all())
+    if not as_json:
+        _show(planned)
+    if planned.refusals:
+        if as_json:
+            print_json({"plan": plan_as_json(planned), "connection": None})
+        raise typer.Exit(1)
+    if not yes and not (not as_json and _agreed("connect it")):
+        if as_json:
+            print_json({"plan": plan_as_json(planned), "connection": None})
+        else:
+            out.print("nothing is done: say it again with --yes")
+        return
+    verbs = Connecting(deployment, place, Patience(say=_say))
+    connection = verbs.connect(planned.connection, former=planned.former, make_role=make_role)
+    if as_json:
+        print_json({"plan": plan_as_json(planned), "connection": to_builtins(connection)})
+        return
+    out.print(f"{planned.stage} is connected as {connection.name}")
+
+
+@on_deployment(app, "disconnect")
+def disconnect_stage(
+    connect: Connect,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A connection's name; or an API's id, with STAGE.")],
+    stage: Annotated[str, typer.Argument(metavar="[STAGE]", help="The stage, where an API's id is given.")] = "",
+    yes: Yes = False,
+    keep_log: Annotated[
+        bool, typer.Option("--keep-log", help="Leave the stage writing what it writes now; only the metering ends.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """End the metering of a connected stage or log group, and put back the access log that the stage had.
+
+    A stage that is not as it was left is not touched, and the command says what differs. What was counted stays, and
+    is billed. It may be interrupted and run again.
+    """
+    deployment = connect()
+    connection = _connection(deployment, name, stage)
+    steps = _way_back(connection, keep_log=keep_log)
+    if not as_json:
+        for step in steps:
+            out.print(step)
+    if not yes and not (not as_json and _agreed("disconnect it")):
+        if as_json:
+            print_json({"steps": steps, "connection": to_builtins(connection)})
+        else:
+            out.print("nothing is done: say it again with --yes")
+        return
+    verbs = Connecting(deployment, place_of(deployment), Patience(say=_say))
+    ended = verbs.disconnect(connection, keep_log=keep_log)
+    if as_json:
+        print_json({"steps": steps, "connection": to_builtins(ended)})
+        return
+    out.print(f"{ended.name} is disconnected")
+
+
+def plan_as_json(planned: Plan) -> dict[str, Any]:
+    """Return a plan for programs: ``case`` A to D, ``stage`` as it is, and what is told to people in sentences."""
+    connection = planned.connection
+    return {
+        "case": planned.case.value,
+        "name": connection.name,
+        "api": planned.stage.api.value,
+        "api_id": planned.stage.api_id,
+        "api_name": planned.stage.api_name,
+        "stage": planned.stage.name,
+        "owner": planned.stage.owner or None,
+        "caller": connection.log.variable,
+        "log_group": connection.log_group or None,
+        "before": to_builtins(connection.before),
+        "after": to_builtins(connection.after),
+        "connected": planned.done,
+        "steps": list(planned.steps),
+        "notes": list(planned.notes),
+        "refusals": [asdict(refusal) for refusal in planned.refusals],
+        "usd_per_million": round(planned.usd_per_million, 3),
+    }
+
+
+def _show(planned: Plan) -> None:
+    """Print a plan for people."""
+    stage, connection = planned.stage, planned.connection
+    whose = f"of the CloudFormation stack {stage.owner}" if stage.owner else "of no CloudFormation stack"
+    out.print(f"{stage.api_name} ({stage.api_id}), {_KINDS[stage.api.value]}, stage {stage.name}, {whose}")
+    out.print(f"  now:   {_log(connection.before)}")
+    if planned.case is not Case.REFUSED:
+        same = connection.before == connection.after
+        out.print(f"  then:  {'the same' if same else _log(connection.after)}")
+        out.print(f"  name:  {connection.name}")
+        out.print(f"  cost:  ${planned.usd_per_million:.2f} for a million requests ({PRICES})")
+        out.print("  delay: usually seconds; CloudWatch Logs says less than three minutes")
+    if planned.done:
+        out.print("It is connected; what lacks is made good:")
+    for number, step in enumerate(planned.steps, 1):
+        out.print(f"  {number}. {step}")
+    for note in planned.notes:
+        out.print(f"  - {note}")
+    for refusal in planned.refusals:
+        err.print(f"error: {refusal.why}: {refusal.way_out}", style="red")
+        for line in refusal.lines:
+            out.print(line)
+
+
+_KINDS: Final = {"rest": "a REST API", "http": "an HTTP API", "websocket": "a WebSocket API"}
+
+
+def _log(log: StageLog) -> str:
+    return f"{log.format} into {log.destination}" if log.destination else "no access log"
+
+
+def _way_back(connection: Connection, *, keep_log: bool) -> list[str]:
+    """Say what disconnecting does."""
+    if connection.step is Step.DISCONNECTED:
+        return [f"{connection.name} is disconnected already: nothing to change"]
+    said = []
+    if connection.form in (Form.OURS, Form.EXTENDED):
+        stage = f"the stage {connection.stage} of {connection.api_name}"
+        had = _log(connection.before)
+        said.append(f"{stage} goes on writing what it writes" if keep_log else f"{stage} gets back what it had: {had}")
+    said.append(f"lines of {connection.log_group} are read no longer; what was counted stays, and is billed")
+    if connection.form is Form.OURS:
+        said.append(f"{connection.log_group} stays until its retention: it is what was billed from")
+    return said
+
+
+def _connection(deployment: Deployment, name: str, stage: str) -> Connection:
+    if not stage:
+        connection = deployment.connections.get(name)
+        if connection is None:
+            raise OperatorError(f"there is no connection {name!r}: 'metering connections' lists them")
+        return connection
+    for connection in deployment.connections.all():
+        if (connection.api_id, connection.stage) == (name, stage):
+            return connection
+    raise OperatorError(f"the stage {stage} of {name} is not connected: 'metering connections' lists what is")
+
+
+def _agreed(to: str) -> bool:
+    """Ask whoever sits at a terminal; nobody else is asked, and nothing is done."""
+    return sys.stdin.isatty() and typer.confirm(f"{to}?", err=True)
+
+
+def _say(doing: str) -> None:
+    err.print(f"{doing} ...")

@@ -1,0 +1,208 @@
+"""What connecting a stage will do, said before anything is done. Pure: a stage as it is and the ledger in, words out.
+
+| case | the stage | what is done |
+| --- | --- | --- |
+| A | has no access log | it writes our format into a log group that is made for it |
+| B | writes a log that has all that a bill needs | it is left alone; its log group is subscribed to |
+| C | writes JSON that lacks something | with ``--extend`` our line is put in front as the field ``metering`` |
+| D | writes to Firehose, or text that lacks something | nothing: the lines to paste are shown |
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from infra.operate.connections.callers import caller_of
+from infra.operate.connections.refusing import name_taken, no_role, no_room, not_ours_to_change
+from infra.operate.connections.stage import LiveStage, group_of
+from infra.operate.connections.telling import steps, told
+from infra.operate.connections.terms import Case, Place, Refusal, Wishes
+from infra.operate.deployment import OperatorError
+from metering.model.connections import NAME_PATTERN, Connection, Form, StageLog, Step, is_name
+from metering.model.log_format import API_KEY, AccessLog
+from metering.model.metrics import declared
+
+LOGS_USD_PER_GB: Final = 0.50
+COUNTING_USD_PER_MILLION: Final = 0.374
+_LENGTHS: Final = {"extendedRequestId": 16, "requestId": 16, "requestTimeEpoch": 13, "status": 3, "httpMethod": 4}
+_LENGTH: Final = 12
+"""What values take in a line: those that are always alike, and a guess for the others."""
+
+PRICES: Final = "us-east-1, 2026-11; infra/stack/README.md, What it costs"
+"""CloudWatch Logs' price for an access log, and what counting costs at 100 requests/s by subscription."""
+
+
+_FORMS: Final = {Case.NO_LOG: Form.OURS, Case.IN_PLACE: Form.THEIRS, Case.EXTEND: Form.EXTENDED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will be done. ``connection`` is as it will be written, but for when; nothing is done with ``refusals``.
+
+    ``former`` is the connection that the stage has, or had, in the ledger. ``done`` says that it is connected, and as
+    it was left: then all is looked at again, and what lacks is made good. ``line_bytes`` are those that each request
+    adds to a log.
+    """
+
+    case: Case
+    stage: LiveStage
+    connection: Connection
+    former: Connection | None
+    done: bool
+    steps: tuple[str, ...]
+    notes: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+    line_bytes: int
+
+    @property
+    def usd_per_million(self) -> float:
+        """What a million requests cost more than now, in dollars."""
+        return self.line_bytes * 1e6 / 2**30 * LOGS_USD_PER_GB + COUNTING_USD_PER_MILLION
+
+
+def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connection]) -> Plan:
+    """Return what connecting a stage will do, and why not, if so; ``ledger`` are all connections that there are.
+
+    Raises OperatorError for what no other option would change.
+    """
+    former = next((one for one in ledger if (one.api_id, one.stage) == (stage.api_id, stage.name)), None)
+    _check(stage, place, wishes, former)
+    name = wishes.name or (former.name if former else _name(stage, ledger))
+    if former and _stands(former, stage):
+        return _again(stage, place, wishes, former)
+    caller, unclear = caller_of(stage, wishes)
+    log = AccessLog(stage.api, caller, name, place.access_log.variable != API_KEY)
+    case, after, unfit = _case(stage, place, log)
+    bearer = next((one for one in ledger if one.name == name), None)
+    connection = Connection(
+        name=name,
+        form=_FORMS.get(case, Form.THEIRS),
+        step=Step.CONNECTING,
+        log_group=group_of(after.destination),
+        since=0,
+        by="",
+        api=stage.api,
+        api_id=stage.api_id,
+        api_name=stage.api_name,
+        stage=stage.name,
+        caller=caller,
+        keys_apart=log.keys_apart,
+        before=stage.log,
+        after=after,
+        shares_log=case is Case.IN_PLACE and bool(stage.sharing),
+        version=bearer.version if bearer else 0,
+    )
+    return Plan(
+        case=case,
+        stage=stage,
+        connection=connection,
+        former=former if former and former.step is not Step.DISCONNECTED else None,
+        done=False,
+        steps=() if case is Case.REFUSED else tuple(steps(stage, wishes, connection)),
+        notes=() if case is Case.REFUSED else tuple(told(stage, wishes, connection)),
+        refusals=(
+            *unclear,
+            *name_taken(name, stage, wishes, bearer),
+            *unfit,
+            *not_ours_to_change(stage, wishes, case),
+            *no_role(stage, wishes, case),
+            *no_room(stage, place, case),
+        ),
+        line_bytes=_line_bytes(place, log) if connection.form in (Form.OURS, Form.EXTENDED) else 0,
+    )
+
+
+def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | None) -> None:
+    if group_of(stage.log.destination) == place.access_log_group:
+        raise OperatorError(f"{stage} writes into this deployment's own access log: there is nothing to connect")
+    if wishes.name and not is_name(wishes.name):
+        raise OperatorError(f"a connection's name is written {NAME_PATTERN}, got {wishes.name[:40]!r}")
+    if former is None or former.step is Step.DISCONNECTED:
+        return
+    if former.step is Step.DISCONNECTING:
+        raise OperatorError(
+            f"{stage} is being disconnected: go on with 'metering disconnect {former.name}', then connect it again"
+        )
+    if wishes.name not in ("", former.name) or wishes.caller not in ("", former.log.variable):
+        raise OperatorError(
+            f"{stage} is connected as {former.name}, and bills {former.log.variable}: for another name or caller, "
+            f"say 'metering disconnect {former.name}' first"
+        )
+
+
+def _stands(former: Connection, stage: LiveStage) -> bool:
+    """Say whether a stage is as its connection left it, or found it where that has not been done yet."""
+    match former.step:
+        case Step.CONNECTING:
+            return stage.log in (former.before, former.after)
+        case Step.DISCONNECTED:  # with --keep-log
+            return former.form in (Form.OURS, Form.EXTENDED) and stage.log == former.after
+        case _:
+            return stage.log == former.after
+
+
+def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -> Plan:
+    """Return the plan of a connection that was begun, is there, or left its format behind."""
+    ended = former.step is Step.DISCONNECTED
+    connection = msgspec.structs.replace(former, step=Step.CONNECTING, since=0, until=0) if ended else former
+    case = next(case for case, form in _FORMS.items() if form is former.form)
+    return Plan(
+        case=case,
+        stage=stage,
+        connection=connection,
+        former=None,
+        done=former.step is Step.CONNECTED,
+        steps=tuple(steps(stage, wishes, connection)),
+        notes=tuple(told(stage, wishes, connection)),
+        refusals=(*no_role(stage, wishes, case), *no_room(stage, place, case)),
+        line_bytes=_line_bytes(place, connection.log) if former.form in (Form.OURS, Form.EXTENDED) else 0,
+    )
+
+
+def _name(stage: LiveStage, ledger: Sequence[Connection]) -> str:
+    """Return a name for a stage: its API's, with the stage's where another stage of that API bears it."""
+    name = _slug(stage.api_name, stage.api_id)
+    taken = any(one.name == name and one.api_id == stage.api_id for one in ledger)
+    return _slug(f"{name[: 31 - len(stage.name)]}-{stage.name}", stage.api_id) if taken else name
+
+
+def _slug(text: str, api_id: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    name = name if re.match(r"[a-z]", name) else f"api-{name or api_id}"
+    return name[:32].rstrip("-")
+
+
+def _case(stage: LiveStage, place: Place, log: AccessLog) -> tuple[Case, StageLog, tuple[Refusal, ...]]:
+    """Return what was found, the access log that the stage is to have, and why not, if so."""
+    try:
+        ours = log.format(place.nonce, declared(place.metrics))
+    except ValueError as error:
+        return Case.REFUSED, stage.log, (Refusal(str(error), "deploy the stack again, then connect"),)
+    wanted = StageLog(f"{place.group_arn}{place.connected_logs}{log.connection}", ours)
+    if not stage.log.destination:
+        return Case.NO_LOG, wanted, ()
+    if not group_of(stage.log.destination):
+        return (
+            Case.REFUSED,
+            stage.log,
+            (
+                Refusal(
+                    f"{stage} writes to Firehose ({stage.log.destination.rpartition('/')[2]}), and a stage has one "
+                    "destination",
+                    "give it this one, and whoever reads the stream a copy of the log group; --print says it in your "
+                    "tool's words",
+                    (f"destination: {wanted.destination}", f"format: {wanted.format}"),
+                ),
+            ),
+        )
+    why = f"{stage} writes an access log of its own, to {group_of(stage.log.destination)}"
+    return Case.REFUSED, stage.log, (Refusal(why, "let it write ours: --print says how in your tool's words"),)
+
+
+def _line_bytes(place: Place, log: AccessLog) -> int:
+    """Return about how many bytes a line of ours has."""
+    text = log.format(place.nonce, declared(place.metrics))
+    return len(re.sub(r"\$context\.([\w.:-]+)", lambda found: "0" * _LENGTHS.get(found[1], _LENGTH), text))
