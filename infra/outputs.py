@@ -41,6 +41,9 @@ class Outputs:
     access_log_group: str
     """The log group that the subscription brings to ``record_usage``."""
 
+    connected_logs: str
+    """How names of log groups begin that are made for connected stages; ends with a slash."""
+
     record_usage_function: str
     close_periods_function: str
     post_usage_function: str

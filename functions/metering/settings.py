@@ -39,9 +39,9 @@ class RecordUsageSettings(_Settings):
     """What ``record_usage`` needs: its table, its bucket, and the metrics as :func:`metrics.encode` writes them.
 
     ``nonces``, with spaces between them, are those by which it knows the access log's lines.
-    Lines of the log group ``access_log_group`` are access-log lines, those of any other are usage lines. Metrics that
-    count distinct values or deduplicate also need ``hash_secret``, which names the secret of their hashes, and
-    ``ledger_table``, to see who holds a key.
+    Lines of the log group ``access_log_group`` are access-log lines; how those of any other are read, ``ledger_table``
+    says, which tells who holds a key, too. Metrics that count distinct values or deduplicate also need ``hash_secret``,
+    which names the secret of their hashes.
     """
 
     counters_table: str
@@ -49,7 +49,7 @@ class RecordUsageSettings(_Settings):
     metrics: str
     nonces: str
     access_log_group: str
-    ledger_table: str = ""
+    ledger_table: str
     hash_secret: str = ""
 
 

@@ -114,14 +114,14 @@ def check_slowing(api: Api, *, has_limits: bool) -> None:
         raise ValueError(f"{api.noun} has no usage plans, so that nobody can be slowed: use Stop(…), or a REST API")
 
 
-def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *, begins: str | None) -> None:
+def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *, begins: str) -> None:
     """Raise ValueError for a log group that is one of our own, by reference or by the name that AWS gave it.
 
-    ``begins`` is how the name of one begins that CloudWatch Logs itself delivers into.
+    ``begins`` is how names begin that CloudWatch Logs itself delivers into: an HTTP API's, and connected stages'.
     """
     name, stack = log_group.log_group_name, cdk.Stack.of(ours[0])
     given = (stack.get_logical_id(cast("cdk.CfnElement", group.node.default_child)) for group in ours)
-    beginnings = [*(f"{stack.stack_name}-{logical_id}-" for logical_id in given), *filter(None, [begins])]
+    beginnings = [*(f"{stack.stack_name}-{logical_id}-" for logical_id in given), begins]
     if name in [group.log_group_name for group in ours] or name.startswith(tuple(beginnings)):
         raise ValueError(
             f"the log group {log_group.node.path} belongs to metering itself, which would feed itself for ever: "

@@ -13,6 +13,7 @@ import aws_cdk as cdk
 import jsii
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_apigatewayv2 as apigatewayv2
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_logs_destinations as logs_destinations
@@ -59,6 +60,7 @@ class Ingest(Construct):
         storage: Storage,
         metrics: str,
         nonces: str,
+        connected_logs: str,
         deployment: str,
         size: Size,
         concurrency: int | None,
@@ -81,7 +83,7 @@ class Ingest(Construct):
                 metrics=metrics,
                 nonces=nonces,
                 access_log_group=log_group.log_group_name,
-                ledger_table=storage.ledger.table_name if secret else "",
+                ledger_table=storage.ledger.table_name,
                 hash_secret=secret.secret_arn if secret else "",
             ).environment(),
             deployment=deployment,
@@ -90,6 +92,7 @@ class Ingest(Construct):
             description="Adds a batch of access-log lines to the usage counters.",
         )
         self._deliver(bucket)
+        self._let_connected_logs_in(connected_logs)
         self.delivery = (
             Delivery(self, "Delivery", bucket=bucket, record_usage=self.record_usage, timeout=size.timeout)
             if road is Road.FIREHOSE
@@ -117,6 +120,24 @@ class Ingest(Construct):
             destination=logs_destinations.LambdaDestination(self.record_usage),
             # Everything: a line that this pattern let through unseen would be lost without a reason (I1).
             filter_pattern=logs.FilterPattern.all_events(),
+        )
+
+    def _let_connected_logs_in(self, prefix: str) -> None:
+        """Let log groups that are made for connected stages bring their lines, by one statement for all of them.
+
+        A function's policy has room for few (Lambda Developer Guide, "Lambda quotas").
+        """
+        arn = cdk.Stack.of(self).format_arn(
+            service="logs",
+            resource="log-group",
+            resource_name=f"{prefix}*",
+            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+        )
+        self.record_usage.add_permission(
+            "ConnectedLogs",
+            principal=iam.ServicePrincipal("logs.amazonaws.com"),
+            source_arn=arn,
+            source_account=cdk.Stack.of(self).account,
         )
 
     @property

@@ -204,17 +204,22 @@ class MeteringStack(cdk.Stack):
         rest_limits.explain_refusals(api, self._portal.url if link is None else link)
 
     @property
-    def _vended(self) -> str | None:
-        """How the access log's name begins where CloudWatch Logs delivers it itself, as it does HTTP APIs' logs.
+    def _vended(self) -> str:
+        """How names of log groups begin into which CloudWatch Logs delivers itself, as it does HTTP APIs' logs.
 
-        Under this prefix it needs no line in the account's own resource policy, which can be full.
+        Under this prefix they need no line in the account's own resource policy, which can be full.
         """
-        return None if self._access_log.api.logs_by_role else f"/aws/vendedlogs/metering/{self.stack_name}/"
+        return f"/aws/vendedlogs/metering/{self.stack_name}/"
+
+    @property
+    def _connected_logs(self) -> str:
+        """How names of log groups begin that are made for connected stages, of whatever kind."""
+        return f"{self._vended}{guid(self)}/"
 
     def _make_storage(self, access_log_retention: logs.RetentionDays, archive_days: int) -> Storage:
         return Storage(
             self,
-            vended=self._vended,
+            vended=None if self._access_log.api.logs_by_role else self._vended,
             access_log_retention=access_log_retention,
             archive_days=archive_days,
             hashes=needs_hash(self._metrics),
@@ -231,6 +236,7 @@ class MeteringStack(cdk.Stack):
             storage=self._storage,
             metrics=encode(self._metrics),
             nonces=self._nonces,
+            connected_logs=self._connected_logs,
             deployment=self.deployment,
             size=self.sizes["record_usage"],
             concurrency=concurrency,
@@ -374,6 +380,7 @@ class MeteringStack(cdk.Stack):
             bucket=storage.bucket.bucket_name,
             road=road.value,
             access_log_group=storage.access_log.log_group_name,
+            connected_logs=self._connected_logs,
             notifications_url=self._portal.notifications_url,
             portal_url=self._portal.url,
             portal_secret=self._portal.secret.secret_arn,

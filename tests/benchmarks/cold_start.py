@@ -91,7 +91,7 @@ SETTINGS: Final = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "POWERTOOLS_SERVICE_NAME": "Metering",
     "POWERTOOLS_METRICS_NAMESPACE": "Metering",
-    **RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log").environment(),
+    **RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log", "ledger").environment(),
     **ClosePeriodsSettings(**TABLES, post_usage_function="post-usage", metrics=metrics.encode(METRICS)).environment(),
     **PostUsageSettings(**TABLES, **STRIPE, ledger_epoch="1", stripe_rate="1000").environment(),
     **ReconcileUsageSettings(**TABLES, **STRIPE, stripe_reads_a_month="10000").environment(),

@@ -282,7 +282,7 @@ def bench(repeats: int) -> Iterator[Bench]:
 
 
 def _settings(stripe_url: str) -> dict[str, str]:
-    recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log")
+    recording = RecordUsageSettings("counters", "bucket", metrics.encode(METRICS), NONCE, "access-log", "ledger")
     closing = ClosePeriodsSettings("counters", "ledger", "post-usage", metrics.encode(METRICS))
     posting = PostUsageSettings("counters", "ledger", "Metering", "1", "stripe", stripe_url, "1000")
     reconciling = ReconcileUsageSettings("counters", "ledger", "Metering", "stripe", stripe_url, "5000")

@@ -14,6 +14,7 @@ def outputs(**told: Any) -> Outputs:
         "bucket": "bucket",
         "road": "subscription",
         "access_log_group": "access-log",
+        "connected_logs": "/aws/vendedlogs/metering/Metering/00000000-0000-11f0-8000-0a58a9feac02/",
         "record_usage_function": "record-usage",
         "close_periods_function": "close-periods",
         "post_usage_function": "post-usage",

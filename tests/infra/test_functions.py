@@ -168,15 +168,18 @@ def test_every_line_of_the_access_log_reaches_record_usage(template: Template) -
     assert subscription["Properties"]["LogGroupName"] == {"Ref": "AccessLogD598EBE9"}
 
 
-def test_only_the_access_log_may_invoke_record_usage(template: Template) -> None:
-    """I7: nobody else's log group can hand it lines."""
-    (permission,) = [
-        one
+def test_only_the_access_log_and_those_of_connected_stages_may_invoke_record_usage(template: Template) -> None:
+    """I7: nobody else's log group can hand it lines; those of all connected stages take one statement."""
+    connected, own = [
+        one["Properties"]
         for one in of_type(template, "AWS::Lambda::Permission").values()
         if one["Properties"]["FunctionName"]["Fn::GetAtt"][0][:-8] == "IngestRecordUsage"
     ]
-    assert permission["Properties"]["Principal"] == "logs.amazonaws.com"
-    assert permission["Properties"]["SourceArn"] == {"Fn::GetAtt": ["AccessLogD598EBE9", "Arn"]}
+    assert {own["Principal"], connected["Principal"]} == {"logs.amazonaws.com"}
+    assert own["SourceArn"] == {"Fn::GetAtt": ["AccessLogD598EBE9", "Arn"]}
+    assert connected["SourceAccount"] == {"Ref": "AWS::AccountId"}
+    assert flat(connected["SourceArn"]).endswith(f":log-group:{flat(template['Outputs']['ConnectedLogs']['Value'])}*")
+    assert "/aws/vendedlogs/metering/Metering/" in flat(connected["SourceArn"])
 
 
 def test_a_batch_that_fails_for_good_is_kept_in_the_bucket(template: Template) -> None:

@@ -24,6 +24,7 @@ RECORD_USAGE = {
     ("dynamodb:UpdateItem", "Counters", ("lines#*",)),
     ("dynamodb:UpdateItem", "Counters", ("late#*",)),
     ("dynamodb:Query", "Counters", ("accounted#*",)),
+    ("dynamodb:Query", "Ledger", ("log-group#*",)),
     ("dynamodb:BatchGetItem", "Counters", ("unique#*", "once#*")),
     ("dynamodb:PutItem", "Counters", ("unique#*", "once#*")),
     ("s3:GetObject", "Bucket/set-aside/*", ()),
@@ -42,7 +43,7 @@ def test_record_usage_counts_claims_marks_and_sets_aside(template: Template) -> 
     assert grants(template, "IngestRecordUsageRole") == RECORD_USAGE | HASHES
 
 
-def test_record_usage_reads_no_ledger_where_no_values_are_counted(stack: Callable[..., MeteringStack]) -> None:
+def test_record_usage_reads_no_keys_where_no_values_are_counted(stack: Callable[..., MeteringStack]) -> None:
     """It would have no use for the mapping of keys, nor for a secret."""
     made = dict(Synthesised.from_stack(stack(metrics=[Count(name="requests")])).to_json())
     assert grants(made, "IngestRecordUsageRole") == RECORD_USAGE

@@ -31,6 +31,7 @@ def test_the_outputs_are_what_the_command_reads(
         "Bucket",
         "Road",
         "AccessLogGroup",
+        "ConnectedLogs",
         "RecordUsageFunction",
         "ClosePeriodsFunction",
         "PostUsageFunction",
@@ -213,9 +214,10 @@ def test_an_http_apis_log_has_a_name_that_log_delivery_needs_no_policy_for(stack
     }
 
 
-def test_an_http_apis_log_would_feed_itself_too(stack: MakeStack) -> None:
-    """By the name that CloudFormation has given it."""
-    metering = stack(metrics=[TOKENS], access_log=AccessLog(api=Api.HTTP, caller="authorizer.claims.sub"))
+@pytest.mark.parametrize("access_log", [AccessLog(), AccessLog(api=Api.HTTP, caller="authorizer.claims.sub")])
+def test_a_log_that_is_delivered_to_would_feed_itself_too(stack: MakeStack, access_log: AccessLog) -> None:
+    """By the name that CloudFormation has given it, or a command that connected a stage."""
+    metering = stack(metrics=[TOKENS], access_log=access_log)
     named = logs.LogGroup.from_log_group_name(metering, "Named", "/aws/vendedlogs/metering/Metering/0e1f2a3b")
     with pytest.raises(ValueError, match="belongs to metering itself, which would feed itself for ever"):
         metering.meter_usage_lines(named)

@@ -1141,7 +1141,7 @@ def _overwrite_at_stripe(stripe_customer: str, value: int, world: World) -> None
 def counting(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The processes of record_usage and check_completeness, which have just begun."""
     for settings in (
-        RecordUsageSettings("counters", "bucket", encode(world.metrics), NONCE, ACCESS_LOG_GROUP),
+        RecordUsageSettings("counters", "bucket", encode(world.metrics), NONCE, ACCESS_LOG_GROUP, "ledger"),
         CheckCompletenessSettings(
             "counters", "ledger", "Metering", ACCESS_LOG_GROUP, "", encode_stages([Stage(Api.REST, "SampleApi", "v1")])
         ),

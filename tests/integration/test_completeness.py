@@ -221,7 +221,7 @@ def test_usage_lines_that_a_subscription_skipped_show_in_the_ratio_of_their_log(
 def counted(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
     """What tells how many lines of each log of the present hour were dealt with, of requests and usage lines."""
     declared = (Count(name="requests"), Sum(name="jobs", of=USAGE_LINES))
-    made = RecordUsageSettings("counters", "bucket", encode_metrics(declared), NONCE, ACCESS_LOG_GROUP)
+    made = RecordUsageSettings("counters", "bucket", encode_metrics(declared), NONCE, ACCESS_LOG_GROUP, "ledger")
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
     return lambda: dict(world.counters.lines.by_hour(HOUR, HOUR.next())[HOUR])

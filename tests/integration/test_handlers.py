@@ -56,6 +56,7 @@ def log(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
         metrics=encode(METRICS),
         nonces=NONCE,
         access_log_group=ACCESS_LOG_GROUP,
+        ledger_table="ledger",
     )
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
