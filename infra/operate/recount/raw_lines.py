@@ -32,6 +32,8 @@ _NEVER: Final = 10**15
 _NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _VARIABLE: Final = re.compile(VARIABLE_PATTERN)
 _EVERY_LINE: Final = frozenset(AccessRecord.__struct_fields__)
+_CLAIM: Final = re.compile(r'"(?:key|authorizer\.claims\.[\w:]+)":"(?:[a-z][a-z0-9-]{0,31}:)?(?=")', re.ASCII)
+"""Where a claim begins that a REST API's JWT authorizer tells as JSON text, and so in quotes of its own."""
 
 
 class UnreadableError(ValueError):
@@ -113,7 +115,7 @@ def read_by_hour(
 def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
     """Return a line's fields; raise UnreadableError for what is no line of ours, whole as it was written (I7)."""
     try:
-        pairs = json.loads(line.strip("\ufeff, \t\r\n"), object_pairs_hook=list)
+        pairs = json.loads(_with_bare_claims(line).strip("\ufeff, \t\r\n"), object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON") from error
     is_flat = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs)
@@ -133,7 +135,38 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
     if any(fields[name] in ("", MISSING) for name in ("request_id", "time", "status")):
         raise UnreadableError("no request, no time or no status")
     _number(fields["status"], 0)
-    return fields
+    may_be_claims = {name for name in fields if name == "key" or name.startswith("authorizer.claims.")}
+    return {name: _bare(text) if name in may_be_claims else text for name, text in fields.items()}
+
+
+def _with_bare_claims(line: str) -> str:
+    """Return a line whose claims, as far as they stand in quotes of their own, have these no more."""
+    parts, done = [], 0
+    for place in _CLAIM.finditer(line):
+        claim, end = _text_at(line, place.end())
+        if claim is not None and line[end : end + 2] in ('",', '"}'):
+            parts += [line[done : place.end()], json.dumps(claim)[1:-1]]
+            done = end
+    return "".join([*parts, line[done:]])
+
+
+def _bare(text: str) -> str:
+    """Return a claim without quotes of its own that were escaped in the line."""
+    prefix, quote, _ = text.partition('"')
+    if not quote or not re.fullmatch(r"([a-z][a-z0-9-]{0,31}:)?", prefix):
+        return text
+    claim, end = _text_at(text, len(prefix))
+    return text if claim is None or end != len(text) else prefix + claim
+
+
+def _text_at(line: str, place: int) -> tuple[str | None, int]:
+    """Return the text of JSON that begins at a place, and where it ends; None if there is none."""
+    try:
+        text, end = json.JSONDecoder().raw_decode(line, place)
+        text.encode()
+    except (ValueError, AttributeError, RecursionError):
+        return None, place
+    return text, end
 
 
 def _hour(time: str) -> Hour:

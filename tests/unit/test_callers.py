@@ -1,0 +1,98 @@
+"""Callers that are no API keys: who can be one on which API, and how a claim is read in whatever quotes it stands."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from infra.operate.recount.raw_lines import UnreadableError, read_access_line
+from metering.model.access_log import Reader
+from metering.model.log_format import AccessRecord
+from metering.model.metrics import Count, Metric, Unique
+from tests.doubles.access_log import line_of
+from tests.unit.test_access_log import GOOD, NONCE, NOW
+
+REQUESTS = (Count(name="requests"),)
+MARK = "the value"
+
+
+def written(value: str, field: str = "key") -> str:
+    """Return a line that has this value between the quotes of a field, to the letter."""
+    return line_of(GOOD | {field: MARK}).replace(MARK, value)
+
+
+def counted(line: str, *metrics: Metric) -> AccessRecord | None:
+    """Return the record that the functions count; None for a line that is set aside."""
+    found = Reader(NOW, metrics or REQUESTS, (NONCE,)).read(line)
+    return found if isinstance(found, AccessRecord) else None
+
+
+def recounted(line: str) -> str | None:
+    """Return the key that a recount bills; None for a line that it cannot read."""
+    try:
+        found = read_access_line(line, REQUESTS, (NONCE,))
+    except UnreadableError:
+        return None
+    return found.source if found else "-"
+
+
+# --- claims that a REST API's JWT authorizer tells as JSON text -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("ann", "ann"),
+        ('"ann"', "ann"),
+        (r"\"ann\"", "ann"),
+        ('orders:"ann"', "orders:ann"),
+        (r"orders:\"ann\"", "orders:ann"),
+        (r'orders:"caf\u00E9"', "orders:café"),
+        (r"orders:\"caf\\u00E9\"", "orders:café"),
+        ("orders:42", "orders:42"),
+        ('"42"', "42"),
+        (r'"a\"b"', 'a"b'),
+        ("a1b2c3d4e5", "a1b2c3d4e5"),
+    ],
+)
+def test_a_claim_names_the_same_caller_in_whatever_quotes_it_is_told(value: str, key: str) -> None:
+    """A Cognito authorizer tells its text, a JWT authorizer JSON text, escaped by the log or not: never two callers."""
+    record = counted(written(value))
+    assert record is not None
+    assert record.key == key
+    source = read_access_line(written(value), REQUESTS, (NONCE,))
+    assert source is not None
+    assert source.source == read_access_line(written(json.dumps(key)[1:-1]), REQUESTS, (NONCE,)).source  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("value", ['["a","b"]', '{"id":"a"}', '"a","status":"200"', '"', '"a', '""a""', '"a" "b"'])
+def test_a_claim_that_is_no_text_and_no_number_names_nobody(value: str) -> None:
+    """I1, I7: the line is set aside, and no quote makes a field of it."""
+    assert counted(written(value)) is None
+    assert recounted(written(value)) is None
+
+
+def test_a_claim_that_a_metric_reads_is_its_text() -> None:
+    """The same user is one, by whichever authorizer it comes."""
+    users, claim = Unique(name="users", of="authorizer.claims.sub", opaque_id=True), "authorizer.claims.sub"
+    for value in ("ann", '"ann"', r"\"ann\""):
+        record = counted(written(value, claim), users)
+        assert record is not None
+        assert record.x0 == "ann"  # type: ignore[attr-defined]
+        brought = read_access_line(written(value, claim), (users,), (NONCE,))
+        assert brought is not None
+        assert brought.values == {"users": "ann"}
+
+
+@given(text=st.text(st.sampled_from('"\\:,{}u0a-\n orders\u00e9\ud800'), max_size=24), escaped=st.booleans())
+@example(text='orders:"x"', escaped=False)
+def test_both_readers_take_any_text_in_the_callers_place_for_the_same(text: str, escaped: bool) -> None:  # noqa: FBT001
+    """I5, I7: whatever stands there, escaped by the log or not, is one caller for both, or none for either."""
+    line = written(json.dumps(text)[1:-1] if escaped else text)
+    record = counted(line)
+    assert (record is None) == (recounted(line) is None)
+    if record is not None and record.key != "-":
+        plain = written(json.dumps(record.key)[1:-1])
+        assert recounted(line) == recounted(plain)
+        assert record.status == 200
