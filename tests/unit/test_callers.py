@@ -1,6 +1,7 @@
 """Callers that are no API keys: who can be one on which API, and how a claim is read in whatever quotes it stands."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import example, given
@@ -8,10 +9,11 @@ from hypothesis import strategies as st
 
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
 from metering.model.access_log import Reader
-from metering.model.log_format import AccessRecord
+from metering.model.log_format import AccessLog, AccessRecord, Api
+from metering.model.metric_checks import MetricError, check, unverified
 from metering.model.metrics import Count, Metric, Unique
-from tests.doubles.access_log import line_of
-from tests.unit.test_access_log import GOOD, NONCE, NOW
+from tests.doubles.access_log import NONCE, line_of
+from tests.unit.test_access_log import GOOD, NOW
 
 REQUESTS = (Count(name="requests"),)
 MARK = "the value"
@@ -35,6 +37,52 @@ def recounted(line: str) -> str | None:
     except UnreadableError:
         return None
     return found.source if found else "-"
+
+
+# --- who can be one ---------------------------------------------------------------------------------------------------
+
+EVERYWHERE = ("authorizer.tenant", "authorizer.principalId", "identity.accountId", "identity.userArn")
+CLAIMS = ("authorizer.claims.sub", "authorizer.claims.custom:tenant")
+CERTIFICATES = ("identity.clientCert.subjectDN", "identity.clientCert.serialNumber")
+
+
+@pytest.mark.parametrize(
+    ("api", "good", "bad"),
+    [
+        (Api.REST, ("identity.apiKeyId", *EVERYWHERE, *CLAIMS, *CERTIFICATES), ()),
+        (Api.HTTP, (*EVERYWHERE, *CLAIMS, *CERTIFICATES), ("identity.apiKeyId",)),
+        (Api.WEBSOCKET, EVERYWHERE, ("identity.apiKeyId", *CLAIMS, *CERTIFICATES)),
+    ],
+)
+def test_a_caller_is_what_aws_says_that_this_kind_of_api_logs(
+    api: Api, good: Sequence[str], bad: Sequence[str]
+) -> None:
+    """By the tables of variables, one for each kind."""
+    for caller in good:
+        assert json.loads(AccessLog(api, caller).format(NONCE))["key"] == f"$context.{caller}"
+    for caller in bad:
+        with pytest.raises(ValueError, match=f"{api.noun} cannot log {caller!r}: write 'authorizer.<property>'"):
+            AccessLog(api, caller)
+
+
+def test_a_websocket_api_is_not_told_to_bill_by_a_claim() -> None:
+    """It has no JWT authorizer."""
+    with pytest.raises(ValueError, match=r"for example caller='authorizer\.user'"):
+        AccessLog(Api.WEBSOCKET)
+
+
+@pytest.mark.parametrize("statuses", [("403",), ("2xx", "401"), ("4xx",)])
+@pytest.mark.parametrize("caller", ["identity.accountId", *CERTIFICATES])
+def test_nobody_is_billed_for_a_request_that_only_says_who_it_is(caller: str, statuses: tuple[str, ...]) -> None:
+    """I7: a certificate that failed mutual TLS is logged, and may name anybody."""
+    metric = Count(name="refused", statuses=statuses)
+    with pytest.raises(MetricError, match="'refused' bills 401 or 403, which a caller gets that only says who it is"):
+        check((metric,), AccessLog(Api.HTTP, caller))
+    check((metric,), AccessLog(Api.HTTP, "authorizer.tenant"))
+    check((Count(name="a", statuses=("2xx", "404", "429")),), AccessLog(Api.HTTP, caller))
+    assert unverified([metric, Count(name="a")]) == [
+        "'refused' bills 401 or 403, which a caller gets that only says who it is"
+    ]
 
 
 # --- claims that a REST API's JWT authorizer tells as JSON text -------------------------------------------------------

@@ -22,6 +22,7 @@ from metering.model.metrics import (
     encode,
     meters,
     needs_hash,
+    not_logged_by,
     reads_usage_lines,
     unit_of,
 )
@@ -76,7 +77,12 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Count(name="a", statuses=()),), "bills no status at all"),
         ((Count(name="a", statuses=("ok",)),), "a status is written '2xx' or '404', got 'ok'"),
         ((Count(name="a", methods=("post",)),), "got 'post': write 'POST'"),
-        ((Count(name="a", resources=("items",)),), "a resource is written"),
+        (
+            (Count(name="a", resources=("items",)),),
+            "got 'items'; if that is a route of a connected WebSocket API, name",
+        ),
+        ((Count(name="a", resources=("items",), methods=("GET",)),), "a resource is written"),
+        ((Count(name="a", resources=("send message",), methods=("MESSAGE",)),), "a resource is written"),
         ((Count(name="a", apis=("Orders API",)),), "by its id .*, got 'Orders API': write 'orders-api'"),
         ((Count(name="a", apis=("${Token[TOKEN.7]}",)),), r"by its id \('a1b2c3d4e5'\), got '\$\{Token"),
         ((Count(name="a", apis=("orders", "")),), r"as its connection is named \('orders'\) or .*, got ''"),
@@ -153,6 +159,61 @@ def test_a_metric_that_cannot_be_counted_is_refused(metrics: tuple[Metric, ...],
 def test_an_http_api_may_sum_what_only_it_can_log() -> None:
     """The check is against the API's own kind."""
     check((Sum(name="a", of="data_processed"),), AccessLog(Api.HTTP, "authorizer.tenant"))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Count(name="a", resources=("$connect", "$disconnect", "$default", "/items/*")),
+        Count(name="a", methods=("CONNECT", "DISCONNECT")),
+        Count(name="a", methods=("MESSAGE",), resources=("sendMessage", "room/*", "$default")),
+        Count(name="a", apis=("chat",), resources=("sendMessage",)),
+        Sum(name="a", of="data_processed", apis=("orders",)),
+        Sum(name="a", of="response_length", by="authorizer.claims.plan"),
+    ],
+)
+def test_a_metric_may_be_about_a_connected_api_of_another_kind(metric: Metric) -> None:
+    """A WebSocket API's routes and events, and what an HTTP API alone can log, in a deployment with a REST API."""
+    check((metric,), AccessLog())
+
+
+def test_a_route_of_a_websocket_api_is_a_resource_of_its_own_deployment() -> None:
+    """There any word may be one."""
+    check((Count(name="a", resources=("sendMessage",)),), AccessLog(Api.WEBSOCKET, "authorizer.user"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "rest", "http", "websocket"),
+    [
+        (Count(name="a"), "", "", ""),
+        (Count(name="a", by="api"), "", "", ""),
+        (Unique(name="a", of="key"), "", "", ""),
+        (Max(name="a", of=USAGE_LINES), "", "", ""),
+        (Sum(name="a", of="authorizer.units", by="authorizer.plan"), "", "", ""),
+        (
+            Sum(name="a", of="data_processed"),
+            "'a' reads 'data_processed', which a REST API cannot log",
+            "",
+            "'a' reads",
+        ),
+        (Max(name="a", of="response_length"), "", "", "'a' reads 'response_length', which a WebSocket API cannot log"),
+        (
+            Sum(name="a", of="responseOverride.header.n"),
+            "",
+            "'a' reads 'responseOverride.header.n', which",
+            "'a' reads",
+        ),
+        (Unique(name="a", of="authorizer.claims.sub", opaque_id=True), "", "", "its requests add nothing to it"),
+        (Count(name="a", by="authorizer.claims.plan"), "", "", "its requests stand under '-'"),
+        (Count(name="a", by="authorizer.claims.plan", meters=("pro",)), "", "", "its requests stand under 'a_other'"),
+    ],
+)
+def test_what_another_kind_of_api_cannot_log_is_said(metric: Metric, rest: str, http: str, websocket: str) -> None:
+    """I9: whoever connects such an API reads which metrics its requests bring nothing to."""
+    for api, words in ((Api.REST, rest), (Api.HTTP, http), (Api.WEBSOCKET, websocket)):
+        said = not_logged_by([metric], api)
+        assert len(said) == bool(words)
+        assert words in "".join(said)
 
 
 EVERY_KIND: tuple[Metric, ...] = (

@@ -47,6 +47,8 @@ IDENTITY_PATTERN: Final = r"identity\.(accountId|userArn|clientCert\.(serialNumb
 """What API Gateway itself has seen of a caller that signed by IAM, or showed a certificate."""
 
 API_KEY: Final = "identity.apiKeyId"
+CERTIFICATE: Final = "identity.clientCert."
+"""How what mutual TLS tells of a caller begins."""
 
 VARIABLE_PATTERN: Final = rf"{CALLER_PATTERN}|responseOverride\.header\.[A-Za-z0-9-]{{1,64}}"
 """The ``$context`` variables that a metric may name: what an authorizer returned (known before the call), and a header
@@ -104,6 +106,21 @@ class Api(Enum):
                 return False
             case _:
                 assert_never(self)
+
+    def can_log(self, name: str) -> bool:
+        """Say whether a field, or a variable, can be in its access log (API Gateway Developer Guide).
+
+        REST: "Variables for access logging for API Gateway"; HTTP: "Customize HTTP API access logs"; WebSocket:
+        "Configure logging for WebSocket APIs", which names no claims and no certificate, since neither a JWT authorizer
+        nor mutual TLS is to be had there. Only a mapping template of a REST API overrides a response's headers.
+        """
+        if name in FIELDS:
+            return FIELDS[name].on(self) is not None
+        if name == API_KEY:
+            return self.bills_by_key
+        if name.startswith("responseOverride."):
+            return self is Api.REST
+        return self is not Api.WEBSOCKET or not name.startswith(("authorizer.claims.", CERTIFICATE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +255,8 @@ class AccessLog:
 
     def __post_init__(self) -> None:
         if self.caller is None and not self.api.bills_by_key:
-            raise ValueError(
-                f"{self.api.noun} has no API keys: say who is billed, for example caller='authorizer.claims.sub'"
-            )
+            example = "authorizer.user" if self.api is Api.WEBSOCKET else "authorizer.claims.sub"
+            raise ValueError(f"{self.api.noun} has no API keys: say who is billed, for example caller={example!r}")
         if self.caller is not None and not re.fullmatch(
             rf"identity\.apiKeyId|{IDENTITY_PATTERN}|{CALLER_PATTERN}", self.caller
         ):
@@ -249,8 +265,8 @@ class AccessLog:
                 "'identity.accountId', 'identity.userArn', 'identity.clientCert.subjectDN' or "
                 f"'identity.clientCert.serialNumber', got {self.caller!r}"
             )
-        if self.caller == API_KEY and not self.api.bills_by_key:
-            raise ValueError(f"{self.api.noun} cannot log 'identity.apiKeyId': write 'authorizer.<property>' instead")
+        if self.caller is not None and not self.api.can_log(self.caller):
+            raise ValueError(f"{self.api.noun} cannot log {self.caller!r}: write 'authorizer.<property>' instead")
 
     @property
     def variable(self) -> str:
@@ -286,8 +302,8 @@ class AccessLog:
         return written
 
     def can_log(self, variable: str) -> bool:
-        """Say whether this kind of API has a variable that a metric names."""
-        return self.api is Api.REST or not variable.startswith("responseOverride.")
+        """Say whether the line can hold a variable that a metric names."""
+        return self.api.can_log(variable)
 
 
 def fields_of(declared: Declared) -> int:

@@ -2,11 +2,11 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
 from metering.model.connections import is_name
-from metering.model.log_format import FIELDS, LARGEST_SCALE, MEASURED_FIELDS, AccessLog, Api
+from metering.model.log_format import FIELDS, IDENTITY_PATTERN, LARGEST_SCALE, MEASURED_FIELDS, AccessLog, Api
 from metering.model.metrics import (
     BILLED_STATUSES,
     DIMENSIONS,
@@ -35,6 +35,11 @@ record may hold 10^12 of the smallest unit, and only a highest value is no more 
 MOST_ADDED: Final = 320
 """How many numbers one update can add to: its expression may have 4 KB (DynamoDB Developer Guide, "Constraints")."""
 
+_EVENTS: Final = frozenset({"CONNECT", "MESSAGE", "DISCONNECT"})
+"""What happens at a WebSocket API stands in the method's place."""
+
+_ROUTES: Final = frozenset({"$default", "$connect", "$disconnect"})
+_UNVERIFIED: Final = frozenset({"401", "403", "4xx"})
 _STATUS = re.compile(r"[1-5](xx|\d\d)")
 _API_ID = re.compile(r"[a-z0-9]{1,32}")
 _STAGE = re.compile(r"[A-Za-z0-9_-]{1,128}|\$default")
@@ -81,9 +86,39 @@ def _check_filters(metric: Metric, log: AccessLog) -> None:
         if not re.fullmatch(r"[A-Z]+", method):
             raise MetricError(f"{metric.name!r}: a method is written 'GET', got {method!r}{_instead(method.upper())}")
     for resource in metric.resources:
-        if not (resource.startswith("/") or (resource == "$default" and log.api is Api.HTTP)):
-            raise MetricError(f"{metric.name!r}: a resource is written '/items/{{id}}' or '/items/*', got {resource!r}")
+        if not _is_resource(resource, metric, log):
+            raise MetricError(
+                f"{metric.name!r}: a resource is written '/items/{{id}}' or '/items/*', got {resource!r}; "
+                "if that is a route of a connected WebSocket API, name the API in apis, or write methods=('MESSAGE',)"
+            )
     _check_places(metric)
+    if log.caller and re.fullmatch(IDENTITY_PATTERN, log.caller) and (wrong := unverified([metric])):
+        raise MetricError(f"{wrong[0]}: let it bill neither where callers are {log.caller!r}")
+
+
+def _is_resource(text: str, metric: Metric, log: AccessLog) -> bool:
+    """Say whether this can be a resource's path, or the key of a route: a WebSocket API's may be any word.
+
+    A word is more likely a path that lacks its slash, unless the metric is about a WebSocket API.
+    """
+    if text.startswith("/") or text in _ROUTES:
+        return True
+    is_of_websocket = log.api is Api.WEBSOCKET or metric.apis or set(metric.methods) & _EVENTS
+    return bool(is_of_websocket) and re.fullmatch(r"\S+", text) is not None
+
+
+def unverified(metrics: Iterable[Metric]) -> list[str]:
+    """Say which metrics bill requests whose caller nobody has verified, where API Gateway itself names the caller.
+
+    A certificate is logged that failed mutual TLS, too (API Gateway Developer Guide, "Variables for access logging"),
+    and of a signature that is wrong nothing is said: a stranger would bill whoever it names (I7). What an authorizer
+    tells of a caller it tells of one that it has let in.
+    """
+    return [
+        f"{metric.name!r} bills 401 or 403, which a caller gets that only says who it is"
+        for metric in metrics
+        if _UNVERIFIED & {*metric.statuses}
+    ]
 
 
 def _check_places(metric: Metric) -> None:
@@ -145,12 +180,13 @@ def _check_usage_lines(metric: Sum | Max) -> None:
 
 
 def _check_amount(metric: Sum | Max, log: AccessLog) -> None:
-    loggable = [name for name in MEASURED_FIELDS if FIELDS[name].on(log.api)]
-    if metric.of in loggable:
+    loggable = [name for name in MEASURED_FIELDS if log.api.can_log(name)]
+    if metric.of in loggable or (metric.of in MEASURED_FIELDS and metric.apis):
         return
     if metric.of in MEASURED_FIELDS:
         raise MetricError(
-            f"{metric.name!r} sums {metric.of!r}, which a {log.api.name} API cannot log: write one of {loggable}"
+            f"{metric.name!r} sums {metric.of!r}, which {log.api.noun} cannot log: write one of {loggable}, or name in "
+            "apis the connected APIs that can"
         )
     if is_variable(metric.of):
         _check_variable(metric, metric.of, log, "sums")
@@ -168,8 +204,11 @@ def _check_variable(metric: Metric, variable: str, log: AccessLog, doing: str) -
             f"{metric.name!r} {doing} {variable!r}, which the log does not hold: "
             "write 'authorizer.<property>', 'authorizer.claims.<name>' or 'responseOverride.header.<name>'"
         )
-    if variable.startswith("responseOverride.") and log.api is Api.HTTP:
-        raise MetricError(f"{metric.name!r} {doing} {variable!r}, which an HTTP API cannot log")
+    if not log.api.can_log(variable) and not metric.apis:
+        raise MetricError(
+            f"{metric.name!r} {doing} {variable!r}, which {log.api.noun} cannot log: name in apis the connected APIs "
+            "that can"
+        )
 
 
 def _check_split(metric: Count | Sum, log: AccessLog) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from metering.model.log_format import FIELDS, MEASURED_FIELDS, VARIABLE_PATTERN, Declared
+from metering.model.log_format import FIELDS, MEASURED_FIELDS, MISSING, VARIABLE_PATTERN, Api, Declared
 
 BILLED_STATUSES: Final = ("2xx", "3xx")
 """What is billed unless a metric says otherwise: a caller does not pay for its own mistakes (4xx), for being
@@ -159,6 +159,21 @@ def needs_hash(metrics: Sequence[Metric]) -> bool:
 def reads_usage_lines(metrics: Sequence[Metric]) -> bool:
     """Say whether a metric measures what your own code logs."""
     return any(isinstance(metric, Sum | Max) and metric.of == USAGE_LINES for metric in metrics)
+
+
+def not_logged_by(metrics: Iterable[Metric], api: Api) -> list[str]:
+    """Say which metrics read something that a kind of API cannot log: its requests bring nothing to them."""
+    said = []
+    for metric in metrics:
+        if (of := value_of(metric)) and of != USAGE_LINES and not api.can_log(of):
+            said.append(f"{metric.name!r} reads {of!r}, which {api.noun} cannot log: its requests add nothing to it")
+        elif isinstance(metric, Count | Sum) and is_variable(metric.by) and not api.can_log(metric.by):
+            under = meters_of(metric)[OTHER] if metric.meters else MISSING
+            said.append(
+                f"{metric.name!r} is split by {metric.by!r}, which {api.noun} cannot log: its requests stand under "
+                f"{under!r}"
+            )
+    return said
 
 
 def of_the_access_log(metrics: Sequence[Metric]) -> list[Metric]:
