@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec import to_builtins
 
-from infra.cli.shared import Connect, Json, err, on_deployment, out, print_json
+from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json, table
 from infra.operate.connections.connecting import Connecting, place_of
+from infra.operate.connections.listing import FORMS, KINDS, listed, moment, shown
 from infra.operate.connections.patience import Patience
 from infra.operate.connections.plan import PRICES, Plan, plan
 from infra.operate.connections.stage import look
@@ -108,6 +109,42 @@ def disconnect_stage(
         print_json({"steps": steps, "connection": to_builtins(ended)})
         return
     out.print(f"{ended.name} is disconnected")
+
+
+@on_deployment(app, "connections")
+def list_connections(
+    connect: Connect,
+    ended: Annotated[bool, typer.Option("--all", help="Also those that have been disconnected.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the stages and log groups that are connected, with the last line seen and the lines of the last whole hour.
+
+    Both are of the connection's log group, which other stages may share. The last line is asked for of the first 200.
+    """
+    deployment = connect()
+    with err.status("reading log groups"):
+        found = listed(deployment, shown(deployment, ended=ended), now())
+    if as_json:
+        print_json([one.as_json() for one in found])
+        return
+    table(
+        ("name", "API", "stage", "kind", "form", "since", "last line", "lines an hour", "connected by", "step"),
+        [
+            (
+                one.connection.name,
+                f"{one.connection.api_name} ({one.connection.api_id})" if one.connection.api else "-",
+                one.connection.stage or one.connection.log_group,
+                KINDS[one.connection.api] if one.connection.api else "log group",
+                FORMS[one.connection.form],
+                f"{moment(one.connection.since):%Y-%m-%dT%H:%MZ}",
+                f"{one.last_line:%Y-%m-%dT%H:%MZ}" if one.last_line else "-",
+                f"{one.lines:,}",
+                one.connection.by,
+                "" if one.connection.step is Step.CONNECTED else one.connection.step.value,
+            )
+            for one in found
+        ],
+    )
 
 
 def plan_as_json(planned: Plan) -> dict[str, Any]:

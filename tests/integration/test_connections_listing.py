@@ -20,9 +20,16 @@ LAST_HOUR = Hour(Hour.containing(NOW).number - 1)
 
 
 @pytest.fixture
-def deployment(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Deployment:
+def operator(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Operator:
+    """Who asks for the list, now."""
+    monkeypatch.setattr("infra.cli.connections.now", lambda: NOW)
+    return Operator(world, monkeypatch, capsys)
+
+
+@pytest.fixture
+def deployment(operator: Operator) -> Deployment:
     """A deployment with a stage and a log group that are connected, and a stage that was."""
-    found = Operator(world, monkeypatch, capsys).deployment
+    found = operator.deployment
     for one in (ORDERS, JOBS, msgspec.structs.replace(ORDERS, name="former", step=Step.DISCONNECTED, until=1)):
         found.connections.save(one)
     return found
@@ -60,6 +67,33 @@ def test_of_many_connections_the_newest_lines_of_the_first_are_asked_for(
         make_log_group(one.log_group)
         write_lines(one.log_group, {"line": NOW})
     assert [one.last_line for one in listed(deployment, shown(deployment, ended=False), NOW)] == [NOW, None]
+
+
+def test_the_command_prints_a_row_for_each(world: World, operator: Operator, deployment: Deployment) -> None:
+    """Form in words, and the step only where something is unfinished; or one document."""
+    deployment.connections.save(msgspec.structs.replace(ORDERS, name="half", step=Step.CONNECTING))
+    world.counters.lines.count(LAST_HOUR, ORDERS.log_group, 1200, b"123456789012")
+    heading, *rows = operator.run("connections").out.splitlines()
+    assert heading.split("  ")[0] == "name"
+    assert [row.split("  ")[0] for row in rows] == ["half", "jobs", "orders"]
+    assert [part.strip() for part in rows[2].split("  ") if part.strip()] == [
+        "orders",
+        "Orders (a1b2c3)",
+        "v1",
+        "REST",
+        "our format, in a log group made for it",
+        "2026-11-22T03:10Z",
+        "-",
+        "1,200",
+        "arn:aws:iam::123456789012:user/ops",
+    ]
+    assert rows[0].rstrip().endswith("connecting")
+    assert [one["name"] for one in operator.run("connections", "--all", "--json").document] == [
+        "former",
+        "half",
+        "jobs",
+        "orders",
+    ]
 
 
 def test_as_json_a_connection_says_all_that_the_ledger_holds_of_it(deployment: Deployment) -> None:

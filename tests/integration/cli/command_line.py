@@ -35,6 +35,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "top": ("--once",),
     "doctor": (),
     "connect": ("a1b2c3d4e5", "prod"),
+    "connections": (),
     "disconnect": ("orders",),
     "restore": ("restored",),
     "keys exclude": ("key1", "--reason", "health check"),

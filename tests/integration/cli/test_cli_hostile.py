@@ -12,14 +12,18 @@ from infra.operate.deployment import Deployment
 from infra.outputs import METADATA
 from metering.model import metrics
 from metering.model.amounts import Amounts
+from metering.model.connections import Connection, Form, Step
+from metering.model.log_format import Api
 from metering.model.metrics import Count, Sum
 from metering.model.prices import PerUnit, Plan, encode
+from metering.stores.connections import Connections
 from tests.integration.cli.command_line import KEY, ON_A_DEPLOYMENT, CloudFormation, Metering, put_secret
 from tests.integration.world import HOUR, METRICS, World
 
 HOSTILE: Final = "\x1b]52;c;ZXZpbA==\x07\x9b2J\r\u202eemca\u2066\nok       all is well"
 
 SHOWING: Final = {
+    "connections",
     "customers list",
     "customers show",
     "customers link",
@@ -72,7 +76,31 @@ def hostile(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest
     monkeypatch.setattr(Deployment, "invoke", invoke)
     rejected = posting.Rejection("acme", "requests", str(HOUR), 3, HOSTILE)
     monkeypatch.setattr(posting, "rejections", lambda _deployment: [rejected])
-    for module in ("access", "customers", "doctor", "limits", "link", "posting", "recount", "top", "usage"):
+    connection = Connection(
+        name="hostile",
+        form=Form.OURS,
+        step=Step.CONNECTED,
+        log_group="/hostile",
+        since=0,
+        by=HOSTILE,
+        api=Api.REST,
+        api_id="a1b2c3",
+        api_name=HOSTILE,
+        stage=HOSTILE,
+    )
+    Connections(world.ledger.client, world.ledger.table).save(connection)
+    for module in (
+        "access",
+        "connections",
+        "customers",
+        "doctor",
+        "limits",
+        "link",
+        "posting",
+        "recount",
+        "top",
+        "usage",
+    ):
         monkeypatch.setattr(f"infra.cli.{module}.now", world.clock)
     return world
 
