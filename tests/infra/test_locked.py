@@ -14,13 +14,14 @@ from infra.local.aws.emulator import SERVING
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SAM = Path(__file__).with_name("sam.py.lock")
 NPM = (npm.CDK, ROOT / "tests" / "npm")
 EXACT = re.compile(r"[a-z-]+==[0-9.]+")
 
 
-@pytest.mark.parametrize("lock", [ROOT / "uv.lock", SERVING.with_name("serving.py.lock")])
+@pytest.mark.parametrize("lock", [ROOT / "uv.lock", SERVING.with_name("serving.py.lock"), SAM])
 def test_every_package_of_python_is_locked_to_its_content(lock: Path) -> None:
-    """Nothing is installed whose hash differs, neither for the project nor for the emulator."""
+    """Nothing is installed whose hash differs, neither for the project nor for what has an environment of its own."""
     packages = [package for package in tomllib.loads(lock.read_text())["package"] if "registry" in package["source"]]
     files = list(chain.from_iterable([*package.get("wheels", []), package.get("sdist", {})] for package in packages))
     assert len(packages) > 10

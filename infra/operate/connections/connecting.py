@@ -45,6 +45,7 @@ def place_of(deployment: Deployment) -> Place:
         nonce=outputs.nonces.partition(" ")[0],
         metrics=deployment.declared_metrics,
         policy_is_full=Permission(functions, arn).is_full,
+        delivery_stream=outputs.delivery_stream or "",
     )
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from infra.operate.connections.callers import caller_of
 from infra.operate.connections.refusing import name_taken, no_role, no_room, not_ours_to_change
+from infra.operate.connections.snippets import lines_to_paste, own_log
 from infra.operate.connections.stage import LiveStage, group_of
 from infra.operate.connections.telling import steps, told
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
@@ -70,15 +71,13 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
     """
     former = next((one for one in ledger if (one.api_id, one.stage) == (stage.api_id, stage.name)), None)
     _check(stage, place, wishes, former)
-    name = wishes.name or (former.name if former else _name(stage, ledger))
     if former and _stands(former, stage):
         return _again(stage, place, wishes, former)
-    caller, unclear = caller_of(stage, wishes)
-    log = AccessLog(stage.api, caller, name, place.access_log.variable != API_KEY)
+    log, unclear = ours(stage, place, wishes, ledger)
     case, after, unfit = _case(stage, place, log)
-    bearer = next((one for one in ledger if one.name == name), None)
+    bearer = next((one for one in ledger if one.name == log.connection), None)
     connection = Connection(
-        name=name,
+        name=log.connection,
         form=_FORMS.get(case, Form.THEIRS),
         step=Step.CONNECTING,
         log_group=group_of(after.destination),
@@ -88,7 +87,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         api_id=stage.api_id,
         api_name=stage.api_name,
         stage=stage.name,
-        caller=caller,
+        caller=log.caller,
         keys_apart=log.keys_apart,
         before=stage.log,
         after=after,
@@ -105,7 +104,6 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         notes=() if case is Case.REFUSED else tuple(told(stage, wishes, connection)),
         refusals=(
             *unclear,
-            *name_taken(name, stage, wishes, bearer),
             *unfit,
             *not_ours_to_change(stage, wishes, case),
             *no_role(stage, wishes, case),
@@ -115,11 +113,26 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
     )
 
 
+def ours(
+    stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connection]
+) -> tuple[AccessLog, tuple[Refusal, ...]]:
+    """Return what a stage would write for us, by its name and its callers, and why not, if so.
+
+    Raises OperatorError for a name, or a caller, that is none.
+    """
+    if wishes.name and not is_name(wishes.name):
+        raise OperatorError(f"a connection's name is written {NAME_PATTERN}, got {wishes.name[:40]!r}")
+    former = next((one for one in ledger if (one.api_id, one.stage) == (stage.api_id, stage.name)), None)
+    name = wishes.name or (former.name if former else _name(stage, ledger))
+    caller, unclear = caller_of(stage, wishes)
+    bearer = next((one for one in ledger if one.name == name), None)
+    log = AccessLog(stage.api, caller, name, place.access_log.variable != API_KEY)
+    return log, (*unclear, *name_taken(name, stage, wishes, bearer))
+
+
 def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | None) -> None:
     if group_of(stage.log.destination) == place.access_log_group:
         raise OperatorError(f"{stage} writes into this deployment's own access log: there is nothing to connect")
-    if wishes.name and not is_name(wishes.name):
-        raise OperatorError(f"a connection's name is written {NAME_PATTERN}, got {wishes.name[:40]!r}")
     if former is None or former.step is Step.DISCONNECTED:
         return
     if former.step is Step.DISCONNECTING:
@@ -194,7 +207,7 @@ def _case(stage: LiveStage, place: Place, log: AccessLog) -> tuple[Case, StageLo
                     "destination",
                     "give it this one, and whoever reads the stream a copy of the log group; --print says it in your "
                     "tool's words",
-                    (f"destination: {wanted.destination}", f"format: {wanted.format}"),
+                    lines_to_paste(own_log(place, log)),
                 ),
             ),
         )

@@ -41,7 +41,7 @@ class Place:
     """Where lines are to go: a deployment, as far as a plan needs it.
 
     ``connected_logs`` is what names of log groups begin with that are made for stages; ``group_arn`` what their ARNs
-    begin with: ``arn:aws:logs:REGION:ACCOUNT:log-group:``.
+    begin with: ``arn:aws:logs:REGION:ACCOUNT:log-group:``; ``delivery_stream`` is that of the Firehose road, or empty.
     """
 
     stack: str
@@ -53,3 +53,4 @@ class Place:
     nonce: str
     metrics: tuple[Metric, ...]
     policy_is_full: bool = False
+    delivery_stream: str = ""
