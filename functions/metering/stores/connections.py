@@ -4,9 +4,10 @@
 | --- | --- | --- | --- |
 | a connection | ``connections`` | its name | ``value``: JSON, a :class:`Connection`; ``version`` |
 | how a log group is read | ``log-group#<log group>`` | ``<since>#<name>`` | ``value``: the same |
+| a log group | ``log-groups`` | its name | |
 
-Both are written together. The second stays when the first ends and begins anew: late lines, and a recount, are read as
-they were then.
+All are written together. The others stay when the first ends and begins anew, perhaps with another log group: late
+lines, and a recount, are read as they were then.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from metering.model.connections import Connection
-from metering.stores.aws import Item, to_item
+from metering.stores.aws import Item, side_by_side, to_item
 from metering.stores.table import Table, item_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
 
 ALL: Final = "connections"
+LOG_GROUPS: Final = "log-groups"
 MOST: Final = 4
 """Pages of 1 MB that all connections fill at most: some 1,500 of them."""
 
@@ -52,6 +54,14 @@ class Connections:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
         return [_read(item) for item in self._items.query(f"log-group#{log_group}", most_pages=1)]
 
+    def ever(self) -> list[Connection]:
+        """Return how every log group was ever read: a connection once for each time that it began.
+
+        TooMuchError for thousands of log groups.
+        """
+        groups = [item["sk"]["S"] for item in self._items.query(LOG_GROUPS, most_pages=MOST)]
+        return [connection for of_group in side_by_side(self.of_log_group, groups) for connection in of_group]
+
     def save(self, connection: Connection, *, former: Connection | None = None) -> Connection:
         """Write a connection as it is read from now on, and return it with its new version.
 
@@ -66,6 +76,7 @@ class Connections:
         table.transact(
             table.putting({**item_key(ALL, saved.name), **value, **number}, version=connection.version),
             table.putting(_of_log_group(saved)),
+            table.putting(item_key(LOG_GROUPS, saved.log_group)),
             *([table.putting(_of_log_group(former))] if former else []),
         )
         return saved
