@@ -24,6 +24,7 @@ from tests.doubles.stripe_types import typed_calls
 from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.billing import Billing, subscribed
 from tests.integration.limit_desk import Desk
+from tests.integration.raw import Raw, raw_of
 from tests.integration.world import HOUR, World
 
 
@@ -131,6 +132,13 @@ def world(dynamodb: Any, s3: Any, stripe: LocalStripe, clock: Clock) -> World:
     made.ledger.progress.advance_cursor(HOUR)
     made.switch.turn(Switch(on=True, since="2026-09-01T00"))
     return made
+
+
+@pytest.fixture
+def raw(world: World, monkeypatch: pytest.MonkeyPatch) -> Raw:
+    """A deployment of a day ago with one customer, in its hour, with logs that take lines of any time."""
+    monkeypatch.setattr("moto.logs.models.utcnow", lambda: world.now.replace(tzinfo=None))
+    return raw_of(world)
 
 
 @pytest.fixture
