@@ -93,7 +93,7 @@ def recount(
         work = Recount(deployment, customer_id, moment, ahead)
     for month in work.months_left_out(begin, stop):
         err.print(f"distinct values of {month} are left out: they need --from {month}-01 and all hours since")
-    if words := work.usage_lines_left_out(begin):
+    if words := work.usage_lines_left_out(begin, stop):
         err.print(words)
     report = _Report(everyone, as_json)
     for lines in progress("recounting", as_json)(work.compare(begin, stop), stop.number - begin.number):

@@ -24,6 +24,9 @@ from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World
 JOBS_LOG = "jobs"
 NEXT = HOUR.next()
 DEPLOYED = HOUR.start - timedelta(days=1)
+INVOKING = [ACCESS_LOG_GROUP, JOBS_LOG]
+"""The log groups that may invoke record_usage, each by a statement of its own."""
+
 WHO = "arn:aws:iam::123456789012:user/operator"
 
 
@@ -32,8 +35,7 @@ class Lambda:
 
     def get_policy(self, **_: str) -> dict[str, str]:
         """Return a policy with a statement for each log group."""
-        groups = (ACCESS_LOG_GROUP, JOBS_LOG)
-        arns = [f"arn:aws:logs:us-east-1:123456789012:log-group:{group}:*" for group in groups]
+        arns = [f"arn:aws:logs:us-east-1:123456789012:log-group:{group}:*" for group in INVOKING]
         statements = [{"Condition": {"ArnLike": {"AWS:SourceArn": arn}}} for arn in arns]
         return {"Policy": json.dumps({"Statement": statements})}
 

@@ -10,9 +10,7 @@ import pytest
 
 from metering.counting.payloads import batches
 from tests.doubles.hostile import HOSTILE, METRICS, hostile_line
-from tests.integration.test_recount import Raw, raw
-
-__all__ = ["raw"]
+from tests.integration.raw import Raw
 
 
 def _lines(written: str) -> dict[str, str]:

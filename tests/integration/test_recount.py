@@ -569,8 +569,9 @@ def test_usage_lines_that_are_gone_are_left_out_and_requests_are_not(raw: Raw) -
     forget(JOBS_LOG)
     work = Recount(raw.deployment, "acme", world.now)
     assert said(next(iter(work.compare(HOUR, NEXT)))) == {"requests": (1, 1, 1, 0)}
-    assert "the log group jobs keeps lines for 3 days" in work.usage_lines_left_out(HOUR)
-    assert work.usage_lines_left_out(Hour.containing(world.now)) == ""
+    assert "the log group jobs keeps lines for 3 days" in work.usage_lines_left_out(HOUR, NEXT)
+    today = Hour.containing(world.now)
+    assert work.usage_lines_left_out(today, today.next()) == ""
 
 
 def test_a_log_that_was_made_anew_lowers_no_bill(raw: Raw) -> None:

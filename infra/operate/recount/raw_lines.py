@@ -83,9 +83,16 @@ def read_by_hour(
 ) -> Record | None:
     """Return the same, by the metrics that were in force in the hour of the request."""
     fields = _fields(line, nonces)
-    key, hour = fields["key"], _hour(fields["time"])
-    metrics = metrics_in_force(hour)
-    if key == MISSING:
+    return record_of(fields, metrics_in_force(hour_of(fields)))
+
+
+def record_of(fields: Mapping[str, str], metrics: Sequence[Metric]) -> Record | None:
+    """Return what the fields of a line add up to, whoever wrote its format; see :func:`read_access_line`."""
+    key, hour = fields["key"], hour_of(fields)
+    if any(fields[name] in ("", MISSING) for name in ("request_id", "time", "status")):
+        raise UnreadableError("no request, no time or no status")
+    _number(fields["status"], 0)
+    if key in (MISSING, f"{fields['api_id']}:{MISSING}"):
         return None
     if not is_id(key):
         raise UnreadableError("not the id of a key")
@@ -132,9 +139,6 @@ def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
     others = fields.keys() - _EVERY_LINE
     if len(fields) != len(pairs) or not fields.keys() >= _EVERY_LINE or not all(map(_VARIABLE.fullmatch, others)):
         raise UnreadableError("a field twice, missing or of another kind")
-    if any(fields[name] in ("", MISSING) for name in ("request_id", "time", "status")):
-        raise UnreadableError("no request, no time or no status")
-    _number(fields["status"], 0)
     may_be_claims = {name for name in fields if name == "key" or name.startswith("authorizer.claims.")}
     return {name: _bare(text) if name in may_be_claims else text for name, text in fields.items()}
 
@@ -169,9 +173,9 @@ def _text_at(line: str, place: int) -> tuple[str | None, int]:
     return text, end
 
 
-def _hour(time: str) -> Hour:
-    """Return the hour of a time in milliseconds, or in seconds as HTTP APIs write it."""
-    moment = exact(time)
+def hour_of(fields: Mapping[str, str]) -> Hour:
+    """Return the hour of a line whose time is in milliseconds, or in seconds as HTTP APIs write it."""
+    moment = exact(fields["time"])
     if moment.denominator != 1 or not 0 <= moment <= _NEVER:
         raise UnreadableError("no time")
     return Hour.of_epoch_ms(int(moment) if moment >= SECONDS_BELOW else int(moment) * 1000)

@@ -12,14 +12,17 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.operate.recount.in_force import Declared, InForce
+from infra.operate.recount.raw_connected import ConnectedReader
 from infra.operate.recount.raw_lines import Record, UnreadableError, read_by_hour
 from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.layout import ARCHIVE
+from metering.model.connections import EARLY, Connection, Form
 from metering.model.metrics import Declaration, Metric, meters_of
 from metering.model.periods import Hour, hours
 
@@ -32,6 +35,9 @@ CHUNK: Final = 12 << 20
 
 T = TypeVar("T")
 
+_EARLY_MS: Final = EARLY // timedelta(milliseconds=1)
+_OF_STAGES: Final = (Form.OURS, Form.THEIRS, Form.EXTENDED)
+
 _TERM: Final = "usage"  # what the subscription of an application's log asks for, too
 
 
@@ -43,7 +49,8 @@ class BrokenObjectError(ValueError):
 class Archive:
     """Reads lines by the hour of their arrival. Errors of AWS are raised as they are.
 
-    On either road the objects and the access log are read: a deployment that changed roads has lines in both.
+    On either road the objects and the access log are read: a deployment that changed roads has lines in both. Of the
+    log groups of ``connections`` what was written while these were connected is read.
     """
 
     s3: Any
@@ -51,6 +58,7 @@ class Archive:
     bucket: str
     access_log_group: str
     usage_log_groups: Sequence[str]
+    connections: Sequence[Connection] = ()
 
     def objects(self, hour: Hour) -> Iterator[tuple[str, Iterator[str]]]:
         """Yield the keys of the objects that Firehose wrote in an hour, each with its lines (:func:`lines_of`)."""
@@ -69,6 +77,34 @@ class Archive:
         for group in self.usage_log_groups:
             for event in self._events(group, hour, filterPattern=_TERM):
                 yield usage_record_id(group, event["eventId"]), event["message"]
+        for group, of_group in self._connected_in(hour, Form.USAGE).items():
+            for event in self._events_there(group, hour, filterPattern=_TERM):
+                if any(_is_of(connection, event) for connection in of_group):
+                    yield usage_record_id(group, event["eventId"]), event["message"]
+
+    def connected(self, hour: Hour) -> Iterator[tuple[Sequence[Connection], str]]:
+        """Yield what stages that were connected wrote in an hour, each line behind the connections that it may be of.
+
+        There are several where stages share a log group.
+        """
+        for group, of_group in self._connected_in(hour, *_OF_STAGES).items():
+            for event in self._events_there(group, hour):
+                connections = [connection for connection in of_group if _is_of(connection, event)]
+                if connections:
+                    yield connections, event["message"]
+
+    def _connected_in(self, hour: Hour, *forms: Form) -> dict[str, list[Connection]]:
+        """Return by log group the connections of these forms that may have lines of an hour, the latest first."""
+        groups: dict[str, list[Connection]] = {}
+        for connection in sorted(self.connections, key=lambda one: (one.log_group, -one.since)):
+            if connection.form in forms and is_connected_in(connection, hour):
+                groups.setdefault(connection.log_group, []).append(connection)
+        return groups
+
+    def _events_there(self, group: str, hour: Hour, **pattern: str) -> Iterator[dict[str, Any]]:
+        """Yield the events of a log group that somebody else may have deleted; its lines are gone then."""
+        with suppress(self.logs.exceptions.ResourceNotFoundException):
+            yield from self._events(group, hour, **pattern)
 
     def _events(self, group: str, hour: Hour, **pattern: str) -> Iterator[dict[str, Any]]:
         first, end = (int(moment.timestamp() * 1000) for moment in (hour.start, hour.end))
@@ -87,6 +123,23 @@ class Archive:
         while "nextToken" in answer:
             answer = self.logs.filter_log_events(**asked, nextToken=answer["nextToken"])
             yield from answer["events"]
+
+
+def _is_of(connection: Connection, event: Mapping[str, Any]) -> bool:
+    """Say whether an event was written while its log group was connected.
+
+    A line may be dated a little earlier than the connection began, if it came into the log group later: what was there
+    already was never delivered.
+    """
+    at, came = event["timestamp"], event.get("ingestionTime", event["timestamp"])
+    is_over = connection.until and at >= connection.until
+    return at >= connection.since - _EARLY_MS and came >= connection.since and not is_over
+
+
+def is_connected_in(connection: Connection, hour: Hour) -> bool:
+    """Say whether there can be lines in an hour that were written while a log group was connected."""
+    first, end = (int(moment.timestamp() * 1000) for moment in (hour.start, hour.end))
+    return connection.since - _EARLY_MS < end and (not connection.until or connection.until > first)
 
 
 def usage_record_id(log_group: str, event_id: str) -> str:
@@ -189,12 +242,14 @@ class RawLog:
 
     in_force: InForce = field(init=False)
     _ever: tuple[Metric, ...] = field(init=False)
+    _connected: ConnectedReader = field(init=False)
     _open: dict[Hour, HourTally] = field(default_factory=dict)
     _counted_ids: set[tuple[str, str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.in_force = InForce(self.notes, self.metrics)
         self._ever = self.in_force.ever
+        self._connected = ConnectedReader(lambda hour: self.in_force.at(hour).metrics, self.nonces)
 
     def tallies(self, first: Hour, end: Hour, now: datetime) -> Iterator[tuple[Hour, HourTally]]:
         """Yield the hours from ``first`` up to ``end``, exclusive, each once its lines are read."""
@@ -230,6 +285,7 @@ class RawLog:
             except BrokenObjectError:
                 self.broken.append(key)
         self._read(self.archive.access_log(arrived), self._access_record)
+        self._read(self.archive.connected(arrived), lambda found: self._connected.read(*found))
 
     def _access_record(self, line: str) -> Record | None:
         return read_by_hour(line, lambda hour: self.in_force.at(hour).metrics, self.nonces)

@@ -11,9 +11,7 @@ in the ledger's quantity, and no difference. So a recount that is repeated mends
 Its readers know nothing of the way that counts. Whose usage a key's is, it asks of the same attribution as closing.
 """
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -22,11 +20,11 @@ from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount import whole
 from infra.operate.recount.compared import Compared, ReadHour, corrections, explained, is_of_usage_lines, stale
 from infra.operate.recount.in_force import Declared, InForce
+from infra.operate.recount.log_groups import archive_of
 from infra.operate.recount.mending import mend
-from infra.operate.recount.raw_lines import UnreadableError, read_access_line
-from infra.operate.recount.raw_log import Archive, HourTally, RawLog, usage_record_id
+from infra.operate.recount.raw_log import HourTally, RawLog
+from infra.operate.recount.waiting import waiting_records
 from infra.operate.recount.whole import Kept, Places
-from metering.model.batches import Source
 from metering.model.metrics import Unique, meters_of, reads_usage_lines
 from metering.model.periods import Hour, due_before, hours
 from metering.model.subjects import Kind, Subject, customer
@@ -34,7 +32,6 @@ from metering.model.usage_row import UsageRow
 from metering.stores.attribution import owner_of
 from metering.stores.aws import in_pieces
 from metering.stores.declarations import Declarations
-from metering.stores.set_aside import SetAsideBatch, SetAsideLine
 
 ACCESS_AHEAD: Final = 2
 """Hours after its own in which a request's line is looked for. API Gateway writes it at the request's end, and Firehose
@@ -84,9 +81,10 @@ class Recount:
         self._nonces = deployment.outputs.nonces.split()
         self._sources = deployment.ledger.holders.sources_of(only) if only else None
         self._reads_usage_lines = reads_usage_lines(self._in_force.ever)
-        self._archive = self._make_archive()
+        self._connections = deployment.connections.ever()
+        self._archive = archive_of(deployment, self._connections, reads_usage_lines=self._reads_usage_lines)
         self._places = Places(self._archive, deployment.client("firehose"), deployment.outputs.delivery_stream, now)
-        self._waiting = self._set_aside()
+        self._waiting = waiting_records(deployment, self._connections, self._in_force.ever)
         self._raw = self._make_raw()
 
     @property
@@ -130,7 +128,7 @@ class Recount:
         over = due_before(self._now)
         if end > over:
             raise OperatorError(f"lines of {Hour(end.number - 1)} may still be on their way: recount up to {over}")
-        last = whole.last(self._places.of_access_log(first))
+        last = whole.last(self._places.of_access_log(first, end))
         if last is not None and first < last.first:
             raise OperatorError(f"{first} is no longer wholly in the log: {last.said}")
 
@@ -149,9 +147,9 @@ class Recount:
             begin = begin.month_end
         return left_out
 
-    def usage_lines_left_out(self, first: Hour) -> str:
+    def usage_lines_left_out(self, first: Hour, end: Hour) -> str:
         """Say from which hour on usage lines are compared, if they are not from the first one on."""
-        last = whole.last(self._places.of_usage_lines)
+        last = whole.last(self._places.of_usage_lines(first, end))
         if last is None or last.first <= first:
             return ""
         return f"what usage lines report is left out before {last.first}: {last.said}"
@@ -181,8 +179,9 @@ class Recount:
         known = {metric for _, metric in counted} | {metric for row in rows.values() for metric in row.totals}
         read = ReadHour(hour, declared, known, owners, tally, is_written)
         ready, waiting, before = (self._by_owner(numbers, owners, declared) for numbers in (*archived[:2], counted))
+        meters = self._meters(read)
         for subject in sorted(subjects):
-            for meter in self._meters(read):
+            for meter in meters:
                 where = (subject, meter)
                 if meter in declared.uniques:
                     if before.get(where, 0):
@@ -199,7 +198,7 @@ class Recount:
 
     def _meters(self, read: ReadHour) -> list[str]:
         """Return the meters that can be compared: none of usage lines that are no longer kept."""
-        last = whole.last(self._places.of_usage_lines)
+        last = whole.last(self._places.of_usage_lines(read.hour, read.hour.next()))
         gone = last is not None and read.hour < last.first
         return [
             meter
@@ -255,7 +254,7 @@ class Recount:
     def _younger_than(self, line: Compared, hour: Hour) -> Kept | None:
         """Return a place, made since, in which the hour's lines would be if it had been there."""
         of_usage = any(is_of_usage_lines(one) for one in line.metrics if line.metric in meters_of(one).values())
-        places = self._places.of_usage_lines if of_usage else self._places.of_access_log(hour)
+        places = (self._places.of_usage_lines if of_usage else self._places.of_access_log)(hour, hour.next())
         return next((one for one in places if one.made and one.made > hour.start), None)
 
     def _by_owner(
@@ -326,13 +325,6 @@ class Recount:
                 return {hour: number for hour, number in by_hour.items() if hour <= last}
         return own
 
-    # --- what is read -----------------------------------------------------------------------------------------------
-
-    def _make_archive(self) -> Archive:
-        client, outputs = self._deployment.client, self._deployment.outputs
-        usage_logs = self._usage_log_groups() if self._reads_usage_lines else []
-        return Archive(client("s3"), client("logs"), outputs.bucket, outputs.access_log_group, usage_logs)
-
     def _make_raw(self) -> RawLog:
         return RawLog(
             self._archive,
@@ -344,42 +336,3 @@ class Recount:
             self._sources,
             self._notes,
         )
-
-    def _usage_log_groups(self) -> list[str]:
-        """Return the log groups that may invoke ``record_usage``, but for the access log: those of usage lines."""
-        function = self._deployment.outputs.record_usage_function
-        policy = json.loads(self._deployment.client("lambda").get_policy(FunctionName=function)["Policy"])
-        arns = [
-            str(of_arn)
-            for statement in policy["Statement"]
-            for condition in statement.get("Condition", {}).values()
-            for name, of_arn in condition.items()
-            if name.lower() == "aws:sourcearn"
-        ]
-        groups = {arn.split(":log-group:")[1].removesuffix(":*") for arn in arns if ":log-group:" in arn}
-        return sorted(groups - {self._deployment.outputs.access_log_group})
-
-    def _set_aside(self) -> dict[str, Collection[str]]:
-        """Return the metrics, by the ids of records, for which these were set aside, surely not counted, and not since.
-
-        What was dismissed is among them: it explains itself, and nobody is billed for it.
-        """
-        set_aside: dict[str, Collection[str]] = {}
-        for name in self._deployment.set_aside.batches():
-            kept = self._deployment.set_aside.of(name)
-            left = {waiting.line.name: waiting.metrics for waiting in kept.waiting if not waiting.doubtful}
-            for line in kept.certain.lines if kept.certain else ():
-                if line.name in left or line.name in kept.dismissed:
-                    record = self._record_of(kept.certain, line)
-                    if record:
-                        set_aside[record] = left.get(line.name, line.metrics)
-        return set_aside
-
-    def _record_of(self, kept: SetAsideBatch | None, line: SetAsideLine) -> str:
-        """Return the id of the record that a line holds, or nothing if it cannot be read in the archive, either."""
-        if kept and kept.source is Source.USAGE_LINES:
-            return usage_record_id(kept.origin.split(" ")[0], line.id)
-        with suppress(UnreadableError):
-            record = read_access_line(line.message, self._in_force.ever, self._nonces)
-            return record.id if record else ""
-        return ""

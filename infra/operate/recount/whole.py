@@ -1,16 +1,16 @@
 """From which hour on the raw log is whole: what is no longer kept was not "not logged"."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from infra.operate.recount.raw_log import Archive
+from infra.operate.recount.raw_log import Archive, is_connected_in
 from metering.layout import ARCHIVE
-from metering.model.periods import Hour
+from metering.model.periods import Hour, hours
 
 MARGIN: Final = timedelta(hours=2)
 """So much younger than what expires next an hour must be: lines are read from before it on, and reading takes time."""
@@ -39,17 +39,33 @@ class Places:
     firehose: Any
     stream: str | None
     now: datetime
+    _log_groups: dict[str, Kept] = field(default_factory=dict)
 
-    @cached_property
-    def of_usage_lines(self) -> list[Kept]:
-        """The log groups of usage lines."""
-        return [self._log_group(name) for name in self.archive.usage_log_groups]
+    def of_usage_lines(self, first: Hour, end: Hour) -> list[Kept]:
+        """Return the log groups of usage lines of hours from ``first`` up to ``end``, exclusive."""
+        kept = [self._log_group(name) for name in self.archive.usage_log_groups]
+        return kept + self._connected(first, end, is_access_log=False)
 
-    def of_access_log(self, first: Hour) -> list[Kept]:
-        """Return where lines of the access log are from an hour on: places of the road, and of the one before it."""
+    def of_access_log(self, first: Hour, end: Hour) -> list[Kept]:
+        """Return where lines of stages are: places of the road, of the one before it, and connections' log groups."""
         made = self._stream_made
         kept = [] if made and made + timedelta(hours=1) <= first.start else [self._group]
-        return kept + ([self._objects] if self._objects else [])
+        kept += [self._objects] if self._objects else []
+        return kept + self._connected(first, end, is_access_log=True)
+
+    def _connected(self, first: Hour, end: Hour, *, is_access_log: bool) -> list[Kept]:
+        """Return what log groups keep of the time in which they were connected: before that, nothing is missing."""
+        kept = []
+        for connection in self.archive.connections:
+            begun = datetime.fromtimestamp(connection.since / 1000, UTC)
+            concerned = any(is_connected_in(connection, hour) for hour in hours(first, end))
+            if connection.is_access_log is is_access_log and concerned:
+                there = self._log_group(connection.log_group)
+                earliest = there.first if there.first > Hour.containing(begun) else Hour(0)
+                kept.append(
+                    Kept(f"{there.place} of {connection.name}", there.days, earliest, max(begun, there.made or begun))
+                )
+        return kept
 
     @cached_property
     def _group(self) -> Kept:
@@ -73,6 +89,11 @@ class Places:
         return made
 
     def _log_group(self, name: str) -> Kept:
+        if name not in self._log_groups:
+            self._log_groups[name] = self._look_at_log_group(name)
+        return self._log_groups[name]
+
+    def _look_at_log_group(self, name: str) -> Kept:
         """Return how long a log group keeps lines; one that is not there keeps none that are older than this moment."""
         for page in self.archive.logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=name):
             for group in page["logGroups"]:

@@ -1,0 +1,79 @@
+"""Lines of stages that somebody else deployed, in the raw archive: ours, theirs, and theirs with ours in front.
+
+Why there is a second reader: :mod:`infra.operate.recount.raw_log`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from infra.operate.recount.raw_formats import RawFormat
+from infra.operate.recount.raw_lines import Record, UnreadableError, hour_of, read_by_hour, record_of
+from metering.model.connections import Connection, Form
+from metering.model.metrics import Metric
+from metering.model.periods import Hour
+
+_FRONT: Final = '{"metering":'
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedReader:
+    """Reads lines of connections' log groups by the metrics that were in force in the hour of the request."""
+
+    metrics_in_force: Callable[[Hour], tuple[Metric, ...]]
+    nonces: Sequence[str]
+    _formats: dict[Connection, RawFormat] = field(default_factory=dict)
+
+    def read(self, connections: Sequence[Connection], line: str) -> Record | None:
+        """Return what a line adds up to by the first of a log group's connections whose it is.
+
+        None if it names no key, or is of a stage that is not connected; raises UnreadableError if none can read it.
+        """
+        unreadable: list[UnreadableError] = []
+        for connection in connections:
+            try:
+                is_its_own, record = self._read(connection, line)
+            except UnreadableError as error:
+                unreadable.append(error)
+                continue
+            if is_its_own:
+                return record
+        if len(unreadable) == len(connections):
+            raise unreadable[0]
+        return None
+
+    def _read(self, connection: Connection, line: str) -> tuple[bool, Record | None]:
+        """Return whether a line is a connection's own, and what it adds up to."""
+        match connection.form:
+            case Form.OURS:
+                return True, read_by_hour(line, self.metrics_in_force, self.nonces)
+            case Form.EXTENDED:
+                return True, read_by_hour(_in_front(line, self.nonces), self.metrics_in_force, self.nonces)
+            case Form.THEIRS:
+                return self._read_theirs(connection, line)
+            case Form.USAGE:
+                raise UnreadableError("no line of a stage")
+            case _:
+                assert_never(connection.form)
+
+    def _read_theirs(self, connection: Connection, line: str) -> tuple[bool, Record | None]:
+        if connection not in self._formats:
+            self._formats[connection] = RawFormat(connection)
+        layout = self._formats[connection]
+        fields = layout.fields(line, ())
+        if fields is None:
+            return False, None
+        metrics = self.metrics_in_force(hour_of(fields))
+        fields = layout.fields(line, metrics)
+        return (False, None) if fields is None else (True, record_of(fields, metrics))
+
+
+def _in_front(line: str, nonces: Sequence[str]) -> str:
+    """Return our line, which stands in front of theirs and ends with the nonce that nobody else knows (I7)."""
+    for nonce in nonces:
+        end = f'"end":"{nonce}"}}'
+        at = line.find(end)
+        ours = line[len(_FRONT) : at + len(end)]
+        if at >= 0 and line.startswith(_FRONT) and line[at + len(end) : at + len(end) + 1] in (",", "}"):
+            return ours
+    raise UnreadableError("our line is not in front of theirs")

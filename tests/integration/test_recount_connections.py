@@ -1,0 +1,286 @@
+"""Recount: lines of stages that somebody else deployed are counted again, each by how its log group was read then."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import msgspec
+import pytest
+
+from infra.local.aws.log_line import render
+from infra.operate.deployment import OperatorError
+from infra.operate.recount.recount import Recount
+from metering.model.connections import Connection, Form, StageLog, Step
+from metering.model.log_format import AccessLog, Api
+from metering.model.metrics import USAGE_LINES, Count, Sum
+from metering.model.periods import Hour
+from metering.stores.connections import Connections
+from metering.stores.set_aside import SetAsideBatch, SetAsideLine
+from tests.doubles.access_log import NONCE
+from tests.integration.raw import DEPLOYED, NEXT, Raw, close, said
+from tests.integration.world import HOUR, moment
+
+THEIR_LOG = "/their/orders"
+THEIR_FORMAT = (
+    '{"id":"$context.requestId","at":"$context.requestTime","status":$context.status,"size":$context.responseLength,"route":"$context.routeKey",'
+    '"sub":"$context.authorizer.claims.sub"}'
+)
+ORDERS = Connection(
+    "orders",
+    Form.THEIRS,
+    Step.CONNECTED,
+    THEIR_LOG,
+    since=int(DEPLOYED.timestamp() * 1000),
+    by="arn:aws:iam::123456789012:user/operator",
+    api=Api.HTTP,
+    api_id="a1b2c3d4e5",
+    api_name="Orders",
+    stage="$default",
+    caller="authorizer.claims.sub",
+    before=StageLog("arn", THEIR_FORMAT),
+    after=StageLog("arn", THEIR_FORMAT),
+)
+CALLED = {
+    "requestId": "JKJaXmPLvHcESHA=",
+    "requestTime": "22/Nov/2026:05:29:00 +0000",
+    "status": "200",
+    "responseLength": "10",
+    "routeKey": "GET /items/{id}",
+    "authorizer.claims.sub": "ann",
+    "apiId": "a1b2c3d4e5",
+    "stage": "$default",
+}
+
+
+def connect(raw: Raw, *connections: Connection) -> None:
+    """Write connections into the ledger, and let their log groups be there since they began."""
+    logs: Any = boto3.client("logs")
+    for connection in connections:
+        Connections(raw.world.ledger.client, raw.world.ledger.table).save(connection)
+        there = logs.describe_log_groups(logGroupNamePrefix=connection.log_group)["logGroups"]
+        if not there:
+            now, raw.world.now = raw.world.now, DEPLOYED
+            logs.create_log_group(logGroupName=connection.log_group)
+            logs.create_log_stream(logGroupName=connection.log_group, logStreamName="stream")
+            raw.world.now = now
+
+
+def theirs(number: int = 1, **changes: str) -> str:
+    """Return a line of the stage's own format."""
+    return render(THEIR_FORMAT, CALLED | {"requestId": f"call-{number}="} | changes)
+
+
+def recounted(raw: Raw, hour: Hour = HOUR) -> dict[str, int]:
+    """Return how many requests the archive holds of an hour, by source."""
+    work = Recount(raw.deployment, None, raw.world.now)
+    ((_, tally),) = work._raw.tallies(hour, hour.next(), raw.world.now)
+    return {source: amount for (source, meter), amount in tally.ready.amounts.items() if meter == "requests"}
+
+
+def test_lines_in_a_stages_own_format_are_recounted_for_its_callers(raw: Raw) -> None:
+    """I5: the log group of a connection is read beside our own; a caller is no key of that name."""
+    raw.world.customer("beta", "orders:ann")
+    connect(raw, ORDERS)
+    raw.log(theirs(1), theirs(2), theirs(2), theirs(3, status="404"), group=THEIR_LOG)
+    nobodys, named_as_a_key = {"authorizer.claims.sub": "-"}, {"authorizer.claims.sub": "key1"}
+    raw.log(theirs(4, **nobodys), theirs(5, **named_as_a_key), group=THEIR_LOG)
+    raw.deliver(raw.world.line())
+    close(raw)
+    assert recounted(raw) == {"key1": 1, "orders:ann": 2, "orders:key1": 1}
+    requests = said(raw.recount("beta"))["requests"]
+    assert requests == (2, 0, None, 2)
+
+
+def test_a_line_that_is_not_in_the_stages_format_is_told(raw: Raw) -> None:
+    """I1: it lies among what was set aside."""
+    connect(raw, ORDERS)
+    raw.log(theirs(1), "nonsense", theirs(2, status="oops"), theirs(3, routeKey='GET /"'), group=THEIR_LOG)
+    close(raw)
+    work = Recount(raw.deployment, None, raw.world.now)
+    list(work.compare(HOUR, NEXT))
+    assert work.unreadable == 3
+
+
+def test_only_what_was_written_while_a_stage_was_connected_is_recounted(raw: Raw) -> None:
+    """Five minutes earlier, too, if it came into the log group later; what was there before was never delivered."""
+    since = HOUR.start + timedelta(minutes=29)
+    began = replace_times(ORDERS, since=since, until=HOUR.start + timedelta(minutes=40))
+    connect(raw, began)
+    logs: Any = boto3.client("logs")
+    minute = 60_000
+
+    def write(*minutes_after: int, number: int, came: timedelta) -> None:
+        raw.world.now = since + came
+        at = int(since.timestamp() * 1000)
+        events = [{"timestamp": at + after * minute, "message": theirs(10 * number + after)} for after in minutes_after]
+        logs.put_log_events(logGroupName=THEIR_LOG, logStreamName="stream", logEvents=events)
+
+    write(-6, -1, number=1, came=timedelta(minutes=-1))
+    write(-6, -4, 0, number=3, came=timedelta(minutes=1))
+    write(10, 11, number=5, came=timedelta(minutes=11))
+    raw.world.now = HOUR.end + timedelta(hours=1)
+    assert recounted(raw) == {"orders:ann": 3}
+    assert recounted(raw, NEXT) == {}
+
+
+def replace_times(connection: Connection, **times: Any) -> Connection:
+    """Return a connection of other times."""
+    return msgspec.structs.replace(connection, **{name: int(time.timestamp() * 1000) for name, time in times.items()})
+
+
+def test_a_stage_that_shares_its_log_group_has_its_own_lines_alone(raw: Raw) -> None:
+    """I7: those of other stages are nobody's, and no fault; two stages that are connected have each theirs."""
+    shared = THEIR_FORMAT.replace('{"id"', '{"api":"$context.apiId","stage":"$context.stage","id"')
+    orders = msgspec.structs.replace(ORDERS, shares_log=True, after=StageLog("arn", shared))
+    other = msgspec.structs.replace(orders, name="quotes", stage="v2", since=orders.since + 1)
+    connect(raw, orders, other)
+    lines = [
+        render(shared, CALLED | {"requestId": f"r{number}=", "apiId": api, "stage": stage})
+        for number, (api, stage) in enumerate(
+            [("a1b2c3d4e5", "$default"), ("a1b2c3d4e5", "v2"), ("a1b2c3d4e5", "v3"), ("zzzzzzzzzz", "v2")]
+        )
+    ]
+    raw.log(*lines, group=THEIR_LOG)
+    close(raw)
+    assert recounted(raw) == {"orders:ann": 1, "quotes:ann": 1}
+    work = Recount(raw.deployment, None, raw.world.now)
+    list(work.compare(HOUR, NEXT))
+    assert work.unreadable == 0
+
+
+def test_our_format_at_a_connected_stage_is_recounted(raw: Raw) -> None:
+    """A caller without a value is none, although its connection's name stands in front of it."""
+    log = AccessLog(Api.HTTP, "authorizer.claims.sub", "orders")
+    group = "/aws/vendedlogs/metering/Metering/guid/orders"
+    connect(
+        raw, msgspec.structs.replace(ORDERS, form=Form.OURS, log_group=group, after=StageLog("arn", log.format(NONCE)))
+    )
+    called = CALLED | {"requestTimeEpoch": moment(HOUR)}
+    raw.log(
+        render(log.format(NONCE), called),
+        render(log.format(NONCE), called | {"authorizer.claims.sub": ""}),
+        group=group,
+    )
+    raw.log(theirs(), group=group)
+    close(raw)
+    assert recounted(raw) == {"orders:ann": 1}
+
+
+@pytest.mark.parametrize("rest", ["}", ',"path":"$context.path"}', ',"path":$context.path,"a":{"b":1}}'])
+def test_our_line_in_front_of_theirs_is_recounted(raw: Raw, rest: str) -> None:
+    """What stands behind it is theirs, and may be anything."""
+    log = AccessLog(Api.HTTP, "authorizer.claims.sub", "orders")
+    extended = f'{{"metering":{log.format(NONCE)}{rest}'
+    connect(raw, msgspec.structs.replace(ORDERS, form=Form.EXTENDED, after=StageLog("arn", extended)))
+    called = CALLED | {"requestTimeEpoch": moment(HOUR), "path": '"}}{"metering":{"key":"key1"'}
+    ours = render(extended, called, raw=True)
+    forged = ours.replace('"ann"', '"ann","status":"200"')
+    raw.log(ours, forged, theirs(), f" {ours.replace('JKJ', 'KKJ')}", group=THEIR_LOG)
+    close(raw)
+    assert recounted(raw) == {"orders:ann": 1}
+
+
+def test_a_log_group_of_usage_lines_is_read_while_it_is_connected(raw: Raw) -> None:
+    """Beside those that the app meters itself."""
+    raw.declare(Count(name="requests"), Sum(name="tokens", of=USAGE_LINES), at=DEPLOYED + timedelta(minutes=5))
+    jobs = msgspec.structs.replace(
+        replace_times(ORDERS, until=HOUR.start + timedelta(minutes=31)),
+        name="nightly",
+        form=Form.USAGE,
+        log_group="/their/nightly",
+        api=None,
+        api_id="",
+        stage="",
+        caller=None,
+    )
+    connect(raw, jobs)
+
+    def report(name: str, hour: Hour) -> str:
+        return json.dumps({"usage": {"id": name, "time": int(moment(hour)), "key": "key1", "tokens": 5}})
+
+    raw.log(report("a", HOUR), "hello", group="/their/nightly")
+    raw.log(report("b", NEXT), group="/their/nightly", hour=NEXT)
+    raw.log(report("c", HOUR), group="jobs")
+    raw.world.now = NEXT.end + timedelta(hours=1)
+    work = Recount(raw.deployment, None, raw.world.now)
+    found = {
+        str(hour): amount
+        for hour, tally in work._raw.tallies(HOUR, NEXT.next(), raw.world.now)
+        for amount in tally.ready.amounts.values()
+    }
+    assert found == {str(HOUR): 10}
+
+
+def test_a_statement_for_many_log_groups_names_none_of_usage_lines(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the log groups of connections ends in a star; how a connected one is read, the ledger says."""
+    connect(raw, ORDERS)
+    groups = ["/aws/vendedlogs/metering/Metering/guid/*", "*", THEIR_LOG, "jobs"]
+    monkeypatch.setattr("tests.integration.raw.INVOKING", groups)
+    raw.declare(Sum(name="tokens", of=USAGE_LINES), at=DEPLOYED + timedelta(minutes=5))
+    work = Recount(raw.deployment, None, raw.world.now)
+    assert work._archive.usage_log_groups == ["jobs"]
+
+
+def test_what_a_connections_log_group_keeps_no_longer_is_no_difference(raw: Raw) -> None:
+    """I5: an hour of which its lines have expired is refused, for the time in which it was connected alone."""
+    began = replace_times(ORDERS, since=NEXT.start + timedelta(minutes=10))
+    connect(raw, began)
+    raw.deliver(raw.world.line())
+    close(raw)
+    boto3.client("logs").put_retention_policy(logGroupName=THEIR_LOG, retentionInDays=3)
+    raw.world.now = HOUR.end + timedelta(days=10)
+    assert said(raw.recount("acme"))["requests"] == (1, 1, 1, 0)
+    with pytest.raises(OperatorError, match="the log group /their/orders of orders keeps lines for 3 days"):
+        raw.recount("acme", first=NEXT, end=Hour(NEXT.number + 1))
+
+
+def test_a_log_group_that_is_gone_stops_the_recount_of_no_other_hour(raw: Raw) -> None:
+    """Somebody else deleted it after it was disconnected: what was counted of it is compared no more."""
+    connect(raw, replace_times(ORDERS, until=HOUR.start - timedelta(minutes=10)))
+    boto3.client("logs").delete_log_group(logGroupName=THEIR_LOG)
+    raw.deliver(raw.world.line())
+    close(raw)
+    assert said(raw.recount("acme"))["requests"] == (1, 1, 1, 0)
+    with pytest.raises(OperatorError, match="the log group /their/orders, which is not there, of orders"):
+        raw.recount("acme", first=Hour(HOUR.number - 1))
+
+
+def test_the_hour_in_which_a_stage_was_connected_is_never_lowered(raw: Raw) -> None:
+    """I5: which lines were delivered first, nobody knows to the second."""
+    raw.world.customer("beta", "orders:ann")
+    connect(raw, replace_times(ORDERS, since=HOUR.start + timedelta(minutes=10)))
+    raw.world.record(raw.world.line(key="orders:ann"))
+    close(raw)
+    (requests, _) = raw.fix("beta", lower=True)
+    assert (requests.difference, requests.fixed) == (-1, False)
+    assert "the log group /their/orders of orders was made later than this hour began" in requests.note
+
+
+def test_what_was_set_aside_of_a_connections_lines_explains_a_difference(raw: Raw) -> None:
+    """By the id of its record, whichever format it stands in."""
+    raw.world.customer("beta", "orders:ann")
+    connect(raw, ORDERS)
+    raw.log(theirs(1), theirs(2), group=THEIR_LOG)
+    line = SetAsideLine("1", theirs(2), "too early")
+    batch = SetAsideBatch("0" * 24, "access log", f"{THEIR_LOG} stream", (line,))  # type: ignore[arg-type]
+    raw.world.set_aside.keep(batch)
+    close(raw)
+    (requests,) = [one for one in raw.recount("beta") if one.metric == "requests"]
+    assert (requests.recounted, requests.waiting, requests.difference) == (2, 1, 1)
+
+
+def test_a_connection_that_has_moved_to_another_log_group_is_read_in_both(raw: Raw) -> None:
+    """What the ledger says of its first log group stays."""
+    half = HOUR.start + timedelta(minutes=30)
+    first = replace_times(ORDERS, until=half)
+    second = replace_times(msgspec.structs.replace(ORDERS, log_group="/their/other", version=1), since=half)
+    connect(raw, first, second)
+    logs: Any = boto3.client("logs")
+    raw.world.now = HOUR.end
+    for number, (group, minutes) in enumerate([(THEIR_LOG, 29), (THEIR_LOG, 31), ("/their/other", 31)]):
+        at = int((HOUR.start + timedelta(minutes=minutes)).timestamp() * 1000)
+        events = [{"timestamp": at, "message": theirs(number)}]
+        logs.put_log_events(logGroupName=group, logStreamName="stream", logEvents=events)
+    close(raw)
+    assert recounted(raw) == {"orders:ann": 2}
