@@ -126,6 +126,8 @@ def _layout(connection: Connection, metrics: Sequence[Metric]) -> _Layout:
             raise UnreadableError("the stage's format cannot be billed by")
     read = pieces[: last + 1]
     ends = frozenset(behind[0] for variable, behind in read if variable not in _SIGNS and behind)
+    if "$" in beginning or any("$" in behind for _, behind in read):
+        raise UnreadableError("the stage's format has variables that are none of $context")
     for place, (variable, behind) in enumerate(read):
         if not behind and place < len(pieces) - 1:
             raise UnreadableError("nothing stands between two variables of the stage's format")
@@ -154,7 +156,8 @@ def _wanted(connection: Connection, metrics: Sequence[Metric]) -> dict[str, tupl
     read: set[str] = set()
     for metric in metrics:
         of = "" if isinstance(metric, Count) else metric.of
-        if of == USAGE_LINES:
+        of_another_api = metric.apis and connection.name not in metric.apis
+        if of == USAGE_LINES or of_another_api or (metric.stages and connection.stage not in metric.stages):
             continue
         by = metric.by if isinstance(metric, Count | Sum) else ""
         read |= {of, by, "method" if metric.methods else "", "resource" if metric.resources else ""}
@@ -175,12 +178,16 @@ def _is_set(variable: str) -> bool:
 def _cut(text: str) -> tuple[str, list[tuple[str, str]]]:
     """Return the text that a format begins with, and its variables, each with the text behind it."""
     beginning, *parts = text.split(_CONTEXT)
-    pieces = []
+    pieces: list[tuple[str, str]] = []
     for part in parts:
         end = _end_of_name(part)
-        pieces.append((part[:end], part[end:]))
-    if "$" in beginning or any("$" in behind or not variable for variable, behind in pieces):
-        raise UnreadableError("the stage's format has variables that are none of $context")
+        if end:
+            pieces.append((part[:end], part[end:]))
+        elif pieces:
+            variable, behind = pieces.pop()
+            pieces.append((variable, behind + _CONTEXT + part))
+        else:
+            beginning += _CONTEXT + part
     return beginning, pieces
 
 
