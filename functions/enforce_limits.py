@@ -17,6 +17,7 @@ from metering.model.limits import Reason
 from metering.model.log_format import Api
 from metering.settings import EnforceLimitsSettings
 from metering.stores import aws
+from metering.stores.connections import Connections
 from metering.stores.gate_list import GateList
 from metering.stores.holders import Holders
 from metering.stores.limits import Gate as Stands
@@ -53,10 +54,11 @@ def _list(settings: EnforceLimitsSettings) -> GateList:
 def _gate() -> Gate:
     settings, dynamodb = EnforceLimitsSettings.read(), aws.dynamodb()
     asked = _list(settings)
+    connections = Connections(dynamodb, settings.ledger_table)
     keys: Keys = (
-        PlanKeys(UsagePlans(aws.apigateway()), settings.deployment)
+        PlanKeys(UsagePlans(aws.apigateway()), settings.deployment, CallerKeys(asked))
         if Api(settings.api).bills_by_key
-        else CallerKeys(asked)
+        else CallerKeys(asked, connections.has_caller)
     )
 
     def tell(name: str, reasons: Sequence[Reason], stands: Stands) -> bool:

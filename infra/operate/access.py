@@ -19,7 +19,7 @@ from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.limits.setting import moment
 from metering.limits.gate import Brought, Gate, UnsettledError
 from metering.limits.keys import CallerKeys, Keys, NotAsWantedError, PlanKeys
-from metering.limits.usage_plans import UnavailableError, UsagePlans
+from metering.limits.usage_plans import UnavailableError, UsagePlans, is_caller
 from metering.model.limits import OPERATOR, Level, Reason
 from metering.model.periods import Hour
 from metering.model.subjects import short_id
@@ -68,9 +68,9 @@ class Access:
         dynamodb, outputs = deployment.client("dynamodb"), deployment.outputs
         plans = UsagePlans(deployment.client("apigateway"))
         asked = GateList(dynamodb, outputs.access_table) if outputs.access_table else None
-        keys: Keys = PlanKeys(plans, outputs.deployment)
+        keys: Keys = PlanKeys(plans, outputs.deployment, None if asked is None else CallerKeys(asked))
         if asked is not None and not deployment.access_log.api.bills_by_key:
-            keys = CallerKeys(asked)
+            keys = CallerKeys(asked, deployment.connections.has_caller)
         return cls(
             plans,
             Gate(LimitItems(dynamodb, outputs.ledger_table), deployment.ledger.holders, keys, clock, asked),
@@ -84,7 +84,7 @@ class Access:
     def suspend(self, customer: Customer, *, now: datetime) -> Changed:
         """Let the operator's reason hold, so that all of a customer's keys open nothing; say which are out.
 
-        Raises OperatorError if it holds no key that is or was in a usage plan, or is known to an HTTP API's authorizer.
+        Raises OperatorError if it holds no key that is or was in a usage plan, or that an authorizer can look for.
         """
         self.gate.adopt(customer.id)
         if not self._can_be_closed(customer, now):
@@ -97,7 +97,7 @@ class Access:
         if held is None:
             self._changing(customer, lambda: self.gate.limits.hold(customer.id, OPERATOR, self._hold(now)))
         brought = self._bring(customer.id)
-        said = _out(brought)
+        said = _out(brought) + _left(brought)
         if held is None and not said:
             said = [f"{customer.id} is suspended, and its keys were closed already"]
         return Changed(said, brought.reasons)
@@ -211,6 +211,8 @@ class Access:
             raise OperatorError(
                 f"{customer.id} holds no key {old!r}: 'metering customers show {customer.id}' lists them"
             )
+        if is_caller(old):
+            raise OperatorError(f"{old} is no API key, but what an API calls somebody: no new one can take its place")
         plans = self._home_of(old)
         if not plans:
             raise OperatorError(f"the key {old} is in no usage plan, so that a new one could not take its place there")
@@ -248,9 +250,12 @@ class Access:
         return tuple(sorted(here if home.level is Level.OPEN else here | {*home.plans}))
 
     def _can_be_closed(self, customer: Customer, now: datetime) -> bool:
-        """Say whether there is anything to close: a key in a plan, or any at all where an authorizer asks the table."""
-        keys = self._keys(customer.id, now)
-        return bool(keys) if isinstance(self.gate.keys, CallerKeys) else any(map(self._home_of, keys))
+        """Say whether there is anything to close: a key in a plan, or what an authorizer may look for in the table."""
+        keys, closed_by = self._keys(customer.id, now), self.gate.keys
+        if isinstance(closed_by, CallerKeys):
+            return bool(keys)
+        has_table = isinstance(closed_by, PlanKeys) and closed_by.callers is not None
+        return any((has_table and is_caller(key)) or self._home_of(key) for key in keys)
 
     def _bring(self, name: str) -> Brought:
         """Bring a customer's keys, in a command's words where that fails."""
@@ -301,6 +306,11 @@ def _out(brought: Brought) -> list[str]:
         for moved in brought.moved
         if moved.out
     ]
+
+
+def _left(brought: Brought) -> list[str]:
+    """Say which keys are not as they should be, and why."""
+    return [f"key {moved.key} is left as it is: {moved.left}" for moved in brought.moved if moved.left]
 
 
 def _into(brought: Brought) -> list[str]:

@@ -272,10 +272,11 @@ def enforce_limits(function: lambda_.Function, storage: Storage, *, gate_queue: 
         items("SayWhatIsDone", access, ["PutItem", "DeleteItem"], "gate"),
         tell(function, "TellOfLimits", LIMITS_SOURCE, LIMITS_DETAIL_TYPES),
     )
+    allow(function, items("CloseCallers", access, ["PutItem", "DeleteItem"], "access#*"))
     if api.bills_by_key:
         move_keys(function)
-    else:
-        allow(function, items("CloseCallers", access, ["PutItem", "DeleteItem"], "access#*"))
+    else:  # whether a caller is one of this API's, or of a connected one's
+        allow(function, items("SeeWhoIsConnected", ledger, ["GetItem"], "connections"))
 
 
 def _read_limits(ledger: str) -> list[iam.PolicyStatement]:

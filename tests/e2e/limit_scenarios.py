@@ -118,7 +118,10 @@ def watch(deployed: Deployed, _: Told) -> Iterator[Again]:
 
 @contextmanager
 def enforce(deployed: Deployed, _: Told) -> Iterator[Again]:
-    """Take a suspended customer's key out of its plan and put it back; another key changes hands in an hour."""
+    """Take a suspended customer's key out of its plan and put it back; another key changes hands in an hour.
+
+    It calls a connected API, too, for whose authorizer that is written.
+    """
     limits, gate, ledger = _limits(deployed), _gate_list(deployed), deployed.cloud.deployment.ledger
     apigateway, wakes = deployed.cloud.emulator.client("apigateway"), _Wakes(deployed)
     plan, customers = deployed.cloud.sample["StandardPlan"], Customers(ledger, deployed.cloud.deployment.counters)
@@ -133,13 +136,14 @@ def enforce(deployed: Deployed, _: Told) -> Iterator[Again]:
         hour = Hour.containing(now)
         key = apigateway.create_api_key(name=name, enabled=True)["id"]
         apigateway.create_usage_plan_key(usagePlanId=plan, keyId=key, keyType="API_KEY")
-        customers.add(Entry(name, name, "", (key,)), now=now)
+        customers.add(Entry(name, name, "", (key, f"orders:{name}")), now=now)
         held = limits.hold(name, OPERATOR, Held(int(now.timestamp())))
         gate.ask(name, Asked(Level.STOPPED, int(now.timestamp()), saved=True))
         assert enforce_limits.handler({}, context(10_000))["left"]  # too little time for a key
         assert wakes.taken()
         enforce_limits.handler({}, context())
         assert key not in is_in()
+        assert gate.caller(f"orders:{name}") is not None
         assert name not in gate.asked()
         assert gate.closed_of(name) is not None
         limits.release(name, OPERATOR, held)
@@ -148,6 +152,7 @@ def enforce(deployed: Deployed, _: Told) -> Iterator[Again]:
         gate.ask(name, Asked(Level.OPEN, int(now.timestamp()), saved=True))
         enforce_limits.handler({}, context())
         assert key in is_in()
+        assert gate.caller(f"orders:{name}") is None
         assert gate.asked()[name].at >= int(hour.end.timestamp())  # when it changes hands
         assert gate.closed_of(name) is None
         gate.done(name, gate.asked()[name])

@@ -341,12 +341,16 @@ ENFORCE_LIMITS = LIMITS | {
     ("dynamodb:DeleteItem", "Access", ("lease", "closed")),
     ("dynamodb:PutItem", "Access", ("gate",)),
     ("dynamodb:DeleteItem", "Access", ("gate",)),
+    *((f"dynamodb:{action}", "Access", ("access#*",)) for action in ("PutItem", "DeleteItem")),
     TELL,
 }
 
 
 def test_the_worker_moves_keys_between_plans_and_changes_no_plan(limits_template: Template) -> None:
-    """I7: of API Gateway's management it may put keys into usage plans and take them out, and look; nothing else."""
+    """I7: of API Gateway's management it may put keys into usage plans and take them out, and look; nothing else.
+
+    Callers of connected APIs are closed by an item each.
+    """
     plans = "arn:AWS::Partition:apigateway:AWS::Region::/usageplans"
     assert grants(limits_template, "LimitingEnforceLimitsRole") == ENFORCE_LIMITS | {
         ("apigateway:GET", plans, ()),
@@ -358,10 +362,10 @@ def test_the_worker_moves_keys_between_plans_and_changes_no_plan(limits_template
 
 @pytest.mark.parametrize("api", [Api.HTTP, Api.WEBSOCKET])
 def test_where_there_are_no_keys_the_worker_tells_authorizers(stack: Callable[..., MeteringStack], api: Api) -> None:
-    """Callers are closed by an item each, and no usage plan is touched."""
+    """Callers are closed by an item each, and no usage plan is touched; which are a connected API's is looked up."""
     made = stack(limits=True, access_log=AccessLog(api, "authorizer.sub"))
     assert grants(dict(Synthesised.from_stack(made).to_json()), "LimitingEnforceLimitsRole") == ENFORCE_LIMITS | {
-        (f"dynamodb:{action}", "Access", ("access#*",)) for action in ("PutItem", "DeleteItem")
+        ("dynamodb:GetItem", "Ledger", ("connections",))
     }
 
 

@@ -348,6 +348,39 @@ def test_who_is_resumed_stays_closed_as_long_as_a_limit_says_so(limited: Gate) -
     assert gate.admitted() == {*gate.keys.values()}
 
 
+def test_a_caller_of_a_connected_api_is_suspended_for_its_authorizer_to_see(limited: Gate) -> None:
+    """I9: and it is said that no usage plan closes it; with it goes the item."""
+    gate, caller = limited, "orders:auth0|x"
+    gate.run("add", "initech", "--name", "Initech", "--key", caller)
+    left = (
+        f"key {caller} is left as it is: no usage plan closes it: it is refused only if its API's authorizer reads the "
+        "Access table"
+    )
+    access = GateList(gate.world.ledger.client, "access")
+    assert gate.run("suspend", "initech").out.replace("\n", " ").strip() == left
+    assert (access.caller(caller) or {})["why"] == {"S": "operator"}
+    assert left in gate.run("show", "initech").out.replace("\n", " ")
+    assert gate.run("show", "initech", "--json").document["left"] == {caller: left.partition(": ")[2]}
+    assert gate.run("resume", "initech").out == "initech is suspended no longer\n"
+    assert access.caller(caller) is None
+    assert gate.run("show", "initech", "--json").document["left"] == {}
+
+
+def test_a_caller_of_a_connected_api_can_be_given_away_and_excluded_and_not_rotated(gate: Gate) -> None:
+    """It is an id as any other, and no API key that another could take the place of."""
+    hour = str(Hour.containing(gate.world.now))
+    assert "orders:auth0|x" in gate.run("add", "initech", "--name", "Initech", "--key", "orders:auth0|x").out
+    said = gate.operator.run("customers", "rotate-key", "initech", "--key", "orders:auth0|x")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.replace("\n", " ").startswith("error: orders:auth0|x is no API key, but what an API calls somebody")
+    assert gate.run("add", "hooli", "--name", "Hooli", "--key", "orders:auth0|x", "--from", hour).out
+    shown = gate.run("show", "hooli", "--json").document["keys"]
+    assert [key["key"] for key in shown] == ["orders:auth0|x"]
+    later = str(Hour.containing(gate.world.now).next())
+    said = gate.operator.run("keys", "exclude", "orders:auth0|x", "--reason", "health check", "--from", later)
+    assert (said.code, said.err) == (0, "")
+
+
 def test_a_new_key_stays_closed_with_the_others_and_opens_with_them(limited: Gate) -> None:
     """Rotated while a limit stops the customer: the new key goes where the old one belongs, once nothing holds."""
     gate = limited

@@ -96,6 +96,23 @@ def test_what_was_not_measured_is_said(desk: Desk, road: str, seconds: float) ->
     )
 
 
+def test_who_calls_a_connected_api_is_closed_by_no_usage_plan_so_that_there_is_no_bound(desk: Desk) -> None:
+    """I9: its API's authorizer may refuse it, of which nothing is known here; API Gateway is not asked of it."""
+    key = desk.gateway.add_key(desk.gateway.add_plan("Standard", "api/v1", rate=25))
+    desk.world.customer("acme", key, "orders:auth0|x")
+    assert overrun(desk) == Bound(None, 2, 1.2, callers=("orders:auth0|x",))
+    assert (
+        "note: what can still come after a stop has no bound, with callers that no usage plan closes, but an "
+        "authorizer of their API at best: orders:auth0|x" in unwrapped(desk.run("limits", "show", "acme"))
+    )
+    assert desk.document("limits", "show", "acme")["overrun"]["callers"] == ["orders:auth0|x"]
+    free = UsagePlan("plan3", "Free")
+    assert bound_of({"key1": [free], "orders:a": []}, 1).in_words(Delay(1.0, 0.0)) == (
+        "what can still come after a stop has no bound, with keys in usage plans that have no throttle: Free; and "
+        "callers that no usage plan closes, but an authorizer of their API at best: orders:a"
+    )
+
+
 def test_where_nothing_was_counted_lately_the_probes_own_counts_stand(desk: Desk) -> None:
     """And that it was measured on the emulator alone is said."""
     save_measured(desk.deployment, msgspec.structs.replace(MEASURED, where="emulator"))
@@ -165,6 +182,7 @@ def test_how_far_a_limit_can_be_overrun_is_shown_with_it(desk: Desk) -> None:
         "keys": 1,
         "turns_s": 0.8,
         "unbounded": [],
+        "callers": [],
         "delay": Delay(
             8.0,
             0.0,

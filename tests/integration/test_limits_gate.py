@@ -14,8 +14,10 @@ from infra.operate.restore import ask_for_all
 from metering.limits.gate import Gate, Ran
 from metering.limits.keys import CallerKeys, PlanKeys
 from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlans
+from metering.model.connections import Connection, Form, Step
 from metering.model.limits import OPERATOR, UNPAID, Level, LimitState
 from metering.model.periods import Hour
+from metering.stores.connections import Connections
 from metering.stores.counters import Counters
 from metering.stores.gate_list import Asked, GateList
 from metering.stores.holders import Holders
@@ -71,7 +73,7 @@ class Place:
         return Gate(
             LimitItems(dynamodb, "ledger"),
             Holders(dynamodb, "ledger"),
-            PlanKeys(plans, "Metering"),
+            PlanKeys(plans, "Metering", CallerKeys(GateList(dynamodb, "access"))),
             clock or (lambda: self.time.moment),
             GateList(dynamodb, "access"),
             self.tell,
@@ -189,7 +191,7 @@ def test_callers_are_brought_after_a_death_anywhere(place: Place, dies_at: int, 
         dying: Any = Dying(place.dynamodb, life)
         for dynamodb, holder in ((dying, "one"), (place.dynamodb, "two")):
             gate = place.gate(dynamodb)
-            object.__setattr__(gate, "keys", CallerKeys(GateList(dynamodb, "access")))
+            object.__setattr__(gate, "keys", CallerKeys(GateList(dynamodb, "access"), lambda _: False))
             try:
                 place.run(gate, holder=holder)
             except KilledError:
@@ -756,13 +758,77 @@ def test_who_was_suspended_by_an_earlier_version_stays_so_until_resumed(
     assert place.gate().reasons("acme") == [], "what is taken over counts no more"
 
 
+# --- callers of connected APIs ---------------------------------------------------------------------------------------
+
+CONNECTED = "orders:auth0|x"
+LEFT = "no usage plan closes it: it is refused only if its API's authorizer reads the Access table"
+
+
+def test_a_caller_of_a_connected_api_gets_an_item_and_it_is_said_that_no_plan_closes_it(place: Place) -> None:
+    """I9: never stopped in silence while calls go on; its API's authorizer may look for the item."""
+    place.hold("globex", CONNECTED)
+    place.reach("globex", Level.STOPPED)
+    place.run()
+    assert (place.access.caller(CONNECTED) or {})["level"] == {"S": "stopped"}
+    assert place.aws.of(place.other) == set()
+    stands = place.limits.of("globex").gate
+    assert (stands.left, stands.keys, stands.felt) == ({CONNECTED: LEFT}, 2, Level.STOPPED)
+    place.reach("globex", Level.OPEN)
+    place.run()
+    assert (place.access.caller(CONNECTED), place.aws.of(place.other)) == (None, {"Standard"})
+    assert place.limits.of("globex").gate.left == {}
+    assert not any(CONNECTED in str(arguments) for _, arguments in place.aws.called), "it is no key of API Gateway's"
+
+
+def test_no_event_says_that_a_customer_is_stopped_whose_callers_are_all_elsewhere(place: Place) -> None:
+    """Only that it is to be: whether they are refused is for their APIs to say."""
+    place.hold("initech", CONNECTED, "chat:ann")
+    for level in (Level.SLOWED, Level.STOPPED):
+        place.reach("initech", level)
+        place.run()
+        stands = place.limits.of("initech").gate
+        assert (stands.level, stands.felt, place.told, {*stands.left}) == (
+            level,
+            Level.OPEN,
+            [],
+            {CONNECTED, "chat:ann"},
+        )
+
+
+def test_without_an_access_table_a_caller_is_left_to_its_authorizer_which_is_said(place: Place) -> None:
+    """As a suspension is without limits."""
+    place.hold("initech", CONNECTED)
+    place.limits.hold("initech", OPERATOR, Held(1))
+    gate = place.gate()
+    object.__setattr__(gate, "keys", replace(gate.keys, callers=None))  # type: ignore[type-var]
+    assert [moved.left for moved in gate.bring("initech").moved] == [
+        "no usage plan closes it, and without limits there is no Access table: its API's authorizer must refuse it"
+    ]
+    place.limits.release("initech", OPERATOR, place.limits.of("initech").held[OPERATOR])
+    assert [moved.left for moved in gate.bring("initech").moved] == [""]
+
+
+def test_where_authorizers_refuse_the_callers_of_connected_apis_are_told_apart(place: Place) -> None:
+    """By the connection's name: other callers may have colons, too."""
+    connections = Connections(place.dynamodb, "ledger")
+    connections.save(Connection("orders", Form.OURS, Step.CONNECTED, "/aws/vendedlogs/orders", 1, "arn"))
+    place.hold("initech", "orders:a1b2c3", "us-east-1:0000", "auth0|y")
+    gate = place.gate()
+    object.__setattr__(gate, "keys", CallerKeys(place.access, connections.has_caller))
+    place.reach("initech", Level.STOPPED)
+    place.run(gate)
+    assert place.limits.of("initech").gate.left == {"orders:a1b2c3": LEFT}
+    assert all(place.access.caller(key) for key in ("orders:a1b2c3", "us-east-1:0000", "auth0|y"))
+    assert [told[0] for told in place.told] == ["initech"]
+
+
 # --- callers of HTTP APIs --------------------------------------------------------------------------------------------
 
 
 def test_callers_of_an_http_api_are_closed_by_an_item_that_authorizers_read(place: Place) -> None:
     """With the end of the window; nothing is asked of API Gateway."""
     gate = place.gate()
-    object.__setattr__(gate, "keys", CallerKeys(place.access))
+    object.__setattr__(gate, "keys", CallerKeys(place.access, lambda _: False))
     place.reach("globex", Level.STOPPED)
     place.run(gate)
     item = place.access.caller(place.other)
@@ -782,12 +848,12 @@ def test_callers_of_an_http_api_are_closed_by_an_item_that_authorizers_read(plac
 def test_callers_of_an_http_api_are_not_slowed_which_is_said(place: Place) -> None:
     """No event says that their access is slowed; an authorizer of one's own finds the item all the same."""
     gate = place.gate()
-    object.__setattr__(gate, "keys", CallerKeys(place.access))
+    object.__setattr__(gate, "keys", CallerKeys(place.access, lambda _: False))
     place.reach("globex", Level.SLOWED)
     place.run(gate)
     assert (place.access.caller(place.other) or {})["level"] == {"S": "slowed"}
     stands = place.limits.of("globex").gate
-    assert stands.left == {place.other: "callers of an HTTP API are not slowed: that is only told"}
+    assert stands.left == {place.other: "callers that are no API keys are not slowed: that is only told"}
     assert (stands.felt, place.told) == (Level.OPEN, [])
     place.reach("globex", Level.STOPPED)
     place.run(gate)
@@ -797,7 +863,7 @@ def test_callers_of_an_http_api_are_not_slowed_which_is_said(place: Place) -> No
 def test_a_caller_that_changes_hands_at_a_later_hour_is_opened_then(place: Place) -> None:
     """Whoever gave it away is asked for then, and so is who has it."""
     gate = place.gate()
-    object.__setattr__(gate, "keys", CallerKeys(place.access))
+    object.__setattr__(gate, "keys", CallerKeys(place.access, lambda _: False))
     place.hold("globex", place.first, since=HOUR.next())
     place.reach("acme", Level.STOPPED)
     place.run(gate)

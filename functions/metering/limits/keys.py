@@ -15,7 +15,7 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from metering.limits.usage_plans import Put, UsagePlan, UsagePlans, lanes_for
+from metering.limits.usage_plans import Put, UsagePlan, UsagePlans, is_caller, lanes_for
 from metering.model.limits import Level, Reason
 from metering.stores.gate_list import GateList
 from metering.stores.limits import Home
@@ -26,7 +26,12 @@ NO_PLAN: Final = "it is in no usage plan"
 NO_LANE: Final = "no lane covers the stages of its usage plans: to be slowed is only told"
 
 RETIRED: Final = "another key has taken its place"
-NO_LANE_FOR_CALLERS: Final = "callers of an HTTP API are not slowed: that is only told"
+NO_LANE_FOR_CALLERS: Final = "callers that are no API keys are not slowed: that is only told"
+
+FOR_ITS_AUTHORIZER: Final = "no usage plan closes it: it is refused only if its API's authorizer reads the Access table"
+NO_TABLE: Final = (
+    "no usage plan closes it, and without limits there is no Access table: its API's authorizer must refuse it"
+)
 
 NO_STAGES: Final = "its usage plans are gone, or have no stage"
 
@@ -71,9 +76,14 @@ class Keys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallerKeys:
-    """Callers of an HTTP API: an item says who is closed, which the API's authorizer reads."""
+    """Callers that are no API keys: an item says who is closed, which their API's authorizer reads.
+
+    Of those who are ``elsewhere``, at an API that is none of this app's, nobody knows whether it does: all of them
+    where this app's own API has API keys.
+    """
 
     callers: GateList
+    elsewhere: Callable[[str], bool] = is_caller
 
     def bring(self, key: str, wanted: Wanted, home: Home | None, remember: Remember) -> Moved:
         """Write a caller's item, or delete it; that it is closed is remembered first, as of a key with a home."""
@@ -90,7 +100,18 @@ class CallerKeys:
             until = 0 if any(not reason.until for reason in holding) else max(reason.until for reason in holding)
             since = min(reason.since for reason in holding)
             self.callers.close_caller(key, wanted.level, since=since, until=until, why=holding[0].name)
-        return Moved(key, left=NO_LANE_FOR_CALLERS if wanted.level is Level.SLOWED else "")
+        return Moved(key, left=self._left(key, wanted.level))
+
+    def _left(self, key: str, level: Level) -> str:
+        match level:
+            case Level.OPEN:
+                return ""
+            case Level.SLOWED:
+                return NO_LANE_FOR_CALLERS
+            case Level.STOPPED:
+                return FOR_ITS_AUTHORIZER if self.elsewhere(key) else ""
+            case _:
+                assert_never(level)
 
 
 @dataclass(slots=True)
@@ -112,16 +133,24 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True)
 class PlanKeys:
-    """Keys of API Gateway's, in its usage plans."""
+    """Keys of API Gateway's, in its usage plans; ``callers`` are those of connected APIs, which are no API keys.
+
+    None where there is no Access table to write them into.
+    """
 
     plans: UsagePlans
     deployment: str
+    callers: CallerKeys | None = None
 
     def bring(self, key: str, wanted: Wanted, home: Home | None, remember: Remember) -> Moved:
         """Bring a key to a level; a key that was never closed is left alone as long as none is wanted.
 
         Raises NotAsWantedError if it is not there after some attempts, and what API Gateway raises.
         """
+        if is_caller(key):
+            if self.callers is None:
+                return Moved(key, left="" if wanted.level is Level.OPEN else NO_TABLE)
+            return self.callers.bring(key, wanted, home, remember)
         if wanted.level is Level.OPEN and home is None:
             return Moved(key)
         before, done, at = home or Home(), _Done(), int(wanted.at.timestamp())

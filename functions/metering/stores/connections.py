@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from metering.model.connections import Connection
+from metering.model.connections import Connection, is_name
 from metering.stores.aws import Item, side_by_side, to_item
 from metering.stores.table import Table, item_key
 
@@ -49,6 +49,11 @@ class Connections:
         """Return a connection, or None."""
         item = self._items.get(ALL, name)
         return None if item is None else _read(item)
+
+    def has_caller(self, key: str) -> bool:
+        """Say whether a key is what a connection calls somebody, as ``orders`` does ``orders:ann``."""
+        name, colon, _ = key.partition(":")
+        return bool(colon) and is_name(name) and self.get(name) is not None
 
     def of_log_group(self, log_group: str) -> list[Connection]:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""

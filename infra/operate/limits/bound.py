@@ -21,7 +21,7 @@ import msgspec
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import series
 from infra.operate.limits.setting import items_of
-from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlan, UsagePlans
+from metering.limits.usage_plans import CALLS_A_SECOND, UsagePlan, UsagePlans, is_caller
 from metering.model.limits import Level
 from metering.model.periods import Hour
 from metering.signals import NAMESPACE, Signal
@@ -98,21 +98,24 @@ class Bound:
     """How many calls of so many ``keys`` can still come after a stop; None if there is no bound.
 
     The gate has come to the last of the keys in ``turns_s`` seconds. The ``unbounded`` usage plans, by their names, are
-    those without a throttle.
+    those without a throttle; the ``callers`` of connected APIs are in no usage plan.
     """
 
     calls: int | None
     keys: int
     turns_s: float = 0.0
     unbounded: tuple[str, ...] = ()
+    callers: tuple[str, ...] = ()
 
     def in_words(self, delay: Delay) -> str:
         """Say it as commands do."""
         if self.calls is None:
-            return (
-                "what can still come after a stop has no bound, with keys in usage plans that have no throttle: "
-                f"{', '.join(self.unbounded)}"
-            )
+            why = [
+                f"keys in usage plans that have no throttle: {', '.join(self.unbounded)}" * bool(self.unbounded),
+                f"callers that no usage plan closes, but an authorizer of their API at best: {', '.join(self.callers)}"
+                * bool(self.callers),
+            ]
+            return f"what can still come after a stop has no bound, with {'; and '.join(filter(None, why))}"
         return (
             f"after a stop at most {self.calls:,} calls can still come: burst and {delay.seconds:.1f} s of the rate of "
             f"{self.keys} key{'s' * (self.keys != 1)}, and up to {self.turns_s:.1f} s until a key has its turn, by "
@@ -126,6 +129,7 @@ class Bound:
             "keys": self.keys,
             "turns_s": round(self.turns_s, 3),
             "unbounded": list(self.unbounded),
+            "callers": list(self.callers),
             "delay": delay.as_json(),
         }
 
@@ -179,7 +183,9 @@ def bound_of(plans_by_key: Mapping[str, Sequence[UsagePlan]], seconds: float) ->
         calls += sum(
             math.ceil(throttle.burst + throttle.rate * (seconds + asked / CALLS_A_SECOND)) for throttle in throttles
         )
-    return Bound(None if unbounded else calls, len(plans_by_key), asked / CALLS_A_SECOND, tuple(unbounded))
+    callers = tuple(key for key in plans_by_key if is_caller(key))
+    bound = None if unbounded or callers else calls
+    return Bound(bound, len(plans_by_key), asked / CALLS_A_SECOND, tuple(unbounded), callers)
 
 
 def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound, Delay] | None:
@@ -199,4 +205,4 @@ def overrun_of(deployment: Deployment, name: str, now: datetime) -> tuple[Bound,
     by_key = {
         key: [by_id[plan] for plan in closed[key] if plan in by_id] if key in closed else plans.of(key) for key in held
     }
-    return bound_of({key: found for key, found in by_key.items() if found}, delay.seconds), delay
+    return bound_of({key: found for key, found in by_key.items() if found or is_caller(key)}, delay.seconds), delay
