@@ -167,20 +167,21 @@ class MeteringStack(cdk.Stack):
         self.is_without_usage_lines = False
         self._ingest.subscribe(log_group)
 
-    def compare_with(self, *, api: str, stage: str) -> None:
+    def compare_with(self, *, api: str, stage: str, kind: Api | None = None) -> None:
         """Compare what is counted with the requests of a stage that writes the access log, every hour.
 
         ``api`` is a REST API's name, or an HTTP API's id, as CloudWatch's metrics know it; a REST API whose name has no
         ASCII character is known by its id, too. APIs that share a name in one Region share their metrics. Of an API in
-        another stack, which needs this one, write both as text. Raises ValueError for a WebSocket API's stage: its
-        lines stand beside no number of CloudWatch's.
+        another stack, which needs this one, write both as text. ``kind`` is the API's, where it is another than that of
+        ``access_log``. Raises ValueError for a WebSocket API's stage: its lines stand beside no number of CloudWatch's.
         """
-        if self._access_log.api is Api.WEBSOCKET:
+        kind = kind or self._access_log.api
+        if kind is Api.WEBSOCKET:
             raise ValueError(
                 "CloudWatch counts a WebSocket API's messages in both directions (MessageCount), which no number of "
                 "lines compares with: leave compare_with out; that every line is counted is compared all the same"
             )
-        self._checking.compare_with(self._access_log.api, api, stage)
+        self._checking.compare_with(kind, api, stage)
 
     @property
     def access_table(self) -> dynamodb.TableV2 | None:

@@ -69,6 +69,16 @@ def test_stages_of_the_same_stack_are_compared_with_by_reference(stack: Callable
     assert "Ref" in reference
 
 
+def test_a_stage_of_another_kind_of_api_is_compared_as_what_it_is(stack: Callable[..., MeteringStack]) -> None:
+    """Lines that were pasted into it reach the same log, and CloudWatch counts its requests in another place."""
+    metering = stack()
+    metering.compare_with(api="a1b2c3", stage="v1", kind=Api.HTTP)
+    made = _environment(dict(Synthesised.from_stack(metering).to_json()))["STAGES"]
+    assert decode(str(made)) == (Stage(Api.HTTP, "a1b2c3", "v1"),)
+    with pytest.raises(ValueError, match="counts a WebSocket API's messages in both directions"):
+        metering.compare_with(api="a1b2c3", stage="v1", kind=Api.WEBSOCKET)
+
+
 def test_a_websocket_apis_requests_are_compared_with_nothing(stack: Callable[..., MeteringStack]) -> None:
     """CloudWatch has one number for the messages of both directions, and lines only of one."""
     metering = stack(access_log=AccessLog(Api.WEBSOCKET, "authorizer.user"))
