@@ -10,8 +10,10 @@ from msgspec import to_builtins
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json, table
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.listing import FORMS, KINDS, listed, moment, shown
+from infra.operate.connections.pasting import Paste, to_paste
 from infra.operate.connections.patience import Patience
 from infra.operate.connections.plan import PRICES, Plan, plan
+from infra.operate.connections.snippets import Tool
 from infra.operate.connections.stage import look
 from infra.operate.connections.terms import Case, Wishes
 from infra.operate.deployment import Deployment, OperatorError
@@ -43,6 +45,10 @@ def connect_stage(
     make_role: Annotated[
         bool, typer.Option("--make-role", help="Give API Gateway a role to write logs by, if the account has none.")
     ] = False,
+    print_for: Annotated[
+        Tool | None,
+        typer.Option("--print", help="Print the lines for the tool that deployed the stage, and change nothing."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Meter a stage that is live already, whoever deployed it; 'disconnect' puts back what was there.
@@ -54,7 +60,11 @@ def connect_stage(
     with err.status("looking at the stage"):
         place = place_of(deployment)
         wishes = Wishes(name=name, caller=caller, extend=extend, force=force, make_role=make_role)
-        planned = plan(look(deployment, api_id, stage), place, wishes, deployment.connections.all())
+        live, ledger = look(deployment, api_id, stage), deployment.connections.all()
+    if print_for:
+        _print(to_paste(print_for, live, place, wishes, ledger), as_json=as_json)
+        return
+    planned = plan(live, place, wishes, ledger)
     if not as_json:
         _show(planned)
     if planned.refusals:
@@ -73,6 +83,16 @@ def connect_stage(
         print_json({"plan": plan_as_json(planned), "connection": to_builtins(connection)})
         return
     out.print(f"{planned.stage} is connected as {connection.name}")
+
+
+def _print(paste: Paste, *, as_json: bool) -> None:
+    """Print lines to paste, and nothing else, on stdout: not as a terminal would show them, but as they are."""
+    if as_json:
+        print_json(asdict(paste))
+        return
+    for note in paste.notes:
+        err.print(f"- {note}")
+    sys.stdout.write(paste.lines)
 
 
 @on_deployment(app, "disconnect")

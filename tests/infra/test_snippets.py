@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.local.npm import NpmError
-from infra.operate.connections.snippets import Tool, hcl, lines_to_paste, notes, own_log, snippet, yaml
+from infra.operate.connections.snippets import Tool, hcl, lines_to_paste, own_log, snippet, yaml
 from infra.operate.connections.terms import Place
 from metering.model.connections import StageLog
 from metering.model.log_format import AccessLog, Api
@@ -89,23 +89,6 @@ def test_a_format_bears_the_name_of_its_connection_and_the_nonce() -> None:
     shop = json.loads(LOGS[Api.HTTP].format)
     assert (shop["api_id"], shop["key"]) == ("shop", "shop:$context.authorizer.claims.cognito:username")
     assert shop["authorizer.claims.custom:tokens"] == "$context.authorizer.claims.custom:tokens"
-
-
-def test_what_a_deployment_of_the_lines_may_meet_is_said_before() -> None:
-    """A log that ends, a policy of the account that is full, a role that is missing: each where it can happen."""
-    none, theirs = StageLog(), StageLog("arn:aws:logs:us-east-1:123456789012:log-group:theirs:*", "$context.requestId")
-    stream = StageLog("arn:aws:firehose:us-east-1:123456789012:deliverystream/amazon-apigateway-Metering", "…")
-    vended = StageLog("arn:aws:logs:us-east-1:123456789012:log-group:/aws/vendedlogs/metering/Metering/1", "…")
-    assert notes(Api.REST, stream, none) == []
-    assert notes(Api.HTTP, vended, none) == []
-    (ends,) = notes(Api.HTTP, vended, theirs)
-    assert "log-group:theirs:* now, and AWS allows it one: these lines end that" in ends
-    assert notes(Api.HTTP, vended, StageLog(f"{vended.destination}:*", "…")) == []
-    (full,) = notes(Api.HTTP, LOGS[Api.HTTP], none)
-    assert "AWSLogDeliveryWrite20150319, which holds 5,120 characters" in full
-    for api in (Api.REST, Api.WEBSOCKET):
-        (role,) = notes(api, LOGS[api], none)
-        assert "cloudwatchRoleArn" in role
 
 
 def test_lines_begin_with_where_they_belong() -> None:

@@ -14,9 +14,6 @@ from metering.model.connections import StageLog
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import declared
 
-VENDED: Final = "/aws/vendedlogs/"
-"""Where CloudWatch Logs delivers without a line in the account's resource policy."""
-
 
 class Tool(StrEnum):
     """What deploys a stage."""
@@ -68,30 +65,6 @@ def snippet(tool: Tool, api: Api, log: StageLog) -> str:
             )
         case _:
             assert_never(tool)
-
-
-def notes(api: Api, wanted: StageLog, before: StageLog) -> list[str]:
-    """Say what there is to know before the lines are deployed, a sentence each; ``before`` is what the stage has."""
-    said = []
-    group = wanted.destination.partition(":log-group:")[2]
-    if before.destination and before.destination.removesuffix(":*") != wanted.destination:
-        said.append(
-            f"the stage writes its access log into {before.destination} now, and AWS allows it one: these lines end "
-            "that. Leave it as it is, if its format has what a bill needs: 'metering connect' without --print says so"
-        )
-    if api is Api.HTTP and group and not group.startswith(VENDED):
-        said.append(
-            f"the log group {group} is not below {VENDED}: for an HTTP API, AWS enters it into the account's resource "
-            "policy AWSLogDeliveryWrite20150319, which holds 5,120 characters. Where that is full, the deployment "
-            "fails with 'Policy document length breaking Cloudwatch Logs Constraints': use 'metering connect' without "
-            "--print then, whose log group is below it"
-        )
-    if api is not Api.HTTP and group:
-        said.append(
-            "API Gateway writes this log by the role in its settings: if 'aws apigateway get-account' shows no "
-            "cloudwatchRoleArn, nothing is written, and the deployment may fail"
-        )
-    return said
 
 
 _WHERE: Final = {

@@ -8,7 +8,7 @@ from infra.operate.connections.stage import LiveStage
 from infra.operate.connections.terms import Wishes
 from infra.operate.doctor.findings import named
 from metering.model.connections import Connection, Form
-from metering.model.log_format import API_KEY, Api
+from metering.model.log_format import API_KEY, AccessLog, Api
 
 _MOST_NAMED: Final = 10
 
@@ -37,7 +37,7 @@ def steps(stage: LiveStage, wishes: Wishes, connection: Connection) -> Iterator[
 
 def told(stage: LiveStage, wishes: Wishes, connection: Connection) -> Iterator[str]:
     """Yield what follows from it."""
-    yield from _billed(stage, connection)
+    yield from billed(stage, connection.log)
     yield from _trust(connection)
     yield from _undone(stage, wishes, connection)
     if stage.sharing:
@@ -49,13 +49,10 @@ def told(stage: LiveStage, wishes: Wishes, connection: Connection) -> Iterator[s
         yield f"of {stage.apis:,} APIs, {stage.looked_at} were looked at for others that write into the same log group"
 
 
-def _billed(stage: LiveStage, connection: Connection) -> Iterator[str]:
-    variable = connection.log.variable
-    whom = (
-        "API keys"
-        if variable == API_KEY and not connection.log.prefix
-        else f"{connection.log.prefix}$context.{variable}"
-    )
+def billed(stage: LiveStage, log: AccessLog) -> Iterator[str]:
+    """Yield who is billed for a stage's requests, and which of them nobody is."""
+    variable = log.variable
+    whom = "API keys" if variable == API_KEY and not log.prefix else f"{log.prefix}$context.{variable}"
     yield f"billed are {whom}: add them to customers by 'metering customers add --key'"
     nobody = billed_to_nobody(stage, variable)
     if not nobody:
