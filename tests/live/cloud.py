@@ -15,6 +15,7 @@ from infra.local import npm
 from infra.local.aws.emulator import Emulator
 from infra.local.aws.gateway import Gateway
 from infra.local.aws.json_web_tokens import Issuer
+from infra.local.aws.websocket import SocketGateway
 from infra.operate.deployment import Deployment
 
 SUBJECT: Final = "live-subject"
@@ -143,6 +144,7 @@ class Embedded:
     partition: str = "aws"
     patience_s: float = 120.0
     _gateways: MutableMapping[tuple[str, str], Gateway] = field(default_factory=dict)
+    _sockets: MutableMapping[tuple[str, str], SocketGateway] = field(default_factory=dict)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -169,6 +171,7 @@ class Embedded:
     def use(self, told: Told) -> None:
         """Give each stage the access log that its template has; the emulator's CloudFormation leaves it out."""
         self._gateways.clear()
+        self._sockets.clear()
         rest, http = self.client("apigateway"), self.client("apigatewayv2")
         for stage in ("Metered", "Plain"):
             settings = {"destinationArn": told[f"{stage}Destination"], "format": told[f"{stage}Format"]}
@@ -177,12 +180,13 @@ class Embedded:
                 for name, value in settings.items()
             ]
             rest.update_stage(restApiId=told["RestId"], stageName=stage.lower(), patchOperations=operations)
-        arn = f"arn:{self.partition}:logs:{self.region}:{self.account_id}:log-group:{told['HttpLog']}"
-        http.update_stage(
-            ApiId=told["HttpId"],
-            StageName="live",
-            AccessLogSettings={"DestinationArn": arn, "Format": told["HttpFormat"]},
-        )
+        for api in ("Http", "Socket"):
+            arn = f"arn:{self.partition}:logs:{self.region}:{self.account_id}:log-group:{told[f'{api}Log']}"
+            http.update_stage(
+                ApiId=told[f"{api}Id"],
+                StageName="live",
+                AccessLogSettings={"DestinationArn": arn, "Format": told[f"{api}Format"]},
+            )
 
     def address(self, api: str, stage: str) -> str:
         """Return where a gateway takes requests for an API's stage."""
@@ -191,8 +195,11 @@ class Embedded:
         return self._gateways[api, stage].url
 
     def socket(self, api: str, stage: str) -> str:
-        """Return where the emulator takes connections."""
-        return f"{self.emulator.endpoint_url.replace('http', 'ws', 1)}/_aws/execute-api/{api}/{stage}"
+        """Return where a gateway takes connections to an API's stage."""
+        if (api, stage) not in self._sockets:
+            gateway = SocketGateway(self.emulator, api_id=api, stage=stage)
+            self._sockets[api, stage] = self.running.enter_context(gateway)
+        return self._sockets[api, stage].socket
 
     def token(self, told: Told) -> str:  # noqa: ARG002  its issuer is here
         """Return a token of the issuer on this machine."""
@@ -202,6 +209,8 @@ class Embedded:
         """Return once the gateways have put their lines."""
         for gateway in self._gateways.values():
             gateway.flush()
+        for socket in self._sockets.values():
+            socket.flush()
 
 
 @contextmanager

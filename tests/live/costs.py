@@ -27,7 +27,10 @@ CALLS: Final = {
 
 # A request passes API Gateway, its authorizer and backend, and is logged, delivered, counted and set down.
 REQUEST: Final = 3.50 / 1e6 + 2 * (0.20 / 1e6 + 0.0000133334) + 2_000 / 1e9 * 0.50 + 3 * 0.625 / 1e6
-SOCKET: Final = 1.00 / 1e6 + 0.25 / 1e6 * 10
+
+# A connection of ten minutes: it is made, sends a message and ends; its authorizer and backend run, and log, each time.
+EVENT: Final = 1.00 / 1e6 + 0.20 / 1e6 + 0.0000133334 + 2_000 / 1e9 * 0.50
+SOCKET: Final = 4 * EVENT + 10 * 0.25 / 1e6
 
 # What is there for as long as the run: by the month, prorated by the hour.
 MONTHLY: Final = {"alarm": 0.10, "secret": 0.40, "metric": 0.30, "dashboard": 3.00}

@@ -24,6 +24,8 @@ GUIDE = "API Gateway Developer Guide, 'Variables for access logging'"
 
 SECONDS = "API Gateway Developer Guide, 'Customize HTTP API access logs', and lines that people published"
 
+SOCKETS = "API Gateway Developer Guide, 'Configure logging for WebSocket APIs'"
+
 NO_TEMPLATES = "the emulator tells nobody what a mapping template set"
 
 
@@ -147,26 +149,33 @@ def test_what_an_authorizer_tells_is_escaped_in_the_line(live: Run) -> None:
 
 
 def test_a_websockets_lines_say_who_sends(live: Run) -> None:
-    """Whether a message's line has what the authorizer told at the connection."""
-    point = "authorizer's values in lines of a WebSocket API, by event"
-    expected = {"CONNECT": "u1", "MESSAGE": "u1", "DISCONNECT": "u1"}
+    """Whether a message's line has what the authorizer told at the connection: if not, messages bill nobody."""
     asyncio.run(_exchange(f"{live.cloud.socket(live.told['SocketId'], 'live')}?user=someone"))
     live.costs.sockets += 1
-    if not live.cloud.is_aws:
-        why_not = "the emulator takes the messages, and writes no line of a WebSocket API"
-        live.points.skip(point, expected=expected, source=GUIDE, why_not=why_not)
     live.wait_for_line(live.told["SocketLog"], lambda line: '"DISCONNECT"' in line)
-    lines = [fields(line) for line in live.lines(live.told["SocketLog"])]
+    lines = {line["event"]: line for line in map(fields, live.lines(live.told["SocketLog"]))}
+    live.points.note(
+        "routes and statuses of a WebSocket API's lines, by event",
+        expected={"CONNECT": "$connect 200", "MESSAGE": "$default 200", "DISCONNECT": "$disconnect 200"},
+        observed={event: f"{line['route']} {line['status']}" for event, line in lines.items()},
+        source=SOCKETS,
+    )
     live.points.note(
         "time and identifiers of a WebSocket API's lines",
-        expected={"milliseconds": True, "one id": True},
+        expected={"milliseconds": True, "requestId is extendedRequestId": True, "another for each event": True},
         observed={
-            "milliseconds": all(len(line["time"]) == 13 for line in lines),
-            "one id": all(line["id"] == line["extended"] for line in lines),
+            "milliseconds": all(len(line["time"]) == 13 for line in lines.values()),
+            "requestId is extendedRequestId": all(line["id"] == line["extended"] for line in lines.values()),
+            "another for each event": len({line["id"] for line in lines.values()}) == len(lines),
         },
-        source=GUIDE,
+        source=SOCKETS,
     )
-    live.points.note(point, expected=expected, observed={line["event"]: line["user"] for line in lines}, source=GUIDE)
+    live.points.note(
+        "authorizer's values in lines of a WebSocket API, by event",
+        expected={"CONNECT": "u1 p1", "MESSAGE": "u1 p1", "DISCONNECT": "u1 p1"},
+        observed={event: f"{line['user']} {line['principal']}" for event, line in lines.items()},
+        source=f"{SOCKETS}, which lists them without restriction",
+    )
 
 
 def test_usage_that_node_logs_is_counted(live: Run) -> None:

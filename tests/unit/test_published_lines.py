@@ -29,13 +29,13 @@ def test_a_line_is_as_api_gateway_has_written_it(published: Mapping[str, Any]) -
 
 @pytest.mark.parametrize(
     "published",
-    [entry for entry in PUBLISHED if entry["request"]["kind"] != "WEBSOCKET" and '"requestTime"' in entry["format"]],
+    [entry for entry in PUBLISHED if '"requestTime"' in entry["format"]],
     ids=lambda entry: entry["name"],
 )
 def test_both_readers_know_the_hour_of_a_published_request(published: Mapping[str, Any]) -> None:
     """I3: whatever the unit of its time, as its own line has it in words."""
     exchange = _exchange(published["request"])
-    log = AccessLog() if exchange.kind is Kind.REST else AccessLog(Api.HTTP, caller="authorizer.claims.sub")
+    log = AccessLog() if exchange.kind is Kind.REST else AccessLog(Api[exchange.kind], caller="authorizer.claims.sub")
     who = {"identity.apiKeyId": "a-key", "authorizer.claims.sub": "a-key"}
     variables = replace(exchange, extended_request_id="e=").variables() | who
     line = render(log.format(NONCE), variables)

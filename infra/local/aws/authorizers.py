@@ -42,7 +42,7 @@ class Authorizer:
         """Read a REST API's as GetAuthorizers describes it."""
         sources = tuple(Source.read(text) for text in declared.get("identitySource", "").split(",") if text.strip())
         ttl_s = int(declared.get("authorizerResultTtlInSeconds", 300))
-        return cls(declared["id"], _function(declared["authorizerUri"]), sources, ttl_s)
+        return cls(declared["id"], function_of(declared["authorizerUri"]), sources, ttl_s)
 
     @classmethod
     def of_http(cls, declared: Mapping[str, Any]) -> Self:
@@ -50,7 +50,7 @@ class Authorizer:
         sources = tuple(Source.read(text) for text in declared.get("IdentitySource", ()))
         return cls(
             declared["AuthorizerId"],
-            _function(declared["AuthorizerUri"]),
+            function_of(declared["AuthorizerUri"]),
             sources,
             int(declared.get("AuthorizerResultTtlInSeconds", 0)) if sources else 0,
             declared.get("AuthorizerPayloadFormatVersion", "2.0"),
@@ -165,7 +165,7 @@ class Answers:
         decision = "isAuthorized" if authorizer.answers_simply else "policyDocument"
         if not (isinstance(answer, dict) and isinstance(answer.get(decision), bool | dict)):
             return {}
-        variables = {f"authorizer.{name}": value for name, value in _written(answer).items()}
+        variables = {f"authorizer.{name}": value for name, value in told_by(answer).items()}
         if authorizer.ttl_s:
             self._kept[authorizer.id, identity] = (time.monotonic() + authorizer.ttl_s, variables)
         return variables
@@ -176,7 +176,7 @@ class Answers:
         return None if "FunctionError" in answer else json.loads(payload)
 
 
-def _written(answer: Mapping[str, Any]) -> dict[str, str]:
+def told_by(answer: Mapping[str, Any]) -> dict[str, str]:
     """Return an answer's properties as they are logged: strings, numbers and truth values; nothing nested, no null."""
     given = {**(answer.get("context") or {}), "principalId": answer.get("principalId")}
     return {
@@ -186,7 +186,8 @@ def _written(answer: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _function(uri: str) -> str:
+def function_of(uri: str) -> str:
+    """Return the ARN of the function that an integration or an authorizer invokes by this URI."""
     return uri.partition("/functions/")[2].removesuffix("/invocations")
 
 

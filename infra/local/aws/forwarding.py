@@ -106,9 +106,13 @@ class Forwarder:
             await site.start()
             port = runner.addresses[0][1]
             self._started.set_result(f"http://127.0.0.1:{port}")
-            await self._stop.wait()
+            await self.ended()
         finally:
             await runner.cleanup()
+
+    async def ended(self) -> None:
+        """Return when the `with` ends."""
+        await self._stop.wait()
 
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Where an authorizer finds who calls: a header or a parameter of the query, as either kind of API writes it."""
+"""Where an authorizer finds who calls: a header or a parameter of the query, as each kind of API writes it."""
 
 import re
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from typing import Final, Self
 
 from aiohttp import web
 
-WRITTEN: Final = re.compile(r"(?:method\.request|\$request)\.(header|querystring)\.(.+)")
+WRITTEN: Final = re.compile(r"(?:method\.request|\$request|route\.request)\.(header|querystring)\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """An identity source: `method.request.header.x-user` of a REST API, `$request.header.x-user` of an HTTP API.
 
-    Kinds that are not played here have no name, and no value in any request.
+    A WebSocket API writes `route.request.header.x-user`. Kinds that are not played here have no name, and no value in
+    any request.
     """
 
     place: str = ""

@@ -205,14 +205,16 @@ class Apis(cdk.Stack):
                     "SocketKnows", self._knows, identity_source=["route.request.querystring.user"]
                 ),
             ),
+            disconnect_route_options=apigatewayv2.WebSocketRouteOptions(integration=backend),
             default_route_options=apigatewayv2.WebSocketRouteOptions(integration=backend),
         )
         log = self._log("SocketLog")
         stage = apigatewayv2.WebSocketStage(
             self, "SocketStage", web_socket_api=api, stage_name="live", auto_deploy=True
         )
-        _write(stage, log, as_format(SOCKET))
-        self._tell(SocketId=api.api_id, SocketLog=log.log_group_name)
+        written = as_format(SOCKET)
+        _write(stage, log, written)
+        self._tell(SocketId=api.api_id, SocketLog=log.log_group_name, SocketFormat=written)
 
     def _add_worker(self) -> None:
         log = self._log("WorkerLog")
