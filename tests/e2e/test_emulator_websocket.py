@@ -65,7 +65,7 @@ Socket = aiohttp.ClientWebSocketResponse
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A WebSocket API with the stage `v1` and the routes `$connect`, `$disconnect`, `$default` and `ask`: that answers."""
+    """A WebSocket API, stage `v1`, with routes `$connect`, `$disconnect`, `$default`, and `ask`, which answers."""
 
     emulator: Emulator
     api_id: str
