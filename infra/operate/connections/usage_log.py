@@ -1,0 +1,217 @@
+"""A log group of usage lines: whether it can be connected, what is done then, and how what is written there is counted.
+
+Any log group of the account may be one in which your own code alone writes. Whoever else can write there, or have
+something of theirs written there, can bill anyone.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from infra.operate.connections.refusing import MOST_FILTERS
+from infra.operate.connections.stage import STANDARD, LogGroup
+from infra.operate.connections.terms import Place, Refusal
+from infra.operate.deployment import Deployment
+from infra.operate.doctor.findings import resources
+from metering.model.connections import NAME_PATTERN, Connection, Form, Step, is_name
+from metering.model.metrics import reads_usage_lines
+from metering.signals import written_usage_lines
+
+TERM: Final = "usage"
+"""The pattern that brings usage lines, as the stack's own subscriptions have it (``infra.stack.ingest``)."""
+
+OF_CALLERS: Final = {
+    "/aws/appsync/apis/": "AppSync writes queries there",
+    "API-Gateway-Execution-Logs_": "API Gateway writes requests there",
+    "aws-waf-logs-": "AWS WAF writes requests there",
+}
+"""Log groups that AWS writes callers' own text into, by how their names begin (AppSync Developer Guide, "CloudWatch
+Logs"; API Gateway Developer Guide, "Set up CloudWatch logging"; AWS WAF Developer Guide, "Logging")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPlan:
+    """What connecting a log group will do: ``done`` says that it is connected, and only what lacks is made good."""
+
+    connection: Connection
+    done: bool
+    steps: tuple[str, ...]
+    notes: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
+    name: str,
+    *,
+    group: LogGroup | None,
+    place: Place,
+    own: Collection[str],
+    called: str,
+    ledger: Sequence[Connection],
+) -> LogPlan:
+    """Decide about the log group of a name, which is ``group`` if it is there; pure.
+
+    ``own`` are the log groups of metering itself, ``called`` is the connection's name that the operator wants, or
+    empty, and ``ledger`` holds all connections.
+    """
+    readers = [one for one in ledger if one.log_group == name and one.step is not Step.DISCONNECTED]
+    former = next((one for one in readers if one.form is Form.USAGE), None)
+    called = called or (former.name if former else _slug(name))
+    bearer = next((one for one in ledger if one.name == called), None)
+    connection = former or Connection(
+        name=called,
+        form=Form.USAGE,
+        step=Step.CONNECTING,
+        log_group=name,
+        since=0,
+        by="",
+        version=bearer.version if bearer else 0,
+    )
+    refusals = [*_unfit(name, group, place, own)]
+    if group and not refusals:
+        refusals = [*_taken(called, former, bearer, name), *_read(readers, former), *_no_room(group, place)]
+    return LogPlan(
+        connection=connection,
+        done=former is not None and former.step is Step.CONNECTED,
+        steps=() if refusals else tuple(_steps(name)),
+        notes=() if refusals else tuple(_told(name, place)),
+        refusals=tuple(refusals),
+    )
+
+
+def own_log_groups(deployment: Deployment) -> set[str]:
+    """Return the log groups that lines of metering itself are written into: none of them may be read for usage."""
+    made = {resource["PhysicalResourceId"] for resource in resources(deployment, "AWS::Logs::LogGroup")}
+    return made | {f"/aws/lambda/{function}" for function in deployment.outputs.functions}
+
+
+def count_written(deployment: Deployment, log_group: str, name: str) -> None:
+    """Have CloudWatch count what is to be delivered, whether it is or not; doing it again changes nothing.
+
+    This is what ``check_completeness`` compares with what was counted.
+    """
+    metric: Any = {
+        "metricName": log_group,
+        "metricNamespace": written_usage_lines(deployment.outputs.deployment),
+        "metricValue": "1",
+    }
+    deployment.client("logs").put_metric_filter(
+        logGroupName=log_group, filterName=name, filterPattern=TERM, metricTransformations=[metric]
+    )
+
+
+def count_no_longer(deployment: Deployment, log_group: str, name: str) -> None:
+    """Take the counting away; harmless where there is none, or the log group is gone."""
+    logs = deployment.client("logs")
+    with suppress(logs.exceptions.ResourceNotFoundException):
+        logs.delete_metric_filter(logGroupName=log_group, filterName=name)
+
+
+def _unfit(name: str, group: LogGroup | None, place: Place, own: Collection[str]) -> Iterator[Refusal]:
+    if not reads_usage_lines(place.metrics):
+        yield Refusal(
+            "no metric measures usage lines",
+            "declare one, for example Sum(name='tokens', of=USAGE_LINES), and deploy the stack",
+        )
+    if name in own or name == place.access_log_group or name.startswith(place.connected_logs):
+        yield Refusal(
+            f"the log group {name} belongs to metering itself, which would feed itself for ever",
+            "name the log group of your own code",
+        )
+    elif written := next((words for start, words in OF_CALLERS.items() if name.startswith(start)), ""):
+        yield Refusal(
+            f"{written}, {name}: whoever calls could write a usage line and bill anyone",
+            "let your own code write its usage lines into a log group of their own",
+        )
+    elif group is None:
+        yield Refusal(
+            f"there is no log group {name!r}", "name one that is there, or another --region; its name is all it takes"
+        )
+    elif group.kind != STANDARD:
+        yield Refusal(
+            f"the log group {name} is of the class {group.kind}, which has no subscriptions",
+            "let your code write into one of the class STANDARD; the class of a log group cannot be changed",
+        )
+
+
+def _taken(called: str, former: Connection | None, bearer: Connection | None, name: str) -> Iterator[Refusal]:
+    """Refuse a name that is none, is another's, or is not the one that the log group is connected by."""
+    if not is_name(called):
+        yield Refusal(f"a connection's name is written {NAME_PATTERN}, got {called[:40]!r}", "give another one: --name")
+    elif former and called != former.name:
+        yield Refusal(
+            f"the log group {name} is connected as {former.name}",
+            f"for another name, say 'metering disconnect {former.name}' first",
+        )
+    elif bearer and bearer.log_group != name:
+        ended = bearer.step is Step.DISCONNECTED
+        yield Refusal(
+            f"the name {called} {'was' if ended else 'is'} that of the log group {bearer.log_group}",
+            "give another one: --name",
+        )
+
+
+def _read(readers: Sequence[Connection], former: Connection | None) -> Iterator[Refusal]:
+    """Refuse a log group that is read for something else, or is just being left."""
+    for reader in readers:
+        if reader.is_access_log:
+            yield Refusal(
+                f"the log group {reader.log_group} is the access log of the connection {reader.name}",
+                "let your own code write its usage lines into a log group of their own",
+            )
+    if former and former.step is Step.DISCONNECTING:
+        yield Refusal(
+            f"the log group {former.log_group} is being disconnected",
+            f"go on with 'metering disconnect {former.name}', then connect it again",
+        )
+
+
+def _no_room(group: LogGroup, place: Place) -> Iterator[Refusal]:
+    """Refuse a log group that is subscribed to by its own stack, or has no room for a subscription."""
+    ours = [one for one in group.filters if one.destination == place.function_arn]
+    others = [one for one in ours if one.name != filter_name(place)]
+    if others:
+        yield Refusal(
+            f"the subscription filter {others[0].name} of {group.name} brings its lines here already: "
+            "metering.meter_usage_lines made it",
+            "there is nothing to connect",
+        )
+    elif not ours and len(group.filters) >= MOST_FILTERS:
+        yield Refusal(
+            f"the log group {group.name} has two subscription filters, as many as there can be: "
+            f"{' and '.join(one.name for one in group.filters)}",
+            "take one away: aws logs delete-subscription-filter; or write usage lines into a log group of their own",
+        )
+
+
+def _steps(name: str) -> Iterator[str]:
+    yield "write down in the ledger that this log group holds usage lines, from now on"
+    yield f"let CloudWatch Logs bring the lines of {name} that have the word {TERM}, and subscribe to them"
+    yield "count what is written there, by a metric filter: doctor and alarms compare it with what was counted"
+
+
+def _told(name: str, place: Place) -> Iterator[str]:
+    yield (
+        f"whoever may write into {name} (logs:PutLogEvents) can bill anyone, and so can whoever has text of theirs "
+        "written there: it must be your own code alone, and may log nothing that a caller sends"
+    )
+    yield "what was written there before is not counted"
+    if place.policy_is_full:
+        yield (
+            "the policy of record_usage is nearly full: from now on one statement lets CloudWatch Logs start it for "
+            "every log group of this account"
+        )
+
+
+def filter_name(place: Place) -> str:
+    """Return what a deployment's filters of others' log groups are called."""
+    return f"metering-{place.stack}"
+
+
+def _slug(log_group: str) -> str:
+    """Return a name for a log group: the last part of its own."""
+    name = re.sub(r"[^a-z0-9]+", "-", log_group.rstrip("/").rpartition("/")[2].lower()).strip("-")
+    name = name if re.match(r"[a-z]", name) else f"log-{name}"
+    return name[:32].rstrip("-")
