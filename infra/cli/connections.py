@@ -71,13 +71,13 @@ def connect_stage(
         if as_json:
             print_json({"plan": plan_as_json(planned), "connection": None})
         raise typer.Exit(1)
-    if not yes and not (not as_json and _agreed("connect it")):
+    if not yes and not (not as_json and agreed("connect it")):
         if as_json:
             print_json({"plan": plan_as_json(planned), "connection": None})
         else:
             out.print("nothing is done: say it again with --yes")
         return
-    verbs = Connecting(deployment, place, Patience(say=_say))
+    verbs = Connecting(deployment, place, Patience(say=say))
     connection = verbs.connect(planned.connection, former=planned.former, make_role=make_role)
     if as_json:
         print_json({"plan": plan_as_json(planned), "connection": to_builtins(connection)})
@@ -117,13 +117,13 @@ def disconnect_stage(
     if not as_json:
         for step in steps:
             out.print(step)
-    if not yes and not (not as_json and _agreed("disconnect it")):
+    if not yes and not (not as_json and agreed("disconnect it")):
         if as_json:
             print_json({"steps": steps, "connection": to_builtins(connection)})
         else:
             out.print("nothing is done: say it again with --yes")
         return
-    verbs = Connecting(deployment, place_of(deployment), Patience(say=_say))
+    verbs = Connecting(deployment, place_of(deployment), Patience(say=say))
     ended = verbs.disconnect(connection, keep_log=keep_log)
     if as_json:
         print_json({"steps": steps, "connection": to_builtins(ended)})
@@ -248,10 +248,11 @@ def _connection(deployment: Deployment, name: str, stage: str) -> Connection:
     raise OperatorError(f"the stage {stage} of {name} is not connected: 'metering connections' lists what is")
 
 
-def _agreed(to: str) -> bool:
+def agreed(to: str) -> bool:
     """Ask whoever sits at a terminal; nobody else is asked, and nothing is done."""
     return sys.stdin.isatty() and typer.confirm(f"{to}?", err=True)
 
 
-def _say(doing: str) -> None:
+def say(doing: str) -> None:
+    """Tell what is being done, while it is."""
     err.print(f"{doing} ...")

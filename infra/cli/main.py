@@ -16,6 +16,7 @@ from botocore.exceptions import (
 from typer.core import TyperGroup
 
 import infra.cli.access  # noqa: F401 - its commands are among the customers'
+from infra.cli.connect_log import app as connect_log_app
 from infra.cli.connections import app as connections_app
 from infra.cli.customers import customers_app, keys_app
 from infra.cli.doctor import app as doctor_app
@@ -67,6 +68,7 @@ app.add_typer(limits_app, name="limits")
 app.add_typer(usage_app)
 app.add_typer(top_app)
 app.add_typer(connections_app)
+app.add_typer(connect_log_app)
 app.add_typer(doctor_app)
 app.add_typer(recount_app)
 app.add_typer(invoice_app)

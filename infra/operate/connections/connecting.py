@@ -17,15 +17,13 @@ from infra.operate.connections.patience import Patience
 from infra.operate.connections.permission import Permission
 from infra.operate.connections.stage import group_of, log_group, log_of
 from infra.operate.connections.terms import Place
+from infra.operate.connections.usage_log import TERM, count_no_longer, count_written, filter_name
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.connections import EARLY, Connection, Form, StageLog, Step
 from metering.model.log_format import Api
 from metering.stores.table import RowChangedError
 
 EVERY_LINE: Final = ""
-USAGE_LINES: Final = "usage"
-"""The pattern that brings usage lines, as ``metering.subscribe`` has it."""
-
 _EARLY_MS: Final = int(EARLY.total_seconds() * 1000)
 _CHANGES_STAGE: Final = (Form.OURS, Form.EXTENDED)
 
@@ -83,6 +81,9 @@ class Connecting:
             self._say(f"letting CloudWatch Logs bring the lines of {connection.log_group}")
             self._permission.grant(connection.log_group)
         self._subscribe(connection)
+        if connection.form is Form.USAGE:
+            self._say(f"counting what is written into {connection.log_group}")
+            count_written(self.deployment, connection.log_group, self._filter_name)
         if connection.form is Form.OURS:
             self._set_stage(connection, connection.before, connection.after)
         return self._save(msgspec.structs.replace(connection, step=Step.CONNECTED))
@@ -207,7 +208,7 @@ class Connecting:
         self._say(f"subscribing to {connection.log_group}")
         logs, pattern = self.deployment.client("logs"), EVERY_LINE
         if connection.form is Form.USAGE:
-            pattern = USAGE_LINES
+            pattern = TERM
         # "Could not execute the lambda function": until the permission is known.
         self.patience.call(
             lambda: logs.put_subscription_filter(
@@ -233,13 +234,15 @@ class Connecting:
         # There is none if it was never put, somebody has taken it away, or the log group is gone.
         with suppress(logs.exceptions.ResourceNotFoundException):
             logs.delete_subscription_filter(logGroupName=connection.log_group, filterName=self._filter_name)
+        if connection.form is Form.USAGE:
+            count_no_longer(self.deployment, connection.log_group, self._filter_name)
         if connection.form is not Form.OURS:
             last = all(one.form is Form.OURS for one in others)
             self._permission.revoke(connection.log_group, last=last)
 
     @property
     def _filter_name(self) -> str:
-        return f"metering-{self.place.stack}"
+        return filter_name(self.place)
 
     @cached_property
     def _permission(self) -> Permission:

@@ -36,6 +36,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "doctor": (),
     "connect": ("a1b2c3d4e5", "prod"),
     "connections": (),
+    "connect-log": ("/app/jobs",),
     "disconnect": ("orders",),
     "restore": ("restored",),
     "keys exclude": ("key1", "--reason", "health check"),
