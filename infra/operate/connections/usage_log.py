@@ -92,14 +92,16 @@ def count_written(deployment: Deployment, log_group: str, name: str) -> None:
 
     This is what ``check_completeness`` compares with what was counted.
     """
+    logs = deployment.client("logs")
+    there = logs.describe_metric_filters(logGroupName=log_group, filterNamePrefix=name)["metricFilters"]
+    if any(one["filterName"] == name for one in there):
+        return
     metric: Any = {
         "metricName": log_group,
         "metricNamespace": written_usage_lines(deployment.outputs.deployment),
         "metricValue": "1",
     }
-    deployment.client("logs").put_metric_filter(
-        logGroupName=log_group, filterName=name, filterPattern=TERM, metricTransformations=[metric]
-    )
+    logs.put_metric_filter(logGroupName=log_group, filterName=name, filterPattern=TERM, metricTransformations=[metric])
 
 
 def count_no_longer(deployment: Deployment, log_group: str, name: str) -> None:
