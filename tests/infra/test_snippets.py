@@ -27,11 +27,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.local.npm import NpmError
-from infra.operate.connections.snippets import Tool, hcl, lines_to_paste, own_log, snippet, yaml
+from infra.operate.connections.snippets import Tool, hcl, lines_to_paste, own_log, pasted, snippet, yaml
 from infra.operate.connections.terms import Place
 from metering.model.connections import StageLog
 from metering.model.log_format import AccessLog, Api
-from metering.model.metrics import Count, Sum, Unique
+from metering.model.metrics import Count, Sum, Unique, declared
 from tests.conftest import cannot_run
 from tests.doubles.access_log import NONCE
 from tests.doubles.template import Template, of_type
@@ -89,6 +89,24 @@ def test_a_format_bears_the_name_of_its_connection_and_the_nonce() -> None:
     shop = json.loads(LOGS[Api.HTTP].format)
     assert (shop["api_id"], shop["key"]) == ("shop", "shop:$context.authorizer.claims.cognito:username")
     assert shop["authorizer.claims.custom:tokens"] == "$context.authorizer.claims.custom:tokens"
+
+
+@APIS
+def test_a_pasted_format_says_whose_it_is(api: Api) -> None:
+    """By its name and its caller; what any other says is not believed."""
+    log = pasted(api, LOGS[api].format, keys_apart=True)
+    assert log is not None
+    assert log.format(NONCE, declared(METRICS)) == LOGS[api].format
+    other = '{"api_id":"orders","key":"$context.path"}'
+    for text in (
+        AccessLog().format(NONCE),
+        other,
+        '{"api_id":"orders"}',
+        "[1]",
+        "$context.requestId",
+        '{"api_id":1,"key":2}',
+    ):
+        assert pasted(api, text, keys_apart=False) is None
 
 
 def test_lines_begin_with_where_they_belong() -> None:

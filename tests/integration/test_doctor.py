@@ -462,6 +462,25 @@ def test_an_http_apis_stages_are_compared_too(ward: Ward) -> None:
     assert ward.of("log role") == []
 
 
+def test_lines_that_were_pasted_are_our_format_too(ward: Ward) -> None:
+    """They bear a name of their own; when a metric names another variable, they are to be pasted anew."""
+    http: Any = boto3.client("apigatewayv2")
+    api = http.create_api(Name="Shop", ProtocolType="HTTP")["ApiId"]
+    log = AccessLog(Api.HTTP, "authorizer.claims.sub", "shop")
+    settings = {
+        "DestinationArn": f"arn:aws:logs:us-east-1:123456789012:log-group:{ACCESS_LOG_GROUP}",
+        "Format": log.format(NONCE, declared(METRICS)),
+    }
+    http.create_stage(ApiId=api, StageName="v1", AccessLogSettings=settings)
+    ward.compare_with(STAGE, Stage(Api.HTTP, api, "v1"))
+    said = ("ok", "the stage v1 of Shop writes our format as shop, and bills shop:authorizer.claims.sub", "")
+    assert said in ward.of("stages")
+    http.delete_stage(ApiId=api, StageName="v1")
+    http.create_stage(ApiId=api, StageName="v1", AccessLogSettings=settings | {"Format": log.format(NONCE)})
+    ((_, _, todo),) = [found for found in ward.of("stages") if found[0] == "broken"]
+    assert todo.startswith(f"paste the lines anew that 'metering connect {api} v1 --print' shows, and deploy it")
+
+
 def test_a_compared_stage_that_writes_elsewhere_is_told(ward: Ward) -> None:
     """Whatever its format: its requests are billed to nobody."""
     elsewhere = f"arn:aws:logs:us-east-1:123456789012:log-group:not-{ACCESS_LOG_GROUP}"

@@ -6,12 +6,13 @@ ledger, since the format explains itself: it bears the connection's name, and go
 
 import json
 import re
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final, assert_never
 
 from infra.operate.connections.terms import Place
-from metering.model.connections import StageLog
-from metering.model.log_format import AccessLog, Api
+from metering.model.connections import StageLog, is_name
+from metering.model.log_format import API_KEY, AccessLog, Api
 from metering.model.metrics import declared
 
 
@@ -36,6 +37,23 @@ def own_log(place: Place, log: AccessLog) -> StageLog:
         _, partition, _, region, account, *_ = place.group_arn.split(":")
         destination = f"arn:{partition}:firehose:{region}:{account}:deliverystream/{place.delivery_stream}"
     return StageLog(destination, log.format(place.nonce, declared(place.metrics)))
+
+
+def pasted(api: Api, text: str, *, keys_apart: bool) -> AccessLog | None:
+    """Return what a stage of this kind of API writes by a format like that of lines to paste, or None for any other.
+
+    Its name and its caller are read off it, and nothing else: whether it is the format of today, it says itself.
+    """
+    try:
+        fields = json.loads(text)
+        name, key = (str(fields[field]) for field in ("api_id", "key"))
+    except (ValueError, LookupError, TypeError):
+        return None
+    variable = key.removeprefix(f"{name}:").removeprefix("$context.")
+    with suppress(ValueError):  # of a variable that names nobody
+        if is_name(name):
+            return AccessLog(api, None if (api, variable) == (Api.REST, API_KEY) else variable, name, keys_apart)
+    return None
 
 
 def lines_to_paste(log: StageLog) -> tuple[str, str]:

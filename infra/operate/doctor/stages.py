@@ -7,9 +7,10 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
+from infra.operate.connections.snippets import pasted
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, Finding, Measured, broken, items, measured, ok, warning
-from metering.model.log_format import Api
+from metering.model.log_format import API_KEY, Api
 from metering.model.metrics import declared
 from metering.model.stages import Stage, decode
 from metering.settings import CheckCompletenessSettings
@@ -73,12 +74,15 @@ def check_stages(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         yield from _missing(stage, [found for found in there if found.is_one_of([stage])], writing)
     for found in writing:
         yield _written(deployment, found)
-    alone = [str(found) for found in writing if not found.is_one_of(compared)]
+    # A WebSocket API's lines stand beside no number of CloudWatch's.
+    comparable = [found for found in writing if found.api.kind is not Api.WEBSOCKET]
+    alone = [str(found) for found in comparable if not found.is_one_of(compared)]
     if alone:
         yield warning(
             f"nothing is compared with the requests of {', '.join(alone)}: neither lines that it does not write nor "
             "lines that somebody else writes into the log would be noticed",
-            "name it in app.py: metering.compare_with(api=..., stage=...), and deploy the stack",
+            "name it in app.py: metering.compare_with(api=..., stage=...), with its kind if it is another than that of "
+            "access_log, and deploy the stack",
         )
     if not writing and not compared:
         yield warning("no stage writes into the access log", f"attach your API, {_ATTACH}")
@@ -174,14 +178,22 @@ def _missing(stage: Stage, found: Sequence[_Found], writing: Sequence[_Found]) -
 
 
 def _written(deployment: Deployment, found: _Found) -> Finding:
-    """Compare what a stage writes with our format."""
-    log = deployment.access_log
+    """Compare what a stage writes with our format, or with that of lines that were pasted into its own template."""
+    own = deployment.access_log
+    lines = pasted(found.api.kind, found.format, keys_apart=own.variable != API_KEY)
+    log = lines or own
     wanted = log.format(deployment.outputs.nonces.partition(" ")[0], declared(deployment.declared_metrics))
     if found.api.kind is log.api and found.format.strip() == wanted:
-        return ok(f"{found} writes our format, and bills {log.caller or 'identity.apiKeyId'}")
+        named = f" as {log.connection}" if lines else ""
+        return ok(f"{found} writes our format{named}, and bills {log.prefix}{log.variable}")
+    other = (
+        f"paste the lines anew that 'metering connect {found.api.id} {found.name} --print' shows"
+        if lines or found.api.kind is not own.api
+        else f"give {found} metering.access_log_format"
+    )
     return broken(
         f"{found} writes another format than ours{_difference(found.format, wanted)}",
-        f"give {found} metering.access_log_format, and deploy it: until then its lines may be set aside",
+        f"{other}, and deploy it: until then its lines may be set aside",
     )
 
 
