@@ -7,13 +7,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from infra.operate.recount.raw_formats import RawFormat
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
 from metering.model.access_log import Reader
+from metering.model.connections import Connection, Form, StageLog, Step
+from metering.model.foreign_format import compile_format
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metric_checks import MetricError, check, unverified
 from metering.model.metrics import Count, Metric, Unique
 from tests.doubles.access_log import NONCE, line_of
-from tests.unit.test_access_log import GOOD, NOW
+from tests.unit.test_access_log import GOOD, NOW, NOW_MS
 
 REQUESTS = (Count(name="requests"),)
 MARK = "the value"
@@ -144,3 +147,41 @@ def test_both_readers_take_any_text_in_the_callers_place_for_the_same(text: str,
         plain = written(json.dumps(record.key)[1:-1])
         assert recounted(line) == recounted(plain)
         assert record.status == 200
+
+
+@pytest.mark.parametrize("form", ['{"id":"$context.extendedRequestId",%s}', '$context.extendedRequestId "%s"'])
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("ann", "orders:ann"),
+        ('"ann"', "orders:ann"),
+        (r"\"ann\"", "orders:ann"),
+        ("-", "-"),
+        ('"ann', None),
+    ],
+)
+def test_a_claim_names_the_same_caller_in_a_format_of_others(form: str, value: str, key: str | None) -> None:
+    """In whatever quotes it stands there, for both readers."""
+    caller, status, time = "authorizer.claims.sub", "status", "requestTimeEpoch"
+    names = (caller, status, time)
+    written = form % (
+        ",".join(f'"{name}":"$context.{name}"' for name in names)
+        if form.startswith("{")
+        else '" "'.join(f"$context.{name}" for name in names)
+    )
+    line = written
+    for name, text in (("extendedRequestId", "r="), (caller, value), (status, "200"), (time, str(NOW_MS))):
+        line = line.replace(f"$context.{name}", text)
+    log = AccessLog(Api.REST, caller, "orders")
+    connection = Connection(
+        "orders", Form.THEIRS, Step.CONNECTED, "g", 1, "a", api=Api.REST, stage="v1", caller=caller,
+        after=StageLog("", written),
+    )  # fmt: skip
+    counts, recounts = compile_format(log, written, REQUESTS, stage="v1"), RawFormat(connection)
+    if key is None:
+        with pytest.raises(ValueError, match="not the stage's format"):
+            counts.fields(line)
+        with pytest.raises(UnreadableError):
+            recounts.fields(line, REQUESTS)
+        return
+    assert ((counts.fields(line) or {})["key"], (recounts.fields(line, REQUESTS) or {})["key"]) == (key, key)

@@ -77,7 +77,7 @@ class ForeignFormat:
         match = self.pattern.match(line)
         if match is None:
             raise ValueError("not the stage's format: the line is not as it was when the stage was connected")
-        found = {name: match[self.places[variable]] for name, variable in self.chosen.items()}
+        found = {name: _bare(match[self.places[variable]]) for name, variable in self.chosen.items()}
         if self.api_id and (found["api_id"], found["stage"]) != (self.api_id, self.stage):
             return None
         key = found["key"]
@@ -259,7 +259,8 @@ def _pattern(literals: Sequence[str], variables: Sequence[str], *, whole: bool) 
         for end in sorted({sign, *text_ends} if kind else ()):
             if kind and end and re.fullmatch(f"[{kind.signs}]", end):
                 raise FormatError(f"{_named([name])} may itself hold {end!r}, which ends a value: write it in quotes")
-        written += [f"({kind.pattern if kind else text})", re.escape(literals[place + 1])]
+        quoted = rf'\\"{text}\\"|"{text}"|' if name.startswith("authorizer.claims.") else ""
+        written += [f"({kind.pattern if kind else quoted + text})", re.escape(literals[place + 1])]
     return re.compile("".join(written) + (r"\s*\Z" if whole else ""))
 
 
@@ -310,6 +311,14 @@ _KINDS: Final = {
 }
 """Variables whose values API Gateway makes itself, or takes in one form alone (Developer Guide, "Variables for access
 logging"; a client's own ``requestId`` must be a UUID; names of IAM's by IAM's User Guide, "Name requirements")."""
+
+
+def _bare(value: str) -> str:
+    """Return a value without the quotes in which a REST API's JWT authorizer tells a claim, escaped by the log or not.
+
+    See :mod:`metering.model.access_log`. No other value has a quote in it.
+    """
+    return value.replace("\\", "").strip('"')
 
 
 def _kind(variable: str) -> _Kind | None:

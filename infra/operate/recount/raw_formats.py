@@ -73,14 +73,16 @@ class _Layout:
         at = len(self.beginning)
         values = []
         for variable, behind in self.variables:
-            end = _end_of_value(line, at, variable, self.ends)
+            end = _end_of_claim(line, at, behind, self.ends) if _may_be_quoted(variable) else 0
+            end = end or _end_of_value(line, at, variable, self.ends)
             if not line.startswith(behind, end):
                 raise UnreadableError("not in the stage's format")
             values.append(line[at:end])
             at = end + len(behind)
         if self.to_the_end and line[at:].strip():
             raise UnreadableError("more than the stage's format writes")
-        return {field: values[place] for field, place in self.fields.items()}
+        # A JWT authorizer of a REST API's tells a claim in quotes of its own; no other value has any.
+        return {field: values[place].strip('\\"') for field, place in self.fields.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +206,7 @@ def _end_of_value(line: str, at: int, variable: str, ends: frozenset[str]) -> in
     """Return where a variable's value ends; raise UnreadableError where there is none."""
     signs = _SIGNS.get(variable)
     if signs is None:
-        end = at
-        while end < len(line) and line[end] not in ends and not _is_never_text(line[end]):
-            end += 1
-        return end
+        return _end_of_text(line, at, ends)
     if variable == "requestTime":
         end = at + len(_CLF_TIME) if _is_shaped(line[at : at + len(_CLF_TIME)], _CLF_TIME) else at
     elif variable == "routeKey":
@@ -221,6 +220,25 @@ def _end_of_value(line: str, at: int, variable: str, ends: frozenset[str]) -> in
     if end == at:
         raise UnreadableError("not in the stage's format")
     return end
+
+
+def _may_be_quoted(variable: str) -> bool:
+    return variable.startswith("authorizer.claims.")
+
+
+def _end_of_claim(line: str, at: int, behind: str, ends: frozenset[str]) -> int:
+    """Return where a claim ends that stands in quotes of its own, escaped or not, before what is ``behind``; else 0."""
+    for quote in ('\\"', '"'):
+        end = _end_of_text(line, at + len(quote), ends)
+        if line.startswith(quote, at) and line.startswith(quote + behind, end):
+            return end + len(quote)
+    return 0
+
+
+def _end_of_text(line: str, at: int, ends: frozenset[str]) -> int:
+    while at < len(line) and line[at] not in ends and not _is_never_text(line[at]):
+        at += 1
+    return at
 
 
 def _end_of_run(line: str, at: int, signs: frozenset[str]) -> int:
