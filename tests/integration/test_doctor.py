@@ -27,7 +27,7 @@ from infra.operate.doctor.examine import CHECKS, Line
 from infra.operate.notifications import EVENTS, destine
 from infra.outputs import Outputs
 from metering.layout import FAILED_BATCHES
-from metering.model.log_format import AccessLog, Api
+from metering.model.log_format import AccessLog, Api, Declared
 from metering.model.metrics import declared
 from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
@@ -475,8 +475,9 @@ def test_lines_that_were_pasted_are_our_format_too(ward: Ward) -> None:
     ward.compare_with(STAGE, Stage(Api.HTTP, api, "v1"))
     said = ("ok", "the stage v1 of Shop writes our format as shop, and bills shop:authorizer.claims.sub", "")
     assert said in ward.of("stages")
+    former = log.format(NONCE, Declared(("authorizer.former",)))
     http.delete_stage(ApiId=api, StageName="v1")
-    http.create_stage(ApiId=api, StageName="v1", AccessLogSettings=settings | {"Format": log.format(NONCE)})
+    http.create_stage(ApiId=api, StageName="v1", AccessLogSettings=settings | {"Format": former})
     ((_, _, todo),) = [found for found in ward.of("stages") if found[0] == "broken"]
     assert todo.startswith(f"paste the lines anew that 'metering connect {api} v1 --print' shows, and deploy it")
 
