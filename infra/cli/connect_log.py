@@ -42,6 +42,7 @@ def connect_log(
             own=own_log_groups(deployment),
             called=name,
             ledger=deployment.connections.all(),
+            history=deployment.connections.of_log_group(log_group),
         )
         lines = None if planned.refusals else sample(deployment, log_group, place.metrics, now())
     document: dict[str, Any] = {

@@ -192,6 +192,22 @@ def test_disconnecting_leaves_a_log_group_as_it_was(place: Place) -> None:
         assert place.connection("work").step is Step.DISCONNECTED
 
 
+def test_what_its_stack_subscribes_later_is_connected_again(place: Place) -> None:
+    """A log group that ever was a connection is read by the ledger alone (I9); its lines are not counted twice (I2)."""
+    assert place.run("connect-log", JOBS, "--yes").code == 0
+    assert place.run("disconnect", "jobs", "--yes").code == 0
+    _subscribe("MeteringUsageLines")
+    written: Any = {"metricName": JOBS, "metricNamespace": "Metering/Metering", "metricValue": "1"}
+    boto3.client("logs").put_metric_filter(
+        logGroupName=JOBS, filterName="stack", filterPattern="usage", metricTransformations=[written]
+    )
+    assert place.run("connect-log", JOBS, "--yes").code == 0
+    assert place.connection().step is Step.CONNECTED
+    subscriptions, counted, _ = stands()
+    assert [one["filterName"] for one in subscriptions] == ["MeteringUsageLines"]
+    assert [one["filterName"] for one in counted] == ["stack"]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     "arguments", [("connect-log", JOBS, "--yes"), ("disconnect", "jobs", "--yes")], ids=lambda it: str(it[0])

@@ -50,11 +50,12 @@ def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
     own: Collection[str],
     called: str,
     ledger: Sequence[Connection],
+    history: Sequence[Connection],
 ) -> LogPlan:
     """Decide about the log group of a name, which is ``group`` if it is there; pure.
 
     ``own`` are the log groups of metering itself, ``called`` is the connection's name that the operator wants, or
-    empty, and ``ledger`` holds all connections.
+    empty; ``ledger`` holds all connections, ``history`` how this log group was ever read.
     """
     readers = [one for one in ledger if one.log_group == name and one.step is not Step.DISCONNECTED]
     former = next((one for one in readers if one.form is Form.USAGE), None)
@@ -71,7 +72,7 @@ def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
     )
     refusals = [*_unfit(name, group, place, own)]
     if group and not refusals:
-        refusals = [*_taken(called, former, bearer, name), *_read(readers, former), *_no_room(group, place)]
+        refusals = [*_taken(called, former, bearer, name), *_read(readers, former), *_no_room(group, place, history)]
     return LogPlan(
         connection=connection,
         done=former is not None and former.step is Step.CONNECTED,
@@ -88,19 +89,16 @@ def own_log_groups(deployment: Deployment) -> set[str]:
 
 
 def count_written(deployment: Deployment, log_group: str, name: str) -> None:
-    """Have CloudWatch count what is to be delivered, whether it is or not; doing it again changes nothing.
+    """Have CloudWatch count what is to be delivered, whether it is or not, unless something has it counted already.
 
     This is what ``check_completeness`` compares with what was counted.
     """
-    logs = deployment.client("logs")
-    there = logs.describe_metric_filters(logGroupName=log_group, filterNamePrefix=name)["metricFilters"]
-    if any(one["filterName"] == name for one in there):
+    logs, namespace = deployment.client("logs"), written_usage_lines(deployment.outputs.deployment)
+    # Of a name and a namespace in the whole Region: only the stack's own filters, and these, count so.
+    counting = logs.describe_metric_filters(metricName=log_group, metricNamespace=namespace)["metricFilters"]
+    if any(one["logGroupName"] == log_group for one in counting):
         return
-    metric: Any = {
-        "metricName": log_group,
-        "metricNamespace": written_usage_lines(deployment.outputs.deployment),
-        "metricValue": "1",
-    }
+    metric: Any = {"metricName": log_group, "metricNamespace": namespace, "metricValue": "1"}
     logs.put_metric_filter(logGroupName=log_group, filterName=name, filterPattern=TERM, metricTransformations=[metric])
 
 
@@ -170,11 +168,14 @@ def _read(readers: Sequence[Connection], former: Connection | None) -> Iterator[
         )
 
 
-def _no_room(group: LogGroup, place: Place) -> Iterator[Refusal]:
-    """Refuse a log group that is subscribed to by its own stack, or has no room for a subscription."""
+def _no_room(group: LogGroup, place: Place, history: Sequence[Connection]) -> Iterator[Refusal]:
+    """Refuse a log group that its own stack has subscribed, or that has no room for a subscription.
+
+    One that ever was a connection is read by the ledger alone: also where its stack subscribes it, it must be in there.
+    """
     ours = [one for one in group.filters if one.destination == place.function_arn]
     others = [one for one in ours if one.name != filter_name(place)]
-    if others:
+    if others and not history:
         yield Refusal(
             f"the subscription filter {others[0].name} of {group.name} brings its lines here already: "
             "metering.meter_usage_lines made it",
