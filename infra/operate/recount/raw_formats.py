@@ -5,6 +5,7 @@ variable's value has: :mod:`metering.model.foreign_format`, whose rule this foll
 """
 
 import calendar
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Final
 
 from infra.operate.recount.raw_lines import UnreadableError
 from metering.model.connections import Connection
-from metering.model.log_format import FIELDS, MISSING, Api
+from metering.model.log_format import FIELDS, MISSING, VARIABLE_PATTERN, Api
 from metering.model.metrics import USAGE_LINES, Count, Metric, Sum
 
 _CONTEXT: Final = "$context."
@@ -173,8 +174,8 @@ def _wanted(connection: Connection, metrics: Sequence[Metric]) -> dict[str, tupl
 
 def _is_set(variable: str) -> bool:
     """Say whether a text is set by an authorizer, an integration or a certificate, and not by a request as such."""
-    by_authorizer = variable.startswith(("authorizer.", "responseOverride.header."))
-    return by_authorizer or variable in ("identity.clientCert.subjectDN", "identity.clientCert.issuerDN")
+    of_certificate = ("identity.clientCert.subjectDN", "identity.clientCert.issuerDN")
+    return variable in of_certificate or re.fullmatch(VARIABLE_PATTERN, variable) is not None
 
 
 def _cut(text: str) -> tuple[str, list[tuple[str, str]]]:

@@ -1,0 +1,104 @@
+"""Formats of others, in both ways from a line to a bill: they refuse the same, and read the same."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.operate.recount.raw_formats import RawFormat
+from infra.operate.recount.raw_lines import UnreadableError
+from metering.model.foreign_format import ForeignFormat, FormatError, compile_format
+from tests.doubles.foreign import Foreign, foreign
+
+Fields = dict[str, str] | str | None
+"""What is read of a line; None of another stage's, or why nothing is."""
+
+UNREADABLE = "unreadable"
+
+
+def counted(drawn: Foreign, line: str) -> Fields:
+    """Return what the way that counts reads."""
+    try:
+        return _compiled(drawn).fields(line)
+    except ValueError:
+        return UNREADABLE
+
+
+def _compiled(drawn: Foreign) -> ForeignFormat:
+    one = drawn.connection
+    api_id = one.api_id if one.shares_log else ""
+    return compile_format(one.log, one.after.format, drawn.metrics, stage=one.stage, api_id=api_id)
+
+
+def recounted(drawn: Foreign, line: str) -> Fields:
+    """Return what the recount reads."""
+    try:
+        return RawFormat(drawn.connection).fields(line, drawn.metrics)
+    except UnreadableError:
+        return UNREADABLE
+
+
+def in_both_ways(drawn: Foreign, line: str) -> Fields:
+    """Return what both ways read of a line, which must be the same."""
+    first, second = counted(drawn, line), recounted(drawn, line)
+    if isinstance(first, dict) and isinstance(second, dict):
+        assert {name: first[name] for name in second} == second
+        assert {value for name, value in first.items() if name not in second} <= {"-"}
+    else:
+        assert first == second
+    return second
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_any_format_and_line_is_read_alike_in_both_ways(chance: Random) -> None:
+    """I5: they have no code in common, and either refuse it both, or read the same."""
+    drawn = foreign(chance)
+    in_both_ways(drawn, drawn.line)
+    in_both_ways(drawn, drawn.other)
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_what_is_read_is_what_api_gateway_wrote_whatever_stands_in_texts(chance: Random) -> None:
+    """I7: no text of a caller's or an authorizer's makes another field, or another value of one."""
+    drawn = foreign(chance)
+    read = in_both_ways(drawn, drawn.line)
+    if not isinstance(read, dict):
+        return
+    log, wrote = drawn.connection.log, {name: value or "-" for name, value in drawn.values.items()}
+    key = wrote[log.variable]
+    assert read["key"] == (key if key == "-" else f"{log.prefix}{key}")
+    for name in read.keys() & wrote.keys() - {"stage"}:
+        assert read[name] == wrote[name]
+
+
+def test_formats_and_lines_at_random_are_of_every_kind() -> None:
+    """Else the tests above would hold nobody to anything."""
+    chance, seen = Random(1), Counter[str]()
+    for _ in range(3000):
+        drawn = foreign(chance)
+        try:
+            _compiled(drawn)
+        except FormatError:
+            seen["refused"] += 1
+            continue
+        for line in (drawn.line, drawn.other):
+            read = in_both_ways(drawn, line)
+            seen["read" if isinstance(read, dict) else read or "another stage's"] += 1
+    assert seen["refused"] > 300
+    assert seen["read"] > 300
+    assert seen[UNREADABLE] > 300
+    assert seen["another stage's"] > 30
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_formats_at_random_are_read_alike(seed: int) -> None:
+    """The same, for more of them than are drawn above."""
+    chance = Random(seed)
+    for _ in range(1000):
+        drawn = foreign(chance)
+        in_both_ways(drawn, drawn.line)
+        in_both_ways(drawn, drawn.other)
