@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.local.aws.log_line import render
+from infra.operate.recount.raw_connected import in_front
 from infra.operate.recount.raw_formats import RawFormat
 from infra.operate.recount.raw_lines import UnreadableError
-from metering.model.foreign_format import ForeignFormat, FormatError, compile_format
+from metering.model.foreign_format import ForeignFormat, FormatError, compile_format, extended, unwrapped
+from tests.doubles.access_log import NONCE
 from tests.doubles.foreign import Foreign, foreign
+from tests.doubles.hostile import FORMAT, GUESSED, HOSTILE
 
 Fields = dict[str, str] | str | None
 """What is read of a line; None of another stage's, or why nothing is."""
@@ -102,3 +106,20 @@ def test_many_formats_at_random_are_read_alike(seed: int) -> None:
         drawn = foreign(chance)
         in_both_ways(drawn, drawn.line)
         in_both_ways(drawn, drawn.other)
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["as it is", "escaped"])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_our_line_in_front_of_theirs_is_found_alike_in_both_ways(text: str, *, raw: bool) -> None:
+    """I7: whatever stands in it and behind it, it ends where the nonce says."""
+    theirs = '{"agent":"$context.identity.userAgent","client":"$context.authorizer.client"}'
+    for value in (text, f'{text}"end":"{GUESSED}"}}'):
+        values = {"authorizer.client": value, "identity.userAgent": value, "authorizer.user": value}
+        line = render(extended(FORMAT, theirs), values, raw=raw)
+        ours = render(FORMAT, values, raw=raw)
+        assert unwrapped(line, (GUESSED[::-1], NONCE)) == in_front(line, (GUESSED[::-1], NONCE)) == ours
+    for nonce in (GUESSED, GUESSED[::-1]):
+        with pytest.raises(ValueError, match="not the extended format"):
+            unwrapped(render(extended(FORMAT, theirs), {}), (nonce,))
+        with pytest.raises(UnreadableError):
+            in_front(render(extended(FORMAT, theirs), {}), (nonce,))

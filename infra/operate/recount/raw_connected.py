@@ -48,7 +48,7 @@ class ConnectedReader:
             case Form.OURS:
                 return True, read_by_hour(line, self.metrics_in_force, self.nonces)
             case Form.EXTENDED:
-                return True, read_by_hour(_in_front(line, self.nonces), self.metrics_in_force, self.nonces)
+                return True, read_by_hour(in_front(line, self.nonces), self.metrics_in_force, self.nonces)
             case Form.THEIRS:
                 return self._read_theirs(connection, line)
             case Form.USAGE:
@@ -68,12 +68,9 @@ class ConnectedReader:
         return (False, None) if fields is None else (True, record_of(fields, metrics))
 
 
-def _in_front(line: str, nonces: Sequence[str]) -> str:
+def in_front(line: str, nonces: Sequence[str]) -> str:
     """Return our line, which stands in front of theirs and ends with the nonce that nobody else knows (I7)."""
-    for nonce in nonces:
-        end = f'"end":"{nonce}"}}'
-        at = line.find(end)
-        ours = line[len(_FRONT) : at + len(end)]
-        if at >= 0 and line.startswith(_FRONT) and line[at + len(end) : at + len(end) + 1] in (",", "}"):
-            return ours
-    raise UnreadableError("our line is not in front of theirs")
+    ends = [line.find(end) + len(end) for end in (f'"end":"{nonce}"}}' for nonce in nonces) if end in line]
+    if not line.startswith(_FRONT) or not ends:
+        raise UnreadableError("our line is not in front of theirs")
+    return line[len(_FRONT) : min(ends)]
