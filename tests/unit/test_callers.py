@@ -7,6 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from infra.operate.connections.plan import Plan, plan
+from infra.operate.connections.stage import LiveStage, Method
+from infra.operate.connections.terms import Place, Wishes
 from infra.operate.recount.raw_formats import RawFormat
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
 from metering.model.access_log import Reader
@@ -14,7 +17,7 @@ from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import compile_format
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metric_checks import MetricError, check, unverified
-from metering.model.metrics import Count, Metric, Unique
+from metering.model.metrics import Count, Metric, Sum, Unique
 from tests.doubles.access_log import NONCE, line_of
 from tests.unit.test_access_log import GOOD, NOW, NOW_MS
 
@@ -185,3 +188,52 @@ def test_a_claim_names_the_same_caller_in_a_format_of_others(form: str, value: s
             recounts.fields(line, REQUESTS)
         return
     assert ((counts.fields(line) or {})["key"], (recounts.fields(line, REQUESTS) or {})["key"]) == (key, key)
+
+
+# --- what a plan to connect says of them ------------------------------------------------------------------------------
+
+
+def planned(api: Api, *metrics: Metric, caller: str = "", authorization: str = "AWS_IAM") -> Plan:
+    """Return the plan to connect a stage without a log, called ``orders``, in a deployment of these metrics."""
+    stage = LiveStage(
+        api=api, api_id="a1b2c3d4e5", api_name="Orders", name="v1", region="us-east-1", log=StageLog(),
+        methods=(Method("GET /items", asks_for_key=False, authorization=authorization),), log_role="role",
+    )  # fmt: skip
+    place = Place(
+        stack="Metering", access_log=AccessLog(), access_log_group="ours", connected_logs="/aws/vendedlogs/metering/",
+        group_arn="arn:aws:logs:us-east-1:123456789012:log-group:", function_arn="arn", nonce=NONCE, metrics=metrics,
+    )  # fmt: skip
+    return plan(stage, place, Wishes(caller=caller), [])
+
+
+def test_a_plan_says_which_metrics_the_api_cannot_bring_anything_to() -> None:
+    """I9: of those that bill it at all."""
+    found = planned(
+        Api.WEBSOCKET,
+        Count(name="requests"),
+        Sum(name="bytes", of="response_length"),
+        Sum(name="others", of="response_length", apis=("carts",)),
+        Sum(name="older", of="response_length", stages=("v0",)),
+    )
+    assert [note for note in found.notes if "cannot log" in note] == [
+        "'bytes' reads 'response_length', which a WebSocket API cannot log: its requests add nothing to it"
+    ]
+
+
+def test_a_plan_is_refused_by_which_a_stranger_could_have_others_billed() -> None:
+    """I7: refused requests of a caller that only says who it is; and what would make it safe is said."""
+    refused = Count(name="refused", statuses=("403",))
+    (refusal,) = planned(Api.HTTP, refused).refusals
+    assert refusal.why == (
+        "by identity.accountId, anybody could have somebody else billed: "
+        "'refused' bills 401 or 403, which a caller gets that only says who it is"
+    )
+    assert planned(Api.HTTP, Count(name="refused", statuses=("403",), apis=("carts",))).refusals == ()
+    assert planned(Api.HTTP, refused, caller="authorizer.tenant", authorization="CUSTOM").refusals == ()
+
+
+@pytest.mark.parametrize(("api", "is_mentioned"), [(Api.HTTP, True), (Api.WEBSOCKET, False)])
+def test_mutual_tls_is_proposed_where_it_can_say_who_calls(api: Api, is_mentioned: bool) -> None:  # noqa: FBT001
+    """Not to a WebSocket API, whose plan is shown all the same."""
+    (refusal,) = planned(api, Count(name="requests"), authorization="NONE").refusals
+    assert ("identity.clientCert.subjectDN" in refusal.way_out) is is_mentioned

@@ -30,7 +30,7 @@ from metering.model.log_format import (
     AccessRecord,
     Api,
 )
-from metering.model.metrics import Count, Max, Metric, Sum, declared, of_the_access_log
+from metering.model.metrics import Count, Max, Metric, Sum, declared, of_stage, of_the_access_log
 from metering.model.periods import EPOCH
 
 
@@ -167,11 +167,7 @@ def _cut(written: str) -> tuple[list[str], list[str]]:
 
 def _wanted(log: AccessLog, metrics: Sequence[Metric], stage: str, *, shared: bool) -> dict[str, tuple[str, ...]]:
     """Return what a bill needs, by field or metric's variable: the ``$context`` variables that can say it."""
-    reading = [
-        metric
-        for metric in of_the_access_log(metrics)
-        if (not metric.apis or log.connection in metric.apis) and (not metric.stages or stage in metric.stages)
-    ]
+    reading = of_stage(of_the_access_log(metrics), log.connection, stage)
     # A client chooses a REST API's requestId.
     names = ("extendedRequestId",) if log.api is Api.REST else ("requestId", "extendedRequestId")
     wanted: dict[str, tuple[str, ...]] = {

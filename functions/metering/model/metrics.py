@@ -161,6 +161,11 @@ def reads_usage_lines(metrics: Sequence[Metric]) -> bool:
     return any(isinstance(metric, Sum | Max) and metric.of == USAGE_LINES for metric in metrics)
 
 
+def of_stage(metrics: Iterable[Metric], api: str, stage: str) -> list[Metric]:
+    """Return the metrics that may bill requests of a stage: ``api`` is its connection's name, or the API's id."""
+    return [one for one in metrics if (not one.apis or api in one.apis) and (not one.stages or stage in one.stages)]
+
+
 def not_logged_by(metrics: Iterable[Metric], api: Api) -> list[str]:
     """Say which metrics read something that a kind of API cannot log: its requests bring nothing to them."""
     said = []

@@ -15,6 +15,7 @@ from infra.operate.doctor.findings import named
 from metering.model.log_format import API_KEY, AccessLog, Api
 
 _CLAIM: Final = "authorizer.claims.sub"
+_PRINCIPAL: Final = "authorizer.principalId"
 _MOST_NAMED: Final = 10
 _CONNECT: Final = "$connect"
 
@@ -34,7 +35,8 @@ def caller_of(stage: LiveStage, wishes: Wishes) -> tuple[str | None, tuple[Refus
     if len(proposed) == 1:
         return (None if proposed == [API_KEY] else proposed[0]), ()
     # Whatever is shown of a plan that is refused, some caller must be in it.
-    shown = None if stage.api is Api.REST else (proposed or [_CLAIM])[0]
+    example = _CLAIM if stage.api is Api.HTTP else _PRINCIPAL
+    shown = None if stage.api is Api.REST else (proposed or [example])[0]
     if proposed:
         why = f"its callers may be told by {' or '.join(proposed)}"
         return shown, (Refusal(why, f"say which of them is billed, for example --caller {proposed[0]}"),)
@@ -67,7 +69,7 @@ def _proposed(stage: LiveStage) -> Iterator[str]:
         if authorizer.kind in ("JWT", "COGNITO_USER_POOLS"):
             yield _CLAIM
         elif stage.api is not Api.HTTP:
-            yield "authorizer.principalId"
+            yield _PRINCIPAL
     if any(method.authorization == "AWS_IAM" for method in stage.methods):
         yield "identity.accountId"
 
@@ -83,9 +85,12 @@ def _unknown(stage: LiveStage) -> Refusal:
             "no method asks for an API key, and no authorizer says who calls: every request would be billed to nobody",
             "require API keys (apiKeyRequired) and deploy it; or say --caller identity.apiKeyId to connect it as it is",
         )
+    certificate = (
+        "" if stage.api is Api.WEBSOCKET else "; or bill by mutual TLS: --caller identity.clientCert.subjectDN"
+    )
     return Refusal(
         "no authorizer says who calls: every request would be billed to nobody",
-        "give its routes an authorizer; or name what says who calls: --caller identity.clientCert.subjectDN",
+        f"give its routes an authorizer{certificate}",
     )
 
 

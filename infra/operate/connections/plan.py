@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from infra.operate.connections.callers import caller_of
-from infra.operate.connections.refusing import name_taken, no_role, no_room, not_ours_to_change
+from infra.operate.connections.refusing import anybody, name_taken, no_role, no_room, not_ours_to_change
 from infra.operate.connections.snippets import lines_to_paste, own_log
 from infra.operate.connections.stage import LiveStage, group_of
 from infra.operate.connections.telling import steps, told
@@ -24,7 +24,7 @@ from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from infra.operate.deployment import OperatorError
 from metering.model.connections import NAME_PATTERN, Connection, Form, StageLog, Step, is_name
 from metering.model.log_format import API_KEY, AccessLog
-from metering.model.metrics import declared
+from metering.model.metrics import declared, not_logged_by, of_stage
 
 LOGS_USD_PER_GB: Final = 0.50
 COUNTING_USD_PER_MILLION: Final = 0.374
@@ -101,10 +101,13 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         former=former if former and former.step is not Step.DISCONNECTED else None,
         done=False,
         steps=() if case is Case.REFUSED else tuple(steps(stage, wishes, connection)),
-        notes=() if case is Case.REFUSED else tuple(told(stage, wishes, connection)),
+        notes=()
+        if case is Case.REFUSED
+        else (*told(stage, wishes, connection), *_not_logged(stage, place, connection)),
         refusals=(
             *unclear,
             *unfit,
+            *anybody(place, connection),
             *not_ours_to_change(stage, wishes, case),
             *no_role(stage, wishes, case),
             *no_room(stage, place, case),
@@ -169,8 +172,12 @@ def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -
         former=None,
         done=former.step is Step.CONNECTED,
         steps=tuple(steps(stage, wishes, connection)),
-        notes=tuple(told(stage, wishes, connection)),
-        refusals=(*no_role(stage, wishes, case), *no_room(stage, place, case)),
+        notes=(*told(stage, wishes, connection), *_not_logged(stage, place, connection)),
+        refusals=(
+            *anybody(place, connection),
+            *no_role(stage, wishes, case),
+            *no_room(stage, place, case),
+        ),
         line_bytes=_line_bytes(place, connection.log) if former.form in (Form.OURS, Form.EXTENDED) else 0,
     )
 
@@ -213,6 +220,11 @@ def _case(stage: LiveStage, place: Place, log: AccessLog) -> tuple[Case, StageLo
         )
     why = f"{stage} writes an access log of its own, to {group_of(stage.log.destination)}"
     return Case.REFUSED, stage.log, (Refusal(why, "let it write ours: --print says how in your tool's words"),)
+
+
+def _not_logged(stage: LiveStage, place: Place, connection: Connection) -> list[str]:
+    """Say which metrics its requests bring nothing to, since its kind of API cannot log what they read."""
+    return not_logged_by(of_stage(place.metrics, connection.name, stage.name), stage.api)
 
 
 def _line_bytes(place: Place, log: AccessLog) -> int:

@@ -1,11 +1,15 @@
 """Why a stage cannot be connected as it is, each with the way out. Pure."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from infra.operate.connections.stage import STANDARD, LiveStage, group_of
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from metering.model.connections import Connection, Step
+from metering.model.log_format import IDENTITY_PATTERN
+from metering.model.metric_checks import unverified
+from metering.model.metrics import of_stage
 
 MOST_FILTERS: Final = 2
 """Subscription filters of a log group (CloudWatch Logs User Guide, "CloudWatch Logs quotas")."""
@@ -38,6 +42,17 @@ def not_ours_to_change(stage: LiveStage, wishes: Wishes, case: Case) -> Iterator
         yield Refusal(
             f"{stage} belongs to the CloudFormation stack {stage.owner}, whose next deployment may undo this",
             "put the lines into its template: --print cdk, sam or cloudformation shows them; or say --force",
+        )
+
+
+def anybody(place: Place, connection: Connection) -> Iterator[Refusal]:
+    """Refuse a caller whom nobody has verified where a metric bills what such a caller gets (I7)."""
+    caller = connection.caller or ""
+    wrong = unverified(of_stage(place.metrics, connection.name, connection.stage))
+    if re.fullmatch(IDENTITY_PATTERN, caller) and wrong:
+        yield Refusal(
+            f"by {caller}, anybody could have somebody else billed: {'; '.join(wrong)}",
+            "take these statuses out of app.py and deploy it, or name an authorizer's value: --caller",
         )
 
 
