@@ -13,6 +13,7 @@ from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.counting import archive, payloads, redriving
+from metering.counting.log_groups import LogGroups
 from metering.counting.recording import Hashing, Recorded, Recorder
 from metering.model import metrics
 from metering.model.batches import Batch
@@ -20,6 +21,7 @@ from metering.settings import RecordUsageSettings
 from metering.signals import Signal
 from metering.stores import aws
 from metering.stores.claims import Claims
+from metering.stores.connections import Connections
 from metering.stores.counters import Counters
 from metering.stores.holders import Holders
 from metering.stores.objects import Bucket
@@ -51,7 +53,7 @@ def _record_lines(subscription: payloads.Subscription) -> dict[str, Any]:
     if subscription.is_probe:
         return {"read": 0}
     parts = _parts()
-    recorded = parts.recorder.record(subscription.batch(parts.access_log_group))
+    recorded = parts.recorder.record(parts.log_groups.batch(subscription))
     return {"read": recorded.read, "billed": recorded.billed, "set_aside": recorded.set_aside}
 
 
@@ -105,7 +107,7 @@ def _end(context: LambdaContext) -> datetime:
 class Parts:
     """What the function works with, made once in a process."""
 
-    access_log_group: str
+    log_groups: LogGroups
     bucket: str
     recorder: Recorder
 
@@ -113,17 +115,20 @@ class Parts:
 @cache
 def _parts() -> Parts:
     settings = RecordUsageSettings.read()
-    declared = metrics.decode(settings.metrics)
+    declared, nonces = metrics.decode(settings.metrics), tuple(settings.nonces.split())
+    connections = Connections(aws.dynamodb(), settings.ledger_table)
+    log_groups = LogGroups(settings.access_log_group, nonces, declared, connections)
     recorder = _TellingRecorder(
         metrics=declared,
-        nonces=tuple(settings.nonces.split()),
+        nonces=nonces,
         counters=Counters(aws.dynamodb(), settings.counters_table),
         claims=Claims(aws.dynamodb(), settings.counters_table),
         set_aside=SetAside(aws.s3(), settings.bucket),
         clock=_clock,
         hashing=_hashing(settings) if metrics.needs_hash(declared) else None,
+        log_groups=log_groups,
     )
-    return Parts(settings.access_log_group, settings.bucket, recorder)
+    return Parts(log_groups, settings.bucket, recorder)
 
 
 def _hashing(settings: RecordUsageSettings) -> Hashing:

@@ -19,7 +19,7 @@ import msgspec
 
 from metering.counting import payloads
 from metering.model import metrics
-from metering.model.access_log import Reader
+from metering.model.access_log import Ours, Reader
 from metering.model.log_format import AccessLog, AccessRecord
 from metering.model.measuring import Tally
 from metering.model.metrics import Count, Metric, Sum
@@ -109,7 +109,7 @@ def count(batches: Any) -> int:
     declared = metrics.declared(METRICS)
     total = 0
     for batch in batches:
-        reader, tally = Reader(NOW, METRICS, (NONCE,)), Tally(METRICS, declared)
+        reader, tally = Reader(NOW, METRICS, (Ours((NONCE,)),)), Tally(METRICS, declared)
         for piece in batch.pieces():
             records = reader.read_at_once(piece.text)
             if records is None:

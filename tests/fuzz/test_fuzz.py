@@ -24,7 +24,7 @@ from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.counting import payloads, redriving
 from metering.counting.payloads import PayloadError
 from metering.counting.recording import Hashing, Recorded, Recorder
-from metering.model.access_log import Partly, Reader, Rejected
+from metering.model.access_log import Ours, Partly, Reader, Rejected
 from metering.model.batches import Batch
 from metering.model.log_format import AccessLog
 from metering.model.measuring import NO_KEY, measure
@@ -266,7 +266,8 @@ def _both_read(
 
 def _is_read_alike(line: str) -> bool:
     """Say that a line of the access log is ours to count or set aside, as every one is; the recount agrees (I5)."""
-    found = Reader(NOW, METRICS, (NONCE,)).read(line)
+    found = Reader(NOW, METRICS, (Ours((NONCE,)),)).read(line)
+    assert found is not None
     both = _both_read(found, partial(read_access_line, line, METRICS, (NONCE,)), "time must not be over ")
     if both is None:
         return True

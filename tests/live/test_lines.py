@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from infra.operate.doctor.examine import examine
-from metering.model.access_log import Reader
+from metering.model.access_log import Ours, Reader
 from metering.model.log_format import AccessRecord
 from metering.signals import Signal
 from tests.live.app.app import HOSTILE, HTTP_NONCE, METRICS, TOKENS
@@ -113,7 +113,7 @@ def test_an_http_apis_time_is_in_seconds(live: Run) -> None:
 def test_an_http_apis_line_is_read(live: Run) -> None:
     """Whom it bills: the subject of the token, whatever the issuer made of it."""
     line, raw = _http_line(live)
-    read = Reader(_now(), METRICS[:1], (HTTP_NONCE,)).read(raw)
+    read = Reader(_now(), METRICS[:1], (Ours((HTTP_NONCE,)),)).read(raw)
     observed = {
         "read": "AccessRecord" if isinstance(read, AccessRecord) else str(read),
         "route": line["line"]["resource"],

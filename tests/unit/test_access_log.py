@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
-from metering.model.access_log import Partly, Reader, Rejected, amount
+from metering.model.access_log import Ours, Partly, Reader, Rejected, amount
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.measuring import measure
 from metering.model.metrics import Count, Max, Metric, Sum, Unique, declared
@@ -33,15 +33,15 @@ REQUESTS = (Count(name="requests"),)
 
 def reader(*metrics: Metric) -> Reader:
     """Return a reader for these metrics."""
-    return Reader(NOW, metrics or REQUESTS, (NONCE,))
+    return Reader(NOW, metrics or REQUESTS, (Ours((NONCE,)),))
 
 
-def read(**changes: Any) -> AccessRecord | Partly[AccessRecord] | Rejected:
+def read(**changes: Any) -> AccessRecord | Partly[AccessRecord] | Rejected | None:
     """Read a good line with some fields changed; None takes a field out."""
     return reader().read(line_of(GOOD | changes))
 
 
-def reason(found: AccessRecord | Partly[AccessRecord] | Rejected) -> str:
+def reason(found: AccessRecord | Partly[AccessRecord] | Rejected | None) -> str:
     """Return why a line was rejected."""
     assert isinstance(found, Rejected)
     return found.reason
@@ -159,7 +159,7 @@ def test_a_nonce_of_before_is_as_good_where_it_is_accepted() -> None:
     former = "0f0e0d0c-0000-11f0-8000-0a58a9feac02"
     line = line_of(GOOD).replace(NONCE, former)
     assert "another nonce" in reason(reader().read(line))
-    both = Reader(NOW, REQUESTS, (NONCE, former))
+    both = Reader(NOW, REQUESTS, (Ours((NONCE, former)),))
     assert isinstance(both.read(line), AccessRecord)
     assert len(both.read_at_once(f"{line}\n{line_of(GOOD)}".encode()) or []) == 2
 
@@ -293,7 +293,7 @@ def written(changes: Mapping[str, str | None] | None = None, metrics: Sequence[M
     return line_of(GOOD | values | dict(changes or {}), log)
 
 
-def values_of(record: AccessRecord | Partly[AccessRecord] | Rejected) -> dict[str, str]:
+def values_of(record: AccessRecord | Partly[AccessRecord] | Rejected | None) -> dict[str, str]:
     """Return what a record holds of the declared variables."""
     assert isinstance(record, AccessRecord)
     return {variable: getattr(record, DECLARED.attribute(variable)) for variable in DECLARED.variables}
@@ -455,9 +455,10 @@ def test_an_amount_is_the_whole_multiple_of_its_scale(text: str, scale: int, wan
 GOOD_LINES = st.fixed_dictionaries(
     {
         "time": st.integers(NOW_MS - 60 * 86_400_000, NOW_MS + 300_000).map(str),
-        "key": st.sampled_from(["-", "k1", "auth0|5f", "a b@#"]),
+        "key": st.sampled_from(["-", "k1", "auth0|5f", "a b@#", "shop:-", "shop:ann"]),
+        "api_id": st.sampled_from(["shop", "orders"]),
         "status": st.sampled_from(["200", "404"]),
-        "method": st.sampled_from(["GET", "POST", "PROPFIND"]),
+        "method": st.sampled_from(["GET", "POST", "CONNECT", "MESSAGE", "-", "PROPFIND"]),
         "authorizer.messages": st.sampled_from(["-", "", "0", "100"]),
         "authorizer.user": st.text('abc"\\/\n\t\u00e9\U0001f600', max_size=5),
         "response_length": st.sampled_from(["-", "0", "1000000000000"]),
@@ -482,7 +483,7 @@ BAD_LINES = st.sampled_from(
 )
 
 
-def same(record: AccessRecord | Partly[AccessRecord] | Rejected) -> dict[str, Any]:
+def same(record: AccessRecord | Partly[AccessRecord] | Rejected | None) -> dict[str, Any]:
     """Return a record's fields, since the two ways of reading make two classes."""
     assert isinstance(record, AccessRecord)
     return {name: getattr(record, name) for name in (*AccessRecord.__struct_fields__, "x0", "x1", "x2")}

@@ -12,7 +12,7 @@ from infra.operate.connections.stage import LiveStage, Method
 from infra.operate.connections.terms import Place, Wishes
 from infra.operate.recount.raw_formats import RawFormat
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
-from metering.model.access_log import Reader
+from metering.model.access_log import Ours, Reader
 from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import compile_format
 from metering.model.log_format import AccessLog, AccessRecord, Api
@@ -32,7 +32,7 @@ def written(value: str, field: str = "key") -> str:
 
 def counted(line: str, *metrics: Metric) -> AccessRecord | None:
     """Return the record that the functions count; None for a line that is set aside."""
-    found = Reader(NOW, metrics or REQUESTS, (NONCE,)).read(line)
+    found = Reader(NOW, metrics or REQUESTS, (Ours((NONCE,)),)).read(line)
     return found if isinstance(found, AccessRecord) else None
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metering.counting import payloads
 from metering.counting.payloads import ArchiveObject, PayloadError, batches, notified_objects
 from metering.model import batches as model
-from metering.model.access_log import Reader, Rejected
+from metering.model.access_log import Ours, Reader, Rejected
 from metering.model.batches import Chunk, Source, batch_of
 from metering.model.metrics import Count
 from tests.doubles.access_log import NONCE
@@ -87,7 +87,7 @@ def test_a_line_that_is_no_utf_8_is_kept_with_its_bytes_spelled_out() -> None:
     """I1: it is set aside, and the lines around it are as they were."""
     found = lines_of(batches([b"one\nt\xffo\n\xed\xa0\x80\nthr\xc3\xa9e\n"], "origin"))
     assert found == ["one", "t\\xffo", "\\xed\\xa0\\x80", "thrée"]
-    reader = Reader(datetime(2026, 11, 22, 5, 30, tzinfo=UTC), [Count(name="requests")], (NONCE,))
+    reader = Reader(datetime(2026, 11, 22, 5, 30, tzinfo=UTC), [Count(name="requests")], (Ours((NONCE,)),))
     assert all(isinstance(reader.read(line), Rejected) for line in found)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from infra.local.aws.log_line import Error, Exchange, Integration, Kind, render
 from infra.operate.recount.raw_lines import read_access_line
-from metering.model.access_log import Reader
+from metering.model.access_log import Ours, Reader
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metrics import Count
 from metering.model.periods import Hour, epoch_ms
@@ -41,7 +41,7 @@ def test_both_readers_know_the_hour_of_a_published_request(published: Mapping[st
     line = render(log.format(NONCE), variables)
     moment = datetime.strptime(json.loads(published["line"])["requestTime"], "%d/%b/%Y:%H:%M:%S %z")
     metrics = (Count(name="requests"),)
-    record = Reader(moment + timedelta(minutes=1), metrics, (NONCE,)).read(line)
+    record = Reader(moment + timedelta(minutes=1), metrics, (Ours((NONCE,)),)).read(line)
     assert isinstance(record, AccessRecord)
     assert Hour.of_epoch_ms(epoch_ms(record.time)) == Hour.containing(moment)
     recounted = read_access_line(line, metrics, (NONCE,))

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol, Self, TypeVar, assert_never
 
-from metering.model.access_log import Partly, Reader, Rejected
+from metering.counting.log_groups import LogGroups
+from metering.model.access_log import LineForm, Ours, Partly, Reader, Rejected
 from metering.model.amounts import Amounts
 from metering.model.batches import Batch, Piece, Source
 from metering.model.log_format import AccessRecord
@@ -116,7 +117,7 @@ class Recorder:
     """Records batches by these metrics into this table and bucket; ``clock`` gives the present moment.
 
     ``nonces`` are those that the access log's lines begin and end with. ``hashing`` may be None if no metric counts
-    distinct values or deduplicates.
+    distinct values or deduplicates, and ``log_groups`` if what was set aside is all of the access log itself.
     """
 
     metrics: Sequence[Metric]
@@ -126,6 +127,7 @@ class Recorder:
     set_aside: SetAside
     clock: Callable[[], datetime]
     hashing: Hashing | None = None
+    log_groups: LogGroups | None = None
 
     def record(self, batch: Batch) -> Recorded:
         """Count a batch, each record in its own hour (I3).
@@ -140,7 +142,7 @@ class Recorder:
             lines = [SetAsideLine(name, bad.line, bad.reason, bad.metrics) for name, bad in read.rejected.items()]
             doubtful = kept.certain is not None or bool(self.counted_in(usage.touched, batch.token))
             counters = tuple(sorted(f"{hour} {key}" for hour, key in usage.touched))
-            bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines), counters)
+            bad = SetAsideBatch(batch.token.hex(), batch.source, batch.origin, tuple(lines), counters, batch.at)
             if doubtful:
                 self.set_aside.keep_doubtful(bad, kept)
             else:
@@ -195,7 +197,7 @@ class Recorder:
 
     def _read_access_log(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]]) -> _Read:
         metrics = self.metrics
-        reader, tally = Reader(self.clock(), metrics, self.nonces), Tally(metrics, declared(metrics))
+        reader, tally = Reader(self.clock(), metrics, self._forms(batch)), Tally(metrics, declared(metrics))
         apart: dict[tuple[str, ...], list[AccessRecord]] = {}
         good = partly = 0
         rejected: dict[str, Rejected] = {}
@@ -227,6 +229,9 @@ class Recorder:
                 reports.append(replace(report, amounts=amounts))
         oldest = min((report.time for report in reports), default=None)
         return _Read(len(reports), partly, measure_reports(reports, self.metrics), rejected, oldest)
+
+    def _forms(self, batch: Batch) -> tuple[LineForm, ...]:
+        return (Ours(self.nonces),) if batch.forms is None else batch.forms
 
     def _still_to_count(self, batch: Batch, usage: Usage, left_out: Mapping[str, tuple[str, ...]]) -> Usage:
         """Return what a batch adds up to without what a recount has brought in, which is in the ledger already (I2).
@@ -264,7 +269,8 @@ class Recorder:
         for piece in batch.pieces():
             match batch.source:
                 case Source.ACCESS_LOG:
-                    for name, record, _ in _one_by_one(piece, Reader(now, self.metrics, self.nonces), left_out, {}):
+                    reader = Reader(now, self.metrics, self._forms(batch))
+                    for name, record, _ in _one_by_one(piece, reader, left_out, {}):
                         where = Hour.of_epoch_ms(epoch_ms(record.time)), source_of_key(record.key)
                         yield name, record.request_id, where
                 case Source.USAGE_LINES:
@@ -391,4 +397,4 @@ def _one_by_one(
         if bad:
             rejected[name] = bad
         if good is not None:
-            yield name, good, before
+            yield name, good, (*before, *bad.metrics) if bad else before

@@ -17,7 +17,7 @@ from typing import Any, Final, assert_never
 
 from metering.counting.payloads import PayloadError
 from metering.counting.recording import Recorder
-from metering.model.access_log import Partly, Reader, Rejected
+from metering.model.access_log import LineForm, Ours, Partly, Reader, Rejected
 from metering.model.batches import Source, token_of
 from metering.model.log_format import AccessRecord
 from metering.model.measuring import NOT_BILLED, Usage, measure
@@ -163,9 +163,14 @@ def _read(recorder: Recorder, lines: Sequence[Waiting]) -> Iterator[_Reading]:
     now = recorder.clock()
 
     @cache
-    def access_log(names: tuple[str, ...]) -> "_AccessLog":
+    def forms(origin: str, at: int) -> tuple[LineForm, ...]:
+        groups = recorder.log_groups
+        return groups.forms_of_set_aside(origin, at) if groups else (Ours(recorder.nonces),)
+
+    @cache
+    def access_log(names: tuple[str, ...], written: tuple[LineForm, ...]) -> "_AccessLog":
         metrics = of_the_access_log([metric for metric in recorder.metrics if metric.name in names or not names])
-        return _AccessLog(Reader(now, metrics, recorder.nonces), metrics)
+        return _AccessLog(Reader(now, metrics, written), metrics)
 
     @cache
     def usage_lines(names: tuple[str, ...]) -> "_UsageLines":
@@ -174,7 +179,7 @@ def _read(recorder: Recorder, lines: Sequence[Waiting]) -> Iterator[_Reading]:
     for one in lines:
         match one.batch.source:
             case Source.ACCESS_LOG:
-                yield access_log(one.metrics).read(one)
+                yield access_log(one.metrics, forms(one.batch.origin, one.batch.at)).read(one)
             case Source.USAGE_LINES:
                 yield usage_lines(one.metrics).read(one)
             case _:
@@ -191,6 +196,8 @@ class _AccessLog:
     def read(self, one: Waiting) -> _Reading:
         """Return what each metric makes of a line."""
         found = self.reader.read(one.line.message)
+        if found is None:
+            return _Reading({}, {})
         record = found.good if isinstance(found, Partly) else None if isinstance(found, Rejected) else found
         bad = found.bad if isinstance(found, Partly) else found if isinstance(found, Rejected) else None
         if bad and not bad.metrics:

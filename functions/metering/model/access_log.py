@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
 from functools import lru_cache
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
@@ -47,16 +47,50 @@ class Partly(Generic[T_co]):
     bad: Rejected
 
 
+class LineForm(Protocol):
+    """How lines are written: whatever it is, the values found in one are looked at in the same way."""
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """The names of metrics that such lines cannot be measured by, and why."""
+
+    def fields(self, line: str, /) -> dict[str, str] | None:
+        """Return a line's fields and variables, each as text; None for one that is none of ours.
+
+        Raises ValueError for a line that is not written so.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """Lines of our own format, with one of these nonces; those of one ``connection`` alone, if it is named."""
+
+    nonces: tuple[str, ...]
+    connection: str = ""
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """None: a metric reads what a line of before has not as a missing value."""
+        return {}
+
+    def fields(self, line: str) -> dict[str, str]:
+        """Return a line's fields; raise ValueError for one that is not of our format."""
+        fields = _fields(line, self.nonces)
+        if self.connection and fields["api_id"] != self.connection:
+            raise ValueError(f"not of the connection {self.connection}: api_id is {short(fields['api_id'])}")
+        return fields
+
+
 @dataclass(slots=True)
 class Reader:
-    """Reads the lines of a batch that arrived at ``now``, for these metrics; ``nonces`` are those of our own lines."""
+    """Reads the lines of a batch that arrived at ``now``, for these metrics; each is written in one of the forms."""
 
     now: datetime
     metrics: Sequence[Metric]
-    nonces: tuple[str, ...]
+    forms: tuple[LineForm, ...]
     _measuring: list[Metric] = field(init=False)
+    _ours: Ours | None = field(init=False)
     _log: Declared = field(init=False)
-    _exactly: "msgspec.json.Decoder[AccessRecord]" = field(init=False)
     _quotes: int = field(init=False)
     _earliest: int = field(init=False)
     _latest: int = field(init=False)
@@ -64,8 +98,9 @@ class Reader:
 
     def __post_init__(self) -> None:
         self._measuring = of_the_access_log(self.metrics)
+        only = self.forms[0] if len(self.forms) == 1 else None
+        self._ours = only if isinstance(only, Ours) else None
         self._log = declared(self.metrics)
-        self._exactly = _exact_decoder(self._log.variables, self.nonces)
         self._quotes = 4 * fields_of(self._log)
         self._earliest = int((aware(self.now) - OLDEST_RECORD).timestamp() * 1000)
         self._latest = int((aware(self.now) + LATEST_RECORD).timestamp() * 1000)
@@ -83,45 +118,72 @@ class Reader:
         """
         # A record a line: whatever else one is, the decoder refuses. A long needle is found faster than a short one.
         count = lines.count(b"\n" + _BEGINNING) + 1
-        if not lines.startswith(_BEGINNING) or lines.count(b'"') != count * self._quotes:
+        if not self._ours or not lines.startswith(_BEGINNING) or lines.count(b'"') != count * self._quotes:
             return None
         try:
-            records = self._exactly.decode_lines(lines)
+            records = _exact_decoder(self._log.variables, self._ours).decode_lines(lines)
         except _UNREADABLE:
             return None
         times = all_in_ms([record.time for record in records])
         if len(records) != count or min(times) < self._earliest or max(times) > self._latest:
             return None
-        if any(self._bad_key(key) for key in {record.key for record in records}):
+        keys = {record.key for record in records}
+        if any(self._bad_key(key) for key in keys) or self._have_bad_values(records):
             return None
-        for variable in {*self._log.amounts, *self._log.ids}:
-            attribute = self._log.attribute(variable)
-            if any(self._bad_value(variable, value) for value in {getattr(record, attribute) for record in records}):
-                return None
+        if any(key.endswith(_NOBODY) for key in keys):
+            return [_without_nobody(record) for record in records]
         return records
 
-    def read(self, line: str) -> AccessRecord | Partly[AccessRecord] | Rejected:
+    def read(self, line: str) -> AccessRecord | Partly[AccessRecord] | Rejected | None:
         """Return the line's record, as far as the metrics can read it, and why it must be set aside where they cannot.
 
-        A value is only looked at for the metrics that bill the request by it: one that nothing bills is no fault.
+        None if it is of another stage. A value is only looked at for the metrics that bill the request by it: one that
+        nothing bills is no fault.
         """
         try:
-            fields = _fields(line, self.nonces)
+            form, fields = self._found(line)
+            if form is None:
+                return None
             self._check(fields)
         except ValueError as error:
             return Rejected(line, str(error))
         bad = {name: why for name, value in fields.items() if (why := self._bad_value(name, value))}
         record = self._record({name: MISSING if name in bad else value for name, value in fields.items()})
-        if not bad or record.key == MISSING:
+        if not (bad or form.unread) or record.key == MISSING:
             return record
         kind = (record.status, record.method, record.resource, record.api_id, record.stage)
         billing = [one for one in self._measuring if bills(one, *kind)]
-        failing = [one for one in billing if value_of(one) in bad]
-        if not failing:
+        unread = {one.name: form.unread[one.name] for one in self._measuring if _may_bill(one, form, record)}
+        failing = [one for one in billing if value_of(one) in bad and one.name not in unread]
+        if not failing and not unread:
             return record
-        reason = "; ".join(bad[name] for name in sorted({value_of(one) for one in failing}))
-        bad_for = Rejected(line, reason, tuple(one.name for one in failing))
-        return bad_for if len(failing) == len(billing) else Partly(record, bad_for)
+        reasons = [*(bad[name] for name in sorted({value_of(one) for one in failing})), *unread.values()]
+        bad_for = Rejected(line, "; ".join(dict.fromkeys(reasons)), (*(one.name for one in failing), *unread))
+        return Partly(record, bad_for) if {one.name for one in billing} - {*bad_for.metrics} else bad_for
+
+    def _found(self, line: str) -> tuple[LineForm | None, dict[str, str]]:
+        """Return the first form that a line has, and its fields; none if it is of another stage.
+
+        Raises ValueError if it has none of the forms, and is not known to be another's.
+        """
+        errors = []
+        for form in self.forms:
+            try:
+                if fields := form.fields(line):
+                    return form, fields
+            except ValueError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return None, {}
+
+    def _have_bad_values(self, records: Sequence[AccessRecord]) -> bool:
+        """Say whether a variable has a value, in any of these, that one metric cannot read."""
+        return any(
+            self._bad_value(variable, value)
+            for variable in {*self._log.amounts, *self._log.ids}
+            for value in {getattr(record, self._log.attribute(variable)) for record in records}
+        )
 
     def _check(self, fields: Mapping[str, str]) -> None:
         """Raise ValueError for a value without which nothing of the request can be counted."""
@@ -140,10 +202,11 @@ class Reader:
             raise ValueError(f"request_id must name the request, got {fields['request_id']!r}")
 
     def _record(self, fields: Mapping[str, str]) -> AccessRecord:
+        key = MISSING if fields["key"] == f"{fields['api_id']}{_NOBODY}" else fields["key"]
         numbers = {"time": amount(fields["time"], 0, _NEVER), "status": amount(fields["status"], 0)}
         measured = {name: amount(fields[name], 0) for name in MEASURED_FIELDS if fields[name] not in ("", MISSING)}
         absent = dict.fromkeys((name for name in MEASURED_FIELDS if fields[name] == ""), MISSING)
-        return msgspec.convert({**fields, **absent, **numbers, **measured}, self._log.record_type())
+        return msgspec.convert({**fields, "key": key, **absent, **numbers, **measured}, self._log.record_type())
 
     def _bad_key(self, key: str) -> str:
         if key in self._known_keys:
@@ -161,6 +224,19 @@ class Reader:
             why = _bad_amount(value, self._log.amounts.get(name, 0), LARGEST)
             return f"{name} must be {why}" if why else ""
         return ""
+
+
+def _may_bill(metric: Metric, form: LineForm, record: AccessRecord) -> bool:
+    """Say whether a metric that cannot read such lines may bill this one: its method or resource may be unknown."""
+    if metric.name not in form.unread:
+        return False
+    wider = msgspec.structs.replace(metric, methods=(), resources=())
+    return bills(wider, record.status, record.method, record.resource, record.api_id, record.stage)
+
+
+def _without_nobody(record: AccessRecord) -> AccessRecord:
+    """Return a record of a connected stage without a key, if it is that of nobody."""
+    return msgspec.structs.replace(record, key=MISSING) if record.key == f"{record.api_id}{_NOBODY}" else record
 
 
 def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
@@ -267,6 +343,9 @@ def explain_time(time: int, latest: int, now: datetime) -> str:
     return f"time must not be over 60 days before {now:%Y-%m-%dT%H:%M:%SZ}, got {short(time)}"
 
 
+_NOBODY: Final = f":{MISSING}"
+"""What stands behind a connection's name in the key of a request that names no caller."""
+
 _AROUND: Final = "\ufeff, \t\r\n"
 """What may stand around a line: what joined objects leaves a byte order mark or a comma there."""
 
@@ -303,13 +382,16 @@ _NEVER_SO: Final = Annotated[float, msgspec.Meta(gt=0, lt=0)]
 text as a double and round it, and a number of the log is exact or refused."""
 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+_EVENTS: Final = ("CONNECT", "MESSAGE", "DISCONNECT", MISSING)
+"""What a WebSocket API's log has for a method (API Gateway Developer Guide, "Set up logging for WebSocket APIs"), and
+what it has for a handshake that failed."""
 
 
 @lru_cache
-def _exact_decoder(variables: tuple[str, ...], nonces: tuple[str, ...]) -> "msgspec.json.Decoder[AccessRecord]":
+def _exact_decoder(variables: tuple[str, ...], form: Ours) -> "msgspec.json.Decoder[AccessRecord]":
     """Return a decoder of lines that are exactly as the format writes them; what it refuses is looked at singly."""
     log = Declared(variables)
-    begins = tuple(f"{FORMAT_VERSION}:{fields_of(log)}:{nonce}" for nonce in nonces)
+    begins = tuple(f"{FORMAT_VERSION}:{fields_of(log)}:{nonce}" for nonce in form.nonces)
     record_type = log.record_type()
     hints = get_type_hints(record_type, include_extras=True)
     exact: Any = msgspec.defstruct(
@@ -319,8 +401,9 @@ def _exact_decoder(variables: tuple[str, ...], nonces: tuple[str, ...]) -> "msgs
             *((name, hints[name] | _NEVER_SO) for name in ("time", "status", *MEASURED_FIELDS)),
             ("metering", Literal[begins]),
             ("request_id", Annotated[str, msgspec.Meta(min_length=len(MISSING) + 1)]),
-            ("method", Literal[_METHODS]),
-            ("end", Literal[nonces]),
+            ("method", Literal[(*_METHODS, *_EVENTS)]),
+            *([("api_id", Literal[form.connection])] if form.connection else []),
+            ("end", Literal[form.nonces]),
         ],
         bases=(record_type,),
         rename={log.attribute(variable): variable for variable in variables},

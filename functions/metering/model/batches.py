@@ -12,6 +12,8 @@ from enum import StrEnum
 from operator import eq
 from typing import Final
 
+from metering.model.access_log import LineForm
+
 TOKEN_BYTES: Final = 12
 
 PIECE: Final = 1 << 18
@@ -72,10 +74,17 @@ class EventBatch:
     at: int = 0
     """When the first of them was written (milliseconds since 1970); 0 if that is not known."""
 
+    forms: tuple[LineForm, ...] | None = None
+    """How connected stages write them, or did; None where they are of no connection."""
+
+    delivered: int = 0
+    """How many lines came, those that are none of our business, too."""
+
     @property
     def log(self) -> str:
-        """What the lines are of: the access log, whichever way it came, or a log group of usage lines."""
-        return self.source.value if self.source is Source.ACCESS_LOG else self.origin.partition(" ")[0]
+        """What the lines are of: the access log, whichever way it came, or a log group of others."""
+        own = self.source is Source.ACCESS_LOG and self.forms is None
+        return self.source.value if own else self.origin.partition(" ")[0]
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the lines in pieces that fit into a processor's cache."""
@@ -95,6 +104,7 @@ class Chunk:
     origin: str
     text: bytes
     at: int = 0
+    forms: None = None
 
     @property
     def log(self) -> str:
@@ -125,7 +135,7 @@ def batch_of(ids: Sequence[str], events: Sequence[str], source: Source, origin: 
         once = dict(zip(ids, events, strict=True))
         ids, events, ordered = list(once), list(once.values()), sorted(once)
     named = "\n".join((origin.partition(" ")[0], *ordered))
-    return EventBatch(token_of(named.encode()), source, origin, ids, events, at)
+    return EventBatch(token_of(named.encode()), source, origin, ids, events, at, delivered=len(ids))
 
 
 def token_of(content: bytes) -> bytes:

@@ -14,7 +14,7 @@ not relied on to escape what a caller writes. So a format is read in one of two 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
@@ -53,7 +53,7 @@ class FormatError(ValueError):
         self.lacking, self.to_move, self.in_the_way = lacking, to_move, in_the_way
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ForeignFormat:
     """A stage's own format, compiled: finds the fields of an access log's record in its lines."""
 
@@ -68,6 +68,9 @@ class ForeignFormat:
 
     chosen: Mapping[str, str]
     """The variable that holds a field, or a metric's variable."""
+
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """The names of metrics that the format lacks something for, and what: they were declared after it was connected."""
 
     def fields(self, line: str) -> dict[str, str] | None:
         """Return a line's fields and variables, each as text; None for a line of another stage.
@@ -117,6 +120,26 @@ def compile_format(
     return ForeignFormat(log, stage, api_id, pattern, places, chosen)
 
 
+def as_far_as_readable(
+    log: AccessLog, written: str, metrics: Sequence[Metric], *, stage: str, api_id: str = ""
+) -> ForeignFormat:
+    """Return a stage's own format as it is read for those of these metrics that it has all for; ``unread`` the others.
+
+    Raises FormatError for a format that none of them can be measured by.
+    """
+
+    def compiled(some: Sequence[Metric]) -> ForeignFormat:
+        return compile_format(log, written, some, stage=stage, api_id=api_id)
+
+    unread: dict[str, str] = {}
+    for metric in of_the_access_log(metrics):
+        try:
+            compiled([metric])
+        except FormatError as error:
+            unread[metric.name] = str(error)
+    return replace(compiled([one for one in metrics if one.name not in unread]), unread=unread)
+
+
 def extended(ours: str, theirs: str) -> str:
     """Return a stage's own JSON format with our line in front, as the object ``metering``.
 
@@ -131,7 +154,7 @@ def extended(ours: str, theirs: str) -> str:
     if EXTENSION in fields:
         raise FormatError(f"the format has a field {EXTENSION!r} already: take it out of the stage's format first")
     rest = text.removeprefix("{").lstrip()
-    made = f"{_FRONT}{ours}{'' if rest == '}' else ','}{rest}"
+    made = f"{_WRAP}{ours}{'' if rest == '}' else ','}{rest}"
     if (size := len(made.encode())) > LONGEST_FORMAT:
         raise FormatError(
             f"an access-log format has at most {LONGEST_FORMAT} bytes, and this would have {size} with ours in front: "
@@ -143,7 +166,10 @@ def extended(ours: str, theirs: str) -> str:
 EXTENSION: Final = "metering"
 """The field that an extended format has in front."""
 
-_FRONT: Final = f'{{"{EXTENSION}":'
+FRONT: Final = f'{{"{EXTENSION}":{{"metering":'
+"""How a line of an extended format begins."""
+
+_WRAP: Final = f'{{"{EXTENSION}":'
 
 
 def unwrapped(line: str, nonces: Sequence[str]) -> str:
@@ -151,12 +177,12 @@ def unwrapped(line: str, nonces: Sequence[str]) -> str:
 
     What a caller wrote stands behind it, or within it, where it is read as strictly as any line of ours.
     """
-    if not line.startswith(_FRONT):
+    if not line.startswith(FRONT):
         raise ValueError(f"not the extended format: the line does not begin with the object {EXTENSION!r}")
     ends = [place + len(end) for end in (f'"end":"{one}"}}' for one in nonces) if (place := line.find(end)) >= 0]
     if not ends:
         raise ValueError("not the extended format: the object in front does not end with the nonce of this deployment")
-    return line[len(_FRONT) : min(ends)]
+    return line[len(_WRAP) : min(ends)]
 
 
 def _cut(written: str) -> tuple[list[str], list[str]]:

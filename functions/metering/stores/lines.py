@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from metering.model.batches import Batch, Source
+from metering.model.batches import Batch, EventBatch, Source
 from metering.model.periods import Hour
 from metering.stores.additions import Addition, CountedError
 from metering.stores.aws import side_by_side
@@ -38,12 +38,12 @@ class Lines:
     def count_batch(self, batch: Batch, read: int, oldest: int | None, now: datetime) -> None:
         """Count the lines of a batch, once all else is done with them; ``oldest`` in milliseconds since 1970.
 
-        Of the access log those that were ``read``, of usage lines all that were delivered, whatever they hold. In the
+        Of the access log those that were ``read``, of others' logs all that were delivered, whatever they hold. In the
         hour in which they were written: it is the same whenever they come, but for an object of which no line can be
         read, whose hour is that of its delivery.
         """
-        if batch.source is Source.USAGE_LINES:
-            read = sum(1 for piece in batch.pieces() for _ in piece.lines())
+        if isinstance(batch, EventBatch) and batch.log != Source.ACCESS_LOG:
+            read = batch.delivered
         if read:
             hour = Hour.of_epoch_ms(batch.at or oldest or int(now.timestamp() * 1000))
             self.count(hour, batch.log, read, batch.token)

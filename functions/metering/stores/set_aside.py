@@ -51,7 +51,7 @@ class SetAsideBatch(msgspec.Struct, frozen=True):
     """The lines that one batch set aside; ``origin`` is the log group and stream, or the object, they came from.
 
     ``counters`` are the hours and keys, written ``<hour> <key>``, that the delivery which set them aside went on to
-    count.
+    count. ``at`` is when the first line of the batch was written, in milliseconds since 1970; 0 if that is not known.
     """
 
     batch: str
@@ -59,6 +59,7 @@ class SetAsideBatch(msgspec.Struct, frozen=True):
     origin: str
     lines: tuple[SetAsideLine, ...]
     counters: tuple[str, ...] = ()
+    at: int = 0
 
 
 class Dismissal(msgspec.Struct, frozen=True):

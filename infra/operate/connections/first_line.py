@@ -16,6 +16,7 @@ from infra.operate.connections.listing import moment
 from infra.operate.deployment import Deployment
 from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.connections import Connection
+from metering.model.line_forms import forms_of
 from metering.model.log_format import API_KEY, AccessRecord, Api
 from metering.model.measuring import NO_KEY, NOT_BILLED, Usage, measure
 from metering.model.metrics import declared
@@ -146,7 +147,7 @@ def _reader(deployment: Deployment, connection: Connection, now: datetime) -> Re
     metrics = deployment.declared_metrics
     if not connection.is_access_log:
         return UsageLineReader(now, metrics)
-    return Reader(now, metrics, tuple(deployment.outputs.nonces.split()))
+    return Reader(now, metrics, forms_of([connection], tuple(deployment.outputs.nonces.split()), metrics))
 
 
 def _first(deployment: Deployment, usage: Usage, at: datetime, said: str, why: str) -> FirstLine:

@@ -1,0 +1,60 @@
+"""Log groups: how lines are read, by the log group that they come from and the moment at which they were written.
+
+The stack's own access log is ours. Of any other log group the ledger is asked each time, so that no line of a stage
+that was connected a moment ago is taken for one of nobody's: a Query of a few items a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from metering.counting.payloads import Subscription
+from metering.model.access_log import LineForm, Ours
+from metering.model.batches import EventBatch, Source
+from metering.model.connections import in_force
+from metering.model.line_forms import forms_of
+from metering.model.metrics import Metric
+from metering.stores.connections import Connections
+
+
+@dataclass(frozen=True, slots=True)
+class LogGroups:
+    """How log groups are read; ``own`` is the access log's, whose lines begin and end with one of the ``nonces``."""
+
+    own: str
+    nonces: tuple[str, ...]
+    metrics: Sequence[Metric]
+    connections: Connections
+
+    def batch(self, delivered: Subscription) -> EventBatch:
+        """Return what was delivered as a batch, with how its lines are to be read.
+
+        Of a log group that was never connected these are usage lines. Lines of one that was count if they were written
+        while it was: however late they come, and however often (I2), since nothing of that depends on when that is.
+        """
+        batch = delivered.batch(self.own)
+        known = [] if batch.source is Source.ACCESS_LOG else self.connections.of_log_group(delivered.log_group)
+        if not known:
+            return batch
+        metering = {event.id: in_force(known, event.timestamp) for event in delivered.log_events}
+        covering = [one for one in reversed(known) if any(one in connections for connections in metering.values())]
+        lines = [(name, line) for name, line in zip(batch.ids, batch.events, strict=True) if metering[name]]
+        batch = replace(batch, ids=[name for name, _ in lines], events=[line for _, line in lines])
+        if covering and not any(one.is_access_log for one in covering):
+            return batch
+        return replace(batch, source=Source.ACCESS_LOG, forms=forms_of(covering, self.nonces, self.metrics))
+
+    def forms_of_set_aside(self, origin: str, at: int) -> tuple[LineForm, ...]:
+        """Return how lines of the access log are read that were set aside, by where they came from and when.
+
+        A stage that was connected anew, since somebody had changed its format, is read by what it writes now, too: that
+        is how its lines are mended.
+        """
+        group = origin.partition(" ")[0]
+        is_own = group == self.own or origin.startswith("s3://")
+        known = [] if is_own else [one for one in self.connections.of_log_group(group) if one.is_access_log]
+        if not known:
+            return (Ours(self.nonces),)
+        then = in_force(known, at) or tuple(reversed(known))
+        stages = {(one.api_id, one.stage) for one in then}
+        since = [one for one in reversed(known) if (one.api_id, one.stage) in stages and one not in then]
+        return forms_of([*then, *since], self.nonces, self.metrics)
