@@ -14,6 +14,7 @@ from constructs import IValidation
 
 from infra.stack.delivery import AT_ONCE
 from infra.stack.ingest import Road
+from metering.model.connections import callers_write
 from metering.model.identifiers import LAST_EPOCH
 from metering.model.log_format import NONCE_PATTERN, AccessLog, Api
 from metering.model.periods import COUNTER_LIFE, Hour
@@ -115,7 +116,7 @@ def check_slowing(api: Api, *, has_limits: bool) -> None:
 
 
 def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *, begins: str) -> None:
-    """Raise ValueError for a log group that is one of our own, by reference or by the name that AWS gave it.
+    """Raise ValueError for a log group that callers' text gets into, or that is one of our own, also by its name.
 
     ``begins`` is how names begin that CloudWatch Logs itself delivers into: an HTTP API's, and connected stages'.
     """
@@ -127,6 +128,8 @@ def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *
             f"the log group {log_group.node.path} belongs to metering itself, which would feed itself for ever: "
             "name the log group of your own code"
         )
+    if written := callers_write(name):
+        raise ValueError(f"{written}: let your own code write its usage lines into a log group of their own")
 
 
 @jsii.implements(IValidation)

@@ -302,6 +302,18 @@ def test_a_log_that_would_feed_itself_is_refused(stack: MakeStack, mine: str) ->
         metering.meter_usage_lines(named)
 
 
+@pytest.mark.parametrize(
+    "name", ["/aws/appsync/apis/${Token}", "API-Gateway-Execution-Logs_a1/prod", "aws-waf-logs-front"]
+)
+def test_a_log_that_callers_text_gets_into_is_refused(stack: MakeStack, name: str) -> None:
+    """I7: a query that holds a usage line would bill whom it names."""
+    metering = stack(metrics=[TOKENS])
+    token = cdk.Fn.import_value("ApiId")
+    named = logs.LogGroup.from_log_group_name(metering, "Named", name.replace("${Token}", token))
+    with pytest.raises(ValueError, match="so that whoever calls could write a usage line there, and bill anyone"):
+        metering.meter_usage_lines(named)
+
+
 def test_usage_lines_that_nothing_measures_are_refused(stack: MakeStack) -> None:
     """They would be delivered, paid for, and set aside."""
     metering = stack()

@@ -108,6 +108,21 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME_PATTERN, text) is not None
 
 
+OF_CALLERS: Final = {
+    "/aws/appsync/apis/": "AppSync writes queries",
+    "API-Gateway-Execution-Logs_": "API Gateway writes requests",
+    "aws-waf-logs-": "AWS WAF writes requests",
+}
+"""Log groups that AWS writes callers' own text into, by how their names begin (AppSync Developer Guide, "CloudWatch
+Logs"; API Gateway Developer Guide, "Set up CloudWatch logging for REST APIs"; AWS WAF Developer Guide, "Logging")."""
+
+
+def callers_write(log_group: str) -> str:
+    """Say by whom callers' text gets into a log group, where anyone could write a usage line (I7); else nothing."""
+    by = next((words for beginning, words in OF_CALLERS.items() if log_group.startswith(beginning)), "")
+    return by and f"{by} into {log_group}, so that whoever calls could write a usage line there, and bill anyone"
+
+
 def in_force(connections: Iterable[Connection], moment: int) -> tuple[Connection, ...]:
     """Return which of a log group's connections meter what was written at a moment, the latest first.
 

@@ -15,20 +15,12 @@ from infra.operate.connections.stage import STANDARD, LogGroup
 from infra.operate.connections.terms import Place, Refusal
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import resources
-from metering.model.connections import NAME_PATTERN, Connection, Form, Step, is_name
+from metering.model.connections import NAME_PATTERN, Connection, Form, Step, callers_write, is_name
 from metering.model.metrics import reads_usage_lines
 from metering.signals import written_usage_lines
 
 TERM: Final = "usage"
 """The pattern that brings usage lines, as the stack's own subscriptions have it (``infra.stack.ingest``)."""
-
-OF_CALLERS: Final = {
-    "/aws/appsync/apis/": "AppSync writes queries there",
-    "API-Gateway-Execution-Logs_": "API Gateway writes requests there",
-    "aws-waf-logs-": "AWS WAF writes requests there",
-}
-"""Log groups that AWS writes callers' own text into, by how their names begin (AppSync Developer Guide, "CloudWatch
-Logs"; API Gateway Developer Guide, "Set up CloudWatch logging"; AWS WAF Developer Guide, "Logging")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +112,8 @@ def _unfit(name: str, group: LogGroup | None, place: Place, own: Collection[str]
             f"the log group {name} belongs to metering itself, which would feed itself for ever",
             "name the log group of your own code",
         )
-    elif written := next((words for start, words in OF_CALLERS.items() if name.startswith(start)), ""):
-        yield Refusal(
-            f"{written}, {name}: whoever calls could write a usage line and bill anyone",
-            "let your own code write its usage lines into a log group of their own",
-        )
+    elif written := callers_write(name):
+        yield Refusal(written, "let your own code write its usage lines into a log group of their own")
     elif group is None:
         yield Refusal(
             f"there is no log group {name!r}", "name one that is there, or another --region; its name is all it takes"
