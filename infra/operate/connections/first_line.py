@@ -98,7 +98,7 @@ def counted_as(
 ) -> FirstLine | None:
     """Return what a line of a connection's log group is counted as; None if it is none of the connection's."""
     metrics = deployment.declared_metrics
-    read = _reader(deployment, connection, now).read(line)
+    read = reader_of(deployment, connection, now).read(line)
     if read is None:
         return None
     if isinstance(read, Rejected):
@@ -143,7 +143,8 @@ def _lines(deployment: Deployment, connection: Connection, now: datetime) -> Ite
         yield moment(event["timestamp"]), event["message"]
 
 
-def _reader(deployment: Deployment, connection: Connection, now: datetime) -> Reader | UsageLineReader:
+def reader_of(deployment: Deployment, connection: Connection, now: datetime) -> Reader | UsageLineReader:
+    """Return what reads lines of a connection's log group that arrive now."""
     metrics = deployment.declared_metrics
     if not connection.is_access_log:
         return UsageLineReader(now, metrics)

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor import account as health_account
+from infra.operate.doctor import connections as health_connections
 from infra.operate.doctor import corrections as health_corrections
 from infra.operate.doctor import ledger as health_ledger
 from infra.operate.doctor import limits as health_limits
@@ -26,6 +27,7 @@ CHECKS: Final[dict[str, Check]] = {
     "version": health_account.check_version,
     "log role": health_stages.check_log_role,
     "stages": health_stages.check_stages,
+    "connections": health_connections.check_connections,
     "billed lines": health_stages.check_billed,
     "subscription": health_way.check_subscription,
     "stream": health_way.check_stream,

@@ -1,7 +1,7 @@
 """Checks of the stages that write the access log: those that are compared, any other that writes it, and their role."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -10,6 +10,7 @@ from typing import Any, Final
 from infra.operate.connections.snippets import pasted
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, Finding, Measured, broken, items, measured, ok, warning
+from metering.model.connections import Connection, Step
 from metering.model.log_format import API_KEY, Api
 from metering.model.metrics import declared
 from metering.model.stages import Stage, decode
@@ -25,7 +26,7 @@ _ATTACH: Final = "as infra/stack/README.md says (Attach your own API), and deplo
 
 
 @dataclass(frozen=True, slots=True)
-class _Api:
+class ApiThere:
     """An API of the Region."""
 
     kind: Api
@@ -45,7 +46,7 @@ class _Api:
 class _Found:
     """A stage as it is, and what it writes where."""
 
-    api: _Api
+    api: ApiThere
     name: str
     destination: str
     format: str
@@ -57,21 +58,25 @@ class _Found:
         """Say whether it is compared."""
         return any(self.name == stage.name and self.api.is_of(stage) for stage in stages)
 
+    def is_that_of(self, connections: Iterable[Connection]) -> bool:
+        """Say whether it is connected."""
+        return any((self.api.id, self.name) == (one.api_id, one.stage) for one in connections)
+
 
 def check_stages(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that each stage that is compared with what is counted writes our format to us, and which others do.
 
     One call for each of their APIs and for at most :data:`MOST_APIS` others.
     """
-    compared = _compared(deployment)
-    apis = [*_apis(deployment)]
+    compared, connections = _compared(deployment), _connected(deployment)
+    apis = [*apis_there(deployment)]
     others = [api for api in apis if not any(map(api.is_of, compared))]
     looked_at = [api for api in apis if api not in others] + others[:MOST_APIS]
     there = [stage for api in looked_at for stage in _stages(deployment, api)]
     ours = _destinations(deployment)
     writing = [stage for stage in there if stage.destination.removesuffix(":*").endswith(ours)]
     for stage in compared:
-        yield from _missing(stage, [found for found in there if found.is_one_of([stage])], writing)
+        yield from _missing(stage, [found for found in there if found.is_one_of([stage])], writing, connections)
     for found in writing:
         yield _written(deployment, found)
     # A WebSocket API's lines stand beside no number of CloudWatch's.
@@ -84,12 +89,25 @@ def check_stages(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
             "name it in app.py: metering.compare_with(api=..., stage=...), with its kind if it is another than that of "
             "access_log, and deploy the stack",
         )
-    if not writing and not compared:
+    if not writing and not compared and connections:
+        yield ok("no stage writes into the access log; those of connections write elsewhere")
+    elif not writing and not compared:
         yield warning("no stage writes into the access log", f"attach your API, {_ATTACH}")
     if len(others) > MOST_APIS:
         yield warning(
             f"{len(others) - MOST_APIS} APIs of the Region were not looked at", "name yours by metering.compare_with"
         )
+
+
+def pasted_names(deployment: Deployment) -> set[str]:
+    """Return by which names stages write into the access log whose lines were pasted into their own templates.
+
+    A call for each of at most :data:`MOST_APIS` APIs.
+    """
+    ours, apart = _destinations(deployment), deployment.access_log.variable != API_KEY
+    stages = (stage for api in islice(apis_there(deployment), MOST_APIS) for stage in _stages(deployment, api))
+    writing = (stage for stage in stages if stage.destination.removesuffix(":*").endswith(ours))
+    return {log.connection for one in writing if (log := pasted(one.api.kind, one.format, keys_apart=apart))}
 
 
 def check_billed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
@@ -117,12 +135,11 @@ def check_billed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
 
 def _without_key(deployment: Deployment) -> Iterator[str]:
     """Yield the methods of REST APIs whose stages write to us that require no API key, where keys say who is billed."""
-    if deployment.access_log.caller:
-        return
-    ours = _destinations(deployment)
-    for api in _apis(deployment):
+    ours = () if deployment.access_log.caller else _destinations(deployment)
+    keyed = [one for one in _connected(deployment) if one.log.variable == API_KEY]
+    for api in apis_there(deployment) if ours or keyed else ():
         stages = _stages(deployment, api) if api.kind is Api.REST else ()
-        if any(stage.destination.removesuffix(":*").endswith(ours) for stage in stages):
+        if any(one.destination.removesuffix(":*").endswith(ours) or one.is_that_of(keyed) for one in stages):
             client = deployment.client("apigateway")
             for resource in items(client, "get_resources", "items", restApiId=api.id, embed=["methods"]):
                 for name, method in sorted(resource.get("resourceMethods", {}).items()):
@@ -132,7 +149,8 @@ def _without_key(deployment: Deployment) -> Iterator[str]:
 
 def check_log_role(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that API Gateway has a role to write access logs by, which it needs but for HTTP APIs and Firehose."""
-    if not deployment.access_log.api.logs_by_role or deployment.outputs.delivery_stream:
+    ours = deployment.access_log.api.logs_by_role and not deployment.outputs.delivery_stream
+    if not ours and not any(one.log.api.logs_by_role for one in _connected(deployment)):
         return
     role = deployment.client("apigateway").get_account().get("cloudwatchRoleArn")
     if role:
@@ -156,12 +174,24 @@ def _destinations(deployment: Deployment) -> tuple[str, ...]:
     return f":log-group:{deployment.outputs.access_log_group}", *([f":deliverystream/{stream}"] if stream else [])
 
 
-def _missing(stage: Stage, found: Sequence[_Found], writing: Sequence[_Found]) -> Iterator[Finding]:
+def _connected(deployment: Deployment) -> list[Connection]:
+    """Return the connections of stages that are not over."""
+    return [one for one in deployment.connections.all() if one.api and one.step is not Step.DISCONNECTED]
+
+
+def _missing(
+    stage: Stage, found: Sequence[_Found], writing: Sequence[_Found], connections: Sequence[Connection]
+) -> Iterator[Finding]:
     """Say what is wrong with a stage that is compared and writes nothing to us."""
     if not found:
         yield broken(
             f"the stage {stage.name} of {stage.api} is to be compared, and is not there",
             "deploy it, or take it out of compare_with, and deploy the stack",
+        )
+    elif not any(one in writing for one in found) and any(one.is_that_of(connections) for one in found):
+        yield warning(
+            f"{found[0]} is connected, and its requests are compared with the access log, too, which it does not write",
+            "take it out of compare_with, and deploy the stack: a connection is compared by itself",
         )
     elif not any(one in writing for one in found):
         where = found[0].destination
@@ -192,20 +222,21 @@ def _written(deployment: Deployment, found: _Found) -> Finding:
         else f"give {found} metering.access_log_format"
     )
     return broken(
-        f"{found} writes another format than ours{_difference(found.format, wanted)}",
+        f"{found} writes another format than ours{difference(found.format, wanted)}",
         f"{other}, and deploy it: until then its lines may be set aside",
     )
 
 
-def _apis(deployment: Deployment) -> Iterator[_Api]:
+def apis_there(deployment: Deployment) -> Iterator[ApiThere]:
+    """Yield the APIs of the Region; a call for 500 REST APIs, and for each page of the others."""
     rest, http = deployment.client("apigateway"), deployment.client("apigatewayv2")
     for api in items(rest, "get_rest_apis", "items", PaginationConfig={"PageSize": 500}):
-        yield _Api(Api.REST, api["id"], api["name"])
+        yield ApiThere(Api.REST, api["id"], api["name"])
     for api in items(http, "get_apis", "Items"):
-        yield _Api(Api[api.get("ProtocolType", "HTTP")], api["ApiId"], api["Name"])
+        yield ApiThere(Api[api.get("ProtocolType", "HTTP")], api["ApiId"], api["Name"])
 
 
-def _stages(deployment: Deployment, api: _Api) -> Iterator[_Found]:
+def _stages(deployment: Deployment, api: ApiThere) -> Iterator[_Found]:
     if api.kind is Api.REST:
         for stage in deployment.client("apigateway").get_stages(restApiId=api.id)["item"]:
             log = stage.get("accessLogSettings", {})
@@ -216,7 +247,8 @@ def _stages(deployment: Deployment, api: _Api) -> Iterator[_Found]:
             yield _Found(api, stage["StageName"], log.get("DestinationArn", ""), log.get("Format", ""))
 
 
-def _difference(text: str, wanted: str) -> str:
+def difference(text: str, wanted: str) -> str:
+    """Say in which fields a format differs from the one that is wanted."""
     there, ours = _fields(text), _fields(wanted)
     if not there:
         return ": it is no JSON object"

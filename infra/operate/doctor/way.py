@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from infra.operate.deployment import Deployment
@@ -41,7 +42,7 @@ def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Findin
         return
     if any(subscription.get("filterPattern") for subscription in filters):
         yield broken("the subscription has a pattern, which keeps lines away unseen", DEPLOY)
-    if not _may_be_invoked(functions, name):
+    if not may_start(statements(functions, name), group):
         yield broken(
             f"CloudWatch Logs may not invoke {name}, so that it skips lines for good",
             f"{DEPLOY}, then bring in what was missed: metering recount --all --from HOUR --fix",
@@ -71,15 +72,30 @@ def _delivery_errors(deployment: Deployment, group: str, filters: Collection[str
                 yield "AWS/Logs", name, "Sum", dimensions
 
 
-def _may_be_invoked(functions: Any, name: str) -> bool:
-    """Say whether a function's policy lets CloudWatch Logs invoke it."""
+def statements(functions: Any, name: str) -> list[dict[str, Any]]:
+    """Return what a function's policy allows CloudWatch Logs."""
     try:
         policy = json.loads(functions.get_policy(FunctionName=name)["Policy"])
     except functions.exceptions.ResourceNotFoundException:
-        return False
-    principals = [one.get("Principal", {}) for one in policy["Statement"] if one["Effect"] == "Allow"]
-    named = [one.get("Service", "") for one in principals if isinstance(one, dict)]
-    return any(re.fullmatch(r"logs\.([a-z0-9-]+\.)?amazonaws\.com(\.cn)?", str(one)) for one in named)
+        return []
+    return [one for one in policy["Statement"] if one["Effect"] == "Allow" and _is_of_logs(one.get("Principal"))]
+
+
+def may_start(allowed: Iterable[Mapping[str, Any]], log_group: str) -> bool:
+    """Say whether one of the :func:`statements` is for a log group, or for any."""
+    arns = [_source_arn(one) for one in allowed]
+    return any(not arn or fnmatchcase(f"{log_group}:*", arn.partition(":log-group:")[2]) for arn in arns)
+
+
+def _is_of_logs(principal: Any) -> bool:
+    service = principal.get("Service", "") if isinstance(principal, dict) else ""
+    return re.fullmatch(r"logs\.([a-z0-9-]+\.)?amazonaws\.com(\.cn)?", str(service)) is not None
+
+
+def _source_arn(statement: Mapping[str, Any]) -> str:
+    """Return the log groups' ARN that a statement is held to, or nothing; names of conditions know no case."""
+    conditions = [named for of_kind in statement.get("Condition", {}).values() for named in of_kind.items()]
+    return next((str(value) for name, value in conditions if name.lower() == "aws:sourcearn"), "")
 
 
 def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
