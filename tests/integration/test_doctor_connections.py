@@ -174,8 +174,8 @@ def test_where_nothing_is_connected_nothing_is_said(patient: Patient) -> None:
 
 
 DEPLOYED_OVER: Final = (
-    "put the lines of metering connect API v1 --print into what deploys it, and metering connect API v1 --yes: what it "
-    "wrote meanwhile may be billed to nobody"
+    "metering connect API v1 --yes, or paste the lines of metering connect API v1 --print into what deploys it, so "
+    "that they stay: what it wrote meanwhile may be billed to nobody"
 )
 
 
@@ -191,6 +191,21 @@ def test_a_stage_over_which_something_was_deployed_is_told(patient: Patient, log
     """I9: its calls are billed to nobody from then on."""
     patient.write(log)
     assert patient.found() == [("broken", f"the stage v1 of Orders {said}: something deployed over it", DEPLOYED_OVER)]
+
+
+def test_a_stage_whose_lines_were_pasted_needs_no_connection(patient: Patient) -> None:
+    """Nor is a metric wrong that names the API so, once the connection is over."""
+    patient.write(StageLog(f"{LOGS}access-log", patient.ours()))
+    assert patient.found() == [
+        (
+            "warning",
+            "the stage v1 of Orders writes into the deployment's own access log by now, and needs no connection",
+            "metering disconnect orders --keep-log",
+        )
+    ]
+    patient.declare(Count(name="requests", apis=("orders",)))
+    patient.keep(step=Step.DISCONNECTED, until=SINCE + 1)
+    assert patient.found() == []
 
 
 def test_a_stage_that_is_gone_is_told(patient: Patient) -> None:

@@ -120,11 +120,16 @@ def _of_stage(around: _Around, one: Connection) -> Iterator[Finding]:
     log, stage = log_of(around.deployment, one.api, one.api_id, one.stage), _stage(one)
     if log is None:
         yield broken(f"{stage} is gone", f"metering disconnect {one.name}")
+    elif group_of(log.destination) == around.deployment.outputs.access_log_group:
+        yield warning(
+            f"{stage} writes into the deployment's own access log by now, and needs no connection",
+            f"metering disconnect {one.name} --keep-log",
+        )
     elif log != one.after:
         yield broken(
             f"{stage} {_drifted(one, log)}: something deployed over it",
-            f"put the lines of metering connect {one.api_id} {one.stage} --print into what deploys it, and "
-            f"{_again(one)}: what it wrote meanwhile may be billed to nobody",
+            f"{_again(one)}, or paste the lines of metering connect {one.api_id} {one.stage} --print into what deploys "
+            "it, so that they stay: what it wrote meanwhile may be billed to nobody",
         )
     else:
         yield from _outdated(around, one)
