@@ -68,6 +68,24 @@ def test_who_belongs_here_is_let_in(path: str, headers: Headers, query: bytes) -
     assert (b"x-scheme", b"https") in start["headers"]
 
 
+def test_taking_an_access_log_away_leaves_the_stage() -> None:
+    """Ministack would delete it whole, so that it is asked for an update."""
+    asked: list[tuple[str, str, bytes]] = []
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append((scope["method"], scope["path"], (await receive())["body"]))
+        await emulator(scope, receive, send)
+
+    async def nothing(_: Any = None) -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    path = "/v2/apis/a1b2c3/stages/$default"
+    scope = {"type": "http", "scheme": "http", "headers": [HOST, SIGNED], "query_string": b"", "method": "DELETE"}
+    for deleted in (f"{path}/accesslogsettings", path):
+        asyncio.run(Door(inside, 4566, ROOT_KEY)({**scope, "path": deleted}, nothing, nothing))
+    assert asked == [("PATCH", path, b'{"accessLogSettings": {}}'), ("DELETE", path, b"")]
+
+
 NO_PAGE = "the emulator answers no web page\n"
 UNSIGNED = "a request to AWS is signed, with one access key\n"
 

@@ -32,6 +32,10 @@ Ministack would also take it from the host, or a bucket, a load balancer, a dist
 one of them.
 """
 
+ACCESS_LOG: Final = re.compile(r"(/v2/apis/[^/]+/stages/[^/]+)/accesslogsettings")
+"""DeleteAccessLogSettings of HTTP and WebSocket APIs (API Gateway Version 2 API Reference), which ministack takes for
+DeleteStage."""
+
 OWN_HOSTS: Final = ("127.0.0.1", "localhost")
 
 # What nobody signs: the health that the starter waits for, the answers of custom resources and of wait conditions,
@@ -62,6 +66,9 @@ class Door:
             await self.inside(scope, receive, send)
         elif reason := self.refusal(scope):
             await _refuse(scope["type"], reason, receive, send)
+        elif scope.get("method") == "DELETE" and (stage := ACCESS_LOG.fullmatch(scope["path"])):
+            update = {"method": "PATCH", "path": stage[1], "raw_path": stage[1].encode(), "scheme": "https"}
+            await self.inside({**scope, **update}, _nothing_logged, send)
         else:
             secure = {**scope, "scheme": "https"} if scope["type"] == "http" else scope
             await self.inside(secure, receive, send if _is_for_api(scope) else _without_cors(send))
@@ -81,6 +88,11 @@ class Door:
         if len(named) != 1 and not UNSIGNED.fullmatch(scope["path"]):
             return "a request to AWS is signed, with one access key"
         return ""
+
+
+async def _nothing_logged() -> dict[str, Any]:
+    """Read the body of an UpdateStage that takes the access log away."""
+    return {"type": "http.request", "body": b'{"accessLogSettings": {}}', "more_body": False}
 
 
 def _is_for_api(scope: Scope) -> bool:
