@@ -15,10 +15,12 @@ from botocore.exceptions import ClientError
 
 import record_usage
 from metering.counting.payloads import PayloadError
-from metering.model.log_format import AccessLog
+from metering.model.connections import Connection, Form, StageLog, Step
+from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Sum, Unique, encode
 from metering.settings import RecordUsageSettings, SettingsError
 from metering.stores import aws as clients
+from metering.stores.connections import Connections
 from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context, event
 from tests.integration.lambdas import Clock, said
@@ -123,6 +125,31 @@ def test_a_data_message_that_comes_again_is_counted_once(world: World) -> None:
     Clock.at += timedelta(hours=5)
     record_usage.handler(event("data_message"), context())
     assert world.counted()["a1b2c3d4e5"] == {"requests": 2, "bytes": 1111}
+
+
+def test_a_stage_that_is_connected_between_two_deliveries_counts_at_once(world: World) -> None:
+    """I1: the ledger is asked each time, by the process that asked it before."""
+    shop = AccessLog(Api.HTTP, "authorizer.claims.sub", "shop")
+    written = StageLog("arn:aws:logs:us-east-1:123456789012:log-group:/x", shop.format(NONCE))
+    sent = envelope(world.line(api_id="shop", key="shop:ann"), log_group="/x/shop")
+    assert record_usage.handler(sent, context()) == {"read": 0, "billed": 0, "set_aside": 0}
+    Connections(world.ledger.client, world.ledger.table).save(
+        Connection(
+            "shop",
+            Form.OURS,
+            Step.CONNECTED,
+            "/x/shop",
+            since=int(HOUR.start.timestamp() * 1000),
+            by="arn:aws:iam::123456789012:user/operator",
+            api=shop.api,
+            api_id="a1b2c3",
+            stage="$default",
+            caller=shop.caller,
+            after=written,
+        )
+    )
+    assert record_usage.handler(sent, context()) == {"read": 1, "billed": 1, "set_aside": 0}
+    assert world.counted() == {"shop:ann": {"requests": 1, "bytes": 10}}
 
 
 def test_a_control_message_is_ignored(capsys: pytest.CaptureFixture[str]) -> None:
