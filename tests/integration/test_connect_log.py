@@ -1,5 +1,7 @@
 """``metering connect-log``: a log group of usage lines in moto, what is shown of it, and the ways it may end."""
 
+import base64
+import gzip
 import io
 import json
 import zipfile
@@ -11,13 +13,19 @@ from typing import Any
 import boto3
 import msgspec
 import pytest
+from aws_lambda_powertools import Metrics
 
+import record_usage
 from infra.operate.connections import usage_sample
 from infra.operate.deployment import Deployment
 from infra.outputs import Outputs
 from metering.model.connections import Connection, Form, Step
-from metering.model.metrics import USAGE_LINES, Count, Metric, Sum
+from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, encode
+from metering.model.periods import Hour
+from metering.settings import RecordUsageSettings
+from metering.stores import aws as clients
 from tests.doubles.dying import Dying, KilledError, Life
+from tests.doubles.lambdas import context
 from tests.doubles.outputs import outputs
 from tests.integration.connected import ORDERS, make_log_group, write_lines
 from tests.integration.operator_commands import Said, run_metering
@@ -206,6 +214,56 @@ def test_what_its_stack_subscribes_later_is_connected_again(place: Place) -> Non
     subscriptions, counted, _ = stands()
     assert [one["filterName"] for one in subscriptions] == ["MeteringUsageLines"]
     assert [one["filterName"] for one in counted] == ["stack"]
+
+
+@pytest.fixture
+def record(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """``record_usage`` as a new process, which is given a log group's lines that were written at a moment."""
+    told = place.told
+    settings = RecordUsageSettings(
+        counters_table=told.counters_table,
+        bucket=told.bucket,
+        metrics=encode(METRICS),
+        nonces=told.nonces,
+        access_log_group=told.access_log_group,
+        ledger_table=told.ledger_table,
+    )
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+
+    monkeypatch.setattr(record_usage, "signals", Metrics())
+
+    def deliver(*lines: str, at: datetime) -> dict[str, Any]:
+        moment = int(at.timestamp() * 1000)
+        events = [{"id": f"{moment}{n:043d}", "timestamp": moment, "message": text} for n, text in enumerate(lines)]
+        body = {"messageType": "DATA_MESSAGE", "logGroup": JOBS, "logStream": "s", "logEvents": events}
+        data = base64.b64encode(gzip.compress(json.dumps(body).encode())).decode()
+        return record_usage.handler({"awslogs": {"data": data}}, context())
+
+    for cached in (record_usage._parts, clients.dynamodb, clients.s3, clients.secrets):
+        cached.cache_clear()
+    yield deliver
+    for cached in (record_usage._parts, clients.dynamodb, clients.s3, clients.secrets):
+        cached.cache_clear()
+
+
+def test_lines_count_from_connecting_to_disconnecting(
+    place: Place, world: World, record: Callable[..., dict[str, Any]]
+) -> None:
+    """By the function itself, which asks the ledger; what comes later is nobody's, and is no line set aside."""
+    assert place.run("connect-log", JOBS, "--yes").code == 0
+    begun = datetime.fromtimestamp(place.connection().since / 1000, UTC)
+    told = record(line("1", tokens=5), line("2", "globex", tokens=7), "usage: jobs [--once]", at=begun)
+    assert (told["billed"], told["set_aside"]) == (2, 0)
+    assert place.run("disconnect", "jobs", "--yes").code == 0
+    ended = datetime.fromtimestamp(place.connection().until / 1000, UTC)
+    assert record(line("3", tokens=11), at=ended + timedelta(seconds=1))["billed"] == 0
+    hour = Hour.containing(NOW - timedelta(minutes=1))
+    counted = world.counters.read(hour, ["@acme", "@globex"])
+    assert {source: usage.sums for source, usage in counted.items()} == {
+        "@acme": {"tokens": 5},
+        "@globex": {"tokens": 7},
+    }
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
