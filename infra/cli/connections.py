@@ -2,24 +2,34 @@
 
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from datetime import timedelta
+from textwrap import shorten, wrap
+from typing import Annotated, Any, Final, assert_never
 
 import typer
 from msgspec import to_builtins
 
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json, table
 from infra.operate.connections.connecting import Connecting, place_of
+from infra.operate.connections.first_line import FirstLine, example_call, wait_for_first_line
 from infra.operate.connections.listing import FORMS, KINDS, listed, moment, shown
 from infra.operate.connections.pasting import Paste, to_paste
 from infra.operate.connections.patience import Patience
 from infra.operate.connections.plan import PRICES, Plan, plan
 from infra.operate.connections.snippets import Tool
-from infra.operate.connections.stage import look
+from infra.operate.connections.stage import group_of, look
 from infra.operate.connections.terms import Case, Wishes
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.connections import Connection, Form, StageLog, Step
 
 app: Final = typer.Typer()
+
+PATIENCE: Final = timedelta(minutes=3)
+"""What CloudWatch Logs says it takes a log at most, usually."""
+
+_WIDTH: Final = 78
+_SHORT: Final = 160
+"""Signs of a format that are shown; ``--json`` has the whole."""
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is shown, and nothing is done.")]
 
@@ -49,12 +59,14 @@ def connect_stage(
         Tool | None,
         typer.Option("--print", help="Print the lines for the tool that deployed the stage, and change nothing."),
     ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the first line.")] = False,
     as_json: Json = False,
 ) -> None:
     """Meter a stage that is live already, whoever deployed it; 'disconnect' puts back what was there.
 
-    First the plan is shown. It may be interrupted and run again: it goes on where it was. Exits with 1 if the stage
-    cannot be connected as it is; then the plan says why, and the way out.
+    First the plan is shown. It may be interrupted and run again: it goes on where it was. At the end it waits three
+    minutes for the first line, and says what that was counted as. Exits with 1 if the stage cannot be connected as it
+    is; then the plan says why, and the way out.
     """
     deployment = connect()
     with err.status("looking at the stage"):
@@ -67,22 +79,24 @@ def connect_stage(
     planned = plan(live, place, wishes, ledger)
     if not as_json:
         _show(planned)
-    if planned.refusals:
+    document: dict[str, Any] = {"plan": plan_as_json(planned), "connection": None, "first_line": None}
+    if planned.refusals or not (yes or (not as_json and agreed("connect it"))):
         if as_json:
-            print_json({"plan": plan_as_json(planned), "connection": None})
-        raise typer.Exit(1)
-    if not yes and not (not as_json and agreed("connect it")):
-        if as_json:
-            print_json({"plan": plan_as_json(planned), "connection": None})
-        else:
+            print_json(document)
+        elif not planned.refusals:
             out.print("nothing is done: say it again with --yes")
-        return
+        raise typer.Exit(1 if planned.refusals else 0)
     verbs = Connecting(deployment, place, Patience(say=say))
     connection = verbs.connect(planned.connection, former=planned.former, make_role=make_role)
+    if not as_json:
+        out.print(f"{planned.stage} is connected as {connection.name}")
+    first = None if no_wait else _first_line(deployment, connection, planned)
     if as_json:
-        print_json({"plan": plan_as_json(planned), "connection": to_builtins(connection)})
-        return
-    out.print(f"{planned.stage} is connected as {connection.name}")
+        print_json(document | {"connection": to_builtins(connection), "first_line": first.as_json() if first else None})
+    elif first:
+        out.print(str(first))
+    elif not no_wait:
+        out.print("no line has come yet: 'metering connections' shows the last one of each")
 
 
 def _print(paste: Paste, *, as_json: bool) -> None:
@@ -116,19 +130,15 @@ def disconnect_stage(
     steps = _way_back(connection, keep_log=keep_log)
     if not as_json:
         for step in steps:
-            out.print(step)
-    if not yes and not (not as_json and agreed("disconnect it")):
-        if as_json:
-            print_json({"steps": steps, "connection": to_builtins(connection)})
-        else:
-            out.print("nothing is done: say it again with --yes")
-        return
-    verbs = Connecting(deployment, place_of(deployment), Patience(say=say))
-    ended = verbs.disconnect(connection, keep_log=keep_log)
+            _say_wrapped("- ", step)
+    do = yes or connection.step is Step.DISCONNECTED or (not as_json and agreed("disconnect it"))
+    if do:
+        verbs = Connecting(deployment, place_of(deployment), Patience(say=say))
+        connection = verbs.disconnect(connection, keep_log=keep_log)
     if as_json:
-        print_json({"steps": steps, "connection": to_builtins(ended)})
-        return
-    out.print(f"{ended.name} is disconnected")
+        print_json({"steps": steps, "connection": to_builtins(connection)})
+    else:
+        out.print(f"{connection.name} is disconnected" if do else "nothing is done: say it again with --yes")
 
 
 @on_deployment(app, "connections")
@@ -194,31 +204,49 @@ def _show(planned: Plan) -> None:
     """Print a plan for people."""
     stage, connection = planned.stage, planned.connection
     whose = f"of the CloudFormation stack {stage.owner}" if stage.owner else "of no CloudFormation stack"
-    out.print(f"{stage.api_name} ({stage.api_id}), {_KINDS[stage.api.value]}, stage {stage.name}, {whose}")
-    out.print(f"  now:   {_log(connection.before)}")
+    out.print(f"{stage.api_name} ({stage.api_id}), {stage.api.noun}, stage {stage.name}, {whose}")
+    _say_wrapped("now:   ", _log(connection.before))
     if planned.case is not Case.REFUSED:
-        same = connection.before == connection.after
-        out.print(f"  then:  {'the same' if same else _log(connection.after)}")
-        out.print(f"  name:  {connection.name}")
-        out.print(f"  cost:  ${planned.usd_per_million:.2f} for a million requests ({PRICES})")
-        out.print("  delay: usually seconds; CloudWatch Logs says less than three minutes")
-    if planned.done:
-        out.print("It is connected; what lacks is made good:")
+        _say_wrapped("then:  ", _then(connection))
+        _say_wrapped("name:  ", connection.name)
+        _say_wrapped("cost:  ", f"${planned.usd_per_million:.2f} for a million requests ({PRICES})")
+        _say_wrapped("delay: ", "usually seconds; CloudWatch Logs says less than three minutes")
+        out.print("What is done:" if not planned.done else "It is connected; of this, what lacks is made good:")
     for number, step in enumerate(planned.steps, 1):
-        out.print(f"  {number}. {step}")
+        _say_wrapped(f"{number}. ", step)
+    if planned.notes:
+        out.print("To know:")
     for note in planned.notes:
-        out.print(f"  - {note}")
+        _say_wrapped("- ", note)
     for refusal in planned.refusals:
         err.print(f"error: {refusal.why}: {refusal.way_out}", style="red")
-        for line in refusal.lines:
-            out.print(line)
+        for text in refusal.lines:
+            out.print(text)
 
 
-_KINDS: Final = {"rest": "a REST API", "http": "an HTTP API", "websocket": "a WebSocket API"}
+def _say_wrapped(begins: str, text: str) -> None:
+    """Print a sentence in lines that are read anywhere, below each other."""
+    for number, part in enumerate(wrap(text, _WIDTH - len(begins), break_long_words=False, break_on_hyphens=False)):
+        out.print(f"  {begins if number == 0 else ' ' * len(begins)}{part}")
+
+
+def _then(connection: Connection) -> str:
+    match connection.form:
+        case Form.OURS:
+            return f"our format, into {connection.log_group}"
+        case Form.EXTENDED:
+            return f"the same, with our line in front as the field metering, into {connection.log_group}"
+        case Form.THEIRS | Form.USAGE:
+            return "the same"
+        case _:
+            assert_never(connection.form)
 
 
 def _log(log: StageLog) -> str:
-    return f"{log.format} into {log.destination}" if log.destination else "no access log"
+    if not log.destination:
+        return "no access log"
+    where = group_of(log.destination) or f"Firehose ({log.destination.rpartition('/')[2]})"
+    return f"{shorten(log.format, _SHORT, placeholder=' ...')} into {where}"
 
 
 def _way_back(connection: Connection, *, keep_log: bool) -> list[str]:
@@ -246,6 +274,14 @@ def _connection(deployment: Deployment, name: str, stage: str) -> Connection:
         if (connection.api_id, connection.stage) == (name, stage):
             return connection
     raise OperatorError(f"the stage {stage} of {name} is not connected: 'metering connections' lists what is")
+
+
+def _first_line(deployment: Deployment, connection: Connection, planned: Plan) -> FirstLine | None:
+    """Wait for a connection's first line, and say how to make one."""
+    call = example_call(connection, region=planned.stage.region)
+    err.print(f"waiting for the first line; to make one: {call}")
+    with err.status("waiting"):
+        return wait_for_first_line(deployment, connection, patience=PATIENCE)
 
 
 def agreed(to: str) -> bool:

@@ -51,7 +51,7 @@ class Client:
     def __init__(self, service: str, engine: Any, turn: Any = None) -> None:
         self.before: list[Hook] = []
         self.exceptions = getattr(engine, "exceptions", None)
-        self.meta = SimpleNamespace(events=Wire())
+        self.meta = SimpleNamespace(events=Wire(), region_name="us-east-1")
         self._operations = _operations(service)
         self._engine = engine
         self._turn = turn or RLock()
@@ -124,7 +124,8 @@ class Pages:
         self._ask = ask
 
     def paginate(self, **arguments: Any) -> Iterator[dict[str, Any]]:
-        """Yield the pages."""
+        """Yield the pages, of whatever size the service has them."""
+        arguments.pop("PaginationConfig", None)
         while True:
             page = self._ask(**arguments)
             yield page

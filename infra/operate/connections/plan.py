@@ -10,20 +10,28 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from infra.operate.connections.callers import caller_of
-from infra.operate.connections.refusing import anybody, name_taken, no_role, no_room, not_ours_to_change
+from infra.operate.connections.refusing import (
+    anybody,
+    name_taken,
+    no_role,
+    no_room,
+    not_ours_to_change,
+    read_by_another,
+)
 from infra.operate.connections.snippets import lines_to_paste, own_log
 from infra.operate.connections.stage import LiveStage, group_of
 from infra.operate.connections.telling import steps, told
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from infra.operate.deployment import OperatorError
 from metering.model.connections import NAME_PATTERN, Connection, Form, StageLog, Step, is_name
-from metering.model.log_format import API_KEY, AccessLog
+from metering.model.foreign_format import FormatError, compile_format, extended
+from metering.model.log_format import API_KEY, LONGEST_FORMAT, AccessLog
 from metering.model.metrics import declared, not_logged_by, of_stage
 
 LOGS_USD_PER_GB: Final = 0.50
@@ -69,12 +77,12 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
 
     Raises OperatorError for what no other option would change.
     """
-    former = next((one for one in ledger if (one.api_id, one.stage) == (stage.api_id, stage.name)), None)
+    former = _former(stage, ledger)
     _check(stage, place, wishes, former)
     if former and _stands(former, stage):
         return _again(stage, place, wishes, former)
     log, unclear = ours(stage, place, wishes, ledger)
-    case, after, unfit = _case(stage, place, log)
+    case, after, unfit = _case(stage, place, log, extend=wishes.extend)
     bearer = next((one for one in ledger if one.name == log.connection), None)
     connection = Connection(
         name=log.connection,
@@ -91,7 +99,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         keys_apart=log.keys_apart,
         before=stage.log,
         after=after,
-        shares_log=case is Case.IN_PLACE and bool(stage.sharing),
+        shares_log=case is Case.IN_PLACE and _bound(stage, place, log),
         version=bearer.version if bearer else 0,
     )
     return Plan(
@@ -100,7 +108,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         connection=connection,
         former=former if former and former.step is not Step.DISCONNECTED else None,
         done=False,
-        steps=() if case is Case.REFUSED else tuple(steps(stage, wishes, connection)),
+        steps=() if case is Case.REFUSED else tuple(steps(stage, place, wishes, connection)),
         notes=()
         if case is Case.REFUSED
         else (*told(stage, wishes, connection), *_not_logged(stage, place, connection)),
@@ -111,6 +119,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
             *not_ours_to_change(stage, wishes, case),
             *no_role(stage, wishes, case),
             *no_room(stage, place, case),
+            *read_by_another(stage, connection, ledger),
         ),
         line_bytes=_line_bytes(place, log) if connection.form in (Form.OURS, Form.EXTENDED) else 0,
     )
@@ -125,7 +134,7 @@ def ours(
     """
     if wishes.name and not is_name(wishes.name):
         raise OperatorError(f"a connection's name is written {NAME_PATTERN}, got {wishes.name[:40]!r}")
-    former = next((one for one in ledger if (one.api_id, one.stage) == (stage.api_id, stage.name)), None)
+    former = _former(stage, ledger)
     name = wishes.name or (former.name if former else _name(stage, ledger))
     caller, unclear = caller_of(stage, wishes)
     bearer = next((one for one in ledger if one.name == name), None)
@@ -133,19 +142,26 @@ def ours(
     return log, (*unclear, *name_taken(name, stage, wishes, bearer))
 
 
+def _former(stage: LiveStage, ledger: Sequence[Connection]) -> Connection | None:
+    """Return the connection that a stage has, or else the last that it had."""
+    its = [one for one in ledger if (one.api_id, one.stage) == (stage.api_id, stage.name)]
+    return max(its, key=lambda one: (one.step is not Step.DISCONNECTED, one.since), default=None)
+
+
 def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | None) -> None:
     if group_of(stage.log.destination) == place.access_log_group:
         raise OperatorError(f"{stage} writes into this deployment's own access log: there is nothing to connect")
-    if former is None or former.step is Step.DISCONNECTED:
+    if former is None or (former.step is Step.DISCONNECTED and not _stands(former, stage)):
         return
     if former.step is Step.DISCONNECTING:
         raise OperatorError(
             f"{stage} is being disconnected: go on with 'metering disconnect {former.name}', then connect it again"
         )
     if wishes.name not in ("", former.name) or wishes.caller not in ("", former.log.variable):
+        again = f"'metering connect {stage.api_id} {stage.name}' and " if former.step is Step.DISCONNECTED else ""
         raise OperatorError(
-            f"{stage} is connected as {former.name}, and bills {former.log.variable}: for another name or caller, "
-            f"say 'metering disconnect {former.name}' first"
+            f"{stage} writes as the connection {former.name}, which bills {former.log.variable}: for another name or "
+            f"caller, say {again}'metering disconnect {former.name}' first"
         )
 
 
@@ -171,7 +187,7 @@ def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -
         connection=connection,
         former=None,
         done=former.step is Step.CONNECTED,
-        steps=tuple(steps(stage, wishes, connection)),
+        steps=tuple(steps(stage, place, wishes, connection)),
         notes=(*told(stage, wishes, connection), *_not_logged(stage, place, connection)),
         refusals=(
             *anybody(place, connection),
@@ -195,7 +211,9 @@ def _slug(text: str, api_id: str) -> str:
     return name[:32].rstrip("-")
 
 
-def _case(stage: LiveStage, place: Place, log: AccessLog) -> tuple[Case, StageLog, tuple[Refusal, ...]]:
+def _case(
+    stage: LiveStage, place: Place, log: AccessLog, *, extend: bool
+) -> tuple[Case, StageLog, tuple[Refusal, ...]]:
     """Return what was found, the access log that the stage is to have, and why not, if so."""
     try:
         ours = log.format(place.nonce, declared(place.metrics))
@@ -218,8 +236,57 @@ def _case(stage: LiveStage, place: Place, log: AccessLog) -> tuple[Case, StageLo
                 ),
             ),
         )
-    why = f"{stage} writes an access log of its own, to {group_of(stage.log.destination)}"
-    return Case.REFUSED, stage.log, (Refusal(why, "let it write ours: --print says how in your tool's words"),)
+    try:
+        _bound(stage, place, log)
+    except FormatError as error:
+        return _lacking(stage, place, log, error, extend=extend)
+    return Case.IN_PLACE, stage.log, ()
+
+
+def _bound(stage: LiveStage, place: Place, log: AccessLog) -> bool:
+    """Say whether each line of a stage's own format can be held to name its API and the stage.
+
+    Where others write into the log group, too, it must. Raises FormatError for a format that does not do for a bill.
+    """
+    try:
+        compile_format(log, stage.log.format, place.metrics, stage=stage.name, api_id=stage.api_id)
+    except FormatError:
+        if stage.sharing:
+            raise
+        compile_format(log, stage.log.format, place.metrics, stage=stage.name)
+        return False
+    return True
+
+
+def _lacking(
+    stage: LiveStage, place: Place, log: AccessLog, error: FormatError, *, extend: bool
+) -> tuple[Case, StageLog, tuple[Refusal, ...]]:
+    """Return what is to become of a stage whose own format does not do for a bill."""
+    ours = log.format(place.nonce, declared(place.metrics))
+    try:
+        longer = extended(ours, stage.log.format)
+    except FormatError as unfit:
+        why = f"{stage} writes a format of its own, and {error}; {unfit}"
+        way_out = "give it this format, then connect it again"
+        return Case.REFUSED, stage.log, (Refusal(why, way_out, (_mended(stage, place, log, error) or ours,)),)
+    after = StageLog(stage.log.destination, longer)
+    if extend:
+        return Case.EXTEND, after, ()
+    way_out = "say --extend to put our line in front of it, as the field metering; the rest stays as it is"
+    return Case.EXTEND, after, (Refusal(f"{stage} writes JSON of its own, and {error}", way_out),)
+
+
+def _mended(stage: LiveStage, place: Place, log: AccessLog, error: FormatError) -> str:
+    """Return a stage's own format with what it lacks in front, or nothing if it still would not do."""
+    front = " ".join(f"$context.{variable}" for variable in (*error.lacking, *error.to_move))
+    mended = StageLog(stage.log.destination, f"{front} {stage.log.format}")
+    if len(mended.format.encode()) > LONGEST_FORMAT:
+        return ""
+    try:
+        _bound(replace(stage, log=mended), place, log)
+    except FormatError:
+        return ""
+    return mended.format
 
 
 def _not_logged(stage: LiveStage, place: Place, connection: Connection) -> list[str]:

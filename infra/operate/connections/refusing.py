@@ -1,12 +1,12 @@
 """Why a stage cannot be connected as it is, each with the way out. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from infra.operate.connections.stage import STANDARD, LiveStage, group_of
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
-from metering.model.connections import Connection, Step
+from metering.model.connections import Connection, Form, Step
 from metering.model.log_format import IDENTITY_PATTERN
 from metering.model.metric_checks import unverified
 from metering.model.metrics import of_stage
@@ -58,11 +58,31 @@ def anybody(place: Place, connection: Connection) -> Iterator[Refusal]:
 
 def no_role(stage: LiveStage, wishes: Wishes, case: Case) -> Iterator[Refusal]:
     """Refuse what API Gateway could not write, for want of a role."""
-    if case is Case.NO_LOG and stage.needs_role and not stage.log_role and not wishes.make_role:
+    if case is Case.NO_LOG and stage.api.logs_by_role and not stage.log_role and not wishes.make_role:
         yield Refusal(
             f"API Gateway has no role to write access logs by in {stage.region}, which is a setting of the account",
             "say --make-role to make one, for all REST and WebSocket APIs of this account and Region",
         )
+
+
+def read_by_another(stage: LiveStage, connection: Connection, ledger: Sequence[Connection]) -> Iterator[Refusal]:
+    """Refuse a log group of which another connection takes every line for its own stage's."""
+    for other in ledger:
+        takes_all = other.form is Form.THEIRS and not other.shares_log and other.step is not Step.DISCONNECTED
+        if (
+            takes_all
+            and other.log_group == connection.log_group
+            and (other.api_id, other.stage)
+            != (
+                stage.api_id,
+                stage.name,
+            )
+        ):
+            yield Refusal(
+                f"{other.name} reads every line of {other.log_group} as one of its own stage",
+                f"say 'metering disconnect {other.name}', and connect it again with a format that has $context.apiId "
+                "and $context.stage in front",
+            )
 
 
 def no_room(stage: LiveStage, place: Place, case: Case) -> Iterator[Refusal]:

@@ -99,11 +99,6 @@ class LiveStage:
     def __str__(self) -> str:
         return f"the stage {self.name} of {self.api_name}"
 
-    @property
-    def needs_role(self) -> bool:
-        """Say whether API Gateway writes its access log by the account's role; HTTP APIs have log delivery instead."""
-        return self.api is not Api.HTTP
-
 
 def look(deployment: Deployment, api_id: str, stage: str) -> LiveStage:
     """Return a stage as it is now, with some dozen calls; OperatorError names what there is where it is not."""
@@ -224,7 +219,7 @@ def _other(deployment: Deployment, api_id: str, stage: str) -> LiveStage | None:
 def _with_surroundings(deployment: Deployment, stage: LiveStage) -> LiveStage:
     """Return a stage with what stands around it: the account's role, its log group, and who else writes there."""
     more: dict[str, Any] = {}
-    if stage.needs_role:
+    if stage.api.logs_by_role:
         more["log_role"] = deployment.client("apigateway").get_account().get("cloudwatchRoleArn", "")
     name = group_of(stage.log.destination)
     if name:

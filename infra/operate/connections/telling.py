@@ -5,7 +5,7 @@ from typing import Final, assert_never
 
 from infra.operate.connections.callers import billed_to_nobody
 from infra.operate.connections.stage import LiveStage
-from infra.operate.connections.terms import Wishes
+from infra.operate.connections.terms import Place, Wishes
 from infra.operate.doctor.findings import named
 from metering.model.connections import Connection, Form
 from metering.model.log_format import API_KEY, AccessLog, Api
@@ -13,24 +13,30 @@ from metering.model.log_format import API_KEY, AccessLog, Api
 _MOST_NAMED: Final = 10
 
 
-def steps(stage: LiveStage, wishes: Wishes, connection: Connection) -> Iterator[str]:
+def steps(stage: LiveStage, place: Place, wishes: Wishes, connection: Connection) -> Iterator[str]:
     """Yield what is done, in this order."""
     group = connection.log_group
+    subscribed = f"let CloudWatch Logs bring the lines of {group}, and subscribe to it"
+    if place.policy_is_full:
+        subscribed += (
+            ": by one statement for all log groups of this account, in the place of one for each, for which the "
+            "function's policy has no more room; then whoever may subscribe a log group here can bring usage lines"
+        )
     yield f"write down in the ledger what {stage} has now, so that 'metering disconnect {connection.name}' puts it back"
     match connection.form:
         case Form.OURS:
-            if wishes.make_role and stage.needs_role and not stage.log_role:
+            if wishes.make_role and stage.api.logs_by_role and not stage.log_role:
                 yield "make a role for API Gateway to write access logs by, for the whole account and Region"
             yield f"make the log group {group}, and subscribe to it"
             yield f"let {stage} write our format into it"
         case Form.EXTENDED:
             yield f"put our line in front of the format of {stage}, as the field metering; it goes on into {group}"
-            yield f"let CloudWatch Logs bring the lines of {group}, and subscribe to it"
+            yield subscribed
         case Form.THEIRS:
-            yield f"let CloudWatch Logs bring the lines of {group}, and subscribe to it"
+            yield subscribed
             yield f"leave {stage} as it is"
         case Form.USAGE:
-            yield f"let CloudWatch Logs bring the lines of {group}, and subscribe to it"
+            yield subscribed
         case _:
             assert_never(connection.form)
 
@@ -38,6 +44,7 @@ def steps(stage: LiveStage, wishes: Wishes, connection: Connection) -> Iterator[
 def told(stage: LiveStage, wishes: Wishes, connection: Connection) -> Iterator[str]:
     """Yield what follows from it."""
     yield from billed(stage, connection.log)
+    yield from _unconfirmed(stage)
     yield from _trust(connection)
     yield from _undone(stage, wishes, connection)
     if stage.sharing:
@@ -67,6 +74,14 @@ def billed(stage: LiveStage, log: AccessLog) -> Iterator[str]:
     )
     if stage.api is Api.WEBSOCKET:
         yield "an authorizer of $connect says who calls; without one no message names a caller"
+
+
+def _unconfirmed(stage: LiveStage) -> Iterator[str]:
+    if stage.api is Api.WEBSOCKET:
+        yield (
+            "that lines of messages name the caller as that of $connect does is not confirmed on AWS yet: if they do "
+            "not, messages are billed to nobody, and 'metering doctor' says so"
+        )
 
 
 def _trust(connection: Connection) -> Iterator[str]:

@@ -42,6 +42,8 @@ class Place:
 
     ``connected_logs`` is what names of log groups begin with that are made for stages; ``group_arn`` what their ARNs
     begin with: ``arn:aws:logs:REGION:ACCOUNT:log-group:``; ``delivery_stream`` is that of the Firehose road, or empty.
+    ``policy_is_full`` says that the function's policy has no room for one more statement
+    (:mod:`infra.operate.connections.permission`).
     """
 
     stack: str
