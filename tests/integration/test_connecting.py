@@ -132,7 +132,7 @@ def test_keys_are_told_apart_where_the_deployments_own_callers_are_none(live: Li
 
 
 @pytest.mark.parametrize(("make", "wishes"), CASES)
-def test_connecting_again_changes_nothing(live: LiveApis, make: Any, wishes: dict[str, bool]) -> None:
+def test_connecting_again_changes_nothing(live: LiveApis, make: Any, wishes: dict[str, Any]) -> None:
     """Neither the ledger nor AWS; what somebody took away is put back."""
     make(live)
     connection = live.connect(**wishes)
@@ -145,7 +145,7 @@ def test_connecting_again_changes_nothing(live: LiveApis, make: Any, wishes: dic
 
 
 @pytest.mark.parametrize(("make", "wishes"), CASES)
-def test_a_stage_is_given_back_as_it_was(live: LiveApis, make: Any, wishes: dict[str, bool]) -> None:
+def test_a_stage_is_given_back_as_it_was(live: LiveApis, make: Any, wishes: dict[str, Any]) -> None:
     """The log group that was made stays: it is what was billed from."""
     make(live)
     before = live.standing()
@@ -178,7 +178,7 @@ def test_a_stage_is_connected_again_after_it_was_given_back(live: LiveApis) -> N
 
 @pytest.mark.parametrize(("make", "wishes"), CASES)
 def test_connect_that_is_killed_at_any_call_leaves_no_stage_without_its_log_and_is_run_again(
-    aws: Account, make: Any, wishes: dict[str, bool]
+    aws: Account, make: Any, wishes: dict[str, Any]
 ) -> None:
     """Before and after each call: a log that was there is there, and the second run ends as one that was not killed."""
     undisturbed = LiveApis(Account())
@@ -209,7 +209,7 @@ def test_connect_that_is_killed_at_any_call_leaves_no_stage_without_its_log_and_
 @pytest.mark.parametrize("keep_log", [False, True])
 @pytest.mark.parametrize(("make", "wishes"), CASES)
 def test_disconnect_that_is_killed_at_any_call_leaves_no_stage_without_its_log_and_is_run_again(
-    aws: Account, make: Any, wishes: dict[str, bool], *, keep_log: bool
+    aws: Account, make: Any, wishes: dict[str, Any], *, keep_log: bool
 ) -> None:
     """The same on the way back."""
     undisturbed = LiveApis(Account())
@@ -237,7 +237,7 @@ def test_disconnect_that_is_killed_at_any_call_leaves_no_stage_without_its_log_a
 
 
 @pytest.mark.parametrize(("make", "wishes"), CASES)
-def test_what_was_begun_can_be_given_back_instead(aws: Account, make: Any, wishes: dict[str, bool]) -> None:
+def test_what_was_begun_can_be_given_back_instead(aws: Account, make: Any, wishes: dict[str, Any]) -> None:
     """Wherever connect was killed, disconnect puts back what the ledger says was there."""
     del aws
     for life in lives():
