@@ -72,7 +72,7 @@ def _told(stage: LiveStage, log: AccessLog, wanted: StageLog, connected: str) ->
             "to have its requests compared with what is counted, name it in app.py: "
             f"metering.compare_with(api={api!r}, stage={stage.name!r}, kind=Api.{stage.api.name})"
         )
-    if stage.needs_role and group and not stage.log_role:
+    if stage.api.logs_by_role and group and not stage.log_role:
         yield (
             "API Gateway has no role to write this log by (aws apigateway get-account shows no cloudwatchRoleArn): "
             "make one before (infra/stack/README.md, Attach your own API)"
