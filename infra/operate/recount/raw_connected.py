@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from infra.operate.recount.raw_formats import RawFormat
-from infra.operate.recount.raw_lines import Record, UnreadableError, hour_of, read_by_hour, record_of
+from infra.operate.recount.raw_lines import Record, UnreadableError, fields_of_ours, hour_of, record_of
 from metering.model.connections import Connection, Form
 from metering.model.metrics import Metric
 from metering.model.periods import Hour
 
-_FRONT: Final = '{"metering":'
+_FRONT: Final = '{"metering":{"metering":'
+_AROUND: Final = '{"metering":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class ConnectedReader:
     _formats: dict[Connection, RawFormat] = field(default_factory=dict)
 
     def read(self, connections: Sequence[Connection], line: str) -> Record | None:
-        """Return what a line adds up to by the first of a log group's connections whose it is.
+        """Return what a line adds up to by the first of a log group's connections that can read it.
 
-        None if it names no key, or is of a stage that is not connected; raises UnreadableError if none can read it.
+        None if it names no key, or is of a stage that is not connected; raises UnreadableError for any other.
         """
         unreadable: list[UnreadableError] = []
         for connection in connections:
@@ -38,23 +39,30 @@ class ConnectedReader:
                 continue
             if is_its_own:
                 return record
-        if len(unreadable) == len(connections):
-            raise unreadable[0]
+        for error in unreadable:
+            raise error
         return None
 
     def _read(self, connection: Connection, line: str) -> tuple[bool, Record | None]:
         """Return whether a line is a connection's own, and what it adds up to."""
         match connection.form:
             case Form.OURS:
-                return True, read_by_hour(line, self.metrics_in_force, self.nonces)
+                return True, self._read_ours(connection, line)
             case Form.EXTENDED:
-                return True, read_by_hour(in_front(line, self.nonces), self.metrics_in_force, self.nonces)
+                is_others = connection.shares_log and not line.startswith(_FRONT)
+                return not is_others, None if is_others else self._read_ours(connection, in_front(line, self.nonces))
             case Form.THEIRS:
                 return self._read_theirs(connection, line)
             case Form.USAGE:
                 raise UnreadableError("no line of a stage")
             case _:
                 assert_never(connection.form)
+
+    def _read_ours(self, connection: Connection, line: str) -> Record | None:
+        fields = fields_of_ours(line, self.nonces)
+        if fields["api_id"] != connection.name:
+            raise UnreadableError("of another connection")
+        return record_of(fields, self.metrics_in_force(hour_of(fields)))
 
     def _read_theirs(self, connection: Connection, line: str) -> tuple[bool, Record | None]:
         if connection not in self._formats:
@@ -64,8 +72,10 @@ class ConnectedReader:
         if fields is None:
             return False, None
         metrics = self.metrics_in_force(hour_of(fields))
-        fields = layout.fields(line, metrics)
-        return (False, None) if fields is None else (True, record_of(fields, metrics))
+        readable = layout.readable(metrics)
+        others = [metric for metric in metrics if metric not in readable]
+        fields = layout.fields(line, readable)
+        return (False, None) if fields is None else (True, record_of(fields, readable, others))
 
 
 def in_front(line: str, nonces: Sequence[str]) -> str:
@@ -73,4 +83,4 @@ def in_front(line: str, nonces: Sequence[str]) -> str:
     ends = [line.find(end) + len(end) for end in (f'"end":"{nonce}"}}' for nonce in nonces) if end in line]
     if not line.startswith(_FRONT) or not ends:
         raise UnreadableError("our line is not in front of theirs")
-    return line[len(_FRONT) : min(ends)]
+    return line[len(_AROUND) : min(ends)]

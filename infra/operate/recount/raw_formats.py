@@ -91,16 +91,20 @@ class RawFormat:
     """The format of a connection's stage, and what its lines hold."""
 
     connection: Connection
-    _layouts: dict[tuple[Metric, ...], _Layout] = field(default_factory=dict)
+    _layouts: dict[tuple[Metric, ...], "_Layout | UnreadableError"] = field(default_factory=dict)
+
+    def readable(self, metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+        """Return those of the metrics that the format has all for: others may have been declared later."""
+        return tuple(metric for metric in metrics if isinstance(self._layout((metric,)), _Layout))
 
     def fields(self, line: str, metrics: tuple[Metric, ...]) -> dict[str, str] | None:
         """Return a line's fields, as far as these metrics read them, or None for a line of another stage.
 
         Raises UnreadableError for a format that cannot be read for these metrics, and for a line that is not in it.
         """
-        if metrics not in self._layouts:
-            self._layouts[metrics] = _layout(self.connection, metrics)
-        layout, connection = self._layouts[metrics], self.connection
+        layout, connection = self._layout(metrics), self.connection
+        if isinstance(layout, UnreadableError):
+            raise layout
         found = layout.values(line)
         if connection.shares_log and (found["api_id"], found["stage"]) != (connection.api_id, connection.stage):
             return None
@@ -109,6 +113,14 @@ class RawFormat:
         if found["key"] != MISSING:
             found["key"] = connection.log.prefix + found["key"]
         return {"method": MISSING, "resource": MISSING, **found, "api_id": connection.name, "stage": connection.stage}
+
+    def _layout(self, metrics: tuple[Metric, ...]) -> "_Layout | UnreadableError":
+        if metrics not in self._layouts:
+            try:
+                self._layouts[metrics] = _layout(self.connection, metrics)
+            except UnreadableError as error:
+                self._layouts[metrics] = error
+        return self._layouts[metrics]
 
 
 def _layout(connection: Connection, metrics: Sequence[Metric]) -> _Layout:

@@ -11,6 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final, Self, assert_never
 
+import msgspec
+
 from metering.model.log_format import (
     FORMAT_VERSION,
     LARGEST,
@@ -82,12 +84,15 @@ def read_by_hour(
     line: str, metrics_in_force: Callable[[Hour], Sequence[Metric]], nonces: Sequence[str]
 ) -> Record | None:
     """Return the same, by the metrics that were in force in the hour of the request."""
-    fields = _fields(line, nonces)
+    fields = fields_of_ours(line, nonces)
     return record_of(fields, metrics_in_force(hour_of(fields)))
 
 
-def record_of(fields: Mapping[str, str], metrics: Sequence[Metric]) -> Record | None:
-    """Return what the fields of a line add up to, whoever wrote its format; see :func:`read_access_line`."""
+def record_of(fields: Mapping[str, str], metrics: Sequence[Metric], others: Sequence[Metric] = ()) -> Record | None:
+    """Return what the fields of a line add up to, whoever wrote its format; see :func:`read_access_line`.
+
+    ``others`` are metrics for which the format lacks something: what they may bill is bad.
+    """
     key, hour = fields["key"], hour_of(fields)
     if any(fields[name] in ("", MISSING) for name in ("request_id", "time", "status")):
         raise UnreadableError("no request, no time or no status")
@@ -113,13 +118,15 @@ def record_of(fields: Mapping[str, str], metrics: Sequence[Metric]) -> Record | 
                     assert_never(metric)
         except UnreadableError:
             bad.append(metric.name)
-    if bad and len(bad) == len(billing):
+    can_read = len(billing) - len(bad)
+    bad += [metric.name for metric in others if _may_let_through(metric, fields)]
+    if bad and not can_read:
         raise UnreadableError("no metric can read its value")
     brought = {name: value for name, value in values.items() if value not in (MISSING, "")}
     return Record(fields["request_id"], hour, source_of_key(key), amounts, brought, bad=tuple(bad))
 
 
-def _fields(line: str, nonces: Sequence[str]) -> dict[str, str]:
+def fields_of_ours(line: str, nonces: Sequence[str]) -> dict[str, str]:
     """Return a line's fields; raise UnreadableError for what is no line of ours, whole as it was written (I7)."""
     try:
         pairs = json.loads(_with_bare_claims(line).strip("\ufeff, \t\r\n"), object_pairs_hook=list)
@@ -223,6 +230,11 @@ def _lets_through(metric: Metric, fields: Mapping[str, str]) -> bool:
     right_api = fields["api_id"] in metric.apis or not metric.apis
     right_stage = fields["stage"] in metric.stages or not metric.stages
     return right_status and right_method and right_path and right_api and right_stage
+
+
+def _may_let_through(metric: Metric, fields: Mapping[str, str]) -> bool:
+    """Say whether a metric lets a record through whose method and resource may not be known."""
+    return _lets_through(msgspec.structs.replace(metric, methods=(), resources=()), fields)
 
 
 def _meter(metric: Count | Sum | Max, fields: Mapping[str, str]) -> str:
