@@ -1,6 +1,8 @@
 """Formats of others, in both ways from a line to a bill: they refuse the same, and read the same."""
 
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 from random import Random
 
 import pytest
@@ -8,10 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.local.aws.log_line import render
-from infra.operate.recount.raw_connected import in_front
+from infra.operate.recount.raw_connected import ConnectedReader, in_front
 from infra.operate.recount.raw_formats import RawFormat
-from infra.operate.recount.raw_lines import UnreadableError
+from infra.operate.recount.raw_lines import Record, UnreadableError
+from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.foreign_format import ForeignFormat, FormatError, compile_format, extended, unwrapped
+from metering.model.line_forms import forms_of
+from metering.model.measuring import measure
+from metering.model.metrics import declared
+from metering.model.periods import Hour, epoch_ms
+from metering.model.subjects import source_of_key
 from tests.doubles.access_log import NONCE
 from tests.doubles.foreign import Foreign, foreign
 from tests.doubles.hostile import FORMAT, GUESSED, HOSTILE
@@ -20,6 +28,7 @@ Fields = dict[str, str] | str | None
 """What is read of a line; None of another stage's, or why nothing is."""
 
 UNREADABLE = "unreadable"
+NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
 
 
 def counted(drawn: Foreign, line: str) -> Fields:
@@ -62,6 +71,44 @@ def test_any_format_and_line_is_read_alike_in_both_ways(chance: Random) -> None:
     drawn = foreign(chance)
     in_both_ways(drawn, drawn.line)
     in_both_ways(drawn, drawn.other)
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_any_line_of_a_stages_own_format_adds_up_alike_in_both_ways(chance: Random) -> None:
+    """I1, I5: also where a metric was declared later, for which the format lacks something."""
+    drawn = foreign(chance)
+    for line in (drawn.line, drawn.other):
+        assert tallied(drawn, line) == recorded(drawn, line)
+
+
+def tallied(drawn: Foreign, line: str) -> str | Record | None:
+    """Return what the way that counts makes of a line, as a record of the recount."""
+    reader = Reader(NOW, drawn.metrics, forms_of([drawn.connection], (NONCE,), drawn.metrics))
+    found = reader.read(line)
+    if found is None or isinstance(found, Rejected):
+        return None if found is None else UNREADABLE
+    record, bad = (found.good, found.bad.metrics) if isinstance(found, Partly) else (found, ())
+    if record.key == "-":
+        return None
+    others = [metric for metric in drawn.metrics if metric.name not in bad]
+    usage = measure([record], others, declared(drawn.metrics))
+    hour, source = Hour.of_epoch_ms(epoch_ms(record.time)), source_of_key(record.key)
+    amounts = usage.cells[hour, source].quantities() if usage.cells else {}
+    values = {metric: value for metric, (value,) in usage.seen.get((hour, source), {}).items()}
+    return Record(record.request_id, hour, source, amounts, values, bad=tuple(sorted(bad)))
+
+
+def recorded(drawn: Foreign, line: str) -> str | Record | None:
+    """Return what the recount makes of a line, without what is nothing."""
+    try:
+        found = ConnectedReader(lambda _: drawn.metrics, (NONCE,)).read([drawn.connection], line)
+    except UnreadableError:
+        return UNREADABLE
+    if found is None:
+        return None
+    amounts = {meter: amount for meter, amount in found.amounts.items() if amount}
+    return replace(found, amounts=amounts, bad=tuple(sorted(found.bad)))
 
 
 @settings(max_examples=300)

@@ -39,8 +39,8 @@ class ConnectedReader:
                 continue
             if is_its_own:
                 return record
-        for error in unreadable:
-            raise error
+        if unreadable:
+            raise unreadable[0]
         return None
 
     def _read(self, connection: Connection, line: str) -> tuple[bool, Record | None]:
