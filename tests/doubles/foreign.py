@@ -29,7 +29,7 @@ _METRICS: Final[Sequence[Metric]] = (
 )
 
 _CALLERS: Final = {
-    Api.REST: (None, "identity.apiKeyId", "authorizer.tenant", "identity.accountId"),
+    Api.REST: (None, "identity.apiKeyId", "authorizer.tenant", "authorizer.claims.sub", "identity.accountId"),
     Api.HTTP: ("authorizer.claims.sub", "authorizer.tenant", "identity.userArn"),
     Api.WEBSOCKET: ("authorizer.principalId", "identity.accountId"),
 }
@@ -63,6 +63,7 @@ _WRITTEN: Final = ("path", "identity.userAgent", "error.message", "domainName", 
 _TEXTS: Final = (
     *HOSTILE.values(),
     *("", "-", "ann", "ann bob", "2.5", "pro", "é", "\u2028", "\x85", "\t", "a,b", "[x]", "]", "{", "200", '"', "\\"),
+    *('"ann"', '"ann bob"', '"a" "b"', '"",""'),
     *('","status":"500', '" 200 "', " 404 ", '"}', "ann\n", "$context.status", "\ud800"),
 )
 
