@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar, g
 
 import msgspec
 
-from metering.model.connections import NAME_PATTERN
 from metering.model.log_format import (
     FORMAT_VERSION,
     LARGEST,
@@ -26,6 +25,7 @@ from metering.model.log_format import (
 from metering.model.metrics import Metric, bills, declared, of_the_access_log, value_of
 from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, all_in_ms, aware, epoch_ms
 from metering.model.subjects import ID_RULE, is_id
+from metering.model.token_claims import bare, may_be_claim, with_bare_claims
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -245,9 +245,9 @@ def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
     It begins and ends with the nonce, has as many fields as it says, each once and each text, those that every line
     has and variables beside them. So a line that was written for more metrics or fewer is as good.
 
-    A claim may stand in quotes of its own (:func:`_bare`).
+    A token's claim may stand in quotes of its own (:mod:`metering.model.token_claims`).
     """
-    line = _QUOTED_CLAIM.sub(r'\1\2"', line)
+    line = with_bare_claims(line)
     try:
         fields = msgspec.json.decode(line.strip(_AROUND), type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -268,21 +268,7 @@ def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
     others = fields.keys() - AccessRecord.__struct_fields__
     if strange := [name for name in others if not re.fullmatch(VARIABLE_PATTERN, name)]:
         raise ValueError(f"not our format: it has no field {short(min(strange))}")
-    return {name: _bare(value) if _CLAIM.fullmatch(name) else value for name, value in fields.items()}
-
-
-def _bare(text: str) -> str:
-    r"""Return a claim that is told as JSON text: a REST API's JWT authorizer tells the claim ``ann`` as ``"ann"``.
-
-    API Gateway Developer Guide, "Pass JWT claims to your integration": "access logs receive each claim as JSON text".
-    Whether its quotes are escaped then is said nowhere, so ``"key":""ann""`` and ``"key":"\"ann\""`` are read alike.
-    Other authorizers' claims have no quotes of their own (I7: whoever could add some could as well be somebody else).
-    """
-    found = _TEXT.fullmatch(text)
-    try:
-        return found[1] + msgspec.json.decode(found[2], type=str) if found else text
-    except _UNREADABLE:
-        return text
+    return {name: bare(value) if may_be_claim(name) else value for name, value in fields.items()}
 
 
 def _not_ours(fields: Mapping[str, Any], *, begins: bool) -> str:
@@ -355,17 +341,6 @@ _BEGINS: Final = re.compile(rf'[\ufeff,\s]*\{{\s*"metering"\s*:\s*"{FORMAT_VERSI
 
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"')
 """A string of JSON."""
-
-_CLAIM: Final = re.compile(r"key|authorizer\.claims\..*")
-"""The fields that may hold a token's claim."""
-
-_QUOTED_CLAIM: Final = re.compile(
-    rf'("(?:key|authorizer\.claims\.[A-Za-z0-9_:]+)":"(?:{NAME_PATTERN}:)?)"((?:[^"\\]|\\.)*+)""(?=[,}}])'
-)
-"""A claim in quotes of its own, behind the name of a connection or nothing."""
-
-_TEXT: Final = re.compile(rf'((?:{NAME_PATTERN}:)?)("(?:[^"\\]|\\.)*+")')
-"""Text in quotes, behind the name of a connection or nothing."""
 
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LONGEST_NUMBER: Final = 64

@@ -338,7 +338,7 @@ logging"; a client's own ``requestId`` must be a UUID; names of IAM's by IAM's U
 def _bare(value: str) -> str:
     """Return a value without the quotes in which a REST API's JWT authorizer tells a claim, escaped by the log or not.
 
-    See :mod:`metering.model.access_log`. No other value has a quote in it.
+    See :mod:`metering.model.token_claims`. No other value has a quote in it.
     """
     return value.replace("\\", "").strip('"')
 
