@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from datetime import timedelta
-from textwrap import shorten, wrap
+from textwrap import wrap
 from typing import Annotated, Any, Final, assert_never
 
 import typer
@@ -28,7 +28,7 @@ PATIENCE: Final = timedelta(minutes=3)
 """What CloudWatch Logs says it takes a log at most, usually."""
 
 _WIDTH: Final = 78
-_SHORT: Final = 160
+_SHORT: Final = 60
 """Signs of a format that are shown; ``--json`` has the whole."""
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is shown, and nothing is done.")]
@@ -246,7 +246,8 @@ def _log(log: StageLog) -> str:
     if not log.destination:
         return "no access log"
     where = group_of(log.destination) or f"Firehose ({log.destination.rpartition('/')[2]})"
-    return f"{shorten(log.format, _SHORT, placeholder=' ...')} into {where}"
+    written = log.format if len(log.format) <= _SHORT else f"{log.format[:_SHORT]}..."
+    return f"{written} into {where}"
 
 
 def _way_back(connection: Connection, *, keep_log: bool) -> list[str]:

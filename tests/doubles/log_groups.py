@@ -135,6 +135,9 @@ class LogGroupsOfAws:
     refusals: int = 0
     """How often a permission is still unknown."""
 
+    events: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    """Lines by their log group, each with its moment in milliseconds."""
+
     def add(
         self, name: str, *, retention: int | None = None, kind: str = "STANDARD", filters: tuple[str, ...] = ()
     ) -> None:
@@ -194,6 +197,12 @@ class LogGroupsOfAws:
             words = "The specified subscription filter does not exist."
             raise error(ResourceNotFoundException, "DeleteSubscriptionFilter", words)
 
+    def filter_log_events(self, *, logGroupName: str, startTime: int) -> dict[str, Any]:  # noqa: N803
+        """Return a log group's lines from a moment on."""
+        self._of(logGroupName, "FilterLogEvents")
+        events = self.events.get(logGroupName, [])
+        return {"events": [{"timestamp": at, "message": text} for at, text in events if at >= startTime]}
+
     def _of(self, name: str, operation: str) -> dict[str, Any]:
         if name not in self.groups:
             raise error(ResourceNotFoundException, operation, "The specified log group does not exist.")
@@ -231,6 +240,21 @@ class StacksOfAws:
     """The client ``cloudformation``: which stack made what, by its physical id."""
 
     made: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Those of the stack Metering, the only one that can be described."""
+
+    template: dict[str, Any] = field(default_factory=dict)
+
+    def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
+        """Return a stack with its outputs."""
+        assert StackName == "Metering"
+        outputs = [{"OutputKey": name, "OutputValue": value} for name, value in self.outputs.items()]
+        return {"Stacks": [{"StackName": StackName, "Outputs": outputs}]}
+
+    def get_template(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803
+        """Return a stack's template."""
+        assert StackName == "Metering"
+        return {"TemplateBody": self.template}
 
     def describe_stack_resources(self, *, PhysicalResourceId: str) -> dict[str, Any]:  # noqa: N803
         """Return what a stack has made."""

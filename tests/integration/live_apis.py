@@ -11,6 +11,7 @@ from infra.operate.connections.plan import Plan, plan
 from infra.operate.connections.stage import look
 from infra.operate.connections.terms import Wishes
 from infra.operate.deployment import Deployment
+from infra.outputs import METADATA
 from metering.model.connections import Connection
 from tests.doubles.api_gateway import ApisOfAws, OtherService, RestService
 from tests.doubles.aws import Account
@@ -55,6 +56,8 @@ class LiveApis:
         self.groups = LogGroupsOfAws(self.function)
         self.apis.role = ROLE
         told = outputs()
+        self.stacks.outputs = told.written()
+        self.stacks.template = {"Metadata": {METADATA: self.declared}}
         self.function.statements["stack"] = f"{LOG_GROUP_ARN}{told.connected_logs}*"
         self.groups.add(told.access_log_group, retention=90)
         self.groups.add("theirs", retention=7)
@@ -76,8 +79,13 @@ class LiveApis:
             return Dying(made, life) if life else made
 
         deployment = Deployment(client, outputs())
-        vars(deployment)["declared"] = {"access_log": self.access_log, "metrics": [*METRICS], "plans": []}
+        vars(deployment)["declared"] = self.declared
         return deployment
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What the stack tells in its template."""
+        return {"access_log": self.access_log, "metrics": [*METRICS], "plans": []}
 
     def plan(self, api_id: str = "orders0001", stage: str = "prod", life: Life | None = None, **wishes: Any) -> Plan:
         """Return the plan for a stage."""

@@ -1,0 +1,161 @@
+"""`metering connect` and `disconnect` as an operator sees them: the plan, what is done, and what programs are told."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from infra.operate.connections.first_line import FirstLine
+from tests.doubles.aws import Account
+from tests.doubles.log_groups import LOG_GROUP_ARN
+from tests.doubles.outputs import outputs
+from tests.integration.cli.command_line import Metering
+from tests.integration.live_apis import BILLABLE, KEYED, LACKING, LiveApis
+
+THEIRS = f"{LOG_GROUP_ARN}theirs"
+STAGE = ("orders0001", "prod")
+
+
+@pytest.fixture
+def live(aws: Account) -> LiveApis:
+    """A Region with a REST API whose stage has no access log."""
+    made = LiveApis(aws)
+    made.apis.add("orders0001", "Orders", methods=KEYED)
+    return made
+
+
+def test_without_a_yes_the_plan_is_shown_and_nothing_is_done(live: LiveApis, metering: Metering) -> None:
+    """On a pipe nobody is asked."""
+    before = live.standing()
+    result = metering("connect", *STAGE)
+    assert (result.code, result.err) == (0, "")
+    assert (
+        result.out
+        == (
+            "Orders (orders0001), a REST API, stage prod, of no CloudFormation stack\n"
+            "  now:   no access log\n"
+            "  then:  our format, into\n"
+            f"         {outputs().connected_logs}orders\n"
+            "  name:  orders\n"
+            "  cost:  $0.56 for a million requests (us-east-1, 2026-11;\n"
+            "         infra/stack/README.md, What it costs)\n"
+            "  delay: usually seconds; CloudWatch Logs says less than three minutes\n"
+        )
+        + result.out[result.out.index("What is done:") :]
+    )
+    assert "this method will be billed to nobody" in result.out
+    assert result.out.endswith("nothing is done: say it again with --yes\n")
+    assert live.standing() == before
+    assert live.deployment().connections.all() == []
+
+
+def test_a_plan_is_read_at_eighty_columns(live: LiveApis, metering: Metering) -> None:
+    """But for names that are longer."""
+    live.apis.add("people0001", "People", methods=KEYED, log=(THEIRS, LACKING))
+    for arguments in (STAGE, ("people0001", "prod", "--extend")):
+        lines = metering("connect", *arguments).out.splitlines()
+        assert [line for line in lines if len(line) > 80 and " " in line.strip()] == []
+
+
+def test_connect_and_disconnect_do_what_they_said(live: LiveApis, metering: Metering) -> None:
+    """Progress is on stderr; both can be said again."""
+    done = metering("connect", *STAGE, "--yes", "--no-wait")
+    assert done.code == 0
+    assert done.out.endswith("the stage prod of Orders is connected as orders\n")
+    assert "changing what the stage prod of Orders writes ...\n" in done.err
+    assert live.apis.log_of("orders0001")[0].endswith("/orders")
+    again = metering("connect", *STAGE, "--yes", "--no-wait")
+    assert "It is connected; of this, what lacks is made good:" in again.out
+    back = metering("disconnect", "orders", "--yes")
+    assert (back.code, back.out.splitlines()[-1]) == (0, "orders is disconnected")
+    assert live.apis.log_of("orders0001") == ("", "")
+    assert "orders is disconnected already: nothing to change" in metering("disconnect", *STAGE).out
+
+
+def test_a_program_is_told_the_plan_and_what_came_of_it(live: LiveApis, metering: Metering) -> None:
+    """One document each; without --yes nothing is done."""
+    planned = metering("connect", *STAGE, "--json").json()
+    assert planned["connection"] is None
+    assert live.deployment().connections.all() == []
+    plan = planned["plan"]
+    assert {name: plan[name] for name in ("case", "name", "api", "owner", "caller", "connected", "refusals")} == {
+        "case": "A",
+        "name": "orders",
+        "api": "rest",
+        "owner": None,
+        "caller": "identity.apiKeyId",
+        "connected": False,
+        "refusals": [],
+    }
+    assert plan["before"] == {"destination": "", "format": ""}
+    assert plan["after"]["destination"] == f"{LOG_GROUP_ARN}{outputs().connected_logs}orders"
+    done = metering("connect", *STAGE, "--yes", "--no-wait", "--json")
+    assert done.code == 0
+    ended = metering("disconnect", "orders", "--yes", "--json")
+    assert '"step": "connected"' in done.out
+    assert '"step": "disconnected"' in ended.out
+
+
+def test_what_is_refused_is_said_with_the_way_out_and_exits_with_1(live: LiveApis, metering: Metering) -> None:
+    """On stderr in a sentence, lines to paste on stdout; a program gets the document."""
+    live.stacks.made["orders0001"] = "shop"
+    result = metering("connect", *STAGE, "--yes")
+    assert result.code == 1
+    assert result.err == (
+        "error: the stage prod of Orders belongs to the CloudFormation stack shop, whose next deployment may undo "
+        "this: put the lines into its template: --print cdk, sam or cloudformation shows them; or say --force\n"
+    )
+    told = metering("connect", *STAGE, "--yes", "--json")
+    assert (told.code, told.err, '"refusals": [\n      {' in told.out) == (1, "", True)
+    assert live.apis.changes == []
+    assert metering("connect", *STAGE, "--yes", "--force", "--no-wait").code == 0
+
+
+def test_a_stage_that_is_no_longer_as_it_was_left_is_told_in_a_sentence(live: LiveApis, metering: Metering) -> None:
+    """And how to end the metering all the same."""
+    assert metering("connect", *STAGE, "--yes", "--no-wait").code == 0
+    live.apis.apis["orders0001"].stages["prod"]["log"] = (THEIRS, BILLABLE)
+    result = metering("disconnect", "orders", "--yes")
+    assert result.code == 1
+    assert result.err == (
+        "error: the stage prod of Orders is no longer as it was left: it writes to theirs, not to "
+        f"{outputs().connected_logs}orders. Say --keep-log to leave it as it is, and only end the metering\n"
+    )
+    assert metering("disconnect", "orders", "--keep-log", "--yes").code == 0
+    assert live.apis.log_of("orders0001") == (THEIRS, BILLABLE)
+
+
+@pytest.mark.parametrize("arguments", [("nothing",), ("orders0001", "prod")])
+def test_what_is_not_connected_is_not_disconnected(
+    live: LiveApis, metering: Metering, arguments: tuple[str, ...]
+) -> None:
+    """With where to look."""
+    del live
+    result = metering("disconnect", *arguments, "--yes")
+    assert (result.code, result.out) == (1, "")
+    assert "'metering connections' lists" in result.err
+
+
+def waiting_for(first: FirstLine | None) -> Callable[..., FirstLine | None]:
+    """Return what waits for a first line, and finds this one."""
+
+    def wait(_deployment: Any, connection: Any, *, patience: timedelta) -> FirstLine | None:
+        assert (connection.name, patience) == ("orders", timedelta(minutes=3))
+        return first
+
+    return wait
+
+
+def test_connect_ends_with_the_first_line_or_says_that_none_came(
+    live: LiveApis, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how to make one, meanwhile."""
+    monkeypatch.setattr("infra.cli.connections.wait_for_first_line", waiting_for(None))
+    result = metering("connect", *STAGE, "--yes")
+    assert 'make one: curl -i -H "x-api-key: $API_KEY" ' in result.err
+    assert result.out.endswith("no line has come yet: 'metering connections' shows the last one of each\n")
+    first = FirstLine(live.time, "GET /items, status 200", key="key1", amounts={"requests": 1})
+    monkeypatch.setattr("infra.cli.connections.wait_for_first_line", waiting_for(first))
+    assert metering("connect", *STAGE, "--yes").out.endswith(f"{first}\n")
+    assert '"key": "key1"' in metering("connect", *STAGE, "--yes", "--json").out
