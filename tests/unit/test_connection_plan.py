@@ -332,7 +332,7 @@ def test_a_name_that_is_none_is_wrong(name: str) -> None:
 
 
 @pytest.mark.parametrize("wishes", [{"name": "people"}, {"caller": "authorizer.principalId"}])
-def test_a_connected_stage_keeps_its_name_and_its_caller(wishes: dict[str, str]) -> None:
+def test_a_connected_stage_keeps_its_name_and_its_caller(wishes: dict[str, Any]) -> None:
     """Its lines bear them."""
     with pytest.raises(OperatorError, match="say 'metering disconnect orders' first"):
         planned(STAGE, connected(), **wishes)
