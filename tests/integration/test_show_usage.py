@@ -121,6 +121,26 @@ def test_usage_splits_by_the_dimension_of_a_metric(portal: Portal) -> None:
         ]
 
 
+def test_usage_of_several_apis_is_told_apart_by_their_names(
+    world: World, template: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of their connections; open and closed alike."""
+    metrics = (Count(name="requests", by="api"), Count(name="orders", apis=("orders",)))
+    world.bill(*metrics)
+    world.customer("acme", "key1", "orders:auth0|x")
+    with opened(world, template, monkeypatch, tmp_path, metrics=metrics, origins=ORIGIN) as portal:
+        use(world, 2, key="orders:auth0|x", api_id="orders")
+        use(world, 1, api_id="a1b2c3d4e5")
+        open_hour = portal.usage(dimension="api")
+        close(world)
+        for lines in (open_hour, portal.usage(dimension="api")):
+            assert [line[1:4] for line in lines] == [
+                ("orders", "", 2),
+                ("requests", "a1b2c3d4e5", 1),
+                ("requests", "orders", 2),
+            ]
+
+
 def test_a_split_of_several_keys_shows_the_largest_values_as_the_ledger_will(portal: Portal) -> None:
     """Open or closed: an hour that gets closed changes no line."""
     for number in range(MOST_VALUES + 1):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from infra.local.aws.log_line import render
 from infra.operate.connections.plan import Plan, plan
 from infra.operate.connections.stage import LiveStage, Method
 from infra.operate.connections.terms import Place, Wishes
@@ -18,6 +19,7 @@ from metering.model.foreign_format import compile_format
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metric_checks import MetricError, check, unverified
 from metering.model.metrics import Count, Metric, Sum, Unique
+from metering.model.subjects import source_of_key
 from tests.doubles.access_log import NONCE, line_of
 from tests.unit.test_access_log import GOOD, NOW, NOW_MS
 
@@ -89,6 +91,35 @@ def test_nobody_is_billed_for_a_request_that_only_says_who_it_is(caller: str, st
     assert unverified([metric, Count(name="a")]) == [
         "'refused' bills 401 or 403, which a caller gets that only says who it is"
     ]
+
+
+@pytest.mark.parametrize(
+    ("api", "caller", "value"),
+    [
+        (Api.REST, "identity.accountId", "123456789012"),
+        (Api.HTTP, "identity.userArn", "arn:aws:iam::123456789012:user/acme/ann"),
+        (Api.HTTP, "identity.clientCert.subjectDN", "C=US,ST=WA,O=Acme Ltd,CN=client-17"),
+        (Api.HTTP, "identity.clientCert.serialNumber", "a1:b2:c3"),
+        (Api.WEBSOCKET, "identity.userArn", "arn:aws:sts::123456789012:assumed-role/acme/session"),
+    ],
+)
+def test_whoever_api_gateway_names_is_billed_as_it_names_it(api: Api, caller: str, value: str) -> None:
+    """At a connected API behind the connection's name; none is nobody."""
+    log = AccessLog(api, caller, "orders")
+    good = {"requestId": "r=", "extendedRequestId": "r=", "requestTimeEpoch": str(NOW_MS), "status": "200"}
+    for told, key in ((value, f"orders:{value}"), ("", "-")):
+        line = render(log.format(NONCE), good | {caller: told, "httpMethod": "GET", "eventType": "MESSAGE"})
+        record = counted(line)
+        assert record is not None
+        assert record.key == key
+        assert recounted(line) == (key if key == "-" else source_of_key(key))
+
+
+def test_a_caller_that_is_longer_than_an_id_is_set_aside() -> None:
+    """As an assumed role's ARN may be, and a subject: 128 characters are an id."""
+    assert counted(written("a" * 128)) is not None
+    assert counted(written("a" * 129)) is None
+    assert recounted(written("a" * 129)) is None
 
 
 # --- claims that a REST API's JWT authorizer tells as JSON text -------------------------------------------------------

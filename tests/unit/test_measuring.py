@@ -285,6 +285,8 @@ EVERYTHING: tuple[Metric, ...] = (
     Unique(name="active_keys", of="key"),
     Max(name="most", of=MESSAGES, scale=1),
     Max(name="largest", of="response_length", statuses=("2xx", "4xx")),
+    Count(name="orders", apis=("orders", "carts"), by="api"),
+    Count(name="second", stages=("v2",), methods=("GET",)),
 )
 LOG = declared(EVERYTHING)
 RECORDS = st.builds(
@@ -295,6 +297,8 @@ RECORDS = st.builds(
             "status": st.sampled_from([200, 301, 404, 500]),
             "method": st.sampled_from(["GET", "POST"]),
             "resource": st.sampled_from(["/items", "/items/{id}"]),
+            "api_id": st.sampled_from(["orders", "carts", "a1b2c3d4e5"]),
+            "stage": st.sampled_from(["v1", "v2"]),
             "response_length": st.integers(0, 10**12) | st.just("-"),
             "time": st.sampled_from([HOUR.number * 3_600_000 + offset for offset in (-1, 0, 1, 3_599_999, 3_600_000)]),
         }
@@ -367,6 +371,8 @@ def test_every_metric_agrees_with_a_straight_count(records: list[AccessRecord]) 
                 "calls_free": sum(free),
                 "calls_other": sum(rest),
                 "most": max(messages, default=0),
+                "orders": sum(one.api_id != "a1b2c3d4e5" for one in good),
+                "second": sum(one.stage == "v2" and one.method == "GET" for one in good),
                 "largest": max((int(lengths.get(one, 0)) for one in mine if one.status in {200, 404}), default=0),
             }
             found = usage.cells.get((hour, key), Amounts()).quantities()
