@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 import pytest
 
+from infra.local.aws.log_line import render
 from infra.operate.connections.pasting import to_paste
 from infra.operate.connections.snippets import Tool
 from infra.operate.connections.stage import Authorizer, LiveStage, Method
 from infra.operate.connections.terms import Place, Wishes
 from infra.operate.deployment import OperatorError
+from infra.operate.recount.raw_lines import read_access_line
+from metering.model.access_log import Ours, Reader
 from metering.model.connections import Connection, StageLog, Step
-from metering.model.log_format import AccessLog, Api
+from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metrics import Count, Sum
 from tests.doubles.access_log import NONCE
 from tests.integration.connected import ORDERS
@@ -97,6 +101,8 @@ def test_what_a_stage_is_to_metering_is_said() -> None:
     paste = to_paste(Tool.SAM, REST, PLACE, NO_WISHES, [])
     assert "writes so already" in _notes(replace(REST, log=StageLog(paste.destination, paste.format)))
     assert "the nonce" in _notes(REST)
+    length = Sum(name="bytes", of="response_length")
+    assert "bytes" in _notes(SOCKET, replace(PLACE, metrics=(length,)), Wishes(caller="authorizer.principalId"))
 
 
 def test_lines_that_would_bill_nobody_or_somebody_else_are_not_printed() -> None:
@@ -107,6 +113,9 @@ def test_lines_that_would_bill_nobody_or_somebody_else_are_not_printed() -> None
     for step in (Step.CONNECTED, Step.DISCONNECTED):
         with pytest.raises(OperatorError, match="give another one: --name"):
             to_paste(Tool.SAM, other, PLACE, NO_WISHES, [msgspec.structs.replace(ORDERS, step=step)])
+    forged = Count(name="refused", statuses=("403",))
+    with pytest.raises(OperatorError, match="anybody could have somebody else billed"):
+        _notes(HTTP, replace(PLACE, metrics=(forged,)), Wishes(caller="identity.accountId"))
     with pytest.raises(OperatorError, match="a connection's name is written"):
         _notes(REST, wishes=Wishes(name="Orders API"))
     many = tuple(Sum(name=f"m{number}", of=f"authorizer.{'x' * 50}{number}") for number in range(30))
@@ -128,3 +137,21 @@ def test_the_command_prints_lines_alone_and_writes_nothing(
     document = operator.run("connect", "a1b2c3", "v1", "--print", "sam", "--json").document
     assert document["format"] == AccessLog(connection="orders").format(NONCE)
     assert operator.deployment.connections.all() == []
+
+
+@pytest.mark.parametrize("who", ["ann", ""])
+@pytest.mark.parametrize("stage", [REST, HTTP, SOCKET], ids=["rest", "http", "websocket"])
+def test_lines_that_were_pasted_bill_whom_they_name(stage: LiveStage, who: str) -> None:
+    """Without anything in the ledger, in both ways from a line to a bill; and nobody where they name nobody."""
+    wishes = Wishes(caller="" if stage.api is not Api.WEBSOCKET else "authorizer.tenant", name="shop")
+    paste = to_paste(Tool.SAM, stage, PLACE, wishes, [])
+    names = {"identity.apiKeyId": who, "authorizer.claims.sub": who, "authorizer.tenant": who}
+    moment = "1795305600" if stage.api is Api.HTTP else "1795305600000"
+    request = {"requestId": "r1", "extendedRequestId": "r1", "requestTimeEpoch": moment, "status": "200"}
+    line = render(paste.format, {**names, **request, "stage": "v1", "routeKey": "GET /items"})
+    record = Reader(datetime.fromtimestamp(1795305660, UTC), PLACE.metrics, (Ours((NONCE,)),)).read(line)
+    recounted = read_access_line(line, PLACE.metrics, [NONCE])
+    billed = ("" if stage.api is Api.REST else "shop:") + who
+    assert isinstance(record, AccessRecord)
+    assert (record.key, record.api_id, record.stage) == (billed if who else "-", "shop", "v1")
+    assert (recounted.source if recounted else "-") == record.key

@@ -7,7 +7,7 @@ from typing import Final
 from infra.operate.connections.plan import ours
 from infra.operate.connections.snippets import Tool, own_log, snippet
 from infra.operate.connections.stage import LiveStage, group_of
-from infra.operate.connections.telling import billed
+from infra.operate.connections.telling import billed, not_logged
 from infra.operate.connections.terms import Place, Wishes
 from infra.operate.deployment import OperatorError
 from metering.model.connections import Connection, StageLog, Step
@@ -36,7 +36,7 @@ def to_paste(tool: Tool, stage: LiveStage, place: Place, wishes: Wishes, ledger:
     """
     log, unclear = ours(stage, place, wishes, ledger)
     if unclear:
-        raise OperatorError("\n".join(f"{refusal.why}: {refusal.way_out}" for refusal in unclear))
+        raise OperatorError(*(f"{refusal.why}: {refusal.way_out}" for refusal in unclear))
     try:
         wanted = own_log(place, log)
     except ValueError as error:
@@ -45,11 +45,16 @@ def to_paste(tool: Tool, stage: LiveStage, place: Place, wishes: Wishes, ledger:
     connected = next((one.name for one in there if one.step is not Step.DISCONNECTED), "")
     lines = snippet(tool, stage.api, wanted)
     return Paste(
-        tool, log.connection, wanted.destination, wanted.format, lines, tuple(_told(stage, log, wanted, connected))
+        tool,
+        log.connection,
+        wanted.destination,
+        wanted.format,
+        lines,
+        tuple(_told(stage, place, log, wanted, connected)),
     )
 
 
-def _told(stage: LiveStage, log: AccessLog, wanted: StageLog, connected: str) -> Iterator[str]:
+def _told(stage: LiveStage, place: Place, log: AccessLog, wanted: StageLog, connected: str) -> Iterator[str]:
     """Yield what to know before the lines are deployed; ``connected`` is the connection that the stage has, or none."""
     group = group_of(wanted.destination)
     if stage.log == wanted:
@@ -65,6 +70,7 @@ def _told(stage: LiveStage, log: AccessLog, wanted: StageLog, connected: str) ->
             f"'metering disconnect {connected} --keep-log'"
         )
     yield from billed(stage, log)
+    yield from not_logged(stage, place, log)
     yield f"metrics know it as {log.connection}; give each API a name of its own (--name)"
     if stage.api is not Api.WEBSOCKET:
         api = stage.api_name if stage.api is Api.REST else stage.api_id

@@ -26,13 +26,13 @@ from infra.operate.connections.refusing import (
 )
 from infra.operate.connections.snippets import lines_to_paste, own_log
 from infra.operate.connections.stage import LiveStage, group_of
-from infra.operate.connections.telling import steps, told
+from infra.operate.connections.telling import not_logged, steps, told
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from infra.operate.deployment import OperatorError
 from metering.model.connections import NAME_PATTERN, Connection, Form, StageLog, Step, is_name
 from metering.model.foreign_format import FormatError, compile_format, extended
 from metering.model.log_format import API_KEY, LONGEST_FORMAT, AccessLog
-from metering.model.metrics import declared, not_logged_by, of_stage
+from metering.model.metrics import declared
 
 LOGS_USD_PER_GB: Final = 0.50
 COUNTING_USD_PER_MILLION: Final = 0.374
@@ -111,11 +111,10 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         steps=() if case is Case.REFUSED else tuple(steps(stage, place, wishes, connection)),
         notes=()
         if case is Case.REFUSED
-        else (*told(stage, wishes, connection), *_not_logged(stage, place, connection)),
+        else (*told(stage, wishes, connection), *not_logged(stage, place, connection.log)),
         refusals=(
             *unclear,
             *unfit,
-            *anybody(place, connection),
             *not_ours_to_change(stage, wishes, case),
             *no_role(stage, wishes, case),
             *no_room(stage, place, case),
@@ -139,7 +138,7 @@ def ours(
     caller, unclear = caller_of(stage, wishes)
     bearer = next((one for one in ledger if one.name == name), None)
     log = AccessLog(stage.api, caller, name, place.access_log.variable != API_KEY)
-    return log, (*unclear, *name_taken(name, stage, wishes, bearer))
+    return log, (*unclear, *name_taken(name, stage, wishes, bearer), *anybody(stage, place, log))
 
 
 def _former(stage: LiveStage, ledger: Sequence[Connection]) -> Connection | None:
@@ -188,9 +187,9 @@ def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -
         former=None,
         done=former.step is Step.CONNECTED,
         steps=tuple(steps(stage, place, wishes, connection)),
-        notes=(*told(stage, wishes, connection), *_not_logged(stage, place, connection)),
+        notes=(*told(stage, wishes, connection), *not_logged(stage, place, connection.log)),
         refusals=(
-            *anybody(place, connection),
+            *anybody(stage, place, connection.log),
             *no_role(stage, wishes, case),
             *no_room(stage, place, case),
         ),
@@ -287,11 +286,6 @@ def _mended(stage: LiveStage, place: Place, log: AccessLog, error: FormatError) 
     except FormatError:
         return ""
     return mended.format
-
-
-def _not_logged(stage: LiveStage, place: Place, connection: Connection) -> list[str]:
-    """Say which metrics its requests bring nothing to, since its kind of API cannot log what they read."""
-    return not_logged_by(of_stage(place.metrics, connection.name, stage.name), stage.api)
 
 
 def _line_bytes(place: Place, log: AccessLog) -> int:

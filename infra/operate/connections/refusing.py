@@ -7,7 +7,7 @@ from typing import Final
 from infra.operate.connections.stage import STANDARD, LiveStage, group_of
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from metering.model.connections import Connection, Form, Step
-from metering.model.log_format import IDENTITY_PATTERN
+from metering.model.log_format import IDENTITY_PATTERN, AccessLog
 from metering.model.metric_checks import unverified
 from metering.model.metrics import of_stage
 
@@ -45,10 +45,10 @@ def not_ours_to_change(stage: LiveStage, wishes: Wishes, case: Case) -> Iterator
         )
 
 
-def anybody(place: Place, connection: Connection) -> Iterator[Refusal]:
+def anybody(stage: LiveStage, place: Place, log: AccessLog) -> Iterator[Refusal]:
     """Refuse a caller whom nobody has verified where a metric bills what such a caller gets (I7)."""
-    caller = connection.caller or ""
-    wrong = unverified(of_stage(place.metrics, connection.name, connection.stage))
+    caller = log.caller or ""
+    wrong = unverified(of_stage(place.metrics, log.connection, stage.name))
     if re.fullmatch(IDENTITY_PATTERN, caller) and wrong:
         yield Refusal(
             f"by {caller}, anybody could have somebody else billed: {'; '.join(wrong)}",

@@ -9,6 +9,7 @@ from infra.operate.connections.terms import Place, Wishes
 from infra.operate.doctor.findings import named
 from metering.model.connections import Connection, Form
 from metering.model.log_format import API_KEY, AccessLog, Api
+from metering.model.metrics import not_logged_by, of_stage
 
 _MOST_NAMED: Final = 10
 
@@ -82,6 +83,11 @@ def _unconfirmed(stage: LiveStage) -> Iterator[str]:
             "that lines of messages name the caller as that of $connect does is not confirmed on AWS yet: if they do "
             "not, messages are billed to nobody, and 'metering doctor' says so"
         )
+
+
+def not_logged(stage: LiveStage, place: Place, log: AccessLog) -> list[str]:
+    """Return which metrics its requests bring nothing to, since its kind of API cannot log what they read."""
+    return not_logged_by(of_stage(place.metrics, log.connection, stage.name), stage.api)
 
 
 def _trust(connection: Connection) -> Iterator[str]:
