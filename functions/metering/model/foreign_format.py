@@ -332,7 +332,8 @@ _KINDS: Final = {
     "stage": _Kind("A-Za-z0-9_$-"),
 }
 """Variables whose values API Gateway makes itself, or takes in one form alone (Developer Guide, "Variables for access
-logging"; a client's own ``requestId`` must be a UUID; names of IAM's by IAM's User Guide, "Name requirements")."""
+logging"; a client's own ``requestId`` that is no UUID is replaced, "Access logging for REST APIs"; names of IAM's by
+IAM's User Guide, "Name requirements")."""
 
 
 def _bare(value: str) -> str:
