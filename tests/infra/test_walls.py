@@ -57,6 +57,8 @@ PLANTED: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "recount-is-a-second-way": (
         ("infra.operate.recount.raw_lines", "metering.model.access_log"),
+        ("infra.operate.recount.raw_formats", "metering.model.foreign_format"),
+        ("infra.operate.recount.raw_connected", "metering.model.line_forms"),
         ("infra.operate.recount.raw_log", "metering.counting.payloads"),
         ("infra.operate.recount.raw_usage_lines", "metering.model.usage_lines"),
         ("infra.operate.recount.raw_usage_frames", "metering.model.usage_frames"),
