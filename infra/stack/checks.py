@@ -4,13 +4,11 @@ CloudFormation or Stripe would find out much later.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 
 import aws_cdk as cdk
-import jsii
 from aws_cdk import aws_logs as logs
-from constructs import IValidation
 
 from infra.stack.delivery import AT_ONCE
 from infra.stack.ingest import Road
@@ -130,17 +128,3 @@ def check_usage_log(log_group: logs.ILogGroup, ours: Sequence[logs.ILogGroup], *
         )
     if written := callers_write(name):
         raise ValueError(f"{written}: let your own code write its usage lines into a log group of their own")
-
-
-@jsii.implements(IValidation)
-class UsageLinesArrive:
-    """Fails the synthesis where a metric measures usage lines and no log group is metered for them."""
-
-    def __init__(self, may_arrive: Callable[[], bool]) -> None:
-        self._may_arrive = may_arrive
-
-    def validate(self) -> list[str]:
-        """Return what is wrong, in a sentence."""
-        if not self._may_arrive():
-            return ["a metric measures usage lines, but none can arrive: call meter_usage_lines(log_group)"]
-        return []

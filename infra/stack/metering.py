@@ -17,7 +17,6 @@ from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
 from infra.stack.checks import (
-    UsageLinesArrive,
     check_concurrency,
     check_limits,
     check_names,
@@ -30,7 +29,7 @@ from infra.stack.checks import (
 from infra.stack.dashboard import Dashboard
 from infra.stack.ingest import Ingest, Road
 from infra.stack.limiting import Limiting
-from infra.stack.notices import warn_of
+from infra.stack.notices import NoUsageLines, warn_of
 from infra.stack.portal import Portal
 from infra.stack.sizes import Size, sizes_of
 from infra.stack.storage import Storage, guid
@@ -132,7 +131,7 @@ class MeteringStack(cdk.Stack):
         self._dashboard = self._make_dashboard()
         self._grant(alerts_from)
         self._tell(road, stripe_reads_a_month)
-        self.node.add_validation(UsageLinesArrive(lambda: not self.is_without_usage_lines))
+        self.node.add_validation(NoUsageLines(self, lambda: self.is_without_usage_lines))
 
     @property
     def access_log_format(self) -> apigateway.AccessLogFormat:

@@ -1,6 +1,6 @@
 """What the stack warns of when it is synthesised: settings that can be, and do less than is thought."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import aws_cdk as cdk
 import jsii
@@ -33,6 +33,27 @@ def warn_of(stack: cdk.Stack, plans: Sequence[Plan], road: Road, api: Api, strip
     if stripe_calls is not None:
         instead = "stripe_calls has no effect any more: stripe_reads_a_month is what Stripe allots you"
         cdk.Annotations.of(stack).add_warning_v2("metering:stripe_calls", instead)
+
+
+@jsii.implements(IValidation)
+class NoUsageLines:
+    """Warns where a metric measures usage lines and no log group of the app is metered for them.
+
+    It looks when the whole app is there. Of log groups that are connected later, ``metering doctor`` knows.
+    """
+
+    def __init__(self, stack: cdk.Stack, is_without: Callable[[], bool]) -> None:
+        self._stack, self._is_without = stack, is_without
+
+    def validate(self) -> list[str]:
+        """Return nothing that is wrong: what it finds is a warning."""
+        if self._is_without():
+            cdk.Annotations.of(self._stack).add_warning_v2(
+                "metering:no-usage-lines",
+                "a metric measures usage lines, and none can arrive from this app: call meter_usage_lines(log_group), "
+                "or connect a log group that is there by 'metering connect-log'",
+            )
+        return []
 
 
 @jsii.implements(IValidation)

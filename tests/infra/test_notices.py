@@ -6,10 +6,25 @@ from typing import Any
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_logs as logs
 from aws_cdk.assertions import Annotations, Match
 from msgspec.structs import replace
 
-from infra.stack import AccessLog, Api, Limit, MeteringStack, Notify, PerUnit, Plan, Road, Slow, Spend, Stop
+from infra.stack import (
+    USAGE_LINES,
+    AccessLog,
+    Api,
+    Limit,
+    MeteringStack,
+    Notify,
+    PerUnit,
+    Plan,
+    Road,
+    Slow,
+    Spend,
+    Stop,
+    Sum,
+)
 
 MakeStack = Callable[..., MeteringStack]
 
@@ -26,6 +41,16 @@ def test_a_setting_of_the_first_release_that_has_no_effect_any_more_is_warned_of
     """An app that gives it can still be deployed."""
     made = stack(stripe_calls=5000)
     Annotations.from_stack(made).has_warning("*", Match.string_like_regexp("stripe_calls has no effect any more"))
+
+
+def test_a_metric_of_usage_lines_that_cannot_arrive_is_warned_of(stack: MakeStack) -> None:
+    """It would bill nothing for ever (I9), unless a log group is connected that no app has."""
+    tokens, told = [Sum(name="tokens", of=USAGE_LINES)], Match.string_like_regexp("none can arrive from this app")
+    Annotations.from_stack(stack(metrics=tokens)).has_warning("*", told)
+    metered = stack("Metered", metrics=tokens)
+    metered.meter_usage_lines(logs.LogGroup(metered, "Log"))
+    Annotations.from_stack(metered).has_no_warning("*", told)
+    Annotations.from_stack(stack("Without")).has_no_warning("*", told)
 
 
 def test_on_firehose_a_stop_without_slow_below_it_is_warned_of(stack: MakeStack) -> None:

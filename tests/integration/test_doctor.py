@@ -27,8 +27,9 @@ from infra.operate.doctor.examine import CHECKS, Line
 from infra.operate.notifications import EVENTS, destine
 from infra.outputs import Outputs
 from metering.layout import FAILED_BATCHES
+from metering.model.connections import Step
 from metering.model.log_format import AccessLog, Api, Declared
-from metering.model.metrics import declared
+from metering.model.metrics import USAGE_LINES, Sum, declared
 from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
 from metering.model.subjects import customer
@@ -38,6 +39,7 @@ from metering.stores.progress import Round
 from metering.stripe.webhooks import SUBSCRIPTION_EVENTS
 from tests.doubles.access_log import NONCE
 from tests.doubles.outputs import outputs
+from tests.integration.connected import JOBS
 from tests.integration.operator_commands import Operator
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, METRICS, World
 
@@ -565,6 +567,27 @@ def test_a_subscription_that_may_not_invoke_is_told(ward: Ward) -> None:
         FunctionName="record-usage", StatementId="t", Action="lambda:InvokeFunction", Principal="s3.amazonaws.com"
     )
     assert ward.of("subscription")[0][0] == "broken"
+
+
+def test_usage_lines_that_nothing_brings_are_told(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: a log group that the stack subscribes brings some, or one that is connected; else it is said."""
+    assert ward.of("usage lines") == []
+    monkeypatch.setattr(Deployment, "declared_metrics", (Sum(name="tokens", of=USAGE_LINES),))
+    ((state, said, do),) = ward.of("usage lines")
+    assert (state, said) == ("warning", "a metric measures usage lines, and no log group brings any")
+    assert do.endswith("connect one that is there: metering connect-log")
+    ward.deployment.connections.save(JOBS)
+    assert ward.of("usage lines") == [("ok", "usage lines come from /app/jobs", "")]
+    ended = msgspec.structs.replace(JOBS, version=1, step=Step.DISCONNECTED, until=JOBS.since + 1)
+    ward.deployment.connections.save(ended)
+    boto3.client("lambda").add_permission(
+        FunctionName="record-usage",
+        StatementId="stack",
+        Action="lambda:InvokeFunction",
+        Principal="logs.amazonaws.com",
+        SourceArn="arn:aws:logs:us-east-1:123456789012:log-group:/app/work:*",
+    )
+    assert ward.of("usage lines") == [("ok", "usage lines come from /app/work", "")]
 
 
 def test_a_subscription_with_a_pattern_is_told(ward: Ward) -> None:

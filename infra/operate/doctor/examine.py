@@ -30,6 +30,7 @@ CHECKS: Final[dict[str, Check]] = {
     "connections": health_connections.check_connections,
     "billed lines": health_stages.check_billed,
     "subscription": health_way.check_subscription,
+    "usage lines": health_way.check_usage_lines,
     "stream": health_way.check_stream,
     "functions": health_way.check_functions,
     "schedules": health_way.check_schedules,

@@ -18,11 +18,17 @@ from infra.operate.doctor.findings import (
     broken,
     items,
     measured,
+    named,
     ok,
     resources,
     series,
     warning,
 )
+from infra.operate.recount.log_groups import usage_log_groups
+from metering.model.connections import Form
+from metering.model.metrics import reads_usage_lines
+
+_MOST_NAMED: Final = 10
 
 
 def check_subscription(deployment: Deployment, now: datetime) -> Iterator[Finding]:
@@ -96,6 +102,24 @@ def _source_arn(statement: Mapping[str, Any]) -> str:
     """Return the log groups' ARN that a statement is held to, or nothing; names of conditions know no case."""
     conditions = [named for of_kind in statement.get("Condition", {}).values() for named in of_kind.items()]
     return next((str(value) for name, value in conditions if name.lower() == "aws:sourcearn"), "")
+
+
+def check_usage_lines(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Where a metric measures usage lines, see that some log group brings any."""
+    del now
+    if not reads_usage_lines(deployment.declared_metrics):
+        return
+    connections = deployment.connections.all()
+    read = {one.log_group for one in connections if one.form is Form.USAGE and not one.until}
+    subscribed = usage_log_groups(deployment) - {one.log_group for one in connections}
+    groups = sorted(subscribed | read)
+    if groups:
+        yield ok(f"usage lines come from {named(groups, len(groups), _MOST_NAMED)}")
+        return
+    yield warning(
+        "a metric measures usage lines, and no log group brings any",
+        "call metering.meter_usage_lines(log_group) in your stack, or connect one that is there: metering connect-log",
+    )
 
 
 def check_stream(deployment: Deployment, now: datetime) -> Iterator[Finding]:
