@@ -76,7 +76,7 @@ def test_taking_an_access_log_away_leaves_the_stage() -> None:
         asked.append((scope["method"], scope["path"], (await receive())["body"]))
         await emulator(scope, receive, send)
 
-    async def nothing(_: Any = None) -> dict[str, Any]:
+    async def nothing(_: Any = None) -> Any:
         return {"type": "http.request", "body": b""}
 
     path = "/v2/apis/a1b2c3/stages/$default"
