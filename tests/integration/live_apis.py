@@ -48,6 +48,7 @@ class LiveApis:
 
     account: Account
     access_log: dict[str, str] = field(default_factory=lambda: {"api": "rest"})
+    metrics: list[dict[str, str]] = field(default_factory=lambda: [*METRICS])
     time: datetime = BEGIN
     paused: list[float] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ class LiveApis:
     @property
     def declared(self) -> dict[str, Any]:
         """What the stack tells in its template."""
-        return {"access_log": self.access_log, "metrics": [*METRICS], "plans": []}
+        return {"access_log": self.access_log, "metrics": self.metrics, "plans": []}
 
     def plan(self, api_id: str = "orders0001", stage: str = "prod", life: Life | None = None, **wishes: Any) -> Plan:
         """Return the plan for a stage."""

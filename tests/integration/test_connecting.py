@@ -395,6 +395,56 @@ def test_a_log_group_that_another_connection_reads_stays_subscribed(live: LiveAp
     assert live.function.statements.keys() == {"stack"}
 
 
+# --- metrics that change ---------------------------------------------------------------------------------------------
+
+UNITS = {"type": "sum", "name": "units", "of": "authorizer.units"}
+
+
+@pytest.mark.parametrize(("make", "wishes"), [case for case in CASES if case.id != "B"])
+def test_a_connected_stage_is_given_what_metrics_have_come_to_read(
+    aws: Account, make: Any, wishes: dict[str, Any]
+) -> None:
+    """By connecting it again, killed at whichever call; what it had first is put back all the same."""
+    del aws
+    for life in lives():
+        live = LiveApis(Account())
+        make(live)
+        before = live.apis.log_of("orders0001")
+        first = live.connect(**wishes)
+        live.metrics.append(UNITS)
+        assert "authorizer.units" not in first.after.format
+        died = False
+        try:
+            live.connect(life=life, **wishes)
+        except KilledError:
+            died = True
+        if life.accepted:
+            second = live.connect(**wishes)
+            assert (second.since, second.before) == (first.since, first.before)
+            assert (second.step, "authorizer.units" in second.after.format) == (Step.CONNECTED, True)
+            assert live.apis.log_of("orders0001") == (second.after.destination, second.after.format)
+            assert live.plan(**wishes).done
+        assert live.disconnect().step is Step.DISCONNECTED
+        assert live.apis.log_of("orders0001") == before, life
+        if not died:
+            break
+
+
+def test_a_stage_whose_own_format_no_longer_does_is_planned_anew(live: LiveApis) -> None:
+    """B becomes C, if that is asked for, and the former way of reading ends."""
+    billable(live)
+    first = live.connect()
+    live.metrics.append(UNITS)
+    (refusal,) = live.plan().refusals
+    assert "it lacks $context.authorizer.units" in refusal.why
+    second = live.connect(extend=True)
+    assert (second.form, second.since > first.since) == (Form.EXTENDED, True)
+    assert [one.step for one in live.deployment().connections.of_log_group("theirs")] == [
+        Step.DISCONNECTED,
+        Step.CONNECTED,
+    ]
+
+
 # --- what AWS refuses for a while ------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from infra.operate.connections import log_role
 from infra.operate.connections.patience import Patience
 from infra.operate.connections.permission import Permission
 from infra.operate.connections.stage import group_of, log_group, log_of
-from infra.operate.connections.terms import Place
+from infra.operate.connections.terms import Place, is_as_left
 from infra.operate.connections.usage_log import TERM, count_no_longer, count_written, filter_name
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.connections import EARLY, Connection, Form, StageLog, Step
@@ -76,7 +76,7 @@ class Connecting:
                 log_role.make(self.deployment, self.place.function_arn.split(":")[1], self.patience)
             self._make_log_group(connection.log_group)
         if connection.form is Form.EXTENDED:
-            self._set_stage(connection, connection.before, connection.after)
+            self._set_stage(connection, connection.after)
         if connection.form is not Form.OURS:
             self._say(f"letting CloudWatch Logs bring the lines of {connection.log_group}")
             self._permission.grant(connection.log_group)
@@ -85,7 +85,7 @@ class Connecting:
             self._say(f"counting what is written into {connection.log_group}")
             count_written(self.deployment, connection.log_group, self._filter_name)
         if connection.form is Form.OURS:
-            self._set_stage(connection, connection.before, connection.after)
+            self._set_stage(connection, connection.after)
         return self._save(msgspec.structs.replace(connection, step=Step.CONNECTED))
 
     def disconnect(self, connection: Connection, *, keep_log: bool = False) -> Connection:
@@ -103,7 +103,7 @@ class Connecting:
             until = max(moment, connection.since + 1)
             connection = self._save(msgspec.structs.replace(connection, step=Step.DISCONNECTING, until=until))
         if puts_back and self._log_of(connection) is not None:
-            self._set_stage(connection, connection.after, connection.before)
+            self._set_stage(connection, connection.before)
         self._leave_log_group(connection)
         return self._save(msgspec.structs.replace(connection, step=Step.DISCONNECTED))
 
@@ -111,15 +111,16 @@ class Connecting:
         """Write down what will be done, unless it is written; a beginning that brought no line yet begins now."""
         if wanted.step is Step.CONNECTED:
             return wanted
+        stored = self.deployment.connections.get(wanted.name)
         if wanted.since and (wanted.form is Form.OURS or self._subscription(wanted.log_group)):
-            return wanted
+            is_written = stored is not None and stored.after == wanted.after
+            return wanted if is_written else self._save(wanted)
         moment, who = moment_of(self.deployment)
         ended = msgspec.structs.replace(former, step=Step.DISCONNECTED, until=moment) if former else None
         if wanted.since:
             nothing_came = wanted.since - _EARLY_MS
             ended = msgspec.structs.replace(wanted, step=Step.DISCONNECTED, until=nothing_came)
-        before = self.deployment.connections.get(wanted.name)
-        since = max([moment, *(one.since + 1 for one in (before, former) if one)])
+        since = max([moment, *(one.since + 1 for one in (stored, former) if one)])
         self._say(f"writing down in the ledger what will be done, as the connection {wanted.name}")
         return self._save(msgspec.structs.replace(wanted, since=since, by=who), former=ended)
 
@@ -142,7 +143,7 @@ class Connecting:
 
     def _check_as_left(self, connection: Connection) -> None:
         log = self._log_of(connection)
-        if log not in (None, connection.before, connection.after):
+        if log not in (None, connection.before) and not self._is_as_left(connection, log):
             raise OperatorError(
                 f"the stage {connection.stage} of {connection.api_name} is no longer as it was left: "
                 f"{_difference(connection.after, log)}. Say --keep-log to leave it as it is, and only end the metering"
@@ -151,17 +152,24 @@ class Connecting:
     def _log_of(self, connection: Connection) -> StageLog | None:
         return log_of(self.deployment, connection.log.api, connection.api_id, connection.stage)
 
-    def _set_stage(self, connection: Connection, was: StageLog, wanted: StageLog) -> None:
-        """Change a stage's access log from what it was; OperatorError if it is neither that nor what is wanted."""
+    def _is_as_left(self, connection: Connection, log: StageLog | None) -> bool:
+        return log is not None and is_as_left(connection, log, self.place.nonce)
+
+    def _set_stage(self, connection: Connection, wanted: StageLog) -> None:
+        """Change a stage's access log from what it had before to what it has since, or back.
+
+        Raises OperatorError if it is neither.
+        """
         named = f"the stage {connection.stage} of {connection.api_name}"
         log = self._log_of(connection)
         if log == wanted:
             return
         if log is None:
             raise OperatorError(f"{named} is gone: say 'metering disconnect {connection.name}'")
-        if log != was:
+        if log != connection.before and not self._is_as_left(connection, log):
+            difference = _difference(connection.before, log)
             raise OperatorError(
-                f"somebody has changed {named} meanwhile: {_difference(was, log)}. Say this again to see what it is now"
+                f"somebody has changed {named} meanwhile: {difference}. Say this again to see what it is now"
             )
         self._say(f"changing what {named} writes")
         # "CloudWatch Logs role ARN must be set in account settings to enable logging": until a new role is known.

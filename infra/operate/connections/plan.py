@@ -27,7 +27,7 @@ from infra.operate.connections.refusing import (
 from infra.operate.connections.snippets import lines_to_paste, own_log
 from infra.operate.connections.stage import LiveStage, group_of
 from infra.operate.connections.telling import not_logged, steps, told
-from infra.operate.connections.terms import Case, Place, Refusal, Wishes
+from infra.operate.connections.terms import Case, Place, Refusal, Wishes, is_as_left
 from infra.operate.deployment import OperatorError
 from metering.model.connections import NAME_PATTERN, Connection, Form, StageLog, Step, is_name
 from metering.model.foreign_format import FormatError, compile_format, extended
@@ -79,7 +79,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
     """
     former = _former(stage, ledger)
     _check(stage, place, wishes, former)
-    if former and _stands(former, stage):
+    if former and _stands(former, stage, place):
         return _again(stage, place, wishes, former)
     log, unclear = ours(stage, place, wishes, ledger)
     case, after, unfit = _case(stage, place, log, extend=wishes.extend)
@@ -150,7 +150,7 @@ def _former(stage: LiveStage, ledger: Sequence[Connection]) -> Connection | None
 def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | None) -> None:
     if group_of(stage.log.destination) == place.access_log_group:
         raise OperatorError(f"{stage} writes into this deployment's own access log: there is nothing to connect")
-    if former is None or (former.step is Step.DISCONNECTED and not _stands(former, stage)):
+    if former is None or (former.step is Step.DISCONNECTED and not _stands(former, stage, place)):
         return
     if former.step is Step.DISCONNECTING:
         raise OperatorError(
@@ -164,37 +164,63 @@ def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | 
         )
 
 
-def _stands(former: Connection, stage: LiveStage) -> bool:
-    """Say whether a stage is as its connection left it, or found it where that has not been done yet."""
-    match former.step:
-        case Step.CONNECTING:
-            return stage.log in (former.before, former.after)
-        case Step.DISCONNECTED:  # with --keep-log
-            return former.form in (Form.OURS, Form.EXTENDED) and stage.log == former.after
-        case _:
-            return stage.log == former.after
+def _stands(former: Connection, stage: LiveStage, place: Place) -> bool:
+    """Say whether a stage is as its connection left it, or found it where that has not been done yet.
+
+    Where it was left alone, its format must still do for the metrics, and for who else writes into the log group.
+    """
+    left = is_as_left(former, stage.log, place.nonce)
+    if former.step is Step.DISCONNECTED:
+        return left and former.form is not Form.THEIRS  # with --keep-log
+    if former.form is Form.THEIRS and left:
+        try:
+            return _bound(stage, place, former.log) is former.shares_log
+        except FormatError:
+            return False
+    return left or (former.step is Step.CONNECTING and stage.log == former.before)
 
 
 def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -> Plan:
-    """Return the plan of a connection that was begun, is there, or left its format behind."""
-    ended = former.step is Step.DISCONNECTED
-    connection = msgspec.structs.replace(former, step=Step.CONNECTING, since=0, until=0) if ended else former
+    """Return the plan of a connection that was begun, is there, or left its format behind.
+
+    Metrics that have come to name other variables since are in the format then.
+    """
+    after, unfit = _after(former, place)
+    connection = former
+    if former.step is Step.DISCONNECTED:
+        connection = msgspec.structs.replace(former, step=Step.CONNECTING, since=0, until=0, after=after)
+    elif after != former.after:
+        connection = msgspec.structs.replace(former, step=Step.CONNECTING, after=after)
     case = next(case for case, form in _FORMS.items() if form is former.form)
     return Plan(
         case=case,
         stage=stage,
         connection=connection,
         former=None,
-        done=former.step is Step.CONNECTED,
+        done=connection.step is Step.CONNECTED,
         steps=tuple(steps(stage, place, wishes, connection)),
         notes=(*told(stage, wishes, connection), *not_logged(stage, place, connection.log)),
         refusals=(
+            *unfit,
             *anybody(stage, place, connection.log),
             *no_role(stage, wishes, case),
             *no_room(stage, place, case),
         ),
-        line_bytes=_line_bytes(place, connection.log) if former.form in (Form.OURS, Form.EXTENDED) else 0,
+        line_bytes=0 if unfit or former.form is Form.THEIRS else _line_bytes(place, connection.log),
     )
+
+
+def _after(former: Connection, place: Place) -> tuple[StageLog, tuple[Refusal, ...]]:
+    """Return the access log that a connected stage is to have by the metrics as they are now, and why not, if so."""
+    if former.form not in (Form.OURS, Form.EXTENDED):
+        return former.after, ()
+    try:
+        written = former.log.format(place.nonce, declared(place.metrics))
+        if former.form is Form.EXTENDED:
+            written = extended(written, former.before.format)
+    except ValueError as error:
+        return former.after, (Refusal(str(error), "deploy the stack again, then say this again"),)
+    return StageLog(former.after.destination, written), ()
 
 
 def _name(stage: LiveStage, ledger: Sequence[Connection]) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from metering.model.connections import Connection, Form, StageLog
 from metering.model.log_format import AccessLog
 from metering.model.metrics import Metric
 
@@ -56,3 +57,19 @@ class Place:
     metrics: tuple[Metric, ...]
     policy_is_full: bool = False
     delivery_stream: str = ""
+
+
+def is_as_left(connection: Connection, log: StageLog, nonce: str) -> bool:
+    """Say whether a stage writes as its connection left it, or as metrics of an earlier ``app.py`` had it write.
+
+    Where it was given our format, it is known by the nonce, which nobody else writes, and by what was theirs behind.
+    """
+    if log == connection.after:
+        return True
+    theirs = connection.before.format.strip().removeprefix("{").lstrip() if connection.form is Form.EXTENDED else ""
+    return (
+        connection.form in (Form.OURS, Form.EXTENDED)
+        and log.destination == connection.after.destination
+        and nonce in log.format
+        and log.format.endswith(theirs)
+    )
