@@ -78,11 +78,13 @@ logging")."""
 FOR_A_DEPLOYMENT: Final = {
     "cloudformation:DescribeStacks",
     "cloudformation:GetTemplate",
+    "cloudformation:ListStackResources",
     "dynamodb:GetItem",
     "dynamodb:PutItem",
     "dynamodb:Query",
 }
-"""What finding a deployment takes, and its ledger: a connection is read, listed, and written by a transaction."""
+"""What finding a deployment takes, with its log groups and its ledger: a connection is read, listed, and written by a
+transaction."""
 
 
 def _blocks(language: str) -> list[str]:
