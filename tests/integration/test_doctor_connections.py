@@ -351,6 +351,28 @@ def test_of_many_connections_some_are_not_looked_at(patient: Patient, monkeypatc
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_metric_by_which_a_stranger_could_have_others_billed_is_told(patient: Patient) -> None:
+    """I7: one that came after the connection; only where API Gateway itself names a caller that it may have refused."""
+    refused = Count(name="refused", statuses=("403",))
+    patient.declare(refused)
+    assert patient.found() == WELL
+    patient.keep(caller="identity.accountId")
+    patient.keep(after=StageLog(patient.connection.after.destination, patient.ours()))
+    patient.write(patient.connection.after)
+    assert patient.found() == [
+        (
+            "broken",
+            (
+                "at the stage v1 of Orders, billed by identity.accountId, anybody could have somebody else billed: "
+                "'refused' bills 401 or 403, which a caller gets that only says who it is"
+            ),
+            "take these statuses out of app.py, and deploy it",
+        )
+    ]
+    patient.declare(Count(name="refused", statuses=("403",), apis=("a1b2c3d4e5",)))
+    assert "anybody" not in str(patient.found())
+
+
 def test_a_metric_of_an_api_that_nothing_is_called_is_told(patient: Patient) -> None:
     """I9: it bills nobody."""
     patient.declare(Count(name="requests", apis=("ordres", "orders", patient.api)))

@@ -88,7 +88,8 @@ def test_nobody_is_billed_for_a_request_that_only_says_who_it_is(caller: str, st
         check((metric,), AccessLog(Api.HTTP, caller))
     check((metric,), AccessLog(Api.HTTP, "authorizer.tenant"))
     check((Count(name="a", statuses=("2xx", "404", "429")),), AccessLog(Api.HTTP, caller))
-    assert unverified([metric, Count(name="a")]) == [
+    assert unverified([metric, Count(name="a")], "identity.apiKeyId") == []
+    assert unverified([metric, Count(name="a")], caller) == [
         "'refused' bills 401 or 403, which a caller gets that only says who it is"
     ]
 

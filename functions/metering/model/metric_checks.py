@@ -92,8 +92,8 @@ def _check_filters(metric: Metric, log: AccessLog) -> None:
                 "if that is a route of a connected WebSocket API, name the API in apis, or write methods=('MESSAGE',)"
             )
     _check_places(metric)
-    if log.caller and re.fullmatch(IDENTITY_PATTERN, log.caller) and (wrong := unverified([metric])):
-        raise MetricError(f"{wrong[0]}: let it bill neither where callers are {log.caller!r}")
+    if wrong := unverified([metric], log.variable):
+        raise MetricError(f"{wrong[0]}: let it bill neither where callers are {log.variable!r}")
 
 
 def _is_resource(text: str, metric: Metric, log: AccessLog) -> bool:
@@ -107,13 +107,15 @@ def _is_resource(text: str, metric: Metric, log: AccessLog) -> bool:
     return bool(is_of_websocket) and re.fullmatch(r"\S+", text) is not None
 
 
-def unverified(metrics: Iterable[Metric]) -> list[str]:
-    """Say which metrics bill requests whose caller nobody has verified, where API Gateway itself names the caller.
+def unverified(metrics: Iterable[Metric], caller: str) -> list[str]:
+    """Say which metrics bill requests whose caller nobody has verified, where API Gateway itself names the ``caller``.
 
     A certificate is logged that failed mutual TLS, too (API Gateway Developer Guide, "Variables for access logging"),
     and of a signature that is wrong nothing is said: a stranger would bill whoever it names (I7). What an authorizer
     tells of a caller it tells of one that it has let in.
     """
+    if not re.fullmatch(IDENTITY_PATTERN, caller):
+        return []
     return [
         f"{metric.name!r} bills 401 or 403, which a caller gets that only says who it is"
         for metric in metrics

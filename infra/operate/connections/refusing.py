@@ -1,13 +1,12 @@
 """Why a stage cannot be connected as it is, each with the way out. Pure."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from infra.operate.connections.stage import STANDARD, LiveStage, group_of
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from metering.model.connections import Connection, Form, Step
-from metering.model.log_format import IDENTITY_PATTERN, AccessLog
+from metering.model.log_format import AccessLog
 from metering.model.metric_checks import unverified
 from metering.model.metrics import of_stage
 
@@ -47,11 +46,9 @@ def not_ours_to_change(stage: LiveStage, wishes: Wishes, case: Case) -> Iterator
 
 def anybody(stage: LiveStage, place: Place, log: AccessLog) -> Iterator[Refusal]:
     """Refuse a caller whom nobody has verified where a metric bills what such a caller gets (I7)."""
-    caller = log.caller or ""
-    wrong = unverified(of_stage(place.metrics, log.connection, stage.name))
-    if re.fullmatch(IDENTITY_PATTERN, caller) and wrong:
+    if wrong := unverified(of_stage(place.metrics, log.connection, stage.name), log.variable):
         yield Refusal(
-            f"by {caller}, anybody could have somebody else billed: {'; '.join(wrong)}",
+            f"by {log.variable}, anybody could have somebody else billed: {'; '.join(wrong)}",
             "take these statuses out of app.py and deploy it, or name an authorizer's value: --caller",
         )
 

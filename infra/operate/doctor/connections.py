@@ -22,7 +22,8 @@ from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import FormatError, compile_format, extended
 from metering.model.hints import one_of
 from metering.model.log_format import MISSING, AccessRecord, Api
-from metering.model.metrics import Metric, declared
+from metering.model.metric_checks import unverified
+from metering.model.metrics import Metric, declared, of_stage
 from metering.model.periods import HOUR
 from metering.model.stages import connected
 from metering.stores.aws import in_pieces, side_by_side
@@ -100,6 +101,12 @@ def _of_one(around: _Around, one: Connection) -> Iterator[Finding]:
             )
         )
     yield from wrong
+    if one.is_access_log and (unsafe := unverified(of_stage(around.metrics, one.name, one.stage), one.log.variable)):
+        yield broken(
+            f"at {_stage(one)}, billed by {one.log.variable}, anybody could have somebody else billed: "
+            f"{'; '.join(unsafe)}",
+            "take these statuses out of app.py, and deploy it",
+        )
     if one.api is Api.WEBSOCKET:
         yield from _nameless_messages(around, one)
 
