@@ -1,6 +1,7 @@
 """The first line of a connection, and what it is said to be counted as."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from infra.operate.connections.first_line import FirstLine, counted_as, example_call, wait_for_first_line
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
-from metering.model.connections import Connection
+from metering.model.connections import Connection, Form, StageLog
 from metering.model.log_format import Api
 from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, Unique
 from tests.integration.connected import JOBS, ORDERS, make_log_group, write_lines
@@ -103,6 +104,47 @@ def test_a_usage_line_is_found_among_others(world: World, deployment: Deployment
     found = wait_for_first_line(deployment, JOBS, patience=timedelta(0))
     assert found is not None
     assert (found.customer, found.key, found.amounts) == ("acme", "", {"jobs": 3})
+
+
+OWN = (
+    '{"id":"$context.extendedRequestId","api":"$context.apiId","stage":"$context.stage","at":$context.requestTimeEpoch,'
+    '"key":"$context.identity.apiKeyId","status":"$context.status","bytes":"$context.responseLength",'
+    '"agent":"$context.identity.userAgent"}'
+)
+
+
+def own_line(api: str) -> str:
+    """Return a line of a stage by a format of its own."""
+    values = {
+        "extendedRequestId": "Iq8gj1UmIAMCKpA=",
+        "apiId": api,
+        "stage": "v1",
+        "requestTimeEpoch": f"{NOW.timestamp() * 1000:.0f}",
+        "identity.apiKeyId": f"key-of-{api}",
+        "status": "200",
+        "responseLength": "10",
+        "identity.userAgent": 'curl","status":"500',
+    }
+    return re.sub(r"\$context\.([A-Za-z.]+)", lambda found: values[found[1]], OWN)
+
+
+def test_a_line_of_a_stages_own_format_is_read_by_that(deployment: Deployment) -> None:
+    """Of a log group that others share, the first that is this stage's."""
+    theirs = msgspec.structs.replace(BEGUN, form=Form.THEIRS, shares_log=True, after=StageLog("", OWN))
+    write_lines(ORDERS.log_group, {own_line("another"): NOW, own_line("a1b2c3"): NOW})
+    found = wait_for_first_line(deployment, theirs, patience=timedelta(0))
+    assert found is not None
+    assert (found.key, found.amounts) == ("key-of-a1b2c3", {"requests": 1, "bytes": 10, "callers": 1})
+
+
+def test_a_line_that_holds_ours_in_front_is_read_by_that(world: World, deployment: Deployment) -> None:
+    """A caller that is none is told by its variable."""
+    extended = msgspec.structs.replace(BEGUN, form=Form.EXTENDED, api=Api.HTTP, caller="authorizer.claims.sub")
+    text = f'{{"metering":{line(world, key="orders:-")},"agent":"curl"}}'
+    assert said(deployment, text, extended) == (
+        "the first line, of 05:30:00 UTC (GET /items, status 200), is billed to nobody: $context.authorizer.claims.sub "
+        "has no value, so that it names no caller"
+    )
 
 
 def test_it_waits_until_a_line_is_there_and_no_longer_than_asked(world: World, deployment: Deployment) -> None:

@@ -274,7 +274,7 @@ def _nameless_messages(around: _Around, one: Connection) -> Iterator[Finding]:
     read = [reader.read(event["message"]) for event in page["events"]]
     good = [found.good if isinstance(found, Partly) else found for found in read if not isinstance(found, Rejected)]
     messages = [record for record in good if isinstance(record, AccessRecord) and record.method == "MESSAGE"]
-    nameless = sum(1 for record in messages if record.key in (MISSING, f"{one.log.prefix}{MISSING}"))
+    nameless = sum(1 for record in messages if record.key == MISSING)
     if nameless:
         yield warning(
             f"of {len(messages)} messages to {one.name} in the last hour {nameless} name no caller, and are billed to "
