@@ -1,7 +1,9 @@
 """Which stages and log groups are connected, as they are listed."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import boto3
 import msgspec
 import pytest
 
@@ -50,6 +52,19 @@ def test_the_newest_line_is_named_and_the_lines_of_the_last_whole_hour(world: Wo
     jobs, orders = listed(deployment, shown(deployment, ended=False), NOW)
     assert (orders.last_line, orders.lines) == (NOW - timedelta(minutes=2), 1200)
     assert (jobs.last_line, jobs.lines) == (None, 0)
+
+
+def test_a_stream_that_says_too_little_of_its_last_line_is_looked_into(deployment: Deployment) -> None:
+    """What it says of it may be an hour old (CloudWatch Logs API Reference, "LogStream")."""
+    make_log_group(ORDERS.log_group)
+    write_lines(ORDERS.log_group, {"older": NOW - timedelta(minutes=9), "newer": NOW - timedelta(minutes=2)})
+    logs: Any = boto3.client("logs")
+    an_hour_ago = int((NOW - timedelta(hours=1)).timestamp() * 1000)
+    streams = {"logStreams": [{"logStreamName": "stream", "lastEventTimestamp": an_hour_ago}]}
+    logs.describe_log_streams = lambda **_: streams
+    lagging = Deployment(lambda name, **_: logs if name == "logs" else boto3.client(name), deployment.outputs)
+    (orders,) = listed(lagging, [ORDERS], NOW)
+    assert orders.last_line == NOW - timedelta(minutes=2)
 
 
 def test_a_log_group_that_is_gone_has_no_last_line(deployment: Deployment) -> None:

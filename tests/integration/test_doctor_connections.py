@@ -445,7 +445,7 @@ def test_messages_that_name_their_callers_are_well(patient: Patient) -> None:
     """Whatever a handshake names."""
     connection = chat(patient)
     lines = [
-        event_line(connection, 1, method="CONNECT", key="chat:-", resource="$connect"),
+        event_line(connection, 1, method="CONNECT", key="chat:-", resource="$connect", stage="MESSAGES"),
         event_line(connection, 2, method="MESSAGE", key="chat:ada", resource="send"),
     ]
     write_lines(connection.log_group, dict.fromkeys(lines, NOW - timedelta(minutes=1)))
