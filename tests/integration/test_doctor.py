@@ -580,14 +580,18 @@ def test_usage_lines_that_nothing_brings_are_told(ward: Ward, monkeypatch: pytes
     assert ward.of("usage lines") == [("ok", "usage lines come from /app/jobs", "")]
     ended = msgspec.structs.replace(JOBS, version=1, step=Step.DISCONNECTED, until=JOBS.since + 1)
     ward.deployment.connections.save(ended)
-    boto3.client("lambda").add_permission(
-        FunctionName="record-usage",
-        StatementId="stack",
-        Action="lambda:InvokeFunction",
-        Principal="logs.amazonaws.com",
-        SourceArn="arn:aws:logs:us-east-1:123456789012:log-group:/app/work:*",
-    )
-    assert ward.of("usage lines") == [("ok", "usage lines come from /app/work", "")]
+    for name in ("work", "jobs"):
+        boto3.client("lambda").add_permission(
+            FunctionName="record-usage",
+            StatementId=name,
+            Action="lambda:InvokeFunction",
+            Principal="logs.amazonaws.com",
+            SourceArn=f"arn:aws:logs:us-east-1:123456789012:log-group:/app/{name}:*",
+        )
+    (_, said, do), well = ward.of("usage lines")
+    assert said.startswith("/app/jobs is subscribed by its own stack, but its connection has ended")
+    assert do.startswith("metering connect-log /app/jobs; or ")
+    assert well == ("ok", "usage lines come from /app/work", "")
 
 
 def test_a_subscription_with_a_pattern_is_told(ward: Ward) -> None:

@@ -25,7 +25,7 @@ from infra.operate.doctor.findings import (
     warning,
 )
 from infra.operate.recount.log_groups import usage_log_groups
-from metering.model.connections import Form
+from metering.model.connections import Form, Step
 from metering.model.metrics import reads_usage_lines
 
 _MOST_NAMED: Final = 10
@@ -111,8 +111,15 @@ def check_usage_lines(deployment: Deployment, now: datetime) -> Iterator[Finding
         return
     connections = deployment.connections.all()
     read = {one.log_group for one in connections if one.form is Form.USAGE and not one.until}
-    subscribed = usage_log_groups(deployment) - {one.log_group for one in connections}
-    groups = sorted(subscribed | read)
+    subscribed = usage_log_groups(deployment)
+    left = {one.log_group for one in connections if one.step is Step.DISCONNECTED}
+    ended = left - {one.log_group for one in connections if one.step is not Step.DISCONNECTED}
+    for group in sorted(subscribed & ended):
+        yield warning(
+            f"{group} is subscribed by its own stack, but its connection has ended: what it says is billed to nobody",
+            f"metering connect-log {group}; or take metering.meter_usage_lines out of the stack",
+        )
+    groups = sorted(subscribed - {one.log_group for one in connections} | read)
     if groups:
         yield ok(f"usage lines come from {named(groups, len(groups), _MOST_NAMED)}")
         return
