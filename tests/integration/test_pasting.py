@@ -98,6 +98,8 @@ def test_what_a_stage_is_to_metering_is_said() -> None:
     assert "metering.compare_with(api='a1b2c3', stage='v1', kind=Api.HTTP)" in _notes(HTTP)
     assert "compare_with" not in _notes(SOCKET)
     assert "'metering disconnect orders --keep-log'" in _notes(REST, ledger=[ORDERS])
+    assert "ApiGatewayManagedOverrides" in _notes(replace(HTTP, managed=True))
+    assert "ApiGatewayManagedOverrides" not in _notes(HTTP)
     paste = to_paste(Tool.SAM, REST, PLACE, NO_WISHES, [])
     assert "writes so already" in _notes(replace(REST, log=StageLog(paste.destination, paste.format)))
     assert "the nonce" in _notes(REST)

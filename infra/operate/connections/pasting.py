@@ -64,6 +64,11 @@ def _told(stage: LiveStage, place: Place, log: AccessLog, wanted: StageLog, conn
             f"AWS lets a stage write one access log: these lines end the one that goes to {stage.log.destination}. "
             "Whether it can be billed as it is, 'metering connect' says without --print"
         )
+    if stage.managed:
+        yield (
+            f"{stage} was made by API Gateway's quick create: a template changes it by an "
+            "AWS::ApiGatewayV2::ApiGatewayManagedOverrides, in whose Stage the lines belong"
+        )
     if connected:
         yield (
             f"{stage} is connected as {connected}: once the lines are deployed, say "
