@@ -157,7 +157,7 @@ def check_closed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     if left := [one.name for one in known if one.gate.left]:
         yield warning(
             f"keys are left as they are that should be closed, of {named(left, len(left), MOST_NAMED)}",
-            "metering customers show says why: a slow lane is missing, or a key is in no usage plan",
+            "metering customers show says why: there is no slow lane, no usage plan, or it calls a connected API",
         )
     else:
         number = f"{len(known)}{'+' * (len(closed) > MOST_SHOWN)}"
