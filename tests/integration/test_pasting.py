@@ -9,20 +9,23 @@ import msgspec
 import pytest
 
 from infra.local.aws.log_line import render
+from infra.operate.connections.connecting import place_of
 from infra.operate.connections.pasting import to_paste
 from infra.operate.connections.snippets import Tool
-from infra.operate.connections.stage import Authorizer, LiveStage, Method
+from infra.operate.connections.stage import Authorizer, LiveStage, Method, look
 from infra.operate.connections.terms import Place, Wishes
-from infra.operate.deployment import OperatorError
+from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount.raw_lines import read_access_line
 from metering.model.access_log import Ours, Reader
 from metering.model.connections import Connection, StageLog, Step
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metrics import Count, Sum
 from tests.doubles.access_log import NONCE
+from tests.doubles.aws import Account
+from tests.doubles.log_groups import LOG_GROUP_ARN
 from tests.integration.connected import ORDERS
-from tests.integration.operator_commands import Operator
-from tests.integration.world import World
+from tests.integration.live_apis import KEYED, LiveApis
+from tests.integration.operator_commands import run_metering
 
 PLACE: Final = Place(
     stack="Metering",
@@ -125,20 +128,41 @@ def test_lines_that_would_bill_nobody_or_somebody_else_are_not_printed() -> None
         _notes(REST, replace(PLACE, metrics=many))
 
 
-def test_the_command_prints_lines_alone_and_writes_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("log", "owner"),
+    [
+        (("", ""), "OrdersStack"),
+        (("arn:aws:firehose:us-east-1:123456789012:deliverystream/amazon-apigateway-x", "$context.requestId"), ""),
+    ],
+    ids=["of a stack", "to Firehose"],
+)
+def test_the_command_prints_lines_alone_and_changes_nothing(
+    aws: Account,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    log: tuple[str, str],
+    owner: str,
 ) -> None:
-    """So that they can be piped into a file; what is to be known goes to stderr. With --json they are one document."""
-    operator = Operator(world, monkeypatch, capsys)
-    monkeypatch.setattr("infra.cli.connections.place_of", lambda _: PLACE)
-    monkeypatch.setattr("infra.cli.connections.look", lambda *_: REST)
-    paste = to_paste(Tool.TERRAFORM, REST, PLACE, Wishes(name="shop"), [])
-    said = operator.run("connect", "a1b2c3", "v1", "--print", "terraform", "--name", "shop", "--yes")
+    """Of stages that are refused, too. What is to be known goes to stderr; with --json all of it is one document."""
+    live = LiveApis(aws)
+    tags = {"aws:cloudformation:stack-name": owner} if owner else {}
+    live.apis.add("orders0001", "Orders", methods=KEYED, log=log, tags=tags)
+    before = live.standing()
+    assert live.plan().refusals
+    monkeypatch.setattr(Deployment, "find", lambda *_, **__: live.deployment())
+    said = run_metering(
+        monkeypatch, capsys, "connect", "orders0001", "prod", "--print", "terraform", "--name", "shop", "--yes"
+    )
+    deployment = live.deployment()
+    paste = to_paste(
+        Tool.TERRAFORM, look(deployment, "orders0001", "prod"), place_of(deployment), Wishes(name="shop"), []
+    )
     assert (said.code, said.out) == (0, paste.lines)
     assert [line.removeprefix("- ") for line in said.err.splitlines()] == list(paste.notes)
-    document = operator.run("connect", "a1b2c3", "v1", "--print", "sam", "--json").document
+    document = run_metering(monkeypatch, capsys, "connect", "orders0001", "prod", "--print", "sam", "--json").document
     assert document["format"] == AccessLog(connection="orders").format(NONCE)
-    assert operator.deployment.connections.all() == []
+    assert (document["destination"], document["name"]) == (f"{LOG_GROUP_ARN}access-log", "orders")
+    assert (live.standing(), live.apis.changes, deployment.connections.all()) == (before, [], [])
 
 
 @pytest.mark.parametrize("who", ["ann", ""])
