@@ -10,6 +10,10 @@ from infra.operate.connections.permission import EVERY, PREFIX, statement_of
 from infra.operate.connections.terms import Case
 from infra.operate.deployment import OperatorError
 from metering.model.connections import Connection, Form, StageLog, Step, in_force
+from metering.stores.connections import Connections
+from metering.stores.table import RowChangedError
+from tests.doubles.access_log import NONCE
+from tests.doubles.api_gateway import RestService
 from tests.doubles.aws import Account
 from tests.doubles.dying import KilledError
 from tests.doubles.log_groups import FUNCTION, LOG_GROUP_ARN, OPERATOR
@@ -342,6 +346,59 @@ def test_a_stage_that_is_not_as_it_was_left_is_not_put_back(live: LiveApis, now:
     assert live.disconnect(keep_log=True).step is Step.DISCONNECTED
     assert live.apis.log_of("orders0001") == now
     assert live.filters("theirs") == {}
+
+
+@pytest.mark.parametrize(
+    ("destination", "change"),
+    [
+        (THEIRS, ('"agent"', '"browser"')),
+        (f"{LOG_GROUP_ARN}other", ("", "")),
+        (THEIRS, (NONCE, "n" * 36)),
+    ],
+)
+def test_what_somebody_changed_beside_our_line_is_not_lost(
+    live: LiveApis, destination: str, change: tuple[str, str]
+) -> None:
+    """Our line in front does not make the stage ours: the rest, the place and the nonce must be as they were left."""
+    lacking(live)
+    connection = live.connect(extend=True)
+    now = (destination, connection.after.format.replace(*change))
+    live.apis.apis["orders0001"].stages["prod"]["log"] = now
+    with pytest.raises(OperatorError, match="is no longer as it was left"):
+        live.disconnect()
+    assert live.apis.log_of("orders0001") == now
+
+
+def test_a_change_that_api_gateway_takes_and_does_not_make_is_told(
+    live: LiveApis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set is read back."""
+    without_log(live)
+    monkeypatch.setattr(RestService, "update_stage", lambda *_, **__: {})
+    with pytest.raises(OperatorError, match="API Gateway took the change, but the stage prod of Orders is not so"):
+        live.connect()
+
+
+def test_a_write_whose_answer_was_lost_is_found_in_the_ledger(live: LiveApis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I2: boto3 sends it again, and is told that the item has changed."""
+    without_log(live)
+    save = Connections.save
+
+    def lost(self: Connections, connection: Connection, *, former: Connection | None = None) -> Connection:
+        save(self, connection, former=former)
+        raise RowChangedError("an item changed since it was read")
+
+    monkeypatch.setattr(Connections, "save", lost)
+    assert live.connect().step is Step.CONNECTED
+    assert live.disconnect().step is Step.DISCONNECTED
+
+
+def test_a_log_group_that_brings_every_line_here_already_is_not_subscribed_again(live: LiveApis) -> None:
+    """I2: by two filters each line would come in batches of two cuts."""
+    billable(live)
+    live.groups.filters["theirs"]["stack"] = {"filterName": "stack", "filterPattern": "", "destinationArn": FUNCTION}
+    live.connect()
+    assert live.filters("theirs") == {"stack": FUNCTION}
 
 
 def test_a_stage_that_is_gone_is_disconnected(live: LiveApis) -> None:
