@@ -26,6 +26,7 @@ from infra.cli.link import portal_app
 from infra.cli.local import app as local_app
 from infra.cli.posting import app as posting_app
 from infra.cli.recount import app as recount_app
+from infra.cli.request import app as request_app
 from infra.cli.restore import app as restore_app
 from infra.cli.set_aside import set_aside_app
 from infra.cli.shared import err
@@ -71,6 +72,7 @@ app.add_typer(connections_app)
 app.add_typer(connect_log_app)
 app.add_typer(doctor_app)
 app.add_typer(recount_app)
+app.add_typer(request_app)
 app.add_typer(invoice_app)
 app.add_typer(posting_app)
 app.add_typer(restore_app)

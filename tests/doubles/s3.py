@@ -2,7 +2,7 @@
 
 import io
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +38,8 @@ class Buckets:
         self._tags: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._page = page
         self._lifecycles: dict[str, list[dict[str, Any]]] = {}
+        self._written: dict[tuple[str, str], datetime] = {}
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def objects(self, bucket: str = "bucket") -> dict[str, bytes]:
         """Return the objects of a bucket by their keys."""
@@ -81,6 +83,7 @@ class Buckets:
             raise ClientError(said, "PutObject")
         body = Body.encode() if isinstance(Body, str) else Body
         objects[Key] = body
+        self._written[Bucket, Key] = self.clock()
         self._tags.pop((Bucket, Key), None)
         return {"ETag": _etag(body)}
 
@@ -132,9 +135,13 @@ class Buckets:
         shown = keys[: min(MaxKeys, self._page)]
         page: dict[str, Any] = {"KeyCount": len(shown), "IsTruncated": len(shown) < len(keys)}
         if shown:
-            moment = datetime.now(UTC)
             page["Contents"] = [
-                {"Key": key, "Size": len(objects[key]), "ETag": _etag(objects[key]), "LastModified": moment}
+                {
+                    "Key": key,
+                    "Size": len(objects[key]),
+                    "ETag": _etag(objects[key]),
+                    "LastModified": self._written.get((Bucket, key), self.clock()),
+                }
                 for key in shown
             ]
         return page | ({"NextContinuationToken": shown[-1]} if len(shown) < len(keys) else {})

@@ -11,64 +11,15 @@ import pytest
 from infra.local.aws.log_line import render
 from infra.operate.deployment import OperatorError
 from infra.operate.recount.recount import Recount
-from metering.model.connections import Connection, Form, StageLog, Step
+from metering.model.connections import Connection, Form, StageLog
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, Sum
 from metering.model.periods import Hour
-from metering.stores.connections import Connections
 from metering.stores.set_aside import SetAsideBatch, SetAsideLine
 from tests.doubles.access_log import NONCE
 from tests.integration.raw import DEPLOYED, NEXT, Raw, close, said
+from tests.integration.their_stage import CALLED, ORDERS, THEIR_FORMAT, THEIR_LOG, connect, theirs
 from tests.integration.world import HOUR, moment
-
-THEIR_LOG = "/their/orders"
-THEIR_FORMAT = (
-    '{"id":"$context.requestId","at":"$context.requestTime","status":$context.status,"size":$context.responseLength,"route":"$context.routeKey",'
-    '"sub":"$context.authorizer.claims.sub"}'
-)
-ORDERS = Connection(
-    "orders",
-    Form.THEIRS,
-    Step.CONNECTED,
-    THEIR_LOG,
-    since=int(DEPLOYED.timestamp() * 1000),
-    by="arn:aws:iam::123456789012:user/operator",
-    api=Api.HTTP,
-    api_id="a1b2c3d4e5",
-    api_name="Orders",
-    stage="$default",
-    caller="authorizer.claims.sub",
-    before=StageLog("arn", THEIR_FORMAT),
-    after=StageLog("arn", THEIR_FORMAT),
-)
-CALLED = {
-    "requestId": "JKJaXmPLvHcESHA=",
-    "requestTime": "22/Nov/2026:05:29:00 +0000",
-    "status": "200",
-    "responseLength": "10",
-    "routeKey": "GET /items/{id}",
-    "authorizer.claims.sub": "ann",
-    "apiId": "a1b2c3d4e5",
-    "stage": "$default",
-}
-
-
-def connect(raw: Raw, *connections: Connection) -> None:
-    """Write connections into the ledger, and let their log groups be there since they began."""
-    logs: Any = boto3.client("logs")
-    for connection in connections:
-        Connections(raw.world.ledger.client, raw.world.ledger.table).save(connection)
-        there = logs.describe_log_groups(logGroupNamePrefix=connection.log_group)["logGroups"]
-        if not there:
-            now, raw.world.now = raw.world.now, DEPLOYED
-            logs.create_log_group(logGroupName=connection.log_group)
-            logs.create_log_stream(logGroupName=connection.log_group, logStreamName="stream")
-            raw.world.now = now
-
-
-def theirs(number: int = 1, **changes: str) -> str:
-    """Return a line of the stage's own format."""
-    return render(THEIR_FORMAT, CALLED | {"requestId": f"call-{number}="} | changes)
 
 
 def recounted(raw: Raw, hour: Hour = HOUR) -> dict[str, int]:

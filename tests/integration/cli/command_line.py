@@ -44,6 +44,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "unbilled accept": ("acme", "--reason", "a gift"),
     "close": (),
     "recount": ("--all", "--hour", "2026-11-22T04"),
+    "request": ("JKJaXmPLvHcESHA=", "--at", "2026-11-22T04:17:30Z"),
     "set-aside list": (),
     "set-aside show": ("0" * 24,),
     "set-aside redrive": ("--all",),

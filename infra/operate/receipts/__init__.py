@@ -1,0 +1,1 @@
+"""Receipts: what became of one request, for whoever disputes it."""
