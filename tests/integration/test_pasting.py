@@ -100,6 +100,12 @@ def test_what_a_stage_is_to_metering_is_said() -> None:
     assert "metering.compare_with(api='Orders', stage='v1', kind=Api.REST)" in _notes(REST)
     assert "metering.compare_with(api='a1b2c3', stage='v1', kind=Api.HTTP)" in _notes(HTTP)
     assert "compare_with" not in _notes(SOCKET)
+    others = "make up for missing ones"
+    assert others in _notes(SOCKET)
+    alike = replace(PLACE, access_log=AccessLog(Api.WEBSOCKET, "authorizer.tenant"))
+    assert others not in _notes(REST) + _notes(SOCKET, alike)
+    streaming = replace(PLACE, delivery_stream="amazon-apigateway-M")
+    assert "give the stage the log group Metering-AccessLog" in _notes(REST, streaming)
     assert "'metering disconnect orders --keep-log'" in _notes(REST, ledger=[ORDERS])
     assert "ApiGatewayManagedOverrides" in _notes(replace(HTTP, managed=True))
     assert "ApiGatewayManagedOverrides" not in _notes(HTTP)

@@ -56,7 +56,6 @@ def to_paste(tool: Tool, stage: LiveStage, place: Place, wishes: Wishes, ledger:
 
 def _told(stage: LiveStage, place: Place, log: AccessLog, wanted: StageLog, connected: str) -> Iterator[str]:
     """Yield what to know before the lines are deployed; ``connected`` is the connection that the stage has, or none."""
-    group = group_of(wanted.destination)
     if stage.log == wanted:
         yield f"{stage} writes so already"
     elif stage.log.destination.removesuffix(":*") != wanted.destination and stage.log.destination:
@@ -77,11 +76,36 @@ def _told(stage: LiveStage, place: Place, log: AccessLog, wanted: StageLog, conn
     yield from billed(stage, log)
     yield from not_logged(stage, place, log)
     yield f"metrics know it as {log.connection}; give each API a name of its own (--name)"
+    yield from _compared(stage, place)
+    yield from _of_the_log(stage, place, group_of(wanted.destination))
+    yield (
+        "the format holds the nonce by which this deployment knows its lines: whoever knows it, and may write into the "
+        "log, can bill anyone. Keep the lines where your templates are, and no more public"
+    )
+
+
+def _compared(stage: LiveStage, place: Place) -> Iterator[str]:
+    """Say how its requests are compared with what is counted."""
     if stage.api is not Api.WEBSOCKET:
         api = stage.api_name if stage.api is Api.REST else stage.api_id
         yield (
             "to have its requests compared with what is counted, name it in app.py: "
             f"metering.compare_with(api={api!r}, stage={stage.name!r}, kind=Api.{stage.api.name})"
+        )
+    elif place.access_log.api is not Api.WEBSOCKET:
+        yield (
+            "its lines are compared with no number of CloudWatch's, and go into a log whose lines are compared with "
+            "requests of other stages, where they can make up for missing ones: 'metering connect' without --print "
+            "gives it a log group of its own"
+        )
+
+
+def _of_the_log(stage: LiveStage, place: Place, group: str) -> Iterator[str]:
+    """Say what this log asks of AWS; without a log group it is a stream."""
+    if not group:
+        yield (
+            "this is the stream of the Firehose road: before the deployment goes back to the other one, give the stage "
+            f"the log group {place.access_log_group}, which is read on either"
         )
     if stage.api.logs_by_role and group and not stage.log_role:
         yield (
@@ -95,7 +119,3 @@ def _told(stage: LiveStage, place: Place, log: AccessLog, wanted: StageLog, conn
             "fails with 'Policy document length breaking Cloudwatch Logs Constraints'; 'metering connect' without "
             "--print needs no room there"
         )
-    yield (
-        "the format holds the nonce by which this deployment knows its lines: whoever knows it, and may write into the "
-        "log, can bill anyone. Keep the lines where your templates are, and no more public"
-    )
