@@ -472,6 +472,13 @@ def test_messages_that_name_no_caller_are_told(patient: Patient) -> None:
     assert "usage lines" in do
 
 
+def test_messages_are_not_looked_for_where_there_is_no_log_group(patient: Patient) -> None:
+    """What is wrong is said all the same."""
+    connection = chat(patient)
+    boto3.client("logs").delete_log_group(logGroupName=connection.log_group)
+    assert patient.said() == [("broken", f"the log group {connection.log_group} of chat is gone")]
+
+
 # --- the checks of stages --------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ CloudWatch for each.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from infra.operate.connections.first_line import reader_of
@@ -26,10 +26,11 @@ from metering.model.metric_checks import unverified
 from metering.model.metrics import Metric, declared, of_stage
 from metering.model.periods import HOUR
 from metering.model.stages import connected
-from metering.stores.aws import in_pieces, side_by_side
+from metering.stores.aws import side_by_side
 
 MOST_LOOKED_AT: Final = 100
-"""API Gateway takes ten calls a second of an account, in all (API Gateway Developer Guide, "Quotas")."""
+"""API Gateway takes ten calls a second of an account, in all (API Gateway Developer Guide, "Quotas"), and CloudWatch
+500 metrics in a call."""
 
 MOST_MESSAGES: Final = 100
 """Lines of a WebSocket API that are read: one page (CloudWatch Logs API Reference, "FilterLogEvents")."""
@@ -37,7 +38,6 @@ MOST_MESSAGES: Final = 100
 FEWEST: Final = 10
 """So many requests without a line are no accident: API Gateway logs none of some refusals."""
 
-MOST_METRICS: Final = 500
 _MOST_NAMED: Final = 10
 _BRING_IN: Final = "then bring in what was missed: metering recount --all --from HOUR --fix"
 
@@ -107,7 +107,7 @@ def _of_one(around: _Around, one: Connection) -> Iterator[Finding]:
             f"{'; '.join(unsafe)}",
             "take these statuses out of app.py, and deploy it",
         )
-    if one.api is Api.WEBSOCKET:
+    if one.api is Api.WEBSOCKET and not wrong:
         yield from _nameless_messages(around, one)
 
 
@@ -210,18 +210,15 @@ def _silent(deployment: Deployment, connections: Sequence[Connection], now: date
         for one in connections
         if one.step is Step.CONNECTED and one.api in (Api.REST, Api.HTTP) and moment(one.since) < now - HOUR
     ]
-    requests: dict[str, float] = {}
-    for some in in_pieces(whole, MOST_METRICS // 2):
-        wanted: list[Measured] = []
-        for one in some:
-            wanted.append(("AWS/Logs", "IncomingLogEvents", "Sum", {"LogGroupName": one.log_group}))
-            wanted.append(("AWS/ApiGateway", "Count", "SampleCount", connected(one).dimensions))
-        numbers = iter(measured(deployment, wanted, now, timedelta(hours=1)))
-        for one in some:
-            lines, asked = next(numbers), next(numbers)
-            if not lines and asked >= FEWEST:
-                requests[one.name] = asked
-    return requests
+    if not whole:
+        return {}
+    written: list[Measured] = [
+        ("AWS/Logs", "IncomingLogEvents", "Sum", {"LogGroupName": one.log_group}) for one in whole
+    ]
+    asked: list[Measured] = [("AWS/ApiGateway", "Count", "SampleCount", connected(one).dimensions) for one in whole]
+    numbers = measured(deployment, [*written, *asked], now, HOUR)
+    pairs = zip(whole, numbers[: len(whole)], numbers[len(whole) :], strict=True)
+    return {one.name: requests for one, lines, requests in pairs if not lines and requests >= FEWEST}
 
 
 def _misnamed(one: Connection, apis: Sequence[ApiThere]) -> Iterator[Finding]:
