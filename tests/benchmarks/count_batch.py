@@ -19,10 +19,11 @@ import msgspec
 
 from metering.counting import payloads
 from metering.model import metrics
-from metering.model.access_log import Ours, Reader
+from metering.model.access_log import Reader
 from metering.model.log_format import AccessLog, AccessRecord
 from metering.model.measuring import Tally
 from metering.model.metrics import Count, Metric, Sum
+from metering.model.our_lines import Ours
 from tests.benchmarks.common import parser, report
 from tests.doubles.access_log import NONCE
 

@@ -24,12 +24,13 @@ from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.counting import payloads, redriving
 from metering.counting.payloads import PayloadError
 from metering.counting.recording import Hashing, Recorded, Recorder
-from metering.model.access_log import Ours, Partly, Reader, Rejected
+from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.batches import Batch
 from metering.model.log_format import AccessLog
 from metering.model.measuring import NO_KEY, measure
 from metering.model.metric_checks import check
 from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique, declared
+from metering.model.our_lines import Ours
 from metering.model.usage_lines import UsageLineReader
 from metering.stores.claims import Claims
 from metering.stores.counters import Counters

@@ -16,10 +16,11 @@ from infra.operate.connections.stage import Authorizer, LiveStage, Method, look
 from infra.operate.connections.terms import Place, Wishes
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount.raw_lines import read_access_line
-from metering.model.access_log import Ours, Reader
+from metering.model.access_log import Reader
 from metering.model.connections import Connection, StageLog, Step
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metrics import Count, Sum
+from metering.model.our_lines import Ours
 from tests.doubles.access_log import NONCE
 from tests.doubles.aws import Account
 from tests.doubles.log_groups import LOG_GROUP_ARN

@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 
 from infra.operate.doctor.examine import examine
-from metering.model.access_log import Ours, Reader
+from metering.model.access_log import Reader
 from metering.model.log_format import AccessRecord
+from metering.model.our_lines import Ours
 from metering.signals import Signal
 from tests.live.app.app import HOSTILE, HTTP_NONCE, METRICS, TOKENS
 from tests.live.cloud import SUBJECT, fields

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
-from metering.model.access_log import Ours, Partly, Reader, Rejected, amount
+from metering.model.access_log import Partly, Reader, Rejected, amount
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.measuring import measure
 from metering.model.metrics import Count, Max, Metric, Sum, Unique, declared
+from metering.model.our_lines import Ours
 from tests.doubles.access_log import NONCE, line_of
 
 NOW = datetime(2026, 11, 22, 5, 30, tzinfo=UTC)

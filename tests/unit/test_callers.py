@@ -13,12 +13,13 @@ from infra.operate.connections.stage import LiveStage, Method
 from infra.operate.connections.terms import Place, Wishes
 from infra.operate.recount.raw_formats import RawFormat
 from infra.operate.recount.raw_lines import UnreadableError, read_access_line
-from metering.model.access_log import Ours, Reader
+from metering.model.access_log import Reader
 from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import compile_format
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metric_checks import MetricError, check, unverified
 from metering.model.metrics import Count, Metric, Sum, Unique
+from metering.model.our_lines import Ours
 from metering.model.subjects import source_of_key
 from tests.doubles.access_log import NONCE, line_of
 from tests.unit.test_access_log import GOOD, NOW, NOW_MS

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from metering.counting import payloads
 from metering.counting.payloads import ArchiveObject, PayloadError, batches, notified_objects
 from metering.model import batches as model
-from metering.model.access_log import Ours, Reader, Rejected
+from metering.model.access_log import Reader, Rejected
 from metering.model.batches import Chunk, Source, batch_of
 from metering.model.metrics import Count
+from metering.model.our_lines import Ours
 from tests.doubles.access_log import NONCE
 
 LINE = b'{"metering":"1:11","request_id":"r-%04d="}'

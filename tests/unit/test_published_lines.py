@@ -11,9 +11,10 @@ import pytest
 
 from infra.local.aws.log_line import Error, Exchange, Integration, Kind, render
 from infra.operate.recount.raw_lines import read_access_line
-from metering.model.access_log import Ours, Reader
+from metering.model.access_log import Reader
 from metering.model.log_format import AccessLog, AccessRecord, Api
 from metering.model.metrics import Count
+from metering.model.our_lines import Ours
 from metering.model.periods import Hour, epoch_ms
 from tests.doubles.access_log import NONCE
 

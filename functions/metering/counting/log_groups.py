@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from metering.counting.payloads import Subscription
-from metering.model.access_log import LineForm, Ours
 from metering.model.batches import EventBatch, Source
 from metering.model.connections import in_force
 from metering.model.line_forms import forms_of
 from metering.model.metrics import Metric
+from metering.model.our_lines import LineForm, Ours
 from metering.stores.connections import Connections
 
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from metering.model.access_log import short
 from metering.model.batches import PIECE, Chunk, EventBatch, Source, batch_of, token_of
+from metering.model.our_lines import short
 
 CHUNK: Final = 12 << 20
 """An object is recorded in chunks of this many bytes (30,000 lines), gunzipped, and up to the end of the line. It must

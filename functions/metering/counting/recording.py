@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from typing import Protocol, Self, TypeVar, assert_never
 
 from metering.counting.log_groups import LogGroups
-from metering.model.access_log import LineForm, Ours, Partly, Reader, Rejected
+from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.amounts import Amounts
 from metering.model.batches import Batch, Piece, Source
 from metering.model.log_format import AccessRecord
 from metering.model.measuring import Tally, Usage, measure
 from metering.model.metrics import Metric, declared
+from metering.model.our_lines import LineForm, Ours
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour, epoch_ms
 from metering.model.subjects import source_of_key, subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports

@@ -17,11 +17,12 @@ from typing import Any, Final, assert_never
 
 from metering.counting.payloads import PayloadError
 from metering.counting.recording import Recorder
-from metering.model.access_log import LineForm, Ours, Partly, Reader, Rejected
+from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.batches import Source, token_of
 from metering.model.log_format import AccessRecord
 from metering.model.measuring import NOT_BILLED, Usage, measure
 from metering.model.metrics import Metric, declared, of_the_access_log
+from metering.model.our_lines import LineForm, Ours
 from metering.model.periods import Hour
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
 from metering.stores.aws import each_side_by_side, in_pieces

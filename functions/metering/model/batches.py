@@ -12,7 +12,7 @@ from enum import StrEnum
 from operator import eq
 from typing import Final
 
-from metering.model.access_log import LineForm
+from metering.model.our_lines import LineForm
 
 TOKEN_BYTES: Final = 12
 

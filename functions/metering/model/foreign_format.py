@@ -29,6 +29,7 @@ from metering.model.log_format import (
     AccessLog,
     AccessRecord,
     Api,
+    Declared,
 )
 from metering.model.metrics import Count, Max, Metric, Sum, declared, of_stage, of_the_access_log
 from metering.model.periods import EPOCH
@@ -71,6 +72,9 @@ class ForeignFormat:
 
     unread: Mapping[str, str] = field(default_factory=dict)
     """The names of metrics that the format lacks something for, and what: they were declared after it was connected."""
+
+    def at_once(self, lines: bytes, log: Declared) -> None:
+        """Leave them to be read one by one."""
 
     def fields(self, line: str) -> dict[str, str] | None:
         """Return a line's fields and variables, each as text; None for a line of another stage.

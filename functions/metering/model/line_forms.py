@@ -8,23 +8,37 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import assert_never
 
-from metering.model.access_log import LineForm, Ours
 from metering.model.connections import Connection, Form
 from metering.model.foreign_format import FRONT, FormatError, as_far_as_readable, unwrapped
+from metering.model.log_format import AccessRecord, Declared
 from metering.model.metrics import Metric
+from metering.model.our_lines import LineForm, Ours
 
 
 @dataclass(frozen=True, slots=True)
 class Extended:
     """Lines of a stage's own format with one of ours in front; those of others where they ``share`` the log group."""
 
-    ours: Ours
+    written: Ours
     shares: bool
 
     @property
     def unread(self) -> Mapping[str, str]:
         """None, as with lines of ours."""
-        return self.ours.unread
+        return self.written.unread
+
+    def at_once(self, lines: bytes, log: Declared) -> list[AccessRecord] | None:
+        """Return the records of our lines in front; None if a line has none there, and is of no other stage."""
+        if not lines:  # where a line end stands within one of them
+            return None
+        found = []
+        for line in lines.decode(errors="surrogateescape").split("\n"):
+            try:
+                if not self.shares or line.startswith(FRONT):
+                    found.append(unwrapped(line, self.written.nonces))
+            except ValueError:
+                return None
+        return self.written.at_once("\n".join(found).encode(errors="surrogateescape"), log) if found else []
 
     def fields(self, line: str) -> dict[str, str] | None:
         """Return a line's fields; None for one of a stage that was not extended; ValueError for any other.
@@ -33,7 +47,7 @@ class Extended:
         """
         if self.shares and not line.startswith(FRONT):
             return None
-        return self.ours.fields(unwrapped(line, self.ours.nonces))
+        return self.written.fields(unwrapped(line, self.written.nonces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,9 @@ class Unreadable:
     def unread(self) -> Mapping[str, str]:
         """None, since each line is set aside whole."""
         return {}
+
+    def at_once(self, lines: bytes, log: Declared) -> None:
+        """Leave them to be read one by one."""
 
     def fields(self, line: str) -> None:
         """Raise ValueError."""

@@ -16,11 +16,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeGuard
 
-from metering.model.access_log import Partly, Rejected, amount, explain_time, short
+from metering.model.access_log import Partly, Rejected, amount, explain_time
 from metering.model.amounts import Amounts
 from metering.model.log_format import MISSING
 from metering.model.measuring import Usage
 from metering.model.metrics import USAGE_LINES, Max, Metric, Sum
+from metering.model.our_lines import short
 from metering.model.periods import EPOCH, FIRST_MS, LATEST_RECORD, OLDEST_RECORD, Hour, aware
 from metering.model.subjects import ID_RULE, is_id, is_printable, source_of_customer, source_of_key
 from metering.model.usage_frames import WHICH, WHOSE, Frames, Number, Object

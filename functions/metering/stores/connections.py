@@ -57,7 +57,7 @@ class Connections:
 
     def of_log_group(self, log_group: str) -> list[Connection]:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
-        return [_read(item) for item in self._items.query(f"log-group#{log_group}", most_pages=1)]
+        return [_read(item) for item in self._items.query(f"log-group#{log_group}", most_pages=MOST)]
 
     def ever(self) -> list[Connection]:
         """Return how every log group was ever read: a connection once for each time that it began.
