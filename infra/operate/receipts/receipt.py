@@ -15,11 +15,12 @@ from infra.operate.receipts.search import Line, Search, Searched
 from infra.operate.recount.in_force import InForce
 from infra.operate.usage import OPEN, Reasons
 from metering.layout import SET_ASIDE
-from metering.model.access_log import LineForm, Ours, Partly, Reader, Rejected
+from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.line_forms import forms_of
 from metering.model.log_format import MISSING, AccessRecord
 from metering.model.measuring import Usage, measure
 from metering.model.metrics import Max, Metric, declared
+from metering.model.our_lines import LineForm, Ours
 from metering.model.periods import GRACE, Hour, epoch_ms
 from metering.model.subjects import Kind, source_of_key
 from metering.stores.attribution import owner_of
