@@ -59,10 +59,10 @@ class Dashboard(Construct):
             self._graph("Hours behind", Signal.HOURS_BEHIND, Signal.HOURS_UNPOSTED, statistic="Maximum"),
             self._graph("Unmapped, and corrections that are void", Signal.USAGE_UNMAPPED, Signal.CORRECTIONS_VOID),
             self._graph(
-                "Counted of a day",
+                "Counted of a day, the least of all logs and stages",
                 Signal.COMPLETENESS_OF_LINES,
                 Signal.COMPLETENESS_OF_REQUESTS,
-                statistic="Average",
+                statistic="Minimum",
                 period=AN_HOUR,
             ),
         )
