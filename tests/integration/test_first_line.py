@@ -192,7 +192,7 @@ def test_no_more_lines_are_looked_at_than_a_look_has_room_for(deployment: Deploy
         ),
         (
             {"api": Api.WEBSOCKET, "caller": "authorizer.sub"},
-            'npx wscat -c wss://a1b2c3.execute-api.eu-west-1.amazonaws.com/v1 -H "Authorization: $TOKEN"',
+            'wscat -c wss://a1b2c3.execute-api.eu-west-1.amazonaws.com/v1 -H "Authorization: $TOKEN"',
         ),
     ],
 )

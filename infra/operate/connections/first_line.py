@@ -123,7 +123,7 @@ def example_call(connection: Connection, *, region: str, path: str = "/") -> str
     """
     host = f"{connection.api_id}.execute-api.{region}.amazonaws.com{'.cn' * region.startswith('cn-')}"
     if connection.api is Api.WEBSOCKET:
-        return f'npx wscat -c wss://{host}/{connection.stage} -H "Authorization: $TOKEN"'
+        return f'wscat -c wss://{host}/{connection.stage} -H "Authorization: $TOKEN"'
     stage = "" if connection.stage == "$default" else f"/{connection.stage}"
     shows = "x-api-key: $API_KEY" if connection.log.variable == API_KEY else "Authorization: Bearer $TOKEN"
     return f'curl -i -H "{shows}" "https://{host}{stage}{path}"'
