@@ -158,9 +158,11 @@ def test_what_would_be_larger_than_api_gateway_takes_is_refused() -> None:
 
 
 def test_a_stage_that_writes_into_the_deployments_own_log_is_not_connected() -> None:
-    """It is metered."""
-    with pytest.raises(OperatorError, match="writes into this deployment's own access log"):
+    """It is metered; a connection that it had is to be ended."""
+    with pytest.raises(OperatorError, match=r"own access log: there is nothing to connect$"):
         planned(with_log(FORMAT, f"{ARN}access-log"))
+    with pytest.raises(OperatorError, match="end its connection by 'metering disconnect orders --keep-log'"):
+        planned(with_log(FORMAT, f"{ARN}access-log"), connected())
 
 
 # --- callers ---------------------------------------------------------------------------------------------------------
@@ -370,6 +372,10 @@ def test_a_log_group_that_another_connection_reads_whole_is_refused() -> None:
     other = connected(name="people", form=Form.THEIRS, api_id="people0001", log_group="theirs")
     assert "people reads every line of theirs as one of its own stage" in refused(planned(with_log(BOUND), other))
     assert planned(with_log(BOUND), connected(**{**_fields(other), "shares_log": True})).refusals == ()
+    usage = connected(**{**_fields(other), "form": Form.USAGE, "api": None, "api_id": "", "stage": ""})
+    assert "people reads usage lines of theirs: say 'metering disconnect people' first" in refused(
+        planned(with_log(BOUND), usage)
+    )
 
 
 def _fields(connection: Connection) -> dict[str, Any]:

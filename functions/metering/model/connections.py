@@ -59,8 +59,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``since`` and ``until`` are in milliseconds since 1970, by AWS's own clock; ``until`` is 0 while it is connected.
     ``api_name`` is the API's name at API Gateway, ``name`` the connection's. ``before`` is what the stage had,
-    ``after`` what it was given (the same where it was left alone). ``shares_log`` says that other stages write into the
-    log group, too, so that each line must name this API and stage. ``by`` is the ARN of who connected it.
+    ``after`` what it was given (the same where it was left alone). ``shares_log`` says that each line must
+    name this API and stage, since others write into the log group, too, or may. ``by`` is the ARN of who connected it.
     """
 
     name: str

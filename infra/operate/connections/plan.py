@@ -149,7 +149,10 @@ def _former(stage: LiveStage, ledger: Sequence[Connection]) -> Connection | None
 
 def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | None) -> None:
     if group_of(stage.log.destination) == place.access_log_group:
-        raise OperatorError(f"{stage} writes into this deployment's own access log: there is nothing to connect")
+        end = ""
+        if former and former.step is not Step.DISCONNECTED:
+            end = f"; end its connection by 'metering disconnect {former.name} --keep-log'"
+        raise OperatorError(f"{stage} writes into this deployment's own access log: there is nothing to connect{end}")
     if former is None or (former.step is Step.DISCONNECTED and not _stands(former, stage, place)):
         return
     if former.step is Step.DISCONNECTING:

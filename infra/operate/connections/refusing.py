@@ -63,20 +63,19 @@ def no_role(stage: LiveStage, wishes: Wishes, case: Case) -> Iterator[Refusal]:
 
 
 def read_by_another(stage: LiveStage, connection: Connection, ledger: Sequence[Connection]) -> Iterator[Refusal]:
-    """Refuse a log group of which another connection takes every line for its own stage's."""
+    """Refuse a log group of which another connection takes every line for its own stage's, or for usage lines."""
     for other in ledger:
-        takes_all = other.form is Form.THEIRS and not other.shares_log and other.step is not Step.DISCONNECTED
-        if (
-            takes_all
-            and other.log_group == connection.log_group
-            and (other.api_id, other.stage)
-            != (
-                stage.api_id,
-                stage.name,
-            )
-        ):
+        is_its_own = (other.api_id, other.stage) == (stage.api_id, stage.name)
+        if other.log_group != connection.log_group or other.step is Step.DISCONNECTED or is_its_own:
+            continue
+        if other.form is Form.USAGE:
             yield Refusal(
-                f"{other.name} reads every line of {other.log_group} as one of its own stage",
+                f"the connection {other.name} reads usage lines of {other.log_group}",
+                f"say 'metering disconnect {other.name}' first; or let the stage write into a log group of its own",
+            )
+        elif other.form is Form.THEIRS and not other.shares_log:
+            yield Refusal(
+                f"the connection {other.name} reads every line of {other.log_group} as one of its own stage",
                 f"say 'metering disconnect {other.name}', and connect it again with a format that has $context.apiId "
                 "and $context.stage in front",
             )

@@ -88,6 +88,8 @@ def test_what_is_missing_or_unknown_is_wrong_use(metering: Metering) -> None:
         ("customers", "import"),
         ("keys", "exclude", "key1"),
         ("invoice",),
+        ("connect", "a1b2c3d4e5"),
+        ("disconnect",),
         ("usage", "one", "two"),
         ("reconcile", "one", "two"),
         ("close", "--nonsense"),
