@@ -279,7 +279,8 @@ def _connection(deployment: Deployment, name: str, stage: str) -> Connection:
 
 def _first_line(deployment: Deployment, connection: Connection, planned: Plan) -> FirstLine | None:
     """Wait for a connection's first line, and say how to make one."""
-    call = example_call(connection, region=planned.stage.region)
+    methods = [method.name for method in planned.stage.methods]
+    call = example_call(connection, region=planned.stage.region, methods=methods)
     err.print(f"waiting for the first line; to make one: {call}")
     with err.status("waiting"):
         return wait_for_first_line(deployment, connection, patience=PATIENCE)

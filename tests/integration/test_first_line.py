@@ -182,6 +182,12 @@ def test_no_more_lines_are_looked_at_than_a_look_has_room_for(deployment: Deploy
     assert wait_for_first_line(deployment, JOBS, patience=timedelta(0)) is None
 
 
+SIGNED = (
+    'curl -i --aws-sigv4 "aws:amz:eu-west-1:execute-api" -u "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" '
+    '-H "x-amz-security-token: $AWS_SESSION_TOKEN" "https://a1b2c3.execute-api.eu-west-1.amazonaws.com/v1/items"'
+)
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
@@ -189,6 +195,11 @@ def test_no_more_lines_are_looked_at_than_a_look_has_room_for(deployment: Deploy
         (
             {"api": Api.HTTP, "caller": "authorizer.claims.sub", "stage": "$default"},
             'curl -i -H "Authorization: Bearer $TOKEN" "https://a1b2c3.execute-api.eu-west-1.amazonaws.com/items"',
+        ),
+        ({"caller": "identity.userArn"}, SIGNED),
+        (
+            {"caller": "identity.clientCert.serialNumber"},
+            'curl -i --cert client.pem --key client.key "https://$DOMAIN/items"',
         ),
         (
             {"api": Api.WEBSOCKET, "caller": "authorizer.sub"},
@@ -199,7 +210,15 @@ def test_no_more_lines_are_looked_at_than_a_look_has_room_for(deployment: Deploy
 def test_a_call_to_try_is_ready_to_be_pasted(changes: dict[str, Any], wanted: str) -> None:
     """What its caller has to show is left to a variable (I8)."""
     connection = msgspec.structs.replace(ORDERS, **changes)
-    assert example_call(connection, region="eu-west-1", path="/items") == wanted
+    methods = ["POST /", "GET /items/{id}", "GET /items", "GET /others"]
+    assert example_call(connection, region="eu-west-1", methods=methods) == wanted
+
+
+def test_where_no_method_is_known_the_root_is_called() -> None:
+    """Whatever it answers, it is a line."""
+    assert example_call(ORDERS, region="cn-north-1", methods=["ANY /{proxy+}"]).endswith(
+        '"https://a1b2c3.execute-api.cn-north-1.amazonaws.com.cn/v1/"'
+    )
 
 
 def test_a_line_that_adds_nothing_says_so() -> None:

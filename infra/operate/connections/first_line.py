@@ -6,7 +6,7 @@ Logs at most, and the looks are as many as the patience has room for.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -115,18 +115,28 @@ def counted_as(
     return _first(deployment, usage, at, said, why or _unbilled(usage, connection, good))
 
 
-def example_call(connection: Connection, *, region: str, path: str = "/") -> str:
-    """Return a command line that calls a connection's stage, with what its caller has to show left to a variable.
+def example_call(connection: Connection, *, region: str, methods: Sequence[str] = ()) -> str:
+    """Return a command line that calls a connection's stage, with what its caller has to show left to variables.
 
-    The addresses are those that API Gateway gives each API (API Gateway Developer Guide, "Invoke a REST API",
-    "HTTP APIs", "Invoke a WebSocket API").
+    It gets the first of the ``methods`` (``GET /items``) that needs no parameter. The addresses are those that API
+    Gateway gives each API (API Gateway Developer Guide, "Invoke a REST API", "Invoke a WebSocket API"), but for mutual
+    TLS, which only a domain name of one's own has (the same, "Mutual TLS authentication").
     """
     host = f"{connection.api_id}.execute-api.{region}.amazonaws.com{'.cn' * region.startswith('cn-')}"
     if connection.api is Api.WEBSOCKET:
         return f'wscat -c wss://{host}/{connection.stage} -H "Authorization: $TOKEN"'
     stage = "" if connection.stage == "$default" else f"/{connection.stage}"
-    shows = "x-api-key: $API_KEY" if connection.log.variable == API_KEY else "Authorization: Bearer $TOKEN"
-    return f'curl -i -H "{shows}" "https://{host}{stage}{path}"'
+    gets = (one.partition(" ")[2] for one in methods if one.startswith("GET /") and "{" not in one)
+    path = next(gets, "/")
+    variable = connection.log.variable
+    if variable.startswith("identity.clientCert."):
+        return f'curl -i --cert client.pem --key client.key "https://$DOMAIN{path}"'
+    if variable in ("identity.accountId", "identity.userArn"):
+        shows = f'--aws-sigv4 "aws:amz:{region}:execute-api" -u "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY"'
+        shows += ' -H "x-amz-security-token: $AWS_SESSION_TOKEN"'
+    else:
+        shows = '-H "x-api-key: $API_KEY"' if variable == API_KEY else '-H "Authorization: Bearer $TOKEN"'
+    return f'curl -i {shows} "https://{host}{stage}{path}"'
 
 
 def _lines(deployment: Deployment, connection: Connection, now: datetime) -> Iterator[tuple[datetime, str]]:
