@@ -198,9 +198,12 @@ def test_stages_that_share_a_log_group_are_told_apart_by_what_their_lines_name(w
     connect(world, msgspec.structs.replace(PETS, shares_log=True))
     connect(world, msgspec.structs.replace(PETS, name="cats", stage="v2", shares_log=True))
     world.bill(Count(name="requests", by="api", meters=("pets", "cats")))
-    recorded = record(world, delivered(line(), line(stage="v2"), line(stage="v3"), line(apiId="other")))
+    recorded = record(
+        world, delivered(line(), line(stage="v2"), line(stage="v3"), line(apiId="other"), "GET /dogs 200")
+    )
     assert (recorded.read, recorded.set_aside) == (2, 0)
     assert world.counted() == {"key1": {"requests_pets": 1, "requests_cats": 1}}
+    assert record(world, delivered(f"x{line()}")).set_aside == 1  # it names the API: whatever that means, it is told
 
 
 def test_a_stage_that_had_no_access_log_writes_ours(world: World) -> None:

@@ -92,7 +92,7 @@ def test_a_stage_that_shares_its_log_group_has_its_own_lines_alone(raw: Raw) -> 
             [("a1b2c3d4e5", "$default"), ("a1b2c3d4e5", "v2"), ("a1b2c3d4e5", "v3"), ("zzzzzzzzzz", "v2")]
         )
     ]
-    raw.log(*lines, group=THEIR_LOG)
+    raw.log(*lines, "GET /of/a/stage/with/another/format", group=THEIR_LOG)
     close(raw)
     assert recounted(raw) == {"orders:ann": 1, "quotes:ann": 1}
     work = Recount(raw.deployment, None, raw.world.now)

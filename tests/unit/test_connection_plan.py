@@ -359,6 +359,8 @@ def test_a_log_group_that_is_shared_is_bound_by_api_and_stage_or_refused() -> No
     bound = planned(with_log(BOUND, sharing=SHARED))
     assert (bound.refusals, bound.connection.shares_log) == ((), True)
     assert any("the stage prod of People writes into theirs, too" in note for note in bound.notes)
+    assert planned(with_log(LACKING, sharing=SHARED), extend=True).connection.shares_log
+    assert not planned(with_log(LACKING), extend=True).connection.shares_log
 
 
 def test_lines_are_held_to_api_and_stage_wherever_the_format_has_them() -> None:

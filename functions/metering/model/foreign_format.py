@@ -79,10 +79,13 @@ class ForeignFormat:
     def fields(self, line: str) -> dict[str, str] | None:
         """Return a line's fields and variables, each as text; None for a line of another stage.
 
-        Raises ValueError for a line that is not as the format writes them.
+        Raises ValueError for a line that is not as the format writes them. Where the format names the API, its every
+        line does: what does not is another stage's, whatever that writes.
         """
         match = self.pattern.match(line)
         if match is None:
+            if self.api_id and self.api_id not in line:
+                return None
             raise ValueError("not the stage's format: the line is not as it was when the stage was connected")
         found = {name: _bare(match[self.places[variable]]) for name, variable in self.chosen.items()}
         if self.api_id and (found["api_id"], found["stage"]) != (self.api_id, self.stage):

@@ -99,7 +99,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         keys_apart=log.keys_apart,
         before=stage.log,
         after=after,
-        shares_log=case is Case.IN_PLACE and _bound(stage, place, log),
+        shares_log=_bound(stage, place, log) if case is Case.IN_PLACE else case is Case.EXTEND and bool(stage.sharing),
         version=bearer.version if bearer else 0,
     )
     return Plan(
