@@ -259,7 +259,10 @@ def _way_back(connection: Connection, *, keep_log: bool) -> list[str]:
         stage = f"the stage {connection.stage} of {connection.api_name}"
         had = _log(connection.before)
         said.append(f"{stage} goes on writing what it writes" if keep_log else f"{stage} gets back what it had: {had}")
-    said.append(f"lines of {connection.log_group} are read no longer; what was counted stays, and is billed")
+    said.append(
+        f"lines of {connection.log_group} are read no longer; what was counted stays, and is billed. Should lines of "
+        "the last minutes lack, 'metering recount --all' of this hour finds them"
+    )
     if connection.form is Form.OURS:
         said.append(f"{connection.log_group} stays until its retention: it is what was billed from")
     return said

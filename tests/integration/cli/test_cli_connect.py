@@ -126,6 +126,16 @@ def test_a_stage_that_is_no_longer_as_it_was_left_is_told_in_a_sentence(live: Li
     assert live.apis.log_of("orders0001") == (THEIRS, BILLABLE)
 
 
+def test_an_apis_name_does_nothing_to_a_terminal(live: LiveApis, metering: Metering) -> None:
+    """I8: whoever names APIs in the account is not whoever operates this."""
+    live.apis.add("hostile001", "\x1b[31mOrders\n\u202e[red]", methods=KEYED, stage="prod")
+    result = metering("connect", "hostile001", "prod", "--yes", "--no-wait")
+    assert result.code == 0
+    assert result.out.startswith(r"\x1b[31mOrders\n\u202e[red] (hostile001), a REST API, stage prod")
+    assert live.deployment().connections.get("api-31morders-red") is not None
+    assert metering("connect", "\x1b]0;x", "prod").code == 1
+
+
 @pytest.mark.parametrize("arguments", [("nothing",), ("orders0001", "prod")])
 def test_what_is_not_connected_is_not_disconnected(
     live: LiveApis, metering: Metering, arguments: tuple[str, ...]
