@@ -30,7 +30,7 @@ from infra.local.aws.emulator import Emulator
 from infra.local.aws.forwarding import Forwarder, emulator_session, forward, forwarded
 from infra.local.aws.json_web_tokens import JwtAuthorizer, RefusedError, Tokens, logged
 from infra.local.aws.log_line import MISSING, Error, Exchange, Integration, Kind, render
-from infra.local.aws.log_writer import AccessLog
+from infra.local.aws.log_writer import AccessLog, Clocks
 from infra.local.aws.stage import Place, Stage
 
 REQUEST_ID: Final = "x-amzn-RequestId"
@@ -60,7 +60,8 @@ class Gateway(Forwarder):
 
     - `emulator`, `api_id`, `stage`: the deployed REST or HTTP API. Its format and resources are read on entering: enter
       a new gateway after a deployment that changes them.
-    - `clock`: seconds since the epoch, for the times in the lines and of the log events.
+    - `clock`: seconds since the epoch, for the times in the lines and of the log events; `writes_by` is the clock of
+      the log events alone, if that is another.
     - `url`: where callers send their requests, `{url}/{path}` for a resource `/{path}`.
 
     Every request is logged, whatever its answer; only one of more than 10 MiB (413) is not, as on AWS. Of authorizers
@@ -70,12 +71,20 @@ class Gateway(Forwarder):
 
     url: str
 
-    def __init__(self, emulator: Emulator, *, api_id: str, stage: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        emulator: Emulator,
+        *,
+        api_id: str,
+        stage: str,
+        clock: Callable[[], float] = time.time,
+        writes_by: Callable[[], float] | None = None,
+    ) -> None:
         super().__init__()
         self._emulator = emulator
         self._api_id = api_id
         self._stage_name = stage
-        self._clock = clock
+        self._clocks = Clocks(clock, writes_by or clock)
 
     def flush(self) -> None:
         """Return when the lines of every request answered so far are where they go; else `AccessLogFailed`."""
@@ -92,7 +101,7 @@ class Gateway(Forwarder):
                 async with emulator_session() as session:
                     keys, answers = ApiKeys(apigateway), Answers(functions)
                     door = _Door(
-                        self._emulator, stage, keys, answers, Tokens(session), session, self._clock, self._lines
+                        self._emulator, stage, keys, answers, Tokens(session), session, self._clocks, self._lines
                     )
                     async with self._lines:
                         await self.listen(door.answer)
@@ -128,7 +137,7 @@ class _Door:
         answers: Answers,
         tokens: Tokens,
         session: aiohttp.ClientSession,
-        clock: Callable[[], float],
+        clocks: Clocks,
         lines: AccessLog,
     ) -> None:
         self._base = f"{emulator.endpoint_url}/_aws/execute-api/{stage.api_id}/{stage.name}"
@@ -138,11 +147,11 @@ class _Door:
         self._answers = answers
         self._tokens = tokens
         self._session = session
-        self._clock = clock
+        self._clocks = clocks
         self._lines = lines
 
     async def answer(self, request: web.Request) -> web.Response:
-        arrived_at, ticks = self._clock(), time.perf_counter()
+        arrived_at, ticks = self._clocks.of_requests(), time.perf_counter()
         body = await request.read()
         place = self._stage.find(request.method, request.rel_url.raw_path)
         refusal, caller = await self._let_in(request, place)
@@ -175,7 +184,7 @@ class _Door:
             error=answer.error,
             caller=caller,
         )
-        self._lines.add(int(self._clock() * 1000), render(self._stage.format, exchange.variables()))
+        self._lines.add(int(self._clocks.of_log() * 1000), render(self._stage.format, exchange.variables()))
         answer.headers.update(self._told(exchange))
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gzip
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -25,6 +25,14 @@ BYTES_PER_LINE: Final = 26
 
 class AccessLogFailed(OperatorError):  # noqa: N818  it says what happened, as the others here do
     """Lines could not be put where the access log goes; the message says how many and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The clock by which requests come, and that by which their lines are written: seconds since the epoch."""
+
+    of_requests: Callable[[], float]
+    of_log: Callable[[], float]
 
 
 Line = tuple[int, str]

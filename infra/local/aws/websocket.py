@@ -36,7 +36,7 @@ from infra.local.aws.authorizers import told_by
 from infra.local.aws.emulator import Emulator
 from infra.local.aws.forwarding import Forwarder
 from infra.local.aws.log_line import Error, Exchange, Kind, render
-from infra.local.aws.log_writer import AccessLog
+from infra.local.aws.log_writer import AccessLog, Clocks
 from infra.local.aws.socket_events import Answer, Connection, Event, new_id
 from infra.local.aws.socket_stage import CONNECT, DISCONNECT, Route, SocketStage, allows
 
@@ -54,17 +54,25 @@ MESSAGES: Final = {
 class SocketGateway(Forwarder):
     """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
 
-    `emulator`, `api_id`, `stage` and `clock` are as a `Gateway`'s. Clients connect to `socket`. Functions send by
+    What it is given is as a `Gateway`'s. Clients connect to `socket`. Functions send by
     `http://<domainName>/<stage>/@connections/<connectionId>`, which writes no line, and need no signature. Leaving
     closes what is connected, and waits for the lines.
     """
 
-    def __init__(self, emulator: Emulator, *, api_id: str, stage: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        emulator: Emulator,
+        *,
+        api_id: str,
+        stage: str,
+        clock: Callable[[], float] = time.time,
+        writes_by: Callable[[], float] | None = None,
+    ) -> None:
         super().__init__()
         self._emulator = emulator
         self._api_id = api_id
         self._stage_name = stage
-        self._clock = clock
+        self._clocks = Clocks(clock, writes_by or clock)
 
     @property
     def socket(self) -> str:
@@ -86,7 +94,7 @@ class SocketGateway(Forwarder):
             self._lines = AccessLog(destination)
             with contextlib.closing(destination):
                 async with self._lines:
-                    door = _Door(self._emulator, stage, functions, self._clock, self._lines)
+                    door = _Door(self._emulator, stage, functions, self._clocks, self._lines)
                     closing = asyncio.create_task(self._close(door))
                     await self.listen(door.answer)
                     await closing
@@ -103,12 +111,12 @@ class _Door:
     """Lets connections in, takes their messages, and writes a line of each event."""
 
     def __init__(
-        self, emulator: Emulator, stage: SocketStage, functions: Any, clock: Callable[[], float], lines: AccessLog
+        self, emulator: Emulator, stage: SocketStage, functions: Any, clocks: Clocks, lines: AccessLog
     ) -> None:
         self._account_id, self._region = emulator.account_id, emulator.region
         self._stage = stage
         self._functions = functions
-        self._clock = clock
+        self._clocks = clocks
         self._lines = lines
         self.connected: dict[str, Connection] = {}
 
@@ -232,10 +240,10 @@ class _Door:
         )
 
     def _write(self, exchange: Exchange) -> None:
-        self._lines.add(self._now(), render(self._stage.format, exchange.variables()))
+        self._lines.add(int(self._clocks.of_log() * 1000), render(self._stage.format, exchange.variables()))
 
     def _now(self) -> int:
-        return int(self._clock() * 1000)
+        return int(self._clocks.of_requests() * 1000)
 
 
 def _handshake(request: web.Request) -> dict[str, Any]:
