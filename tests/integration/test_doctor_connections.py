@@ -286,6 +286,10 @@ def test_a_subscription_with_a_pattern_is_told(patient: Patient) -> None:
     permit("*")
     patient.deployment.connections.save(JOBS)
     assert patient.found() == [("ok", "jobs, orders as connected, and delivered", "")]
+    subscribe(JOBS.log_group, "tokens")
+    ((_, said, do),) = patient.found()
+    assert said == "the subscription of /app/jobs has a pattern, which keeps lines away unseen"
+    assert do.startswith("delete its filter ours, and metering connect-log /app/jobs --yes")
 
 
 def test_lines_that_may_not_be_delivered_are_told(patient: Patient) -> None:

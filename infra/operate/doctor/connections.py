@@ -13,6 +13,7 @@ from typing import Any, Final
 from infra.operate.connections.first_line import reader_of
 from infra.operate.connections.listing import moment
 from infra.operate.connections.stage import LogGroup, group_of, log_group, log_of
+from infra.operate.connections.usage_log import TERM
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, Measured, broken, measured, named, ok, warning
 from infra.operate.doctor.stages import ApiThere, apis_there, difference, pasted_names
@@ -185,7 +186,8 @@ def _of_log_group(around: _Around, one: Connection) -> Iterator[Finding]:
         yield broken(
             f"no subscription brings the log group {one.log_group} to {around.function}", f"{_again(one)}, {_BRING_IN}"
         )
-    if one.is_access_log and filters and "" not in filters.values():
+    bringing_all = {""} if one.is_access_log else {"", TERM}
+    if filters and bringing_all.isdisjoint(filters.values()):
         yield broken(
             f"the subscription of {one.log_group} has a pattern, which keeps lines away unseen",
             f"delete its filter {next(iter(filters))}, and {_again(one)}, {_BRING_IN}",
