@@ -12,7 +12,7 @@ from msgspec import to_builtins
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json, table
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.first_line import FirstLine, example_call, wait_for_first_line
-from infra.operate.connections.listing import FORMS, KINDS, listed, moment, shown
+from infra.operate.connections.listing import listed, moment, shown
 from infra.operate.connections.pasting import Paste, to_paste
 from infra.operate.connections.patience import Patience
 from infra.operate.connections.plan import PRICES, Plan, plan
@@ -158,18 +158,16 @@ def list_connections(
         print_json([one.as_json() for one in found])
         return
     table(
-        ("name", "API", "stage", "kind", "form", "since", "last line", "lines an hour", "connected by", "step"),
+        ("name", "stage or log group", "read as", "since", "last line", "lines an hour", "connected by", "step"),
         [
             (
                 one.connection.name,
-                f"{one.connection.api_name} ({one.connection.api_id})" if one.connection.api else "-",
-                one.connection.stage or one.connection.log_group,
-                KINDS[one.connection.api] if one.connection.api else "log group",
-                FORMS[one.connection.form],
-                f"{moment(one.connection.since):%Y-%m-%dT%H:%MZ}",
+                one.where,
+                one.read_as,
+                f"{moment(one.connection.since):%Y-%m-%d}",
                 f"{one.last_line:%Y-%m-%dT%H:%MZ}" if one.last_line else "-",
                 f"{one.lines:,}",
-                one.connection.by,
+                one.connection.by.rpartition(":")[2],
                 "" if one.connection.step is Step.CONNECTED else one.connection.step.value,
             )
             for one in found

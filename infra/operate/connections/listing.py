@@ -18,13 +18,13 @@ from metering.stores.aws import side_by_side
 MOST_LOOKED_AT: Final = 200
 """Log groups whose newest line is asked for: CloudWatch Logs takes 25 such calls a second of an account ("Quotas")."""
 
-FORMS: Final[Mapping[Form, str]] = {
-    Form.OURS: "our format, in a log group made for it",
-    Form.THEIRS: "its own format, left as it is",
-    Form.EXTENDED: "its own format, with our line in front",
+_FORMS: Final[Mapping[Form, str]] = {
+    Form.OURS: "our format",
+    Form.THEIRS: "its own format",
+    Form.EXTENDED: "ours in front of its own",
     Form.USAGE: "usage lines",
 }
-KINDS: Final[Mapping[Api, str]] = {Api.REST: "REST", Api.HTTP: "HTTP", Api.WEBSOCKET: "WebSocket"}
+_KINDS: Final[Mapping[Api, str]] = {Api.REST: "REST", Api.HTTP: "HTTP", Api.WEBSOCKET: "WebSocket"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,18 @@ class Listed:
     connection: Connection
     last_line: datetime | None
     lines: int
+
+    @property
+    def where(self) -> str:
+        """The stage, or the log group, in words."""
+        one = self.connection
+        return f"{one.stage} of {one.api_name} ({one.api_id})" if one.api else one.log_group
+
+    @property
+    def read_as(self) -> str:
+        """The kind of API and how its lines are read, in words."""
+        one = self.connection
+        return f"{_KINDS[one.api]}, {_FORMS[one.form]}" if one.api else _FORMS[one.form]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``metering connections --json`` prints it."""
