@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -19,6 +19,7 @@ from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, Sum
 from metering.stores.connections import Connections
 from tests.doubles.access_log import NONCE
+from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, event_ids
 
 AT = int((HOUR.start + timedelta(minutes=30)).timestamp() * 1000)
@@ -142,6 +143,27 @@ def test_a_batch_that_comes_again_after_the_disconnection_counts_once(world: Wor
     connect(world, msgspec.structs.replace(connected, version=2, step=Step.DISCONNECTED, until=AT))
     assert record(world, sent).read == 0
     assert world.counted() == {"key1": {"requests": 1, "bytes": 10}}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_a_delivery_that_died_counts_once_though_the_stage_was_disconnected_meanwhile(
+    world: World,
+    write: int,
+    after: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """I1, I2: it comes again whole, and is read as it was written."""
+    connected = connect(world, PETS)
+    sent = delivered(line(), line(identity__apiKeyId="key2"), "nonsense")
+    dying = cast("Any", Dying(world.counters.client, Life(write, accepted=after)))
+    counters = replace(world.counters, client=dying)
+    with pytest.raises(KilledError):
+        replace(recorder(world), counters=counters).record(log_groups(world).batch(sent))
+    connect(world, msgspec.structs.replace(connected, step=Step.DISCONNECTED, until=AT + 1))
+    record(world, sent)
+    assert world.counted() == {name: {"requests": 1, "bytes": 10} for name in ("key1", "key2")}
+    assert len(reasons(world, log_groups(world).batch(sent).token)) == 1
+    assert dict(world.counters.lines.by_hour(HOUR, HOUR.next())[HOUR]) == {THEIR_LOG: 3}
 
 
 def test_lines_count_by_when_they_were_written_and_not_by_when_they_come(world: World) -> None:
