@@ -35,9 +35,11 @@ class LogGroups:
         known = [] if batch.source is Source.ACCESS_LOG else self.connections.of_log_group(delivered.log_group)
         if not known:
             return batch
-        metering = {event.id: in_force(known, event.timestamp) for event in delivered.log_events}
-        covering = [one for one in reversed(known) if any(one in connections for connections in metering.values())]
-        lines = [(name, line) for name, line in zip(batch.ids, batch.events, strict=True) if metering[name]]
+        moments = {event.timestamp for event in delivered.log_events}
+        covering = [one for one in reversed(known) if any(one.covers(moment) for moment in moments)]  # the latest first
+        metered = {moment for moment in moments if any(one.covers(moment) for one in covering)}
+        ids = {event.id for event in delivered.log_events if event.timestamp in metered}
+        lines = [(name, line) for name, line in zip(batch.ids, batch.events, strict=True) if name in ids]
         batch = replace(batch, ids=[name for name, _ in lines], events=[line for _, line in lines])
         if covering and not any(one.is_access_log for one in covering):
             return batch
