@@ -437,6 +437,17 @@ def test_a_stage_that_was_deployed_over_is_connected_anew_and_no_moment_is_nobod
     assert live.deployment().connections.get("orders") == second
 
 
+def test_whoever_comes_to_write_into_the_log_group_is_known_when_it_is_connected_again(live: LiveApis) -> None:
+    """C: else lines of that stage were set aside as broken ones of this."""
+    lacking(live)
+    first = live.connect(extend=True)
+    live.apis.add("people0001", "People", methods=KEYED, log=(THEIRS, LACKING))
+    second = live.connect(extend=True)
+    assert (first.shares_log, second.shares_log, second.since) == (False, True, first.since)
+    assert live.deployment().connections.of_log_group("theirs") == [second]
+    assert live.plan(extend=True).done
+
+
 def test_a_log_group_that_another_connection_reads_stays_subscribed(live: LiveApis) -> None:
     """Each is ended by itself."""
     shared = BILLABLE.replace("{", '{"api":"$context.apiId","stage":"$context.stage",', 1)

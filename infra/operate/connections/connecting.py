@@ -113,7 +113,7 @@ class Connecting:
             return wanted
         stored = self.deployment.connections.get(wanted.name)
         if wanted.since and (wanted.form is Form.OURS or self._subscription(wanted.log_group)):
-            is_written = stored is not None and stored.after == wanted.after
+            is_written = stored and (stored.after, stored.shares_log) == (wanted.after, wanted.shares_log)
             return wanted if is_written else self._save(wanted)
         moment, who = moment_of(self.deployment)
         ended = msgspec.structs.replace(former, step=Step.DISCONNECTED, until=moment) if former else None

@@ -186,14 +186,17 @@ def _stands(former: Connection, stage: LiveStage, place: Place) -> bool:
 def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -> Plan:
     """Return the plan of a connection that was begun, is there, or left its format behind.
 
-    Metrics that have come to name other variables since are in the format then.
+    Metrics that have come to name other variables since are in the format then, and others that write into the log
+    group are known.
     """
     after, unfit = _after(former, place)
+    shares_log = former.shares_log or (former.form is Form.EXTENDED and bool(stage.sharing))
     connection = former
     if former.step is Step.DISCONNECTED:
-        connection = msgspec.structs.replace(former, step=Step.CONNECTING, since=0, until=0, after=after)
-    elif after != former.after:
-        connection = msgspec.structs.replace(former, step=Step.CONNECTING, after=after)
+        anew = {"step": Step.CONNECTING, "since": 0, "until": 0, "after": after, "shares_log": shares_log}
+        connection = msgspec.structs.replace(former, **anew)
+    elif (after, shares_log) != (former.after, former.shares_log):
+        connection = msgspec.structs.replace(former, step=Step.CONNECTING, after=after, shares_log=shares_log)
     case = next(case for case, form in _FORMS.items() if form is former.form)
     return Plan(
         case=case,
