@@ -63,6 +63,14 @@ def record(  # noqa: PLR0913 - one argument a field
     )
 
 
+def test_what_a_websocket_api_cannot_log_is_refused_with_what_can_be_summed() -> None:
+    """It logs no length and no latency, so that none is offered."""
+    with pytest.raises(
+        MetricError, match=r"a WebSocket API cannot log: write 'authorizer\.<property>' or USAGE_LINES, or name in apis"
+    ):
+        check((Sum(name="a", of="response_length"),), AccessLog(Api.WEBSOCKET, "authorizer.user"))
+
+
 @pytest.mark.parametrize(
     ("metrics", "why"),
     [
@@ -73,7 +81,7 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Count(name="a"), Sum(name="a", of="response_length")), "the metric 'a' is declared twice"),
         ((Sum(name="a", of="responseLength"),), "which is no measured field of the log: write 'response_length'"),
         ((Sum(name="a", of="status"),), "which is no measured field of the log: write"),
-        ((Sum(name="a", of="data_processed"),), "which a REST API cannot log: write one of"),
+        ((Sum(name="a", of="data_processed"),), "which a REST API cannot log: write 'response_length', "),
         ((Count(name="a", statuses=()),), "bills no status at all"),
         ((Count(name="a", statuses=("ok",)),), "a status is written '2xx' or '404', got 'ok'"),
         ((Count(name="a", methods=("post",)),), "got 'post': write 'POST'"),
@@ -95,7 +103,7 @@ def record(  # noqa: PLR0913 - one argument a field
         ((Sum(name="a", of="authorizer.n", scale=-1),), "a scale is from 0 to 9 decimals, got -1"),
         ((Sum(name="a", of="authorizer.n", scale=7),), "a sum has at most 6 decimals, so that an hour .*, got 7"),
         ((Max(name="a", of="response_length", scale=2),), "'response_length', which is whole: leave scale out"),
-        ((Max(name="a", of="authorizer.n\n"),), "which is no measured field of the log: write one of"),
+        ((Max(name="a", of="authorizer.n\n"),), "which is no measured field of the log: write 'response_length', "),
         (
             (Sum(name="a", of="authorizer.n", scale=1), Max(name="b", of="authorizer.n", scale=2)),
             "'authorizer.n' is read with two scales",

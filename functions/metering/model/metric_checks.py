@@ -182,13 +182,14 @@ def _check_usage_lines(metric: Sum | Max) -> None:
 
 
 def _check_amount(metric: Sum | Max, log: AccessLog) -> None:
-    loggable = [name for name in MEASURED_FIELDS if log.api.can_log(name)]
+    loggable = [name for name in MEASURED_FIELDS if log.api.can_log(name)]  # none of a WebSocket API
+    instead = ", ".join([*map(repr, loggable), "'authorizer.<property>' or USAGE_LINES"])
     if metric.of in loggable or (metric.of in MEASURED_FIELDS and metric.apis):
         return
     if metric.of in MEASURED_FIELDS:
         raise MetricError(
-            f"{metric.name!r} sums {metric.of!r}, which {log.api.noun} cannot log: write one of {loggable}, or name in "
-            "apis the connected APIs that can"
+            f"{metric.name!r} sums {metric.of!r}, which {log.api.noun} cannot log: write {instead}, or name in apis "
+            "the connected APIs that can"
         )
     if is_variable(metric.of):
         _check_variable(metric, metric.of, log, "sums")
@@ -196,7 +197,7 @@ def _check_amount(metric: Sum | Max, log: AccessLog) -> None:
     close = difflib.get_close_matches(metric.of, loggable, 1, 0.4)
     raise MetricError(
         f"{metric.name!r} sums {metric.of!r}, which is no measured field of the log: write "
-        + (repr(close[0]) if close else f"one of {loggable}, 'authorizer.<property>' or USAGE_LINES")
+        + (repr(close[0]) if close else instead)
     )
 
 
