@@ -7,10 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 
 from infra.cli import main as cli
 from infra.operate.customers import Customers
+from infra.operate.deployment import OperatorError
 from infra.operate.receipts import search as search_of
 from infra.operate.receipts.receipt import Receipt, receipt
 from infra.operate.receipts.search import Search
@@ -187,6 +189,30 @@ def test_a_request_of_a_connected_stage_is_found_in_its_log_group(raw: Raw) -> N
     found = told(raw, "call-2=")
     assert (found.place, found.connection, found.customer) == (THEIR_LOG, "orders", "beta")
     assert [one.metric for one in found.metrics] == ["bytes", "requests"]
+
+
+def test_a_request_of_a_stage_that_was_not_connected_then_is_told_as_nobodys(raw: Raw) -> None:
+    """Its line is found, since the stage was connected soon after."""
+    connect(raw, msgspec.structs.replace(ORDERS, since=int((AT + timedelta(minutes=10)).timestamp() * 1000)))
+    raw.log(theirs(1), group=THEIR_LOG)
+    raw.world.now = AT + timedelta(minutes=20)
+    found = told(raw, "call-1=")
+    assert (found.is_billed, found.place) == (False, THEIR_LOG)
+    assert found.why == "its stage was not connected when it was written: nobody is billed"
+
+
+def test_a_line_that_is_no_longer_kept_is_told_as_such(raw: Raw) -> None:
+    """It may have been there."""
+    boto3.client("logs").put_retention_policy(logGroupName=ACCESS_LOG_GROUP, retentionInDays=3)
+    raw.world.now = AT + timedelta(days=10)
+    assert told(raw, "A=").notes[0].startswith(f"the log group {ACCESS_LOG_GROUP} keeps lines for 3 days")
+
+
+def test_a_moment_that_has_not_come_yet_is_refused(raw: Raw) -> None:
+    """It may be of another time zone."""
+    raw.world.now = AT - timedelta(hours=1)
+    with pytest.raises(OperatorError, match="has not come yet"):
+        told(raw, "A=")
 
 
 def test_a_request_is_found_in_the_archives_objects(raw: Raw) -> None:

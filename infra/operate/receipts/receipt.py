@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from infra.operate import redrive
-from infra.operate.deployment import Deployment
+from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.receipts.search import Line, Search, Searched
 from infra.operate.recount.in_force import InForce
+from infra.operate.recount.log_groups import archive_of
+from infra.operate.recount.whole import Places
 from infra.operate.usage import OPEN, Reasons
 from metering.layout import SET_ASIDE
 from metering.model.access_log import Partly, Reader, Rejected
@@ -21,7 +23,7 @@ from metering.model.log_format import MISSING, AccessRecord
 from metering.model.measuring import Usage, measure
 from metering.model.metrics import Max, Metric, declared
 from metering.model.our_lines import LineForm, Ours
-from metering.model.periods import GRACE, Hour, epoch_ms
+from metering.model.periods import GRACE, LATEST_RECORD, Hour, epoch_ms
 from metering.model.subjects import Kind, source_of_key
 from metering.stores.attribution import owner_of
 from metering.stores.declarations import Declarations
@@ -108,49 +110,69 @@ class _Read:
 
 
 def receipt(deployment: Deployment, search: Search, now: datetime) -> Receipt:
-    """Find a request's line and say what became of it; a line that holds its id and cannot be read comes last."""
+    """Find a request's line and say what became of it; a line that holds its id and cannot be read comes last.
+
+    Raises OperatorError for a request of a moment that has not come yet.
+    """
+    if search.at > now + LATEST_RECORD:
+        raise OperatorError(f"{search.at:%Y-%m-%dT%H:%M:%S%z} has not come yet: give the moment of the request")
+    notes = Declarations(deployment.client("dynamodb"), deployment.outputs.ledger_table).all()
+    reading = _Reading(
+        InForce(notes, deployment.declared_metrics), tuple(deployment.outputs.nonces.split()), deployment, now
+    )
     unreadable: tuple[Line, _Read] | None = None
     for line in search.lines():
-        read = _read(deployment, line, line.at)
+        read = reading.read(line, line.at)
         if read is not None and read.record is None:
             unreadable = unreadable or (line, read)
         elif read is not None and read.record is not None and read.record.request_id == search.request:
-            return _of(deployment, search, line, read, now)
+            return _of(reading, search, line, read)
     if unreadable:
-        return _of(deployment, search, *unreadable, now)
-    return Receipt(search.request, search.searched, why="no line of it was found", notes=(NOT_LOGGED,))
+        return _of(reading, search, *unreadable)
+    hour = Hour.containing(search.at)
+    archive = archive_of(deployment, deployment.connections.ever(), reads_usage_lines=False)
+    places = Places(archive, deployment.client("firehose"), deployment.outputs.delivery_stream, now)
+    gone = [kept.said for kept in places.of_access_log(hour, hour.next()) if hour < kept.first]
+    return Receipt(search.request, search.searched, why="no line of it was found", notes=(*gone, NOT_LOGGED))
 
 
-def _read(deployment: Deployment, line: Line, now: datetime) -> _Read | None:
-    """Read a line as one that comes now, by what was in force in its hour; None for a stage that is not connected."""
-    notes = Declarations(deployment.client("dynamodb"), deployment.outputs.ledger_table).all()
-    in_force = InForce(notes, deployment.declared_metrics)
-    first = _read_by(deployment, line, in_force.ever, now)
-    if first is None or first.record is None:
-        return first
-    return _read_by(deployment, line, in_force.at(Hour.of_epoch_ms(epoch_ms(first.record.time))).metrics, now)
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Reads lines as ``record_usage`` does."""
+
+    in_force: InForce
+    nonces: tuple[str, ...]
+    deployment: Deployment
+    now: datetime
+
+    def read(self, line: Line, at: datetime) -> _Read | None:
+        """Read a line as one that came at a moment, by what was in force in its hour; None for another stage's."""
+        first = self._by(line, self.in_force.ever, at)
+        if first is None or first.record is None:
+            return first
+        return self._by(line, self.in_force.at(Hour.of_epoch_ms(epoch_ms(first.record.time))).metrics, at)
+
+    def _by(self, line: Line, metrics: tuple[Metric, ...], at: datetime) -> _Read | None:
+        ours: tuple[LineForm, ...] = (Ours(self.nonces),)
+        forms = forms_of(line.connections, self.nonces, metrics) if line.connections else ours
+        found = Reader(at, metrics, forms).read(line.text)
+        match found:
+            case None:
+                return None
+            case Rejected():
+                return _Read(None, metrics, found)
+            case Partly():
+                return _Read(found.good, metrics, found.bad)
+            case _:
+                return _Read(found, metrics)
 
 
-def _read_by(deployment: Deployment, line: Line, metrics: tuple[Metric, ...], now: datetime) -> _Read | None:
-    nonces = tuple(deployment.outputs.nonces.split())
-    forms: tuple[LineForm, ...] = forms_of(line.connections, nonces, metrics) if line.connections else (Ours(nonces),)
-    found = Reader(now, metrics, forms).read(line.text)
-    match found:
-        case None:
-            return None
-        case Rejected():
-            return _Read(None, metrics, found)
-        case Partly():
-            return _Read(found.good, metrics, found.bad)
-        case _:
-            return _Read(found, metrics)
-
-
-def _of(deployment: Deployment, search: Search, line: Line, read: _Read, now: datetime) -> Receipt:
+def _of(reading: _Reading, search: Search, line: Line, read: _Read) -> Receipt:
     """Say what became of a line that was found."""
+    deployment, now = reading.deployment, reading.now
     waits, note = _set_aside(deployment, line)
     if waits and waits.state == _COUNTED:  # it could be read by then
-        read = _read(deployment, line, now) or read
+        read = reading.read(line, now) or read
     names = {one.name: one for one in line.connections}
     notes = (note,) if note else ()
     found = Receipt(search.request, search.searched, line.origin, line.at, set_aside=waits, notes=notes)
@@ -170,6 +192,8 @@ def _of(deployment: Deployment, search: Search, line: Line, read: _Read, now: da
         hour_state=_hour_state(deployment, hour, now),
         key="" if record.key == MISSING else record.key,
     )
+    if not line.is_metered:
+        return replace(found, why="its stage was not connected when it was written: nobody is billed")
     if record.key == MISSING:
         return replace(found, why="it names no key or caller: nobody is billed")
     found = replace(found, metrics=_amounts(usage, metrics), why=_unbilled(waits, read, usage))

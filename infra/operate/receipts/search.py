@@ -14,7 +14,7 @@ from typing import Any, Final
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount.raw_log import BrokenObjectError, lines_of
 from metering.layout import ARCHIVE
-from metering.model.connections import Connection, in_force
+from metering.model.connections import EARLY, Connection, in_force
 from metering.model.periods import Hour, hours
 
 WITHIN: Final = timedelta(minutes=15)
@@ -51,7 +51,8 @@ class Searched:
 class Line:
     """A line that names the request: where it stands, since when, and the connections that may have written it.
 
-    ``origin`` is a log group, or an object; ``event`` is the log event's id, and empty in an object.
+    ``origin`` is a log group, or an object; ``event`` is the log event's id, and empty in an object. ``is_metered``
+    says whether its log group was connected when it was written; the access log's own always is.
     """
 
     origin: str
@@ -59,6 +60,7 @@ class Line:
     at: datetime
     event: str = ""
     connections: tuple[Connection, ...] = ()
+    is_metered: bool = True
 
 
 @dataclass(slots=True)
@@ -85,9 +87,11 @@ class Search:
         Other lines may hold it, too: a caller can write it.
         """
         yield from self._of_log_group(self.deployment.outputs.access_log_group, ())
+        first, end = map(_ms, self._window)
         groups: dict[str, list[Connection]] = {}
-        for connection in in_force(self.deployment.connections.ever(), self._ms(self.at)):
-            if connection.is_access_log:
+        for connection in self.deployment.connections.ever():
+            began, ended = connection.since - _ms_of(EARLY), connection.until or end
+            if connection.is_access_log and began < end and ended > first:
                 groups.setdefault(connection.log_group, []).append(connection)
         for group, connections in sorted(groups.items()):
             yield from self._of_log_group(group, connections)
@@ -96,20 +100,26 @@ class Search:
     # --- log groups -------------------------------------------------------------------------------------------------
 
     def _of_log_group(self, group: str, connections: Sequence[Connection]) -> Iterator[Line]:
-        before = self.calls
-        for first, end in self._windows():
-            token = ""
-            while self.calls:
-                self.calls -= 1
-                events, token = self._page(group, first, end, token)
-                for event in events:
-                    at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
-                    yield Line(group, event["message"], at, event["eventId"], tuple(connections))
-                if not token:
-                    break
-            if token or not self.calls:
-                break
-        left = "" if self.calls else "the calls of this search were used up: give --at more exactly, or more --calls"
+        """Yield the lines of a log group, in as many calls as are left."""
+        before, waiting = self.calls, [(*window, "") for window in self._windows()]
+        while waiting and self.calls:
+            first, end, token = waiting.pop(0)
+            self.calls -= 1
+            events, token = self._page(group, first, end, token)
+            if token:
+                waiting.insert(0, (first, end, token))
+            for event in events:
+                at = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
+                then = in_force(connections, event["timestamp"])
+                yield Line(
+                    group,
+                    event["message"],
+                    at,
+                    event["eventId"],
+                    then or tuple(connections),
+                    not connections or bool(then),
+                )
+        left = "the calls of this search were used up: give --at more exactly, or more --calls" if waiting else ""
         read = f"{before - self.calls} calls of CloudWatch Logs"
         self.searched.append(Searched(f"the log group {group}", *self._window, read, left))
 
@@ -129,17 +139,13 @@ class Search:
         with suppress(logs.exceptions.ResourceNotFoundException):
             answer = logs.filter_log_events(
                 logGroupName=group,
-                startTime=self._ms(first),
-                endTime=self._ms(end) - 1,
+                startTime=_ms(first),
+                endTime=_ms(end) - 1,
                 filterPattern=f'"{self.request}"',
                 **goes_on,
             )
             return answer["events"], answer.get("nextToken", "")
         return [], ""
-
-    @staticmethod
-    def _ms(moment: datetime) -> int:
-        return int(moment.timestamp() * 1000)
 
     # --- the archive ------------------------------------------------------------------------------------------------
 
@@ -185,3 +191,11 @@ class Search:
 
     def _nearest(self, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return sorted(objects, key=lambda one: (one["LastModified"] < self.at, one["LastModified"]))
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _ms_of(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
