@@ -108,12 +108,10 @@ def test_our_format_at_a_connected_stage_is_recounted(raw: Raw) -> None:
         raw, msgspec.structs.replace(ORDERS, form=Form.OURS, log_group=group, after=StageLog("arn", log.format(NONCE)))
     )
     called = CALLED | {"requestTimeEpoch": moment(HOUR)}
-    raw.log(
-        render(log.format(NONCE), called),
-        render(log.format(NONCE), called | {"authorizer.claims.sub": ""}),
-        group=group,
-    )
-    raw.log(theirs(), group=group)
+    nobodys = called | {"authorizer.claims.sub": "", "requestId": "other="}
+    others = AccessLog(Api.HTTP, "authorizer.claims.sub", "quotes").format(NONCE)
+    raw.log(render(log.format(NONCE), called), render(log.format(NONCE), nobodys), group=group)
+    raw.log(theirs(), render(others, called | {"requestId": "third="}), group=group)
     close(raw)
     assert recounted(raw) == {"orders:ann": 1}
 
@@ -130,6 +128,32 @@ def test_our_line_in_front_of_theirs_is_recounted(raw: Raw, rest: str) -> None:
     raw.log(ours, forged, theirs(), f" {ours.replace('JKJ', 'KKJ')}", group=THEIR_LOG)
     close(raw)
     assert recounted(raw) == {"orders:ann": 1}
+
+
+def test_lines_of_others_in_an_extended_stages_log_group_are_no_fault(raw: Raw) -> None:
+    """Where stages share it, those that were not extended write as they did."""
+    log = AccessLog(Api.HTTP, "authorizer.claims.sub", "orders")
+    extended = f'{{"metering":{log.format(NONCE)}}}'
+    connect(raw, msgspec.structs.replace(ORDERS, form=Form.EXTENDED, after=StageLog("arn", extended), shares_log=True))
+    raw.log(theirs(), render(extended, CALLED | {"requestTimeEpoch": moment(HOUR)}), group=THEIR_LOG)
+    close(raw)
+    work = Recount(raw.deployment, None, raw.world.now)
+    list(work.compare(HOUR, NEXT))
+    assert work.unreadable == 0
+    assert recounted(raw) == {"orders:ann": 1}
+
+
+def test_a_log_group_that_keeps_all_since_it_was_connected_is_whole(raw: Raw) -> None:
+    """I5: what it had before is no line of ours."""
+    raw.deliver(raw.world.line())
+    close(raw)
+    raw.world.now = HOUR.end + timedelta(days=10)
+    connect(raw, replace_times(ORDERS, since=raw.world.now - timedelta(days=1)))
+    boto3.client("logs").put_retention_policy(logGroupName=THEIR_LOG, retentionInDays=3)
+    lines = raw.recount("acme", end=Hour.containing(raw.world.now - timedelta(hours=1)))
+    assert [(line.period, line.recounted) for line in lines if line.metric == "requests" and line.recounted] == [
+        (str(HOUR), 1)
+    ]
 
 
 def test_a_log_group_of_usage_lines_is_read_while_it_is_connected(raw: Raw) -> None:
