@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,6 +14,8 @@ from infra.local.aws.websocket import SocketGateway
 from infra.local.cloud import CLOCK_BACK
 from infra.local.demo.holdings import counted_usage, ledger_usage, stripe_usage
 from infra.local.demo.steps import wait_until
+from infra.operate.connections.first_line import wait_for_first_line
+from infra.operate.doctor.connections import check_connections
 from metering.model.periods import Hour
 from tests.e2e.conftest import Deployed
 from tests.e2e.foreign_apis import (
@@ -88,6 +90,11 @@ def connect(deployed: Deployed, stage: Foreign, *more: str) -> dict[str, object]
     return told
 
 
+def said_of_connections(deployed: Deployed) -> list[str]:
+    """Return what the doctor says of connections."""
+    return [found.said for found in check_connections(deployed.cloud.deployment, datetime.now(UTC))]
+
+
 def test_an_api_of_each_kind_is_connected_metered_and_given_back(deployed: Deployed, issuer: Issuer) -> None:
     """I1 to I5: sent = counted = ledger = Stripe, and afterwards no stage is another than it was."""
     emulator = deployed.cloud.emulator
@@ -124,6 +131,7 @@ def test_an_api_of_each_kind_is_connected_metered_and_given_back(deployed: Deplo
         "chat": ("websocket", "connected"),
     }
     assert all(listed[name]["last_line"] for name in live)
+    assert said_of_connections(deployed) == ["accounts, chat, orders as connected, and delivered"]
 
     for name in live:
         assert metering(deployed.cloud, "disconnect", name, "--yes")["connection"]["step"] == "disconnected"
@@ -138,10 +146,16 @@ def test_a_stage_with_a_format_of_its_own_is_billed_in_place(deployed: Deployed)
     assert (before.format, before.destination.rpartition(":")[2]) == (json.dumps(THEIRS), "shop-access")
     assert connect(deployed, theirs)["form"] == "theirs"
     assert theirs.settings == before
+    assert said_of_connections(deployed) == ["shop as connected, and delivered"]
     deployed.customer("ofshop", theirs.key_id)
     with gateway(theirs) as there:
         assert call(f"{there.url}/items", [{"x-api-key": theirs.key}] * 2 + [{}]) == [200, 200, 403]
     wait_until(lambda: counted(deployed, theirs.key_id) == 2)
+    deployment = deployed.cloud.deployment
+    shop = deployment.connections.get("shop")
+    first = wait_for_first_line(deployment, shop, patience=timedelta(0)) if shop else None
+    assert first is not None
+    assert (first.customer, first.key, first.amounts["requests"], first.why) == ("ofshop", theirs.key_id, 1, "")
     assert [holds["ofshop", "requests"] for holds in held(deployed, ["ofshop"])] == [2, 2, 2]
 
     metering(deployed.cloud, "disconnect", "shop", "--yes")
@@ -163,6 +177,7 @@ def test_a_format_that_lacks_a_field_is_extended_and_put_back(deployed: Deployed
     assert after.destination == before.destination
     assert after.format.startswith('{"metering":{"metering":"1:')
     assert after.format.endswith(format_before[1:])
+    assert said_of_connections(deployed) == ["depot as connected, and delivered"]
     deployed.customer("ofdepot", theirs.key_id)
     with gateway(theirs) as there:
         assert call(f"{there.url}/items", [{"x-api-key": theirs.key}] * 3 + [{}]) == [200] * 3 + [403]
