@@ -90,7 +90,7 @@ class ForeignFormat:
         found = {name: _bare(match[self.places[variable]]) for name, variable in self.chosen.items()}
         if self.api_id and (found["api_id"], found["stage"]) != (self.api_id, self.stage):
             return None
-        key = found["key"]
+        key = _unescaped(match[self.places[self.chosen["key"]]])
         return {
             **dict.fromkeys(AccessRecord.__struct_fields__, MISSING),
             **found,
@@ -348,7 +348,12 @@ def _bare(value: str) -> str:
 
     See :mod:`metering.model.token_claims`. No other value has a quote in it.
     """
-    return value.replace("\\", "").strip('"')
+    return _unescaped(value).strip('"')
+
+
+def _unescaped(value: str) -> str:
+    """Return a value as it was told: whoever calls keeps such quotes (I7)."""
+    return value.replace("\\", "")
 
 
 def _kind(variable: str) -> _Kind | None:

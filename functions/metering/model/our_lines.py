@@ -18,7 +18,7 @@ from metering.model.log_format import (
     Declared,
     fields_of,
 )
-from metering.model.token_claims import bare, may_be_claim, with_bare_claims
+from metering.model.token_claims import bare, is_claim, with_escaped_claims
 
 
 class LineForm(Protocol):
@@ -82,7 +82,7 @@ def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
 
     A token's claim may stand in quotes of its own (:mod:`metering.model.token_claims`).
     """
-    line = with_bare_claims(line)
+    line = with_escaped_claims(line)
     try:
         fields = msgspec.json.decode(line.strip(_AROUND), type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -103,7 +103,7 @@ def _fields(line: str, nonces: tuple[str, ...]) -> dict[str, str]:
     others = fields.keys() - AccessRecord.__struct_fields__
     if strange := [name for name in others if not re.fullmatch(VARIABLE_PATTERN, name)]:
         raise ValueError(f"not our format: it has no field {short(min(strange))}")
-    return {name: bare(value) if may_be_claim(name) else value for name, value in fields.items()}
+    return {name: bare(value) if is_claim(name) else value for name, value in fields.items()}
 
 
 def _not_ours(fields: Mapping[str, Any], *, begins: bool) -> str:

@@ -34,7 +34,7 @@ _NEVER: Final = 10**15
 _NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _VARIABLE: Final = re.compile(VARIABLE_PATTERN)
 _EVERY_LINE: Final = frozenset(AccessRecord.__struct_fields__)
-_CLAIM: Final = re.compile(r'"(?:key|authorizer\.claims\.[\w:]+)":"(?:[a-z][a-z0-9-]{0,31}:)?(?=")', re.ASCII)
+_CLAIM: Final = re.compile(r'"(?:key":"(?:[a-z][a-z0-9-]{0,31}:)?|authorizer\.claims\.[\w:]+":")(?=")', re.ASCII)
 """Where a claim begins that a REST API's JWT authorizer tells as JSON text, and so in quotes of its own."""
 
 
@@ -129,7 +129,7 @@ def record_of(fields: Mapping[str, str], metrics: Sequence[Metric], others: Sequ
 def fields_of_ours(line: str, nonces: Sequence[str]) -> dict[str, str]:
     """Return a line's fields; raise UnreadableError for what is no line of ours, whole as it was written (I7)."""
     try:
-        pairs = json.loads(_with_bare_claims(line).strip("\ufeff, \t\r\n"), object_pairs_hook=list)
+        pairs = json.loads(_with_escaped_claims(line).strip("\ufeff, \t\r\n"), object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON") from error
     is_flat = isinstance(pairs, list) and all(isinstance(pair, tuple) and isinstance(pair[1], str) for pair in pairs)
@@ -146,28 +146,25 @@ def fields_of_ours(line: str, nonces: Sequence[str]) -> dict[str, str]:
     others = fields.keys() - _EVERY_LINE
     if len(fields) != len(pairs) or not fields.keys() >= _EVERY_LINE or not all(map(_VARIABLE.fullmatch, others)):
         raise UnreadableError("a field twice, missing or of another kind")
-    may_be_claims = {name for name in fields if name == "key" or name.startswith("authorizer.claims.")}
-    return {name: _bare(text) if name in may_be_claims else text for name, text in fields.items()}
+    claims = {name for name in fields if name.startswith("authorizer.claims.")}
+    return {name: _bare(text) if name in claims else text for name, text in fields.items()}
 
 
-def _with_bare_claims(line: str) -> str:
-    """Return a line whose claims, as far as they stand in quotes of their own, have these no more."""
+def _with_escaped_claims(line: str) -> str:
+    """Return a line in which the quotes that a claim itself has are escaped: they belong to who calls (I7)."""
     parts, done = [], 0
     for place in _CLAIM.finditer(line):
         claim, end = _text_at(line, place.end())
         if claim is not None and line[end : end + 2] in ('",', '"}'):
-            parts += [line[done : place.end()], json.dumps(claim)[1:-1]]
+            parts += [line[done : place.end()], json.dumps(line[place.end() : end])[1:-1]]
             done = end
     return "".join([*parts, line[done:]])
 
 
 def _bare(text: str) -> str:
-    """Return a claim without quotes of its own that were escaped in the line."""
-    prefix, quote, _ = text.partition('"')
-    if not quote or not re.fullmatch(r"([a-z][a-z0-9-]{0,31}:)?", prefix):
-        return text
-    claim, end = _text_at(text, len(prefix))
-    return text if claim is None or end != len(text) else prefix + claim
+    """Return a claim that a metric reads without quotes of its own."""
+    claim, end = _text_at(text, 0) if text.startswith('"') else (None, 0)
+    return text if claim is None or end != len(text) else claim
 
 
 def _text_at(line: str, place: int) -> tuple[str | None, int]:
