@@ -1,6 +1,7 @@
 """Recount: lines of stages that somebody else deployed are counted again, each by how its log group was read then."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,15 +12,17 @@ import pytest
 from infra.local.aws.log_line import render
 from infra.operate.deployment import OperatorError
 from infra.operate.recount.recount import Recount
+from metering.counting.log_groups import LogGroups
+from metering.counting.payloads import LogEvent, Subscription
 from metering.model.connections import Connection, Form, StageLog
 from metering.model.log_format import AccessLog, Api
-from metering.model.metrics import USAGE_LINES, Count, Sum
+from metering.model.metrics import USAGE_LINES, Count, Sum, declared
 from metering.model.periods import Hour
 from metering.stores.set_aside import SetAsideBatch, SetAsideLine
 from tests.doubles.access_log import NONCE
 from tests.integration.raw import DEPLOYED, NEXT, Raw, close, said
 from tests.integration.their_stage import CALLED, ORDERS, THEIR_FORMAT, THEIR_LOG, connect, theirs
-from tests.integration.world import HOUR, moment
+from tests.integration.world import ACCESS_LOG_GROUP, HOUR, moment
 
 
 def recounted(raw: Raw, hour: Hour = HOUR) -> dict[str, int]:
@@ -259,3 +262,50 @@ def test_a_connection_that_has_moved_to_another_log_group_is_read_in_both(raw: R
         logs.put_log_events(logGroupName=group, logStreamName="stream", logEvents=events)
     close(raw)
     assert recounted(raw) == {"orders:ann": 2}
+
+
+def test_whatever_stages_write_is_recounted_as_it_was_counted(raw: Raw) -> None:
+    """I5: lines of every form, good and hostile, of nobody and set aside: nothing differs."""
+    world, metrics = raw.world, (Count(name="requests"), Sum(name="bytes", of="response_length"))
+    raw.declared_ever_since(*metrics, Sum(name="units", of="authorizer.units"))  # which no format of theirs has
+    called = CALLED | {"requestTimeEpoch": moment(HOUR), "extendedRequestId": "JKJaXmPLvHcESHA="}
+    quotes, chat = (AccessLog(Api.HTTP, "authorizer.claims.sub", name) for name in ("quotes", "chat"))
+    units = {"authorizer.units": "3"}
+    extended = f'{{"metering":{chat.format(NONCE, declared(world.metrics))},"path":"$context.path"}}'
+    written = {
+        ORDERS: THEIR_FORMAT,
+        begun(quotes, Form.OURS): quotes.format(NONCE, declared(world.metrics)),
+        begun(chat, Form.EXTENDED): extended,
+    }
+    connect(raw, *written)
+    for connection, line_format in written.items():
+        sub, lines = "authorizer.claims.sub", []
+        texts = ["ann", "ann", "-", "", "b c", 'u","status":"500', "u\\n", '"ann"', '\\"ann\\"', "x" * 200, "\u2028"]
+        for number, text in enumerate(texts):
+            values = called | units | {sub: text, "path": text, "requestId": f"{connection.name}-{number}="}
+            values |= {"status": "404"} if number == 1 else {}
+            lines += [
+                render(line_format, values, raw=True),
+                render(line_format, values | {"requestId": f"{connection.name}/{number}="}),
+            ]
+        lines += ["nonsense", lines[0][5:]]
+        ids = raw.log(*lines, group=connection.log_group)
+        events = tuple(LogEvent(name, line, int(moment(HOUR, 30))) for name, line in zip(ids, lines, strict=True))
+        delivered = Subscription("DATA_MESSAGE", connection.log_group, "stream", events)
+        log_groups = LogGroups(ACCESS_LOG_GROUP, (NONCE,), world.metrics, raw.deployment.connections)
+        recorder = replace(world.recorder(), log_groups=log_groups)
+        assert recorder.record(log_groups.batch(delivered)).set_aside > 1
+    close(raw)
+    compared = raw.recount()
+    assert [str(line) for line in compared if line.difference] == []
+    counted = {line.subject.id: line.counted for line in compared if line.metric == "requests"}
+    assert counted["orders:ann"] > 1
+    assert counted["quotes:ann"] > 1
+    assert counted["chat:ann"] > 1
+
+
+def begun(log: AccessLog, form: Form) -> Connection:
+    """Return a connection of a stage that writes our lines, alone or in front of its own."""
+    return msgspec.structs.replace(
+        ORDERS, name=log.connection, form=form, log_group=f"/{log.connection}", caller=log.caller
+    )
