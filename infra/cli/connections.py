@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, assert_never
 import typer
 from msgspec import to_builtins
 
-from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json, table
+from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_as_it_is, print_json, table
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.first_line import FirstLine, example_call, wait_for_first_line
 from infra.operate.connections.listing import listed, moment, shown
@@ -93,10 +93,8 @@ def connect_stage(
     first = None if no_wait else _first_line(deployment, connection, planned)
     if as_json:
         print_json(document | {"connection": to_builtins(connection), "first_line": first.as_json() if first else None})
-    elif first:
-        out.print(str(first))
     elif not no_wait:
-        out.print("no line has come yet: 'metering connections' shows the last one of each")
+        out.print(str(first or "no line has come yet: 'metering connections' shows the last one of each"))
 
 
 def _print(paste: Paste, *, as_json: bool) -> None:
@@ -106,7 +104,7 @@ def _print(paste: Paste, *, as_json: bool) -> None:
         return
     for note in paste.notes:
         err.print(f"- {note}")
-    sys.stdout.write(paste.lines)
+    print_as_it_is(paste.lines)
 
 
 @on_deployment(app, "disconnect")

@@ -135,6 +135,11 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
+def print_as_it_is(text: str) -> None:
+    """Print text that goes into a file, to the letter, but for signs by which it could act on a terminal."""
+    sys.stdout.write("".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text))
+
+
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a table, with each row on one line where nobody looks."""
     made = Table(box=None, pad_edge=False, header_style="bold")

@@ -37,6 +37,15 @@ def check_road(road: Road, access_log: AccessLog, archive_days: int) -> None:
         )
 
 
+def check_compared(kind: Api) -> None:
+    """Raise ValueError for a kind of API whose requests CloudWatch does not count by themselves."""
+    if kind is Api.WEBSOCKET:
+        raise ValueError(
+            "CloudWatch counts a WebSocket API's messages in both directions (MessageCount), which no number of lines "
+            "compares with: leave compare_with out; that every line is counted is compared all the same"
+        )
+
+
 def check_posting(stripe_rate: int, stripe_reads_a_month: int, streamed_from: str) -> None:
     """Raise ValueError for a pace or a beginning with which nothing could be posted."""
     for name, value, least in (

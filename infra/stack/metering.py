@@ -17,6 +17,7 @@ from infra.stack.alarms import Alarms
 from infra.stack.billing import Billing
 from infra.stack.checking import Checking
 from infra.stack.checks import (
+    check_compared,
     check_concurrency,
     check_limits,
     check_names,
@@ -121,6 +122,7 @@ class MeteringStack(cdk.Stack):
         self.deployment, self._stripe_api_base, self.local = deployment, stripe_api_base, local
         self._nonce = nonce or guid(self)
         self._nonces = f"{self._nonce} {former_nonce}".strip()
+        self._connected_logs = f"{self._vended}{guid(self)}/"  # how names of log groups made for connected stages begin
         self._storage = self._make_storage(access_log_retention, archive_days)
         self._ingest = self._make_ingest(road, record_usage_concurrency)
         self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_reads_a_month, streamed_from)
@@ -175,11 +177,7 @@ class MeteringStack(cdk.Stack):
         ``access_log``. Raises ValueError for a WebSocket API's stage: its lines stand beside no number of CloudWatch's.
         """
         kind = kind or self._access_log.api
-        if kind is Api.WEBSOCKET:
-            raise ValueError(
-                "CloudWatch counts a WebSocket API's messages in both directions (MessageCount), which no number of "
-                "lines compares with: leave compare_with out; that every line is counted is compared all the same"
-            )
+        check_compared(kind)
         self._checking.compare_with(kind, api, stage)
 
     @property
@@ -210,11 +208,6 @@ class MeteringStack(cdk.Stack):
         Under this prefix they need no line in the account's own resource policy, which can be full.
         """
         return f"/aws/vendedlogs/metering/{self.stack_name}/"
-
-    @property
-    def _connected_logs(self) -> str:
-        """How names of log groups begin that are made for connected stages, of whatever kind."""
-        return f"{self._vended}{guid(self)}/"
 
     def _make_storage(self, access_log_retention: logs.RetentionDays, archive_days: int) -> Storage:
         return Storage(

@@ -23,7 +23,7 @@ from metering.model.batches import Batch, Piece, Source
 from metering.model.log_format import AccessRecord
 from metering.model.measuring import Tally, Usage, measure
 from metering.model.metrics import Metric, declared
-from metering.model.our_lines import LineForm, Ours
+from metering.model.our_lines import Ours
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour, epoch_ms
 from metering.model.subjects import source_of_key, subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
@@ -197,8 +197,7 @@ class Recorder:
                 assert_never(batch.source)
 
     def _read_access_log(self, batch: Batch, left_out: Mapping[str, tuple[str, ...]]) -> _Read:
-        metrics = self.metrics
-        reader, tally = Reader(self.clock(), metrics, self._forms(batch)), Tally(metrics, declared(metrics))
+        reader, tally = self._reader(batch), Tally(self.metrics, declared(self.metrics))
         apart: dict[tuple[str, ...], list[AccessRecord]] = {}
         good = partly = 0
         rejected: dict[str, Rejected] = {}
@@ -213,8 +212,8 @@ class Recorder:
             good += len(records)
         usage = tally.usage()
         for before, records in apart.items():
-            others = [metric for metric in metrics if metric.name not in before]
-            usage.include(measure(records, others, declared(metrics)))
+            others = [metric for metric in self.metrics if metric.name not in before]
+            usage.include(measure(records, others, declared(self.metrics)))
             good += len(records)
         return _Read(good, partly, usage, rejected, tally.oldest)
 
@@ -231,8 +230,9 @@ class Recorder:
         oldest = min((report.time for report in reports), default=None)
         return _Read(len(reports), partly, measure_reports(reports, self.metrics), rejected, oldest)
 
-    def _forms(self, batch: Batch) -> tuple[LineForm, ...]:
-        return (Ours(self.nonces),) if batch.forms is None else batch.forms
+    def _reader(self, batch: Batch) -> Reader:
+        forms = (Ours(self.nonces),) if batch.forms is None else batch.forms
+        return Reader(self.clock(), self.metrics, forms)
 
     def _still_to_count(self, batch: Batch, usage: Usage, left_out: Mapping[str, tuple[str, ...]]) -> Usage:
         """Return what a batch adds up to without what a recount has brought in, which is in the ledger already (I2).
@@ -270,8 +270,7 @@ class Recorder:
         for piece in batch.pieces():
             match batch.source:
                 case Source.ACCESS_LOG:
-                    reader = Reader(now, self.metrics, self._forms(batch))
-                    for name, record, _ in _one_by_one(piece, reader, left_out, {}):
+                    for name, record, _ in _one_by_one(piece, self._reader(batch), left_out, {}):
                         where = Hour.of_epoch_ms(epoch_ms(record.time)), source_of_key(record.key)
                         yield name, record.request_id, where
                 case Source.USAGE_LINES:
