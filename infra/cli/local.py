@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -113,11 +114,13 @@ def local(
     """Keep the embedded AWS and Stripe running with everything deployed, to try things on, until Ctrl-C.
 
     The gateway's clock is two hours back, so that the hour of each request can be closed at once; with --limits it is
-    right, since limits are about what is used now.
+    right, since limits are about what is used now. A stage that is connected meanwhile ('metering connect --local')
+    gets a gateway, whose address is printed: the embedded AWS writes no access log itself.
 
     With --json the first line on stdout, once all is ready, is one JSON object that says where everything is.
     """
     from infra.local import cloud as local_cloud  # noqa: PLC0415 - its servers are for the local commands alone
+    from infra.local.fronts import LOOK_EVERY, Fronts  # noqa: PLC0415 - the same
 
     _heed_signals()
     alerts_from, back = (ALERTS_FROM, timedelta(0)) if limits else (None, local_cloud.CLOCK_BACK)
@@ -131,7 +134,10 @@ def local(
         else:
             table(("what", "where"), asdict(cloud.address).items())
         err.print("ready; commands reach it with --local; Ctrl-C stops it")
-        signal.pause()
+        with Fronts(cloud.emulator, back, say=err.print) as fronts:
+            while True:
+                fronts.be_of(cloud.deployment.connections.all())
+                time.sleep(LOOK_EVERY)
 
 
 def _heed_signals() -> None:

@@ -1,19 +1,18 @@
 """APIs that this app did not deploy: connected by one command each, metered, and given back as they were."""
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from infra.local.aws.gateway import Gateway
 from infra.local.aws.json_web_tokens import Issuer
-from infra.local.aws.websocket import SocketGateway
 from infra.local.cloud import CLOCK_BACK
 from infra.local.demo.holdings import counted_usage, ledger_usage, stripe_usage
 from infra.local.demo.steps import wait_until
+from infra.local.fronts import Fronts
 from infra.operate.connections.first_line import wait_for_first_line
 from infra.operate.doctor.connections import check_connections
 from metering.model.periods import Hour
@@ -43,11 +42,6 @@ THEIRS = {
 """A format that somebody chose without knowing of metering: what these metrics read stands in it, and more."""
 
 
-def clock() -> float:
-    """Tell the time by which requests come, whose hour is over; their lines are written now."""
-    return time.time() - CLOCK_BACK.total_seconds()
-
-
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
     """Who gives tokens."""
@@ -56,10 +50,11 @@ def issuer() -> Iterator[Issuer]:
 
 
 @contextmanager
-def gateway(stage: Foreign) -> Iterator[Gateway]:
-    """Open a stage's public side, and close it once its lines are written."""
-    with Gateway(stage.emulator, api_id=stage.api_id, stage=stage.stage, clock=clock, writes_by=time.time) as there:
-        yield there
+def fronts(deployed: Deployed) -> Iterator[Mapping[str, str]]:
+    """Open what stands in front of the connected stages, by their connections' names, as ``metering local`` does."""
+    with Fronts(deployed.cloud.emulator, CLOCK_BACK) as there:
+        there.be_of(deployed.cloud.deployment.connections.all())
+        yield there.addresses
 
 
 def held(deployed: Deployed, names: list[str]) -> list[dict[tuple[str, str], int]]:
@@ -110,14 +105,10 @@ def test_an_api_of_each_kind_is_connected_metered_and_given_back(deployed: Deplo
         deployed.customer(f"of{name}", key)
 
     token = {"authorization": f"Bearer {issuer.token('ada')}"}
-    with ExitStack() as open_gateways:
-        rest, http = (open_gateways.enter_context(gateway(stage)) for stage in (orders, accounts))
-        socket = open_gateways.enter_context(
-            SocketGateway(emulator, api_id=chat.api_id, stage=chat.stage, clock=clock, writes_by=time.time)
-        )
-        assert call(f"{rest.url}/items", [{"x-api-key": orders.key}] * 5 + [{}]) == [200] * 5 + [403]
-        assert call(f"{http.url}/items", [token] * 4 + [{}]) == [200] * 4 + [401]
-        talk(f"{socket.socket}?user=ada", messages=3)
+    with fronts(deployed) as there:
+        assert call(f"{there['orders']}/items", [{"x-api-key": orders.key}] * 5 + [{}]) == [200] * 5 + [403]
+        assert call(f"{there['accounts']}/items", [token] * 4 + [{}]) == [200] * 4 + [401]
+        talk(f"{there['chat']}?user=ada", messages=3)
 
     sent = {"orders": 5, "accounts": 4, "chat": 5}  # of which two are that the connection began, and ended
     wait_until(lambda: {name: counted(deployed, key) for name, key in keys.items()} == sent)
@@ -148,8 +139,8 @@ def test_a_stage_with_a_format_of_its_own_is_billed_in_place(deployed: Deployed)
     assert theirs.settings == before
     assert said_of_connections(deployed) == ["shop as connected, and delivered"]
     deployed.customer("ofshop", theirs.key_id)
-    with gateway(theirs) as there:
-        assert call(f"{there.url}/items", [{"x-api-key": theirs.key}] * 2 + [{}]) == [200, 200, 403]
+    with fronts(deployed) as there:
+        assert call(f"{there['shop']}/items", [{"x-api-key": theirs.key}] * 2 + [{}]) == [200, 200, 403]
     wait_until(lambda: counted(deployed, theirs.key_id) == 2)
     deployment = deployed.cloud.deployment
     shop = deployment.connections.get("shop")
@@ -162,7 +153,7 @@ def test_a_stage_with_a_format_of_its_own_is_billed_in_place(deployed: Deployed)
     assert theirs.settings == before
     with client(deployed.cloud.emulator, "logs") as logs:
         assert logs.describe_subscription_filters(logGroupName="shop-access")["subscriptionFilters"] == []
-    with gateway(theirs) as there:
+    with Gateway(theirs.emulator, api_id=theirs.api_id, stage=theirs.stage) as there:
         assert call(f"{there.url}/items", [{"x-api-key": theirs.key}]) == [200]
     assert counted(deployed, theirs.key_id) == 2
 
@@ -179,8 +170,8 @@ def test_a_format_that_lacks_a_field_is_extended_and_put_back(deployed: Deployed
     assert after.format.endswith(format_before[1:])
     assert said_of_connections(deployed) == ["depot as connected, and delivered"]
     deployed.customer("ofdepot", theirs.key_id)
-    with gateway(theirs) as there:
-        assert call(f"{there.url}/items", [{"x-api-key": theirs.key}] * 3 + [{}]) == [200] * 3 + [403]
+    with fronts(deployed) as there:
+        assert call(f"{there['depot']}/items", [{"x-api-key": theirs.key}] * 3 + [{}]) == [200] * 3 + [403]
     wait_until(lambda: counted(deployed, theirs.key_id) == 3)
     assert [holds["ofdepot", "requests"] for holds in held(deployed, ["ofdepot"])] == [3, 3, 3]
     metering(deployed.cloud, "disconnect", "depot", "--yes")
