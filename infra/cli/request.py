@@ -99,6 +99,8 @@ def _words(found: Receipt) -> list[str]:
         at = f", at {found.at:%Y-%m-%dT%H:%M:%SZ}" if found.at else ""
         lines.append(f"{found.said or 'a line that names it'}: in {found.place}{at}")
     whom = f"billed to {found.customer} (key {found.key})" if found.is_billed else "not billed"
+    if found.customer and not found.is_billed:
+        whom += f" to {found.customer} (key {found.key})"
     lines.append(f"{whom}: {found.why}" if found.why else whom)
     if found.hour:
         lines.append(f"hour {found.hour}: {found.hour_state}")

@@ -98,6 +98,18 @@ def test_a_request_whose_hour_is_posted_and_corrected_says_so(raw: Raw) -> None:
     assert (requests.state, requests.corrections) == ("POSTED", ("+7: a goodwill",))
 
 
+def test_a_request_whose_hour_is_held_is_not_billed_so_far(raw: Raw, command: Callable[..., Told]) -> None:
+    """I9: as the ledger says why."""
+    raw.deliver(raw.world.line(request_id="A="))
+    close(raw)
+    raw.world.post()
+    found = told(raw, "A=")
+    held = "is HELD: the customer has no Stripe customer"
+    assert (found.is_billed, found.customer, found.why) == (False, "acme", f"bytes {held}; requests {held}")
+    out = command("A=", "--at", "2026-11-22T05:30:00Z").out.splitlines()
+    assert out[1] == f"not billed to acme (key key1): bytes {held}; requests {held}"
+
+
 def test_a_peak_and_a_distinct_value_are_told_as_such(raw: Raw) -> None:
     """What they add depends on all others."""
     peak, users = Max(name="peak", of="response_length"), Unique(name="users", of="authorizer.user", opaque_id=True)

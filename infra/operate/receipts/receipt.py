@@ -25,11 +25,15 @@ from metering.model.metrics import Max, Metric, declared
 from metering.model.our_lines import LineForm, Ours
 from metering.model.periods import GRACE, LATEST_RECORD, Hour, epoch_ms
 from metering.model.subjects import Kind, source_of_key
+from metering.model.usage_row import State
 from metering.stores.attribution import owner_of
 from metering.stores.declarations import Declarations
 
 MOST_SET_ASIDE: Final = 100
 """Batches of what was set aside, of those written since the line was, that are looked through for it."""
+
+_STUCK: Final = (str(State.HELD), str(State.REJECTED))
+"""States in which nobody is billed for a total, until somebody mends the cause."""
 
 _MOST_PAGES: Final = 10
 """Pages of 1,000 objects that are listed for that."""
@@ -96,8 +100,8 @@ class Receipt:
 
     @property
     def is_billed(self) -> bool:
-        """Whether it adds anything to what a customer is billed."""
-        return bool(self.customer and any(one.quantity for one in self.metrics))
+        """Whether it adds anything to what a customer is billed, or will be when its hour is closed and posted."""
+        return bool(self.customer and any(one.quantity and one.state not in _STUCK for one in self.metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,8 @@ def _for_whom(deployment: Deployment, found: Receipt, hour: Hour, now: datetime)
         corrections = tuple(f"{change.amount:+,}: {change.reason}" for change in changes if change.metric == one.metric)
         state, reason = (str(total.state), reasons.get(one.metric, "")) if total else (OPEN, "")
         stand.append(Counted(one.metric, one.quantity, one.how, state, reason, corrections))
-    return replace(found, customer=owner.id, metrics=tuple(stand))
+    stuck = [f"{one.metric} is {one.state}: {one.reason}" for one in stand if one.state in _STUCK]
+    return replace(found, customer=owner.id, metrics=tuple(stand), why="; ".join(filter(None, (found.why, *stuck))))
 
 
 def _amounts(usage: Usage, metrics: Sequence[Metric]) -> tuple[Counted, ...]:
