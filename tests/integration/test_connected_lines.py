@@ -176,6 +176,17 @@ def test_lines_count_by_when_they_were_written_and_not_by_when_they_come(world: 
     assert world.counted() == {"key1": {"requests": 1, "bytes": 10}}
 
 
+def test_a_stage_that_was_disconnected_is_billed_no_more_though_others_of_its_log_group_are(world: World) -> None:
+    """One delivery may hold lines of before and of afterwards: each is read by what metered it when it was written."""
+    pets = msgspec.structs.replace(PETS, shares_log=True)
+    connect(world, msgspec.structs.replace(pets, until=AT + MINUTE))
+    connect(world, msgspec.structs.replace(pets, name="cats", stage="v2"))
+    sent = delivered(line(), line(stage="v2"), line(), line(stage="v2"), line(f"x{THEIR_FORMAT}"), apart=MINUTE // 2)
+    recorded = record(world, sent)
+    assert (recorded.read, recorded.billed, recorded.set_aside) == (4, 3, 1)
+    assert world.counted() == {"key1": {"requests": 3, "bytes": 30}}
+
+
 def test_all_that_a_connected_log_group_delivers_is_counted_as_dealt_with(world: World) -> None:
     """I1: it is compared with what CloudWatch Logs took in, whoever its lines are of."""
     connect(world, msgspec.structs.replace(PETS, shares_log=True, until=AT + MINUTE))

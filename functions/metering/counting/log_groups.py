@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from metering.counting.payloads import Subscription
 from metering.model.batches import EventBatch, Source
-from metering.model.connections import in_force
+from metering.model.connections import Connection, in_force
 from metering.model.line_forms import forms_of
 from metering.model.metrics import Metric
 from metering.model.our_lines import LineForm, Ours
@@ -37,13 +37,26 @@ class LogGroups:
             return batch
         moments = {event.timestamp for event in delivered.log_events}
         covering = [one for one in reversed(known) if any(one.covers(moment) for moment in moments)]  # the latest first
-        metered = {moment for moment in moments if any(one.covers(moment) for one in covering)}
-        ids = {event.id for event in delivered.log_events if event.timestamp in metered}
+        metering = {moment: tuple(one for one in covering if one.covers(moment)) for moment in moments}
+        ids = {
+            event.id
+            for event in delivered.log_events
+            if (of_line := metering[event.timestamp])
+            and not (len(of_line) < len(covering) and self._is_anothers(event.message, of_line))
+        }
         lines = [(name, line) for name, line in zip(batch.ids, batch.events, strict=True) if name in ids]
         batch = replace(batch, ids=[name for name, _ in lines], events=[line for _, line in lines])
         if covering and not any(one.is_access_log for one in covering):
             return batch
         return replace(batch, source=Source.ACCESS_LOG, forms=forms_of(covering, self.nonces, self.metrics))
+
+    def _is_anothers(self, line: str, connections: tuple[Connection, ...]) -> bool:
+        """Say whether a line is of a stage that none of these is: one that is connected at another moment, perhaps."""
+        try:
+            forms = forms_of(connections, self.nonces, self.metrics)
+            return bool(forms) and all(form.fields(line) is None for form in forms)
+        except ValueError:
+            return False
 
     def forms_of_set_aside(self, origin: str, at: int) -> tuple[LineForm, ...]:
         """Return how lines of the access log are read that were set aside, by where they came from and when.
