@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.operate.connections.connecting import Connecting, place_of
@@ -175,6 +176,29 @@ def test_a_stage_is_connected_again_after_it_was_given_back(live: LiveApis) -> N
         (first.since, Step.DISCONNECTED),
         (second.since, Step.CONNECTED),
     ]
+
+
+def test_what_a_log_group_was_read_by_before_the_last_record_that_counts_is_forgotten(live: LiveApis) -> None:
+    """I10: however often it is connected anew, each batch reads few items; what still explains a line stays."""
+    without_log(live)
+    begun, day = int(BEGIN.timestamp() * 1000), 24 * 3_600_000
+    for days_ago in (400, 63, 61):
+        moment = begun - days_ago * day
+        first = live.plan().connection
+        there = live.deployment().connections.get("orders")
+        live.deployment().connections.save(
+            msgspec.structs.replace(
+                first,
+                step=Step.DISCONNECTED,
+                since=moment,
+                until=moment + 1,
+                by="ada",
+                version=there.version if there else 0,
+            )
+        )
+    live.connect()
+    read = live.deployment().connections.of_log_group(OURS)
+    assert [(begun - one.since) // day for one in read] == [61, -1]
 
 
 # --- what dies -------------------------------------------------------------------------------------------------------

@@ -86,6 +86,15 @@ class Connections:
         )
         return saved
 
+    def forget(self, log_group: str, until: int) -> None:
+        """Forget how a log group was read up to a moment, so that each batch reads few items (I10).
+
+        To be said once it is connected anew: of one of which nothing is known, all would be usage lines.
+        """
+        for item in self._items.query(f"log-group#{log_group}", most_pages=MOST):
+            if 0 < _read(item).until < until:
+                self.client.delete_item(TableName=self.table, Key={name: item[name] for name in ("pk", "sk")})
+
 
 def _of_log_group(connection: Connection) -> Item:
     key = item_key(f"log-group#{connection.log_group}", f"{connection.since:013}#{connection.name}")

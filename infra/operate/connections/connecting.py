@@ -21,10 +21,14 @@ from infra.operate.connections.usage_log import TERM, count_no_longer, count_wri
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.connections import EARLY, Connection, Form, StageLog, Step
 from metering.model.log_format import Api
+from metering.model.periods import COUNTER_LIFE
 from metering.stores.table import RowChangedError
 
 EVERY_LINE: Final = ""
 _EARLY_MS: Final = int(EARLY.total_seconds() * 1000)
+_FORGOTTEN_MS: Final = int(COUNTER_LIFE.total_seconds() * 1000)
+"""So long after a connection ended no line of it is counted, redriven or recounted any more."""
+
 _CHANGES_STAGE: Final = (Form.OURS, Form.EXTENDED)
 
 
@@ -122,7 +126,9 @@ class Connecting:
             ended = msgspec.structs.replace(wanted, step=Step.DISCONNECTED, until=nothing_came)
         since = max([moment, *(one.since + 1 for one in (stored, former) if one)])
         self._say(f"writing down in the ledger what will be done, as the connection {wanted.name}")
-        return self._save(msgspec.structs.replace(wanted, since=since, by=who), former=ended)
+        begun = self._save(msgspec.structs.replace(wanted, since=since, by=who), former=ended)
+        self.deployment.connections.forget(begun.log_group, moment - _FORGOTTEN_MS)
+        return begun
 
     def _save(self, connection: Connection, *, former: Connection | None = None) -> Connection:
         """Write a connection, unless it is there as it is to be; OperatorError if somebody else changed it."""
