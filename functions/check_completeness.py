@@ -13,7 +13,7 @@ from metering.model.stages import decode
 from metering.settings import CheckCompletenessSettings
 from metering.signals import Signal
 from metering.stores import aws
-from metering.stores.connections import Connections
+from metering.stores.connections import Connections, UnreadableConnectionError
 from metering.stores.counters import Counters
 
 logger = Logger()
@@ -46,6 +46,8 @@ def handler(_event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
         "of_connected_requests": completeness.of_connected_requests,
     }
     logger.info("completeness checked", **report)
+    if completeness.not_compared:  # an error, which rings an alarm, once all others are compared
+        raise UnreadableConnectionError("; ".join(completeness.not_compared))
     return report
 
 

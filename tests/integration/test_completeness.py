@@ -23,7 +23,7 @@ from metering.model.periods import Hour
 from metering.model.stages import Stage, connected, encode
 from metering.settings import CheckCompletenessSettings, RecordUsageSettings
 from metering.stores import aws as clients
-from metering.stores.connections import Connections
+from metering.stores.connections import Connections, UnreadableConnectionError
 from metering.stores.lines import Lines
 from tests.doubles.access_log import NONCE
 from tests.doubles.lambdas import context
@@ -334,6 +334,30 @@ def test_a_connection_that_writes_nothing_any_more_shows_beside_an_access_log_th
         "CompletenessOfRequests": 1.0,
         "CompletenessOfRequests again": 0.0,
     }
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_connection_that_cannot_be_read_keeps_no_other_from_being_compared(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """I6, I9: a newer version may have written it; the others are compared, then an error rings the alarm."""
+    connect()
+    connect(name="newer", log_group="/theirs/newer")
+    key = {"pk": {"S": "connections"}, "sk": {"S": "newer"}}
+    newer = {":value": {"S": '{"form":"of tomorrow"}'}}
+    clients.dynamodb().update_item(
+        TableName="ledger",
+        Key=key,
+        UpdateExpression="SET #value = :value",
+        ExpressionAttributeNames={"#value": "value"},
+        ExpressionAttributeValues=newer,
+    )
+    put(THEIR_LOG, 300, AT_TWO)
+    count(200, AT_TWO, log="/theirs/orders")
+    with pytest.raises(UnreadableConnectionError, match=r"the connection newer cannot be read \(.*deploy that and use"):
+        check_completeness.handler({}, context())
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["CompletenessOfLines"] for line in told if "_aws" in line] == [[2 / 3]]
 
 
 @pytest.mark.usefixtures("settings")

@@ -67,6 +67,9 @@ class Completeness:
     connected_requests: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Lines that were counted and requests, by connection; without WebSocket APIs, whose requests nothing counts."""
 
+    not_compared: Sequence[str] = ()
+    """Why connections could not be read: nothing of these is compared."""
+
     @property
     def of_usage_lines(self) -> dict[str, float]:
         """Which part of the usage lines was counted, by log group; without groups that had none."""
@@ -108,7 +111,8 @@ class Sources:
         """Return the numbers of the day that ended an hour ago; errors of AWS are raised as they are."""
         end = Hour.containing(now - SETTLING)
         day = [Hour(number) for number in range(Hour.containing(end.start - WINDOW).number, end.number)]
-        connections = _Connected.during(day, self.connections.all())
+        readable, unread = self.connections.readable()
+        connections = _Connected.during(day, readable)
         counted_by_hour = self.lines.by_hour(day[0], end)
         counted = sum(counted_by_hour.values(), Counter[str]())
         before = [(NAMESPACE, COUNTED_BEFORE, {"service": self.deployment}, "Sum")]
@@ -129,6 +133,7 @@ class Sources:
             sum(islice(sums, len(requests))) if requests else None,
             {log: (counted[log], next(sums)) for log in logs},
             *connections.compared(counted_by_hour, lambda: next(found)),
+            not_compared=unread,
         )
 
 

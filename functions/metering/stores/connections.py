@@ -30,6 +30,10 @@ MOST: Final = 4
 _decoder: Final = msgspec.json.Decoder(Connection)
 
 
+class UnreadableConnectionError(ValueError):
+    """A connection that this version cannot read; the message says which, why, and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Connections:
     """The verbs. Reads are consistent; errors of DynamoDB are raised as they are."""
@@ -44,6 +48,16 @@ class Connections:
     def all(self) -> list[Connection]:
         """Return each connection by its name, those that have ended, too; TooMuchError for thousands of them."""
         return [_read(item) for item in self._items.query(ALL, most_pages=MOST)]
+
+    def readable(self) -> tuple[list[Connection], list[str]]:
+        """Return those of all that can be read, and why the others cannot: nobody waits for these (I6)."""
+        read, unread = [], []
+        for item in self._items.query(ALL, most_pages=MOST):
+            try:
+                read.append(_read(item))
+            except UnreadableConnectionError as error:
+                unread.append(str(error))
+        return read, unread
 
     def get(self, name: str) -> Connection | None:
         """Return a connection, or None."""
@@ -102,4 +116,11 @@ def _of_log_group(connection: Connection) -> Item:
 
 
 def _read(item: Item) -> Connection:
-    return _decoder.decode(item["value"]["S"])
+    try:
+        return _decoder.decode(item["value"]["S"])
+    except msgspec.DecodeError as error:
+        name = item["sk"]["S"].rpartition("#")[2]
+        raise UnreadableConnectionError(
+            f"the connection {name} cannot be read ({error}): if a newer version wrote it, deploy that and use its "
+            "commands"
+        ) from error
