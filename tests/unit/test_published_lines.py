@@ -21,6 +21,12 @@ from tests.doubles.access_log import NONCE
 PUBLISHED = json.loads((Path(__file__).parents[1] / "events" / "access_log_lines.json").read_text())
 """Lines that people have published, each with its source, its stage's format, and the request that it is of."""
 
+LOGS = {
+    Kind.REST: AccessLog(),
+    Kind.HTTP: AccessLog(Api.HTTP, "authorizer.claims.sub"),
+    Kind.WEBSOCKET: AccessLog(Api.WEBSOCKET, "authorizer.user"),
+}
+
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=[entry["name"] for entry in PUBLISHED])
 def test_a_line_is_as_api_gateway_has_written_it(published: Mapping[str, Any]) -> None:
@@ -36,9 +42,8 @@ def test_a_line_is_as_api_gateway_has_written_it(published: Mapping[str, Any]) -
 def test_both_readers_know_the_hour_of_a_published_request(published: Mapping[str, Any]) -> None:
     """I3: whatever the unit of its time, as its own line has it in words."""
     exchange = _exchange(published["request"])
-    log = AccessLog() if exchange.kind is Kind.REST else AccessLog(Api[exchange.kind], caller="authorizer.claims.sub")
-    who = {"identity.apiKeyId": "a-key", "authorizer.claims.sub": "a-key"}
-    variables = replace(exchange, extended_request_id="e=").variables() | who
+    log = LOGS[exchange.kind]
+    variables = replace(exchange, extended_request_id="e=").variables() | {log.variable: "a-key"}
     line = render(log.format(NONCE), variables)
     moment = datetime.strptime(json.loads(published["line"])["requestTime"], "%d/%b/%Y:%H:%M:%S %z")
     metrics = (Count(name="requests"),)
