@@ -104,6 +104,7 @@ def foreign(chance: Random) -> Foreign:
         keys_apart=log.keys_apart,
         after=StageLog("arn", written),
         shares_log=chance.random() < 0.3,
+        alone=chance.random() < 0.5,
     )
     values = {name: chance.choice(good) for name, good in _GOOD.items()}
     texts = (*_CALLED, *_SET, *_WRITTEN)

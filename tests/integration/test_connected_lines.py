@@ -226,6 +226,14 @@ def test_lines_of_a_format_that_somebody_changed_are_mended_by_connecting_anew(w
     assert world.counted() == {"key1": {"requests": 1, "bytes": 10}}
 
 
+def test_a_line_that_does_not_name_the_api_is_set_aside_where_no_other_stage_writes(world: World) -> None:
+    """I1: somebody has changed the stage's format; nobody else's line it can be."""
+    connect(world, msgspec.structs.replace(PETS, shares_log=True, alone=True))
+    changed = THEIR_FORMAT.replace('"api":"$context.apiId","stage":"$context.stage",', "")
+    assert record(world, delivered(line(changed), line())).set_aside == 1
+    assert record(world, delivered(line(stage="v2"), line(apiId="other"))).set_aside == 0
+
+
 def test_stages_that_share_a_log_group_are_told_apart_by_what_their_lines_name(world: World) -> None:
     """Lines of those that are not connected are nobody's; nothing of them is set aside."""
     connect(world, msgspec.structs.replace(PETS, shares_log=True))

@@ -472,6 +472,18 @@ def test_whoever_comes_to_write_into_the_log_group_is_known_when_it_is_connected
     assert live.plan(extend=True).done
 
 
+def test_whose_a_line_is_that_names_no_api_is_known_from_who_else_writes_there(live: LiveApis) -> None:
+    """B, I1: as long as nobody does, it is the stage's own, whose format somebody has changed."""
+    shared = BILLABLE.replace("{", '{"api":"$context.apiId","stage":"$context.stage",', 1)
+    live.apis.add("orders0001", "Orders", methods=KEYED, log=(THEIRS, shared))
+    first = live.connect()
+    live.apis.add("people0001", "People", methods=KEYED, log=(THEIRS, LACKING))
+    second = live.connect()
+    assert (first.shares_log, first.alone, second.alone, second.since) == (True, True, False, first.since)
+    assert live.deployment().connections.of_log_group("theirs") == [second]
+    assert live.plan().done
+
+
 def test_a_log_group_that_another_connection_reads_stays_subscribed(live: LiveApis) -> None:
     """Each is ended by itself."""
     shared = BILLABLE.replace("{", '{"api":"$context.apiId","stage":"$context.stage",', 1)

@@ -43,7 +43,8 @@ def counted(drawn: Foreign, line: str) -> Fields:
 def _compiled(drawn: Foreign) -> ForeignFormat:
     one = drawn.connection
     api_id = one.api_id if one.shares_log else ""
-    return compile_format(one.log, one.after.format, drawn.metrics, stage=one.stage, api_id=api_id)
+    compiled = compile_format(one.log, one.after.format, drawn.metrics, stage=one.stage, api_id=api_id)
+    return replace(compiled, alone=one.alone)
 
 
 def recounted(drawn: Foreign, line: str) -> Fields:

@@ -185,10 +185,10 @@ class _Connected:
             written = next_metric()
             lines[log] = (sum(counted[hour][log] for hour in hours), sum(written[hour] for hour in hours))
         for name, (connection, _) in self.stages.items():
-            asked = next_metric()
+            asked, is_shared = next_metric(), connection.shares_log and not connection.alone
             there = sum(counted[hour][connection.log_group] for hour in self.hours[name])
             wanted = sum(asked[hour] for hour in self.hours[name])
-            requests[name] = (min(there, wanted) if connection.shares_log else there, wanted)
+            requests[name] = (min(there, wanted) if is_shared else there, wanted)
         return lines, requests
 
 

@@ -59,8 +59,9 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``since`` and ``until`` are in milliseconds since 1970, by AWS's own clock; ``until`` is 0 while it is connected.
     ``api_name`` is the API's name at API Gateway, ``name`` the connection's. ``before`` is what the stage had,
-    ``after`` what it was given (the same where it was left alone). ``shares_log`` says that each line must
-    name this API and stage, since others write into the log group, too, or may. ``by`` is the ARN of who connected it.
+    ``after`` what it was given (the same where it was left alone). ``shares_log`` says that each line must name this
+    API and stage, since others write into the log group, too, or may; ``alone`` that none did when it was connected, so
+    that a line which names none is its own, in another format. ``by`` is the ARN of who connected it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     before: StageLog = StageLog()
     after: StageLog = StageLog()
     shares_log: bool = False
+    alone: bool = False
     version: int = 0
 
     @property

@@ -70,6 +70,9 @@ class ForeignFormat:
     chosen: Mapping[str, str]
     """The variable that holds a field, or a metric's variable."""
 
+    alone: bool = False
+    """No other stage writes there, as far as is known: what does not name the API is not read for another's."""
+
     unread: Mapping[str, str] = field(default_factory=dict)
     """The names of metrics that the format lacks something for, and what: they were declared after it was connected."""
 
@@ -84,7 +87,7 @@ class ForeignFormat:
         """
         match = self.pattern.match(line)
         if match is None:
-            if self.api_id and self.api_id not in line:
+            if self.api_id and not self.alone and self.api_id not in line:
                 return None
             raise ValueError("not the stage's format: the line is not as it was when the stage was connected")
         found = {name: _bare(match[self.places[variable]]) for name, variable in self.chosen.items()}

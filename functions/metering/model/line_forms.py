@@ -4,7 +4,7 @@ A form finds the fields; what is in them is then looked at in the same way, what
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import assert_never
 
@@ -87,9 +87,10 @@ def _form(connection: Connection, nonces: tuple[str, ...], metrics: tuple[Metric
         case Form.THEIRS:
             shared = connection.api_id if connection.shares_log else ""
             try:
-                return as_far_as_readable(
+                written = as_far_as_readable(
                     connection.log, connection.after.format, metrics, stage=connection.stage, api_id=shared
                 )
+                return replace(written, alone=connection.alone)
             except FormatError as error:
                 return Unreadable(str(error))
         case Form.USAGE:

@@ -117,7 +117,7 @@ class Connecting:
             return wanted
         stored = self.deployment.connections.get(wanted.name)
         if wanted.since and (wanted.form is Form.OURS or self._subscription(wanted.log_group)):
-            is_written = stored and (stored.after, stored.shares_log) == (wanted.after, wanted.shares_log)
+            is_written = stored is not None and _reads_as(stored, wanted)
             return wanted if is_written else self._save(wanted)
         moment, who = moment_of(self.deployment)
         ended = msgspec.structs.replace(former, step=Step.DISCONNECTED, until=moment) if former else None
@@ -268,6 +268,11 @@ class Connecting:
 
 def _is_same(stored: Connection, wanted: Connection) -> bool:
     return msgspec.structs.replace(stored, version=wanted.version) == wanted
+
+
+def _reads_as(stored: Connection, wanted: Connection) -> bool:
+    """Say whether lines are read alike by both."""
+    return (stored.after, stored.shares_log, stored.alone) == (wanted.after, wanted.shares_log, wanted.alone)
 
 
 def _patches(wanted: StageLog) -> list[dict[str, str]]:

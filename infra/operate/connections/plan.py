@@ -100,6 +100,7 @@ def plan(stage: LiveStage, place: Place, wishes: Wishes, ledger: Sequence[Connec
         before=stage.log,
         after=after,
         shares_log=_bound(stage, place, log) if case is Case.IN_PLACE else case is Case.EXTEND and bool(stage.sharing),
+        alone=case is Case.IN_PLACE and stage.is_alone,
         version=bearer.version if bearer else 0,
     )
     return Plan(
@@ -191,12 +192,14 @@ def _again(stage: LiveStage, place: Place, wishes: Wishes, former: Connection) -
     """
     after, unfit = _after(former, place)
     shares_log = former.shares_log or (former.form is Form.EXTENDED and bool(stage.sharing))
+    alone = former.form is Form.THEIRS and stage.is_alone
     connection = former
     if former.step is Step.DISCONNECTED:
         anew = {"step": Step.CONNECTING, "since": 0, "until": 0, "after": after, "shares_log": shares_log}
         connection = msgspec.structs.replace(former, **anew)
-    elif (after, shares_log) != (former.after, former.shares_log):
-        connection = msgspec.structs.replace(former, step=Step.CONNECTING, after=after, shares_log=shares_log)
+    elif (after, shares_log, alone) != (former.after, former.shares_log, former.alone):
+        read = {"after": after, "shares_log": shares_log, "alone": alone}
+        connection = msgspec.structs.replace(former, step=Step.CONNECTING, **read)
     case = next(case for case, form in _FORMS.items() if form is former.form)
     return Plan(
         case=case,

@@ -96,6 +96,11 @@ class LiveStage:
     looked_at: int = 0
     apis: int = 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Say whether no other stage writes into its log group: all were looked at."""
+        return not self.sharing and self.looked_at >= self.apis
+
     def __str__(self) -> str:
         return f"the stage {self.name} of {self.api_name}"
 

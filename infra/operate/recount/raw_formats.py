@@ -106,7 +106,7 @@ class RawFormat:
         layout, connection = self._layout(metrics), self.connection
         if isinstance(layout, UnreadableError):
             raise layout
-        if connection.shares_log and connection.api_id not in line:
+        if connection.shares_log and not connection.alone and connection.api_id not in line:
             return None
         found = layout.values(line)
         if connection.shares_log and (found["api_id"], found["stage"]) != (connection.api_id, connection.stage):
