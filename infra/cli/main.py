@@ -90,6 +90,10 @@ _NOT_SIGNED_IN: Final = {
 OTHER_KEY: Final = f"a command that changes something at Stripe takes another key: --operator-key, {OPERATOR_KEY}"
 
 
+_UNREAD: Final = logging.NullHandler()
+"""Where goes what the functions' code logs: it is for their logs, and no handler at all is a line on stderr."""
+
+
 def _fail(sentence: str, *more: str) -> NoReturn:
     err.print(f"error: {sentence}", *more, sep="\n", style="red")
     raise SystemExit(1)
@@ -97,7 +101,7 @@ def _fail(sentence: str, *more: str) -> NoReturn:
 
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
-    logging.lastResort = None  # what the functions' code logs is for their logs
+    logging.getLogger().addHandler(_UNREAD)
     try:
         app(prog_name="metering")  # also when Python runs it by the name of a module
     except (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError) as error:

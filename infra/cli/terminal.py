@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
@@ -17,15 +18,39 @@ _SECRETS: Final = re.compile(r"([rs]k_(?:live|test)_|whsec_)[\w+/=-]+")
 """Stripe's keys and signing secrets, as Stripe writes them (Stripe docs, "API keys", "Webhooks")."""
 
 
+_MOVING: Final = list[Live]()
+"""The spinners and bars that move now, on any console: two consoles of one terminal know nothing of each other."""
+
+
 class Terminal(Console):
     """A console on which every string is one line, and what would act on it is :func:`visible`, whoever wrote it.
 
-    Names that people chose are no markup, no emoji codes, and are not coloured. On stderr all is :func:`masked`.
+    Names that people chose are no markup, no emoji codes, and are not coloured. On stderr all is :func:`masked`. What
+    moves on another console of the terminal (a spinner is on stderr) leaves it while lines are printed.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
         self._tells_errors = bool(options.get("stderr"))
+
+    def set_live(self, live: Live) -> bool:
+        """Note what moves from now on."""
+        _MOVING.append(live)
+        return super().set_live(live)
+
+    def clear_live(self) -> None:
+        """Note that what began to move here last moves no more."""
+        _MOVING.remove(next(live for live in reversed(_MOVING) if live.console is self))
+        super().clear_live()
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; rich clears the way by itself for what is printed on the console where something moves."""
+        others = [live for live in _MOVING if live.console is not self and self.is_terminal]
+        for live in reversed(others):
+            live.stop()
+        super().print(*objects, **options)
+        for live in others:
+            live.start()
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as it is laid out."""

@@ -1,0 +1,140 @@
+"""What surrounds every command: the process that it is, and the terminal that it writes on."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from fcntl import ioctl
+from struct import pack
+from termios import ECHO, TCSANOW, TIOCSWINSZ, tcgetattr, tcsetattr
+
+import pytest
+
+from tests.conftest import ROOT
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}", "TERM": "xterm"}
+
+
+def process(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own."""
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-c", program, *arguments],
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+WARNS = """
+from aws_lambda_powertools import Logger
+from infra.cli.main import main
+from infra.operate.deployment import Deployment, OperatorError
+import logging
+
+def find(*_):
+    Logger(child=True).warning("Stripe fails at a customer")
+    logging.getLogger("stripe").warning("so it is")
+    raise OperatorError("it is nowhere")
+
+Deployment.find = find
+main()
+"""
+
+
+def test_what_the_functions_code_logs_reaches_nobody() -> None:
+    """It is for the functions' logs; nor does Python say that nobody listens."""
+    ended = process(WARNS, "usage")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "error: it is nowhere\n")
+
+
+# --- a terminal ------------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes) -> list[str]:
+    """Run Python code on a terminal and return its lines as a person sees them in the end.
+
+    Each time that it writes what ``answers`` says, it gets a line to read.
+    """
+    ours, theirs = pty.openpty()
+    ioctl(theirs, TIOCSWINSZ, pack("HHHH", 40, columns, 0, 0))
+    mode = tcgetattr(theirs)
+    mode[3] &= ~ECHO
+    tcsetattr(theirs, TCSANOW, mode)
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", program, *arguments],
+        env=ENVIRONMENT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+        start_new_session=True,
+    ):
+        os.close(theirs)
+        written, since = b"", b""
+        while part := _read(ours):
+            written, since = written + part, since + part
+            if answers in since:
+                os.write(ours, b"\n")
+                since = b""
+    os.close(ours)
+    return screen(written.decode())
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux says that nobody writes any more
+        return b""
+
+
+def screen(written: str) -> list[str]:
+    """Return the lines that a terminal shows of what was written (XTerm Control Sequences: EL, CUU, SGR)."""
+    lines, row, column = [""], 0, 0
+    for sequence, count, kind, sign in re.findall(r"(\x1b\[\??(\d*)[\d;]*([A-Za-z]))|([^\x1b])", written):
+        if kind == "A":
+            row -= int(count or 1)
+        elif kind == "K":
+            lines[row] = "" if count == "2" else lines[row][:column]
+        elif sign == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif sign == "\r":
+            column = 0
+        elif not sequence:
+            lines[row] = lines[row][:column].ljust(column) + sign + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+CHECKS = """
+from infra.cli.main import main
+from infra.operate.deployment import Deployment
+from infra.operate.doctor import examine
+from infra.operate.doctor.findings import broken, ok
+
+def first(*_):
+    input()
+    yield ok("it is there")
+
+def second(*_):
+    input()
+    yield broken("it is gone", "bring it back")
+
+Deployment.find = lambda *_: Deployment
+examine.CHECKS.clear()
+examine.CHECKS.update(one=first, two=second)
+main()
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_lines_are_not_mixed_into_what_moves(columns: int) -> None:
+    """Doctor prints each line as soon as it has it, while its spinner turns."""
+    assert on_a_terminal(CHECKS, "doctor", columns=columns, answers=b"checking") == [
+        "ok       one: it is there",
+        "broken   two: it is gone",
+        "         -> bring it back",
+    ]
