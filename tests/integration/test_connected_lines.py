@@ -187,6 +187,21 @@ def test_a_stage_that_was_disconnected_is_billed_no_more_though_others_of_its_lo
     assert world.counted() == {"key1": {"requests": 3, "bytes": 30}}
 
 
+def test_what_a_stage_wrote_before_it_was_connected_is_nobodys_though_its_log_group_was_read(world: World) -> None:
+    """I2: also of a delivery that comes, or comes again, once it is connected; else clocks may differ a little."""
+    cats = msgspec.structs.replace(PETS, name="cats", stage="v2", shares_log=True, since=AT)
+    connect(world, msgspec.structs.replace(PETS, shares_log=True))
+    before = delivered(line(stage="v2"), line(), at=AT - MINUTE)
+    record(world, before)
+    connected = connect(world, msgspec.structs.replace(cats, was_read=True))
+    record(world, before)
+    record(world, delivered(line(stage="v2"), at=AT - 1))
+    record(world, delivered(line(stage="v2", extendedRequestId="R2="), at=AT))
+    assert world.counted() == {"key1": {"requests": 2, "bytes": 20}}
+    connect(world, msgspec.structs.replace(connected, was_read=False))
+    assert record(world, delivered(line(stage="v2", extendedRequestId="R3="), at=AT - MINUTE)).read == 1
+
+
 def test_all_that_a_connected_log_group_delivers_is_counted_as_dealt_with(world: World) -> None:
     """I1: it is compared with what CloudWatch Logs took in, whoever its lines are of."""
     connect(world, msgspec.structs.replace(PETS, shares_log=True, until=AT + MINUTE))

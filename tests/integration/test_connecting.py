@@ -489,8 +489,9 @@ def test_a_log_group_that_another_connection_reads_stays_subscribed(live: LiveAp
     shared = BILLABLE.replace("{", '{"api":"$context.apiId","stage":"$context.stage",', 1)
     for api_id, name in (("orders0001", "Orders"), ("people0001", "People")):
         live.apis.add(api_id, name, methods=KEYED, log=(THEIRS, shared))
-    assert live.connect().shares_log
-    assert live.connect("people0001").shares_log
+    first, second = live.connect(), live.connect("people0001")
+    assert (first.shares_log, second.shares_log) == (True, True)
+    assert (first.was_read, second.was_read) == (False, True)
     live.disconnect()
     assert live.filters("theirs") == {"metering-Metering": FUNCTION}
     assert statement_of("theirs") in live.function.statements

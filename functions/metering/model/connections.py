@@ -19,7 +19,10 @@ NAME_PATTERN: Final = r"[a-z][a-z0-9-]{0,31}"
 """A connection's name: what metrics call its API, and what a caller that is no API key begins with."""
 
 EARLY: Final = timedelta(minutes=5)
-"""How much earlier than it began a connection's first lines may be dated: two clocks are never the same."""
+"""How much earlier than it began a connection's first lines may be dated: two clocks are never the same.
+
+Not where its log group was read already: lines of before come from there, late or again, and are nobody's.
+"""
 
 
 class Form(StrEnum):
@@ -61,7 +64,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     ``api_name`` is the API's name at API Gateway, ``name`` the connection's. ``before`` is what the stage had,
     ``after`` what it was given (the same where it was left alone). ``shares_log`` says that each line must name this
     API and stage, since others write into the log group, too, or may; ``alone`` that none did when it was connected, so
-    that a line which names none is its own, in another format. ``by`` is the ARN of who connected it.
+    that a line which names none is its own, in another format. ``was_read`` says that its log group was being read when
+    it began, or had just been. ``by`` is the ARN of who connected it.
     """
 
     name: str
@@ -81,6 +85,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     after: StageLog = StageLog()
     shares_log: bool = False
     alone: bool = False
+    was_read: bool = False
     version: int = 0
 
     @property
@@ -95,9 +100,14 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
         """Say whether its lines are those of a stage."""
         return self.form is not Form.USAGE
 
+    @property
+    def first(self) -> int:
+        """The earliest moment that a line of its own may be dated at, in milliseconds since 1970."""
+        return self.since if self.was_read else self.since - EARLY // timedelta(milliseconds=1)
+
     def covers(self, moment: int) -> bool:
         """Say whether what was written at a moment (milliseconds since 1970) is metered by it."""
-        return self.since - EARLY // timedelta(milliseconds=1) <= moment and (not self.until or moment < self.until)
+        return self.first <= moment and (not self.until or moment < self.until)
 
     def covers_all_of(self, hour: Hour) -> bool:
         """Say whether it was connected through a whole hour."""

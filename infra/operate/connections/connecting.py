@@ -126,9 +126,16 @@ class Connecting:
             ended = msgspec.structs.replace(wanted, step=Step.DISCONNECTED, until=nothing_came)
         since = max([moment, *(one.since + 1 for one in (stored, former) if one)])
         self._say(f"writing down in the ledger what will be done, as the connection {wanted.name}")
-        begun = self._save(msgspec.structs.replace(wanted, since=since, by=who), former=ended)
+        read = self._was_read(wanted, moment)
+        begun = self._save(msgspec.structs.replace(wanted, since=since, by=who, was_read=read), former=ended)
         self.deployment.connections.forget(begun.log_group, moment - _FORGOTTEN_MS)
         return begun
+
+    def _was_read(self, wanted: Connection, moment: int) -> bool:
+        """Say whether lines that were written before a connection begins may come: those of others' are delivered."""
+        known = self.deployment.connections.of_log_group(wanted.log_group)
+        others = [one for one in known if (one.name, one.since) != (wanted.name, wanted.since)]
+        return any(not one.until or one.until > moment - _EARLY_MS for one in others)
 
     def _save(self, connection: Connection, *, former: Connection | None = None) -> Connection:
         """Write a connection, unless it is there as it is to be; OperatorError if somebody else changed it."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.recount.raw_log import BrokenObjectError, lines_of
 from metering.layout import ARCHIVE
-from metering.model.connections import EARLY, Connection, in_force
+from metering.model.connections import Connection, in_force
 from metering.model.periods import Hour, hours
 
 WITHIN: Final = timedelta(minutes=15)
@@ -90,7 +90,7 @@ class Search:
         first, end = map(_ms, self._window)
         groups: dict[str, list[Connection]] = {}
         for connection in self.deployment.connections.ever():
-            began, ended = connection.since - _ms_of(EARLY), connection.until or end
+            began, ended = connection.first, connection.until or end
             if connection.is_access_log and began < end and ended > first:
                 groups.setdefault(connection.log_group, []).append(connection)
         for group, connections in sorted(groups.items()):

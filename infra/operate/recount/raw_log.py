@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from infra.operate.recount.in_force import Declared, InForce
@@ -22,7 +22,7 @@ from infra.operate.recount.raw_connected import ConnectedReader
 from infra.operate.recount.raw_lines import Record, UnreadableError, read_by_hour
 from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.layout import ARCHIVE
-from metering.model.connections import EARLY, Connection, Form
+from metering.model.connections import Connection, Form
 from metering.model.metrics import Declaration, Metric, meters_of
 from metering.model.periods import Hour, hours
 
@@ -35,7 +35,6 @@ CHUNK: Final = 12 << 20
 
 T = TypeVar("T")
 
-_EARLY_MS: Final = EARLY // timedelta(milliseconds=1)
 _OF_STAGES: Final = (Form.OURS, Form.THEIRS, Form.EXTENDED)
 
 _TERM: Final = "usage"  # what the subscription of an application's log asks for, too
@@ -133,13 +132,13 @@ def _is_of(connection: Connection, event: Mapping[str, Any]) -> bool:
     """
     at, came = event["timestamp"], event.get("ingestionTime", event["timestamp"])
     is_over = connection.until and at >= connection.until
-    return at >= connection.since - _EARLY_MS and came >= connection.since and not is_over
+    return at >= connection.first and came >= connection.since and not is_over
 
 
 def is_connected_in(connection: Connection, hour: Hour) -> bool:
     """Say whether there can be lines in an hour that were written while a log group was connected."""
     first, end = (int(moment.timestamp() * 1000) for moment in (hour.start, hour.end))
-    return connection.since - _EARLY_MS < end and (not connection.until or connection.until > first)
+    return connection.first < end and (not connection.until or connection.until > first)
 
 
 def usage_record_id(log_group: str, event_id: str) -> str:
