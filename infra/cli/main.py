@@ -1,7 +1,7 @@
 """The operator's command line: ``metering``."""
 
 import logging
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import typer
 from botocore.exceptions import (
@@ -13,7 +13,6 @@ from botocore.exceptions import (
     NoRegionError,
     ProfileNotFound,
 )
-from typer.core import TyperGroup
 
 import infra.cli.access  # noqa: F401 - its commands are among the customers'
 from infra.cli.connect_log import app as connect_log_app
@@ -31,7 +30,6 @@ from infra.cli.restore import app as restore_app
 from infra.cli.set_aside import set_aside_app
 from infra.cli.shared import err
 from infra.cli.stripe import stripe_app
-from infra.cli.terminal import masked
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
 from infra.operate.deployment import OPERATOR_KEY, OperatorError
@@ -40,21 +38,7 @@ from metering.stores.table import UnprocessedError
 from metering.stripe.client import StripeForbiddenError, StripeRejectedError, StripeUnavailableError
 
 
-class _Commands(TyperGroup):
-    """The commands; what says how one was used wrongly repeats no key."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except typer.TyperException as error:
-            told = masked(error.format_message())
-            vars(error).update(format_message=lambda: told)
-            raise
-
-
 app = typer.Typer(
-    cls=_Commands,
     help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -99,11 +83,44 @@ def _fail(sentence: str, *more: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def _misused(error: typer.TyperException) -> NoReturn:
+    """Say how the command line was used wrongly; a group without a command has shown its help by now."""
+    if error.format_message():
+        vars(error).update(message=_wanted(error.__cause__) or error.message)
+        said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
+        err.print(f"error: {said[0].lower()}{said[1:]}", style="red")
+        if context := getattr(error, "ctx", None):
+            err.print(" ".join(context.get_usage().split()), f"'{context.command_path} --help' says more", sep="\n")
+    raise SystemExit(error.exit_code)
+
+
+def _wanted(invalid: BaseException | None) -> str:
+    """Return what was got and what is wanted, where pydantic did not understand a value: typer reads by it."""
+    from pydantic import ValidationError  # noqa: PLC0415 - typer loads it when it reads a value, and help needs none
+
+    if not isinstance(invalid, ValidationError):
+        return ""
+    first = invalid.errors()[0]
+    told = first.get("ctx", {})
+    if first["type"] == "value_error":
+        return str(told["error"])
+    wanted = {
+        "greater_than_equal": f"{told.get('ge')} or more",
+        "less_than_equal": f"{told.get('le')} or less",
+        "int_parsing": "a whole number",
+        "float_parsing": "a number",
+    }
+    return f"wanted {wanted.get(first['type'], first['msg'])}, got {first['input']!r}"
+
+
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
     logging.getLogger().addHandler(_UNREAD)
     try:
-        app(prog_name="metering")  # also when Python runs it by the name of a module
+        ended = app(prog_name="metering", standalone_mode=False)  # also when Python runs it by the name of a module
+        raise SystemExit(ended)
+    except typer.TyperException as error:
+        _misused(error)
     except (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError) as error:
         _fail(*map(str, error.args), *([OTHER_KEY] if isinstance(error, StripeForbiddenError) else []))
     except NoCredentialsError:

@@ -1,7 +1,6 @@
 """The command line as operators use it: help, wrong use, and what is said where there is no deployment."""
 
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ def test_what_is_missing_or_unknown_is_wrong_use(metering: Metering) -> None:
 @pytest.mark.parametrize("prefix", ["rk_live_", "sk_live_", "rk_test_", "sk_test_", "whsec_"])
 def test_a_key_in_a_wrong_place_is_not_repeated(metering: Metering, prefix: str) -> None:
     """I8: as a value of a flag that has none, as a command, or as what another option says."""
-    key = prefix + "k3yvalue" * 12  # so long that a box would break it
+    key = prefix + "k3yvalue" * 12  # so long that a line could break it
     for arguments in (
         ("stripe", "plan", "--operator-key", key),
         ("stripe", key),
@@ -165,10 +164,42 @@ def test_what_contradicts_itself_is_wrong_use(metering: Metering) -> None:
     )
 
 
-def test_a_wrong_hour_is_told_how_one_is_written(metering: Metering) -> None:
-    """UTC, whole hours or days."""
-    err = " ".join(re.sub(r"[│╭╮╰╯─]", " ", metering("usage", "--from", "22.11.2026").err).split())
-    assert "an hour is written 2026-11-22T05, a day 2026-11-22 (UTC); got '22.11.2026'" in err
+def test_wrong_use_is_one_sentence_and_how_it_is_used(metering: Metering) -> None:
+    """As all other errors are, with what was got and what is wanted."""
+    for arguments, sentence in (
+        (
+            ("usage", "--from", "22.11.2026"),
+            "invalid value for '--from': an hour is written 2026-11-22T05, a day 2026-11-22 (UTC); got '22.11.2026'",
+        ),
+        (("usage", "--by", "fortnight"), "invalid value for '--by': 'fortnight' is not one of 'hour', 'day', 'month'"),
+        (("usage", "--nons"), "no such option: --nons (Possible options: --json, --to)"),
+        (("usage", "one", "two"), "got unexpected extra argument(s) (two)"),
+    ):
+        assert metering(*arguments) == Result(
+            2,
+            "",
+            f"error: {sentence}\nUsage: metering usage [OPTIONS] [[CUSTOMER]]\n'metering usage --help' says more\n",
+        )
+    assert metering("demo", "--requests", "0").err.startswith("error: invalid value for '--requests': wanted 1 or more")
+    assert metering("demo", "--limits", "--page").err.startswith("error: --limits goes with --road and --json alone\n")
+
+
+def test_a_value_that_cannot_be_read_is_told_in_no_librarys_words(metering: Metering) -> None:
+    """Each option of a few words, or of a number."""
+    wrong = [
+        (name, param)
+        for name, command in everything()
+        for param in command.params
+        if param.opts[0].startswith("--") and (param.type_descriptor.is_choice or param.type_descriptor.is_ranged)
+    ]
+    assert len(wrong) > 10
+    for name, param in wrong:
+        result = metering(*name.split(), param.opts[0], "fortnight")
+        choice = "'fortnight' is not one of '" if param.type_descriptor.is_choice else "got 'fortnight'\n"
+        assert result.err.startswith(f"error: invalid value for '{param.opts[0]}"), (name, result)
+        assert choice in result.err, name
+        assert "Value error" not in result.err
+        assert "Input should" not in result.err
 
 
 # --- where there is no deployment ------------------------------------------------------------------------------------
