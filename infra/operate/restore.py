@@ -1,20 +1,26 @@
 """Restoring the ledger: a table that DynamoDB restored from a point in time, copied into the deployment's own.
 
 DynamoDB restores into a new table, and a stack cannot take over another one. So the items are copied, and those that
-the restored table does not have are deleted. Whether posting is on stays as it is now, which is off.
+the restored table does not have are deleted. Whether posting is on stays as it is now, which is off, and so does what
+is connected, which is how things stand at AWS: a log group that is subscribed, and of which the ledger knows nothing,
+would be read for usage lines, and any caller of its API could write one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.limits import Level
 from metering.stores.aws import Item, in_pieces, side_by_side
+from metering.stores.connections import is_of_connections
 from metering.stores.gate_list import Asked, GateList
 from metering.stores.holders import Holders
 from metering.stores.switch import POSTING
+from metering.stores.table import unchanged
 
 _PIECE: Final = 1000
 _KEY: Final = "#pk, #sk"
@@ -48,13 +54,13 @@ def restore(deployment: Deployment, table: str, *, progress: Progress) -> Restor
     written = 0
     for piece in progress(*_pieces(dynamodb, table)):
         items = [item for item in piece if item["pk"]["S"] != POSTING]
-        side_by_side(lambda item: dynamodb.put_item(TableName=ledger, Item=item), items)
+        side_by_side(partial(_put, dynamodb, ledger), items)
         kept |= {_key(item) for item in items}
         written += len(items)
     gone = [
         item
         for item in _scan(dynamodb, ledger, ProjectionExpression=_KEY, ExpressionAttributeNames=_NAMES)
-        if _key(item) not in kept and item["pk"]["S"] != POSTING
+        if _key(item) not in kept and item["pk"]["S"] != POSTING and not is_of_connections(item["pk"]["S"])
     ]
     for piece in progress(in_pieces(gone, _PIECE), len(gone) // _PIECE + 1):
         side_by_side(lambda key: dynamodb.delete_item(TableName=ledger, Key=key), piece)
@@ -63,6 +69,15 @@ def restore(deployment: Deployment, table: str, *, progress: Progress) -> Restor
         ask_for_all(deployment.ledger.holders, gate, now=datetime.now(UTC))
     cursor = deployment.ledger.progress.cursor()
     return Restored(written, len(gone), str(cursor or ""), _epoch(deployment))
+
+
+def _put(dynamodb: Any, ledger: str, item: Item) -> None:
+    """Write an item; what tells of connections only where nothing does any more."""
+    if not is_of_connections(item["pk"]["S"]):
+        dynamodb.put_item(TableName=ledger, Item=item)
+        return
+    with suppress(dynamodb.exceptions.ConditionalCheckFailedException):
+        dynamodb.put_item(TableName=ledger, Item=item, **unchanged(0))
 
 
 def ask_for_all(holders: Holders, gate: GateList, *, now: datetime) -> None:

@@ -27,6 +27,13 @@ LOG_GROUPS: Final = "log-groups"
 MOST: Final = 4
 """Pages of 1 MB that all connections fill at most: some 1,500 of them."""
 
+
+def is_of_connections(pk: str) -> bool:
+    """Say whether items of a partition tell how log groups are read, and not what is billed."""
+    return pk in (ALL, LOG_GROUPS) or pk.startswith(_OF_LOG_GROUP)
+
+
+_OF_LOG_GROUP: Final = "log-group#"
 _decoder: Final = msgspec.json.Decoder(Connection)
 
 
@@ -71,7 +78,7 @@ class Connections:
 
     def of_log_group(self, log_group: str) -> list[Connection]:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
-        return [_read(item) for item in self._items.query(f"log-group#{log_group}", most_pages=MOST)]
+        return [_read(item) for item in self._items.query(f"{_OF_LOG_GROUP}{log_group}", most_pages=MOST)]
 
     def ever(self) -> list[Connection]:
         """Return how every log group was ever read: a connection once for each time that it began.
@@ -105,13 +112,13 @@ class Connections:
 
         To be said once it is connected anew: of one of which nothing is known, all would be usage lines.
         """
-        for item in self._items.query(f"log-group#{log_group}", most_pages=MOST):
+        for item in self._items.query(f"{_OF_LOG_GROUP}{log_group}", most_pages=MOST):
             if 0 < _read(item).until < until:
                 self.client.delete_item(TableName=self.table, Key={name: item[name] for name in ("pk", "sk")})
 
 
 def _of_log_group(connection: Connection) -> Item:
-    key = item_key(f"log-group#{connection.log_group}", f"{connection.since:013}#{connection.name}")
+    key = item_key(f"{_OF_LOG_GROUP}{connection.log_group}", f"{connection.since:013}#{connection.name}")
     return key | to_item({"value": msgspec.json.encode(connection).decode()})
 
 
