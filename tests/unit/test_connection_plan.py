@@ -132,6 +132,15 @@ def test_a_text_format_is_refused_with_the_line_to_paste() -> None:
     assert planned(with_log(line)).refusals == ()
 
 
+def test_a_text_format_in_which_a_callers_text_must_not_stand_is_refused_with_the_line_without_it() -> None:
+    """Beside an authorizer's value that is billed."""
+    metrics = (Sum(name="tokens", of="authorizer.tokens"),)
+    front = f"$context.identity.apiKeyId $context.authorizer.tokens {CLF}"
+    (refusal,) = planned(with_log(f'{front} "$context.path" $context.stage'), metrics=metrics).refusals
+    assert refusal.lines == (f'{front} "-" $context.stage',)
+    assert planned(with_log(*refusal.lines), metrics=metrics).refusals == ()
+
+
 def test_a_text_format_that_cannot_be_mended_is_refused_with_our_own() -> None:
     """Two variables with nothing between them are read by nobody."""
     (refusal,) = planned(with_log("$context.requestId$context.status")).refusals

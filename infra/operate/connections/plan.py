@@ -311,9 +311,15 @@ def _lacking(
 
 
 def _mended(stage: LiveStage, place: Place, log: AccessLog, error: FormatError) -> str:
-    """Return a stage's own format with what it lacks in front, or nothing if it still would not do."""
-    front = " ".join(f"$context.{variable}" for variable in (*error.lacking, *error.to_move))
-    mended = StageLog(stage.log.destination, f"{front} {stage.log.format}")
+    """Return a stage's own format, with what it lacks in front and without callers' text that must not be there.
+
+    Nothing if it still would not do.
+    """
+    text = stage.log.format
+    for variable in error.in_the_way:
+        text = re.sub(rf"\$context\.{re.escape(variable)}(?![\w.:-])", "-", text)
+    front = "".join(f"$context.{variable} " for variable in (*error.lacking, *error.to_move))
+    mended = StageLog(stage.log.destination, front + text)
     if len(mended.format.encode()) > LONGEST_FORMAT:
         return ""
     try:
