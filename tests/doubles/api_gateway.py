@@ -145,7 +145,9 @@ class RestService:
         return {"items": [{"id": api_id, "name": api.name} for api_id, api in apis if api.protocol == "REST"]}
 
     def get_rest_api(self, *, restApiId: str) -> dict[str, Any]:  # noqa: N803
-        """Return an API."""
+        """Return an API; by no id, the list of them, whose address that is."""
+        if not restApiId:
+            return self.get_rest_apis()
         return {"id": restApiId, "name": self._apis.of(restApiId, "GetRestApi", rest=True).name}
 
     def get_stages(self, *, restApiId: str) -> dict[str, Any]:  # noqa: N803
@@ -154,7 +156,9 @@ class RestService:
         return {"item": [_rest_stage(name, stage) for name, stage in api.stages.items()]}
 
     def get_stage(self, *, restApiId: str, stageName: str) -> dict[str, Any]:  # noqa: N803
-        """Return a stage."""
+        """Return a stage; by no name, the list of them, whose address that is."""
+        if not stageName:
+            return self.get_stages(restApiId=restApiId)
         return _rest_stage(stageName, self._apis.stage_of(restApiId, stageName, "GetStage", rest=True))
 
     def get_resources(self, *, restApiId: str, embed: list[str]) -> dict[str, Any]:  # noqa: N803

@@ -334,6 +334,7 @@ def _read_as(**fields: Any) -> Callable[[Place], None]:
         ("/aws/appsync/apis/a1", None, "so that whoever calls could write a usage line"),
         ("API-Gateway-Execution-Logs_a1/prod", None, "so that whoever calls could write a usage line"),
         ("/app/job", None, "there is no log group '/app/job'"),
+        ("", None, "there is no log group ''"),
         (JOBS, _no_metric, "no metric measures usage lines"),
         (JOBS, _two_of_others, "has two subscription filters, as many as there can be: a and b"),
         (JOBS, lambda _: _subscribe("UsageLines"), "the subscription filter UsageLines of /app/jobs brings its lines"),

@@ -107,7 +107,8 @@ class LiveStage:
 
 def look(deployment: Deployment, api_id: str, stage: str) -> LiveStage:
     """Return a stage as it is now, with some dozen calls; OperatorError names what there is where it is not."""
-    read = _rest(deployment, api_id, stage) or _other(deployment, api_id, stage)
+    # By an empty id or name AWS is asked for the list, and answers with that.
+    read = (_rest(deployment, api_id, stage) or _other(deployment, api_id, stage)) if api_id else None
     if read is None:
         raise OperatorError(f"there is no API {api_id!r} in {_region(deployment)}{_instead(deployment)}")
     return read
@@ -126,6 +127,8 @@ def log_of(deployment: Deployment, api: Api, api_id: str, stage: str) -> StageLo
 
 def log_group(deployment: Deployment, name: str) -> LogGroup | None:
     """Return a log group by its name, or None."""
+    if not name:
+        return None
     logs = deployment.client("logs")
     pages = logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=name)
     # A name comes before all that are longer, so that it is on the first page.
@@ -155,7 +158,7 @@ def _rest(deployment: Deployment, api_id: str, stage: str) -> LiveStage | None:
         api = client.get_rest_api(restApiId=api_id)
     except client.exceptions.NotFoundException:
         return None
-    there = _stage(lambda: client.get_stage(restApiId=api_id, stageName=stage), client)
+    there = _stage(lambda: client.get_stage(restApiId=api_id, stageName=stage), client) if stage else None
     if there is None:
         names = [found["stageName"] for found in client.get_stages(restApiId=api_id)["item"]]
         raise OperatorError(_no_stage(stage, api["name"], names))
@@ -193,7 +196,7 @@ def _other(deployment: Deployment, api_id: str, stage: str) -> LiveStage | None:
         api = client.get_api(ApiId=api_id)
     except client.exceptions.NotFoundException:
         return None
-    there = _stage(lambda: client.get_stage(ApiId=api_id, StageName=stage), client)
+    there = _stage(lambda: client.get_stage(ApiId=api_id, StageName=stage), client) if stage else None
     if there is None:
         names = [found["StageName"] for found in items(client, "get_stages", "Items", ApiId=api_id)]
         raise OperatorError(_no_stage(stage, api["Name"], names))

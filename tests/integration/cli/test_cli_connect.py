@@ -116,14 +116,26 @@ def test_a_stage_that_is_no_longer_as_it_was_left_is_told_in_a_sentence(live: Li
     """And how to end the metering all the same."""
     assert metering("connect", *STAGE, "--yes", "--no-wait").code == 0
     live.apis.apis["orders0001"].stages["prod"]["log"] = (THEIRS, BILLABLE)
-    result = metering("disconnect", "orders", "--yes")
-    assert result.code == 1
-    assert result.err == (
-        "error: the stage prod of Orders is no longer as it was left: it writes to theirs, not to "
-        f"{outputs().connected_logs}orders. Say --keep-log to leave it as it is, and only end the metering\n"
-    )
+    for arguments in ((), ("--yes",), ("--json",)):
+        result = metering("disconnect", "orders", *arguments)
+        assert (result.code, result.out) == (1, "")
+        assert result.err == (
+            "error: the stage prod of Orders is no longer as it was left: it writes to theirs, not to "
+            f"{outputs().connected_logs}orders. Say --keep-log to leave it as it is, and only end the metering\n"
+        )
     assert metering("disconnect", "orders", "--keep-log", "--yes").code == 0
     assert live.apis.log_of("orders0001") == (THEIRS, BILLABLE)
+
+
+def test_what_is_left_empty_is_neither_an_api_nor_a_stage(live: LiveApis, metering: Metering) -> None:
+    """As a script gives it whose variable is not set; AWS takes such a call for one that lists them."""
+    no_api, no_stage = metering("connect", "", "prod"), metering("connect", "orders0001", "")
+    assert (no_api.code, no_api.err) == (
+        1,
+        "error: there is no API '' in us-east-1: there are orders0001 (Orders, REST)\n",
+    )
+    assert (no_stage.code, no_stage.err) == (1, "error: the API Orders has no stage '': it has prod\n")
+    assert live.apis.changes == []
 
 
 def test_an_apis_name_does_nothing_to_a_terminal(live: LiveApis, metering: Metering) -> None:
