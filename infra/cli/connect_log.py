@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 import typer
 from msgspec import to_builtins
 
-from infra.cli.connections import Yes, agreed, say
+from infra.cli.connections import Yes, agreed, say, show_refusals
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.patience import Patience
@@ -100,8 +100,7 @@ def _show_log(planned: LogPlan, lines: Sample | None) -> None:
         out.print(f"  {number}. {step}")
     for note in planned.notes:
         out.print(f"  - {note}")
-    for refusal in planned.refusals:
-        err.print(f"error: {refusal.why}: {refusal.way_out}", style="red")
+    show_refusals(planned.refusals)
 
 
 _MOST_SHOWN: Final = 10

@@ -1,6 +1,7 @@
 """Stages that somebody else deployed: connected to a deployment, and given back as they were."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import timedelta
 from textwrap import wrap
@@ -18,7 +19,7 @@ from infra.operate.connections.patience import Patience
 from infra.operate.connections.plan import PRICES, Plan, plan
 from infra.operate.connections.snippets import Tool
 from infra.operate.connections.stage import group_of, look
-from infra.operate.connections.terms import Case, Wishes
+from infra.operate.connections.terms import Case, Refusal, Wishes
 from infra.operate.deployment import Deployment, OperatorError
 from metering.model.connections import Connection, Form, StageLog, Step
 
@@ -111,7 +112,7 @@ def _print(paste: Paste, *, as_json: bool) -> None:
 def disconnect_stage(
     connect: Connect,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A connection's name; or an API's id, with STAGE.")],
-    stage: Annotated[str, typer.Argument(metavar="[STAGE]", help="The stage, where an API's id is given.")] = "",
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="The stage, where an API's id is given.")] = "",
     yes: Yes = False,
     keep_log: Annotated[
         bool, typer.Option("--keep-log", help="Leave the stage writing what it writes now; only the metering ends.")
@@ -124,14 +125,16 @@ def disconnect_stage(
     is billed. It may be interrupted and run again.
     """
     deployment = connect()
-    connection = _connection(deployment, name, stage)
+    with err.status("looking at the stage"):
+        connection = _connection(deployment, name, stage)
+        verbs = Connecting(deployment, place_of(deployment), Patience(say=say))
+        verbs.check_way_back(connection, keep_log=keep_log)
     steps = _way_back(connection, keep_log=keep_log)
     if not as_json:
         for step in steps:
             _say_wrapped("- ", step)
     do = yes or connection.step is Step.DISCONNECTED or (not as_json and agreed("disconnect it"))
     if do:
-        verbs = Connecting(deployment, place_of(deployment), Patience(say=say))
         connection = verbs.disconnect(connection, keep_log=keep_log)
     if as_json:
         print_json({"steps": steps, "connection": to_builtins(connection)})
@@ -201,9 +204,10 @@ def _show(planned: Plan) -> None:
     stage, connection = planned.stage, planned.connection
     whose = f"of the CloudFormation stack {stage.owner}" if stage.owner else "of no CloudFormation stack"
     out.print(f"{stage.api_name} ({stage.api_id}), {stage.api.noun}, stage {stage.name}, {whose}")
-    _say_wrapped("now:   ", _log(connection.before))
+    is_changed = stage.log != connection.before
+    _say_wrapped("had:   " if is_changed else "now:   ", _log(connection.before))
     if planned.case is not Case.REFUSED:
-        _say_wrapped("then:  ", _then(connection))
+        _say_wrapped("now:   " if is_changed and stage.log == connection.after else "then:  ", _then(connection))
         _say_wrapped("name:  ", connection.name)
         _say_wrapped("cost:  ", f"${planned.usd_per_million:.2f} for a million requests ({PRICES})")
         _say_wrapped("delay: ", "usually seconds; CloudWatch Logs says less than three minutes")
@@ -214,10 +218,16 @@ def _show(planned: Plan) -> None:
         out.print("To know:")
     for note in planned.notes:
         _say_wrapped("- ", note)
-    for refusal in planned.refusals:
-        err.print(f"error: {refusal.why}: {refusal.way_out}", style="red")
+    show_refusals(planned.refusals)
+
+
+def show_refusals(refusals: Iterable[Refusal]) -> None:
+    """Print why nothing can be connected, each with the way out, and what is to be pasted as it is."""
+    for refusal in refusals:
+        err.print(f"error: {refusal.why}", style="red")
+        err.print(f"    -> {refusal.way_out}")
         for text in refusal.lines:
-            out.print(text)
+            print_as_it_is(f"{text}\n")
 
 
 def _say_wrapped(begins: str, text: str) -> None:

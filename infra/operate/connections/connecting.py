@@ -97,11 +97,10 @@ class Connecting:
 
         Raises OperatorError, and changes nothing, where the stage is not as it was left.
         """
+        self.check_way_back(connection, keep_log=keep_log)
         if connection.step is Step.DISCONNECTED:
             return connection
-        puts_back = connection.form in _CHANGES_STAGE and not keep_log
-        if puts_back:
-            self._check_as_left(connection)
+        puts_back = _puts_back(connection, keep_log=keep_log)
         if connection.step is not Step.DISCONNECTING:
             moment, _ = moment_of(self.deployment)
             until = max(moment, connection.since + 1)
@@ -110,6 +109,11 @@ class Connecting:
             self._set_stage(connection, connection.before)
         self._leave_log_group(connection)
         return self._save(msgspec.structs.replace(connection, step=Step.DISCONNECTED))
+
+    def check_way_back(self, connection: Connection, *, keep_log: bool = False) -> None:
+        """Raise OperatorError where a stage that is to get back what it had is not as it was left."""
+        if _puts_back(connection, keep_log=keep_log) and connection.step is not Step.DISCONNECTED:
+            self._check_as_left(connection)
 
     def _begin(self, wanted: Connection, former: Connection | None) -> Connection:
         """Write down what will be done, unless it is written; a beginning that brought no line yet begins now."""
@@ -271,6 +275,10 @@ class Connecting:
 
     def _say(self, doing: str) -> None:
         self.patience.say(doing)
+
+
+def _puts_back(connection: Connection, *, keep_log: bool) -> bool:
+    return connection.form in _CHANGES_STAGE and not keep_log
 
 
 def _is_same(stored: Connection, wanted: Connection) -> bool:

@@ -67,6 +67,7 @@ def test_connect_and_disconnect_do_what_they_said(live: LiveApis, metering: Mete
     assert live.apis.log_of("orders0001")[0].endswith("/orders")
     again = metering("connect", *STAGE, "--yes", "--no-wait")
     assert "It is connected; of this, what lacks is made good:" in again.out
+    assert "  had:   no access log\n  now:   our format, into\n" in again.out
     back = metering("disconnect", "orders", "--yes")
     assert (back.code, back.out.splitlines()[-1]) == (0, "orders is disconnected")
     assert live.apis.log_of("orders0001") == ("", "")
@@ -104,7 +105,7 @@ def test_what_is_refused_is_said_with_the_way_out_and_exits_with_1(live: LiveApi
     assert result.code == 1
     assert result.err == (
         "error: the stage prod of Orders belongs to the CloudFormation stack shop, whose next deployment may undo "
-        "this: put the lines into its template: --print cdk, sam or cloudformation shows them; or say --force\n"
+        "this\n    -> put the lines into its template: --print cdk, sam or cloudformation shows them; or say --force\n"
     )
     told = metering("connect", *STAGE, "--yes", "--json")
     assert (told.code, told.err, '"refusals": [\n      {' in told.out) == (1, "", True)
