@@ -14,7 +14,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from metering.counting import archive, payloads, redriving
 from metering.counting.log_groups import LogGroups
-from metering.counting.recording import Hashing, Recorded, Recorder
+from metering.counting.recorded import Recorded
+from metering.counting.recording import Hashing, Recorder
 from metering.model import metrics
 from metering.model.batches import Batch
 from metering.settings import RecordUsageSettings

@@ -50,7 +50,7 @@ def record_usage(function: lambda_.Function, storage: Storage, *, takes_objects:
         items("CountLines", counters, ["UpdateItem"], "lines#*"),
         items("MarkLateHours", counters, ["UpdateItem"], "late#*"),
         items("SeeWhatRecountsBroughtIn", counters, ["Query"], "accounted#*"),
-        items("SeeHowLogsAreRead", storage.ledger.table_arn, ["Query"], "log-group#*"),
+        items("SeeHowLogsAreRead", storage.ledger.table_arn, ["Query"], "log-group#*", "connections"),
         items("ClaimValues", counters, ["BatchGetItem", "PutItem"], "unique#*", "once#*"),
         *remember,
         iam.PolicyStatement(

@@ -137,7 +137,8 @@ def record(deployed: Deployed, _: Told) -> Iterator[Again]:
 
     def again() -> None:
         forget_secrets()
-        line = json.loads(deployed.access_line("granted")) | {"authorizer.user": "granted-user"}
+        # Its key begins as the callers of a connection would, if there were one of that name.
+        line = json.loads(deployed.access_line("granted:key")) | {"authorizer.user": "granted-user"}
         sent = _delivery(outputs.access_log_group, json.dumps(line, separators=(",", ":")), "not JSON")
         answer = record_usage.handler(sent, context())
         assert answer == {"read": 2, "billed": 1, "set_aside": 1}

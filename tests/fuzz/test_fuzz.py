@@ -23,7 +23,8 @@ from infra.operate.recount.raw_lines import Record, UnreadableError, read_access
 from infra.operate.recount.raw_usage_lines import read_usage_line
 from metering.counting import payloads, redriving
 from metering.counting.payloads import PayloadError
-from metering.counting.recording import Hashing, Recorded, Recorder
+from metering.counting.recorded import Recorded
+from metering.counting.recording import Hashing, Recorder
 from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.batches import Batch
 from metering.model.log_format import AccessLog

@@ -24,7 +24,7 @@ RECORD_USAGE = {
     ("dynamodb:UpdateItem", "Counters", ("lines#*",)),
     ("dynamodb:UpdateItem", "Counters", ("late#*",)),
     ("dynamodb:Query", "Counters", ("accounted#*",)),
-    ("dynamodb:Query", "Ledger", ("log-group#*",)),
+    ("dynamodb:Query", "Ledger", ("log-group#*", "connections")),
     ("dynamodb:BatchGetItem", "Counters", ("unique#*", "once#*")),
     ("dynamodb:PutItem", "Counters", ("unique#*", "once#*")),
     ("s3:GetObject", "Bucket/set-aside/*", ()),

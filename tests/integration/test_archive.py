@@ -14,7 +14,7 @@ from infra.operate.recount import raw_log
 from metering.counting import payloads
 from metering.counting.archive import Archive, OutOfTimeError
 from metering.counting.payloads import ArchiveObject, PayloadError
-from metering.counting.recording import Recorded
+from metering.counting.recorded import Recorded
 from metering.counting.redriving import redrive
 from metering.model.batches import Batch
 from metering.stores.counters import Counters

@@ -11,7 +11,8 @@ import pytest
 from infra.local.aws.log_line import render
 from metering.counting.log_groups import LogGroups
 from metering.counting.payloads import LogEvent, Subscription
-from metering.counting.recording import Recorded, Recorder
+from metering.counting.recorded import Recorded
+from metering.counting.recording import Recorder
 from metering.counting.redriving import redrive
 from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import extended
@@ -361,3 +362,18 @@ def test_the_ledger_is_asked_of_no_log_group_that_is_the_stacks_own(
     sent = delivered(world.line(), "nonsense", group=ACCESS_LOG_GROUP)
     assert record(world, sent).billed == 1
     assert redriven(world, log_groups(world).batch(sent).token)["left"] == 1
+
+
+def test_nobody_becomes_a_connections_caller_by_what_it_calls_itself(world: World) -> None:
+    """I7: a caller of the stack's own that is no API key may be called ``shop:ann``, as one of a connection's is."""
+    connect(world, ours(SHOP))
+    own = {"api_id": "a1b2c3"}
+    lines = [world.line(key="shop:ann", **own), world.line(key="us-east-1:0a1b", **own), world.line(key="ann", **own)]
+    recorded = record(world, delivered(*lines, group=ACCESS_LOG_GROUP))
+    assert (recorded.billed, recorded.set_aside) == (2, 1)
+    assert {source: of_key["requests"] for source, of_key in world.counted().items()} == {"us-east-1:0a1b": 1, "ann": 1}
+    (kept,) = [world.set_aside.of(batch) for batch in world.set_aside.batches()]
+    assert kept.certain
+    assert [one.reason for one in kept.certain.lines] == [
+        "key must not begin as the callers of a connection do, got 'shop:ann'"
+    ]

@@ -309,3 +309,11 @@ def begun(log: AccessLog, form: Form) -> Connection:
     return msgspec.structs.replace(
         ORDERS, name=log.connection, form=form, log_group=f"/{log.connection}", caller=log.caller
     )
+
+
+def test_a_caller_of_the_stacks_own_that_is_called_as_a_connections_is_recounted_for_nobody(raw: Raw) -> None:
+    """I7: as it is counted for nobody."""
+    connect(raw, ORDERS)
+    raw.log(raw.world.line(key="orders:ann"), raw.world.line(key="us-east-1:0a1b"))
+    close(raw)
+    assert recounted(raw) == {"us-east-1:0a1b": 1}

@@ -17,7 +17,8 @@ from metering.billing.closing import INDEX_LAG, Closer
 from metering.billing.posting import Poster
 from metering.billing.reconciling import Reconciled, Reconciler
 from metering.billing.sending import Posted
-from metering.counting.recording import Hashing, Recorded, Recorder
+from metering.counting.recorded import Recorded
+from metering.counting.recording import Hashing, Recorder
 from metering.layout import SHARDS
 from metering.model.batches import Batch, Source, batch_of
 from metering.model.metrics import Count, Metric, Sum, meters, needs_hash

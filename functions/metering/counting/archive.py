@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from metering.counting.payloads import ArchiveObject, PayloadError, batches
-from metering.counting.recording import Recorded, Recorder
+from metering.counting.recorded import Recorded
+from metering.counting.recording import Recorder
 from metering.layout import ARCHIVE
 from metering.stores.objects import Bucket
 

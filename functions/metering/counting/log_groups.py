@@ -4,8 +4,9 @@ The stack's own access log is ours. Of any other log group the ledger is asked e
 that was connected a moment ago is taken for one of nobody's: a Query of a few items a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from metering.counting.payloads import Subscription
 from metering.model.batches import EventBatch, Source
@@ -57,6 +58,10 @@ class LogGroups:
             return bool(forms) and all(form.fields(line) is None for form in forms)
         except ValueError:
             return False
+
+    def bears(self) -> Callable[[str], bool]:
+        """Return what says whether a connection bears a name, which asks the ledger once for each."""
+        return cache(self.connections.bears)
 
     def forms_of_set_aside(self, origin: str, at: int) -> tuple[LineForm, ...]:
         """Return how lines of the access log are read that were set aside, by where they came from and when.

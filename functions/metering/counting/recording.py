@@ -10,20 +10,20 @@ redelivery   its object stands, its claims are its own, each counter refuses wha
 ```
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Protocol, Self, TypeVar, assert_never
+from typing import Protocol, TypeVar, assert_never
 
 from metering.counting.log_groups import LogGroups
-from metering.model.access_log import Partly, Reader, Rejected
+from metering.counting.recorded import Recorded
+from metering.model.access_log import Partly, Reader, Rejected, no_connection
 from metering.model.amounts import Amounts
 from metering.model.batches import Batch, Piece, Source
 from metering.model.log_format import AccessRecord
 from metering.model.measuring import Tally, Usage, measure
 from metering.model.metrics import Metric, declared
-from metering.model.our_lines import Ours
+from metering.model.our_lines import LineForm, Ours
 from metering.model.periods import CLOCK_SKEW, GRACE, Hour, epoch_ms
 from metering.model.subjects import source_of_key, subject_of_source
 from metering.model.usage_lines import Report, UsageLineReader, measure_reports
@@ -49,34 +49,6 @@ class _LineReader(Protocol[T_co]):
 
     def read(self, line: str, /) -> T_co | Partly[T_co] | Rejected | None:
         """Return what a line holds, why it must be set aside, both, or None if it is none of our business."""
-
-
-@dataclass(slots=True)
-class Recorded:
-    """What became of lines: read = billed + unbilled + set aside - partly, which are among both."""
-
-    read: int = 0
-    billed: int = 0
-    unbilled: Counter[str] = field(default_factory=Counter)
-    set_aside: int = 0
-    partly: int = 0
-    """Of those set aside: lines that are so for some metrics alone, and count for the others."""
-
-    refused: int = 0
-    """Batches of which every counter said that it had counted them before."""
-
-    oldest: datetime | None = None
-    """The time of the oldest good record."""
-
-    def include(self, other: Self) -> None:
-        """Add what became of another batch."""
-        self.read += other.read
-        self.billed += other.billed
-        self.unbilled += other.unbilled
-        self.set_aside += other.set_aside
-        self.partly += other.partly
-        self.refused += other.refused
-        self.oldest = min(filter(None, (self.oldest, other.oldest)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +204,12 @@ class Recorder:
 
     def _reader(self, batch: Batch) -> Reader:
         forms = (Ours(self.nonces),) if batch.forms is None else batch.forms
-        return Reader(self.clock(), self.metrics, forms)
+        return self.reader(self.metrics, forms)
+
+    def reader(self, metrics: Sequence[Metric], forms: tuple[LineForm, ...]) -> Reader:
+        """Return what reads lines of these forms."""
+        bears = self.log_groups.bears() if self.log_groups else no_connection
+        return Reader(self.clock(), metrics, forms, bears)
 
     def _still_to_count(self, batch: Batch, usage: Usage, left_out: Mapping[str, tuple[str, ...]]) -> Usage:
         """Return what a batch adds up to without what a recount has brought in, which is in the ledger already (I2).

@@ -171,7 +171,7 @@ def _read(recorder: Recorder, lines: Sequence[Waiting]) -> Iterator[_Reading]:
     @cache
     def access_log(names: tuple[str, ...], written: tuple[LineForm, ...]) -> "_AccessLog":
         metrics = of_the_access_log([metric for metric in recorder.metrics if metric.name in names or not names])
-        return _AccessLog(Reader(now, metrics, written), metrics)
+        return _AccessLog(recorder.reader(metrics, written), metrics)
 
     @cache
     def usage_lines(names: tuple[str, ...]) -> "_UsageLines":

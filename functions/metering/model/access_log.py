@@ -4,7 +4,7 @@ How the fields of a line are found, its form says (:mod:`metering.model.line_for
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
@@ -39,13 +39,23 @@ class Partly(Generic[T_co]):
     bad: Rejected
 
 
+def no_connection(_: str) -> bool:
+    """Say that no connection bears a name."""
+    return False
+
+
 @dataclass(slots=True)
 class Reader:
-    """Reads the lines of a batch that arrived at ``now``, for these metrics; each is written in one of the forms."""
+    """Reads the lines of a batch that arrived at ``now``, for these metrics; each is written in one of the forms.
+
+    ``bears`` says whether a connection bears a name, whose callers' keys then begin so: a caller of another API, which
+    is known by what it calls itself, is none of them (I7).
+    """
 
     now: datetime
     metrics: Sequence[Metric]
     forms: tuple[LineForm, ...]
+    bears: Callable[[str], bool] = no_connection
     _measuring: list[Metric] = field(init=False)
     _log: Declared = field(init=False)
     _earliest: int = field(init=False)
@@ -74,6 +84,8 @@ class Reader:
             return None
         if any(self._bad_key(key) for key in keys) or self._have_bad_values(records):
             return None
+        if any(map(self._is_anothers, {(one.key, one.api_id) for one in records if ":" in one.key})):
+            return None
         if any(key.endswith(_NOBODY) for key in keys):
             return [_without_nobody(record) for record in records]
         return records
@@ -91,6 +103,8 @@ class Reader:
             self._check(fields)
         except ValueError as error:
             return Rejected(line, str(error))
+        if self._is_anothers((fields["key"], fields["api_id"])):
+            return Rejected(line, f"key must not begin as the callers of a connection do, got {short(fields['key'])}")
         bad = {name: why for name, value in fields.items() if (why := self._bad_value(name, value))}
         record = self._record({name: MISSING if name in bad else value for name, value in fields.items()})
         if not (bad or form.unread) or record.key == MISSING:
@@ -104,6 +118,12 @@ class Reader:
         reasons = [*(bad[name] for name in sorted({value_of(one) for one in failing})), *unread.values()]
         bad_for = Rejected(line, "; ".join(dict.fromkeys(reasons)), (*(one.name for one in failing), *unread))
         return Partly(record, bad_for) if {one.name for one in billing} - {*bad_for.metrics} else bad_for
+
+    def _is_anothers(self, caller: tuple[str, str]) -> bool:
+        """Say whether the caller of an API has the key of a connection's that is not that API's."""
+        key, api = caller
+        name, colon, _ = key.partition(":")
+        return bool(colon) and name != api and self.bears(name)
 
     def _found(self, line: str) -> tuple[LineForm | None, dict[str, str]]:
         """Return the first form that a line has, and its fields; none if it is of another stage.

@@ -76,6 +76,10 @@ class Connections:
         name, colon, _ = key.partition(":")
         return bool(colon) and is_name(name) and self.get(name) is not None
 
+    def bears(self, name: str) -> bool:
+        """Say whether a connection bears a name, or once did; half a read unit for most."""
+        return is_name(name) and any(True for _ in self._items.query(ALL, between=(name, name), most=1))
+
     def of_log_group(self, log_group: str) -> list[Connection]:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
         return [_read(item) for item in self._items.query(f"{_OF_LOG_GROUP}{log_group}", most_pages=MOST)]

@@ -159,7 +159,7 @@ class _Reading:
     def _by(self, line: Line, metrics: tuple[Metric, ...], at: datetime) -> _Read | None:
         ours: tuple[LineForm, ...] = (Ours(self.nonces),)
         forms = forms_of(line.connections, self.nonces, metrics) if line.connections else ours
-        found = Reader(at, metrics, forms).read(line.text)
+        found = Reader(at, metrics, forms, self.deployment.connections.bears).read(line.text)
         match found:
             case None:
                 return None

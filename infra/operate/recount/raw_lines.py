@@ -81,10 +81,19 @@ def read_access_line(line: str, metrics: tuple[Metric, ...], nonces: Sequence[st
 
 
 def read_by_hour(
-    line: str, metrics_in_force: Callable[[Hour], Sequence[Metric]], nonces: Sequence[str]
+    line: str,
+    metrics_in_force: Callable[[Hour], Sequence[Metric]],
+    nonces: Sequence[str],
+    connections: Collection[str] = (),
 ) -> Record | None:
-    """Return the same, by the metrics that were in force in the hour of the request."""
+    """Return the same, by the metrics that were in force in the hour of the request.
+
+    A key that begins with the name of one of the ``connections`` is that of a caller of its, and of no other API's.
+    """
     fields = fields_of_ours(line, nonces)
+    name, *rest = fields["key"].split(":", 1)
+    if rest and name in connections and name != fields["api_id"]:
+        raise UnreadableError("the key of another API's caller")
     return record_of(fields, metrics_in_force(hour_of(fields)))
 
 

@@ -241,6 +241,7 @@ class RawLog:
 
     in_force: InForce = field(init=False)
     _ever: tuple[Metric, ...] = field(init=False)
+    _names: frozenset[str] = field(init=False)
     _connected: ConnectedReader = field(init=False)
     _open: dict[Hour, HourTally] = field(default_factory=dict)
     _counted_ids: set[tuple[str, str, str]] = field(default_factory=set)
@@ -248,6 +249,7 @@ class RawLog:
     def __post_init__(self) -> None:
         self.in_force = InForce(self.notes, self.metrics)
         self._ever = self.in_force.ever
+        self._names = frozenset(one.name for one in self.archive.connections)
         self._connected = ConnectedReader(lambda hour: self.in_force.at(hour).metrics, self.nonces)
 
     def tallies(self, first: Hour, end: Hour, now: datetime) -> Iterator[tuple[Hour, HourTally]]:
@@ -287,7 +289,7 @@ class RawLog:
         self._read(self.archive.connected(arrived), lambda found: self._connected.read(*found))
 
     def _access_record(self, line: str) -> Record | None:
-        return read_by_hour(line, lambda hour: self.in_force.at(hour).metrics, self.nonces)
+        return read_by_hour(line, lambda hour: self.in_force.at(hour).metrics, self.nonces, self._names)
 
     def _usage_record(self, event: tuple[str, str]) -> Record | None:
         """Read a usage line, and again where its hour, which a reader alone finds, had other metrics than all ever."""
