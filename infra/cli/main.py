@@ -4,15 +4,6 @@ import logging
 from typing import Final, NoReturn
 
 import typer
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,  # noqa: A004 - botocore's, which the built-in has nothing in common with
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    ProfileNotFound,
-)
 
 import infra.cli.access  # noqa: F401 - its commands are among the customers'
 from infra.cli.connect_log import app as connect_log_app
@@ -32,11 +23,6 @@ from infra.cli.shared import err
 from infra.cli.stripe import stripe_app
 from infra.cli.top import app as top_app
 from infra.cli.usage import app as usage_app
-from infra.operate.deployment import OPERATOR_KEY, OperatorError
-from infra.outputs import MissingOutputError
-from metering.stores.table import UnprocessedError
-from metering.stripe.client import StripeForbiddenError, StripeRejectedError, StripeUnavailableError
-
 
 app = typer.Typer(
     help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
@@ -62,17 +48,6 @@ app.add_typer(posting_app)
 app.add_typer(restore_app)
 app.add_typer(set_aside_app, name="set-aside")
 app.add_typer(stripe_app, name="stripe")
-
-_NOT_SIGNED_IN: Final = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidClientTokenId",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-
-OTHER_KEY: Final = f"a command that changes something at Stripe takes another key: --operator-key, {OPERATOR_KEY}"
-
 
 _UNREAD: Final = logging.NullHandler()
 """Where goes what the functions' code logs: it is for their logs, and no handler at all is a line on stderr."""
@@ -118,29 +93,15 @@ def main() -> None:
     logging.getLogger().addHandler(_UNREAD)
     try:
         ended = app(prog_name="metering", standalone_mode=False)  # also when Python runs it by the name of a module
-        raise SystemExit(ended)
     except typer.TyperException as error:
         _misused(error)
-    except (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError) as error:
-        _fail(*map(str, error.args), *([OTHER_KEY] if isinstance(error, StripeForbiddenError) else []))
-    except NoCredentialsError:
-        _fail("no AWS credentials are found: sign in with 'aws sso login' or 'aws configure', or use --local")
-    except NoRegionError:
-        _fail("no AWS Region is set: give --region, or set AWS_DEFAULT_REGION")
-    except ProfileNotFound as error:
-        _fail(f"{error}: give another --profile")
-    except ClientError as error:
-        said = error.response["Error"]
-        sign_in = ": sign in again, or give another --profile" if said["Code"] in _NOT_SIGNED_IN else ""
-        _fail(f"AWS answered {said['Code']} to {error.operation_name}: {said.get('Message', '')}{sign_in}")
-    except (ConnectionError, HTTPClientError) as error:
-        _fail(f"AWS cannot be reached: {error}: look at the network, the Region and AWS_ENDPOINT_URL")
-    except BotoCoreError as error:
-        _fail(f"AWS cannot be asked: {error}: look at the profile, the Region and the credentials")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # noqa: BLE001 - the process's outermost edge
-        _fail(f"unexpected {type(error).__name__}: {error}. This is a defect of the program: please report it")
+        from infra.cli.errors import told  # noqa: PLC0415 - it knows the errors of all SDKs, which help needs not
+
+        _fail(*told(error))
+    raise SystemExit(ended)
 
 
 if __name__ == "__main__":
