@@ -21,7 +21,7 @@ from infra.cli.shared import (
     table,
 )
 from infra.operate import held_invoices, posting
-from infra.operate.adjusting import Adjusted, adjust
+from infra.operate.adjusting import Adjusted, adjust, refuse_never_billed
 from infra.operate.deployment import OperatorError
 from infra.operate.held_invoices import Decision
 from metering.billing.reconciling import NOT_POSTED
@@ -90,22 +90,34 @@ def _say_switch(switch: Switch, waiting: int, as_json: bool) -> None:
     out.print(f"{waiting:,}{or_more} customers' hours wait to be posted")
 
 
+def one_hour(text: str) -> Hour:
+    """Read the hour that is adjusted; a day is none, though other options take it for its first hour."""
+    if "T" not in text:
+        raise typer.BadParameter(f"an adjustment is of one hour, written 2026-11-22T05 (UTC); got {text!r}")
+    return hour(text)
+
+
 @on_deployment(app, "adjust")
 def adjust_command(
     connect: Connect,
     customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
     metric: Annotated[str, typer.Argument(metavar="METRIC")],
-    when: Annotated[Hour, typer.Argument(metavar="HOUR", parser=hour, help="Such as 2026-11-22T05 (UTC).")],
+    when: Annotated[Hour, typer.Argument(metavar="HOUR", parser=one_hour, help="Such as 2026-11-22T05 (UTC).")],
     reason: Annotated[str, typer.Option(help="Why; it stands in the ledger beside the amount.")],
     to: Annotated[int | None, typer.Option("--to", metavar="N", help="What is to be billed for the hour.")] = None,
     by: Annotated[int | None, typer.Option("--by", metavar="N", help="What is added to it; may be negative.")] = None,
+    below_zero: Annotated[
+        bool,
+        typer.Option("--below-zero", help="Let the hour be less than nothing: later hours are lowered by the rest."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Correct what is billed for an hour, beside what was counted: a later late record changes neither.
 
     The hour is closed again at the next tick; if an invoice has billed it already, the difference is carried into the
-    current hour.
+    current hour. An hour of which nothing is ever billed is refused: one before posting began, or before the customer's
+    first subscription.
     """
     if (to is None) == (by is None):
         raise typer.BadParameter("give either --to or --by")
@@ -113,6 +125,8 @@ def adjust_command(
     known_customer(deployment.ledger, customer_id)
     if metric not in deployment.metrics:
         raise OperatorError(f"there is no metric {metric!r}: write one of {', '.join(deployment.metrics)}")
+    moment = now()
+    refuse_never_billed(deployment, customer_id, metric, when, moment)
     done = adjust(
         deployment,
         customer_id,
@@ -122,7 +136,8 @@ def adjust_command(
         by=by,
         reason=reason,
         who=deployment.who(),
-        now=now(),
+        now=moment,
+        below_zero=below_zero,
         dry_run=dry_run,
     )
     if as_json:

@@ -7,13 +7,20 @@ from datetime import datetime
 from typing import Final
 
 from infra.operate.deployment import Deployment, OperatorError, check_reason
+from metering.billing.unbilled import Invoices
 from metering.model.periods import LAST_CHANGE, Hour
 from metering.model.subjects import customer
+from metering.model.unbilled import WhyUnbilled, why_unbilled
 from metering.model.usage_row import Change
 from metering.stores.table import RowChangedError
+from metering.stripe.invoices import StripeReader
+from metering.stripe.reading import Reads
 
 LARGEST: Final = 10**12
 """As for a record's amount."""
+
+_MOST_READS: Final = 100
+"""At Stripe, for one customer's subscriptions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,41 @@ class Adjusted:
     made: bool = False
 
 
+def refuse_never_billed(deployment: Deployment, name: str, metric: str, hour: Hour, now: datetime) -> None:
+    """Raise OperatorError for an hour of which nothing is ever billed, so that an adjustment would wait for ever.
+
+    That is one before posting began, and one before all that the customer was ever subscribed to, on no invoice: Stripe
+    is asked for that where it looked so at the last look, and nothing is known of who was never looked at. What is too
+    old for Stripe is carried, and is not refused.
+    """
+    switch = deployment.switch.read()
+    if switch.since and hour < Hour.parse(switch.since):
+        raise OperatorError(
+            f"{hour} is before posting began with {switch.since}, so that nothing of it is ever billed: adjust an hour "
+            f"from then on, or bill from {hour} on by 'metering posting on --since {hour}'"
+        )
+    shown = deployment.ledger.agreements.of([name]).get(name)
+    (row,) = deployment.ledger.rows.at(hour, [customer(name)]).values()
+    total = row.totals.get(metric)
+    dated = total.dated if total else 0
+    whom = total.posted_to if total else ""
+    whom = whom or deployment.ledger.holders.customers([name])[name].stripe_customer
+    if shown is None or not whom:
+        return
+    looks_so = why_unbilled(metric, hour, shown.agreed.get(whom, ()), now, dated=dated) is WhyUnbilled.BEFORE
+    invoices = Invoices(deployment.changes, name).billed() if looks_so else []
+    if not looks_so or any(one.is_of(whom, metric) and one.covers(hour, dated) for one in invoices):
+        return
+    reads = Reads(_MOST_READS)
+    since = StripeReader(deployment.stripe(), reads).billed_from(whom, metric)
+    deployment.read_budget.note(reads.made, now)
+    if since is not None and hour < since:
+        raise OperatorError(
+            f"{hour} is before {name}'s first subscription, which bills {metric} from {since} on: nobody ever pays for "
+            "it, so adjust an hour from then on"
+        )
+
+
 def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
     deployment: Deployment,
     name: str,
@@ -46,13 +88,15 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
     by: int | None = None,
     to: int | None = None,
     if_counted: int | None = None,
+    below_zero: bool = False,
     dry_run: bool = False,
 ) -> Adjusted:
     """Add ``by`` to what is billed of a metric in an hour, or as much as makes it ``to``.
 
     A late record changes what is counted and leaves the adjustment, unless the adjustment is bound to what was
     counted, ``if_counted``: then it is void while something else is. The same adjustment, for the same reason, is made
-    once; of two that say ``to`` what at the same moment, one is made. Raises OperatorError for what cannot be.
+    once; of two that say ``to`` what at the same moment, one is made. What would lower an hour ``below_zero`` has to be
+    asked for: the rest is taken from later hours. Raises OperatorError for what cannot be.
     """
     if (by is None) == (to is None):
         raise OperatorError("an adjustment says either by how much or to what")
@@ -76,6 +120,12 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
         if_counted=if_counted,
     )
     done = Adjusted(name, metric, str(hour), before, before + amount, amount, reason, who)
+    is_known = any(one.id == change.id for one in changes)
+    if amount < 0 and done.after < 0 and not (below_zero or is_known):
+        raise OperatorError(
+            f"{name}'s {metric} of {hour} would be {done.after:,} after {before:,}, and what is below zero would be "
+            "taken from later hours: say --below-zero if you mean it, or --to 0"
+        )
     if not amount or dry_run:
         return done
     try:

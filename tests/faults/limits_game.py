@@ -319,6 +319,7 @@ class Game:
                 who="operator",
                 now=process.clock(),
                 by=task.amount,
+                below_zero=True,
             )
         except OperatorError:
             # A first attempt that died may have been made; or another transaction was at work, and it was not.

@@ -8,10 +8,14 @@ import pytest
 
 from infra.operate.adjusting import adjust
 from infra.operate.deployment import OperatorError
+from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
 from metering.model.usage_row import Change
 from metering.stores.changes import Changes
 from metering.stores.marks import Mark
+from metering.stripe.invoices import StripeReader
+from metering.stripe.pacing import Pace
+from metering.stripe.reading import Reads
 from tests.integration.billing import FINALISED, Billing, due
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR
@@ -168,8 +172,14 @@ def test_an_hour_of_which_nothing_was_counted_is_adjusted(billing: Billing, oper
 
 
 def test_more_than_was_used_is_taken_from_what_is_used_later(billing: Billing, operator: Operator) -> None:
-    """I4: Stripe is never told less than nothing."""
-    operator.run(*ADJUST, "--by", "-7", "--reason", "x")
+    """I4: Stripe is never told less than nothing. It has to be asked for, and what was asked for is made once."""
+    refused = operator.run(*ADJUST, "--by", "-7", "--reason", "x")
+    assert (refused.code, refused.out) == (1, "")
+    assert "would be -2 after 5" in refused.err
+    assert "--below-zero" in refused.err
+    assert billing.world.changes.of("acme", HOUR) == []
+    assert operator.run(*ADJUST, "--by", "-7", "--reason", "x", "--below-zero").code == 0
+    assert "for this reason already" in operator.run(*ADJUST, "--by", "-7", "--reason", "x").err
     billing.settle()
     assert billing.world.at_stripe("cus_acme") == 0
     now = Hour.containing(billing.world.now)
@@ -188,6 +198,81 @@ def test_after_the_invoice_the_adjustment_is_carried(billing: Billing, operator:
     billing.at(due(Hour.containing(FINALISED)))
     billing.settle()
     assert (billing.invoiced(), billing.still_open()) == ([5], 4)
+
+
+def test_a_negative_hour_is_raised_without_asking(billing: Billing, operator: Operator) -> None:
+    """It is on its way back to what was used."""
+    assert operator.run(*ADJUST, "--by", "-7", "--reason", "x", "--below-zero").code == 0
+    assert "-2 -> -1 (+1)" in operator.run(*ADJUST, "--by", "1", "--reason", "y").out
+    assert len(billing.world.changes.of("acme", HOUR)) == 2
+
+
+def test_an_hour_before_posting_began_is_not_adjusted(billing: Billing, operator: Operator) -> None:
+    """I9: it would wait for ever. While posting never was on, nobody knows yet from when on it will be billed."""
+    before = "2026-08-31T23"
+    refused = operator.run("adjust", "acme", "requests", before, "--by", "1", "--reason", "x")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"{before} is before posting began with 2026-09-01T00" in refused.err
+    assert f"'metering posting on --since {before}'" in refused.err
+    assert billing.world.changes.of("acme", Hour.parse(before)) == []
+    assert operator.run("posting", "on", "--since", before).code == 0
+    assert operator.run("adjust", "acme", "requests", before, "--by", "1", "--reason", "x").code == 0
+
+
+def look(billing: Billing) -> None:
+    """Let an hourly run look who pays."""
+    world = billing.world
+    reader, since = StripeReader(world.meters(), Reads(100, Pace(10_000))), Hour.parse(world.switch.read().since)
+    Looker(world.ledger, world.changes, reader, since, world.clock, world.now + timedelta(minutes=5)).run()
+
+
+def test_an_hour_before_the_first_subscription_is_not_adjusted(billing: Billing, operator: Operator) -> None:
+    """I9: nobody would ever pay for it. What the last look did not know yet is asked of Stripe."""
+    world = billing.world
+    earlier = Hour(HOUR.number - 2)
+    look(billing)
+    refused = operator.run("adjust", "acme", "requests", str(earlier), "--by", "1", "--reason", "x")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"{earlier} is before acme's first subscription, which bills requests from {HOUR} on" in refused.err
+    assert world.changes.of("acme", earlier) == []
+    wanted: Any = {
+        "customer": "cus_acme",
+        "items": [{"price": billing.price()}],
+        "backdate_start_date": int(earlier.start.timestamp()),
+    }
+    billing.client().v1.subscriptions.create(wanted)
+    assert operator.run("adjust", "acme", "requests", str(earlier), "--by", "1", "--reason", "x").code == 0
+
+
+def test_an_old_hour_that_is_on_no_invoice_yet_is_adjusted(billing: Billing, operator: Operator) -> None:
+    """I4: of a subscription that bills once a year, what Stripe takes no more is carried."""
+    world, client = billing.world, billing.client().v1
+    world.customer("globex", "key5", stripe_customer="cus_globex")
+    meter = next(one.id for one in client.billing.meters.list().data if one.event_name == "Metering_requests")
+    yearly: Any = {
+        "currency": "usd",
+        "product": client.products.create({"name": "Requests"}).id,
+        "recurring": {"interval": "year", "usage_type": "metered", "meter": meter},
+        "unit_amount": 1,
+    }
+    start = int(HOUR.start.timestamp())
+    wanted: Any = {
+        "customer": "cus_globex",
+        "items": [{"price": client.prices.create(yearly).id}],
+        "backdate_start_date": start,
+    }
+    client.subscriptions.create(wanted)
+    billing.use(4, name="key5")
+    world.run()
+    look(billing)
+    billing.jump(HOUR.end + timedelta(days=63))
+    said = operator.run("adjust", "globex", "requests", str(HOUR), "--by", "3", "--reason", "x")
+    assert (said.code, said.err) == (0, "")
+    billing.settle(rounds=12)
+    now = Hour.containing(world.now)
+    billing.at(due(now))
+    billing.settle()
+    assert billing.row(now, "globex").totals["requests"].quantity == 3
 
 
 @pytest.mark.parametrize(
@@ -211,7 +296,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(
 
 
 def test_an_adjustment_needs_a_reason_and_one_number(operator: Operator) -> None:
-    """The customer may ask for it."""
+    """The customer may ask for it; and of a day nobody knows which hour is meant."""
+    day = operator.run("adjust", "acme", "requests", "2026-11-22", "--to", "1", "--reason", "x")
+    assert (day.code, "an adjustment is of one hour" in day.err) == (2, True)
     common: Any = {"who": WHO, "now": operator.world.now}
     with pytest.raises(OperatorError, match="a reason is 1 to 200 printable characters, got ' '"):
         adjust(operator.deployment, "acme", "requests", HOUR, to=1, reason=" ", **common)
