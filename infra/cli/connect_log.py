@@ -11,6 +11,7 @@ from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.patience import Patience
 from infra.operate.connections.stage import log_group as find_log_group
+from infra.operate.connections.stage import writing_into
 from infra.operate.connections.usage_log import TERM, LogPlan, own_log_groups, plan_log
 from infra.operate.connections.usage_sample import Sample, sample
 
@@ -43,6 +44,7 @@ def connect_log(
             called=name,
             ledger=deployment.connections.all(),
             history=deployment.connections.of_log_group(log_group),
+            stages=writing_into(deployment, log_group),
         )
         lines = None if planned.refusals else sample(deployment, log_group, place.metrics, now())
     document: dict[str, Any] = {

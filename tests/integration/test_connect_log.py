@@ -24,8 +24,11 @@ from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, encode
 from metering.model.periods import Hour
 from metering.settings import RecordUsageSettings
 from metering.stores import aws as clients
+from tests.doubles.api_gateway import ApisOfAws, OtherService, RestService
+from tests.doubles.aws import Client
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.doubles.lambdas import context
+from tests.doubles.log_groups import LOG_GROUP_ARN
 from tests.doubles.outputs import outputs
 from tests.integration.connected import ORDERS, make_log_group, write_lines
 from tests.integration.operator_commands import Said, run_metering
@@ -74,12 +77,17 @@ class Place:
     capsys: pytest.CaptureFixture[str]
     told: Outputs
     metrics: tuple[Metric, ...] = METRICS
+    apis: ApisOfAws = field(default_factory=ApisOfAws)
     life: Life = field(default_factory=lambda: Life(of=WRITES))
 
     @property
     def deployment(self) -> Deployment:
         """The deployment as the command line reaches it."""
-        clients: dict[str, Any] = {"cloudformation": Stack()}
+        clients: dict[str, Any] = {
+            "cloudformation": Stack(),
+            "apigateway": Client("apigateway", RestService(self.apis)),
+            "apigatewayv2": Client("apigatewayv2", OtherService(self.apis)),
+        }
 
         def client(name: str, **_: Any) -> Any:
             return clients.setdefault(name, Dying(boto3.client(name), self.life))  # type: ignore[call-overload]
@@ -317,6 +325,11 @@ def _no_metric(place: Place) -> None:
     place.metrics = (Count(name="requests"),)
 
 
+def _written_by_a_stage(place: Place) -> None:
+    """Let an API write its callers' User-Agents there."""
+    place.apis.add("shop000001", "Shop", protocol="HTTP", log=(f"{LOG_GROUP_ARN}{JOBS}", "$context.requestId"))
+
+
 def _read_as(**fields: Any) -> Callable[[Place], None]:
     def save(place: Place) -> None:
         place.deployment.connections.save(msgspec.structs.replace(ORDERS, log_group=JOBS, **fields))
@@ -338,6 +351,7 @@ def _read_as(**fields: Any) -> Callable[[Place], None]:
         (JOBS, _no_metric, "no metric measures usage lines"),
         (JOBS, _two_of_others, "has two subscription filters, as many as there can be: a and b"),
         (JOBS, lambda _: _subscribe("UsageLines"), "the subscription filter UsageLines of /app/jobs brings its lines"),
+        (JOBS, _written_by_a_stage, "the stage prod of Shop writes into /app/jobs what callers send"),
         (JOBS, _read_as(), "is the access log of the connection orders"),
         (JOBS, _read_as(name="work", form=Form.USAGE), "the log group /app/jobs is connected as work"),
         (JOBS, _read_as(name="jobs", form=Form.USAGE, step=Step.DISCONNECTING, until=ORDERS.since + 1), "go on with"),

@@ -146,6 +146,12 @@ def log_group(deployment: Deployment, name: str) -> LogGroup | None:
     )
 
 
+def writing_into(deployment: Deployment, group: str) -> tuple[str, ...]:
+    """Return the stages that write their access log into a log group, of :data:`MOST_APIS` APIs."""
+    apis = tuple(islice(_apis(deployment), MOST_APIS))
+    return tuple(_writing_into(deployment, group, apis, but=("", "")))
+
+
 def group_of(destination: str) -> str:
     """Return the name of the log group that a destination's ARN names, or nothing if it is no log group's."""
     _, _, name = destination.removesuffix(":*").partition(":log-group:")

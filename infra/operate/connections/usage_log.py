@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from infra.operate.connections.refusing import MOST_FILTERS
-from infra.operate.connections.stage import STANDARD, LogGroup
+from infra.operate.connections.stage import MOST_NAMED, STANDARD, LogGroup
 from infra.operate.connections.terms import Place, Refusal
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import resources
@@ -43,11 +43,13 @@ def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
     called: str,
     ledger: Sequence[Connection],
     history: Sequence[Connection],
+    stages: Sequence[str],
 ) -> LogPlan:
     """Decide about the log group of a name, which is ``group`` if it is there; pure.
 
     ``own`` are the log groups of metering itself, ``called`` is the connection's name that the operator wants, or
-    empty; ``ledger`` holds all connections, ``history`` how this log group was ever read.
+    empty; ``ledger`` holds all connections, ``history`` how this log group was ever read, ``stages`` are those of APIs
+    that write into it.
     """
     readers = [one for one in ledger if one.log_group == name and one.step is not Step.DISCONNECTED]
     former = next((one for one in readers if one.form is Form.USAGE), None)
@@ -65,6 +67,8 @@ def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
     refusals = [*_unfit(name, group, place, own)]
     if group and not refusals:
         refusals = [*_taken(called, former, bearer, name), *_read(readers, former), *_no_room(group, place, history)]
+    if group and not refusals:
+        refusals = [*_of_callers(name, stages)]
     return LogPlan(
         connection=connection,
         done=former is not None and former.step is Step.CONNECTED,
@@ -122,6 +126,17 @@ def _unfit(name: str, group: LogGroup | None, place: Place, own: Collection[str]
         yield Refusal(
             f"the log group {name} is of the class {group.kind}, which has no subscriptions",
             "let your code write into one of the class STANDARD; the class of a log group cannot be changed",
+        )
+
+
+def _of_callers(name: str, stages: Sequence[str]) -> Iterator[Refusal]:
+    """Refuse an access log: a usage line in a User-Agent or a path is one (I7)."""
+    if stages:
+        yield Refusal(
+            f"{' and '.join(stages[:MOST_NAMED])} writes into {name} what callers send, so that whoever calls could "
+            "write a usage line there, and bill anyone",
+            "meter that stage by 'metering connect'; let your own code write its usage lines into a log group of their "
+            "own",
         )
 
 
