@@ -8,10 +8,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from infra.cli.customers import customers_app
+from infra.cli.customers import customers_app, say_notes
 from infra.cli.shared import Connect, Json, known_customer, now, on_deployment, out, print_json
 from infra.operate.access import Access, Changed, Rotated, in_words, reason_as_json
 from infra.operate.deployment import OperatorError
+from infra.operate.keys import check_keys
 from metering.model.limits import OPERATOR
 from metering.stores.holders import Customer
 
@@ -65,6 +66,8 @@ def customers_rotate_key(
         _say(access.finish(customer_id, now=now()), as_json)
         return
     customer = known_customer(deployment.ledger, customer_id)
+    if key:
+        say_notes(check_keys(deployment, key))
     done = access.rotate(customer, key, _DAY if overlap is None else overlap, now=now())
     value = access.plans.value(done.new)
     if to is not None:

@@ -1,6 +1,6 @@
 """The customers, their Stripe customers and their API keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -24,9 +24,11 @@ from infra.cli.shared import (
     table,
 )
 from infra.operate.access import Access, in_words, reason_as_json
-from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, read_csv
+from infra.operate.customer_file import read_csv
+from infra.operate.customers import Change, Customers, Entry, is_connected, look_up
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
+from infra.operate.keys import check_keys, look_at
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
@@ -42,7 +44,6 @@ ReturnUrl = Annotated[
 ]
 
 customers_app: Final = group("The customers, their Stripe customers and their API keys.")
-keys_app: Final = group("API keys that are not billed.")
 
 
 @on_deployment(customers_app, "add")
@@ -69,14 +70,14 @@ def customers_add(
     """
     deployment = connect()
     entry = Entry(customer_id, name, stripe_customer, tuple(key or ()), since)
+    say_notes(check_keys(deployment, *entry.keys))
     if refused := _look_up(deployment, {1: entry}, unchecked).get(1):
         raise OperatorError(*refused)
     change = Customers(deployment.ledger, deployment.counters).add(entry, now=now())
-    change += _settled(Access.of(deployment, now), entry.keys)
+    change += settled(Access.of(deployment, now), entry.keys)
     notes = keep_subscribed(deployment, customer_id, now=now()) if stripe_customer else []
-    _say_change(change, as_json)
-    for note in notes:
-        err.print(f"note: {note}")
+    say_change(change, as_json)
+    say_notes(notes)
 
 
 @on_deployment(customers_app, "list")
@@ -152,16 +153,23 @@ def customers_import(
         raise OperatorError(f"{file} must be a CSV file in UTF-8, got something else") from error
     deployment = connect()
     customers = Customers(deployment.ledger, deployment.counters)
-    problems |= customers.check(entries, now=now())
+    looked_at = look_at(deployment, (name for entry in entries.values() for name in entry.keys))
+    values = {
+        line: [looked_at.refused[name] for name in entry.keys if name in looked_at.refused]
+        for line, entry in entries.items()
+    }
+    entries = {line: entry for line, entry in entries.items() if not values[line]}
+    problems |= {line: refused for line, refused in values.items() if refused} | customers.check(entries, now=now())
     for line, refused in _look_up(deployment, {} if any(problems.values()) else entries, unchecked).items():
         problems[line] = refused
     bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
         raise OperatorError(f"nothing was imported from {file}:", *bad)
+    say_notes(looked_at.notes)
     whole, access = Change(), Access.of(deployment, now)
     for entry in progress("importing", as_json)(entries.values(), len(entries)):
-        whole += customers.add(entry, now=now()) + _settled(access, entry.keys)
-    _say_change(whole, as_json)
+        whole += customers.add(entry, now=now()) + settled(access, entry.keys)
+    say_change(whole, as_json)
 
 
 @on_deployment(customers_app, "subscribe")
@@ -231,25 +239,7 @@ def customers_portal(
     out.print(url)
 
 
-@on_deployment(keys_app, "exclude")
-def keys_exclude(
-    connect: Connect,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The id of an API key (not its value).")],
-    reason: Annotated[str, typer.Option(help="Why the key is not billed, for example 'health check'.")],
-    since: Annotated[
-        Hour | None,
-        typer.Option("--from", parser=hour, metavar="HOUR", help="The hour from which on it is not billed."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Say that nobody is billed for a key, such as that of your own health checks."""
-    deployment = connect()
-    customers = Customers(deployment.ledger, deployment.counters)
-    change = customers.exclude(key, reason=reason, since=since, now=now())
-    _say_change(change + _settled(Access.of(deployment, now), (key,)), as_json)
-
-
-def _settled(access: Access, keys: Sequence[str]) -> Change:
+def settled(access: Access, keys: Sequence[str]) -> Change:
     """Bring keys that were given to somebody to where they belong, also if a command before died at it."""
     return Change(access.settle(keys, now=now()))
 
@@ -261,14 +251,20 @@ def _look_up(deployment: Deployment, entries: Mapping[int, Entry], unchecked: bo
     stripe = deployment.operators_stripe()
     if is_connected(stripe):
         found = look_up(stripe, deployment.ledger, entries, now=now())
-        for sentence in found.unchecked:
-            err.print(f"note: {sentence}")
+        say_notes(found.unchecked)
         return found.unusable
     err.print("note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer")
     return {}
 
 
-def _say_change(change: Change, as_json: bool) -> None:
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what is to be known besides what was done."""
+    for note in notes:
+        err.print(f"note: {note}")
+
+
+def say_change(change: Change, as_json: bool) -> None:
+    """Print what a verb changed."""
     if as_json:
         print_json({"changed": change.said, "hours_to_close_again": change.marks})
         return

@@ -8,9 +8,10 @@ import typer
 import infra.cli.access  # noqa: F401 - its commands are among the customers'
 from infra.cli.connect_log import app as connect_log_app
 from infra.cli.connections import app as connections_app
-from infra.cli.customers import customers_app, keys_app
+from infra.cli.customers import customers_app
 from infra.cli.doctor import app as doctor_app
 from infra.cli.invoice import app as invoice_app
+from infra.cli.keys import keys_app
 from infra.cli.limits import limits_app
 from infra.cli.link import portal_app
 from infra.cli.local import app as local_app

@@ -5,18 +5,17 @@ hours that the change concerns. Dying in between is harmless: the same command a
 and puts the marks again.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import stripe as stripe_sdk
 
 from infra.operate.deployment import OperatorError
+from infra.operate.keys import masked_key
 from metering.model.periods import HOUR, OLDEST_RECORD, Hour
 from metering.model.subjects import ID_RULE, Subject, customer, is_id, is_name, key
 from metering.model.usage_row import State
@@ -29,8 +28,6 @@ from metering.stores.table import RowChangedError
 from metering.stripe.answers import RESOURCE_MISSING, UNKNOWN_CUSTOMER
 from metering.stripe.client import NO_KEY, StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
-
-COLUMNS: Final = ("id", "name", "stripe_customer", "keys")
 
 _STRIPE_CUSTOMER: Final = r"cus_[A-Za-z0-9]{1,60}"
 _LONGEST_NAME: Final = 200
@@ -56,7 +53,7 @@ class Entry:
             yield f"a Stripe customer is written cus_..., got {self.stripe_customer!r}"
         for name in self.keys:
             if not is_id(name):
-                yield f"a key's id is {ID_RULE}, got {name!r}"
+                yield f"a key's id is {ID_RULE}, got {masked_key(name)!r}"
 
 
 @dataclass(slots=True)
@@ -101,7 +98,7 @@ class Customers:
         Raises OperatorError if it belongs to a customer, unless ``since`` says from when on it does not.
         """
         if not is_id(name):
-            raise OperatorError(f"a key's id is {ID_RULE}, got {name!r}")
+            raise OperatorError(f"a key's id is {ID_RULE}, got {masked_key(name)!r}")
         if not is_name(reason, _LONGEST_NAME):
             raise OperatorError("say in --reason, in one line, why the key is not billed")
         holding = self.ledger.holders.of_keys([name])[name]
@@ -271,32 +268,6 @@ def is_connected(stripe: StripeMeters) -> bool:
             raise
         return False
     return True
-
-
-def read_csv(path: Path) -> tuple[dict[int, Entry], dict[int, list[str]]]:
-    """Read customers from a CSV file with a header line; return them, and what cannot be read, by line.
-
-    Columns: ``id``, ``name``, ``stripe_customer`` (may be empty), ``keys`` (with spaces between; one that
-    holds a space stands in quotes).
-    """
-    entries: dict[int, Entry] = {}
-    problems: dict[int, list[str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restkey="too many", strict=True)
-        try:
-            columns = reader.fieldnames or []
-            if sorted(columns) != sorted(COLUMNS):
-                return {}, {1: [f"the columns must be {', '.join(COLUMNS)}; got {', '.join(columns) or 'nothing'}"]}
-            for row in reader:
-                if "too many" in row or None in row.values():
-                    problems[reader.line_num] = [f"{len(COLUMNS)} columns are wanted"]
-                    continue
-                spaced = " ".join(row["keys"].split())
-                keys = tuple(next(csv.reader([spaced], delimiter=" ", strict=True), ()))
-                entries[reader.line_num] = Entry(row["id"], row["name"], row["stripe_customer"], keys)
-        except csv.Error as error:
-            problems[reader.line_num] = [f"not CSV: {error}"]
-    return entries, problems
 
 
 def _given_twice(entries: Mapping[int, Entry]) -> dict[int, list[str]]:

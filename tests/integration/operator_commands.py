@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import boto3
@@ -51,6 +51,8 @@ class Operator:
     world: World
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
+    declared: dict[str, Any] = field(default_factory=dict)
+    """What ``app.py`` declared; nothing, as of an older version's stack."""
 
     def __post_init__(self) -> None:
         """Connect Stripe, and let commands find the world."""
@@ -65,6 +67,7 @@ class Operator:
         told = outputs(stripe_api_base=self.world.stripe.url)
         deployment = Deployment(lambda name, **_: boto3.client(name), told)
         object.__setattr__(deployment, "invoke", self._invoke)
+        vars(deployment).update(declared=self.declared)
         return deployment
 
     def _invoke(self, function: str, _event: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any, cast
 import boto3
 import pytest
 
-from infra.operate.customers import Change, Customers, Entry, read_csv
+from infra.operate.customer_file import read_csv
+from infra.operate.customers import Change, Customers, Entry
 from infra.operate.deployment import OperatorError
 from metering.model.periods import Hour
 from metering.model.subjects import Subject

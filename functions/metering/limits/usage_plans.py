@@ -155,6 +155,18 @@ class UsagePlans:
         made = self._call(self.client.create_api_key, name=name, description=description, enabled=True)
         return str(made["id"])
 
+    def is_key(self, key: str) -> bool:
+        """Say whether there is a key of this id."""
+        try:
+            self._call(self.client.get_api_key, apiKey=key)
+        except (self.client.exceptions.NotFoundException, self.client.exceptions.BadRequestException):
+            return False
+        return True
+
+    def keys(self) -> set[str]:
+        """Return the ids of all keys of the account and Region, 500 by a call: 10,000, unless AWS allows more."""
+        return {key["id"] for key in self._pages(self.client.get_api_keys)}
+
     def value(self, key: str) -> str:
         """Return a key's value, the secret: for the operator alone, never for a log (I8)."""
         return str(self._call(self.client.get_api_key, apiKey=key, includeValue=True)["value"])

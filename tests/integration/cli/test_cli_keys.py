@@ -1,0 +1,168 @@
+"""API keys by commands: named by their ids, and never by their values."""
+
+from pathlib import Path
+
+import boto3
+import pytest
+
+from infra.outputs import METADATA
+from tests.doubles.aws import Account
+from tests.doubles.usage_plans import UsagePlansOfAws
+from tests.integration.cli.command_line import CloudFormation, Metering, Result
+from tests.integration.world import World
+
+VALUE = "09f355a1ddaf4861ab67b7b55fbf6f9e"
+REFUSED = (
+    "09f3... has 32 characters, as an API key's value (the secret) has: give the key's id, which has ten lower-case "
+    "letters and digits"
+)
+ACME = ("customers", "add", "acme", "--name", "Acme")
+
+
+def declare(cloudformation: CloudFormation, **access_log: str) -> None:
+    """Say what kind of API the deployment has."""
+    cloudformation.templates["Metering"] = {"Metadata": {METADATA: {"access_log": access_log}}}
+
+
+@pytest.fixture
+def gateway(deployed: World, cloudformation: CloudFormation, aws: Account) -> UsagePlansOfAws:
+    """A deployment whose REST API bills by API keys, and an API Gateway to ask."""
+    assert deployed
+    declare(cloudformation, api="rest")
+    aws.services["apigateway"] = there = UsagePlansOfAws()
+    return there
+
+
+def stored() -> str:
+    """Return all that is in the tables."""
+    client = boto3.client("dynamodb")
+    return str([client.scan(TableName=table)["Items"] for table in ("ledger", "counters")])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*ACME, "--key", "id00000001", "--key", VALUE),
+        (*ACME, "--key", VALUE, "--from", "2026-11-22T05"),
+        ("keys", "exclude", VALUE, "--reason", "health check"),
+        ("customers", "rotate-key", "known", "--key", VALUE),
+    ],
+)
+def test_a_keys_value_is_refused_and_neither_stored_nor_printed_nor_sent_anywhere(
+    gateway: UsagePlansOfAws, metering: Metering, command: tuple[str, ...]
+) -> None:
+    """I8: CloudTrail would hold it, too, if API Gateway were asked for it."""
+    assert metering("customers", "add", "known", "--name", "Known").code == 0
+    before, asked = stored(), len(gateway.called)
+    assert metering(*command) == Result(1, "", f"error: {REFUSED}\n")
+    assert (stored(), len(gateway.called)) == (before, asked)
+
+
+def test_a_file_with_a_keys_value_is_not_imported(gateway: UsagePlansOfAws, metering: Metering, tmp_path: Path) -> None:
+    """I8: the line is named with everything that is wrong elsewhere, and never the value."""
+    assert not gateway.called
+    file = tmp_path / "customers.csv"
+    file.write_text(f"id,name,stripe_customer,keys\nacme,Acme,,{VALUE}\n a,Bad,,\nglobex,Globex,,{VALUE}\n")
+    refused = metering("customers", "import", str(file))
+    assert refused.err.splitlines() == [
+        f"error: nothing was imported from {file}:",
+        f"  line 2: {REFUSED}",
+        "  line 3: a customer's id is 1 to 128 printable characters, no space around them, not '-', got ' a'",
+        f"  line 4: {REFUSED}",
+    ]
+    assert (refused.code, refused.out) == (1, "")
+    assert VALUE not in stored()
+
+
+@pytest.mark.usefixtures("gateway")
+@pytest.mark.parametrize("given", [f" {VALUE}", VALUE * 5])
+def test_a_value_that_is_not_even_an_id_is_not_printed_either(metering: Metering, given: str) -> None:
+    """I8: a space beside it, or more of it than an id has."""
+    refused = metering(*ACME, "--key", given)
+    assert refused.code == 1
+    assert VALUE not in refused.err
+
+
+def test_a_key_that_api_gateway_does_not_know_is_said(gateway: UsagePlansOfAws, metering: Metering) -> None:
+    """It may have been deleted with usage left to bill; one that is in the ledger is not asked for again."""
+    known = gateway.create_api_key(name="acme", enabled=True)["id"]
+    assert metering(*ACME, "--key", known).err == ""
+    unknown = metering(*ACME, "--key", "nosuchkey1")
+    assert unknown == Result(
+        0,
+        "key nosuchkey1 belongs to acme\n",
+        "note: API Gateway knows no key nosuchkey1 in this account and Region: look whether that is the key's id\n",
+    )
+    assert metering(*ACME, "--key", "nosuchkey1") == Result(0, "nothing to change\n", "")
+
+
+def test_many_keys_are_looked_for_in_the_list_of_all(
+    gateway: UsagePlansOfAws, metering: Metering, tmp_path: Path
+) -> None:
+    """A call for 500, at API Gateway's 5 a second (I10)."""
+    known = [gateway.create_api_key(name=f"k{number}", enabled=True)["id"] for number in range(600)]
+    file = tmp_path / "customers.csv"
+    unknown = [f"unknown{number:03}" for number in range(7)]
+    file.write_text(f"id,name,stripe_customer,keys\nacme,Acme,,{' '.join(known[:590] + unknown)}\n")
+    before = len(gateway.called)
+    assert metering("customers", "import", str(file)).err == (
+        "note: API Gateway knows none of the keys unknown000, unknown001, unknown002, unknown003, unknown004 and 2 "
+        "more in this account and Region: look whether that is the key's id\n"
+    )
+    assert [name for _, name in gateway.called[before:]] == ["get_api_keys", "get_api_keys"]
+
+
+def test_where_api_gateway_may_not_be_asked_the_key_is_given_all_the_same(
+    gateway: UsagePlansOfAws, metering: Metering
+) -> None:
+    """It is said."""
+    gateway.refusals += [0] * 6
+    said = metering(*ACME, "--key", "nosuchkey1")
+    assert said.code == 0
+    assert said.err == (
+        "note: whether API Gateway knows the keys could not be checked: API Gateway wanted fewer calls 6 times: "
+        "try again later\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("access_log", "caller"),
+    [
+        ({"api": "http", "caller": "authorizer.claims.sub"}, "auth0|5f7c8ec7b4d9f2006e1a2b3c"),
+        ({"api": "websocket", "caller": "authorizer.user"}, "us-east-1:b1f2c3d4-0000-4000-8000-5c6d7e8f9a0b"),
+        ({"api": "rest", "caller": "authorizer.claims.sub"}, "5f7c8ec7-b4d9-4f20-86e1-a2b3c4d5e6f7"),
+        ({"api": "rest"}, "orders:5f7c8ec7b4d9f2006e1a2b3c"),
+    ],
+)
+def test_a_caller_is_never_taken_for_a_keys_value(
+    gateway: UsagePlansOfAws,
+    cloudformation: CloudFormation,
+    metering: Metering,
+    access_log: dict[str, str],
+    caller: str,
+) -> None:
+    """Where no API key says who calls, and at a connected API, ids are as long as they like."""
+    declare(cloudformation, **access_log)
+    assert metering(*ACME, "--key", caller) == Result(0, f"customer acme added\nkey {caller} belongs to acme\n", "")
+    assert not gateway.called
+
+
+@pytest.mark.usefixtures("gateway")
+def test_what_usage_came_by_is_an_id_however_long(deployed: World, metering: Metering) -> None:
+    """Of a key's own, and of a customer that is billed by it: said again, it changes nothing."""
+    deployed.record(deployed.line(key=VALUE))
+    deployed.after_grace()
+    deployed.run()
+    assert metering(*ACME, "--key", VALUE).code == 0
+    deployed.run()
+    assert metering(*ACME, "--key", VALUE).out.startswith("nothing to change\n")
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_value_that_an_older_version_took_is_refused_when_it_is_given_again(
+    deployed: World, metering: Metering
+) -> None:
+    """With the way to get rid of it."""
+    deployed.customer("acme", VALUE)
+    told = f"error: {REFUSED}; 'metering keys forget 09f3...' takes out what was stored\n"
+    assert metering(*ACME, "--key", VALUE) == Result(1, "", told)
