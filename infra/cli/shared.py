@@ -144,7 +144,12 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a table, with each row on one line where nobody looks."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in ("quantity", "lines an hour") else "left", overflow="fold")
+        made.add_column(
+            column,
+            justify="right" if column in ("quantity", "lines an hour") else "left",
+            overflow="fold",
+            no_wrap=column in ("since", "last line"),
+        )
     for row in rows:
         made.add_row(*map(line, row))
     if made.row_count:

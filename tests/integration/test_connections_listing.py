@@ -1,5 +1,6 @@
 """Which stages and log groups are connected, as they are listed."""
 
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,6 +8,7 @@ import boto3
 import msgspec
 import pytest
 
+from infra.cli.terminal import Terminal
 from infra.operate.connections import listing
 from infra.operate.connections.listing import listed, shown
 from infra.operate.deployment import Deployment
@@ -132,3 +134,16 @@ def test_as_json_a_connection_says_all_that_the_ledger_holds_of_it(deployment: D
     }
     assert (former["step"], former["until"]) == ("disconnected", "1970-01-01T00:00:00Z")
     assert (jobs["kind"], jobs["stage"], jobs["caller"], jobs["form"]) == (None, None, None, "usage")
+
+
+def test_moments_stay_whole_on_a_narrow_terminal(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names may be cut into lines, but who looks for silence looks at these."""
+    operator.deployment.connections.save(JOBS)
+    make_log_group(JOBS.log_group)
+    write_lines(JOBS.log_group, {"line": NOW})
+    shown_on = io.StringIO()
+    terminal = Terminal(file=shown_on, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("infra.cli.shared.out", terminal)
+    operator.run("connections")
+    rows = [line for line in shown_on.getvalue().splitlines() if f"{NOW:%Y-%m-%dT%H:%MZ}" in line]
+    assert [("2026-11-22" in row, len(row) <= 80) for row in rows] == [(True, True)]
