@@ -42,7 +42,9 @@ def request(
     request_id: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="What the answer's header x-amz-apigw-id says (apigw-requestid, of an HTTP API)."
+            metavar="ID",
+            help="What the answer's header x-amz-apigw-id says (apigw-requestid, of an HTTP API); at the end, "
+            "behind --, if it begins with -.",
         ),
     ],
     at: Annotated[

@@ -193,6 +193,15 @@ def test_a_request_that_one_metric_cannot_read_is_billed_for_the_others(raw: Raw
     assert found.why.startswith("it was set aside for bytes: response_length must be a whole number")
 
 
+def test_an_id_that_begins_as_an_option_does_stands_behind_two_dashes(raw: Raw, command: Callable[..., Told]) -> None:
+    """API Gateway's ids are written with - and _, too; the help says so to whom it befalls."""
+    raw.deliver(raw.world.line(request_id="-wxVahddJP8wOEo="))
+    at = f"{AT:%Y-%m-%dT%H:%M:%SZ}"
+    assert command("-wxVahddJP8wOEo=", "--at", at).code == 2
+    assert command("--at", at, "--", "-wxVahddJP8wOEo=").code == 0
+    assert "behind --, if it" in " ".join(command("--help").out.replace("│", "").split())
+
+
 def test_a_request_of_a_connected_stage_is_found_in_its_log_group(raw: Raw) -> None:
     """In the stage's own format."""
     raw.world.customer("beta", "orders:ann")
