@@ -364,6 +364,20 @@ def test_the_ledger_is_asked_of_no_log_group_that_is_the_stacks_own(
     assert redriven(world, log_groups(world).batch(sent).token)["left"] == 1
 
 
+def test_callers_of_very_many_names_cost_no_query_each(world: World) -> None:
+    """I6, I10: as those are that an authorizer tells as ``<tenant>:<user>``; nobody is taken for a connection's."""
+    connect(world, ours(SHOP))
+    callers = [f"tenant-{n}:ann" for n in range(200)]
+    lines = [world.line(key=key, api_id="a1b2c3") for key in [*callers, "shop:ann"]]
+    asked: list[Any] = []
+    client: Any = world.ledger.client
+    client.before.append(lambda operation, wanted: asked.append(wanted) if operation == "Query" else None)
+    recorded = record(world, delivered(*lines, group=ACCESS_LOG_GROUP))
+    assert (recorded.billed, recorded.set_aside) == (200, 1)
+    names = [one for one in asked if one["ExpressionAttributeValues"][":pk"]["S"] == "connections"]
+    assert len(names) <= 17
+
+
 def test_nobody_becomes_a_connections_caller_by_what_it_calls_itself(world: World) -> None:
     """I7: a caller of the stack's own that is no API key may be called ``shop:ann``, as one of a connection's is."""
     connect(world, ours(SHOP))

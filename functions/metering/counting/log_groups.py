@@ -7,6 +7,7 @@ that was connected a moment ago is taken for one of nobody's: a Query of a few i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Final
 
 from metering.counting.payloads import Subscription
 from metering.model.batches import EventBatch, Source
@@ -15,6 +16,10 @@ from metering.model.line_forms import forms_of
 from metering.model.metrics import Metric
 from metering.model.our_lines import LineForm, Ours
 from metering.stores.connections import Connections
+
+
+MOST_ASKED: Final = 16
+"""How many names are asked for one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,19 @@ class LogGroups:
             return False
 
     def bears(self) -> Callable[[str], bool]:
-        """Return what says whether a connection bears a name, which asks the ledger once for each."""
-        return cache(self.connections.bears)
+        """Return what says whether a connection bears a name.
+
+        The ledger is asked once for each of a few names; then once for all, since a batch may hold any number (I10).
+        """
+        asked: dict[str, bool] = {}
+        names = cache(self.connections.names)
+
+        def bears(name: str) -> bool:
+            if name not in asked:
+                asked[name] = self.connections.bears(name) if len(asked) < MOST_ASKED else name in names()
+            return asked[name]
+
+        return bears
 
     def forms_of_set_aside(self, origin: str, at: int) -> tuple[LineForm, ...]:
         """Return how lines of the access log are read that were set aside, by where they came from and when.

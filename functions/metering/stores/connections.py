@@ -80,6 +80,10 @@ class Connections:
         """Say whether a connection bears a name, or once did; half a read unit for most."""
         return is_name(name) and any(True for _ in self._items.query(ALL, between=(name, name), most=1))
 
+    def names(self) -> frozenset[str]:
+        """Return every name that a connection bears, or once did; TooMuchError for thousands of them."""
+        return frozenset(item["sk"]["S"] for item in self._items.query(ALL, most_pages=MOST))
+
     def of_log_group(self, log_group: str) -> list[Connection]:
         """Return how a log group was read since it was first connected, in order; nothing for one that never was."""
         return [_read(item) for item in self._items.query(f"{_OF_LOG_GROUP}{log_group}", most_pages=MOST)]
