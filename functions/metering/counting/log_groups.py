@@ -17,7 +17,6 @@ from metering.model.metrics import Metric
 from metering.model.our_lines import LineForm, Ours
 from metering.stores.connections import Connections
 
-
 MOST_ASKED: Final = 16
 """How many names are asked for one by one."""
 
