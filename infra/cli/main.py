@@ -96,7 +96,7 @@ def main() -> None:
         ended = app(prog_name="metering", standalone_mode=False)  # also when Python runs it by the name of a module
     except typer.TyperException as error:
         _misused(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the second while something is asked
         raise SystemExit(130) from None
     except Exception as error:  # noqa: BLE001 - the process's outermost edge
         from infra.cli.errors import told  # noqa: PLC0415 - it knows the errors of all SDKs, which help needs not

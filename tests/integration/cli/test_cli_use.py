@@ -356,14 +356,18 @@ def test_local_without_a_running_local_says_so(
     )
 
 
-def test_ctrl_c_ends_without_a_word(metering: Metering, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the shell's code for it."""
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, EOFError, typer.Abort])
+def test_ctrl_c_ends_without_a_word(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]
+) -> None:
+    """With the shell's code for it; so does whoever answers a question by Ctrl-C or Ctrl-D."""
 
     def interrupt(*_: Any, **__: Any) -> Deployment:
-        raise KeyboardInterrupt
+        raise ending
 
     monkeypatch.setattr(Deployment, "find", interrupt)
-    assert metering("usage").code == 130
+    ended = metering("usage")
+    assert (ended.code, ended.out, ended.err.strip()) == (130, "", "")
 
 
 def test_a_stack_that_lacks_an_output_is_said_in_a_sentence(
