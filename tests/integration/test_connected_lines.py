@@ -224,6 +224,20 @@ def test_a_line_that_was_set_aside_is_redriven_in_its_stages_own_format(world: W
     assert world.counted() == {"key1": {"requests": 2, "bytes": 20}}
 
 
+def test_a_line_that_was_set_aside_is_redriven_though_its_delivery_began_before_its_stage_was_connected(
+    world: World,
+) -> None:
+    """I1: it is read by what metered it, and not by what metered the first line that came with it."""
+    connect(world, msgspec.structs.replace(PETS, shares_log=True))
+    connect(world, msgspec.structs.replace(PETS, name="cats", stage="v2", shares_log=True, since=AT, was_read=True))
+    early = line(stage="v2", requestTime="22/Nov/2026:05:59:00 +0000")
+    sent = delivered(line(stage="v2"), early, at=AT - 1, apart=2)
+    assert record(world, sent).set_aside == 1
+    world.now += timedelta(minutes=29)
+    assert redriven(world, log_groups(world).batch(sent).token)["counted"] == 1
+    assert world.counted() == {"key1": {"requests": 1, "bytes": 10}}
+
+
 def test_lines_of_a_format_that_somebody_changed_are_mended_by_connecting_anew(world: World) -> None:
     """I1: they are set aside, told of, and count once it is known what they are."""
     connected = connect(world, PETS)

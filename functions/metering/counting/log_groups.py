@@ -6,12 +6,13 @@ that was connected a moment ago is taken for one of nobody's: a Query of a few i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache
 from typing import Final
 
 from metering.counting.payloads import Subscription
 from metering.model.batches import EventBatch, Source
-from metering.model.connections import Connection, in_force
+from metering.model.connections import EARLY, Connection
 from metering.model.line_forms import forms_of
 from metering.model.metrics import Metric
 from metering.model.our_lines import LineForm, Ours
@@ -82,14 +83,17 @@ class LogGroups:
         """Return how lines of the access log are read that were set aside, by where they came from and when.
 
         A stage that was connected anew, since somebody had changed its format, is read by what it writes now, too: that
-        is how its lines are mended.
+        is how its lines are mended. ``at`` is when the first line of the delivery was written, with which others came
+        that may have been written when another stage was connected, too.
         """
         group = origin.partition(" ")[0]
         is_own = group == self.own or origin.startswith("s3://")
         known = [] if is_own else [one for one in self.connections.of_log_group(group) if one.is_access_log]
         if not known:
             return (Ours(self.nonces),)
-        then = in_force(known, at) or tuple(reversed(known))
+        latest = at + EARLY // timedelta(milliseconds=1)
+        then = [one for one in reversed(known) if one.first <= latest and (not one.until or at < one.until)]
+        then = then or [*reversed(known)]
         stages = {(one.api_id, one.stage) for one in then}
         since = [one for one in reversed(known) if (one.api_id, one.stage) in stages and one not in then]
         return forms_of([*then, *since], self.nonces, self.metrics)
