@@ -1,62 +1,139 @@
-"""The operator's command line: ``metering``."""
+"""The operator's command line: ``metering``. Only the commands that are called are loaded."""
 
 import logging
-from typing import Final, NoReturn
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 
-import infra.cli.access  # noqa: F401 - its commands are among the customers'
-from infra.cli.connect_log import app as connect_log_app
-from infra.cli.connections import app as connections_app
-from infra.cli.customers import customers_app
-from infra.cli.doctor import app as doctor_app
-from infra.cli.invoice import app as invoice_app
-from infra.cli.keys import keys_app
-from infra.cli.limits import limits_app
-from infra.cli.link import portal_app
-from infra.cli.local import app as local_app
-from infra.cli.posting import app as posting_app
-from infra.cli.recount import app as recount_app
-from infra.cli.request import app as request_app
-from infra.cli.restore import app as restore_app
-from infra.cli.set_aside import set_aside_app
-from infra.cli.shared import err
-from infra.cli.stripe import stripe_app
-from infra.cli.top import app as top_app
-from infra.cli.usage import app as usage_app
+from infra.cli.terminal import err, out
 
-app = typer.Typer(
-    help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(local_app)
-app.add_typer(customers_app, name="customers")
-app.add_typer(keys_app, name="keys")
-app.add_typer(portal_app, name="portal")
-app.add_typer(limits_app, name="limits")
-app.add_typer(usage_app)
-app.add_typer(top_app)
-app.add_typer(connections_app)
-app.add_typer(connect_log_app)
-app.add_typer(doctor_app)
-app.add_typer(recount_app)
-app.add_typer(request_app)
-app.add_typer(invoice_app)
-app.add_typer(posting_app)
-app.add_typer(restore_app)
-app.add_typer(set_aside_app, name="set-aside")
-app.add_typer(stripe_app, name="stripe")
+
+class Word(NamedTuple):
+    """A command or a group: what it is for, where it is (a module here, a name in it), and what else fills a group."""
+
+    purpose: str
+    place: str
+    also: tuple[str, ...] = ()
+
+
+WORDS: Final[dict[str, dict[str, Word]]] = {
+    "See it": {
+        "usage": Word("What was used, with its state in the ledger.", "usage:app"),
+        "top": Word("The busiest customers and keys, and money an hour.", "top:app"),
+        "request": Word("What became of one request: billed or not, and why.", "request:app"),
+        "doctor": Word("Whether the deployment is well, and what to do if not.", "doctor:app"),
+    },
+    "Customers": {
+        "customers": Word(
+            "Customers, their Stripe customers and their API keys.",
+            "customers:customers_app",
+            also=("access", "limits", "link"),
+        ),
+        "keys": Word("API keys that are not billed.", "keys:keys_app"),
+        "limits": Word("How much customers may use, and why keys are closed.", "limits:limits_app"),
+        "portal": Word("The customers' own view of their usage.", "link:portal_app"),
+    },
+    "Money": {
+        "invoice": Word("Stripe's preview of a customer's running invoice.", "invoice:app"),
+        "posting": Word("Whether usage is posted to Stripe: off until you turn it on.", "posting:app"),
+        "close": Word("Close the hours that are due now, as the schedule would.", "usage:app"),
+        "reconcile": Word("Compare counters, ledger and Stripe, and post what differs.", "posting:app"),
+        "adjust": Word("Correct what is billed for an hour.", "posting:app"),
+        "unbilled": Word("Usage that Stripe has and nobody pays.", "usage:app"),
+        "rejected": Word("Usage that Stripe rejected, and another try.", "posting:app"),
+        "held": Word("Differences of invoices that wait for a person.", "posting:app"),
+    },
+    "Mend": {
+        "set-aside": Word("Usage that could not be counted, and the way back in.", "set_aside:set_aside_app"),
+        "recount": Word("Count the raw archive again, and compare.", "recount:app"),
+        "restore": Word("Make the ledger what a restored table holds.", "restore:app"),
+    },
+    "Set up": {
+        "demo": Word("The whole way on this machine, from requests to a bill.", "local:app"),
+        "local": Word("AWS and Stripe on this machine, to try things on.", "local:app"),
+        "stripe": Word("The connection to Stripe; meters, products and prices.", "stripe:stripe_app"),
+        "connect": Word("Meter a stage that is live, whoever deployed it.", "connections:app"),
+        "connect-log": Word("Meter the usage lines in a log group of your own.", "connect_log:app"),
+        "connections": Word("The stages and log groups that are connected.", "connections:app"),
+        "disconnect": Word("End the metering of a stage or a log group.", "connections:app"),
+    },
+}
+"""The commands by what a person wants, as help shows them."""
 
 _UNREAD: Final = logging.NullHandler()
 """Where goes what the functions' code logs: it is for their logs, and no handler at all is a line on stderr."""
 
 
-def _fail(sentence: str, *more: str) -> NoReturn:
-    err.print(f"error: {sentence}", *more, sep="\n", style="red")
-    raise SystemExit(1)
+def command_line(called: str | None = None) -> typer.Typer:
+    """Return the command line with what is needed for a word that is called; with all that there is for None."""
+    words = {name: (panel, word) for panel, among in WORDS.items() for name, word in among.items()}
+    root = typer.Typer(
+        help="Usage-based billing for APIs behind Amazon API Gateway: customers, usage, closing, Stripe.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(_options)
+    needed = {word.place for name, (_, word) in words.items() if called in (None, name)}
+    loaded = set[str]()
+    for name, (panel, word) in words.items():
+        if word.place not in needed:
+            root.command(name, help=word.purpose, rich_help_panel=panel)(_not_called)
+        elif word.place not in loaded:
+            loaded.add(word.place)
+            _load(root, name, word)
+    return root
+
+
+def _load(root: typer.Typer, name: str, word: Word) -> None:
+    module, attribute = word.place.split(":")
+    for filling in word.also:
+        import_module(f"infra.cli.{filling}")
+    commands = getattr(import_module(f"infra.cli.{module}"), attribute)
+    _join_lines(commands)
+    if attribute == "app":
+        root.add_typer(commands)
+    else:
+        root.add_typer(commands, name=name)
+
+
+def _join_lines(commands: typer.Typer) -> None:
+    """Let each paragraph of help be one line, which a terminal of any width breaks where it ends."""
+    for command in commands.registered_commands:
+        paragraphs = str(command.callback.__doc__).split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for below in commands.registered_groups:
+        if below.typer_instance:
+            _join_lines(below.typer_instance)
+
+
+def _not_called() -> None:
+    """Stand for a command that is only named."""
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"metering {version('serverless-metering')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print this version, and end.")
+    ] = False,
+) -> None:
+    """Declare the options of no command."""
+
+
+def _called(arguments: list[str]) -> str:
+    """Return the word that is called; where a shell asks how one goes on, it is in the shell's own variables."""
+    if "_METERING_COMPLETE" in os.environ:
+        arguments = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def _misused(error: typer.TyperException) -> NoReturn:
@@ -65,7 +142,8 @@ def _misused(error: typer.TyperException) -> NoReturn:
         vars(error).update(message=_wanted(error.__cause__) or error.message)
         said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
         err.print(f"error: {said[0].lower()}{said[1:]}", style="red")
-        if context := getattr(error, "ctx", None):
+        context: Any = getattr(error, "ctx", None)
+        if context:
             err.print(" ".join(context.get_usage().split()), f"'{context.command_path} --help' says more", sep="\n")
     raise SystemExit(error.exit_code)
 
@@ -89,11 +167,17 @@ def _wanted(invalid: BaseException | None) -> str:
     return f"wanted {wanted.get(first['type'], first['msg'])}, got {first['input']!r}"
 
 
+def _fail(sentence: str, *more: str) -> NoReturn:
+    err.print(f"error: {sentence}", *more, sep="\n", style="red")
+    raise SystemExit(1)
+
+
 def main() -> None:
     """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
     logging.getLogger().addHandler(_UNREAD)
     try:
-        ended = app(prog_name="metering", standalone_mode=False)  # also when Python runs it by the name of a module
+        commands = command_line(_called(sys.argv[1:]))
+        ended = commands(prog_name="metering", standalone_mode=False)  # also when Python runs it by a module's name
     except typer.TyperException as error:
         _misused(error)
     except (KeyboardInterrupt, typer.Abort):  # the second while something is asked

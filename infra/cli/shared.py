@@ -14,15 +14,16 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from infra.cli.terminal import Terminal, line
+from infra.cli import terminal
+from infra.cli.terminal import line
 from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError, checked_key
 from metering.model.periods import Hour
 from metering.model.subjects import is_id
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
 
-out: Final = Terminal()
-err: Final = Terminal(stderr=True)
+out: Final = terminal.out
+err: Final = terminal.err
 
 WIDEST: Final = 1000
 

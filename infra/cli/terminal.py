@@ -87,3 +87,7 @@ def masked(text: str) -> str:
 def line(text: str, style: str = "") -> Text:
     """Return a text of one line in a style."""
     return Text(visible(text), style)
+
+
+out: Final = Terminal()
+err: Final = Terminal(stderr=True)

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
-from infra.cli.main import app as command_line
+from infra.cli.main import command_line
 from infra.operate import rights
 from metering.model.read_allotment import A_TRANSACTION, LEAST, ReadAllotment
 from tests.conftest import ROOT
@@ -133,7 +133,7 @@ def commands() -> str:
         ("command", "what"),
         *(
             (f"`{' '.join((name, *_parameters(command)))}`", _first_paragraph(command.help))
-            for name, command in walk(command_line)
+            for name, command in walk(command_line())
         ),
     )
 

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 from cogapp import Cog  # type: ignore[import-untyped]  # it has no types
 
-from infra.cli.main import app
+from infra.cli.main import command_line
 from metering.model import metrics
 from metering.model.log_format import MEASURED_FIELDS, AccessLog
 from metering.model.metric_checks import check
@@ -54,8 +55,9 @@ WORDS = {
 }
 COMMANDS = {
     name: {"--help", *(option for param in command.params for option in param.opts if option.startswith("--"))}
-    for name, command in pages.walk(app)
+    for name, command in (*pages.walk(command_line()), ("metering", typer.main.get_command(command_line())))
 }
+"""By its whole name; that of no command has the options of the program."""
 
 
 def called(text: str) -> Iterator[tuple[str, set[str]]]:
@@ -63,6 +65,8 @@ def called(text: str) -> Iterator[tuple[str, set[str]]]:
     for code in (*spans(text), *shell(text)):
         words = re.sub(r" +#.*", "", code).removeprefix("uv run ").split()
         if words[:1] == ["metering"] and len(words) > 1:
+            if words[1].startswith("--"):
+                words = words[:1]
             name = next((name for end in (3, 2) if (name := " ".join(words[:end])) in COMMANDS), " ".join(words[:3]))
             yield name, set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
 

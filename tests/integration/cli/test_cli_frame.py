@@ -5,13 +5,19 @@ import pty
 import re
 import subprocess
 import sys
+import tomllib
 from fcntl import ioctl
+from itertools import pairwise
 from struct import pack
 from termios import ECHO, TCSANOW, TIOCSWINSZ, tcgetattr, tcsetattr
+from typing import Any
 
 import pytest
+import typer
 
+from infra.cli.main import command_line
 from tests.conftest import ROOT
+from tests.integration.cli.command_line import Metering, Result
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'functions'}", "TERM": "xterm"}
 
@@ -48,6 +54,81 @@ def test_what_the_functions_code_logs_reaches_nobody() -> None:
     """It is for the functions' logs; nor does Python say that nobody listens."""
     ended = process(WARNS, "usage")
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "error: it is nowhere\n")
+
+
+IMPORTED = """
+import sys
+from infra.cli.main import main
+
+try:
+    main()
+except SystemExit:
+    print("loaded:", *sorted({"aiohttp", "boto3", "jwt", "stripe"} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("asked", ["--help", "--version", "nonsense"])
+def test_help_loads_no_sdk(asked: str) -> None:
+    """It is there at once: a command is loaded when it is called."""
+    assert process(IMPORTED, asked).stderr.splitlines()[-1] == "loaded:"
+    assert process(IMPORTED, "usage", "--help").stderr == "loaded: aiohttp boto3 stripe\n"
+
+
+def test_a_group_has_all_its_commands_where_it_alone_is_loaded() -> None:
+    """Other modules than the one that makes it fill it."""
+    names = "import typer; from infra.cli.main import command_line as called; print(*sorted({}))"
+    alone = process(names.format("typer.main.get_command(called('customers')).commands['customers'].commands"))
+    among_all = process(names.format("typer.main.get_command(called()).commands['customers'].commands"))
+    assert alone.stdout == among_all.stdout
+    assert {"add", "alerts", "link", "suspend"} <= set(alone.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("metering reco", ["reconcile", "recount"]), ("metering customers su", ["subscribe", "suspend"])],
+)
+def test_a_shell_completes_commands(typed: str, offered: list[str]) -> None:
+    """As the function for bash asks that --install-completion puts into its start."""
+    asked = {"_METERING_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    assert process("from infra.cli.main import main; main()", **asked).stdout.split() == offered
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command_by_what_a_person_wants(metering: Metering) -> None:
+    """Each on one line of 80 columns."""
+    told = metering("--help").out.splitlines()
+    lines = {line.split()[1]: line for line in told if re.match("│ [a-z]", line)}
+    commands: Any = typer.main.get_command(command_line())
+    assert lines.keys() == commands.commands.keys()
+    assert all(line.rstrip("│ ").endswith(".") for line in lines.values())
+    assert [line.strip("╭─╮ ") for line in told if line.startswith("╭")] == [
+        "Options",
+        "See it",
+        "Customers",
+        "Money",
+        "Mend",
+        "Set up",
+    ]
+
+
+def test_a_paragraph_of_help_is_broken_where_the_terminal_ends(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where its source ends a line: only the last line of one may be short."""
+    monkeypatch.setenv("COLUMNS", "80")
+    told = metering("usage", "--help").out
+    paragraph = told[told.index(" States: ") : told.index("╭")].rstrip().splitlines()
+    assert len(paragraph) > 3
+    for line, following in pairwise(paragraph):
+        assert len(line.rstrip()) + len(following.split()[0]) > 77
+
+
+def test_the_version_is_told(metering: Metering) -> None:
+    """The project's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert metering("--version") == Result(0, f"metering {project['version']}\n", "")
 
 
 # --- a terminal ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.integration.world import World
 
 def everything(group: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
     """Go through all groups and commands, which are those of typer's own click, by their words."""
-    found = group or typer.main.get_command(cli.app)
+    found = group or typer.main.get_command(cli.command_line())
     yield name, found
     if isinstance(found, TyperGroup):
         for word, child in found.commands.items():
