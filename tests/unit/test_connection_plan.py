@@ -335,6 +335,17 @@ def test_a_name_that_another_api_once_bore_is_taken_only_by_force() -> None:
     assert (taken.refusals, taken.connection.version) == ((), 4)
 
 
+def test_a_name_whose_callers_were_told_otherwise_is_taken_only_by_force() -> None:
+    """I7: ``orders:42`` may have been a subject, and be a tenant now."""
+    ours = StageLog("arn:aws:logs:us-east-1:123456789012:log-group:/connected/orders", "ours")
+    former = connected(caller="authorizer.claims.sub", step=Step.DISCONNECTED, until=2, after=ours)
+    assert "callers were told by authorizer.claims.sub" in refused(planned(STAGE, former, caller="authorizer.tenant"))
+    assert planned(STAGE, former, caller="authorizer.claims.sub").refusals == ()
+    assert planned(STAGE, former, caller="authorizer.tenant", force=True).refusals == ()
+    assert planned(STAGE, former, caller="authorizer.tenant", name="tenants").refusals == ()
+    assert planned(STAGE, former).refusals == ()  # API keys keep their ids
+
+
 @pytest.mark.parametrize("name", ["Orders", "1st", "a" * 33, "a b"])
 def test_a_name_that_is_none_is_wrong(name: str) -> None:
     """It stands in keys and in metrics."""

@@ -22,6 +22,7 @@ from infra.operate.connections.refusing import (
     no_role,
     no_room,
     not_ours_to_change,
+    other_callers,
     read_by_another,
 )
 from infra.operate.connections.snippets import lines_to_paste, own_log
@@ -139,7 +140,8 @@ def ours(
     caller, unclear = caller_of(stage, wishes)
     bearer = next((one for one in ledger if one.name == name), None)
     log = AccessLog(stage.api, caller, name, place.access_log.variable != API_KEY)
-    return log, (*unclear, *name_taken(name, stage, wishes, bearer), *anybody(stage, place, log))
+    taken = (*name_taken(name, stage, wishes, bearer), *other_callers(log, wishes, bearer))
+    return log, (*unclear, *taken, *anybody(stage, place, log))
 
 
 def _former(stage: LiveStage, ledger: Sequence[Connection]) -> Connection | None:

@@ -28,6 +28,17 @@ def name_taken(name: str, stage: LiveStage, wishes: Wishes, bearer: Connection |
         )
 
 
+def other_callers(log: AccessLog, wishes: Wishes, bearer: Connection | None) -> Iterator[Refusal]:
+    """Refuse, but for --force, a name whose customers were known by another variable's values (I7)."""
+    before = bearer.log if bearer and bearer.step is Step.DISCONNECTED and bearer.is_access_log else None
+    if before and before.prefix and log.prefix and before.variable != log.variable and not wishes.force:
+        yield Refusal(
+            f"by the name {log.connection}, callers were told by {before.variable}: whoever has one's value as its "
+            f"{log.variable} would be billed to that one's customer",
+            "give another name: --name; or --force if the values are the same",
+        )
+
+
 def not_ours_to_change(stage: LiveStage, wishes: Wishes, case: Case) -> Iterator[Refusal]:
     """Refuse to change a stage that a stack made, but for --force, or that API Gateway keeps by itself."""
     if case not in (Case.NO_LOG, Case.EXTEND):
