@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 
+from infra.cli.stopping import course
 from infra.cli.terminal import err, out
 
 
@@ -63,6 +64,9 @@ WORDS: Final[dict[str, dict[str, Word]]] = {
     },
 }
 """The commands by what a person wants, as help shows them."""
+
+STOPPED: Final = 130
+"""How a program ends that Ctrl-C stops, as shells and typer have it."""
 
 _UNREAD: Final = logging.NullHandler()
 """Where goes what the functions' code logs: it is for their logs, and no handler at all is a line on stderr."""
@@ -173,19 +177,22 @@ def _fail(sentence: str, *more: str) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2."""
+    """Run the command line; an error is one sentence on stderr and exit code 1, wrong use is 2, Ctrl-C 130."""
     logging.getLogger().addHandler(_UNREAD)
+    course.begin(way_on="")
     try:
         commands = command_line(_called(sys.argv[1:]))
         ended = commands(prog_name="metering", standalone_mode=False)  # also when Python runs it by a module's name
     except typer.TyperException as error:
         _misused(error)
     except (KeyboardInterrupt, typer.Abort):  # the second while something is asked
-        raise SystemExit(130) from None
+        ended = STOPPED
     except Exception as error:  # noqa: BLE001 - the process's outermost edge
         from infra.cli.errors import told  # noqa: PLC0415 - it knows the errors of all SDKs, which help needs not
 
         _fail(*told(error))
+    if ended == STOPPED:
+        err.print(course.sentence())
     raise SystemExit(ended)
 
 

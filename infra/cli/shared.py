@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, get_type_hints
 
@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from infra.cli import terminal
+from infra.cli.stopping import READ, WROTE, course
 from infra.cli.terminal import line
 from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError, checked_key
 from metering.model.periods import Hour
@@ -26,6 +27,21 @@ out: Final = terminal.out
 err: Final = terminal.err
 
 WIDEST: Final = 1000
+
+_READING: Final = {
+    "connections",
+    "doctor",
+    "invoice",
+    "list",
+    "plan",
+    "request",
+    "show",
+    "status",
+    "top",
+    "usage",
+    "would",
+}
+"""Commands that change nothing, whatever group they are in."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
@@ -60,6 +76,7 @@ def on_deployment(commands: typer.Typer, name: str) -> Callable[[Callable[..., N
     def register(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(*, stack: str, region: str | None, profile: str | None, local: bool, **given: Any) -> None:
+            course.begin(way_on=READ if name in _READING else WROTE)
             command(functools.partial(_connect, stack, region, profile, local), **given)
 
         _, *own = inspect.signature(command).parameters.values()
@@ -163,6 +180,13 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 def progress(doing: str, quiet: bool) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     """Return a way to go through things with a progress bar, on a terminal and where there is time to see it."""
-    return lambda things, total: track(
-        things, description=doing, total=total, console=err, disable=quiet or not err.is_terminal, transient=True
-    )
+
+    def go_through(things: Iterable[Any], total: int) -> Iterator[Any]:
+        shown = track(
+            things, description=doing, total=total, console=err, disable=quiet or not err.is_terminal, transient=True
+        )
+        for done, thing in enumerate(shown):
+            course.how_far = f"{doing}, {done} of {total} done"
+            yield thing
+
+    return go_through

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from fcntl import ioctl
 from itertools import pairwise
+from pathlib import Path
 from struct import pack
 from termios import ECHO, TCSANOW, TIOCSWINSZ, tcgetattr, tcsetattr
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import typer
 
 from infra.cli.main import command_line
+from infra.operate.customers import Customers
 from tests.conftest import ROOT
 from tests.integration.cli.command_line import Metering, Result
 
@@ -129,6 +131,36 @@ def test_the_version_is_told(metering: Metering) -> None:
     """The project's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert metering("--version") == Result(0, f"metering {project['version']}\n", "")
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("deployed")
+def test_ctrl_c_says_how_far_a_command_had_come(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What it had done stays, and the same command again does the rest."""
+    file = tmp_path / "customers.csv"
+    file.write_text("id,name,stripe_customer,keys\nacme,Acme,,k1\nglobex,Globex,,k2\ninitech,Initech,,k3\n")
+    add, added = Customers.add, list[str]()
+
+    def add_one(self: Customers, entry: Any, **more: Any) -> Any:
+        if added:
+            raise KeyboardInterrupt
+        added.append(entry.id)
+        return add(self, entry, **more)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Customers, "add", add_one)
+        assert metering("customers", "import", str(file), "--unchecked") == Result(
+            130,
+            "",
+            "stopped: importing, 1 of 3 done; what was done stays, and the same command again goes on from there\n",
+        )
+    assert [customer["id"] for customer in metering("customers", "list", "--json").json()] == ["acme"]
+    assert metering("customers", "import", str(file), "--unchecked").code == 0
+    assert len(metering("customers", "list", "--json").json()) == 3
 
 
 # --- a terminal ------------------------------------------------------------------------------------------------------

@@ -357,8 +357,16 @@ def test_local_without_a_running_local_says_so(
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, EOFError, typer.Abort])
-def test_ctrl_c_ends_without_a_word(
-    metering: Metering, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]
+@pytest.mark.parametrize(
+    ("command", "way_on"),
+    [
+        ("usage", "nothing was changed"),
+        ("customers list", "nothing was changed"),
+        ("close", "what was done stays, and the same command again goes on from there"),
+    ],
+)
+def test_ctrl_c_says_how_one_goes_on(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException], command: str, way_on: str
 ) -> None:
     """With the shell's code for it; so does whoever answers a question by Ctrl-C or Ctrl-D."""
 
@@ -366,8 +374,8 @@ def test_ctrl_c_ends_without_a_word(
         raise ending
 
     monkeypatch.setattr(Deployment, "find", interrupt)
-    ended = metering("usage")
-    assert (ended.code, ended.out, ended.err.strip()) == (130, "", "")
+    ended = metering(*command.split())
+    assert (ended.code, ended.out, ended.err.strip()) == (130, "", f"stopped: {way_on}")
 
 
 def test_a_stack_that_lacks_an_output_is_said_in_a_sentence(
