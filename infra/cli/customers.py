@@ -28,14 +28,14 @@ from infra.operate.customer_file import read_csv
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
-from infra.operate.keys import check_keys, look_at
+from infra.operate.keys import bills_by_key, check_keys, is_value, look_at, looks_like_value, masked_key
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.limits.gate import reasons_of_one
 from metering.model.limits import level_by
 from metering.model.periods import Hour
-from metering.stores.holders import BEGINNING
+from metering.stores.holders import BEGINNING, Holding
 from metering.stores.limits import LimitItems
 
 Unchecked = Annotated[bool, typer.Option("--unchecked", help="Do not ask Stripe whether it knows a Stripe customer.")]
@@ -109,26 +109,33 @@ def customers_show(
     deployment = connect()
     ledger = deployment.ledger
     customer = known_customer(ledger, customer_id)
-    keys = []
+    keys, shown = [], {}
     for name, holding in sorted(ledger.holders.of_keys(ledger.holders.keys_of(customer_id)).items()):
+        shown[name] = _shown(deployment, holding)
         ends = [holder.since for holder in holding.holders[1:]]
         for holder, end in zip(holding.holders, [*ends, None], strict=True):
             if holder.customer == customer_id:
                 since = None if holder.since == BEGINNING else str(holder.since)
-                keys.append({"key": name, "from": since, "to": str(end) if end else None})
+                keys.append({"key": shown[name], "from": since, "to": str(end) if end else None})
     limits = LimitItems(deployment.client("dynamodb"), deployment.outputs.ledger_table)
     reasons, stands = reasons_of_one(limits, customer_id, now()), limits.of(customer_id).gate
+    left = {shown.get(name, name): why for name, why in stands.left.items()}
     if as_json:
         access = {"access": level_by(reasons).name.lower(), "reasons": [reason_as_json(one) for one in reasons]}
-        print_json({**asdict(customer), "keys": keys, **access, "left": stands.left})
+        print_json({**asdict(customer), "keys": keys, **access, "left": left})
         return
     out.print(f"{customer.id}: {customer.name}, Stripe customer {customer.stripe_customer or 'none yet'}")
     for reason in reasons:
         out.print(in_words(reason))
-    for key, why in stands.left.items():
+    for key, why in left.items():
         out.print(f"key {key} is left as it is: {why}")
     rows = [(str(k["key"]), k["from"] or "the beginning", k["to"] or "now") for k in keys]
     table(("key", "from", "to"), rows)
+    say_notes(
+        f"{masked} is a key's value (the secret): 'metering keys forget {masked}' takes it out"
+        for name, masked in shown.items()
+        if masked != name
+    )
 
 
 @on_deployment(customers_app, "import")
@@ -237,6 +244,13 @@ def customers_portal(
         print_json({"customer": customer.id, "url": url})
         return
     out.print(url)
+
+
+def _shown(deployment: Deployment, holding: Holding) -> str:
+    """Return a key as it is shown: masked if it is a value, which an older version took for an id (I8)."""
+    if looks_like_value(holding.key) and bills_by_key(deployment) and is_value(deployment.ledger, holding):
+        return masked_key(holding.key)
+    return holding.key
 
 
 def settled(access: Access, keys: Sequence[str]) -> Change:

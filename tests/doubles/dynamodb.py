@@ -31,7 +31,7 @@ MOST_BYTES: Final = 1 << 20
 """Of a page, as the items are before a projection (Developer Guide, "Paginating table query results")."""
 
 _TOKEN: Final = re.compile(r"\s*(<>|<=|>=|[=<>(),]|[#:]?\w+)")
-_SECTION: Final = re.compile(r"\b(SET|ADD)\b")
+_SECTION: Final = re.compile(r"\b(SET|ADD|DELETE)\b")
 
 
 class ConditionalCheckFailed(ClientError):  # noqa: N818  as clients name it
@@ -209,14 +209,24 @@ class Tables:
         if any(reason["Code"] != "None" for reason in reasons):
             raise canceled(reasons)
         for write in TransactItems:
-            ((kind, what),) = write.items()
-            if kind == "Put":
-                self._put(what["TableName"], what["Item"])
-            elif kind == "Update":
-                self._update(what["TableName"], what["Key"], what["UpdateExpression"], what)
-            elif kind != "ConditionCheck":
-                raise AssertionError(f"a transaction puts, updates or checks, got {kind}")
+            self._write(**write)
         return {}
+
+    def _write(
+        self,
+        Put: Item | None = None,  # noqa: N803  as a transaction names them
+        Update: Item | None = None,  # noqa: N803
+        Delete: Item | None = None,  # noqa: N803
+        ConditionCheck: Item | None = None,  # noqa: N803
+    ) -> None:
+        if Put:
+            self._put(Put["TableName"], Put["Item"])
+        elif Update:
+            self._update(Update["TableName"], Update["Key"], Update["UpdateExpression"], Update)
+        elif Delete:
+            self.delete_item(TableName=Delete["TableName"], Key=Delete["Key"])
+        else:
+            assert ConditionCheck
 
     def describe_table(self, *, TableName: str) -> dict[str, Any]:  # noqa: N803
         """Say when a table was made, and what its key is."""
@@ -291,10 +301,13 @@ class Tables:
         item = dict(self._get(table, key) or key)
         _, *sections = _SECTION.split(expression)
         if _:
-            raise AssertionError(f"SET or ADD come first, got {expression}")
+            raise AssertionError(f"SET, ADD or DELETE come first, got {expression}")
         for verb, body in zip(sections[::2], sections[1::2], strict=True):
             for clause in body.split(","):
                 name, value = clause.replace("=", " ").split() if verb == "SET" else clause.split()
+                if verb == "DELETE":
+                    _delete_from(item, names[name], values[value])
+                    continue
                 item[names[name]] = values[value] if verb == "SET" else _added(item.get(names[name]), values[value])
         self._put(table, item)
 
@@ -358,6 +371,14 @@ def _added(before: Item | None, value: Item) -> Item:
     if kind in ("BS", "SS"):
         return {kind: [*dict.fromkeys([*(before[kind] if before else []), *more])]}
     raise AssertionError(f"ADD takes numbers and sets of strings or bytes here, got {kind}")
+
+
+def _delete_from(item: Item, name: str, value: Item) -> None:
+    """Take elements out of a set, which goes with its last one (Developer Guide, "Using update expressions")."""
+    ((kind, less),) = value.items()
+    left = [one for one in item.pop(name, {}).get(kind, []) if one not in less]
+    if left:
+        item[name] = {kind: left}
 
 
 @lru_cache

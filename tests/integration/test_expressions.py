@@ -229,6 +229,13 @@ CASES: Final[Mapping[str, Sequence[Call]]] = {
         listing(["k2"], 2),
         listing(["k3"], 2),
     ],
+    "a key that a set names, or not, leaves it; an item that is not there is not made": [
+        update(at("customer#a", "keys"), "DELETE #keys :gone", "attribute_exists(#keys)", gone=["k1"]),
+        update(at("customer#a", "keys"), "ADD #keys :keys", keys=["-", "k1"]),
+        update(at("customer#a", "keys"), "DELETE #keys :gone", "attribute_exists(#keys)", gone=["k1"]),
+        update(at("customer#a", "keys"), "DELETE #keys :gone", "attribute_exists(#keys)", gone=["k1"]),
+        update(at("customer#a", "keys"), "DELETE #keys :gone", "attribute_exists(#keys)", gone=["-"]),
+    ],
     "an item is made once": [
         put(at("a", "b", version=1), NEW),
         put(at("a", "b", version=2), NEW),

@@ -33,7 +33,7 @@ from metering.model.subjects import (
     subject_of_source,
 )
 from metering.stores.aws import Item, from_item, side_by_side, to_item
-from metering.stores.table import Table, item_key, item_there
+from metering.stores.table import Table, item_key, item_there, unchanged
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -179,6 +179,36 @@ class Holders:
         item = to_item({"version": holding.version + 1, "holders": history})
         self._items.put_as_read({**item_key(str(key(holding.key)), "holders"), **item}, version=holding.version)
 
+    def forget(self, holding: Holding) -> None:
+        """Forget a key: its history, the pointers of who held it, and its entry in the directory; all, or nothing.
+
+        To be said of a key that no row has usage of. Raises RowChangedError if the key is not as it was read, or one of
+        its customers' items is being made just now.
+        """
+        names = sorted({holder.customer for holder in holding.holders if holder.customer})
+        listed = self._items.read({(str(customer(name)), _KEYS): name for name in names}, lambda _: True)
+        writes: list[dict[str, Any]] = [
+            {"Delete": {**self._at(str(key(holding.key)), "holders"), **unchanged(holding.version)}},
+            {"Delete": self._at("list#keys", holding.key)},
+        ]
+        for name in names:
+            writes.append({"Delete": self._at(str(customer(name)), str(key(holding.key)))})
+            there = {"ConditionExpression": "attribute_exists(#keys)", "ExpressionAttributeNames": {"#keys": "keys"}}
+            out_of_it = {
+                "UpdateExpression": "DELETE #keys :gone",
+                "ExpressionAttributeValues": {":gone": {"SS": [holding.key]}},
+            }
+            place = self._at(str(customer(name)), _KEYS)
+            writes.append(
+                {"Update": {**place, **out_of_it, **there}}
+                if name in listed
+                else {"ConditionCheck": {**place, **unchanged(0)}}
+            )
+        self._items.transact(*writes)
+
+    def _at(self, pk: str, sk: str) -> dict[str, Any]:
+        return {"TableName": self.table, "Key": item_key(pk, sk)}
+
     def _list_held(self, name: str, new: str) -> None:
         """Enter a key, which has its pointer, among all that a customer ever held."""
         try:
@@ -227,6 +257,10 @@ class Holders:
     def key_ids(self) -> list[str]:
         """Return the id of every key that was ever held, or used without a customer."""
         return [item["sk"]["S"] for item in self._items.query("list#keys")]
+
+    def is_listed(self, name: str) -> bool:
+        """Say whether a key is in the directory."""
+        return self._items.get("list#keys", name) is not None
 
     def list_key(self, name: str) -> None:
         """Enter a key in the directory; entering it again changes nothing."""

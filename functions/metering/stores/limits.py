@@ -222,6 +222,10 @@ class LimitItems:
         """Write where a key belongs."""
         return self._put(f"home#{key}", "home", after)
 
+    def forget_home(self, key: str, before: Home) -> None:
+        """Delete where a key belongs; raise RowChangedError if it is not as it was read."""
+        self._delete(f"home#{key}", "home", before.version)
+
     def former(self, name: str) -> dict[str, Home]:
         """Return where keys belong that an earlier version suspended, as far as they are not adopted yet."""
         items = self._items.query(str(customer(name)), beginning=_FORMER)

@@ -40,6 +40,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "disconnect": ("orders",),
     "restore": ("restored",),
     "keys exclude": ("key1", "--reason", "health check"),
+    "keys forget": ("key1",),
     "usage": (),
     "unbilled accept": ("acme", "--reason", "a gift"),
     "close": (),

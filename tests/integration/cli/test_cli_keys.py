@@ -166,3 +166,18 @@ def test_a_value_that_an_older_version_took_is_refused_when_it_is_given_again(
     deployed.customer("acme", VALUE)
     told = f"error: {REFUSED}; 'metering keys forget 09f3...' takes out what was stored\n"
     assert metering(*ACME, "--key", VALUE) == Result(1, "", told)
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_value_that_was_stored_is_shown_masked_and_forgotten(deployed: World, metering: Metering) -> None:
+    """I8: it need not be written once more to be taken out."""
+    deployed.customer("acme", "id00000001", VALUE)
+    shown = metering("customers", "show", "acme")
+    assert [line.split()[0] for line in shown.out.splitlines()[2:]] == ["09f3...", "id00000001"]
+    assert shown.err == "note: 09f3... is a key's value (the secret): 'metering keys forget 09f3...' takes it out\n"
+    assert VALUE not in metering("customers", "show", "acme", "--json").out
+    assert metering("keys", "forget", "09f3...") == Result(0, "key 09f3... is forgotten\n", "")
+    assert metering("keys", "forget", VALUE, "--json").json() == {"changed": [], "hours_to_close_again": 0}
+    assert VALUE not in stored()
+    keys = metering("customers", "show", "acme", "--json").json()["keys"]
+    assert keys == [{"key": "id00000001", "from": None, "to": None}]
