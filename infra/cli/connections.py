@@ -290,7 +290,9 @@ def _first_line(deployment: Deployment, connection: Connection, planned: Plan) -
     """Wait for a connection's first line, and say how to make one."""
     methods = [method.name for method in planned.stage.methods]
     call = example_call(connection, region=planned.stage.region, methods=methods)
-    err.print(f"waiting for the first line; to make one: {call}")
+    if deployment.embedded_at:
+        call = f"call the address that 'metering local' prints for {connection.name}"
+    err.print(f"waiting up to three minutes for the first line; to make one: {call}")
     with err.status("waiting"):
         return wait_for_first_line(deployment, connection, patience=PATIENCE)
 

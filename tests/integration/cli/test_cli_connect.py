@@ -1,6 +1,7 @@
 """`metering connect` and `disconnect` as an operator sees them: the plan, what is done, and what programs are told."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -176,9 +177,21 @@ def test_connect_ends_with_the_first_line_or_says_that_none_came(
     """And how to make one, meanwhile."""
     monkeypatch.setattr("infra.cli.connections.wait_for_first_line", waiting_for(None))
     result = metering("connect", *STAGE, "--yes")
-    assert 'make one: curl -i -H "x-api-key: $API_KEY" ' in result.err
+    assert 'up to three minutes for the first line; to make one: curl -i -H "x-api-key: $API_KEY" ' in result.err
     assert result.out.endswith("no line has come yet: 'metering connections' shows the last one of each\n")
     first = FirstLine(live.time, "GET /items, status 200", key="key1", amounts={"requests": 1})
     monkeypatch.setattr("infra.cli.connections.wait_for_first_line", waiting_for(first))
     assert metering("connect", *STAGE, "--yes").out.endswith(f"{first}\n")
     assert '"key": "key1"' in metering("connect", *STAGE, "--yes", "--json").out
+
+
+def test_a_call_of_a_stage_on_this_machine_goes_to_its_gateway(
+    live: LiveApis, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not to API Gateway's own address, of which the embedded AWS knows nothing."""
+    here = replace(live.deployment(), embedded_at="http://127.0.0.1:1")
+    monkeypatch.setattr("infra.cli.shared._connect", lambda *_: here)
+    monkeypatch.setattr("infra.cli.connections.wait_for_first_line", waiting_for(None))
+    assert metering("connect", *STAGE, "--yes", "--local").err.endswith(
+        "for the first line; to make one: call the address that 'metering local' prints for orders\n"
+    )
