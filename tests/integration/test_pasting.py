@@ -108,6 +108,8 @@ def test_what_a_stage_is_to_metering_is_said() -> None:
     streaming = replace(PLACE, delivery_stream="amazon-apigateway-M")
     assert "give the stage the log group Metering-AccessLog" in _notes(REST, streaming)
     assert "'metering disconnect orders --keep-log'" in _notes(REST, ledger=[ORDERS])
+    theirs, asked = replace(REST, log=StageLog("arn:aws:logs:us-east-1:1:log-group:theirs", "{}")), "Whether it can"
+    assert (asked in _notes(theirs), asked in _notes(theirs, ledger=[ORDERS])) == (True, False)
     assert "ApiGatewayManagedOverrides" in _notes(replace(HTTP, managed=True))
     assert "ApiGatewayManagedOverrides" not in _notes(HTTP)
     paste = to_paste(Tool.SAM, REST, PLACE, NO_WISHES, [])

@@ -60,8 +60,8 @@ def _told(stage: LiveStage, place: Place, log: AccessLog, wanted: StageLog, conn
         yield f"{stage} writes so already"
     elif stage.log.destination.removesuffix(":*") != wanted.destination and stage.log.destination:
         yield (
-            f"AWS lets a stage write one access log: these lines end the one that goes to {stage.log.destination}. "
-            "Whether it can be billed as it is, 'metering connect' says without --print"
+            f"AWS lets a stage write one access log: these lines end the one that goes to {stage.log.destination}"
+            + ("" if connected else ". Whether it can be billed as it is, 'metering connect' says without --print")
         )
     if stage.managed:
         yield (
