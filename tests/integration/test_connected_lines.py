@@ -326,6 +326,24 @@ def test_a_format_with_ours_in_front_is_counted(world: World) -> None:
     assert world.counted() == {"key1": {"requests": 3, "bytes": 30}}
 
 
+def test_stages_with_ours_in_front_share_a_log_group_though_one_is_connected_no_more(world: World) -> None:
+    """After --keep-log it goes on writing: its lines are nobody's, and no fault of the other's."""
+    stages = {}
+    for name in ("pets", "cats"):
+        written = extended(AccessLog(Api.REST, None, name).format(NONCE), '{"path":"$context.path"}')
+        stages[name] = msgspec.structs.replace(
+            PETS, name=name, stage=name, form=Form.EXTENDED, shares_log=True, after=StageLog("arn", written)
+        )
+    pets, cats = (line(one.after.format, extendedRequestId=f"{name}=") for name, one in stages.items())
+    connect(world, msgspec.structs.replace(stages["pets"], until=AT + 1))
+    connect(world, stages["cats"])
+    recorded = record(world, delivered(pets, cats, pets, apart=1))
+    assert (recorded.billed, recorded.set_aside) == (2, 0)
+    recorded = record(world, delivered(pets, cats, at=AT + MINUTE))
+    assert (recorded.billed, recorded.set_aside) == (1, 0)
+    assert record(world, delivered(pets.replace(NONCE, "n" * 36), at=AT + MINUTE)).set_aside == 1
+
+
 def test_a_metric_that_a_format_lacks_something_for_is_set_aside_and_the_others_count(world: World) -> None:
     """I9: it was declared after the stage was connected; no line of it is lost, and none is free unseen."""
     connect(world, PETS)

@@ -41,13 +41,20 @@ class Extended:
         return self.written.at_once("\n".join(found).encode(errors="surrogateescape"), log) if found else []
 
     def fields(self, line: str) -> dict[str, str] | None:
-        """Return a line's fields; None for one of a stage that was not extended; ValueError for any other.
+        """Return a line's fields; None for one of a stage that is another connection's, or none's; else ValueError.
 
         API Gateway itself writes what a line begins with, so that no caller's text makes one another's.
         """
         if self.shares and not line.startswith(FRONT):
             return None
-        return self.written.fields(unwrapped(line, self.written.nonces))
+        ours = unwrapped(line, self.written.nonces)
+        try:
+            return self.written.fields(ours)
+        except ValueError:
+            if not self.shares:
+                raise
+            Ours(self.written.nonces).fields(ours)  # ValueError, unless it is another connection's
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,12 @@ class ConnectedReader:
             case Form.OURS:
                 return True, self._read_ours(connection, line)
             case Form.EXTENDED:
-                is_others = connection.shares_log and not line.startswith(_FRONT)
-                return not is_others, None if is_others else self._read_ours(connection, in_front(line, self.nonces))
+                if connection.shares_log and not line.startswith(_FRONT):
+                    return False, None
+                ours = in_front(line, self.nonces)
+                if connection.shares_log and fields_of_ours(ours, self.nonces)["api_id"] != connection.name:
+                    return False, None
+                return True, self._read_ours(connection, ours)
             case Form.THEIRS:
                 return self._read_theirs(connection, line)
             case Form.USAGE:
