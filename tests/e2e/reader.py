@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Literal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, Literal
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 from infra.local.demo import steps as demo
 from infra.local.demo.front import Front
 from infra.local.demo.live import links
 from infra.operate.customers import Customers, Entry
 from infra.operate.subscribing import Subscriber, Wishes
+from metering.portal.http import SECURITY
+from metering.portal.page import FILES, read
 from tests.e2e.conftest import Deployed
 
 ColorScheme = Literal["light", "dark"]
@@ -111,6 +115,38 @@ def subscribed(there: Deployed, front: Front, name: str, title: str, *, since: d
     owner = deployment.ledger.holders.customers([name])[name]
     Subscriber.of(deployment).subscribe(owner, demo.PLAN, Wishes(email="billing@acme.example"), now=since)
     return Reader(there, front, name, keys)
+
+
+class _Files(BaseHTTPRequestHandler):
+    """Serves the page's files, with the headers that the API gives them."""
+
+    def do_GET(self) -> None:
+        """Answer with a file, or not at all."""
+        name, media = FILES.get(self.path.partition("?")[0], ("", ""))
+        self.send_response(200 if name else 404)
+        for header, value in {"Content-Type": media or "text/plain", **SECURITY}.items():
+            self.send_header(header, value)
+        self.end_headers()
+        self.wfile.write(read(name).encode() if name else b"")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def files() -> Iterator[str]:
+    """Serve the page's files without a deployment: what its API would answer, a test makes up."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Files) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def answering(answer: Any, status: int = 200) -> Callable[[Route], None]:
+    """Return what answers a request so."""
+    return lambda route: route.fulfill(status=status, content_type="application/json", body=json.dumps(answer))
 
 
 def until(page: Page, is_so: Callable[[], bool], *, seconds: float) -> float:

@@ -5,20 +5,16 @@ No deployment is asked: what the API would answer is made up here, and that of l
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from metering.portal.answers import BudgetAnswer, LimitsAnswer
-from metering.portal.http import SECURITY
-from metering.portal.page import FILES, read
-from tests.e2e.reader import ColorScheme, violations
+from tests.e2e.reader import ColorScheme, answering, files, violations
 from tests.e2e.test_page import SCREENSHOTS
 
 PRICES = {
@@ -129,36 +125,11 @@ class Api:
         route.fulfill(status=200, content_type="application/json", body=json.dumps(answer))
 
 
-class Files(BaseHTTPRequestHandler):
-    """Serves the page's files, with the headers that the API gives them."""
-
-    def do_GET(self) -> None:
-        """Answer with a file, or not at all."""
-        name, media = FILES.get(self.path, ("", ""))
-        self.send_response(200 if name else 404)
-        for header, value in {"Content-Type": media or "text/plain", **SECURITY}.items():
-            self.send_header(header, value)
-        self.end_headers()
-        self.wfile.write(read(name).encode() if name else b"")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """Where the page is."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
-
-
-def answering(answer: Any, status: int = 200) -> Callable[[Route], None]:
-    """Return what answers a request so."""
-    return lambda route: route.fulfill(status=status, content_type="application/json", body=json.dumps(answer))
+    with files() as url:
+        yield url
 
 
 @contextmanager
