@@ -5,12 +5,14 @@
  *
  * @import { Invoice, Prices, Problem, Row, Standing, State, Terms, Tier, Unit } from "./api.js"
  *
- * What the API said last. `begin` and `end` are of the period, as hours: 2026-11-22T05. `days` reach up to
- * `recentFrom`, where the hours of `recent` begin. `beforeByNow` is of the previous period, as far as this one has
- * come. `hoursOf` are the hours of earlier days that were looked at.
- * @typedef {{prices: Prices, invoice: Invoice | null, noInvoice: Problem | null, begin: string, end: string,
- *   recentFrom: string, days: Row[], recent: Row[], beforeByNow: Row[], beforeRest: Row[], hoursOf: Map<string, Row[]>,
- *   parts: {key: Parts | null, dimension: Parts | null}, standing: Standing | null, noStanding: Problem | null}} Model
+ * What the API said last; null is not read yet. `begin` and `end` are of the period, as hours: 2026-11-22T05. `days`
+ * reach up to `recentFrom`, where the hours of `recent` begin. `before` is the previous period, `byNow` as far as this
+ * one has come. `hoursOf` are the hours of earlier days that were looked at. `missing` is what was not answered when it
+ * was last asked for, and why: by the names of WHAT, or a day.
+ * @typedef {{prices: Prices, invoice: Invoice | null, begin: string, end: string, recentFrom: string,
+ *   days: Row[] | null, recent: Row[] | null, before: {byNow: Row[], rest: Row[]} | null, hoursOf: Map<string, Row[]>,
+ *   parts: {key: Parts | null, dimension: Parts | null}, standing: Standing | null,
+ *   missing: Map<string, Problem>}} Model
  *
  * The usage of a metric by the values of a dimension; `total` is what it had come to, `at` the moment of it.
  * @typedef {{metric: string, dimension: string, total: bigint, rows: Row[], at: number}} Parts
@@ -32,6 +34,16 @@ export const LATEST = "latest";
 export const PERIOD = "period";
 export const STATES = /** @type {State[]} */ (["counting", "closed", "posted"]); // least settled first
 const MOST_DAY_BARS = 62; // a longer period is shown by month
+
+/** What may be missing, in words; what is missing of the price and of limits is said where they stand. */
+const WHAT = new Map([
+  ["prices", "the list of what is measured"],
+  ["days", "the usage of earlier days"],
+  ["recent", "the usage of the last hours"],
+  ["before", "the previous period"],
+  ["key", "the usage by key"],
+  ["dimension", "the usage by value"],
+]);
 
 // --------------------------------------------------------------------------------------------------------------- times
 
@@ -198,10 +210,29 @@ export const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).repl
 // ---------------------------------------------------------------------------------------------------------------- sums
 
 /** How many decimals a metric's quantities have. @param {Model} model @param {string} metric */
-export const scaleOf = (model, metric) => Number(model.prices.metrics.find(({ name }) => name === metric)?.scale ?? 0);
+export const scaleOf = (model, metric) =>
+  Number((declared(model, metric) ?? rows(model).find((row) => row.metric === metric))?.scale ?? 0);
 
-/** The period's rows: earlier days, and the hours since. @param {Model} model */
-const rows = (model) => [...model.days, ...model.recent];
+/** @param {Model} model @param {string} metric */
+const declared = (model, metric) => model.prices.metrics.find(({ name }) => name === metric);
+
+/** What a metric is split by, or nothing. @param {Model} model @param {string} metric */
+export const dimensionOf = (model, metric) => declared(model, metric)?.dimension ?? "";
+
+/** The period's rows, as far as they were read: earlier days, and the hours since. @param {Model} model */
+const rows = (model) =>
+  [...(model.days ?? []), ...(model.recent ?? []).filter(({ period }) => period >= model.recentFrom)];
+
+/** Say if all the usage was read that a span is about. @param {Model} model @param {string} span */
+export function isKnown({ days, recent, recentFrom, hoursOf }, span) {
+  if (span === PERIOD) return days !== null && recent !== null;
+  return span === LATEST || `${span}T00` >= recentFrom ? recent !== null : hoursOf.has(span);
+}
+
+/** Name what is missing, but for what says so itself. @param {Model} model */
+export const missingWords = ({ missing }) =>
+  [...missing.keys()].filter((name) => WHAT.has(name) || /^\d/.test(name))
+    .map((name) => WHAT.get(name) ?? `the hours of ${inWords(name)}`).join(", ");
 
 /** Add rows up; the sum is as settled as the least settled of them. @param {Iterable<Row>} added @returns {Cell | null} */
 export function sum(added) {
@@ -231,8 +262,9 @@ export const busiest = (model) =>
 /** Say how much more or less it is than the previous period's usage had come to at this point.
  * @param {Model} model @param {string} metric @param {bigint} quantity */
 export function changeWords(model, metric, quantity) {
-  const byNow = sumOf(metric, model.beforeByNow)?.quantity ?? 0n;
-  const whole = byNow + (sumOf(metric, model.beforeRest)?.quantity ?? 0n);
+  if (!model.before) return model.missing.has("before") ? "last period: not read now" : "";
+  const byNow = sumOf(metric, model.before.byNow)?.quantity ?? 0n;
+  const whole = byNow + (sumOf(metric, model.before.rest)?.quantity ?? 0n);
   if (!whole) return "none in the last period";
   if (!byNow) return `last period: ${COMPACT.format(Number(whole) / 10 ** scaleOf(model, metric))}`;
   const tenths = ((quantity - byNow) * 1000n) / byNow;
@@ -260,7 +292,7 @@ export function hoursShown(model, span, now) {
 }
 
 /** The rows that are told by the hour. @param {Model} model @param {string} span */
-export const hourRows = (model, span) => model.hoursOf.get(span) ?? model.recent;
+export const hourRows = (model, span) => model.hoursOf.get(span) ?? model.recent ?? [];
 
 /** The chart's bars, in order of time, and what each is about.
  * @param {Model} model @param {Choice} choice @param {Date} now @returns {Series} */
@@ -286,7 +318,8 @@ function periodSeries(model, metric, now) {
   const unit = end.getTime() - begin.getTime() > MOST_DAY_BARS * DAY_MS ? "month" : "day";
   const earlier = buckets(previousBegin(begin, model.invoice), begin, unit);
   const used = rows(model).filter((row) => row.metric === metric);
-  const before = [...model.beforeByNow, ...model.beforeRest].filter((row) => row.metric === metric);
+  const { byNow, rest } = model.before ?? { byNow: [], rest: [] };
+  const before = [...byNow, ...rest].filter((row) => row.metric === metric);
   const bars = buckets(begin, end, unit).map((bucket, n) => ({
     label: inWords(bucket),
     short: unit === "month" ? inWords(bucket).slice(0, 3) : DAY_WORDS.format(dateOf(`${bucket}T00`)),

@@ -16,9 +16,10 @@ const OWN = { "budget/notify": "Your budget, to be told", "budget/stop": "Your b
 
 /** Show how the customer stands, or nothing where there are no limits; return what is new in the notice.
  * @param {Model} model */
-export function showStanding({ standing, noStanding }) {
+export function showStanding({ standing, missing }) {
+  const noStanding = missing.get("limits");
   const isEmpty = !standing || (!standing.limits.length && !maySet(standing));
-  at("limits").hidden = isEmpty && noStanding?.status !== 503;
+  at("limits").hidden = isEmpty && !noStanding;
   at("limits-note").hidden = !noStanding;
   const what = standing ? "This is the last that was known" : "How you stand is not known now";
   write(at("limits-note"), `${what}; it follows by itself.`);

@@ -9,18 +9,16 @@
 
 import { Problem, dropToken, hasToken, isLink, now, openSession, setBudget, takeToken, tokenEnd } from "./api.js";
 import { at, of } from "./elements.js";
-import { LATEST, MOMENT_WORDS, busiest, firstSpan, spans } from "./figures.js";
+import { LATEST, MOMENT_WORDS, busiest, firstSpan, metrics, missingWords, spans } from "./figures.js";
 import { sayOfBudget, showStanding, touchBudget, writtenBudget } from "./limits.js";
-import { model, readDue, readFile, readParts, readSpan } from "./reading.js";
-import { say, show, showChart, showDoor, showParts, showState, showTrouble } from "./view.js";
+import { POLL_MS, model, readDue, readFile, readRest, tryAgain, waitMs } from "./reading.js";
+import { say, show, showChart, showDoor, showMissing, showState, showTrouble } from "./view.js";
 
-const POLL_MS = 5_000;
-const SLOWEST_MS = 60_000; // between two tries while nothing answers
 const KEPT_MS = 30_000; // a file, until the browser has surely written it
 
 /** @type {Choice} */
 const choice = { metric: "", span: "" };
-const page = { paused: false, busy: false, failures: 0, timer: 0 };
+const page = { paused: false, busy: false, failures: 0, missing: "", timer: 0 };
 
 /** Read what is due, show it, and come again. */
 async function turn() {
@@ -32,18 +30,18 @@ async function turn() {
   try {
     await openSession();
     await readDue();
-    settle();
-    show(model, choice, now(), tokenEnd());
+    display();
+    well();
     standing();
-    await readParts(choice.metric);
-    showParts(model);
+    await readRest(choice, display); // the figures are there; what stands beside them comes as it comes
     well();
     wait = Math.max(POLL_MS / 5, POLL_MS - (performance.now() - began));
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     if (error.status === 401) return ended(error.message);
     page.failures += 1;
-    wait = Math.min(SLOWEST_MS, Math.max(error.waitMs, POLL_MS * 2 ** (page.failures - 1)));
+    wait = waitMs(error, page.failures - 1);
+    tryAgain();
     trouble(error, wait);
   } finally {
     page.busy = false;
@@ -51,9 +49,17 @@ async function turn() {
   if (!page.paused && !document.hidden) page.timer = setTimeout(turn, wait);
 }
 
-/** Choose what to show first, and something else for a day that has gone with its period. */
+/** Show what was read, unless the session has ended meanwhile. */
+function display() {
+  if (!hasToken()) return;
+  settle();
+  show(model, choice, now(), tokenEnd());
+}
+
+/** Choose what to show first, and something else for what is not there, as a day that has gone with its period. */
 function settle() {
-  choice.metric ||= busiest(model);
+  const isNone = model.prices.metrics.length > 0 && !metrics(model).includes(choice.metric);
+  if (!choice.metric || isNone) choice.metric = busiest(model);
   choice.span ||= firstSpan(model, now());
   if (!spans(model, now()).includes(choice.span)) choice.span = LATEST;
 }
@@ -64,12 +70,15 @@ function standing() {
   if (news) say(news);
 }
 
-/** Say that all is well, and of when the figures are. */
+/** Say of when the figures are, and what is missing, to a screen reader the first time only. */
 function well() {
-  if (page.failures) say("The figures are up to date again.");
-  page.failures = 0;
-  at("trouble").hidden = true;
-  showState(page.paused ? "paused" : "live", now());
+  const missing = missingWords(model);
+  if (missing && missing !== page.missing) say(`Not read now: ${missing}.`);
+  if (!missing && (page.missing || page.failures)) say("The figures are up to date again.");
+  Object.assign(page, { missing, failures: 0 });
+  showMissing(missing);
+  const isOld = model.missing.has("recent") || model.missing.has("days");
+  showState(page.paused ? "paused" : isOld ? "stale" : "live", now());
 }
 
 /** Say what is wrong, to a screen reader the first time only.
@@ -99,14 +108,14 @@ function ended(detail) {
 /** Show another metric, or another span of time. @param {Partial<Choice>} wanted */
 async function choose(wanted) {
   Object.assign(choice, wanted);
+  tryAgain();
+  display();
   try {
-    await readSpan(choice.span);
-    await readParts(choice.metric);
-    settle();
-    show(model, choice, now(), tokenEnd());
+    await readRest(choice, display);
+    if (!page.failures) well();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    turn();
+    ended(error.message);
   }
 }
 
@@ -166,7 +175,13 @@ function pause() {
 
 /** Ask at once when somebody looks again. */
 function resume() {
-  if (!document.hidden && !page.paused) turn();
+  if (!document.hidden && !page.paused) askAgain();
+}
+
+/** Ask at once, also for what was not answered. */
+function askAgain() {
+  tryAgain();
+  turn();
 }
 
 /** Begin with the link's token, or say that one is wanted. */
@@ -203,7 +218,7 @@ function redraw([{ contentRect }]) {
 
 at("pause").addEventListener("click", pause);
 at("csv").addEventListener("click", download);
-at("again").addEventListener("click", turn);
+at("again").addEventListener("click", askAgain);
 at("budget").addEventListener("submit", budget);
 at("budget").addEventListener("input", () => touchBudget(true));
 at("span").addEventListener("change", () => choose({ span: of("span", HTMLSelectElement).value }));

@@ -2,40 +2,45 @@
  * What is asked of the API, and when: all once a minute, what moves every few seconds, and what somebody looks at.
  *
  * @import { Row } from "./api.js"
- * @import { Model } from "./figures.js"
+ * @import { Choice, Model } from "./figures.js"
  */
 
 import { Problem, invoice, now, prices, standing, usage, usageFile } from "./api.js";
 import {
-  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, period, pieces, previousBegin, totalOf,
+  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, dimensionOf, hourOf, period, pieces, previousBegin, totalOf,
 } from "./figures.js";
 
 const ALL_MS = 60_000; // everything
+export const POLL_MS = 5_000;
+const SLOWEST_MS = 60_000; // between two tries while nothing answers
 const PARTS_MS = 15_000; // by key and by dimension, if the metric has moved
 const SETTLED_MS = 3_600_000; // what no late request changes any more
 const LATE_MS = 62 * DAY_MS; // how late a request may come
 const MONTH_HOURS = 744n; // a piece never reaches over the end of a month
+const IN_ANY_PERIOD = ["invoice", "limits", "prices"];
 const MOST_TRIES = 30; // while a long period is added up, a piece by each
 
 /** What the API said last. @type {Model} */
 export const model = {
   prices: { plans: [], metrics: [], limits: { hours: 24n, hours_by_key: 24n } },
   invoice: null,
-  noInvoice: null,
   begin: "",
   end: "",
   recentFrom: "",
-  days: [],
-  recent: [],
-  beforeByNow: [],
-  beforeRest: [],
+  days: null,
+  recent: null,
+  before: null,
   hoursOf: new Map(),
   parts: { key: null, dimension: null },
   standing: null,
-  noStanding: null,
+  missing: new Map(),
 };
 
-let allAt = -Infinity;
+/** When each answer is due again, and how often in a row it was none. @type {Map<string, {at: number, fails: number}>} */
+const due = new Map();
+
+/** Whether anything was answered since a turn began. */
+let answered = false;
 
 /** Whether there are limits, as far as the API has said. */
 let isLimited = true;
@@ -46,41 +51,77 @@ let large = false;
 /** What was read of pieces that have passed, and when. @type {Map<string, {rows: Row[], at: number}>} */
 const passed = new Map();
 
-/** Read what is due. A Problem leaves what was read before. */
+/** Read what the figures are made of, as far as it is due. A Problem is thrown where nothing at all is answered. */
 export async function readDue() {
-  const began = performance.now();
-  if (began - allAt >= ALL_MS || hourOf(now()) >= model.end) {
-    await Promise.all([readInvoice(), readStanding()]); // the period of the invoice is what the rest is about
-    await readAll();
-    allAt = began;
-  } else {
-    const [recent] = await Promise.all([usage({ from: model.recentFrom, by: "hour" }), readInvoice(), readStanding()]);
-    model.recent = recent;
-  }
+  answered = false;
+  const first = [
+    answer("invoice", 0, readInvoice),
+    ...(isLimited ? [answer("limits", 0, readStanding)] : []),
+    answer("prices", ALL_MS, async () => { model.prices = await prices(); }), // whose limits move with a customer's keys
+  ];
+  // The period of the invoice is what the rest is about.
+  if (!model.begin || hourOf(now()) >= model.end || model.missing.has("invoice")) await all(first);
+  setPeriod();
+  await all([...first, answer("days", ALL_MS, readEarlier), answer("recent", 0, readRecent)]);
 }
 
-/** Without an invoice, whatever went wrong with it, the usage is shown all the same; a link that ended ends both. */
+/** Wait for answers; whatever becomes of one, the others are waited for, unless nothing at all is answered.
+ * @param {Promise<boolean>[]} waited */
+async function all(waited) {
+  await Promise.all(waited);
+  const [problem] = model.missing.values();
+  if (!answered && problem) throw problem;
+}
+
+/** Read one answer if it is due, and return whether it was. Without it the page shows the others; only a session that
+ * has ended ends them all.
+ * @param {string} name @param {number} every how many milliseconds @param {() => Promise<void>} read */
+async function answer(name, every, read) {
+  const { at, fails } = due.get(name) ?? { at: -Infinity, fails: 0 };
+  if (performance.now() < at) return false;
+  const began = performance.now();
+  try {
+    await read();
+    answered = true;
+    model.missing.delete(name);
+    due.set(name, { at: began + every, fails: 0 });
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status === 401) throw error;
+    model.missing.set(name, error);
+    due.set(name, { at: began + waitMs(error, fails) - POLL_MS / 2, fails: fails + 1 }); // due in the turn that is next then
+  }
+  return true;
+}
+
+/** How long to wait after a problem. @param {Problem} problem @param {number} fails before it */
+export const waitMs = (problem, fails) => Math.min(SLOWEST_MS, Math.max(problem.waitMs, POLL_MS * 2 ** fails));
+
+/** Wait no longer for what was not answered. */
+export function tryAgain() {
+  for (const name of model.missing.keys()) due.delete(name);
+}
+
+/** Without a subscription there is no invoice, which is an answer; otherwise the last one stays. */
 async function readInvoice() {
   try {
     model.invoice = await wholeInvoice();
-    model.noInvoice = null;
   } catch (error) {
-    if (!(error instanceof Problem) || error.status === 401) throw error;
-    if (error.status === 404) model.invoice = null; // otherwise the last one stays, and says of when it is
-    model.noInvoice = error;
+    if (error instanceof Problem && error.status === 404) {
+      answered = true;
+      model.invoice = null;
+    }
+    throw error;
   }
 }
 
-/** Read how the customer stands; where there are no limits, this once. What goes wrong with it stops nothing else. */
+/** Read how the customer stands; where there are no limits, this once. */
 async function readStanding() {
-  if (!isLimited) return;
   try {
     model.standing = await standing();
-    model.noStanding = null;
   } catch (error) {
-    if (!(error instanceof Problem) || error.status === 401) throw error;
-    isLimited = error.status !== 404;
-    model.noStanding = error; // what was known stays, and says that it is old
+    if (!(error instanceof Problem) || error.status !== 404) throw error;
+    isLimited = false;
+    model.standing = null;
   }
 }
 
@@ -97,27 +138,57 @@ async function wholeInvoice() {
   }
 }
 
-/** Read all that is shown of the period and of the one before, but for the parts. */
-async function readAll() {
-  model.prices = await prices(); // whose limits move with a customer's keys
-  const today = now();
-  [model.begin, model.end] = period(model.invoice, today);
-  const begin = dateOf(model.begin);
-  const recent = new Date(Math.max(begin.getTime(), dayStart(new Date(today.getTime() - DAY_MS)).getTime()));
-  const earlier = previousBegin(begin, model.invoice);
-  const elapsed = dateOf(hourOf(today)).getTime() - begin.getTime();
-  const byNow = new Date(Math.min(begin.getTime(), earlier.getTime() + elapsed));
+/** Forget what was read of another period, if this is a new one. */
+function setPeriod() {
+  const [begin, end] = period(model.invoice, now());
+  if (begin === model.begin && end === model.end) return;
+  Object.assign(model, { begin, end, recentFrom: hourOf(recentBegin(begin)), days: null, recent: null, before: null });
+  model.parts = { key: null, dimension: null };
+  model.hoursOf.clear();
+  for (const name of [...due.keys()]) if (!IN_ANY_PERIOD.includes(name)) due.delete(name);
+}
+
+/** Since when usage is read by the hour: of today and yesterday. @param {string} begin of the period */
+const recentBegin = (begin) =>
+  new Date(Math.max(dateOf(begin).getTime(), dayStart(new Date(now().getTime() - DAY_MS)).getTime()));
+
+/** Read the period's earlier days. */
+async function readEarlier() {
+  const recent = recentBegin(model.begin);
+  model.days = await readDays(dateOf(model.begin), recent);
   model.recentFrom = hourOf(recent);
-  const looked = [...model.hoursOf.keys()];
-  let hours;
-  [model.days, model.recent, model.beforeByNow, model.beforeRest, ...hours] = await Promise.all([
-    readDays(begin, recent),
-    usage({ from: model.recentFrom, by: "hour" }),
-    readDays(earlier, byNow),
-    readDays(byNow, begin),
-    ...looked.map(hoursOf),
-  ]);
-  model.hoursOf = new Map(looked.map((day, n) => [day, hours[n]]));
+}
+
+/** Read the hours since. */
+async function readRecent() {
+  model.recent = await usage({ from: model.recentFrom, by: "hour" });
+}
+
+/** Read the previous period: what it had come to when it was as old as this one, and the rest. */
+async function readBefore() {
+  const begin = dateOf(model.begin);
+  const earlier = previousBegin(begin, model.invoice);
+  const elapsed = dateOf(hourOf(now())).getTime() - begin.getTime();
+  const until = new Date(Math.min(begin.getTime(), earlier.getTime() + elapsed));
+  const [byNow, rest] = await Promise.all([readDays(earlier, until), readDays(until, begin)]);
+  model.before = { byNow, rest };
+}
+
+/** Read what stands beside the figures, as far as it is due, and tell of each as it comes.
+ * @param {Choice} choice which may change meanwhile @param {() => void} came */
+export async function readRest(choice, came) {
+  const { metric, span } = choice;
+  const isEarlier = span !== LATEST && span !== PERIOD && `${span}T00` < model.recentFrom;
+  for (const name of model.missing.keys()) if (/^\d/.test(name) && name !== span) model.missing.delete(name);
+  /** @type {["key" | "dimension", string][]} */
+  const splits = [["key", "key"], ["dimension", dimensionOf(model, metric)]];
+  const reads = [
+    answer("before", ALL_MS, readBefore),
+    ...splits.filter(([slot, by]) => hasMoved(slot, metric, by))
+      .map(([slot, by]) => answer(slot, 0, () => readSplit(slot, choice, by))),
+    ...(isEarlier ? [answer(span, ALL_MS, async () => { model.hoursOf.set(span, await hoursOf(span)); })] : []),
+  ];
+  await Promise.all(reads.map(async (read) => (await read) && came()));
 }
 
 /** Read usage by day; of no time at all there is none. @param {Date} from @param {Date} to @returns {Promise<Row[]>} */
@@ -179,33 +250,24 @@ function hoursOf(day) {
   return usage({ from: first, to: hourOf(new Date(dateOf(`${day}T00`).getTime() + DAY_MS)), by: "hour" });
 }
 
-/** Read the hours of what is chosen, if it is an earlier day that was not looked at. @param {string} span */
-export async function readSpan(span) {
-  const earlier = span !== LATEST && span !== PERIOD && `${span}T00` < model.recentFrom;
-  if (earlier && !model.hoursOf.has(span)) model.hoursOf.set(span, await hoursOf(span));
-}
-
-/** Read a metric by key and by its dimension, if it has moved since. @param {string} metric */
-export async function readParts(metric) {
-  const dimension = model.prices.metrics.find(({ name }) => name === metric)?.dimension;
-  await Promise.all([readSplit("key", metric, "key"), readSplit("dimension", metric, dimension ?? "")]);
-}
-
-/** Read a metric's usage by a dimension into its slot.
+/** Say if a metric has to be read by a dimension: it is another one than before, or it has moved since.
  * @param {"key" | "dimension"} slot @param {string} metric @param {string} dimension empty if it has none */
-async function readSplit(slot, metric, dimension) {
-  if (!dimension) {
-    model.parts[slot] = null;
-    return;
-  }
-  const total = totalOf(model, metric).quantity;
+function hasMoved(slot, metric, dimension) {
+  if (!dimension || !metric) return false;
   const known = model.parts[slot];
   const age = now().getTime() - (known?.at ?? 0);
-  const same = known?.metric === metric && known.dimension === dimension;
-  if (same && (known.total === total || age < PARTS_MS) && age < ALL_MS) return;
+  if (known?.metric !== metric || known.dimension !== dimension || age >= ALL_MS) return true;
+  return age >= PARTS_MS && known.total !== totalOf(model, metric).quantity;
+}
+
+/** Read a metric's usage by a dimension into its slot, unless another metric is chosen meanwhile.
+ * @param {"key" | "dimension"} slot @param {Choice} choice @param {string} dimension */
+async function readSplit(slot, choice, dimension) {
+  const { metric } = choice;
+  const total = totalOf(model, metric).quantity;
   const end = new Date(Math.min(dateOf(model.end).getTime(), dayStart(now()).getTime() + DAY_MS));
   /** @param {bigint} most */
   const read = (most) => readPieces(dateOf(model.begin), end, { by: "month", metric, dimension }, most);
   const rows = await (slot === "key" ? read(model.prices.limits.hours_by_key) : inPieces(read));
-  model.parts[slot] = { metric, dimension, total, rows, at: now().getTime() };
+  if (metric === choice.metric) model.parts[slot] = { metric, dimension, total, rows, at: now().getTime() };
 }

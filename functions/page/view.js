@@ -1,7 +1,7 @@
 /**
  * What is seen: what was read becomes elements of index.html, and so does how the page stands.
  *
- * @import { Invoice, Line, Problem, Row, Step } from "./api.js"
+ * @import { Invoice, Problem, Row } from "./api.js"
  * @import { Layout, Slot } from "./chart.js"
  * @import { Attributes } from "./elements.js"
  * @import { Choice, Model, Parts, Series } from "./figures.js"
@@ -10,10 +10,11 @@
 import { layOut } from "./chart.js";
 import { at, data, h, of, quiet, row, s, share, stateMark, table, within, write } from "./elements.js";
 import {
-  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, barWords, changeWords, hourRows, hoursShown,
-  inWords, metrics, money, priceWords, progress, quantityWords, ranked, scaleOf, series, shifted, spans, sum, sumOf,
+  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, barWords, changeWords, dimensionOf, hourRows,
+  hoursShown, inWords, isKnown, metrics, money, progress, quantityWords, ranked, scaleOf, series, spans, sum, sumOf,
   title, totalOf,
 } from "./figures.js";
+import { showPrice } from "./price.js";
 
 const MOST_PARTS = 100;
 
@@ -29,7 +30,7 @@ export function show(model, choice, now, sessionEnd) {
   showMetrics(model, choice);
   showSpans(model, choice, now);
   showChart(model, choice, now);
-  showParts(model);
+  showParts(model, choice);
   at("price").hidden = !model.invoice;
   if (model.invoice) showPrice(model.invoice);
   showHours(model, choice, now);
@@ -45,11 +46,11 @@ function showHead({ invoice, begin, end }, sessionEnd) {
   write(at("ends"), sessionEnd ? `This page works until ${MOMENT_WORDS.format(sessionEnd)}; after that, open a new link.` : "");
 }
 
-/** @param {Problem | null} problem */
+/** @param {Problem | undefined} problem */
 const reason = (problem) =>
   problem?.status === 503 ? "The payment provider does not answer now." : "It cannot be worked out now.";
 
-/** Say why there is no price. @param {Problem | null} problem */
+/** Say why there is no price. @param {Problem | undefined} problem */
 function noCost(problem) {
   const unsubscribed = "Nothing is invoiced: you are subscribed to no plan. What you use is counted and shown below.";
   const [head, text] =
@@ -61,7 +62,8 @@ function noCost(problem) {
 
 /** @param {Model} model @param {Date} now */
 function showCost(model, now) {
-  const { invoice, noInvoice } = model;
+  const { invoice, missing } = model;
+  const noInvoice = missing.get("invoice");
   if (!invoice) {
     at("cost").replaceChildren(noCost(noInvoice));
     return;
@@ -88,15 +90,16 @@ function card(id, name, amount, note, ...above) {
 
 /** @param {Model} model @param {Choice} choice */
 function showMetrics(model, choice) {
-  let used = false;
+  const known = isKnown(model, PERIOD);
+  let used = !known;
   for (const metric of metrics(model)) {
     const button = at("metrics").querySelector(`[data-metric="${CSS.escape(metric)}"]`) ?? metricButton(metric);
     const { quantity } = totalOf(model, metric);
     used ||= quantity > 0n;
     const figure = within(button, "data");
-    figure.setAttribute("value", String(quantity));
-    write(figure, quantityWords(quantity, scaleOf(model, metric)));
-    write(within(button, ".change"), changeWords(model, metric, quantity));
+    figure.setAttribute("value", known ? String(quantity) : "");
+    write(figure, known ? quantityWords(quantity, scaleOf(model, metric)) : "–");
+    write(within(button, ".change"), known ? changeWords(model, metric, quantity) : "not read now");
     write(within(button, ".amount"), model.invoice ? amountWords(metric, model.invoice) : "");
     button.setAttribute("aria-pressed", String(metric === choice.metric));
   }
@@ -142,6 +145,12 @@ export function showChart(model, { metric, span }, now) {
   const { unit, bars } = series(model, { metric, span }, now);
   const scale = scaleOf(model, metric);
   write(at("chart-title"), `${title(metric)} by ${unit}`);
+  at("chart-table").hidden = !isKnown(model, span);
+  if (!isKnown(model, span)) {
+    for (const id of ["chart", "legend", "chart-rows"]) at(id).replaceChildren();
+    write(at("readout"), absent(model, span === PERIOD ? "days" : span, "recent"));
+    return;
+  }
   const compared = bars.some((bar) => bar.before);
   const most = bars.reduce((top, { cell }) => (cell && cell.quantity > top ? cell.quantity : top), 0n);
   const top = most ? bars.find((bar) => bar.cell?.quantity === most) : null;
@@ -209,11 +218,24 @@ function drawnSlot({ bar, reach, column, level, left, right }) {
 
 // ---------------------------------------------------------------------------------------------------------- the tables
 
-/** Show the chosen metric by key and by its dimension, so far as that was read. @param {Model} model */
-export function showParts(model) {
-  for (const [id, parts] of Object.entries({ "by-key": model.parts.key, "by-dimension": model.parts.dimension })) {
-    at(id).hidden = !parts;
-    if (parts) showSplit(at(id), parts, scaleOf(model, parts.metric));
+/** Say why something is not there. @param {Model} model @param {string[]} names under which it may be missing */
+const absent = ({ missing }, ...names) =>
+  names.some((name) => missing.has(name)) ? "Not read now; it follows by itself." : "Reading …";
+
+/** Show the chosen metric by key and by its dimension, so far as that was read.
+ * @param {Model} model @param {Choice} choice */
+function showParts(model, { metric }) {
+  for (const slot of /** @type {const} */ (["key", "dimension"])) {
+    const [panel, parts] = [at(`by-${slot}`), model.parts[slot]];
+    const dimension = slot === "key" ? "key" : dimensionOf(model, metric);
+    panel.hidden = !dimension || !metric;
+    write(within(panel, "h3"), `${title(metric)} by ${title(dimension).toLowerCase()}`);
+    if (parts?.metric === metric && parts.dimension === dimension) {
+      showSplit(panel, parts, scaleOf(model, metric));
+    } else {
+      write(within(panel, ".quiet"), "");
+      within(panel, ".parts").replaceChildren(h("p", { class: "empty" }, absent(model, slot)));
+    }
   }
 }
 
@@ -223,7 +245,6 @@ function showSplit(panel, parts, scale) {
   const values = ranked(parts);
   const added = (/** @type {[string, bigint][]} */ some) => some.reduce((sum, [, quantity]) => sum + quantity, 0n);
   const [total, rest] = [added(values), added(values.slice(MOST_PARTS))];
-  write(within(panel, "h3"), `${title(metric)} by ${title(dimension).toLowerCase()}`);
   write(within(panel, ".quiet"), `at ${CLOCK_WORDS.format(moment)}`);
   const none = `of no single ${title(dimension).toLowerCase()}`;
   const lines = values.slice(0, MOST_PARTS).map(([value, quantity]) =>
@@ -249,70 +270,6 @@ function part(name, quantity, total, scale) {
   return row([cell, data(quantity, quantityWords(quantity, scale)), words]);
 }
 
-/** @param {Invoice} invoice */
-function showPrice(invoice) {
-  const rounding = `each line is rounded to ${money("1", invoice)}, a half upwards`;
-  const note = `Quantity × unit price is the exact amount; ${rounding}, and the total is the sum of the lines.`;
-  write(at("price-note"), note);
-  const { so_far: soFar, forecast } = invoice;
-  const forecasts = new Map(forecast.lines.map((line) => [line.price, money(line.amount, invoice)]));
-  const bodies = soFar.lines.map((line) => {
-    const steps = line.steps.map((step) => stepRow(step, line, invoice));
-    return h("tbody", { "data-price": line.price }, lineRow(line, invoice, forecasts.get(line.price) ?? ""), ...steps);
-  });
-  const foot = h(
-    "tr",
-    {},
-    h("th", { scope: "row", colspan: 4 }, "Total"),
-    h("td", { class: "number" }, data(soFar.total, money(soFar.total, invoice))),
-    h("td", { class: "number quiet" }, money(forecast.total, invoice)),
-  );
-  /** @type {[string, string][]} */
-  const columns = [
-    ["Units", ""], ["Quantity", "number"], ["Unit price", "number"], ["Exact", "number"], ["Amount", "number"],
-    ["Forecast", "number forecast-head"],
-  ];
-  const caption = "How the price comes about, line by line";
-  at("price-lines").replaceChildren(table(caption, columns, ...bodies, h("tfoot", {}, foot)));
-}
-
-/** @param {Line} line @param {Invoice} invoice @param {string} forecast */
-function lineRow(line, invoice, forecast) {
-  const scale = Number(line.scale);
-  const asked = h("span", { class: "words quiet" }, priceWords(line.terms, invoice));
-  const words = [h("span", { class: "words" }, line.title), asked];
-  if (scale) {
-    const all = `${quantityWords(line.quantity, scale)} in all; units below are of ${shifted("1", scale)}`;
-    words.push(h("span", { class: "words quiet" }, all));
-  }
-  return h(
-    "tr",
-    { class: "line" },
-    h("th", { scope: "rowgroup", colspan: 4 }, ...words),
-    h("td", { class: "number" }, data(line.amount, money(line.amount, invoice))),
-    h("td", { class: "number quiet" }, forecast),
-  );
-}
-
-/** @param {Step} step @param {Line} line @param {Invoice} invoice */
-function stepRow(step, { kind }, invoice) {
-  const packages = kind === "package" ? ` ${step.quantity === 1n ? "package" : "packages"}` : "";
-  const cells = [
-    `${WHOLE.format(step.quantity)}${packages}`,
-    `× ${money(step.unit_amount, invoice)}`,
-    `= ${money(step.exact, invoice)}`,
-    money(step.amount, invoice),
-    "",
-  ];
-  return row([unitWords(step), ...cells]);
-}
-
-/** Say which units a step is about. @param {Step} step */
-function unitWords({ first, last }) {
-  if (first === null) return "fixed";
-  return last < first ? "none yet" : `${WHOLE.format(first)} – ${WHOLE.format(last)}`;
-}
-
 /** @param {Model} model @param {Choice} choice @param {Date} now */
 function showHours(model, choice, now) {
   const span = choice.span === PERIOD ? LATEST : choice.span;
@@ -320,6 +277,10 @@ function showHours(model, choice, now) {
   const used = hourRows(model, span);
   const which = span === LATEST ? "The last 24 hours of this period" : inWords(span);
   write(at("hours-note"), `${which}, latest first. Choose another day above the chart.`);
+  if (!isKnown(model, span)) {
+    at("hours").replaceChildren(h("p", { class: "empty" }, absent(model, span, "recent")));
+    return;
+  }
   const body = hoursShown(model, span, now).reverse().map((hour) =>
     hourRow(hour, used.filter((line) => line.period === hour), names, model),
   );
@@ -363,6 +324,13 @@ export function showTrouble(reason, waitMs, now) {
   write(at("trouble-text"), `${reason} ${old}${soon}`);
   showState("stale", now);
   if (!isShown) write(at("terms"), "");
+}
+
+/** Say what is missing beside what is shown. @param {string} words */
+export function showMissing(words) {
+  at("trouble").hidden = !words;
+  const old = "Anything shown of it is the last that was read; it is tried again by itself.";
+  write(at("trouble-text"), `Not read now: ${words}. ${old}`);
 }
 
 /** Show what to do instead of figures. @param {string} head @param {string} text @param {string} detail */

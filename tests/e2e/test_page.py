@@ -306,6 +306,7 @@ def test_a_month_that_is_too_large_for_one_answer_is_asked_for_in_pieces(reader:
     page.route("**/v1/usage?*", refuse_what_is_long)
     page.goto(reader.link)
     until(page, lambda: figure(page, "requests") == reader.sent, seconds=PATIENCE_S)
+    expect(page.locator('[data-metric="requests"] .change')).not_to_have_text("")  # the previous period is there
     expect(page.locator("#trouble")).to_be_hidden()
     before = len(refused)
     page.reload()

@@ -594,6 +594,7 @@ def test_the_page_is_found_under_a_name_of_its_own(
         ("/chart.js", "chart.js", "text/javascript"),
         ("/elements.js", "elements.js", "text/javascript"),
         ("/figures.js", "figures.js", "text/javascript"),
+        ("/price.js", "price.js", "text/javascript"),
         ("/reading.js", "reading.js", "text/javascript"),
         ("/view.js", "view.js", "text/javascript"),
     ],
