@@ -78,7 +78,7 @@ def usage_command(
             (
                 line.period,
                 line.customer or "(none)",
-                line.key or "-",
+                line.key or ("-" if line.kind == usage.COUNTED else line.kind),
                 line.metric,
                 *([line.value] if by_dimension else []),
                 f"{line.quantity:,}",

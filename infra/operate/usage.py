@@ -23,6 +23,10 @@ from metering.stores.switch import Switch
 OPEN: Final = "OPEN"
 """Counted, but not in the ledger yet: the hour is not closed, or not closed again since a late record."""
 
+COUNTED: Final = "counted"
+ADJUSTED: Final = "adjusted"
+CARRIED: Final = "carried"
+
 _LEAST_SETTLED_FIRST: Final = ("REJECTED", "HELD", "PENDING", OPEN, "POSTED")
 
 
@@ -44,6 +48,8 @@ class Line:
     state: str
     reason: str = ""
     """Why it stands so, or why nobody pays for it although it is posted; several where they are added up."""
+    kind: str = COUNTED
+    """Whether it was counted, or stands beside that: what people adjusted, or what was carried from or to elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +113,20 @@ class Report:
         if first < counters_begin and not self.only:
             everyone = [*map(customer, self.ledger.holders.customer_ids()), *map(key, self.ledger.holders.key_ids())]
         end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
-        added: dict[tuple[str, str, str, str, str], tuple[int, str, set[str]]] = {}
+        added: dict[tuple[str, str, str, str, str, str], tuple[int, str, set[str]]] = {}
         for hour in progress(hours(first, end), max(0, end.number - first.number)):
             if hour < counters_begin:  # a counter that is still there may be one of several
                 lines = self._ledger_alone(hour, self.ledger.rows.at(hour, everyone), {})
             else:
                 lines = self._hour(hour, sources)
             for line in lines:
-                name = (by.period(hour), line.customer, line.key, line.metric, line.value)
+                name = (by.period(hour), line.customer, line.key, line.metric, line.value, line.kind)
                 quantity, state, reasons = added.get(name, (0, line.state, set()))
                 state = min(state, line.state, key=_LEAST_SETTLED_FIRST.index)
                 added[name] = quantity + line.quantity, state, reasons | {line.reason} - {""}
         return sorted(
-            Line(*name, quantity, state, ", ".join(sorted(reasons)))
-            for name, (quantity, state, reasons) in added.items()
+            Line(*name, quantity, state, ", ".join(sorted(reasons)), kind)
+            for (*name, kind), (quantity, state, reasons) in added.items()
         )
 
     def _hour(self, hour: Hour, sources: set[str] | None) -> Iterator[Line]:
@@ -160,15 +166,16 @@ class Report:
             whose = subject.id if subject.kind is Kind.KEY else ""
             why = self._reasons(row)
             for metric, total in row.totals.items():
-                beyond, stands = total.adjusted + total.carried, (str(total.state), why.get(metric, ""))
-                if (subject, metric) not in shown:
-                    if self.split and total.split:
-                        for value, part in total.split.items():
-                            yield Line(str(hour), _customer(subject), whose, metric, value, part, *stands)
-                    else:
-                        beyond += total.counted
-                if beyond:
-                    yield Line(str(hour), _customer(subject), whose, metric, "", beyond, *stands)
+                stands = str(total.state), why.get(metric, "")
+                parts = [("", total.counted, COUNTED)]
+                if (subject, metric) in shown:
+                    parts = []
+                elif self.split and total.split:
+                    parts = [(value, part, COUNTED) for value, part in total.split.items()]
+                parts += [("", total.adjusted, ADJUSTED), ("", total.carried, CARRIED)]
+                for value, part, kind in parts:
+                    if part:
+                        yield Line(str(hour), _customer(subject), whose, metric, value, part, *stands, kind)
 
     def _reasons(self, row: UsageRow) -> Mapping[str, str]:
         return self.reasons.of(row) if self.reasons else {}

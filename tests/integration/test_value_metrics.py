@@ -106,6 +106,7 @@ def test_what_your_own_code_reports_of_a_customer_is_billed_without_a_key(world:
             "quantity": n,
             "state": "POSTED",
             "reason": None,
+            "kind": "counted",
         }
         for key, n in ((None, 105), ("key1", 20))
     ]
@@ -325,7 +326,13 @@ def test_a_split_is_shown_and_the_total_billed(world: World) -> None:
     assert world.at_stripe("cus_acme") == 4
     assert split_of(world) == {"free": 2, "pro": 2}
     assert split_of(world, metric="bytes") == {}
-    line: dict[str, Any] = {"period": "2026-11-22T05", "customer": "acme", "state": "POSTED", "reason": None}
+    line: dict[str, Any] = {
+        "period": "2026-11-22T05",
+        "customer": "acme",
+        "state": "POSTED",
+        "reason": None,
+        "kind": "counted",
+    }
     wanted = [
         line | {"key": "key1", "metric": "bytes", "value": None, "quantity": 30},
         line | {"key": "key1", "metric": "requests", "value": "free", "quantity": 2},

@@ -14,6 +14,7 @@ from infra.operate.deployment import Deployment
 from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
 from metering.model.subjects import customer
+from metering.model.usage_row import Change
 from metering.stores.rows import shard_of
 from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
@@ -23,7 +24,8 @@ from tests.integration.cli.command_line import KEY, Metering, Result, put_secret
 from tests.integration.lambdas import Clock, begin
 from tests.integration.world import HOUR, World
 
-FIELDS = ("period", "customer", "key", "metric", "quantity", "state", "reason")
+COLUMNS = ("period", "customer", "key", "metric", "quantity", "state", "reason")
+FIELDS = (*COLUMNS, "kind")
 
 
 @pytest.fixture
@@ -123,6 +125,24 @@ def test_usage_outlives_its_counters_in_the_ledger(used: World, metering: Meteri
     ]
 
 
+def test_what_was_adjusted_stands_by_itself_and_says_so(used: World, metering: Metering) -> None:
+    """I5: also when the counters are gone, and what was counted is of no single key any more."""
+    used.changes.add("acme", HOUR, Change("one", "requests", 4, "a mistake", "operator", 0))
+    used.changes.add("acme", HOUR, Change("two", "requests", -1, "an invoice", "reconcile_usage", 0, carry=True))
+    used.run()
+    asked = ("usage", "acme", "--from", "2026-11-22", "--to", "2026-11-22T06")
+    found = [line for line in metering(*asked, "--json").json() if line["metric"] == "requests"]
+    beside = [(None, 4, "adjusted"), (None, -1, "carried")]
+    said = [(line["key"], line["quantity"], line["kind"]) for line in found]
+    assert sorted(said, key=str) == sorted([*beside, ("key1", 1, "counted"), ("key2", 1, "counted")], key=str)
+    table = [line.split() for line in metering(*asked).out.splitlines()]
+    assert ["2026-11-22T05", "acme", "adjusted", "requests", "4", "POSTED"] in table
+    used.now = HOUR.end + timedelta(days=63)
+    found = [line for line in metering(*asked, "--json").json() if line["metric"] == "requests"]
+    said = [(line["key"], line["quantity"], line["kind"]) for line in found]
+    assert sorted(said, key=str) == sorted([*beside, (None, 2, "counted")], key=str)
+
+
 def reasons(result: Result) -> dict[tuple[str, str, str], str]:
     """Return why the requests of each hour and customer stand as they do, by these and the state."""
     found = [line for line in result.json() if line["metric"] == "requests"]
@@ -196,7 +216,7 @@ def look(world: World) -> None:
 def test_usage_is_shown_as_a_table(metering: Metering) -> None:
     """For people, with thousands apart."""
     table = [line.split() for line in metering("usage", "--by", "month").out.splitlines()]
-    assert table[0] == [*FIELDS]
+    assert table[0] == [*COLUMNS]
     assert [
         "2026-11",
         "(none)",
