@@ -22,9 +22,10 @@ from infra.cli.shared import (
 )
 from infra.operate import held_invoices, posting
 from infra.operate.adjusting import Adjusted, adjust, refuse_never_billed
-from infra.operate.deployment import OperatorError
+from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.held_invoices import Decision
 from metering.billing.reconciling import NOT_POSTED
+from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
 from metering.stores.switch import Switch
 
@@ -54,7 +55,7 @@ def posting_on(
     turned = posting.turn_on(
         deployment, since, who=deployment.who(), now=now(), progress=progress("looking for invoices", as_json)
     )
-    _say_switch(turned, posting.waiting(deployment), as_json)
+    _say_switch(deployment, turned, as_json)
 
 
 @on_deployment(posting_app, "off")
@@ -62,19 +63,21 @@ def posting_off(connect: Connect, as_json: Json = False) -> None:
     """Post nothing more for now; counting and closing go on, and what waits is posted when it is on again."""
     deployment = connect()
     turned = posting.turn_off(deployment, who=deployment.who(), now=now())
-    _say_switch(turned, posting.waiting(deployment), as_json)
+    _say_switch(deployment, turned, as_json)
 
 
 @on_deployment(posting_app, "status")
 def posting_status(connect: Connect, as_json: Json = False) -> None:
     """Show whether usage is posted, since which hour, who turned it, and how much waits."""
     deployment = connect()
-    _say_switch(deployment.switch.read(), posting.waiting(deployment), as_json)
+    _say_switch(deployment, deployment.switch.read(), as_json)
 
 
-def _say_switch(switch: Switch, waiting: int, as_json: bool) -> None:
+def _say_switch(deployment: Deployment, switch: Switch, as_json: bool) -> None:
+    waiting, before = posting.waiting(deployment), posting.before_posting(deployment, switch)
     at = datetime.fromtimestamp(switch.at, UTC).isoformat() if switch.at else None
     shown = {"on": switch.on, "since": switch.since or None, "who": switch.who or None, "at": at, "waiting": waiting}
+    shown["before_posting"] = before
     if as_json:
         print_json(shown)
         return
@@ -88,6 +91,17 @@ def _say_switch(switch: Switch, waiting: int, as_json: bool) -> None:
         out.print(f"turned by {switch.who} at {at}")
     or_more = " or more" * (waiting >= posting.MOST_WAITING)
     out.print(f"{waiting:,}{or_more} customers' hours wait to be posted")
+    if before:
+        out.print(f"{before_posting(before, switch.since)}")
+
+
+def before_posting(hours: int, since: str) -> str:
+    """Say how many customers' hours are from before posting began, and what bills them."""
+    or_more = " or more" * (hours >= MOST_COUNTED)
+    return (
+        f"{hours:,}{or_more} customers' hours are from before posting began with {since} and are never billed, unless "
+        "'metering posting on' is given an earlier hour by --since"
+    )
 
 
 def one_hour(text: str) -> Hour:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from infra.cli.posting import before_posting
 from infra.cli.shared import (
     Connect,
     Json,
@@ -20,9 +21,10 @@ from infra.cli.shared import (
     progress,
     table,
 )
-from infra.operate import usage
-from metering.model.periods import Hour
+from infra.operate import posting, usage
+from metering.model.periods import Hour, due_before
 from metering.portal.reading import By
+from metering.stores.marks import MOST_COUNTED
 
 app: Final = typer.Typer()
 unbilled_app: Final = group("Usage that Stripe has and nobody pays: doctor names who, usage shows why.")
@@ -130,6 +132,10 @@ def close(connect: Connect, as_json: Json = False) -> None:
     deployment = connect()
     with err.status("closing what is due"):
         report = deployment.close()
+        switch, due = deployment.switch.read(), due_before(now())
+        before = posting.before_posting(deployment, switch)
+        marks = deployment.counters.marks.late_count(due)
+    report |= {"before_posting": before, "marks_left": marks}
     if as_json:
         print_json(report)
         return
@@ -146,6 +152,10 @@ def close(connect: Connect, as_json: Json = False) -> None:
     }.items():
         value = report[what]
         out.print(f"{len(value) if isinstance(value, list) else value:>8}  {text}")
+    if marks:
+        out.print(f"{marks:>8,}  late marks that the next runs deal with{', or more' * (marks >= MOST_COUNTED)}")
+    if before:
+        out.print(before_posting(before, switch.since))
     if not report["posting"]:
         out.print("posting is off: 'metering posting on' turns it on")
     for reason, count in report["reasons"].items():

@@ -12,6 +12,7 @@ from infra.operate.deployment import Deployment, OperatorError
 from metering.billing.carried import Carried
 from metering.billing.carrying import Carrier
 from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
+from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.stores.holders import Customer
@@ -81,6 +82,16 @@ def waiting(deployment: Deployment) -> int:
     switch = deployment.switch.read()
     since = Hour.parse(switch.since) if switch.since else Hour(0)
     return deployment.ledger.rows.pending_count(since, most=MOST_WAITING)
+
+
+def before_posting(deployment: Deployment, switch: Switch, first: Hour | None = None) -> int:
+    """Return how many customers' hours, from ``first`` on, are pending for good: from before posting began (I9).
+
+    At most :data:`MOST_COUNTED` are counted.
+    """
+    if not switch.since:
+        return 0
+    return deployment.ledger.rows.pending_count(first or Hour(0), before=Hour.parse(switch.since), most=MOST_COUNTED)
 
 
 @dataclass(frozen=True, slots=True)

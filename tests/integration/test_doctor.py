@@ -32,9 +32,10 @@ from metering.model.log_format import AccessLog, Api, Declared
 from metering.model.metrics import USAGE_LINES, Sum, declared
 from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
-from metering.model.subjects import customer
-from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
+from metering.model.subjects import customer, key
+from metering.model.usage_row import KEY_OF_NOBODY, NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
 from metering.settings import CheckCompletenessSettings
+from metering.stores.marks import new_mark
 from metering.stores.progress import Round
 from metering.stripe.webhooks import SUBSCRIPTION_EVENTS
 from tests.doubles.access_log import NONCE
@@ -762,6 +763,51 @@ def test_what_waits_while_posting_is_off_is_told(ward: Ward) -> None:
     ward.world.ledger.rows.save(row)
     ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=False))
     assert ward.of("posting")[0][1] == "posting is off, so that nothing is billed: 1 customers' hours wait"
+
+
+def test_what_is_from_before_posting_began_is_told(ward: Ward) -> None:
+    """I9: it waits for ever. What is older than Stripe takes is counted, and nobody has to act."""
+    rows = ward.world.ledger.rows
+    rows.save(UsageRow(customer("acme"), HOUR, totals={"requests": Total(5, 1, State.PENDING)}))
+    ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=True, since=str(HOUR.next())))
+    (state, said, do), on = ward.of("posting")
+    assert (state, said[:64]) == ("warning", "1 customers' hours of the last 35 days are from before posting b")
+    assert do.startswith("nothing, if they were to be free; else metering posting on with --since")
+    assert on[0] == "ok"
+    ward.world.now += timedelta(days=36)
+    ((state, said, _),) = ward.of("posting")
+    assert (state, said) == (
+        "ok", f"posting is on: everything since {HOUR.next()} is billed, and 1 customers' hours from before are not"
+    )  # fmt: skip
+
+
+def test_usage_under_keys_of_nobody_is_told(ward: Ward) -> None:
+    """I9: each key with what it used; one that somebody excluded is as it should be."""
+    world = ward.world
+    for name, reason in (("key7", KEY_OF_NOBODY), ("key8", KEY_OF_NOBODY), ("key9", "not billed: our own")):
+        world.ledger.holders.list_key(name)
+        total = Total(160 if name == "key7" else 3, 1, State.HELD, reason=reason)
+        world.ledger.rows.save(UsageRow(key(name), HOUR, totals={"requests": total}))
+    ((state, said, do),) = ward.of("unbilled")
+    named = "key7 (requests: 160), key8 (requests: 3)"
+    told = f"usage of the last 35 days is held under 2 keys that belong to no customer: {named}"
+    assert (state, said) == ("warning", told)
+    assert "--key KEY" in do
+
+
+def test_late_marks_that_wait_are_told(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9: a few are dealt with by the next run; more than a run takes at a time are a backlog."""
+    marks = ward.world.counters.marks
+    for number in range(3):
+        marks.mark_late(Hour(HOUR.number - 1), customer(f"c{number}"), new_mark())
+    marks.mark_late(Hour.containing(ward.world.now), customer("c9"), new_mark())
+    assert ward.of("closing")[-1][1].endswith(", and 3 late marks wait for the next run")
+    monkeypatch.setattr("infra.operate.doctor.ledger.MARKS_AT_A_TIME", 2)
+    ((state, said, do),) = ward.of("closing")
+    assert (state, said[:18], do[:14]) == ("warning", "3 late marks wait:", "metering close")
+    monkeypatch.setattr("metering.stores.marks.MOST_COUNTED", 4)
+    monkeypatch.setattr("infra.operate.doctor.ledger.MOST_MARKS_COUNTED", 4)
+    assert ward.of("closing")[0][1].startswith("4 or more late marks wait")
 
 
 def test_lines_of_which_none_is_billed_are_told(ward: Ward) -> None:

@@ -44,6 +44,7 @@ def test_a_new_deployment_posts_nothing_and_closes_its_hours(operator: Operator)
         "who": None,
         "at": None,
         "waiting": 2,
+        "before_posting": 0,
     }
     assert "never was on" in operator.run("posting", "status").out
 
@@ -56,6 +57,9 @@ def test_posting_begins_with_the_hour_that_is_chosen(operator: Operator) -> None
     assert (said["on"], said["since"], said["who"], said["waiting"]) == (True, str(NEXT), WHO, 1)
     world.run()
     assert held(world) == (0, 1)
+    assert operator.run("posting", "status", "--json").document["before_posting"] == 1
+    told = operator.run("posting", "status").out
+    assert f"1 customers' hours are from before posting began with {NEXT} and are never billed, unless" in told
     world.record(world.line())
     world.run()
     world.check()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from metering.model.amounts import Amounts
 from metering.model.subjects import Kind, Subject, source_of
-from metering.model.usage_row import Change, UsageRow, recounted
+from metering.model.usage_row import KEY_OF_NOBODY, Change, UsageRow, recounted
 from metering.stores.attribution import Share
 from metering.stores.holders import Holding
 from metering.stores.rows import ByKey
@@ -51,7 +51,7 @@ def _why_held(row: UsageRow, holdings: Mapping[str, Holding]) -> str:
     """Say why a key's own row is billed to nobody."""
     holder = holdings[source_of(row.subject)].at(row.hour)
     if holder is None:
-        return "the key belongs to no customer"
+        return KEY_OF_NOBODY
     return f"counted for the customer {holder.customer}" if holder.customer else f"not billed: {holder.reason}"
 
 

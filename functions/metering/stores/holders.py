@@ -254,9 +254,9 @@ class Holders:
         """Yield the id of every customer in order, or of those after one; with ``most``, of so many at most."""
         return (item["sk"]["S"] for item in self._items.query("list#customers", after=after, most=most))
 
-    def key_ids(self) -> list[str]:
-        """Return the id of every key that was ever held, or used without a customer."""
-        return [item["sk"]["S"] for item in self._items.query("list#keys")]
+    def key_ids(self, *, most: int = 0) -> list[str]:
+        """Return the id of every key that was ever held, or used without a customer; with ``most``, of the first."""
+        return [item["sk"]["S"] for item in self._items.query("list#keys", most=most)]
 
     def is_listed(self, name: str) -> bool:
         """Say whether a key is in the directory."""

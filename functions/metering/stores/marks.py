@@ -29,6 +29,10 @@ MOST_LOOKED_AT: Final = 60
 """Marks of a partition that somebody reads who looks for a few: two read units."""
 
 
+MOST_COUNTED: Final = 16_000
+"""More late marks are not counted: of each partition a thousand, for some 20 read units."""
+
+
 class Mark(StrEnum):
     """What is asked for, for an hour and a subject. Whoever does it deletes the mark."""
 
@@ -105,6 +109,26 @@ class Marks:
         """
         items = Table(self.client, self.table).query(f"{Mark.LATE}#{number}", after=after, most=most)
         return [_read_mark(Mark.LATE, item) for item in items]
+
+    def late_count(self, before: Hour) -> int:
+        """Return how many late marks of hours before one there are; :data:`MOST_COUNTED` mean that many or more.
+
+        Of each partition its share is counted (I10): marks are spread evenly, but for many of one customer.
+        """
+        share = MOST_COUNTED // PARTITIONS
+
+        def count(number: int) -> int:
+            return self.client.query(
+                TableName=self.table,
+                KeyConditionExpression="#pk = :pk AND #sk < :before",
+                ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
+                ExpressionAttributeValues={":pk": {"S": f"{Mark.LATE}#{number}"}, ":before": {"S": f"{before}"}},
+                Select="COUNT",
+                Limit=share,
+            )["Count"]
+
+        counts = side_by_side(count, range(PARTITIONS))
+        return MOST_COUNTED if any(number == share for number in counts) else sum(counts)
 
     def asked(self, hours: Iterable[Hour], subjects: Collection[Subject]) -> set[Hour]:
         """Return those of the hours that are to be closed again for one of these subjects."""

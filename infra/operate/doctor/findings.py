@@ -61,6 +61,11 @@ def named(names: Iterable[str], number: int, most: int) -> str:
     return ", ".join(islice(names, most)) + f" and {number - most:,} more" * (number > most)
 
 
+def in_quantities(used: Mapping[str, int]) -> str:
+    """Write quantities by metric: ``bytes: 70, requests: 1,200``."""
+    return ", ".join(f"{metric}: {quantity:,}" for metric, quantity in sorted(used.items()))
+
+
 Measured = tuple[str, str, str, Mapping[str, str]]
 """A metric of CloudWatch: namespace, name, statistic, dimensions."""
 

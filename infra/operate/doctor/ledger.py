@@ -1,5 +1,6 @@
 """Checks of what is closed, billed, left over, and still valid."""
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -9,16 +10,27 @@ from infra.operate import redrive
 from infra.operate.access import in_words
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
-from infra.operate.doctor.findings import Finding, broken, named, ok, warning
+from infra.operate.doctor.findings import Finding, broken, in_quantities, named, ok, warning
+from infra.operate.posting import before_posting
 from metering.billing.standing import MOST_COUNTED, standing
 from metering.layout import FAILED_BATCHES
 from metering.model.periods import Hour, due_before
-from metering.model.usage_row import WhyHeld
+from metering.model.subjects import key
+from metering.model.unbilled import OPEN_PERIOD
+from metering.model.usage_row import KEY_OF_NOBODY, State, WhyHeld
+from metering.stores.aws import side_by_side
 from metering.stores.gate_list import GateList
 from metering.stores.limits import LimitItems
+from metering.stores.marks import MOST_COUNTED as MOST_MARKS_COUNTED
 
 HOURS_BEHIND: Final = 2
 """So many due hours may be under way."""
+
+MARKS_AT_A_TIME: Final = 1_600
+"""So many late marks a run deals with at a time: fewer wait for the next one as a rule."""
+
+MOST_KEYS: Final = 500
+"""The rows of so many keys are read: for each a query of those of 35 days."""
 
 MOST_NAMED: Final = 10
 MOST_SHOWN: Final = 100
@@ -28,21 +40,40 @@ MOST_BATCHES: Final = 1_000
 def check_closing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     """See how far the hours are closed."""
     cursor, due = deployment.ledger.progress.cursor(), due_before(now)
+    behind = due.number - cursor.number if cursor else 0
     if cursor is None:
         yield warning("no hour is closed yet", "run this again a quarter of an hour after the next full hour")
-    elif (behind := due.number - cursor.number) > HOURS_BEHIND:
+    elif behind > HOURS_BEHIND:
         yield broken(
             f"{behind} hours are due and not closed, from {cursor} on", "metering close says what waits and why"
         )
-    else:
-        yield ok(f"every hour before {cursor} is closed")
+    marks = deployment.counters.marks.late_count(due)
+    if marks > MARKS_AT_A_TIME:
+        yield warning(
+            f"{marks:,}{' or more' * (marks >= MOST_MARKS_COUNTED)} late marks wait: hours that are to be "
+            "closed again, since something changed in them",
+            "metering close deals with them now, else the next runs do; if they do not become fewer, read the log of "
+            "close_periods",
+        )
+    elif cursor is not None and behind <= HOURS_BEHIND:
+        wait = f", and {marks:,} late marks wait for the next run" if marks else ""
+        yield ok(f"every hour before {cursor} is closed{wait}")
 
 
-def check_posting(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
-    """Say whether usage is billed at all."""
+def check_posting(deployment: Deployment, now: datetime) -> Iterator[Finding]:
+    """Say whether usage is billed at all, and how much is not since posting began later (I9)."""
     switch = deployment.switch.read()
     if switch.on:
-        yield ok(f"posting is on: everything since {switch.since} is billed")
+        lately = before_posting(deployment, switch, first=Hour.containing(now - OPEN_PERIOD))
+        ever = before_posting(deployment, switch)
+        if lately:
+            yield warning(
+                f"{_many(lately)} customers' hours of the last {OPEN_PERIOD.days} days are from before posting began "
+                f"with {switch.since}, and never billed",
+                "nothing, if they were to be free; else metering posting on with --since and the first hour to bill",
+            )
+        older = f", and {_many(ever)} customers' hours from before are not" if ever else ""
+        yield ok(f"posting is on: everything since {switch.since} is billed{older}")
     else:
         since = Hour.parse(switch.since) if switch.since else Hour(0)
         waiting = deployment.ledger.rows.pending_count(since, most=MOST_COUNTED)
@@ -75,8 +106,37 @@ def check_standing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
             f"{old:,} customers' hours are held as too old for Stripe: each is carried once a subscription bills it",
             "metering customers subscribe; then metering reconcile, or the next hourly run, carries them",
         )
-    if not (found.rejected or found.unposted or any(found.held.values())):
-        yield ok("no usage is rejected or held")
+    keys, looked_at = _of_nobody(deployment, now)
+    if keys:
+        names = (f"{name} ({in_quantities(used)})" for name, used in sorted(keys.items()))
+        yield warning(
+            f"usage of the last {OPEN_PERIOD.days} days is held under {len(keys):,} keys that belong to no customer: "
+            f"{named(names, len(keys), MOST_NAMED)}",
+            "metering customers add ID --name NAME --key KEY --from HOUR bills it, metering keys exclude leaves it out",
+        )
+    if not (found.rejected or found.unposted or any(found.held.values()) or keys):
+        first = f"; of the keys, the first {MOST_KEYS:,} were looked at: metering usage shows all" if looked_at else ""
+        yield ok(f"no usage is rejected or held{first}")
+
+
+def _of_nobody(deployment: Deployment, now: datetime) -> tuple[dict[str, Counter[str]], bool]:
+    """Return what is held under keys of nobody, by key and metric, and whether there are more keys than are read."""
+    since = deployment.switch.read().since
+    end = Hour.containing(now).next()
+    first = max(Hour.parse(since) if since else Hour(0), Hour.containing(now - OPEN_PERIOD))
+    names = deployment.ledger.holders.key_ids(most=MOST_KEYS + 1)
+
+    def held(name: str) -> Counter[str]:
+        used: Counter[str] = Counter()
+        for row in deployment.ledger.rows.of(key(name), first, end):
+            for metric, total in row.totals.items():
+                if total.state is State.HELD and total.reason == KEY_OF_NOBODY:
+                    used[metric] += total.quantity
+        return +used
+
+    wanted = names[:MOST_KEYS]
+    found = zip(wanted, side_by_side(held, wanted), strict=True)
+    return {name: used for name, used in found if used}, len(names) > MOST_KEYS
 
 
 def _many(count: int) -> str:

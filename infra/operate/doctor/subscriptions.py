@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from infra.operate.deployment import Deployment
-from infra.operate.doctor.findings import Finding, named, ok, warning
+from infra.operate.doctor.findings import Finding, in_quantities, named, ok, warning
 from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
 from metering.model.unbilled import OPEN_PERIOD, WhyUnbilled
@@ -103,8 +103,5 @@ def _customers(number: int) -> str:
 
 def _named(unpaid: Mapping[str, Used]) -> str:
     """Name customers with what each used: ``acme (requests: 1,200)``."""
-    each = (
-        f"{name} ({', '.join(f'{metric}: {quantity:,}' for metric, quantity in sorted(used.items()))})"
-        for name, used in unpaid.items()
-    )
+    each = (f"{name} ({in_quantities(used)})" for name, used in unpaid.items())
     return named(each, len(unpaid), _MOST_NAMED)

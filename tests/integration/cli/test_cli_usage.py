@@ -300,7 +300,27 @@ def test_close_says_why_something_waits(deployed: World, metering: Metering) -> 
         "pending": 1,
         "reasons": {reason: 1},
         "leased": [],
+        "before_posting": 0,
+        "marks_left": 0,
     }
+
+
+@pytest.mark.usefixtures("function")
+def test_close_says_what_is_from_before_posting_began_and_which_marks_are_left(
+    deployed: World, metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I9: it is pending, and nothing will ever post it."""
+    deployed.customer("acme", "key1", stripe_customer="cus_acme")
+    deployed.record(deployed.line())
+    deployed.after_grace()
+    later = str(HOUR.next())
+    deployed.switch.turn(msgspec.structs.replace(deployed.switch.read(), since=later))
+    monkeypatch.setattr("metering.stores.marks.Marks.late_count", lambda _marks, _before: 16_000)
+    said = metering("close").out
+    assert f"1 customers' hours are from before posting began with {later} and are never billed" in said
+    assert "  16,000  late marks that the next runs deal with, or more" in said
+    did = metering("close", "--json").json()
+    assert (did["before_posting"], did["marks_left"], did["pending"]) == (1, 16_000, 0)
 
 
 @pytest.mark.usefixtures("function")
