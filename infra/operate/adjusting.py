@@ -133,16 +133,23 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
     except RowChangedError as error:
         if all(one.id != change.id for one in deployment.changes.of(name, hour)):
             raise OperatorError("something else was written for this hour at the same moment: try again") from error
-        if by is None:
-            raise OperatorError(
-                f"somebody else adjusted {name}'s {metric} of {hour} meanwhile: it was {before}, and is "
-                f"now {billed(deployment, name, metric, hour, now)}. Nothing was changed: say it again, if you mean it"
-            ) from error
-        raise OperatorError(
-            f"{name}'s {metric} of {hour} was adjusted in this way and for this reason already: "
-            "if it is meant a second time, say so in its reason"
-        ) from error
+        is_now = billed(deployment, name, metric, hour, now) if by is None else None
+        raise OperatorError(_was_made(done, is_now)) from error
     return replace(done, made=True)
+
+
+def _was_made(wanted: Adjusted, is_now: int | None) -> str:
+    """Say that an adjustment was made already; or where it says ``to`` what, somebody else's."""
+    what = f"{wanted.customer}'s {wanted.metric} of {wanted.hour}"
+    if is_now is None:
+        return (
+            f"{what} was adjusted in this way and for this reason already: if it is meant a second time, say so in its "
+            "reason"
+        )
+    return (
+        f"somebody else adjusted {what} meanwhile: it was {wanted.before}, and is now {is_now}. Nothing was changed: "
+        "say it again, if you mean it"
+    )
 
 
 def billed(deployment: Deployment, name: str, metric: str, hour: Hour, now: datetime) -> int:

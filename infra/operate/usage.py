@@ -125,8 +125,8 @@ class Report:
                 state = min(state, line.state, key=_LEAST_SETTLED_FIRST.index)
                 added[name] = quantity + line.quantity, state, reasons | {line.reason} - {""}
         return sorted(
-            Line(*name, quantity, state, ", ".join(sorted(reasons)), kind)
-            for (*name, kind), (quantity, state, reasons) in added.items()
+            Line(*name[:5], quantity, state, ", ".join(sorted(reasons)), name[5])
+            for name, (quantity, state, reasons) in added.items()
         )
 
     def _hour(self, hour: Hour, sources: set[str] | None) -> Iterator[Line]:

@@ -26,6 +26,7 @@ from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor.examine import CHECKS, Line
 from infra.operate.notifications import EVENTS, destine
 from infra.outputs import Outputs
+from metering.billing.snapshots import KEY_OF_NOBODY
 from metering.layout import FAILED_BATCHES
 from metering.model.connections import Step
 from metering.model.log_format import AccessLog, Api, Declared
@@ -33,7 +34,7 @@ from metering.model.metrics import USAGE_LINES, Sum, declared
 from metering.model.periods import Hour
 from metering.model.stages import Stage, encode
 from metering.model.subjects import customer, key
-from metering.model.usage_row import KEY_OF_NOBODY, NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
+from metering.model.usage_row import NO_STRIPE_CUSTOMER, TOO_OLD, State, Total, UsageRow
 from metering.settings import CheckCompletenessSettings
 from metering.stores.marks import new_mark
 from metering.stores.progress import Round

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from metering.model.amounts import Amounts
 from metering.model.subjects import Kind, Subject, source_of
-from metering.model.usage_row import KEY_OF_NOBODY, Change, UsageRow, recounted
+from metering.model.usage_row import Change, UsageRow, recounted
 from metering.stores.attribution import Share
 from metering.stores.holders import Holding
 from metering.stores.rows import ByKey
+
+KEY_OF_NOBODY: Final = "the key belongs to no customer"
 
 
 @dataclass(frozen=True, slots=True)

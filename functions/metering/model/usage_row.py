@@ -41,9 +41,6 @@ TOO_OLD: Final = "older than 34.5 days: Stripe would refuse it"
 FROM_BEFORE: Final = "older than 34.5 days, and from before the subscription: nobody is billed for it"
 
 
-KEY_OF_NOBODY: Final = "the key belongs to no customer"
-
-
 class WhyHeld(StrEnum):
     """For what a customer's row is held, as the sums of such rows name it."""
 

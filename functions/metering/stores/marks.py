@@ -120,9 +120,13 @@ class Marks:
         def count(number: int) -> int:
             return self.client.query(
                 TableName=self.table,
-                KeyConditionExpression="#pk = :pk AND #sk < :before",
+                KeyConditionExpression="#pk = :pk AND #sk BETWEEN :first AND :end",
                 ExpressionAttributeNames={"#pk": "pk", "#sk": "sk"},
-                ExpressionAttributeValues={":pk": {"S": f"{Mark.LATE}#{number}"}, ":before": {"S": f"{before}"}},
+                ExpressionAttributeValues={
+                    ":pk": {"S": f"{Mark.LATE}#{number}"},
+                    ":first": {"S": f"{Hour(0)}#"},
+                    ":end": {"S": f"{before}"},  # comes before every mark of that hour
+                },
                 Select="COUNT",
                 Limit=share,
             )["Count"]

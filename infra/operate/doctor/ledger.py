@@ -12,12 +12,13 @@ from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, broken, in_quantities, named, ok, warning
 from infra.operate.posting import before_posting
+from metering.billing.snapshots import KEY_OF_NOBODY
 from metering.billing.standing import MOST_COUNTED, standing
 from metering.layout import FAILED_BATCHES
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import key
 from metering.model.unbilled import OPEN_PERIOD
-from metering.model.usage_row import KEY_OF_NOBODY, State, WhyHeld
+from metering.model.usage_row import State, WhyHeld
 from metering.stores.aws import side_by_side
 from metering.stores.gate_list import GateList
 from metering.stores.limits import LimitItems
