@@ -15,10 +15,18 @@ from botocore.exceptions import (
 
 from infra.operate.deployment import OPERATOR_KEY, OperatorError
 from infra.outputs import MissingOutputError
+from metering.stores.connections import UnreadableConnectionError
 from metering.stores.table import UnprocessedError
 from metering.stripe.client import StripeForbiddenError, StripeRejectedError, StripeUnavailableError
 
-_OURS: Final = (OperatorError, MissingOutputError, StripeUnavailableError, StripeRejectedError, UnprocessedError)
+_OURS: Final = (
+    OperatorError,
+    MissingOutputError,
+    StripeUnavailableError,
+    StripeRejectedError,
+    UnprocessedError,
+    UnreadableConnectionError,
+)
 
 _NOT_SIGNED_IN: Final = {
     "ExpiredToken",

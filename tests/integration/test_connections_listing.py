@@ -111,6 +111,16 @@ def test_the_command_prints_a_row_for_each(world: World, operator: Operator, dep
     ]
 
 
+def test_a_connection_that_cannot_be_read_is_named(operator: Operator, deployment: Deployment) -> None:
+    """It is no defect of the program: a newer version may have written it."""
+    key = {"pk": {"S": "connections"}, "sk": {"S": "orders"}}
+    item = {**key, "value": {"S": "{}"}, "version": {"N": "1"}}
+    deployment.client("dynamodb").put_item(TableName=deployment.outputs.ledger_table, Item=item)
+    said = operator.run("connections")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("error: the connection orders cannot be read (Object missing required field")
+
+
 def test_as_json_a_connection_says_all_that_the_ledger_holds_of_it(deployment: Deployment) -> None:
     """But for formats, which hold the nonce (I8)."""
     found = listed(deployment, shown(deployment, ended=True), NOW)

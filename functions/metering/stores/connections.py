@@ -74,7 +74,7 @@ class Connections:
     def has_caller(self, key: str) -> bool:
         """Say whether a key is what a connection calls somebody, as ``orders`` does ``orders:ann``."""
         name, colon, _ = key.partition(":")
-        return bool(colon) and is_name(name) and self.get(name) is not None
+        return bool(colon) and is_name(name) and self._items.get(ALL, name) is not None
 
     def bears(self, name: str) -> bool:
         """Say whether a connection bears a name, or once did; half a read unit for most."""
