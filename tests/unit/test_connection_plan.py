@@ -222,6 +222,9 @@ def test_a_caller_that_is_none_is_wrong() -> None:
 def test_methods_that_name_nobody_are_told() -> None:
     """By API keys, and by an authorizer."""
     assert "this method will be billed to nobody, for it asks for no API key: GET /health" in planned().notes
+    assert planned().notes[0] == (
+        "billed are API keys: by 'metering customers add ID --name NAME --key KEY_ID' each becomes a customer's"
+    )
     many = replace(STAGE, methods=(KEYED, *(replace(OPEN, name=f"GET /{name}") for name in "abc")))
     assert (
         "these 3 methods will be billed to nobody, for they ask for no API key: GET /a, GET /b, GET /c"
@@ -236,7 +239,10 @@ def test_methods_that_name_nobody_are_told() -> None:
 def test_whoever_is_billed_is_told_with_the_connections_name() -> None:
     """As customers are given it."""
     http = replace(STAGE, api=Api.HTTP, methods=(JWT,), authorizers=(Authorizer("login", "JWT"),))
-    assert any("orders:$context.authorizer.claims.sub" in note for note in planned(http).notes)
+    assert planned(http).notes[0] == (
+        "billed are orders:$context.authorizer.claims.sub: "
+        "by 'metering customers add ID --name NAME --key orders:CALLER' each becomes a customer's"
+    )
     assert planned(http).connection.log.prefix == "orders:"
 
 

@@ -61,7 +61,9 @@ def billed(stage: LiveStage, log: AccessLog) -> Iterator[str]:
     """Yield who is billed for a stage's requests, and which of them nobody is."""
     variable = log.variable
     whom = "API keys" if variable == API_KEY and not log.prefix else f"{log.prefix}$context.{variable}"
-    yield f"billed are {whom}: add them to customers by 'metering customers add --key'"
+    key = "KEY_ID" if variable == API_KEY else "CALLER"
+    add = f"metering customers add ID --name NAME --key {log.prefix}{key}"
+    yield f"billed are {whom}: by '{add}' each becomes a customer's"
     nobody = billed_to_nobody(stage, variable)
     if not nobody:
         return
