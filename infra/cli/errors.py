@@ -43,6 +43,8 @@ def told(error: Exception) -> Sequence[str]:
     """Return an error's sentence, and perhaps more lines."""
     if isinstance(error, StripeForbiddenError):
         return (*map(str, error.args), OTHER_KEY)
+    if isinstance(error, StripeUnavailableError) and error.do:
+        return (f"{error}: {error.do}",)
     if isinstance(error, _OURS):
         return [str(line) for line in error.args]
     if isinstance(error, BotoCoreError | ClientError):

@@ -942,7 +942,7 @@ def test_a_stripe_that_cannot_be_reached_is_looked_at_by_the_next_run(
     monkeypatch.setattr(stripe_client, "RETRIES", 0)
     with monkeypatch.context() as away:
         away.setenv("STRIPE_API_BASE", "http://127.0.0.1:1")
-        assert functions.reconcile() == NOTHING | HELD | {"cut_short": "APIConnectionError without an answer"}
+        assert functions.reconcile() == NOTHING | HELD | {"cut_short": "Stripe gives no answer"}
     assert said(capsys) == TOLD
     forget()
     assert functions.reconcile() == NOTHING | HELD | {"unbilled": 1, "customers": 2, "round_over": True}
@@ -992,7 +992,7 @@ def test_what_was_found_before_stripe_failed_is_told(
     _overwrite_at_stripe("cus_acme", 7, posted)
     posted.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES, customer="cus_zzz")
     report = functions.reconcile()
-    assert (report["posted_again"], report["cut_short"]) == (1, "APIError 500")
+    assert (report["posted_again"], report["cut_short"]) == (1, "Stripe answers with an error (500)")
     assert said(capsys)["UsagePostedAgain"] == (1, "Count")
 
 

@@ -145,7 +145,7 @@ def busy(world: World) -> Busy:
 def test_retry_after_is_honoured(world: World) -> None:
     """Nothing is sent before; then everything is."""
     names = many(world, 3)
-    _refusals["cus_c0"] = StripeBusyError("RateLimitError 429", 9.0, alone=False)
+    _refusals["cus_c0"] = StripeBusyError("Stripe wants fewer calls (429)", 9.0, alone=False)
     clock = Clock()
     posted = replace(world.poster(), stripe=busy(world), pace=pace(clock)).post_pending(HOUR, range(SHARDS))
     assert posted.posted == 3

@@ -350,7 +350,7 @@ def test_what_one_customer_found_is_kept_although_the_next_one_fails(billing: Bi
     world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES, customer="cus_zzz")
     found = look(billing)
     assert done(found) == [("requests", 5, 0, POSTED_AGAIN)]
-    assert (found.looked_at, found.cut_short) == ({"acme"}, "APIError 500")
+    assert (found.looked_at, found.cut_short) == ({"acme"}, "Stripe answers with an error (500)")
     assert world.ledger.progress.round().name == "acme"
     world.stripe.clear_faults()
     found = look(billing)
@@ -370,7 +370,7 @@ def test_a_customer_that_stripe_always_fails_at_keeps_no_other_waiting(
     billing.jump(LATER + timedelta(days=3))
     world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES, customer="cus_acme")
     found = look(billing)
-    assert (found.looked_at, found.odd, found.cut_short) == ({"acme"}, {"acme"}, "APIError 500")
+    assert (found.looked_at, found.odd, found.cut_short) == ({"acme"}, {"acme"}, "Stripe answers with an error (500)")
     assert "zzz" in look(billing).looked_at
     world.stripe.set_faults({Fault.ERROR_BEFORE: 1.0}, route=SUMMARIES)
     billing.jump(world.now + timedelta(days=1))

@@ -23,7 +23,7 @@ def refusing(times: int, retry_after: float | None = None) -> Callable[[], str]:
 
     def read() -> str:
         for _ in islice(left, 1):
-            raise StripeBusyError("RateLimitError 429", retry_after, alone=False)
+            raise StripeBusyError("Stripe wants fewer calls (429)", retry_after, alone=False)
         return "answer"
 
     return read

@@ -59,9 +59,13 @@ T = TypeVar("T")
 
 
 class StripeUnavailableError(Exception):
-    """Stripe did not answer, or not now: the same call is made again by a later run; ``again`` as below."""
+    """Stripe did not answer, or not now: the same call is made again by a later run; ``again`` as below.
+
+    ``do`` is what a person may do who waits for it, where the message does not say it.
+    """
 
     again = False
+    do = "try again later; status.stripe.com says more"
 
 
 class StripeBusyError(StripeUnavailableError):
@@ -79,6 +83,8 @@ class StripeBusyError(StripeUnavailableError):
 class StripeNotConnectedError(StripeUnavailableError):
     """No call can succeed before an operator acts: there is no key, or it lacks the right."""
 
+    do = ""
+
 
 class StripeKeyRefusedError(StripeNotConnectedError):
     """Stripe does not take the key."""
@@ -90,6 +96,8 @@ class StripeForbiddenError(StripeNotConnectedError):
 
 class MeterMissingError(StripeUnavailableError):
     """No total of this metric can be posted before an operator makes its meter; other metrics are not concerned."""
+
+    do = ""
 
 
 class StripeRejectedError(Exception):
@@ -149,11 +157,15 @@ class StripeAccount:
         except stripe.InvalidRequestError as error:
             raise StripeRejectedError(error.user_message or str(error), _code(error), error.param or "") from error
         except stripe.StripeError as error:  # too many calls, no connection, Stripe's own failure
-            message = f"{type(error).__name__} {error.http_status or 'without an answer'}"
-            alone = _is_alone(error)
-            if alone or isinstance(error, stripe.RateLimitError) or error.http_status == HTTPStatus.TOO_MANY_REQUESTS:
+            status = error.http_status
+            if alone := _is_alone(error):
+                message = f"Stripe is at work for the same customer ({status})"
                 raise StripeBusyError(message, _seconds(error), alone=alone) from error
-            raise StripeUnavailableError(message) from error
+            if isinstance(error, stripe.RateLimitError) or status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise StripeBusyError(f"Stripe wants fewer calls ({status})", _seconds(error), alone=alone) from error
+            raise StripeUnavailableError(
+                f"Stripe answers with an error ({status})" if status else "Stripe gives no answer"
+            ) from error
 
     def in_session(self, client: stripe.StripeClient) -> stripe.StripeClient:
         """Return a client in a session of the event stream, which lasts for 15 minutes."""

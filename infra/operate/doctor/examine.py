@@ -19,6 +19,7 @@ from infra.operate.doctor import stripe as health_stripe
 from infra.operate.doctor import subscriptions as health_subscriptions
 from infra.operate.doctor import way as health_way
 from infra.operate.doctor.findings import Check, Finding, State, warning
+from metering.stripe.client import StripeUnavailableError
 
 CHECKS: Final[dict[str, Check]] = {
     "credentials": health_account.check_credentials,
@@ -85,6 +86,8 @@ def examine(deployment: Deployment, clock: Callable[[], datetime]) -> Iterator[L
 
 def _unchecked(error: Exception) -> Finding:
     """Say why a check could not be made."""
+    if isinstance(error, StripeUnavailableError) and error.do:
+        return warning(f"could not be checked: {error}", error.do)
     if not isinstance(error, ClientError):
         return warning(f"could not be checked: {error or type(error).__name__}", "mend that, then run this again")
     code, words = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
