@@ -162,7 +162,7 @@ def test_stripes_trouble_is_said_in_words(
 ) -> None:
     """With what to do; the name of an SDK's class says nothing to whom it concerns."""
     monkeypatch.setattr(stripe_client, "RETRIES", 0)
-    deployed.stripe.set_faults({fault: 1.0})
+    deployed.stripe.set_faults({fault: 1.0}, route=None)
     assert metering("stripe", "connect", stdin=KEY) == Result(
         1, "", f"error: {said}: try again later; status.stripe.com says more\n"
     )
