@@ -461,6 +461,27 @@ def test_a_stage_that_was_deployed_over_is_connected_anew_and_no_moment_is_nobod
     assert live.deployment().connections.get("orders") == second
 
 
+def test_lines_of_before_are_read_while_api_gateway_comes_to_write_the_new_format(live: LiveApis) -> None:
+    """I1: a metric reads what the stage's own format lacks; until ours is in front, the others count by that."""
+    shared = BILLABLE.replace("{", '{"api":"$context.apiId","stage":"$context.stage",', 1)
+    live.apis.add("orders0001", "Orders", methods=KEYED, log=(THEIRS, shared))
+    live.apis.add("people0001", "People", methods=KEYED, log=(THEIRS, LACKING))
+    live.connect()
+    live.metrics.append({"type": "sum", "name": "units", "of": "authorizer.units"})
+    second = live.connect(extend=True)
+    assert (second.form, second.shares_log) == (Form.EXTENDED, True)
+    read = live.deployment().connections.of_log_group("theirs")
+    forms = {
+        seconds: [one.form for one in in_force(read, second.since + seconds * 1000)] for seconds in (-2, 0, 58, 60)
+    }
+    assert forms == {
+        -2: [Form.THEIRS],
+        0: [Form.EXTENDED, Form.THEIRS],
+        58: [Form.EXTENDED, Form.THEIRS],
+        60: [Form.EXTENDED],
+    }
+
+
 def test_whoever_comes_to_write_into_the_log_group_is_known_when_it_is_connected_again(live: LiveApis) -> None:
     """C: else lines of that stage were set aside as broken ones of this."""
     lacking(live)

@@ -29,6 +29,9 @@ _EARLY_MS: Final = int(EARLY.total_seconds() * 1000)
 _FORGOTTEN_MS: Final = int(COUNTER_LIFE.total_seconds() * 1000)
 """So long after a connection ended no line of it is counted, redriven or recounted any more."""
 
+_CHANGING_MS: Final = 60_000
+"""So long a stage that is given our line in front may write as before: its lines are read by what was there, too."""
+
 _CHANGES_STAGE: Final = (Form.OURS, Form.EXTENDED)
 
 
@@ -124,7 +127,8 @@ class Connecting:
             is_written = stored is not None and _reads_as(stored, wanted)
             return wanted if is_written else self._save(wanted)
         moment, who = moment_of(self.deployment)
-        ended = msgspec.structs.replace(former, step=Step.DISCONNECTED, until=moment) if former else None
+        until = moment + (_CHANGING_MS if wanted.form is Form.EXTENDED else 0)
+        ended = msgspec.structs.replace(former, step=Step.DISCONNECTED, until=until) if former else None
         if wanted.since:
             nothing_came = wanted.since - _EARLY_MS
             ended = msgspec.structs.replace(wanted, step=Step.DISCONNECTED, until=nothing_came)
