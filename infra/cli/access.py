@@ -1,6 +1,5 @@
 """Who may call: commands among those of the customers."""
 
-import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from infra.cli.customers import customers_app, say_notes
+from infra.cli.keys import check_new, write_value
 from infra.cli.shared import Connect, Json, known_customer, now, on_deployment, out, print_json
 from infra.operate.access import Access, Changed, Rotated, in_words, reason_as_json
-from infra.operate.deployment import OperatorError
 from infra.operate.keys import check_keys
 from metering.model.limits import OPERATOR
 from metering.stores.holders import Customer
@@ -56,8 +55,7 @@ def customers_rotate_key(
         raise typer.BadParameter("--finish goes with no other option but a customer")
     if not finish and not customer_id:
         raise typer.BadParameter("name the customer whose key is to be replaced")
-    if to is not None and (to.exists() or not to.parent.is_dir()):
-        raise OperatorError(f"{to} cannot be made: name a new file, in a folder that there is, for the key's value")
+    check_new(to)
     deployment = connect()
     access = Access.of(deployment, now)
     if finish:
@@ -71,8 +69,7 @@ def customers_rotate_key(
     done = access.rotate(customer, key, _DAY if overlap is None else overlap, now=now())
     value = access.plans.value(done.new)
     if to is not None:
-        with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{value}\n")
+        write_value(value, to)
     _say_rotated(done, value, to, as_json)
 
 

@@ -28,11 +28,12 @@ from infra.operate.customer_file import read_csv
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
-from infra.operate.keys import bills_by_key, check_keys, is_value, look_at, looks_like_value, masked_key
+from infra.operate.keys import bills_by_key, check_keys, is_value, look_at, masked_key
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.limits.gate import reasons_of_one
+from metering.limits.usage_plans import looks_like_value
 from metering.model.limits import level_by
 from metering.model.periods import Hour
 from metering.stores.holders import BEGINNING, Holding

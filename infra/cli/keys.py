@@ -1,18 +1,59 @@
-"""API keys: those that nobody is billed for, and those that were given by mistake."""
+"""API keys: made for customers, billed to nobody, or given by mistake."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from infra.cli.customers import say_change, say_notes, settled
-from infra.cli.shared import Connect, Json, group, hour, now, on_deployment
-from infra.operate.access import Access
+from infra.cli.shared import Connect, Json, err, group, hour, known_customer, now, on_deployment, out, print_json
+from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customers import Change, Customers
+from infra.operate.deployment import OperatorError
 from infra.operate.forgetting import Forgetting
 from infra.operate.keys import check_keys
+from infra.operate.new_keys import LABEL, Created, create_key
+from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
 
-keys_app: Final = group("API keys: those that are not billed, those given by mistake.")
+keys_app: Final = group("API keys: made for customers, billed to nobody, or given by mistake.")
+
+
+@on_deployment(keys_app, "create")
+def keys_create(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
+    plan: Annotated[str, typer.Option(help="The usage plan that opens the API to the key: its id, or its name.")],
+    name: Annotated[
+        str, typer.Option(help="What tells the key from the customer's others, for a second one: 'production'.")
+    ] = LABEL,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the key's value to this new file, for you alone."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key, give it to a customer, put it into a usage plan, and show its value, which callers send.
+
+    Run again, after it was interrupted or not, it goes on with the same key. While a customer's keys are closed, the
+    new one is, too, and opens with them.
+    """
+    check_new(to)
+    deployment = connect()
+    customer = known_customer(deployment.ledger, customer_id)
+    access_log = deployment.access_log
+    if access_log.variable != API_KEY:
+        raise OperatorError(
+            f"who calls {access_log.api.noun} of this deployment is told by {access_log.variable}, not by API keys: "
+            f"'metering customers add {customer_id} --key' says whom that is billed to"
+        )
+    access = Access.of(deployment, now)
+    done = create_key(access, customer, plan, name, now=now())
+    value = access.plans.value(done.key)
+    if to is not None:
+        write_value(value, to)
+    _say_created(done, value, to, as_json)
 
 
 @on_deployment(keys_app, "exclude")
@@ -48,3 +89,29 @@ def keys_forget(
     do: give the customer a new key. A key that is in a usage plan still opens the API: take it out there, too.
     """
     say_change(Change(Forgetting.of(connect()).forget(key, now=now())), as_json)
+
+
+def check_new(to: Path | None) -> None:
+    """Raise OperatorError for a file that cannot be made, before there is a value to write into it."""
+    if to is not None and (to.exists() or not to.parent.is_dir()):
+        raise OperatorError(f"{to} cannot be made: name a new file, in a folder that there is, for the key's value")
+
+
+def write_value(value: str, to: Path) -> None:
+    """Write a key's value into a new file, which only its owner can read (I8)."""
+    with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{value}\n")
+
+
+def _say_created(done: Created, value: str, to: Path | None, as_json: bool) -> None:
+    if as_json:
+        shown = {"customer": done.customer, "key": done.key, "name": done.name, "plan": done.plan.id}
+        reasons = [reason_as_json(reason) for reason in done.reasons]
+        print_json({**shown, "reasons": reasons, **({"value_in": str(to)} if to else {"value": value})})
+        return
+    out.print(f"key {done.key} belongs to {done.customer}, and its usage plan is {done.plan.id} ({done.plan.name})")
+    for reason in done.reasons:
+        out.print(f"it is closed as long as {done.customer} is {in_words(reason)}")
+    if not done.plan.stages:
+        err.print("note: that usage plan has no stage of an API, so that the key opens nothing yet")
+    out.print(f"its value is in {to}, for you alone" if to else f"its value: {value}")

@@ -165,7 +165,7 @@ class Access:
             new = self.plans.make_key(name, f"{customer.name}: takes the place of {rotation.old}")
             rotation = self._write(msgspec.structs.replace(rotation, new=new))
         self.customers.add(Entry(customer.id, customer.name, "", (rotation.new,)), now=now)
-        if not rotation.until and not self._brought(customer, rotation):
+        if not rotation.until and not self.bring_new(customer, rotation.new, rotation.plans):
             raise OperatorError(
                 f"the new key {rotation.new} could not be put into each of the usage plans "
                 f"{', '.join(rotation.plans)}: look at them in API Gateway, then run this again"
@@ -198,7 +198,7 @@ class Access:
         if not old and len(under_way) == 1:
             (old,) = under_way
         if not old:
-            candidates = [key for key in held if key not in taking_over and self._home_of(key)]
+            candidates = [key for key in held if key not in taking_over and self.home_of(key)]
             if len(candidates) != 1:
                 which = (
                     f"say which with --key: {', '.join(candidates)}" if candidates else "it has none in a usage plan"
@@ -213,21 +213,21 @@ class Access:
             )
         if is_caller(old):
             raise OperatorError(f"{old} is no API key, but what an API calls somebody: no new one can take its place")
-        plans = self._home_of(old)
+        plans = self.home_of(old)
         if not plans:
             raise OperatorError(f"the key {old} is in no usage plan, so that a new one could not take its place there")
         return self._write(Rotation(customer.id, old, plans))
 
-    def _brought(self, customer: Customer, rotation: Rotation) -> bool:
-        """Say that a new key belongs where the old one does, and bring it to where the reasons ask for it to be.
+    def bring_new(self, customer: Customer, new: str, plans: tuple[str, ...]) -> bool:
+        """Say that a new key belongs into these plans, and bring it to where the reasons ask for it to be.
 
         It is said to be closed as yet, so that whoever brings it puts it there. Returns False if that cannot be done.
         """
-        home = self.gate.limits.homes([rotation.new]).get(rotation.new, Home())
-        after = msgspec.structs.replace(home, plans=rotation.plans, level=Level.STOPPED)
-        self._changing(customer, lambda: self.gate.limits.save_home(rotation.new, after))
+        home = self.gate.limits.homes([new]).get(new, Home())
+        after = msgspec.structs.replace(home, plans=plans, level=Level.STOPPED)
+        self._changing(customer, lambda: self.gate.limits.save_home(new, after))
         brought = self._bring(customer.id)
-        return not any(moved.lost for moved in brought.moved if moved.key == rotation.new)
+        return not any(moved.lost for moved in brought.moved if moved.key == new)
 
     def _finish(self, rotation: Rotation) -> None:
         """Take the old key out of every plan that it is in, and of what a later reopening would put it back into."""
@@ -243,7 +243,7 @@ class Access:
             self.plans.take_out(plan.id, rotation.old)
         self.notes.end(rotation)
 
-    def _home_of(self, key: str) -> tuple[str, ...]:
+    def home_of(self, key: str) -> tuple[str, ...]:
         """Return the usage plans that a key is in, or goes back into if it is closed; never a lane."""
         home = self.gate.limits.homes([key]).get(key, Home())
         here = {plan.id for plan in self.plans.of(key) if not plan.is_lane(self.deployment)}
@@ -255,7 +255,7 @@ class Access:
         if isinstance(closed_by, CallerKeys):
             return bool(keys)
         has_table = isinstance(closed_by, PlanKeys) and closed_by.callers is not None
-        return any((has_table and is_caller(key)) or self._home_of(key) for key in keys)
+        return any((has_table and is_caller(key)) or self.home_of(key) for key in keys)
 
     def _bring(self, name: str) -> Brought:
         """Bring a customer's keys, in a command's words where that fails."""

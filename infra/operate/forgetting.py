@@ -13,7 +13,8 @@ import msgspec
 
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment, OperatorError
-from infra.operate.keys import looks_like_value, masked_key, used_in
+from infra.operate.keys import masked_key, used_in
+from metering.limits.usage_plans import looks_like_value
 from metering.model.limits import Level
 from metering.model.periods import Hour
 from metering.model.subjects import is_id, source_of_key

@@ -13,17 +13,13 @@ from typing import Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.operate.deployment import Deployment, OperatorError
-from metering.limits.usage_plans import UnavailableError, UsagePlans, is_caller
+from metering.limits.usage_plans import UnavailableError, UsagePlans, is_caller, looks_like_value
 from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
 from metering.model.subjects import customer, is_id, key
 from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
 from metering.stores.rows import OTHER_KEYS
-
-SHORTEST_VALUE: Final = 20
-"""Characters that a key's value has at least (API Gateway Developer Guide, "API Gateway API key file format": "20 to
-128 characters"); ids, which API Gateway chooses, have ten lower-case letters and digits."""
 
 _SHOWN: Final = 4
 _ASKED_ONE_BY_ONE: Final = 25
@@ -48,11 +44,6 @@ def bills_by_key(deployment: Deployment) -> bool:
     except OperatorError:
         return False
     return access_log.variable == API_KEY
-
-
-def looks_like_value(name: str) -> bool:
-    """Say whether this can be a key's value, and cannot be an id of API Gateway's or a caller of a connected API."""
-    return len(name) >= SHORTEST_VALUE and not is_caller(name)
 
 
 def masked_key(name: str) -> str:

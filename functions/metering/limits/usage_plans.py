@@ -18,6 +18,10 @@ from typing import Any, Final, TypeVar
 from metering.layout import LANE_NAME, LANE_TAG
 from metering.stripe.pacing import Pace
 
+SHORTEST_VALUE: Final = 20
+"""Characters that a key's value has at least (API Gateway Developer Guide, "API Gateway API key file format": "20 to
+128 characters"); ids, which API Gateway chooses, have ten lower-case letters and digits."""
+
 CALLS_A_SECOND: Final = 5.0
 """Of the account's 10 management calls a second (API Gateway quotas), which every deployment needs as well."""
 
@@ -109,7 +113,7 @@ class UsagePlans:
 
         API Gateway lists those of one key; each is looked at as well, since the emulator lists them all.
         """
-        if is_caller(key):
+        if is_caller(key) or looks_like_value(key):
             return []
         try:
             there = self._listed(keyId=key)
@@ -207,6 +211,14 @@ class UsagePlans:
 def is_caller(key: str) -> bool:
     """Say whether a key is what a connected API calls somebody, ``orders:ann``: no API key's id has a colon."""
     return ":" in key
+
+
+def looks_like_value(key: str) -> bool:
+    """Say whether this can be a key's value, the secret, and cannot be an id of API Gateway's or a caller.
+
+    Nobody asks API Gateway for one: CloudTrail would hold it (I8).
+    """
+    return len(key) >= SHORTEST_VALUE and not is_caller(key)
 
 
 def _read(item: dict[str, Any]) -> UsagePlan:

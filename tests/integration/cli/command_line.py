@@ -39,6 +39,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "connect-log": ("/app/jobs",),
     "disconnect": ("orders",),
     "restore": ("restored",),
+    "keys create": ("acme", "--plan", "Standard"),
     "keys exclude": ("key1", "--reason", "health check"),
     "keys forget": ("key1",),
     "usage": (),
