@@ -407,7 +407,7 @@ def test_callers_of_very_many_names_cost_no_query_each(world: World) -> None:
     recorded = record(world, delivered(*lines, group=ACCESS_LOG_GROUP))
     assert (recorded.billed, recorded.set_aside) == (200, 1)
     names = [one for one in asked if one["ExpressionAttributeValues"][":pk"]["S"] == "connections"]
-    assert len(names) <= 17
+    assert len(names) <= 5
 
 
 def test_nobody_becomes_a_connections_caller_by_what_it_calls_itself(world: World) -> None:

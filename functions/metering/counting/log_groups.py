@@ -18,7 +18,7 @@ from metering.model.metrics import Metric
 from metering.model.our_lines import LineForm, Ours
 from metering.stores.connections import Connections
 
-MOST_ASKED: Final = 16
+MOST_ASKED: Final = 4
 """How many names are asked for one by one."""
 
 
