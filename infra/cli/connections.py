@@ -32,7 +32,7 @@ _WIDTH: Final = 78
 _SHORT: Final = 60
 """Signs of a format that are shown; ``--json`` has the whole."""
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is shown, and nothing is done.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is shown, and a terminal is asked.")]
 
 
 @on_deployment(app, "connect")
