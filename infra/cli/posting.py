@@ -1,5 +1,6 @@
 """What is billed: posting on and off, corrections by hand, what Stripe rejected, and what Stripe holds."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -20,16 +21,21 @@ from infra.cli.shared import (
     progress,
     table,
 )
-from infra.operate import held_invoices, posting
+from infra.operate import held_invoices, posting, unpaid
 from infra.operate.adjusting import Adjusted, adjust, refuse_never_billed
 from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.doctor.findings import named
 from infra.operate.held_invoices import Decision
 from metering.billing.reconciling import NOT_POSTED
 from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
+from metering.stores.holders import Customer
 from metering.stores.switch import Switch
 
 app: Final = typer.Typer()
+
+_MOST_NAMED: Final = 10
+
 posting_app: Final = group("Whether usage is posted to Stripe: off until you turn it on.")
 rejected_app: Final = group("Usage that Stripe rejected, and another try.")
 app.add_typer(posting_app, name="posting")
@@ -49,13 +55,26 @@ def posting_on(
 ) -> None:
     """Post usage from an hour on; turning it on again, or off and on, bills no hour twice and skips none.
 
-    The first hour can be set earlier later on, never later.
+    The first hour can be set earlier later on, never later. What of the last 35 days is then billed to nobody is said,
+    such as hours before a customer's first subscription.
     """
-    deployment = connect()
+    deployment, moment = connect(), now()
     turned = posting.turn_on(
-        deployment, since, who=deployment.who(), now=now(), progress=progress("looking for invoices", as_json)
+        deployment, since, who=deployment.who(), now=moment, progress=progress("looking for invoices", as_json)
     )
+    first = Hour.parse(turned.since)
+    found = unpaid.of_everyone(deployment, first, moment, progress("looking who pays", as_json))
+    if as_json:
+        _say_switch(deployment, turned, as_json, found=found)
+        return
     _say_switch(deployment, turned, as_json)
+    for one in found.unpaid:
+        whose = named(one.customers, len(one.customers), _MOST_NAMED)
+        out.print(f"{one.hours:,} customers' hours since {first} are billed to nobody, {one.reason}: {whose}")
+    if found.not_known:
+        out.print(f"whether somebody pays for what is posted is not known: {found.not_known}")
+    elif not found.is_all:
+        out.print(f"of the first {found.looked_at:,} customers; 'metering doctor' says more once each was looked at")
 
 
 @on_deployment(posting_app, "off")
@@ -73,11 +92,14 @@ def posting_status(connect: Connect, as_json: Json = False) -> None:
     _say_switch(deployment, deployment.switch.read(), as_json)
 
 
-def _say_switch(deployment: Deployment, switch: Switch, as_json: bool) -> None:
+def _say_switch(deployment: Deployment, switch: Switch, as_json: bool, *, found: unpaid.Found | None = None) -> None:
     waiting, before = posting.waiting(deployment), posting.before_posting(deployment, switch)
     at = datetime.fromtimestamp(switch.at, UTC).isoformat() if switch.at else None
     shown = {"on": switch.on, "since": switch.since or None, "who": switch.who or None, "at": at, "waiting": waiting}
     shown["before_posting"] = before
+    if found is not None:
+        shown["unpaid"] = [asdict(one) for one in found.unpaid]
+        shown["unpaid_not_known"] = found.not_known or None
     if as_json:
         print_json(shown)
         return
@@ -326,6 +348,7 @@ def reconcile(
                 "rows": [asdict(row) | {"difference": row.difference} for row in looked.rows],
                 "not_compared": looked.odd,
                 "reads": looked.reads,
+                "unpaid": looked.unpaid,
             }
         )
     else:
@@ -335,9 +358,20 @@ def reconcile(
         err.print(
             f"{looked.compared:,} totals compared by {looked.reads:,} reads at Stripe, {len(staying):,} differ"
             + ("" if on else "; posting is off")
+            + _said_unpaid(looked.unpaid, only)
         )
     if staying or looked.odd:
         raise typer.Exit(1)
+
+
+def _said_unpaid(unpaid: Mapping[str, int], only: Customer | None) -> str:
+    """Say what nobody pays although nothing differs; of all customers, what the daily looks found last (I9)."""
+    if not unpaid:
+        return ""
+    why = ", ".join(f"{reason} ({number:,})" for reason, number in sorted(unpaid.items()))
+    if only:
+        return f"; nobody pays for {sum(unpaid.values()):,} totals: {why}"
+    return f"; nobody pays for {sum(unpaid.values()):,} customers' hours, as found last: {why}; see 'metering doctor'"
 
 
 def _show_rows(rows: list[posting.Row]) -> None:
@@ -353,7 +387,7 @@ def _show_rows(rows: list[posting.Row]) -> None:
                 f"{row.stripe:,}",
                 f"{row.difference:+,}" if row.difference else "",
                 row.state,
-                row.what,
+                ", ".join(filter(None, (row.what, row.unpaid and f"nobody pays: {row.unpaid}"))),
             )
             for row in rows
         ],

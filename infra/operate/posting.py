@@ -1,5 +1,6 @@
 """Turning posting on and off, and asking Stripe what it holds."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -9,12 +10,14 @@ import msgspec
 
 from infra.operate.adjusting import counted
 from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.unpaid import Place, of_customer
 from metering.billing.carried import Carried
 from metering.billing.carrying import Carrier
 from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
 from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
 from metering.model.subjects import customer
+from metering.model.unbilled import WhyUnbilled
 from metering.stores.holders import Customer
 from metering.stores.marks import new_mark
 from metering.stores.switch import Switch
@@ -136,6 +139,8 @@ class Row:
     stripe: int
     state: str
     what: str
+    unpaid: str = ""
+    """Why nobody pays for it; of all customers at once that is not asked."""
 
     @property
     def difference(self) -> int:
@@ -155,6 +160,9 @@ class Looked:
     reads: int
     """How many reads it made at Stripe."""
 
+    unpaid: dict[str, int]
+    """By reason, how much nobody pays: of one customer its totals; else customers' hours as the last looks found."""
+
 
 def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, progress: Progress) -> Looked:
     """Compare one customer, or all, with Stripe, and post again what differs.
@@ -168,6 +176,7 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
     owners = [owner for owner in ledger.holders.customers(names).values() if owner.stripe_customer]
     reads = Reads(_NO_LIMIT)
     odd: dict[str, str] = {}
+    unpaid: dict[Place, WhyUnbilled] = {}
 
     def compare() -> list[Compared]:
         reader = StripeReader(deployment.stripe(), reads)
@@ -194,6 +203,8 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
                 else total
                 for total in totals
             ]
+        if only and owners and not odd:
+            unpaid = of_customer(deployment, StripeReader(deployment.stripe(), reads), owners[0], since, now)
     finally:
         deployment.read_budget.note(reads.made, now)
     rows = [
@@ -206,11 +217,13 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
             total.stripe,
             total.state,
             total.what,
+            unpaid.get((total.hour, total.metric), ""),
         )
         for total in totals
         if only or total.what
     ]
-    return Looked(len(totals), rows, odd, reads.made)
+    nobody_pays = Counter(unpaid.values()) if only else ledger.agreements.looks().hours()
+    return Looked(len(totals), rows, odd, reads.made, {str(why): number for why, number in nobody_pays.items()})
 
 
 def carry(deployment: Deployment, *, now: datetime) -> Carried:

@@ -10,6 +10,7 @@ import pytest
 
 from infra.local.stripe.faults import Fault
 from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
+from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
 from metering.model.usage_row import State
 from metering.stores.aws import to_item
@@ -428,13 +429,32 @@ def operator(billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     return Operator(billing.world, monkeypatch, capsys)
 
 
-def test_the_command_shows_a_customers_three_columns(operator: Operator) -> None:
+def test_the_command_shows_a_customers_three_columns(billing: Billing, operator: Operator) -> None:
     """Counted, ledger, Stripe; exit 0 where nothing differs."""
     said = operator.run("reconcile", "acme")
-    assert (said.code, said.err) == (0, "1 totals compared by 5 reads at Stripe, 0 differ\n")
+    told = "1 totals compared by 7 reads at Stripe, 0 differ; nobody pays for 1 totals: no subscription (1)\n"
+    assert (said.code, said.err) == (0, told)
     header, row = said.out.splitlines()
     assert header.split() == ["customer", "metric", "hour", "counted", "ledger", "Stripe", "difference", "state"]
-    assert row.split() == ["acme", "requests", str(HOUR), "5", "5", "5", "POSTED"]
+    assert row.split()[:7] == ["acme", "requests", str(HOUR), "5", "5", "5", "POSTED"]
+    assert row.endswith("nobody pays: no subscription")
+    billing.subscribe()  # from now on
+    assert operator.run("reconcile", "acme").out.splitlines()[1].endswith("nobody pays: before subscription")
+    document = operator.run("reconcile", "acme", "--json").document
+    assert [row["unpaid"] for row in document["rows"]] == ["before subscription"]
+    assert (document["unpaid"], document["differing"]) == ({"before subscription": 1}, 0)
+
+
+def test_the_command_says_of_everyone_what_the_daily_looks_found(billing: Billing, operator: Operator) -> None:
+    """I9: nothing differs, and nobody pays."""
+    world = billing.world
+    assert operator.run("reconcile").err.endswith(" 0 differ\n")
+    reader, since = StripeReader(world.meters(), Reads(100)), Hour.parse(world.switch.read().since)
+    Looker(world.ledger, world.changes, reader, since, world.clock, world.now + timedelta(minutes=5)).run()
+    said = operator.run("reconcile")
+    why = "nobody pays for 1 customers' hours, as found last: no subscription (1); see 'metering doctor'"
+    assert said.err.endswith(f" 0 differ; {why}\n")
+    assert operator.run("reconcile", "--json").document["unpaid"] == {"no subscription": 1}
 
 
 def test_the_command_mends_what_differs_at_once(billing: Billing, operator: Operator) -> None:
@@ -442,7 +462,7 @@ def test_the_command_mends_what_differs_at_once(billing: Billing, operator: Oper
     put(billing, 99)
     said = operator.run("reconcile", "acme")
     assert said.code == 0
-    assert said.out.splitlines()[1].split()[3:] == ["5", "5", "5", "POSTED", "posted", "again"]
+    assert said.out.splitlines()[1].split()[3:9] == ["5", "5", "5", "POSTED", "posted", "again,"]
     assert billing.world.at_stripe("cus_acme") == 5
 
 
@@ -464,6 +484,7 @@ def test_the_command_exits_with_1_where_a_difference_stays(billing: Billing, ope
             "stripe": 0,
             "state": "POSTED",
             "what": POSTED_AGAIN,
+            "unpaid": "",
             "difference": -5,
         }
     ]

@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 
+import boto3
 import pytest
 
 from metering.model.periods import Hour
 from metering.stores.progress import PeriodState
 from metering.stores.switch import Switch
+from tests.integration.billing import Billing
 from tests.integration.operator_commands import WHO, Operator
 from tests.integration.world import HOUR, World, moment
 
@@ -65,6 +67,25 @@ def test_posting_begins_with_the_hour_that_is_chosen(operator: Operator) -> None
     world.check()
     world.run()
     assert held(world) == (0, 1)
+
+
+def test_what_nobody_pays_is_said_when_posting_begins(operator: Operator) -> None:
+    """I9: the first hour is from before the subscription, which bills no bytes. Without Stripe it is on all the same."""
+    world = operator.world
+    world.run()
+    world.stripe.advance(NEXT.start.timestamp() - world.stripe.now)
+    Billing(world).subscribe()
+    assert operator.run("posting", "on", "--since", str(HOUR), "--json").document["unpaid"] == [
+        {"reason": "before subscription", "hours": 1, "customers": ["acme"]},
+        {"reason": "no price in subscription", "hours": 1, "customers": ["acme"]},
+    ]
+    said = operator.run("posting", "on").out
+    assert f"1 customers' hours since {HOUR} are billed to nobody, before subscription: acme" in said
+    operator.run("posting", "off")
+    boto3.client("secretsmanager").put_secret_value(SecretId="stripe-secret", SecretString="{}")
+    said = operator.run("posting", "on").out
+    assert "posting is on" in said
+    assert "whether somebody pays for what is posted is not known: the secret holds no Stripe key" in said
 
 
 def test_without_an_hour_posting_begins_with_the_current_one(operator: Operator) -> None:
