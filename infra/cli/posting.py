@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -95,7 +95,13 @@ def posting_status(connect: Connect, as_json: Json = False) -> None:
 def _say_switch(deployment: Deployment, switch: Switch, as_json: bool, *, found: unpaid.Found | None = None) -> None:
     waiting, before = posting.waiting(deployment), posting.before_posting(deployment, switch)
     at = datetime.fromtimestamp(switch.at, UTC).isoformat() if switch.at else None
-    shown = {"on": switch.on, "since": switch.since or None, "who": switch.who or None, "at": at, "waiting": waiting}
+    shown: dict[str, Any] = {
+        "on": switch.on,
+        "since": switch.since or None,
+        "who": switch.who or None,
+        "at": at,
+        "waiting": waiting,
+    }
     shown["before_posting"] = before
     if found is not None:
         shown["unpaid"] = [asdict(one) for one in found.unpaid]

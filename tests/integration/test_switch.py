@@ -70,7 +70,7 @@ def test_posting_begins_with_the_hour_that_is_chosen(operator: Operator) -> None
 
 
 def test_what_nobody_pays_is_said_when_posting_begins(operator: Operator) -> None:
-    """I9: the first hour is from before the subscription, which bills no bytes. Without Stripe it is on all the same."""
+    """I9: the first hour is from before the subscription, which bills no bytes. Without Stripe it is on as well."""
     world = operator.world
     world.run()
     world.stripe.advance(NEXT.start.timestamp() - world.stripe.now)
