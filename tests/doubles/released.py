@@ -1,0 +1,69 @@
+"""Released versions, run from the repository's history: what one writes is kept, for later versions to read.
+
+    uv run python -m tests.doubles.released 1.0.0
+
+``played_by_1_0_0.py`` says what is played; it runs on that version's own code, and on the doubles of its own tests.
+What it leaves is the same each time, and stands in the version's folder, ``tests/events/stored/1.0.0/``.
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+RELEASED: Final = {"1.0.0": "460aa21be0a3fe5259f296c355a85f0110395865"}
+"""The commits of released versions."""
+
+ROOT: Final = Path(__file__).parents[2]
+STORED: Final = ROOT / "tests" / "events" / "stored"
+
+_ENVIRONMENT: Final = {
+    "PYTHONHASHSEED": "0",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+}
+_LONGEST: Final = 300
+"""Seconds that a version may take; it takes a few."""
+
+
+def is_there(version: str) -> bool:
+    """Say whether this clone has the version's code."""
+    return _run("git", "cat-file", "-e", RELEASED[version], check=False).returncode == 0
+
+
+def remake(version: str) -> dict[str, str]:
+    """Run a version, and return the files of its folder: one for each place where things are kept."""
+    played = STORED / f"played_by_{version.replace('.', '_')}.py"
+    with tempfile.TemporaryDirectory() as code:
+        archive = Path(code, "code.tar")
+        _run("git", "archive", "--output", str(archive), RELEASED[version], "functions", "infra", "tests")
+        with tarfile.open(archive) as files:
+            files.extractall(code, filter="data")
+        environment = {**_ENVIRONMENT, "PYTHONPATH": f"{code}:{code}/functions"}
+        told = _run(sys.executable, "-P", str(played), cwd=Path(code), env=environment).stdout
+    places = json.loads(told)
+    return {f"{place}.json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n" for place, kept in places.items()}
+
+
+def _run(
+    *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, check: bool = True
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # noqa: S603 - nothing of it comes from others
+        arguments, cwd=cwd, env=env, check=check, capture_output=True, timeout=_LONGEST
+    )
+
+
+def main() -> None:
+    """Write the folder of the version that is named."""
+    (version,) = sys.argv[1:]
+    for name, text in remake(version).items():
+        (STORED / version / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
