@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from threading import Lock
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -87,6 +88,8 @@ class Deployment:
     stack: str = "Metering"
     embedded_at: str | None = None
     operator_key: str = field(default="", repr=False)
+    _known_key: str = field(default="", init=False, repr=False)
+    _reading_key: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @classmethod
     def find(cls, stack: str, session: boto3.Session, *, embedded_at: str | None = None) -> "Deployment":
@@ -195,7 +198,7 @@ class Deployment:
     def stripe(self, api_key: str | None = None) -> StripeMeters:
         """Return the deployment's meters at Stripe, with this key or the secret's."""
         return StripeMeters(
-            (lambda _fresh: api_key) if api_key else (lambda _fresh: self._stripe_key()),
+            (lambda _fresh: api_key) if api_key else (lambda fresh: self._stripe_key(fresh=fresh)),
             self.outputs.deployment,
             self.outputs.stripe_api_base,
         )
@@ -220,6 +223,7 @@ class Deployment:
     def put_stripe_key(self, api_key: str) -> None:
         """Put the restricted key in the secret."""
         self._put_secret(self._secret_values() | {API_KEY: api_key})
+        self._known_key = api_key
 
     def has_signing_secret(self) -> bool:
         """Say whether there is a signing secret of Stripe's notifications, also beside the key, as it once was."""
@@ -313,11 +317,14 @@ class Deployment:
             together = more | {"reasons": dict(Counter(together["reasons"]) + Counter(more["reasons"]))}
         return together
 
-    def _stripe_key(self) -> str:
-        key = self._secret_values().get(API_KEY)
-        if not key:
-            raise StripeNotConnectedError(NO_KEY)
-        return key
+    def _stripe_key(self, *, fresh: bool) -> str:
+        """Return the key in the secret, which is read once; afresh if Stripe did not take what was read."""
+        with self._reading_key:  # many threads ask for it at once
+            if fresh or not self._known_key:
+                self._known_key = self._secret_values().get(API_KEY, "")
+            if not self._known_key:
+                raise StripeNotConnectedError(NO_KEY)
+            return self._known_key
 
 
 def checked_key(key: str, name: str) -> str:

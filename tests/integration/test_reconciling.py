@@ -2,13 +2,16 @@
 
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
+import boto3
 import msgspec
 import pytest
 
 from infra.local.stripe.faults import Fault
+from infra.operate.deployment import Deployment
 from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
@@ -443,6 +446,32 @@ def test_the_command_shows_a_customers_three_columns(billing: Billing, operator:
     document = operator.run("reconcile", "acme", "--json").document
     assert [row["unpaid"] for row in document["rows"]] == ["before subscription"]
     assert (document["unpaid"], document["differing"]) == ({"before subscription": 1}, 0)
+
+
+def test_the_stripe_key_is_read_once_in_a_command(
+    billing: Billing, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many calls it makes, side by side; and once more where Stripe takes it no longer."""
+    secrets: Any = boto3.client("secretsmanager")
+    asked: list[str] = []
+    secrets.before.append(lambda operation, _arguments: asked.append(operation))
+    made = operator.deployment
+    client = made.client
+    made.client = lambda name, **more: secrets if name == "secretsmanager" else client(name, **more)
+    monkeypatch.setattr(Deployment, "find", lambda *_, **__: made)
+    assert operator.run("reconcile", "acme", "--json").document["reads"] > 5
+    assert asked == ["GetSecretValue"]
+    billing.world.stripe.rotate_key("sk_test_new")
+    secrets.put_secret_value(SecretId="stripe-secret", SecretString="sk_test_new")
+    asked.clear()
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda _: made.stripe().meters(), range(8)))
+    assert 1 <= asked.count("GetSecretValue") <= 8
+    asked.clear()
+    made.put_stripe_key("sk_test_new")
+    asked.clear()
+    assert made.stripe().meters()
+    assert asked == []
 
 
 def test_the_command_says_of_everyone_what_the_daily_looks_found(billing: Billing, operator: Operator) -> None:
