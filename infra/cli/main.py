@@ -34,7 +34,7 @@ WORDS: Final[dict[str, dict[str, Word]]] = {
             "customers:customers_app",
             also=("access", "limits", "link"),
         ),
-        "keys": Word("API keys: made for customers, billed to nobody, or given by mistake.", "keys:keys_app"),
+        "keys": Word("API keys: made, billed to nobody, or given by mistake.", "keys:keys_app"),
         "limits": Word("How much customers may use, and why keys are closed.", "limits:limits_app"),
         "portal": Word("The customers' own view of their usage.", "link:portal_app"),
     },

@@ -166,8 +166,8 @@ def test_ctrl_c_says_how_far_a_command_had_come(
 # --- a terminal ------------------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes) -> list[str]:
-    """Run Python code on a terminal and return its lines as a person sees them in the end.
+def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes, **environment: str) -> str:
+    """Run Python code on a terminal and return what it writes there.
 
     Each time that it writes what ``answers`` says, it gets a line to read.
     """
@@ -178,7 +178,7 @@ def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes) -
     tcsetattr(theirs, TCSANOW, mode)
     with subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-c", program, *arguments],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -193,7 +193,7 @@ def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes) -
                 os.write(ours, b"\n")
                 since = b""
     os.close(ours)
-    return screen(written.decode())
+    return written.decode()
 
 
 def _read(terminal: int) -> bytes:
@@ -246,8 +246,53 @@ main()
 @pytest.mark.parametrize("columns", [80, 140])
 def test_lines_are_not_mixed_into_what_moves(columns: int) -> None:
     """Doctor prints each line as soon as it has it, while its spinner turns."""
-    assert on_a_terminal(CHECKS, "doctor", columns=columns, answers=b"checking") == [
+    assert screen(on_a_terminal(CHECKS, "doctor", columns=columns, answers=b"checking")) == [
         "ok       one: it is there",
         "broken   two: it is gone",
         "         -> bring it back",
     ]
+
+
+COLOURS = re.compile(r"\x1b\[[\d;]*?[349]\d[\d;]*m")
+
+
+def test_no_color_is_heeded() -> None:
+    """By lines and spinners (no-color.org); without it what is well is green."""
+    coloured = on_a_terminal(CHECKS, "doctor", columns=80, answers=b"checking")
+    plain = on_a_terminal(CHECKS, "doctor", columns=80, answers=b"checking", NO_COLOR="1")
+    assert "\x1b[32m" in coloured
+    assert COLOURS.findall(plain) == []
+    assert screen(plain) == screen(coloured)
+
+
+# --- a pipe ----------------------------------------------------------------------------------------------------------
+
+
+MANY = """
+from infra.cli.main import main
+from infra.operate import redrive
+from infra.operate.deployment import Deployment
+
+Deployment.find = lambda *_: Deployment
+entry = redrive.Entry("0" * 24, "lines", "", "", 1, 0, 0, 0, {"no customer": 1})
+redrive.entries = lambda _: [entry] * 3_000
+main()
+"""
+
+
+@pytest.mark.parametrize(("option", "first"), [((), "batch "), (("--json",), "[")])
+def test_who_reads_the_first_lines_alone_reads_no_more(option: tuple[str, ...], first: str) -> None:
+    """A list goes into head, or into less that is left, without a word."""
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", MANY, "set-aside", "list", *option],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as listing:
+        assert listing.stdout
+        assert listing.stderr
+        assert listing.stdout.readline().startswith(first)
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
