@@ -483,7 +483,7 @@ def test_lines_that_were_pasted_are_our_format_too(ward: Ward) -> None:
     http.delete_stage(ApiId=api, StageName="v1")
     http.create_stage(ApiId=api, StageName="v1", AccessLogSettings=settings | {"Format": former})
     ((_, _, todo),) = [found for found in ward.of("stages") if found[0] == "broken"]
-    assert todo.startswith(f"paste the lines anew that 'metering connect {api} v1 --print' shows, and deploy it")
+    assert todo.startswith(f"paste the lines anew that 'metering connect {api} v1 --print TOOL' shows, and deploy it")
 
 
 def test_a_compared_stage_that_writes_elsewhere_is_told(ward: Ward) -> None:

@@ -170,12 +170,19 @@ def test_where_nothing_is_connected_nothing_is_said(patient: Patient) -> None:
     assert patient.found() == []
 
 
+def test_a_command_to_paste_is_one_that_a_shell_gives_on(patient: Patient) -> None:
+    """Which takes $default for a variable of its own."""
+    patient.keep(step=Step.CONNECTING, stage="$default")
+    ((_, _, do),) = patient.found()
+    assert do.startswith("metering connect API '$default' --yes goes on with it")
+
+
 # --- the stage -------------------------------------------------------------------------------------------------------
 
 
 DEPLOYED_OVER: Final = (
-    "metering connect API v1 --yes, or paste the lines of metering connect API v1 --print into what deploys it, so "
-    "that they stay: what it wrote meanwhile may be billed to nobody"
+    "metering connect API v1 --yes, or paste the lines of metering connect API v1 --print TOOL into what deploys "
+    "it, so that they stay: what it wrote meanwhile may be billed to nobody"
 )
 
 

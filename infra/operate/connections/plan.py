@@ -11,6 +11,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Final
 
 import msgspec
@@ -163,7 +164,9 @@ def _check(stage: LiveStage, place: Place, wishes: Wishes, former: Connection | 
             f"{stage} is being disconnected: go on with 'metering disconnect {former.name}', then connect it again"
         )
     if wishes.name not in ("", former.name) or wishes.caller not in ("", former.log.variable):
-        again = f"'metering connect {stage.api_id} {stage.name}' and " if former.step is Step.DISCONNECTED else ""
+        again = (
+            f"'metering connect {stage.api_id} {quote(stage.name)}' and " if former.step is Step.DISCONNECTED else ""
+        )
         raise OperatorError(
             f"{stage} writes as the connection {former.name}, which bills {former.log.variable}: for another name or "
             f"caller, say {again}'metering disconnect {former.name}' first"

@@ -8,6 +8,7 @@ CloudWatch for each.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from shlex import quote
 from typing import Any, Final
 
 from infra.operate.connections.first_line import reader_of
@@ -136,8 +137,8 @@ def _of_stage(around: _Around, one: Connection) -> Iterator[Finding]:
     elif log != one.after:
         yield broken(
             f"{stage} {_drifted(one, log)}: something deployed over it",
-            f"{_again(one)}, or paste the lines of metering connect {one.api_id} {one.stage} --print into what deploys "
-            "it, so that they stay: what it wrote meanwhile may be billed to nobody",
+            f"{_again(one)}, or paste the lines of {_connect(one)} --print TOOL into what deploys it, so that they stay: "
+            "what it wrote meanwhile may be billed to nobody",
         )
     else:
         yield from _outdated(around, one)
@@ -162,7 +163,7 @@ def _outdated(around: _Around, one: Connection) -> Iterator[Finding]:
         except FormatError as error:
             yield broken(
                 f"by the format of its own that {_stage(one)} writes, metrics can no longer be billed: {error}",
-                f"change its format so, or metering connect {one.api_id} {one.stage} --extend",
+                f"change its format so, or {_connect(one)} --extend",
             )
         return
     ours = one.log.format(around.deployment.outputs.nonces.partition(" ")[0], declared(around.metrics))
@@ -285,9 +286,12 @@ def _nameless_messages(around: _Around, one: Connection) -> Iterator[Finding]:
 
 def _again(one: Connection) -> str:
     """Return what goes on with a connection, or makes good what it lacks."""
-    return (
-        f"metering connect {one.api_id} {one.stage} --yes" if one.api else f"metering connect-log {one.log_group} --yes"
-    )
+    return f"{_connect(one)} --yes"
+
+
+def _connect(one: Connection) -> str:
+    """Return the command that connects it, as a shell takes it: an HTTP API's stage is often called $default."""
+    return f"metering connect {one.api_id} {quote(one.stage)}" if one.api else f"metering connect-log {one.log_group}"
 
 
 def _stage(one: Connection) -> str:

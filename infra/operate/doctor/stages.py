@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from shlex import quote
 from typing import Any, Final
 
 from infra.operate.connections.snippets import pasted
@@ -217,7 +218,7 @@ def _written(deployment: Deployment, found: _Found) -> Finding:
         named = f" as {log.connection}" if lines else ""
         return ok(f"{found} writes our format{named}, and bills {log.prefix}{log.variable}")
     other = (
-        f"paste the lines anew that 'metering connect {found.api.id} {found.name} --print' shows"
+        f"paste the lines anew that 'metering connect {found.api.id} {quote(found.name)} --print TOOL' shows"
         if lines or found.api.kind is not own.api
         else f"give {found} metering.access_log_format"
     )
