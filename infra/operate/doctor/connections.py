@@ -137,8 +137,8 @@ def _of_stage(around: _Around, one: Connection) -> Iterator[Finding]:
     elif log != one.after:
         yield broken(
             f"{stage} {_drifted(one, log)}: something deployed over it",
-            f"{_again(one)}, or paste the lines of {_connect(one)} --print TOOL into what deploys it, so that they stay: "
-            "what it wrote meanwhile may be billed to nobody",
+            f"{_again(one)}, or paste the lines of {_connect(one)} --print TOOL into what deploys it, so that they stay"
+            ": what it wrote meanwhile may be billed to nobody",
         )
     else:
         yield from _outdated(around, one)
