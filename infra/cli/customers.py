@@ -24,7 +24,7 @@ from infra.cli.shared import (
     table,
 )
 from infra.operate.access import Access, in_words, reason_as_json
-from infra.operate.customer_file import read_csv
+from infra.operate.customer_file import Standing, read_csv, standing
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
@@ -149,35 +149,67 @@ def customers_import(
         ),
     ],
     unchecked: Unchecked = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the whole file, say what would be done, and write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Add the customers of a CSV file; the whole file is checked before anything is written.
 
-    The first line names the columns: id, name, stripe_customer (may be empty), keys (with spaces between them).
+    The first line names the columns: id, name, stripe_customer (may be empty), keys (with spaces between them). They
+    are parted by commas, semicolons or tabs. Importing the same file again goes on where it was stopped.
     """
     try:
         entries, problems = read_csv(file)
     except UnicodeDecodeError as error:
         raise OperatorError(f"{file} must be a CSV file in UTF-8, got something else") from error
     deployment = connect()
-    customers = Customers(deployment.ledger, deployment.counters)
+    notes = _checked(deployment, file, entries, problems, unchecked)
+    say_notes(notes)
+    stands = standing(deployment.ledger, entries)
+    if dry_run:
+        _say_standing(stands, as_json)
+        return
+    if stands.there:
+        say_notes([f"{stands.there:,} of {stands.customers:,} customers of the file are there already"])
+    customers, whole, access = (
+        Customers(deployment.ledger, deployment.counters),
+        Change(),
+        Access.of(deployment, now),
+    )
+    for entry in progress("importing", as_json)(entries.values(), len(entries)):
+        whole += customers.add(entry, now=now()) + settled(access, entry.keys)
+    say_change(whole, as_json)
+
+
+def _checked(
+    deployment: Deployment, file: Path, entries: Mapping[int, Entry], problems: dict[int, list[str]], unchecked: bool
+) -> list[str]:
+    """Return what to say of a file's customers; raise OperatorError, with each line of which something is wrong."""
     looked_at = look_at(deployment, (name for entry in entries.values() for name in entry.keys))
     values = {
         line: [looked_at.refused[name] for name in entry.keys if name in looked_at.refused]
         for line, entry in entries.items()
     }
-    entries = {line: entry for line, entry in entries.items() if not values[line]}
-    problems |= {line: refused for line, refused in values.items() if refused} | customers.check(entries, now=now())
+    good = {line: entry for line, entry in entries.items() if not values[line]}
+    problems |= {line: refused for line, refused in values.items() if refused}
+    problems |= Customers(deployment.ledger, deployment.counters).check(good, now=now())
     for line, refused in _look_up(deployment, {} if any(problems.values()) else entries, unchecked).items():
         problems[line] = refused
     bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
         raise OperatorError(f"nothing was imported from {file}:", *bad)
-    say_notes(looked_at.notes)
-    whole, access = Change(), Access.of(deployment, now)
-    for entry in progress("importing", as_json)(entries.values(), len(entries)):
-        whole += customers.add(entry, now=now()) + settled(access, entry.keys)
-    say_change(whole, as_json)
+    return looked_at.notes
+
+
+def _say_standing(stands: Standing, as_json: bool) -> None:
+    if as_json:
+        print_json({"dry_run": True, **asdict(stands)})
+        return
+    out.print(
+        f"of {stands.customers:,} customers {stands.added:,} would be added and {stands.changed:,} changed, "
+        f"{stands.there:,} are there already; {stands.keys:,} keys would be given; nothing was written"
+    )
 
 
 @on_deployment(customers_app, "subscribe")

@@ -31,6 +31,8 @@ from metering.stripe.meters import StripeMeters
 
 _STRIPE_CUSTOMER: Final = r"cus_[A-Za-z0-9]{1,60}"
 _LONGEST_NAME: Final = 200
+_BY_OPTION: Final = "with --from HOUR"
+_BY_ADDING: Final = "by 'metering customers add' with --from HOUR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +114,13 @@ class Customers:
         """Say what is wrong with the entries, each by itself, among themselves and with what is there; by line."""
         good = {line: entry for line, entry in entries.items() if not any(entry.problems())}
         holdings = self.ledger.holders.of_keys({name for entry in good.values() for name in entry.keys})
-        twice, conflicts = _given_twice(entries), self._conflicts(good, holdings, now=now)
+        twice, conflicts = _given_twice(entries), self._conflicts(good, holdings, now=now, say=_BY_ADDING)
         return {
             line: [*entry.problems(), *twice.get(line, []), *conflicts.get(line, [])] for line, entry in entries.items()
         }
 
     def _conflicts(
-        self, entries: Mapping[int, Entry], holdings: Mapping[str, Holding], *, now: datetime
+        self, entries: Mapping[int, Entry], holdings: Mapping[str, Holding], *, now: datetime, say: str = _BY_OPTION
     ) -> dict[int, list[str]]:
         """Say which keys and Stripe customers of these entries belong to another customer."""
         named = sorted({entry.stripe_customer for entry in entries.values()} - {""})
@@ -126,7 +128,7 @@ class Customers:
         conflicts: dict[int, list[str]] = {}
         for line, entry in entries.items():
             holder = Holder(entry.since or BEGINNING, entry.id)
-            refusals = [_refusal(holdings[name], holder, now=now) for name in dict.fromkeys(entry.keys)]
+            refusals = [_refusal(holdings[name], holder, now=now, say=say) for name in dict.fromkeys(entry.keys)]
             owner = owners.get(entry.stripe_customer, "")
             taken = f"the Stripe customer {entry.stripe_customer} belongs to the customer {owner!r} already"
             conflicts[line] = [*filter(None, refusals), *([taken] if owner not in ("", entry.id) else [])]
@@ -285,7 +287,7 @@ def _given_twice(entries: Mapping[int, Entry]) -> dict[int, list[str]]:
     return repeated
 
 
-def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:
+def _refusal(holding: Holding, holder: Holder, *, now: datetime, say: str = _BY_OPTION) -> str:
     """Say why a key cannot be given to a holder, or return an empty string."""
     last = holding.holders[-1] if holding.holders else None
     if holder.since != BEGINNING and holder.since.end + OLDEST_RECORD <= now:
@@ -298,7 +300,7 @@ def _refusal(holding: Holding, holder: Holder, *, now: datetime) -> str:
         since = "the beginning" if last.since == BEGINNING else str(last.since)
         return f"the key {holding.key} {whose} since {since} already: --from cannot change that, got {holder.since}"
     if holder.since == BEGINNING:
-        return f"the key {holding.key} {whose}: say with --from HOUR when it changes hands"
+        return f"the key {holding.key} {whose}: say {say} when it changes hands"
     later = f"the key {holding.key} {whose} since {last.since}: --from must be a later hour, got {holder.since}"
     return "" if holder.since > last.since else later
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import boto3
 import pytest
 
-from infra.operate.customer_file import read_csv
+from infra.operate.customer_file import COLUMNS, read_csv
 from infra.operate.customers import Change, Customers, Entry
 from infra.operate.deployment import OperatorError
 from metering.model.periods import Hour
@@ -499,20 +499,41 @@ def test_lines_keep_their_numbers_behind_empty_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "got"),
+    ("text", "wrong"),
     [
-        ("", "nothing"),
-        ("id,name\nacme,Acme\n", "id, name"),
-        ("id;name;stripe_customer;keys\n", "id;name;stripe_customer;keys"),
-        ("id,name,stripe_customer,keys,plan\n", "id, name, stripe_customer, keys, plan"),
-        ("id,name,name,stripe_customer,keys\n", "id, name, name, stripe_customer, keys"),
-        ("acme,Acme,cus_1,key1\n", "acme, Acme, cus_1, key1"),
+        ("", "got nothing"),
+        ("id,name\nacme,Acme\n", "missing: stripe_customer, keys"),
+        ("id;name;Stripe customer;keys;Plan\n", "unknown: 'Plan'"),
+        ("id,name,stripe_customer,keys,,plan\n", "unknown: '', 'plan'"),
+        ("id,name,name,stripe_customer,keys\n", "twice: name"),
+        ("acme,Acme,cus_1,key1\n", f"missing: {', '.join(COLUMNS)}; unknown: 'acme', 'Acme', 'cus_1', 'key1'"),
     ],
 )
-def test_a_file_with_other_columns_is_refused(tmp_path: Path, text: str, got: str) -> None:
+def test_a_file_with_other_columns_is_refused_and_they_are_named(tmp_path: Path, text: str, wrong: str) -> None:
     """Also one without a header."""
-    wanted = f"the columns must be id, name, stripe_customer, keys; got {got}"
+    wanted = f"the columns must be id, name, stripe_customer, keys; {wrong}"
     assert read_csv(csv(tmp_path, text)) == ({}, {1: [wanted]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'ID;Name;Stripe Customer;Keys\nacme;"Acme; Inc, ""A""";cus_1;key1 key2\n',
+        'keys\tid\tNAME\tStripe_customer\nkey1 key2\tacme\t"Acme; Inc, ""A"""\tcus_1\n',
+        'id,name,stripe_customer,keys,,\n,,,,,\nacme,"Acme; Inc, ""A""",cus_1,"key1\nkey2",,\n,,,,,\n',
+    ],
+)
+def test_a_file_is_read_as_spreadsheets_write_it(tmp_path: Path, text: str) -> None:
+    """Semicolons, tabs, columns in any case and order, empty rows and columns, and cells in quotes."""
+    entries, unread = read_csv(csv(tmp_path, text.replace("\n", "\r\n").encode("utf-8-sig")))
+    assert unread == {}
+    assert [*entries.values()] == [Entry("acme", 'Acme; Inc, "A"', "cus_1", ("key1", "key2"))]
+
+
+def test_what_stands_beside_the_columns_is_named(tmp_path: Path) -> None:
+    """It would be lost without a word."""
+    _, unread = read_csv(csv(tmp_path, "id,name,stripe_customer,keys,\nacme,Acme,,key1,gold\n"))
+    assert unread == {2: ["4 columns are wanted"]}
 
 
 def test_a_header_alone_is_a_file_without_customers(tmp_path: Path) -> None:
@@ -547,6 +568,7 @@ def test_each_bad_line_is_named_with_its_number_and_everything_wrong_with_it(wor
         "good,Good,,key9\n"  # 9
         "double,Double,,key10 key10\n"  # 10
     )
+    by_adding = "say by 'metering customers add' with --from HOUR when it changes hands"
     assert problems(world, csv(tmp_path, text)) == {
         3: [
             "a customer's id is 1 to 128 printable characters, no space around them, not '-', got ' a'",
@@ -559,7 +581,7 @@ def test_each_bad_line_is_named_with_its_number_and_everything_wrong_with_it(wor
         6: ["the customer 'acme' is given on line 2 already", "the key 'key1' is given on line 2 already"],
         7: [
             "the Stripe customer 'cus_1' is given on line 2 already",
-            "the key taken belongs to the customer 'umbrella': say with --from HOUR when it changes hands",
+            f"the key taken belongs to the customer 'umbrella': {by_adding}",
         ],
         8: ["the Stripe customer cus_taken belongs to the customer 'umbrella' already"],
         10: ["the key 'key10' is given on line 10 already"],

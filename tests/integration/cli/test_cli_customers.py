@@ -1,10 +1,11 @@
 """Customers, their keys, and who is not billed, by commands."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from infra.operate.customers import Change, Customers, Entry
 from infra.operate.rights import FUNCTIONS
 from metering.model.periods import Hour
 from metering.stripe.client import StripeRejectedError
@@ -239,9 +240,45 @@ def test_a_file_with_a_bad_line_is_not_imported_at_all(deployed: World, metering
         f"error: nothing was imported from {file}:\n"
         "  line 3: a customer's id is 1 to 128 printable characters, no space around them, not '-', got ' a'\n"
         "  line 4: 4 columns are wanted\n"
-        "  line 5: the key taken belongs to the customer 'umbrella': say with --from HOUR when it changes hands\n",
+        "  line 5: the key taken belongs to the customer 'umbrella': say by 'metering customers add' with --from HOUR "
+        "when it changes hands\n",
     )
     assert list(deployed.ledger.holders.customer_ids()) == ["umbrella"]
+
+
+def test_an_import_that_was_stopped_is_looked_at_and_goes_on(
+    deployed: World, metering: Metering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much is there already is said before, and where it was stopped; looking writes nothing."""
+    file = tmp_path / "customers.csv"
+    rows = [f"c{number};Customer {number};;key{number}" for number in range(5)]
+    file.write_text("\n".join(["Id;Name;Stripe customer;Keys", *rows]) + "\n")
+    dry_run = ("customers", "import", str(file), "--dry-run")
+    assert metering(*dry_run).out == (
+        "of 5 customers 5 would be added and 0 changed, 0 are there already; 5 keys would be given; "
+        "nothing was written\n"
+    )
+    assert list(deployed.ledger.holders.customer_ids()) == []
+    add = Customers.add
+
+    def stop_at_the_third(customers: Customers, entry: Entry, *, now: datetime) -> Change:
+        if entry.id == "c2":
+            raise KeyboardInterrupt
+        return add(customers, entry, now=now)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Customers, "add", stop_at_the_third)
+        stopped = metering("customers", "import", str(file))
+    assert (stopped.code, stopped.err.splitlines()[-1]) == (
+        130,
+        "stopped: importing, 2 of 5 done; what was done stays, and the same command again goes on from there",
+    )
+    metering("customers", "add", "c3", "--name", "Another")
+    assert metering(*dry_run, "--json").json() == {"dry_run": True, "added": 2, "changed": 1, "there": 2, "keys": 3}
+    again = metering("customers", "import", str(file))
+    assert again.err == "note: 2 of 5 customers of the file are there already\n"
+    assert len(again.out.splitlines()) == 6
+    assert metering(*dry_run, "--json").json()["there"] == 5
 
 
 @pytest.mark.usefixtures("deployed")
