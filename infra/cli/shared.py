@@ -185,8 +185,9 @@ def progress(doing: str, quiet: bool) -> Callable[[Iterable[Any], int], Iterable
         shown = track(
             things, description=doing, total=total, console=err, disable=quiet or not err.is_terminal, transient=True
         )
-        for done, thing in enumerate(shown):
-            course.how_far = f"{doing}, {done} of {total} done"
+        course.how_far = f"{doing}, 0 of {total} done"
+        for done, thing in enumerate(shown, 1):
             yield thing
+            course.how_far = f"{doing}, {done} of {total} done"
 
     return go_through

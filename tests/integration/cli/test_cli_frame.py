@@ -9,6 +9,7 @@ import tomllib
 from fcntl import ioctl
 from itertools import pairwise
 from pathlib import Path
+from signal import SIGINT
 from struct import pack
 from termios import ECHO, TCSANOW, TIOCSWINSZ, tcgetattr, tcsetattr
 from typing import Any
@@ -166,10 +167,12 @@ def test_ctrl_c_says_how_far_a_command_had_come(
 # --- a terminal ------------------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes, **environment: str) -> str:
+def on_a_terminal(
+    program: str, *arguments: str, columns: int, answers: bytes, stops: bool = False, **environment: str
+) -> str:
     """Run Python code on a terminal and return what it writes there.
 
-    Each time that it writes what ``answers`` says, it gets a line to read.
+    Each time that it writes what ``answers`` says, it gets a line to read, or once Ctrl-C where ``stops`` is true.
     """
     ours, theirs = pty.openpty()
     ioctl(theirs, TIOCSWINSZ, pack("HHHH", 40, columns, 0, 0))
@@ -184,14 +187,18 @@ def on_a_terminal(program: str, *arguments: str, columns: int, answers: bytes, *
         stderr=theirs,
         cwd=ROOT,
         start_new_session=True,
-    ):
+    ) as running:
         os.close(theirs)
-        written, since = b"", b""
+        written, since, stopped = b"", b"", False
         while part := _read(ours):
             written, since = written + part, since + part
             if answers in since:
-                os.write(ours, b"\n")
                 since = b""
+                if not stops:
+                    os.write(ours, b"\n")
+                elif not stopped:
+                    stopped = True
+                    running.send_signal(SIGINT)
     os.close(ours)
     return written.decode()
 
@@ -251,6 +258,13 @@ def test_lines_are_not_mixed_into_what_moves(columns: int) -> None:
         "broken   two: it is gone",
         "         -> bring it back",
     ]
+
+
+def test_ctrl_c_takes_what_moves_off_the_terminal() -> None:
+    """And the cursor comes back."""
+    written = on_a_terminal(CHECKS, "doctor", columns=80, answers=b"checking", stops=True)
+    assert screen(written) == ["stopped: nothing was changed"]
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
 
 
 COLOURS = re.compile(r"\x1b\[[\d;]*?[349]\d[\d;]*m")
