@@ -15,7 +15,8 @@ from rich.text import Text
 from infra.cli.shared import WIDEST, Connect, Json, hour, now, on_deployment, out, print_json
 from infra.cli.terminal import line
 from infra.operate.access import in_words
-from infra.operate.top import MOST_SET_ASIDE, Busy, Look, Top, in_units
+from infra.operate.looks import Busy, Look, in_units
+from infra.operate.top import MOST_SET_ASIDE, Top
 from metering.model.periods import Hour
 from metering.model.prices import in_money
 
@@ -63,7 +64,8 @@ def shown(look: Look) -> Group:
     since = "the hour's begin" if look.is_first else f"{look.since:%H:%M:%S}"
     heading = f"{look.hour} at {look.at:%H:%M:%S} UTC: {look.per_second:,} {look.rate_of} a second since {since}"
     money = [
-        f"{_money(cost, currency)} so far in this hour, {_money(per_hour, currency)} an hour"
+        f"{_up_to(look.is_up_to(currency))}{_money(cost, currency)} so far in this hour, "
+        f"{_money(per_hour, currency)} an hour"
         for currency, (cost, per_hour) in look.money.items()
     ]
     a_second = f"{look.rate_of} a second"
@@ -76,8 +78,8 @@ def shown(look: Look) -> Group:
                 _quantities(busy),
                 str(busy.keys),
                 busy.plan or "-",
-                _money(busy.cost, busy.currency),
-                _money(busy.per_hour, busy.currency),
+                _up_to(busy.costs_up_to) + _money(busy.cost, busy.currency),
+                _up_to(busy.costs_up_to) + _money(busy.per_hour, busy.currency),
             )
             for busy in look.customers
         ),
@@ -112,7 +114,13 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
 
 
 def _quantities(busy: Busy) -> str:
-    return ", ".join(f"{quantity:,} {metric}" for metric, quantity in sorted(busy.quantities.items()))
+    return ", ".join(
+        f"{_up_to(metric in busy.up_to)}{quantity:,} {metric}" for metric, quantity in sorted(busy.quantities.items())
+    )
+
+
+def _up_to(may_be_less: bool) -> str:
+    return "up to " if may_be_less else ""
 
 
 def _money(amount: Decimal | None, currency: str) -> str:

@@ -9,28 +9,29 @@ once an hour which plan it is on, and reads what it has used in the period befor
 **What the running hour costs** is the price at the margin: what the plan asks for all of the period's usage with this
 hour, less what it asks without it, by the plan as ``app.py`` declares it, fees left out. So an hour within a free tier
 costs nothing, and the package or tier that it begins is its own. ``per_hour`` is what that comes to if the hour goes on
-as it went since its begin. Both are estimates: whoever is subscribed to an older price pays that one, and the distinct
-values that several keys have in common count for each of them until the hour is closed.
+as it went since its begin. Both are estimates: whoever is subscribed to an older price pays that one. Distinct values
+are as the ledger has them once it has the hour; until then those of a customer with several keys are an upper bound,
+which is said (``up_to``): what the keys have in common counts for each, as long as nobody has read a month's claims.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
-from infra.operate.access import reason_as_json
 from infra.operate.deployment import Deployment
+from infra.operate.looks import Busy, Look
 from metering.layout import FAILED_BATCHES
 from metering.limits.gate import reasons_of_one
 from metering.model.limits import Reason
 from metering.model.metrics import Count, Metric, meters_of
 from metering.model.periods import HOUR, Hour, hours
-from metering.model.prices import Flat, Plan, Price, explain, terms, written
-from metering.model.subjects import Kind, customer, key_of_source
-from metering.stores.attribution import owner_of
+from metering.model.prices import Flat, Plan, Price, explain, terms
+from metering.model.subjects import Kind, customer, key_of_source, source_of_key
+from metering.stores.attribution import Share, alone, owner_of
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
 from metering.stores.holders import Customer, Holding
@@ -44,101 +45,13 @@ MOST_OPEN: Final = 3
 MOST_SET_ASIDE: Final = 100
 """How many of the batches that were ever set aside are looked at, and of those that failed for good."""
 
+MOST_KEYS: Final = 100
+"""Of so many keys of a customer that is shown it is looked at whether one alone stands for it."""
+
 MOST_REJECTED: Final = 10_000
 """More rows that Stripe rejected are not counted."""
 
 _STANDING: Final = timedelta(minutes=1)
-_CENTS: Final = Decimal("0.01")
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """A customer, or a key, and what it used in the hour so far.
-
-    ``customer`` is empty for a key that has none; then ``reason`` says why it is not billed, if somebody said so.
-    ``per_second`` is of the look's ``rate_of``. Amounts are of the smallest unit of ``currency``, None where no plan of
-    the customer's is known. ``reasons`` are why a customer's keys are not open.
-    """
-
-    name: str
-    customer: str
-    quantities: Mapping[str, int]
-    per_second: float
-    reason: str = ""
-    keys: int = 1
-    plan: str = ""
-    currency: str = ""
-    cost: Decimal | None = None
-    per_hour: Decimal | None = None
-    reasons: tuple[Reason, ...] = ()
-
-    def as_json(self, kind: str) -> dict[str, Any]:
-        """Return it as ``metering top --json`` prints it; ``kind`` is "customer" or "key"."""
-        shown: dict[str, Any] = {kind: self.name}
-        if kind == "key":
-            shown |= {"customer": self.customer or None}
-            shown |= {"not_billed": self.reason} if self.reason else {}
-        shown |= {"per_second": self.per_second, "quantities": dict(self.quantities)}
-        if kind == "customer":
-            shown |= {"keys": self.keys, "plan": self.plan or None, "currency": self.currency or None}
-            for name, amount in (("cost", self.cost), ("per_hour", self.per_hour)):
-                shown[name] = None if amount is None else in_units(amount)
-            shown["reasons"] = [reason_as_json(reason) for reason in self.reasons]
-        return shown
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look shows. ``customers`` and ``keys`` are the busiest; ``unmapped`` every key that nobody holds.
-
-    ``since`` is from when on the rates are taken: the look before, or the hour's begin.
-    """
-
-    hour: Hour
-    at: datetime
-    since: datetime
-    is_first: bool
-    rate_of: str
-    per_second: float
-    customers: Sequence[Busy]
-    keys: Sequence[Busy]
-    unmapped: Sequence[Busy]
-    set_aside: int
-    rejected: int
-    unbilled: int
-    notes: Sequence[str]
-
-    @property
-    def money(self) -> dict[str, tuple[Decimal, Decimal]]:
-        """What the customers shown cost so far, and an hour of it, by currency."""
-        amounts: dict[str, tuple[Decimal, Decimal]] = {}
-        for busy in self.customers:
-            if busy.cost is not None and busy.per_hour is not None:
-                cost, per_hour = amounts.get(busy.currency, (Decimal(0), Decimal(0)))
-                amounts[busy.currency] = cost + busy.cost, per_hour + busy.per_hour
-        return amounts
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as ``metering top --json`` prints it; amounts are decimals of the currency's smallest unit."""
-        return {
-            "hour": str(self.hour),
-            "as_of": _moment(self.at),
-            "rates_since": _moment(self.since),
-            "rates_from": "the hour's begin" if self.is_first else "the last look",
-            "rate_of": self.rate_of,
-            "per_second": self.per_second,
-            "money": {
-                currency: {"cost": in_units(cost), "per_hour": in_units(per_hour)}
-                for currency, (cost, per_hour) in self.money.items()
-            },
-            "customers": [one.as_json("customer") for one in self.customers],
-            "keys": [one.as_json("key") for one in self.keys],
-            "unmapped": [one.as_json("key") for one in self.unmapped],
-            "set_aside_batches": self.set_aside,
-            "rejected_hours": self.rejected,
-            "unbilled_hours": self.unbilled,
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +84,7 @@ class Top:
     _notes: list[str] = field(default_factory=list)
     _unpriced: str = ""
     _reasons: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
+    _alone: dict[str, bool] = field(default_factory=dict)
 
     def look(self, now: datetime) -> Look:
         """Look at the counters, and at what is not known yet."""
@@ -198,7 +112,7 @@ class Top:
             if busy.customer:
                 theirs.setdefault(busy.customer, []).append(source)
         customers = [self._customer(name, counted, names_of, rate) for name, names_of in theirs.items()]
-        busiest = sorted(customers, key=_busiest)[: self.rows]
+        busiest = self._settled(sorted(customers, key=_busiest)[: self.rows], hour)
         self._before = hour, now, counted
         return Look(
             hour,
@@ -223,6 +137,7 @@ class Top:
         self._standing_at = now
         self._holdings = {}
         self._reasons = {}
+        self._alone = {}
         self._unpriced = ""
         self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
         self._set_aside = self._count_set_aside()
@@ -259,10 +174,29 @@ class Top:
         return Busy(key_of_source(source), self._owner(source, hour), quantities, per_second, reason)
 
     def _customer(self, name: str, counted: Counted, sources: list[str], rate: Any) -> Busy:
-        together: Counter[str] = Counter()
-        for source in sources:
-            together.update(counted[source].quantities())
-        return Busy(name, name, dict(together), rate(sources), keys=len(sources))
+        together = Share.of({source: counted[source] for source in sources}).together
+        distinct = tuple(sorted(together.uniques))
+        return Busy(name, name, together.quantities(), rate(sources), keys=len(sources), up_to=distinct)
+
+    def _settled(self, busiest: list[Busy], hour: Hour) -> list[Busy]:
+        """Return customers with distinct values as the ledger has them; what it has not, and may be fewer, is said."""
+        wanted = [busy.name for busy in busiest if busy.up_to]
+        rows = self.deployment.ledger.rows.at(hour, map(customer, wanted))
+        unknown = [name for name in wanted if name not in self._alone]
+        self._alone |= dict(zip(unknown, side_by_side(lambda name: self._is_alone(name, hour), unknown), strict=True))
+        settled = []
+        for busy in busiest:
+            totals = rows[customer(busy.name)].totals if busy.up_to else {}
+            known = {metric: totals[metric].counted for metric in busy.up_to if metric in totals}
+            left = () if self._alone.get(busy.name, True) else tuple(sorted({*busy.up_to} - known.keys()))
+            settled.append(replace(busy, quantities={**busy.quantities, **known}, up_to=left))
+        return settled
+
+    def _is_alone(self, name: str, hour: Hour) -> bool:
+        """Say whether one key alone stands for a customer in the month, so that its counters say what is distinct."""
+        holders = self.deployment.ledger.holders
+        keys = holders.few_keys_of(name, MOST_KEYS)
+        return keys is not None and alone(holders.holdings(map(source_of_key, keys)), name, hour)
 
     def _priced(self, busiest: list[Busy], hour: Hour, end: datetime) -> list[Busy]:
         """Return customers with what they cost."""
@@ -279,7 +213,17 @@ class Top:
             more = {name: quantity for name, quantity in busy.quantities.items() if name in prices}
             cost = sum((_at_margin(prices[name], used[name], quantity) for name, quantity in more.items()), Decimal(0))
             per_hour = cost / elapsed
-            priced.append(replace(busy, plan=on.plan.name, currency=on.plan.currency, cost=cost, per_hour=per_hour))
+            at_most = any(metric in prices for metric in busy.up_to)
+            priced.append(
+                replace(
+                    busy,
+                    plan=on.plan.name,
+                    currency=on.plan.currency,
+                    cost=cost,
+                    per_hour=per_hour,
+                    costs_up_to=at_most,
+                )
+            )
         return priced
 
     def _with_reasons(self, busiest: list[Busy], now: datetime) -> list[Busy]:
@@ -328,9 +272,9 @@ class Top:
                 used.update({metric: total.quantity for metric, total in row.totals.items()})
             for earlier, counted in self._open[hour]:
                 self._learn_holders(counted)
-                for source, amounts in counted.items():
-                    if since <= earlier and self._owner(source, earlier) == name:
-                        used.update(amounts.quantities())
+                if since <= earlier:
+                    theirs = {source: one for source, one in counted.items() if self._owner(source, earlier) == name}
+                    used.update(Share.of(theirs).together.quantities())
             self._used[name, hour] = used
         return self._used[name, hour]
 
@@ -367,12 +311,3 @@ def _at_margin(price: Price, before: int, more: int) -> Decimal:
 
 def _busiest(busy: Busy) -> tuple[float, int, str]:
     return -busy.per_second, -sum(busy.quantities.values()), busy.name
-
-
-def in_units(amount: Decimal) -> str:
-    """Write an amount of the smallest unit, with two decimals of it."""
-    return written(amount.quantize(_CENTS))
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

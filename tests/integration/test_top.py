@@ -15,16 +15,17 @@ from infra.cli.top import shown, waiting
 from infra.operate.catalog import Catalog
 from infra.operate.customers import Customers
 from infra.operate.deployment import Deployment
+from infra.operate.looks import Look
 from infra.operate.subscribing import Subscriber, Wishes
-from infra.operate.top import Look, Top
+from infra.operate.top import Top, _Subscribed
 from metering.model.amounts import Amounts
 from metering.model.limits import OPERATOR
-from metering.model.metrics import Count, Sum
+from metering.model.metrics import Count, Sum, Unique
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Tier
 from metering.model.subjects import customer
 from metering.model.unbilled import WhyUnbilled
-from metering.model.usage_row import State
+from metering.model.usage_row import State, Total, UsageRow
 from metering.stores.agreements import Looks, Unpaid
 from metering.stores.limits import Held, LimitItems
 from tests.doubles.clock import Clock
@@ -223,6 +224,39 @@ def test_while_stripe_does_not_answer_nothing_has_a_price(scene: Scene) -> None:
     assert top.look(scene.world.now + timedelta(seconds=60)).notes == []
 
 
+def test_distinct_values_of_several_keys_are_at_most_so_many_until_the_ledger_has_them(scene: Scene) -> None:
+    """In money, too; a customer with one key has as many as its key."""
+    users = Plan(
+        name="users", title="Users", currency="usd", prices=(Flat(amount=4900), PerUnit(metric="users", amount=30))
+    )
+    declared = (*METRICS, Unique(name="users", of="principal"))
+    vars(scene.deployment)["declared"] = {
+        "metrics": msgspec.to_builtins(declared), "plans": msgspec.to_builtins((users,))
+    }  # fmt: skip
+    scene.world.customer("acme", stripe_customer="cus_acme")
+    for key in ("key1", "key2", "key3"):
+        scene.batches += 1
+        amounts = Amounts({"requests": 1}, uniques={"users": 20})
+        scene.world.counters.count(HOUR, key, amounts, f"{scene.batches:012d}".encode())
+    top = scene.top()
+    top._subscribed["acme"] = _Subscribed(users, HOUR)
+    acme, globex = top.look(scene.world.now).customers
+    assert (acme.quantities["users"], acme.up_to, acme.cost, acme.costs_up_to) == (40, ("users",), Decimal(1200), True)
+    assert (globex.quantities["users"], globex.up_to, globex.costs_up_to) == (20, (), False)
+    look = top.look(scene.world.now)
+    assert look.as_json()["customers"][0]["up_to"] == ["users"]
+    assert look.as_json()["money"]["usd"]["up_to"] is True
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(shown(look))
+    text = console.export_text()
+    assert "up to 40 users" in text
+    assert "up to 12.00 USD so far in this hour" in text
+    row = UsageRow(customer("acme"), HOUR, totals={"users": Total(20, 1, State.PENDING)})
+    scene.world.ledger.rows.save(row)
+    acme, _ = top.look(scene.world.now).customers
+    assert (acme.quantities["users"], acme.up_to, acme.cost, acme.costs_up_to) == (20, (), Decimal(600), False)
+
+
 def test_without_plans_nothing_has_a_price(scene: Scene) -> None:
     """And Stripe is not asked."""
     vars(scene.deployment)["declared"]["plans"] = []
@@ -290,17 +324,19 @@ def test_the_command_prints_one_document(scene: Scene) -> None:
         "rates_from": "the hour's begin",
         "rate_of": "requests",
         "per_second": 0.067,
-        "money": {"usd": {"cost": "5.5", "per_hour": "11"}},
+        "money": {"usd": {"cost": "5.5", "per_hour": "11", "up_to": False}},
         "customers": [
             {
                 "customer": "acme",
                 "per_second": 0.062,
                 "quantities": {"requests": 111},
+                "up_to": [],
                 "keys": 1,
                 "plan": "standard",
                 "currency": "usd",
                 "cost": "5.5",
                 "per_hour": "11",
+                "costs_up_to": False,
                 "reasons": [],
             }
         ],
