@@ -166,6 +166,7 @@ def _wanted(invalid: BaseException | None) -> str:
         "greater_than_equal": f"{told.get('ge')} or more",
         "less_than_equal": f"{told.get('le')} or less",
         "int_parsing": "a whole number",
+        "int_parsing_size": "a whole number",
         "float_parsing": "a number",
     }
     return f"wanted {wanted.get(first['type'], first['msg'])}, got {first['input']!r}"

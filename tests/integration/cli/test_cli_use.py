@@ -185,21 +185,22 @@ def test_wrong_use_is_one_sentence_and_how_it_is_used(metering: Metering) -> Non
 
 
 def test_a_value_that_cannot_be_read_is_told_in_no_librarys_words(metering: Metering) -> None:
-    """Each option of a few words, or of a number."""
-    wrong = [
-        (name, param)
+    """Each option of a few words, of a number, or of an hour and alike."""
+    read = [
+        (name, param.opts[0], kind.is_choice)
         for name, command in everything()
         for param in command.params
-        if param.opts[0].startswith("--") and (param.type_descriptor.is_choice or param.type_descriptor.is_ranged)
+        if param.opts[0].startswith("--")
+        and ((kind := param.type_descriptor).is_choice or kind.annotation is int or kind.parameter_info.parser)
     ]
-    assert len(wrong) > 10
-    for name, param in wrong:
-        result = metering(*name.split(), param.opts[0], "fortnight")
-        choice = "'fortnight' is not one of '" if param.type_descriptor.is_choice else "got 'fortnight'\n"
-        assert result.err.startswith(f"error: invalid value for '{param.opts[0]}"), (name, result)
-        assert choice in result.err, name
-        assert "Value error" not in result.err
-        assert "Input should" not in result.err
+    assert len(read) > 30
+    for name, option, is_choice in read:
+        told = metering(*name.split(), option, "fortnight").err.splitlines()[0]
+        assert told.startswith(f"error: invalid value for '{option}': "), name
+        assert "'fortnight' is not one of '" in told if is_choice else told.endswith("got 'fortnight'"), name
+        assert "Value error" not in told, name
+    for number in ("9" * 5000, "1.5"):
+        assert "wanted a whole number, got" in metering("demo", "--requests", number).err
 
 
 # --- where there is no deployment ------------------------------------------------------------------------------------
