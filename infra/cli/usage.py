@@ -1,8 +1,7 @@
 """What was used, and closing it."""
 
 from dataclasses import asdict
-from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, assert_never
 
 import typer
 
@@ -22,7 +21,7 @@ from infra.cli.shared import (
     table,
 )
 from infra.operate import posting, usage
-from metering.model.periods import Hour, due_before
+from metering.model.periods import LATEST_RECORD, Hour, due_before
 from metering.portal.reading import By
 from metering.stores.marks import MOST_COUNTED
 
@@ -39,7 +38,12 @@ def usage_command(
     ] = None,
     first: Annotated[
         Hour | None,
-        typer.Option("--from", parser=hour, metavar="HOUR", help="The first hour; 24 hours ago if left out."),
+        typer.Option(
+            "--from",
+            parser=hour,
+            metavar="HOUR",
+            help="The first hour; if left out 24 hours back, with --by day seven days, with --by month this month.",
+        ),
     ] = None,
     end: Annotated[
         Hour | None,
@@ -59,7 +63,7 @@ def usage_command(
     """
     moment = now()
     end = end or Hour.containing(moment).next()
-    first = first or Hour.containing(moment - timedelta(hours=24))
+    first = first or _first(by, min(end, Hour.containing(moment).next()))
     if first >= end:
         raise typer.BadParameter(f"--from must be before --to, got {first} and {end}")
     deployment = connect()
@@ -74,6 +78,8 @@ def usage_command(
         print_json([_usage_json(line, split=by_dimension) for line in lines])
         return
     split = ("value",) if by_dimension else ()
+    last = min(end, Hour.containing(moment + LATEST_RECORD).next())
+    err.print(f"from {first} up to {last} (UTC)" if first < last else f"{first} is still to come")
     table(
         ("period", "customer", "key", "metric", *split, "quantity", "state", "reason"),
         [
@@ -90,6 +96,20 @@ def usage_command(
             for line in lines
         ],
     )
+
+
+def _first(by: By, end: Hour) -> Hour:
+    """Return where a report that ends so begins: the last 25 hours with the running one, seven days, or a month."""
+    last = Hour(end.number - 1)
+    match by:
+        case By.HOUR:
+            return Hour(last.number - 24)
+        case By.DAY:
+            return Hour((last.number // 24 - 6) * 24)
+        case By.MONTH:
+            return last.month_begin
+        case _:
+            assert_never(by)
 
 
 def _usage_json(line: usage.Line, *, split: bool) -> dict[str, Any]:

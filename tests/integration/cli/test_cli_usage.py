@@ -12,6 +12,7 @@ import pytest
 
 from infra.operate.deployment import Deployment
 from metering.billing.unbilled import Looker
+from metering.model.amounts import Amounts
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Change
@@ -74,6 +75,29 @@ def test_usage_is_added_up_by_longer_periods(metering: Metering, by: str, period
         (period, "acme", "key2", 1, "POSTED"),
         (period, "globex", "key3", 1, "HELD"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "periods", "covered"),
+    [
+        (("--by", "month"), ["2026-11"], "from 2026-11-01T00 up to 2026-11-22T07 (UTC)\n"),
+        (("--by", "month", "--to", "2026-11-01"), ["2026-10"], "from 2026-10-01T00 up to 2026-11-01T00 (UTC)\n"),
+        (("--by", "day"), ["2026-11-16", "2026-11-22"], "from 2026-11-16T00 up to 2026-11-22T07 (UTC)\n"),
+        (("--by", "hour"), ["2026-11-22T05", "2026-11-22T06"], "from 2026-11-21T06 up to 2026-11-22T07 (UTC)\n"),
+    ],
+)
+def test_usage_by_longer_periods_covers_whole_ones(
+    used: World, metering: Metering, asked: tuple[str, ...], periods: list[str], covered: str
+) -> None:
+    """A month is this month, days are seven, hours those of a day; and it is said which, beside the table."""
+    for number, day in enumerate(("2026-10-20T09", "2026-11-02T09", "2026-11-15T23", "2026-11-16T00")):
+        used.counters.count(Hour.parse(day), "key1", Amounts({"requests": 100}), f"{number:012d}".encode())
+    found = metering("usage", "acme", *asked)
+    assert found.err == covered
+    assert sorted({line["period"] for line in metering("usage", "acme", *asked, "--json").json()}) == periods
+    assert metering("usage", "acme", *asked, "--json").err == ""
+    month = metering("usage", "acme", "--by", "month", "--json").json()
+    assert [line["quantity"] for line in month if (line["key"], line["metric"]) == ("key1", "requests")] == [302]
 
 
 @pytest.mark.usefixtures("used")
