@@ -1,7 +1,8 @@
 """The customers, their Stripe customers and their API keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -25,7 +26,8 @@ from infra.cli.shared import (
 )
 from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customer_file import Standing, read_csv, standing
-from infra.operate.customers import Change, Customers, Entry, is_connected, look_up
+from infra.operate.customer_list import Wanted, listed
+from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, renamings
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
 from infra.operate.keys import bills_by_key, check_keys, is_value, look_at, masked_key
@@ -36,10 +38,12 @@ from metering.limits.gate import reasons_of_one
 from metering.limits.usage_plans import looks_like_value
 from metering.model.limits import level_by
 from metering.model.periods import Hour
+from metering.model.subjects import is_id
 from metering.stores.holders import BEGINNING, Holding
 from metering.stores.limits import LimitItems
 
 Unchecked = Annotated[bool, typer.Option("--unchecked", help="Do not ask Stripe whether it knows a Stripe customer.")]
+Rename = Annotated[bool, typer.Option("--rename", help="Give a known customer another name.")]
 ReturnUrl = Annotated[
     str, typer.Option(help="The page to which the customer comes back from Stripe; the customers' page if left out.")
 ]
@@ -51,7 +55,7 @@ customers_app: Final = group("The customers, their Stripe customers and their AP
 def customers_add(
     connect: Connect,
     customer_id: Annotated[str, typer.Argument(metavar="ID", help="Your own id for the customer.")],
-    name: Annotated[str, typer.Option(help="The customer's name.")],
+    name: Annotated[str, typer.Option(help="The customer's name; needed for a new one only.")] = "",
     stripe_customer: Annotated[str, typer.Option(help="The customer's id at Stripe, cus_...")] = "",
     key: Annotated[
         list[str] | None, typer.Option(help="The id of an API key (not its value); may be repeated.")
@@ -60,6 +64,7 @@ def customers_add(
         Hour | None,
         typer.Option("--from", parser=hour, metavar="HOUR", help="The hour from which on the keys change hands."),
     ] = None,
+    rename: Rename = False,
     unchecked: Unchecked = False,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +75,7 @@ def customers_add(
     Stripe knows.
     """
     deployment = connect()
-    entry = Entry(customer_id, name, stripe_customer, tuple(key or ()), since)
+    entry = _of_customer(deployment, Entry(customer_id, name, stripe_customer, tuple(key or ()), since), rename)
     say_notes(check_keys(deployment, *entry.keys))
     if refused := _look_up(deployment, {1: entry}, unchecked).get(1):
         raise OperatorError(*refused)
@@ -84,20 +89,36 @@ def customers_add(
 @on_deployment(customers_app, "list")
 def customers_list(
     connect: Connect,
+    plan: Annotated[
+        str, typer.Option(metavar="PLAN", help="Only who is subscribed to this plan, as Stripe says.")
+    ] = "",
+    no_subscription: Annotated[
+        bool, typer.Option("--no-subscription", help="Only who is on no plan, as Stripe says.")
+    ] = False,
+    suspended: Annotated[bool, typer.Option("--suspended", help="Only who is suspended.")] = False,
+    after: Annotated[str, typer.Option(metavar="CUSTOMER", help="Begin after this customer, by id.")] = "",
+    most: Annotated[int | None, typer.Option(min=1, help="How many to show at most; all if left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the customers."""
-    ledger = connect().ledger
-    customers = sorted(
-        ledger.holders.customers(ledger.holders.customer_ids()).values(), key=lambda customer: customer.id
-    )
+    """List the customers, in the order of their ids."""
+    if plan and no_subscription:
+        raise typer.BadParameter("--plan and --no-subscription exclude each other")
+    wanted = Wanted(after, plan, no_subscription, suspended)
+    deployment = connect()
+    with err.status("looking at customers"):
+        customers = [*islice(listed(deployment, wanted, now=now()), most + 1 if most else None)]
+    shown = customers[:most]
     if as_json:
-        print_json([asdict(customer) for customer in customers])
+        print_json([asdict(customer) for customer in shown])
         return
     table(
         ("customer", "name", "Stripe customer"),
-        [(customer.id, customer.name, customer.stripe_customer or "none") for customer in customers],
+        [(customer.id, customer.name, customer.stripe_customer or "none") for customer in shown],
     )
+    if len(customers) > len(shown):
+        err.print(f"there are more: --after {shown[-1].id}")
+    elif shown:
+        err.print(f"{len(shown):,} customer{'s' * (len(shown) != 1)}")
 
 
 @on_deployment(customers_app, "show")
@@ -149,6 +170,7 @@ def customers_import(
         ),
     ],
     unchecked: Unchecked = False,
+    rename: Rename = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the whole file, say what would be done, and write nothing.")
     ] = False,
@@ -164,6 +186,9 @@ def customers_import(
     except UnicodeDecodeError as error:
         raise OperatorError(f"{file} must be a CSV file in UTF-8, got something else") from error
     deployment = connect()
+    if not rename:
+        for line, refused in renamings(deployment.ledger, entries).items():
+            problems.setdefault(line, []).append(refused)
     notes = _checked(deployment, file, entries, problems, unchecked)
     say_notes(notes)
     stands = standing(deployment.ledger, entries)
@@ -182,6 +207,18 @@ def customers_import(
     say_change(whole, as_json)
 
 
+def _of_customer(deployment: Deployment, entry: Entry, rename: bool) -> Entry:
+    """Return an entry with its customer's name where none is given; another one is refused unless that is meant."""
+    known = deployment.ledger.holders.customers([entry.id]).get(entry.id) if is_id(entry.id) else None
+    if not entry.name:
+        if known is None and is_id(entry.id):
+            raise typer.BadParameter(f"there is no customer {entry.id!r} yet: give a new one a --name")
+        return replace(entry, name=known.name if known else "")
+    if not rename and (refused := renamings(deployment.ledger, {1: entry})):
+        raise OperatorError(refused[1])
+    return entry
+
+
 def _checked(
     deployment: Deployment, file: Path, entries: Mapping[int, Entry], problems: dict[int, list[str]], unchecked: bool
 ) -> list[str]:
@@ -192,10 +229,10 @@ def _checked(
         for line, entry in entries.items()
     }
     good = {line: entry for line, entry in entries.items() if not values[line]}
-    problems |= {line: refused for line, refused in values.items() if refused}
-    problems |= Customers(deployment.ledger, deployment.counters).check(good, now=now())
-    for line, refused in _look_up(deployment, {} if any(problems.values()) else entries, unchecked).items():
-        problems[line] = refused
+    checked = Customers(deployment.ledger, deployment.counters).check(good, now=now())
+    for line, found in (*values.items(), *checked.items()):
+        problems[line] = [*problems.get(line, []), *found]
+    problems |= _look_up(deployment, {} if any(problems.values()) else entries, unchecked)
     bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
         raise OperatorError(f"nothing was imported from {file}:", *bad)

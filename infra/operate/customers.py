@@ -272,6 +272,17 @@ def is_connected(stripe: StripeMeters) -> bool:
     return True
 
 
+def renamings(known: Ledger, entries: Mapping[int, Entry]) -> dict[int, str]:
+    """Say which entries give a known customer another name, by line: it may be a slip, of the name or of the id."""
+    before = known.holders.customers({entry.id for entry in entries.values() if is_id(entry.id)})
+    return {
+        line: f"the customer {entry.id!r} is called {before[entry.id].name!r}, not {entry.name!r}: "
+        "--rename changes that"
+        for line, entry in entries.items()
+        if entry.id in before and before[entry.id].name != entry.name and is_name(entry.name, _LONGEST_NAME)
+    }
+
+
 def _given_twice(entries: Mapping[int, Entry]) -> dict[int, list[str]]:
     """Say which lines give a customer, key or Stripe customer that an earlier line, or the same one, has given."""
     first: dict[tuple[str, str], int] = {}

@@ -128,6 +128,24 @@ def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Meterin
 
 
 @pytest.mark.usefixtures("deployed")
+def test_a_known_customer_needs_no_name_and_a_slip_does_not_rename_it(metering: Metering) -> None:
+    """Neither of the name, nor of the id; a new one needs a name, which is wrong use."""
+    missing = metering("customers", "add", "acme", "--key", "key1")
+    assert (missing.code, missing.err.splitlines()[0]) == (
+        2,
+        "error: there is no customer 'acme' yet: give a new one a --name",
+    )
+    assert metering("customers", "add", "acme", "--name", "Acme").code == 0
+    assert metering("customers", "add", "acme", "--key", "key1") == Result(0, "key key1 belongs to acme\n", "")
+    refused = metering("customers", "add", "acme", "--name", "Globex", "--key", "key2")
+    told = "error: the customer 'acme' is called 'Acme', not 'Globex': --rename changes that\n"
+    assert refused == Result(1, "", told)
+    assert metering("customers", "show", "acme", "--json").json()["keys"] == [{"key": "key1", "from": None, "to": None}]
+    assert metering("customers", "add", "acme", "--name", "Globex", "--rename").out == "customer acme changed\n"
+    assert metering("customers", "list", "--json").json()[0]["name"] == "Globex"
+
+
+@pytest.mark.usefixtures("deployed")
 def test_adding_the_same_again_says_that_nothing_changes(metering: Metering) -> None:
     """I2."""
     command = ("customers", "add", "acme", "--name", "Acme", "--key", "key1")
@@ -274,8 +292,18 @@ def test_an_import_that_was_stopped_is_looked_at_and_goes_on(
         "stopped: importing, 2 of 5 done; what was done stays, and the same command again goes on from there",
     )
     metering("customers", "add", "c3", "--name", "Another")
-    assert metering(*dry_run, "--json").json() == {"dry_run": True, "added": 2, "changed": 1, "there": 2, "keys": 3}
-    again = metering("customers", "import", str(file))
+    assert metering(*dry_run, "--rename", "--json").json() == {
+        "dry_run": True,
+        "added": 2,
+        "changed": 1,
+        "there": 2,
+        "keys": 3,
+    }
+    refused = metering("customers", "import", str(file))
+    assert refused.err.endswith(
+        "  line 5: the customer 'c3' is called 'Another', not 'Customer 3': --rename changes that\n"
+    )
+    again = metering("customers", "import", str(file), "--rename")
     assert again.err == "note: 2 of 5 customers of the file are there already\n"
     assert len(again.out.splitlines()) == 6
     assert metering(*dry_run, "--json").json()["there"] == 5

@@ -8,8 +8,9 @@ import stripe as stripe_sdk
 from infra.local.stripe.faults import Fault
 from infra.outputs import METADATA
 from metering.model import metrics
+from metering.model.limits import OPERATOR
 from metering.model.prices import Flat, Package, PerUnit, Plan, encode
-from metering.stores.limits import LimitItems
+from metering.stores.limits import Held, LimitItems
 from tests.integration.cli.command_line import KEY, CloudFormation, Metering, Result
 from tests.integration.world import World
 
@@ -172,3 +173,26 @@ def test_where_nothing_can_be_charged_a_link_is_printed(selling: World, metering
 def test_what_needs_a_customer_says_that_there_is_none(metering: Metering, command: tuple[str, ...]) -> None:
     """With how to see those that there are."""
     assert metering(*command).err == "error: there is no customer 'nobody': 'metering customers list' shows them\n"
+
+
+def test_customers_are_listed_by_what_is_asked_for(selling: World, metering: Metering) -> None:
+    """On a plan, on none, suspended; so many, after one; and how many there are."""
+    assert metering("stripe", "apply").code == 0
+    for number in range(1, 4):
+        selling.customer(f"c{number}", stripe_customer=f"cus_{number}")
+    assert metering("customers", "subscribe", "c2", "standard", "--email", "billing@c2.example").code == 0
+    LimitItems(selling.ledger.client, "ledger").hold("c3", OPERATOR, Held(0, "suspended by the operator"))
+
+    def ids(*options: str) -> list[str]:
+        return [customer["id"] for customer in metering("customers", "list", *options, "--json").json()]
+
+    assert ids("--plan", "standard") == ["c2"]
+    assert ids("--no-subscription") == ["acme", "c1", "c3"]
+    assert ids("--suspended") == ["c3"]
+    assert ids("--suspended", "--no-subscription", "--after", "c3") == []
+    assert ids("--after", "acme", "--most", "2") == ["c1", "c2"]
+    assert metering("customers", "list", "--most", "2").err == "there are more: --after c1\n"
+    assert metering("customers", "list").err == "4 customers\n"
+    refused = metering("customers", "list", "--plan", "standart").err
+    assert refused == "error: there is no plan 'standart': app.py declares standard\n"
+    assert metering("customers", "list", "--plan", "standard", "--no-subscription").code == 2

@@ -81,7 +81,6 @@ def test_what_is_missing_or_unknown_is_wrong_use(metering: Metering) -> None:
         ("nonsense",),
         ("customers", "nonsense"),
         ("customers", "add"),
-        ("customers", "add", "acme"),
         ("customers", "show"),
         ("customers", "subscribe", "acme"),
         ("customers", "import"),
