@@ -6,7 +6,7 @@
  * @typedef {(Node | string)[]} Children
  */
 
-import { title } from "./figures.js";
+import { grouped, title } from "./figures.js";
 
 /** Return an element of index.html. @param {string} id */
 export const at = (id) => of(id, HTMLElement);
@@ -47,8 +47,16 @@ export function write(where, text) {
   if (where.textContent !== text) where.textContent = text;
 }
 
+/** What is written, with places where a line may break between groups of digits. @param {string} words @returns {Children} */
+export const numbers = (words) => grouped(words).flatMap((part, n) => (n ? [h("wbr"), part] : [part]));
+
+/** Change a text of numbers only if it is another. @param {Element} where @param {string} words */
+export function writeNumbers(where, words) {
+  if (where.textContent !== words) where.replaceChildren(...numbers(words));
+}
+
 /** A number that programs can read beside what people read. @param {bigint} value @param {string} words */
-export const data = (value, words) => h("data", { value: String(value) }, words);
+export const data = (value, words) => h("data", { value: String(value) }, ...numbers(words));
 
 /** @param {State} state */
 export const stateMark = (state) => h("span", { class: `state ${state}` }, title(state));
@@ -56,15 +64,20 @@ export const stateMark = (state) => h("span", { class: `state ${state}` }, title
 /** @param {string} text */
 export const quiet = (text) => h("span", { class: "quiet" }, text);
 
-/** @param {string} caption @param {[string, string][]} columns heading and class @param {Node[]} body */
+/** A table, whose cells know their heading: on a phone some stand below one another.
+ * @param {string} caption @param {[string, string][]} columns heading and class @param {Element[]} body */
 export function table(caption, columns, ...body) {
   const heads = columns.map(([name, kind]) => h("th", { scope: "col", class: kind }, name));
+  for (const cell of body.flatMap((part) => [...part.querySelectorAll("td")])) {
+    const after = [...(cell.parentElement?.children ?? [])].reverse().indexOf(cell); // the first may be of several columns
+    cell.dataset.label = columns.at(-1 - after)?.[0] ?? "";
+  }
   return h("table", {}, h("caption", { class: "unseen" }, caption), h("thead", {}, h("tr", {}, ...heads)), ...body);
 }
 
 /** @param {Children} cells the first is the row's heading */
 export const row = ([first, ...cells]) =>
-  h("tr", {}, h("th", { scope: "row" }, first), ...cells.map((cell) => h("td", { class: "number" }, cell)));
+  h("tr", {}, h("th", { scope: "row" }, first), ...cells.map((cell) => h("td", { class: "number" }, ...(typeof cell === "string" ? numbers(cell) : [cell]))));
 
 /** A bar of which a part is full. @param {number} part from 0 to 1 @param {string} kind */
 export function share(part, kind) {

@@ -167,6 +167,12 @@ const CHANGE = new Intl.NumberFormat(undefined, {
   style: "percent", maximumFractionDigits: 1, signDisplay: "exceptZero",
 });
 
+const GROUP = WHOLE.formatToParts(1e9).find(({ type }) => type === "group")?.value ?? ",";
+const BETWEEN_GROUPS = new RegExp(`(?<=\\d[${GROUP}])(?=\\d)`);
+
+/** Cut what is written where a line may break: between groups of digits, never within one. @param {string} words */
+export const grouped = (words) => words.split(BETWEEN_GROUPS);
+
 /** Write a quantity with its decimals. @param {bigint} quantity @param {number} scale */
 export function quantityWords(quantity, scale) {
   if (!scale) return WHOLE.format(quantity);

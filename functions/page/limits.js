@@ -5,7 +5,7 @@
  * @import { Model } from "./figures.js"
  */
 
-import { at, data, h, of, quiet, share, write } from "./elements.js";
+import { at, data, h, numbers, of, quiet, share, write } from "./elements.js";
 import { MOMENT_WORDS, WHOLE, inWords, money, quantityWords, shifted, smallest, title } from "./figures.js";
 
 const WINDOWS = { hour: "this hour", day: "today", month: "this month", period: "this period" };
@@ -93,7 +93,7 @@ function meter(limit, n, standing) {
   const words = (/** @type {bigint} */ some) => amount(some, limit, standing);
   const least = limit.at_least ? "at least " : "";
   const left = `${words(limit.remaining)} left, resets on ${resets(limit)}`;
-  const most = h("span", { class: "most quiet" }, ` of ${words(limit.most)}`);
+  const most = h("span", { class: "most quiet" }, ...numbers(` of ${words(limit.most)}`));
   const gauge = {
     role: "meter", "aria-labelledby": `limit-${n}`, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": part,
     "aria-valuetext": `${WHOLE.format(limit.percent)}%: ${least}${words(limit.used)} of ${words(limit.most)}`,

@@ -207,6 +207,15 @@ function chooseMetric({ target }) {
   if (button instanceof HTMLElement) choose({ metric: button.dataset.metric });
 }
 
+let wasOpen = false;
+
+/** On paper the chart's table is there as well. @param {MediaQueryListEvent} event */
+function showTable({ matches }) {
+  const table = of("chart-table", HTMLDetailsElement);
+  if (matches) wasOpen = table.open;
+  table.open = matches || wasOpen;
+}
+
 let drawnFor = 0;
 
 /** Draw the chart anew where it has got another width. @param {ResizeObserverEntry[]} entries */
@@ -225,6 +234,7 @@ at("span").addEventListener("change", () => choose({ span: of("span", HTMLSelect
 at("metrics").addEventListener("click", chooseMetric);
 document.addEventListener("visibilitychange", resume);
 addEventListener("online", resume);
+matchMedia("print").addEventListener("change", showTable);
 addEventListener("hashchange", reopen);
 new ResizeObserver(redraw).observe(at("chart"));
 open();

@@ -4,7 +4,7 @@
  * @import { Invoice, Line, Step } from "./api.js"
  */
 
-import { at, data, h, row, table, write } from "./elements.js";
+import { at, data, h, numbers, row, table, write } from "./elements.js";
 import { WHOLE, money, priceWords, quantityWords, shifted } from "./figures.js";
 
 /** Show the sum of a period. @param {Invoice} invoice */
@@ -23,7 +23,7 @@ export function showPrice(invoice) {
     {},
     h("th", { scope: "row", colspan: 4 }, "Total"),
     h("td", { class: "number" }, data(soFar.total, money(soFar.total, invoice))),
-    h("td", { class: "number quiet" }, money(forecast.total, invoice)),
+    h("td", { class: "number quiet" }, ...numbers(money(forecast.total, invoice))),
   );
   /** @type {[string, string][]} */
   const columns = [
@@ -48,7 +48,7 @@ function lineRow(line, invoice, forecast) {
     { class: "line" },
     h("th", { scope: "rowgroup", colspan: 4 }, ...words),
     h("td", { class: "number" }, data(line.amount, money(line.amount, invoice))),
-    h("td", { class: "number quiet" }, forecast),
+    h("td", { class: "number quiet" }, ...numbers(forecast)),
   );
 }
 

@@ -8,7 +8,7 @@
  */
 
 import { layOut } from "./chart.js";
-import { at, data, h, of, quiet, row, s, share, stateMark, table, within, write } from "./elements.js";
+import { at, data, h, of, quiet, row, s, share, stateMark, table, within, write, writeNumbers } from "./elements.js";
 import {
   CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, barWords, changeWords, dimensionOf, hourRows,
   hoursShown, inWords, isKnown, metrics, money, progress, quantityWords, ranked, scaleOf, series, spans, sum, sumOf,
@@ -98,9 +98,9 @@ function showMetrics(model, choice) {
     used ||= quantity > 0n;
     const figure = within(button, "data");
     figure.setAttribute("value", known ? String(quantity) : "");
-    write(figure, known ? quantityWords(quantity, scaleOf(model, metric)) : "–");
-    write(within(button, ".change"), known ? changeWords(model, metric, quantity) : "not read now");
-    write(within(button, ".amount"), model.invoice ? amountWords(metric, model.invoice) : "");
+    writeNumbers(figure, known ? quantityWords(quantity, scaleOf(model, metric)) : "–");
+    writeNumbers(within(button, ".change"), known ? changeWords(model, metric, quantity) : "not read now");
+    writeNumbers(within(button, ".amount"), model.invoice ? amountWords(metric, model.invoice) : "");
     button.setAttribute("aria-pressed", String(metric === choice.metric));
   }
   at("nothing").hidden = used;

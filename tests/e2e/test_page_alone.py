@@ -15,7 +15,10 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from metering.portal.answers import InvoiceAnswer, LimitsAnswer, PricesAnswer, UsageAnswer
+from tests.conftest import ROOT
 from tests.e2e.reader import answering, files
+
+SCREENSHOTS = ROOT / ".metering" / "screenshots"
 
 NOW = datetime(2026, 11, 16, 5, 30, tzinfo=UTC)
 BEGIN, END, RECENT = "2026-10-12T05", "2026-12-12T05", "2026-11-15T00"
@@ -313,3 +316,90 @@ def test_an_earlier_day_that_cannot_be_read_shows_no_hours_of_another(site: str,
         page.select_option("#span", "2026-11-15")
         expect(page.locator("#hours tbody tr")).to_have_count(24)
         expect(page.locator("#trouble")).to_be_hidden()
+
+
+LARGE = [("usd", 2, 360), ("usd", 2, 390), ("jpy", 0, 360), ("jpy", 0, 390)]
+
+BROKEN = """() => {
+    const broken = [];
+    const words = document.createTreeWalker(document.getElementById("figures"), NodeFilter.SHOW_TEXT);
+    while (words.nextNode()) {
+        for (const { 0: digits, index } of words.currentNode.data.matchAll(/\\d+/g)) {
+            const range = document.createRange();
+            range.setStart(words.currentNode, index);
+            range.setEnd(words.currentNode, index + digits.length);
+            if (new Set([...range.getClientRects()].map(({ top }) => Math.round(top))).size > 1) {
+                broken.push(words.currentNode.data);
+            }
+        }
+    }
+    return broken;
+}"""
+"""The texts of which a group of digits stands on two lines."""
+
+OUTSIDE = """(selector) => {
+    const cut = [];
+    for (const box of document.querySelectorAll(selector)) {
+        const { left, right } = box.getBoundingClientRect();
+        const words = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+        while (words.nextNode()) {
+            if (words.currentNode.parentElement.closest(".unseen, thead, option")) continue;
+            const range = document.createRange();
+            range.selectNodeContents(words.currentNode);
+            for (const rect of range.getClientRects()) {
+                if (rect.left < left || rect.right > right) cut.push(words.currentNode.data);
+            }
+        }
+    }
+    return cut;
+}"""
+"""The texts that reach out of one of the boxes."""
+
+COVERED = """() => {
+    const seen = [...document.querySelectorAll("#price-lines :is(tbody, tfoot) :is(th, td)")];
+    const boxes = seen.map((cell) => cell.getBoundingClientRect()).filter(({ width }) => width);
+    const over = (one, other) =>
+        one.left < other.right - 1 && other.left < one.right - 1 &&
+        one.top < other.bottom - 1 && other.top < one.bottom - 1;
+    return boxes.flatMap((one, n) => boxes.slice(n + 1).filter((other) => over(one, other))).length;
+}"""
+"""How many pairs of the price table's cells lie over one another."""
+
+
+@pytest.mark.parametrize(("currency", "decimals", "width"), LARGE)
+def test_large_numbers_break_no_card_and_no_price_table_on_a_phone(
+    site: str, browser: Browser, currency: str, decimals: int, width: int
+) -> None:
+    """10^12 an hour; a line breaks between groups of digits, the sum's cells stand below one another, none covered."""
+    api = Api(each=10**12, currency=currency, decimals=decimals)
+    with opened(site, browser, api, size=(width, 740)) as page:
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        assert figure(page, "requests") == "841,000,000,000,000"
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(BROKEN) == []
+        assert page.evaluate(OUTSIDE, ".card, .metric, #price-lines") == []
+        assert page.evaluate(COVERED) == 0
+        lines = page.locator('[data-price="requests"] tr').nth(1).locator("td").all()
+        labels = [line.get_attribute("data-label") for line in lines]
+        assert labels == ["Quantity", "Unit price", "Exact", "Amount", "Forecast"]
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"large-{currency}-{width}.png", full_page=True)
+
+
+def test_on_paper_lists_are_whole_and_amounts_are_not_cut(site: str, browser: Browser) -> None:
+    """A4 with its margins: all 50 keys, the chart's table, and every amount to its last digit."""
+    with opened(site, browser, Api(each=10**12), size=(718, 1000)) as page:
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        page.select_option("#span", "latest")
+        page.emulate_media(media="print")
+        expect(page.locator("#chart-rows tbody tr").first).to_be_visible()
+        whole = "document.querySelectorAll('.parts, .scroll')"
+        cut = f"[...{whole}].filter((one) => one.scrollHeight > one.clientHeight + 1).map((one) => one.id)"
+        assert page.evaluate(cut) == []
+        assert page.evaluate(OUTSIDE, "#main") == []
+        assert page.evaluate(OUTSIDE, "#price-lines, #by-key, #hours, .card, .metric") == []
+        assert page.evaluate(BROKEN) == []
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / "print.png", full_page=True)
+        page.emulate_media(media="screen")
+        expect(page.locator("#chart-rows")).to_be_hidden()
