@@ -30,16 +30,14 @@ from infra.operate.customer_list import Wanted, listed
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, renamings
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
-from infra.operate.keys import bills_by_key, check_keys, is_value, look_at, masked_key
+from infra.operate.keys import HeldKey, check_keys, held_keys, look_at
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.limits.gate import reasons_of_one
-from metering.limits.usage_plans import looks_like_value
 from metering.model.limits import level_by
 from metering.model.periods import Hour
 from metering.model.subjects import is_id
-from metering.stores.holders import BEGINNING, Holding
 from metering.stores.limits import LimitItems
 
 Unchecked = Annotated[bool, typer.Option("--unchecked", help="Do not ask Stripe whether it knows a Stripe customer.")]
@@ -131,28 +129,22 @@ def customers_show(
     deployment = connect()
     ledger = deployment.ledger
     customer = known_customer(ledger, customer_id)
-    keys, shown = [], {}
-    for name, holding in sorted(ledger.holders.of_keys(ledger.holders.keys_of(customer_id)).items()):
-        shown[name] = _shown(deployment, holding)
-        ends = [holder.since for holder in holding.holders[1:]]
-        for holder, end in zip(holding.holders, [*ends, None], strict=True):
-            if holder.customer == customer_id:
-                since = None if holder.since == BEGINNING else str(holder.since)
-                keys.append({"key": shown[name], "from": since, "to": str(end) if end else None})
+    held = held_keys(deployment, customer_id)
+    shown = {stored: keys[0].name for stored, keys in held.items()}
+    keys = [key for of_key in held.values() for key in of_key]
     limits = LimitItems(deployment.client("dynamodb"), deployment.outputs.ledger_table)
     reasons, stands = reasons_of_one(limits, customer_id, now()), limits.of(customer_id).gate
     left = {shown.get(name, name): why for name, why in stands.left.items()}
     if as_json:
         access = {"access": level_by(reasons).name.lower(), "reasons": [reason_as_json(one) for one in reasons]}
-        print_json({**asdict(customer), "keys": keys, **access, "left": left})
+        print_json({**asdict(customer), "keys": [key.as_json() for key in keys], **access, "left": left})
         return
     out.print(f"{customer.id}: {customer.name}, Stripe customer {customer.stripe_customer or 'none yet'}")
     for reason in reasons:
         out.print(in_words(reason))
     for key, why in left.items():
         out.print(f"key {key} is left as it is: {why}")
-    rows = [(str(k["key"]), k["from"] or "the beginning", k["to"] or "now") for k in keys]
-    table(("key", "from", "to"), rows)
+    table(("key", "from", "to"), [(key.name, str(key.since or "the beginning"), _to(key)) for key in keys])
     say_notes(
         f"{masked} is a key's value (the secret): 'metering keys forget {masked}' takes it out"
         for name, masked in shown.items()
@@ -316,11 +308,12 @@ def customers_portal(
     out.print(url)
 
 
-def _shown(deployment: Deployment, holding: Holding) -> str:
-    """Return a key as it is shown: masked if it is a value, which an older version took for an id (I8)."""
-    if looks_like_value(holding.key) and bills_by_key(deployment) and is_value(deployment.ledger, holding):
-        return masked_key(holding.key)
-    return holding.key
+def _to(key: HeldKey) -> str:
+    """Say up to when a key is a customer's; what it was used for is billed to the customer as long as it is."""
+    if key.replaced:
+        return "replaced: opens nothing"
+    until = key.as_json()["valid_until"]
+    return f"now; opens until {until}" if until else str(key.to or "now")
 
 
 def settled(access: Access, keys: Sequence[str]) -> Change:

@@ -140,6 +140,27 @@ def test_without_an_overlap_the_old_key_is_out_at_once(gate: Gate) -> None:
     )
 
 
+def test_a_key_that_was_replaced_is_not_shown_as_one_that_opens_something(gate: Gate) -> None:
+    """Until when it does, and that it does no more; it is the customer's still, for what comes late of its usage."""
+    gate.rotate("--overlap", "1h")
+    first = gate.keys["first"]
+    shown = {key["key"]: key for key in gate.run("show", "acme", "--json").document["keys"]}
+    assert shown[first] == {
+        "key": first,
+        "from": None,
+        "to": None,
+        "replaced": False,
+        "valid_until": "2026-11-22T06:30Z",
+    }
+    assert f"{first}  the beginning  now; opens until 2026-11-22T06:30Z" in gate.run("show", "acme").out
+    gate.world.now += timedelta(hours=1)
+    gate.run("rotate-key", "--finish")
+    shown = {key["key"]: key for key in gate.run("show", "acme", "--json").document["keys"]}
+    assert (shown[first]["replaced"], shown[first]["to"]) == (True, None)
+    assert [key["replaced"] for name, key in shown.items() if name != first] == [False, False]
+    assert f"{first}  the beginning  replaced: opens nothing" in gate.run("show", "acme").out
+
+
 def test_rotating_again_while_the_old_key_is_valid_changes_nothing(gate: Gate) -> None:
     """The same new key, the same end: also without naming the key, and never a later end."""
     first, there = gate.rotate("--overlap", "1h"), gate.all_keys()

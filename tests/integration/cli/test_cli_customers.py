@@ -13,6 +13,7 @@ from metering.stripe.meters import Meter, StripeMeters
 from tests.integration.cli.command_line import Metering, Result
 from tests.integration.world import World
 
+AS_IT_WAS = {"replaced": False, "valid_until": None}
 UNASKED = "note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer\n"
 
 
@@ -120,7 +121,10 @@ def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Meterin
         "id": "acme",
         "name": "Acme",
         "stripe_customer": "cus_1",
-        "keys": [{"key": "key1", "from": None, "to": None}, {"key": "key2", "from": None, "to": None}],
+        "keys": [
+            {"key": "key1", "from": None, "to": None, **AS_IT_WAS},
+            {"key": "key2", "from": None, "to": None, **AS_IT_WAS},
+        ],
         "access": "open",
         "reasons": [],
         "left": {},
@@ -140,7 +144,9 @@ def test_a_known_customer_needs_no_name_and_a_slip_does_not_rename_it(metering: 
     refused = metering("customers", "add", "acme", "--name", "Globex", "--key", "key2")
     told = "error: the customer 'acme' is called 'Acme', not 'Globex': --rename changes that\n"
     assert refused == Result(1, "", told)
-    assert metering("customers", "show", "acme", "--json").json()["keys"] == [{"key": "key1", "from": None, "to": None}]
+    assert metering("customers", "show", "acme", "--json").json()["keys"] == [
+        {"key": "key1", "from": None, "to": None, **AS_IT_WAS}
+    ]
     assert metering("customers", "add", "acme", "--name", "Globex", "--rename").out == "customer acme changed\n"
     assert metering("customers", "list", "--json").json()[0]["name"] == "Globex"
 
@@ -167,7 +173,7 @@ def test_a_key_that_changes_hands_is_shown_with_its_hours(metering: Metering) ->
     )
     metering("customers", "add", "globex", "--name", "Globex", "--key", "key1", "--from", "2026-11-22T05")
     assert metering("customers", "show", "acme", "--json").json()["keys"] == [
-        {"key": "key1", "from": None, "to": "2026-11-22T05"}
+        {"key": "key1", "from": None, "to": "2026-11-22T05", **AS_IT_WAS}
     ]
     shown = metering("customers", "show", "globex").out.splitlines()
     assert shown[0] == "globex: Globex, Stripe customer none yet"

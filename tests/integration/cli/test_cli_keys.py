@@ -11,6 +11,7 @@ from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.cli.command_line import CloudFormation, Metering, Result
 from tests.integration.world import World
 
+AS_IT_WAS = {"replaced": False, "valid_until": None}
 VALUE = "09f355a1ddaf4861ab67b7b55fbf6f9e"
 REFUSED = (
     "09f3... has 32 characters, as an API key's value (the secret) has: give the key's id, which has ten lower-case "
@@ -180,4 +181,4 @@ def test_a_value_that_was_stored_is_shown_masked_and_forgotten(deployed: World, 
     assert metering("keys", "forget", VALUE, "--json").json() == {"changed": [], "hours_to_close_again": 0}
     assert VALUE not in stored()
     keys = metering("customers", "show", "acme", "--json").json()["keys"]
-    assert keys == [{"key": "id00000001", "from": None, "to": None}]
+    assert keys == [{"key": "id00000001", "from": None, "to": None, **AS_IT_WAS}]
