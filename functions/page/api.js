@@ -51,6 +51,7 @@ const PATIENCE_MS = 15_000; // longer than the function may take
 const WAIT_MS = 1_500; // until a route that is asked too much takes more
 const MOST_TRIES = 3;
 const TOKEN = `metering token ${location.pathname}`;
+const ENDED = `metering ended ${location.pathname}`;
 
 let link = ""; // until it has opened a session
 let token = ""; // the session's
@@ -80,7 +81,7 @@ export function takeToken() {
   const given = location.hash.slice(1);
   if (given && given !== "main") {
     [link, token] = [given, ""];
-    store((storage) => storage.removeItem(TOKEN));
+    store((storage) => [TOKEN, ENDED].forEach((name) => storage.removeItem(name)));
   } else {
     token = store((storage) => storage.getItem(TOKEN)) ?? "";
   }
@@ -105,12 +106,20 @@ function leaveLink() {
   history.replaceState(null, "", location.pathname + location.search);
 }
 
-/** Forget the session and all that was answered to it. */
+/** Forget the session and all that was answered to it, but for when it ended: a reload still says so. */
 export function dropToken() {
+  const end = tokenEnd();
   leaveLink();
   token = "";
   answers.clear();
   store((storage) => storage.removeItem(TOKEN));
+  if (end) store((storage) => storage.setItem(ENDED, end.toISOString()));
+}
+
+/** Return until when a session or link of this tab worked that is forgotten, or null. */
+export function endedAt() {
+  const end = store((storage) => storage.getItem(ENDED));
+  return end ? new Date(end) : null;
 }
 
 /** Say if it is the link that is asked with, which has opened no session yet. */

@@ -117,6 +117,9 @@ export function progress(model, now) {
   return { passed, left: Math.max(0, Math.ceil((end - now.getTime()) / DAY_MS)) };
 }
 
+/** Say if so little of the period has passed that a forecast may be far off. @param {number} passed from 0 to 1 */
+export const isEarly = (passed) => passed < 0.1;
+
 const DAY_WORDS = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
 const MONTH_WORDS = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
 const WEEKDAY_WORDS = new Intl.DateTimeFormat("en-GB", {

@@ -7,8 +7,10 @@
  * @import { Choice } from "./figures.js"
  */
 
-import { Problem, dropToken, hasToken, isLink, now, openSession, setBudget, takeToken, tokenEnd } from "./api.js";
-import { at, of } from "./elements.js";
+import {
+  Problem, dropToken, endedAt, hasToken, isLink, now, openSession, setBudget, takeToken, tokenEnd,
+} from "./api.js";
+import { at, of, write } from "./elements.js";
 import { LATEST, MOMENT_WORDS, busiest, firstSpan, metrics, missingWords, spans } from "./figures.js";
 import { sayOfBudget, showStanding, touchBudget, writtenBudget } from "./limits.js";
 import { POLL_MS, model, readDue, readFile, readRest, tryAgain, waitMs } from "./reading.js";
@@ -17,7 +19,7 @@ import { say, show, showChart, showDoor, showMissing, showState, showTrouble } f
 const KEPT_MS = 30_000; // a file, until the browser has surely written it
 
 /** @type {Choice} */
-const choice = { metric: "", span: "" };
+const choice = chosenBefore();
 const page = { paused: false, busy: false, failures: 0, missing: "", timer: 0 };
 
 /** Read what is due, show it, and come again. */
@@ -90,12 +92,29 @@ function trouble({ status, message }, waitMs) {
   if (page.failures === 1) say(`${reason} It is tried again by itself.`);
 }
 
+/** Return what the address says was chosen: so it survives a reload, and the way back to this page. */
+function chosenBefore() {
+  const query = new URLSearchParams(location.search);
+  return { metric: query.get("metric") ?? "", span: query.get("span") ?? "" };
+}
+
+/** Write what is chosen into the address, and nothing else: a session's token stands nowhere in it. */
+function keepChoice() {
+  history.replaceState(null, "", `${location.pathname}?${new URLSearchParams(choice)}`);
+}
+
 /** Forget the token, and say that the session or the link has ended or never worked.
  * @param {string} detail what the API said of the token */
 function ended(detail) {
   const end = tokenEnd();
   const what = isLink() ? "link" : "page";
   dropToken();
+  showEnd(what, end, detail);
+}
+
+/** Say what to do where a session or a link does not work, or no more.
+ * @param {string} what @param {Date | null} end until when it worked @param {string} detail */
+function showEnd(what, end, detail) {
   const over = end && end <= now();
   const until = over ? `It worked until ${MOMENT_WORDS.format(end)} UTC. ` : "";
   showDoor(
@@ -108,6 +127,7 @@ function ended(detail) {
 /** Show another metric, or another span of time. @param {Partial<Choice>} wanted */
 async function choose(wanted) {
   Object.assign(choice, wanted);
+  keepChoice();
   tryAgain();
   display();
   try {
@@ -167,7 +187,8 @@ async function budget(event) {
 /** Stop asking, or go on. */
 function pause() {
   page.paused = !page.paused;
-  at("pause").setAttribute("aria-pressed", String(page.paused));
+  at("pause").classList.toggle("paused", page.paused);
+  write(at("pause"), page.paused ? "Resume" : "Pause");
   showState(page.paused ? "paused" : "live", now());
   clearTimeout(page.timer);
   if (!page.paused) turn();
@@ -188,6 +209,11 @@ function askAgain() {
 function open() {
   if (takeToken()) {
     turn();
+    return;
+  }
+  const end = endedAt();
+  if (end) {
+    showEnd("page", end, "");
     return;
   }
   showDoor(

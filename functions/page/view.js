@@ -11,7 +11,7 @@ import { layOut } from "./chart.js";
 import { at, data, h, of, quiet, row, s, share, stateMark, table, within, write, writeNumbers } from "./elements.js";
 import {
   CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, barWords, changeWords, dimensionOf, hourRows,
-  hoursShown, inWords, isKnown, metrics, money, progress, quantityWords, ranked, scaleOf, series, spans, sum, sumOf,
+  hoursShown, inWords, isEarly, isKnown, metrics, money, progress, quantityWords, ranked, scaleOf, series, spans, sum, sumOf,
   title, totalOf,
 } from "./figures.js";
 import { showPrice } from "./price.js";
@@ -72,7 +72,8 @@ function showCost(model, now) {
   const asOf = CLOCK_WORDS.format(new Date(invoice.preview.as_of));
   const stale = noInvoice ? `${reason(noInvoice)} This is the last price that was known. ` : "";
   const time = `${stale}${PERCENT.format(passed)} of the period has passed, ${left} days are left`;
-  const estimate = `An estimate, no price: what it comes to if ${invoice.forecast.basis}`;
+  const early = `. It is early: ${PERCENT.format(passed)} of the period has passed, and this may be far off`;
+  const estimate = `An estimate, no price: what it comes to if ${invoice.forecast.basis}${isEarly(passed) ? early : ""}`;
   const preview = `Stripe’s own preview at ${asOf}: of the hours that are posted, some minutes behind`;
   const amount = (/** @type {{total: bigint}} */ { total }) => data(total, money(total, invoice));
   at("cost").replaceChildren(

@@ -204,8 +204,14 @@ def site() -> Iterator[str]:
 
 
 @contextmanager
-def opened(
-    site: str, browser: Browser, api: Api, *, size: tuple[int, int] = (1280, 900), where: str = ""
+def opened(  # noqa: PLR0913 - what differs
+    site: str,
+    browser: Browser,
+    api: Api,
+    *,
+    size: tuple[int, int] = (1280, 900),
+    where: str = "",
+    link: str = "a.e30.c",
 ) -> Iterator[Page]:
     """Open the page of a customer to which an API answers so."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, locale="en-US")
@@ -214,7 +220,7 @@ def opened(
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.route("**/v1/*", api)
     page.route("**/v1/*?*", api)
-    page.goto(f"{site}{where}#a.e30.c")
+    page.goto(f"{site}{where}#{link}")
     yield page
     context.close()
     assert troubles == []
@@ -403,3 +409,67 @@ def test_on_paper_lists_are_whole_and_amounts_are_not_cut(site: str, browser: Br
         page.screenshot(path=SCREENSHOTS / "print.png", full_page=True)
         page.emulate_media(media="screen")
         expect(page.locator("#chart-rows")).to_be_hidden()
+
+
+def test_what_is_chosen_survives_a_reload_and_the_way_back(site: str, browser: Browser) -> None:
+    """It stands in the address, and the token never does (I8)."""
+    with opened(site, browser, Api()) as page:
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        assert page.url == site
+        page.select_option("#span", "2026-10-20")
+        page.locator('[data-metric="credits"]').click()
+        expect(page.locator("#chart-title")).to_have_text("Credits by hour")
+        assert page.url == f"{site}?metric=credits&span=2026-10-20"
+        page.reload()
+        expect(page.locator("#chart-title")).to_have_text("Credits by hour")
+        expect(page.locator("#span")).to_have_value("2026-10-20")
+        page.goto("about:blank")
+        page.go_back()
+        expect(page.locator("#chart-title")).to_have_text("Credits by hour")
+        expect(page.locator("#span")).to_have_value("2026-10-20")
+        assert page.url == f"{site}?metric=credits&span=2026-10-20"
+
+
+def test_an_address_of_what_is_not_there_shows_what_is(site: str, browser: Browser) -> None:
+    """A metric that is gone, and a day of an earlier period."""
+    with opened(site, browser, Api(), where="?metric=gone&span=2025-01-01") as page:
+        expect(page.locator("#chart-title")).to_have_text("Requests by hour")
+        expect(page.locator("#span")).to_have_value("latest")
+
+
+def test_the_button_says_what_it_does(site: str, browser: Browser) -> None:
+    """While the page is paused it resumes."""
+    with opened(site, browser, Api()) as page:
+        page.get_by_role("button", name="Pause").click()
+        expect(page.locator("#live-text")).to_contain_text("Paused")
+        page.get_by_role("button", name="Resume").click()
+        expect(page.locator("#live-text")).to_contain_text("Live")
+        expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_a_session_that_has_ended_says_so_after_a_reload_as_well(site: str, browser: Browser) -> None:
+    """And what to do; another link begins anew."""
+    api = Api(failing={"session": 401})
+    ended = "a.eyJleHAiOjE3OTQ4MDUyMDB9.c"  # {"exp":1794805200}
+    with opened(site, browser, api, link=ended) as page:
+        expect(page.locator("#door-title")).to_have_text("This link has ended")
+        page.reload()
+        expect(page.locator("#door-title")).to_have_text("This page has ended")
+        expect(page.locator("#door-text")).to_contain_text("It worked until 16 Nov, 05:00 UTC. Ask whoever bills you")
+        api.failing.clear()
+        page.goto(f"{site}#a.e30.c")
+        expect(page.locator("#so-far")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        ("2026-11-16T00", "go on. It is early: 0.9% of the period has passed, and this may be far off"),
+        (BEGIN, "go on"),
+    ],
+)
+def test_a_forecast_says_where_it_is_early(site: str, browser: Browser, begin: str, words: str) -> None:
+    """Of so little of a period nobody knows what the whole comes to."""
+    with opened(site, browser, Api(begin=begin)) as page:
+        note = page.locator("#forecast .quiet")
+        expect(note).to_have_text(f"An estimate, no price: what it comes to if the last 24 hours {words}")
