@@ -2,10 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from importlib.metadata import version
 from typing import Final
 
 LAMBDA_TIMEOUT: Final = 900
 """Seconds that a function may run at most (Lambda quotas); a command that invokes one waits a little longer."""
+
+VERSION: Final = version("serverless-metering")
+"""The version of this code: of what is deployed with it, and of its commands."""
+
+_WITHOUT_VERSION: Final = "1.0.0"
+"""The only version whose stacks do not tell theirs."""
+
+LONGEST_OUTPUT: Final = 1024
+"""Characters of the longest output here: what CloudFormation takes of one's description (API Reference, "Output"); of
+its value it names no limit."""
 
 METADATA: Final = "Metering"
 """Where the template's metadata hold what ``app.py`` declares, for which an output would be too small."""
@@ -25,6 +36,9 @@ class Outputs:
     What a stack of another version does not have raises MissingOutputError when it is asked for, and not before: a
     command that needs none of it works on.
     """
+
+    version: str = VERSION
+    """The version that deployed the stack: its functions', and that of the format that stages are to write."""
 
     counters_table: str
     """The table of the counters."""
@@ -89,6 +103,13 @@ class Outputs:
     dashboard: str
     """The name of CloudWatch's dashboard."""
 
+    access_log_format: str | None = None
+    """What a stage is to write, for whoever describes stages with another tool; where it is no longer than an output
+    may be."""
+
+    access_log_destination_arn: str | None = None
+    """Where a stage is to write: the ARN of the log group, or of Firehose's stream."""
+
     delivery_stream: str | None = None
     """Firehose's stream, on its road alone."""
 
@@ -123,6 +144,11 @@ class Outputs:
     def is_metering(self) -> bool:
         """Say whether they are a metering stack's at all."""
         return vars(self).keys() >= _TABLES
+
+    @property
+    def deployed_version(self) -> str:
+        """The version that deployed the stack, also where it did not tell it yet."""
+        return str(vars(self).get("version", _WITHOUT_VERSION))
 
     @property
     def missing(self) -> list[str]:

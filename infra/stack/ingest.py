@@ -20,11 +20,12 @@ from aws_cdk import aws_logs_destinations as logs_destinations
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from infra.outputs import LONGEST_OUTPUT
 from infra.stack import bundle
 from infra.stack.delivery import Delivery
 from infra.stack.sizes import Size
 from infra.stack.storage import Storage
-from metering.model.log_format import AccessLog, Api
+from metering.model.log_format import NONCE_LENGTH, AccessLog, Api
 from metering.settings import RecordUsageSettings
 from metering.signals import written_usage_lines
 
@@ -154,6 +155,16 @@ class Ingest(Construct):
         return apigateway.LogGroupLogDestination(self._log_group)
 
     @property
+    def told_format(self) -> str | None:
+        """The format as an output tells it to tools that describe stages; None where it is too long for one."""
+        return self._format if len(self._format) + 2 * NONCE_LENGTH <= LONGEST_OUTPUT else None
+
+    @property
+    def destination_arn(self) -> str:
+        """Where a stage of any kind is to write."""
+        return self.delivery.stream.attr_arn if self.delivery else _arn_of(self._log_group)
+
+    @property
     def access_log_settings(self) -> apigatewayv2.IAccessLogSettings:
         """Destination and format for a stage of an HTTP or a WebSocket API; raise ValueError if it is a REST API's."""
         self._expect(Api.HTTP, Api.WEBSOCKET)
@@ -206,13 +217,17 @@ class _LogGroupByName:
         self._log_group = log_group
 
     def bind(self, _stage: apigatewayv2.IStage) -> apigatewayv2.AccessLogDestinationConfig:
-        arn = cdk.Stack.of(self._log_group).format_arn(
-            service="logs",
-            resource="log-group",
-            resource_name=self._log_group.log_group_name,
-            arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
-        )
-        return apigatewayv2.AccessLogDestinationConfig(destination_arn=arn)
+        return apigatewayv2.AccessLogDestinationConfig(destination_arn=_arn_of(self._log_group))
+
+
+def _arn_of(log_group: logs.ILogGroup) -> str:
+    """Return a log group's ARN without the ``:*`` at its end."""
+    return cdk.Stack.of(log_group).format_arn(
+        service="logs",
+        resource="log-group",
+        resource_name=log_group.log_group_name,
+        arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+    )
 
 
 @jsii.implements(apigatewayv2.IAccessLogSettings)

@@ -386,6 +386,8 @@ class MeteringStack(cdk.Stack):
             nonces=self._nonces,
             alarm_topic=self._alarms.topic.topic_arn,
             dashboard=self._dashboard.name,
+            access_log_format=self._ingest.told_format,
+            access_log_destination_arn=self._ingest.destination_arn,
             delivery_stream=delivery.stream.ref if delivery else None,
             failed_objects=delivery.failed.queue_url if delivery else None,
             gate_queue=self._limiting.gate_queue.queue_url if self._limiting else None,

@@ -26,6 +26,9 @@ def test_the_outputs_are_what_the_command_reads(
 ) -> None:
     """Their names are an interface; exports for the sample are none."""
     outputs = {
+        "Version",
+        "AccessLogFormat",
+        "AccessLogDestinationArn",
         "CountersTable",
         "LedgerTable",
         "Bucket",
@@ -61,6 +64,26 @@ def test_the_outputs_are_what_the_command_reads(
     assert template["Outputs"]["Road"]["Value"] == "subscription"
     assert firehose_template["Outputs"]["Road"]["Value"] == "firehose"
     assert flat(firehose_template["Outputs"]["FailedObjects"]["Value"]) == "IngestDeliveryFailed"
+
+
+def test_a_stage_of_another_tool_gets_its_format_and_its_destination(
+    template: Template, firehose_template: Template, sample: Template
+) -> None:
+    """By outputs: what the sample's own stage writes, and where, without the end that only IAM's ARNs have."""
+    told = template["Outputs"]
+    (stage,) = of_type(sample, "AWS::ApiGateway::Stage").values()
+    written = stage["Properties"]["AccessLogSetting"]["Format"]
+    assert joined(told["AccessLogFormat"]["Value"], known=NONCE) == joined(written, known=NONCE)
+    assert flat(told["AccessLogDestinationArn"]["Value"]).endswith(":log-group:AccessLog")
+    assert flat(firehose_template["Outputs"]["AccessLogDestinationArn"]["Value"]) == "IngestDeliveryStream"
+
+
+def test_a_format_that_is_too_long_is_no_output(stack: MakeStack) -> None:
+    """'metering connect --print' tells it, and a stage of the CDK takes it as ever."""
+    many = [Sum(name=f"units_{n}", of=f"authorizer.a_property_with_a_long_name_{n}") for n in range(12)]
+    template = Synthesised.from_stack(stack(metrics=many)).to_json()
+    assert "AccessLogFormat" not in template["Outputs"]
+    assert "AccessLogDestinationArn" in template["Outputs"]
 
 
 def _outputs(template: Template) -> set[str]:

@@ -414,9 +414,33 @@ def test_a_stack_of_another_version_is_told(ward: Ward) -> None:
     told = ward.outputs.written()
     del told["NotificationsUrl"]
     ward.outputs = Outputs.read(told)
-    assert ward.of("version") == [
-        ("broken", "the stack has no NotificationsUrl: an older version deployed it", "deploy the stack again")
-    ]
+    [(state, said, do)] = ward.of("version")
+    assert (state, said.partition(": ")[0]) == ("broken", "the stack has no NotificationsUrl")
+    assert do.startswith("deploy the stack again: the Metering stack first, then those of your APIs")
+
+
+@pytest.mark.parametrize(
+    ("commands", "stack", "state", "do"),
+    [
+        ("1.2.0", "1.2.0", "ok", ""),
+        ("1.2.0", "1.10.0", "warning", "bring these commands to 1.10.0 first"),
+        ("1.2.0", "1.2.0.dev0", "warning", "deploy the Metering stack first, then those of your APIs"),
+        ("1.10.0", "1.2.0", "warning", "deploy the Metering stack first, then those of your APIs"),
+        ("1.1.0", "", "warning", "deploy the Metering stack first, then those of your APIs"),
+        ("1.0.0", "", "ok", ""),
+    ],
+)
+def test_which_version_to_bring_up_first_is_told(  # noqa: PLR0913, PLR0917
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, commands: str, stack: str, state: str, do: str
+) -> None:
+    """The one that is older, and of the stacks the one that reads what the others write; 1.0.0 told no version."""
+    monkeypatch.setattr("infra.operate.doctor.account.VERSION", commands)
+    told = ward.outputs.written() | {"Version": stack}
+    ward.outputs = Outputs.read({name: value for name, value in told.items() if value})
+    [(found, said, advice)] = ward.of("version")
+    assert (found, advice.startswith(do), bool(advice)) == (state, True, bool(do))
+    assert (stack or "1.0.0") in said
+    assert commands in said
 
 
 def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> None:

@@ -36,6 +36,14 @@ def test_what_is_missing_is_said_when_it_is_asked_for() -> None:
     assert Outputs.read(told).missing == []
 
 
+def test_a_stack_that_tells_no_version_is_of_the_first() -> None:
+    """A later one tells it."""
+    told = outputs(version="1.7.0").written()
+    assert Outputs.read(told).deployed_version == "1.7.0"
+    del told["Version"]
+    assert (Outputs.read(told).deployed_version, Outputs.read(told).missing) == ("1.0.0", [])
+
+
 def test_a_stack_without_the_tables_is_none_of_ours() -> None:
     """Whatever else it tells."""
     told = outputs().written()
