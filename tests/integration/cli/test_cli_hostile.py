@@ -26,6 +26,7 @@ SHOWING: Final = {
     "connections",
     "customers list",
     "customers show",
+    "customers add",
     "customers link",
     "customers portal",
     "doctor",
