@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.doubles.template import Template, of_type, properties
 
 KEPT = (
@@ -151,3 +152,19 @@ def test_no_template_holds_a_key(templates: dict[str, Template]) -> None:
         text = json.dumps(stack)
         assert not re.search(r'[sr]k_(live|test)|whsec_|"SecretString|"Password"', text)
         assert not of_type(stack, "AWS::ApiGateway::ApiKey")
+
+
+def test_whoever_deletes_the_stack_reads_of_all_that_stays(
+    limits_template: Template, firehose_template: Template
+) -> None:
+    """In the table of what it costs, by the names that stacks have for it."""
+    page = (ROOT / "infra" / "stack" / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"\n## Take it down\n(.*?)\n## ", page, re.DOTALL)
+    told = {name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    stays = {
+        re.sub(r"[0-9A-F]{8}$", "", name)
+        for template in (limits_template, firehose_template)
+        for name, resource in template["Resources"].items()
+        if resource.get("DeletionPolicy", "Delete").startswith("Retain")
+    }
+    assert told == stays
