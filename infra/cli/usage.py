@@ -1,5 +1,6 @@
 """What was used, and closing it."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, Final, assert_never
 
@@ -70,16 +71,19 @@ def usage_command(
     if customer_id is not None:
         known_customer(deployment.ledger, customer_id)
     reasons = usage.Reasons(deployment.ledger, deployment.changes, deployment.switch.read(), moment)
-    report = usage.Report(
-        deployment.counters, deployment.uniques, deployment.ledger, customer_id, by_dimension, reasons
-    )
+    uniques = usage.MonthOnce(deployment.uniques.claims, deployment.ledger.holders)
+    report = usage.Report(deployment.counters, uniques, deployment.ledger, customer_id, by_dimension, reasons)
     lines = report.lines(first, end, by=by, now=moment, progress=progress("reading", as_json))
     if as_json:
         print_json([_usage_json(line, split=by_dimension) for line in lines])
         return
-    split = ("value",) if by_dimension else ()
     last = min(end, Hour.containing(moment + LATEST_RECORD).next())
     err.print(f"from {first} up to {last} (UTC)" if first < last else f"{first} is still to come")
+    _show(lines, by_dimension=by_dimension)
+
+
+def _show(lines: Iterable[usage.Line], *, by_dimension: bool) -> None:
+    split = ("value",) if by_dimension else ()
     table(
         ("period", "customer", "key", "metric", *split, "quantity", "state", "reason"),
         [

@@ -1,16 +1,17 @@
 """Turning posting on and off, and asking Stripe what it holds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 import msgspec
 
-from infra.operate.adjusting import counted
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.unpaid import Place, of_customer
+from infra.operate.usage import MonthOnce
 from metering.billing.carried import Carried
 from metering.billing.carrying import Carrier
 from metering.billing.reconciling import NOT_POSTED, Compared, Reconciler
@@ -18,6 +19,7 @@ from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.unbilled import WhyUnbilled
+from metering.stores.attribution import Attribution
 from metering.stores.holders import Customer
 from metering.stores.marks import new_mark
 from metering.stores.switch import Switch
@@ -180,9 +182,9 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
 
     def compare() -> list[Compared]:
         reader = StripeReader(deployment.stripe(), reads)
-        deadline = now + timedelta(days=1)
+        by = now + timedelta(days=1)
         looking = Reconciler(
-            ledger, deployment.changes, reader, since, lambda: now, deadline, delay=timedelta(0), mend=switch.on
+            ledger, deployment.changes, reader, since, lambda: now, by, delay=timedelta(0), mend=switch.on
         )
         found: list[Compared] = []
         for owner in progress(owners, len(owners)):
@@ -207,23 +209,28 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
             unpaid = of_customer(deployment, StripeReader(deployment.stripe(), reads), owners[0], since, now)
     finally:
         deployment.read_budget.note(reads.made, now)
-    rows = [
-        Row(
+    rows = [*_rows(deployment, (total for total in totals if only or total.what), unpaid)]
+    nobody_pays = Counter(unpaid.values()) if only else ledger.agreements.looks().hours()
+    return Looked(len(totals), rows, odd, reads.made, {str(why): number for why, number in nobody_pays.items()})
+
+
+def _rows(deployment: Deployment, totals: Iterable[Compared], unpaid: Mapping[Place, WhyUnbilled]) -> Iterator[Row]:
+    """Yield totals with what the counters hold: each customer's hour is read once, and each month's claims."""
+    uniques = MonthOnce(deployment.uniques.claims, deployment.ledger.holders)
+    attribution = Attribution(deployment.counters, uniques)
+    counted = cache(lambda name, hour: attribution.of_customer(name, hour).quantities())
+    for total in totals:
+        yield Row(
             total.customer,
             total.metric,
             str(total.hour),
-            counted(deployment, total.customer, total.metric, total.hour, now),
+            counted(total.customer, total.hour).get(total.metric, 0),
             total.ledger,
             total.stripe,
             total.state,
             total.what,
             unpaid.get((total.hour, total.metric), ""),
         )
-        for total in totals
-        if only or total.what
-    ]
-    nobody_pays = Counter(unpaid.values()) if only else ledger.agreements.looks().hours()
-    return Looked(len(totals), rows, odd, reads.made, {str(why): number for why, number in nobody_pays.items()})
 
 
 def carry(deployment: Deployment, *, now: datetime) -> Carried:

@@ -1,5 +1,6 @@
 """What was used: counted so far, what the ledger holds of it, and its state."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,15 +10,18 @@ from infra.operate.deployment import Deployment, OperatorError, check_reason
 from metering.billing.unbilled import Invoices, unbilled
 from metering.model.amounts import Amounts
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour, hours
-from metering.model.subjects import Kind, Subject, customer, key, key_of_source
+from metering.model.subjects import Kind, Subject, customer, key, key_of_source, subject_of_source
 from metering.model.usage_row import State, Total, UsageRow
 from metering.portal.reading import By
 from metering.stores.agreements import Accepted, Shown
 from metering.stores.attribution import Attribution, Share, Uniques
+from metering.stores.aws import side_by_side
 from metering.stores.changes import Changes
 from metering.stores.counters import Counters
 from metering.stores.holders import by_kind
 from metering.stores.ledger import Ledger
+from metering.stores.marks import partition
+from metering.stores.rows import OTHER_KEYS, ByKey
 from metering.stores.switch import Switch
 
 OPEN: Final = "OPEN"
@@ -26,6 +30,11 @@ OPEN: Final = "OPEN"
 COUNTED: Final = "counted"
 ADJUSTED: Final = "adjusted"
 CARRIED: Final = "carried"
+
+MOST_MARKS: Final = 1_000
+"""Late marks of a partition; where there are as many, a customer's hours are counted, whatever its rows say."""
+
+Progress = Callable[[Iterable[Hour], int], Iterable[Hour]]
 
 _LEAST_SETTLED_FIRST: Final = ("REJECTED", "HELD", "PENDING", OPEN, "POSTED")
 
@@ -86,6 +95,23 @@ class Reasons:
         return "" if self.posting.on else "posting is off"
 
 
+@dataclass(slots=True)
+class MonthOnce(Uniques):
+    """Joins the claims of a customer's keys once for a month, however many of its hours are asked for, in one report.
+
+    What comes meanwhile is in the next report: an hour that it is of is shown as it was a moment before.
+    """
+
+    _joined: dict[tuple[str, str, str], Counter[Hour] | None] = field(default_factory=dict)
+
+    def by_hour(self, customer: str, metric: str, hour: Hour) -> Counter[Hour] | None:
+        """Return how many values of the month of ``hour`` count in each hour; None if the key's counters say so."""
+        place = (customer, metric, hour.month)
+        if place not in self._joined:
+            self._joined[place] = Uniques.by_hour(self, customer, metric, hour)
+        return self._joined[place]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Reads what one customer (``only``), or everyone, used; ``split`` by the metrics' dimensions."""
@@ -104,30 +130,90 @@ class Report:
         *,
         by: By,
         now: datetime,
-        progress: Callable[[Iterable[Hour], int], Iterable[Hour]],
+        progress: Progress,
     ) -> list[Line]:
         """Return what was used from ``first`` up to ``end``, exclusive."""
-        sources = self.ledger.holders.sources_of(self.only) if self.only else None
-        counters_begin = Hour.containing(now - COUNTER_LIFE)
-        everyone = [customer(self.only)] if self.only else []
-        if first < counters_begin and not self.only:
-            everyone = [*map(customer, self.ledger.holders.customer_ids()), *map(key, self.ledger.holders.key_ids())]
         end = min(end, Hour.containing(now + LATEST_RECORD).next())  # nothing is counted of later hours
+        found = (
+            self._of_one(self.only, first, end, now, progress) if self.only else self._all(first, end, now, progress)
+        )
         added: dict[tuple[str, str, str, str, str, str], tuple[int, str, set[str]]] = {}
-        for hour in progress(hours(first, end), max(0, end.number - first.number)):
-            if hour < counters_begin:  # a counter that is still there may be one of several
-                lines = self._ledger_alone(hour, self.ledger.rows.at(hour, everyone), {})
-            else:
-                lines = self._hour(hour, sources)
-            for line in lines:
-                name = (by.period(hour), line.customer, line.key, line.metric, line.value, line.kind)
-                quantity, state, reasons = added.get(name, (0, line.state, set()))
-                state = min(state, line.state, key=_LEAST_SETTLED_FIRST.index)
-                added[name] = quantity + line.quantity, state, reasons | {line.reason} - {""}
+        for line in found:
+            period = by.period(Hour.parse(line.period))
+            name = (period, line.customer, line.key, line.metric, line.value, line.kind)
+            quantity, state, reasons = added.get(name, (0, line.state, set()))
+            state = min(state, line.state, key=_LEAST_SETTLED_FIRST.index)
+            added[name] = quantity + line.quantity, state, reasons | {line.reason} - {""}
         return sorted(
             Line(*name[:5], quantity, state, ", ".join(sorted(reasons)), name[5])
             for name, (quantity, state, reasons) in added.items()
         )
+
+    def _all(self, first: Hour, end: Hour, now: datetime, progress: Progress) -> Iterator[Line]:
+        """Yield what everybody used, hour by hour."""
+        counters_begin = Hour.containing(now - COUNTER_LIFE)
+        everyone: list[Subject] = []
+        if first < counters_begin:
+            everyone = [*map(customer, self.ledger.holders.customer_ids()), *map(key, self.ledger.holders.key_ids())]
+        for hour in progress(hours(first, end), max(0, end.number - first.number)):
+            if hour < counters_begin:  # a counter that is still there may be one of several
+                yield from self._ledger_alone(hour, self.ledger.rows.at(hour, everyone), {})
+            else:
+                yield from self._hour(hour, None)
+
+    def _of_one(self, name: str, first: Hour, end: Hour, now: datetime, progress: Progress) -> Iterator[Line]:
+        """Yield what one customer used: of hours that are written from its rows, of the others from the counters.
+
+        As the customer's page does it: how far hours are written and what has a late mark is read before the rows, and
+        those before the counters. So an hour that is being closed is never shown as less than it was. How a metric
+        splits by its dimension and key at once, the counters alone say.
+        """
+        sources = self.ledger.holders.sources_of(name)
+        counters_begin = Hour.containing(now - COUNTER_LIFE)
+        written = min(end, self.ledger.progress.written_before(now))
+        marked = None if self.split else self._marked(sources)
+        from_rows = first if marked is None else max(first, written)
+        afresh = {*hours(max(from_rows, counters_begin), end)} | {one for one in marked or () if first <= one < end}
+        mine = customer(name)
+        by_key = {} if marked is None else dict(self.ledger.rows.by_key(mine, max(first, counters_begin), end))
+        for row in self.ledger.rows.of(mine, first, end):
+            if row.hour in afresh and row.hour >= counters_begin:
+                continue
+            keys = _keys_of(row, by_key.get(row.hour))
+            if row.hour < counters_begin:
+                yield from self._ledger_alone(row.hour, {mine: row}, {})
+            elif keys is None:
+                afresh.add(row.hour)
+            else:
+                yield from self._of_row(row, keys)
+        yield from self._counted(sorted(one for one in afresh if one >= counters_begin), sources, progress)
+
+    def _counted(self, afresh: list[Hour], sources: set[str], progress: Progress) -> Iterator[Line]:
+        for hour in progress(afresh, len(afresh)):
+            yield from self._hour(hour, sources)
+
+    def _marked(self, sources: Iterable[str]) -> set[Hour] | None:
+        """Return the hours that are to be closed again for these sources; None if very many marks wait (I10)."""
+        subjects = {customer(self.only or ""), *map(subject_of_source, sources)}
+        numbers = sorted({partition(str(subject)) for subject in subjects})
+        found = side_by_side(lambda number: self.counters.marks.some(number, "", MOST_MARKS), numbers)
+        if any(len(marks) == MOST_MARKS for marks in found):
+            return None
+        return {mark.hour for marks in found for mark in marks if mark.subject in subjects}
+
+    def _of_row(self, row: UsageRow, keys: ByKey) -> Iterator[Line]:
+        """Yield what a row holds, each key by itself where they add up to it, as :meth:`_hour` does of counters."""
+        why = self._reasons(row)
+        whose, hour = _customer(row.subject), str(row.hour)
+        for metric, total in row.totals.items():
+            stands = str(total.state), why.get(metric, "")
+            parts = {name: numbers[metric] for name, numbers in keys.items() if metric in numbers}
+            if sum(parts.values()) != total.counted:
+                parts = {"": total.counted}
+            told = [(name, number, COUNTED) for name, number in parts.items()]
+            for name, number, kind in (*told, ("", total.adjusted, ADJUSTED), ("", total.carried, CARRIED)):
+                if number:
+                    yield Line(hour, whose, name, metric, "", number, *stands, kind)
 
     def _hour(self, hour: Hour, sources: set[str] | None) -> Iterator[Line]:
         only = customer(self.only) if self.only else None
@@ -179,6 +265,15 @@ class Report:
 
     def _reasons(self, row: UsageRow) -> Mapping[str, str]:
         return self.reasons.of(row) if self.reasons else {}
+
+
+def _keys_of(row: UsageRow, by_key: ByKey | None) -> ByKey | None:
+    """Return how a row's counts split by key; None if it does not say so of every key."""
+    if row.only_key:
+        return {row.only_key: {metric: total.counted for metric, total in row.totals.items()}}
+    if not any(total.counted for total in row.totals.values()):
+        return {}
+    return None if by_key is None or OTHER_KEYS in by_key else by_key
 
 
 def _state(total: Total | None, quantity: int) -> str:

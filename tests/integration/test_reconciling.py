@@ -14,9 +14,13 @@ from infra.local.stripe.faults import Fault
 from infra.operate.deployment import Deployment
 from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.unbilled import Looker
+from metering.model.amounts import Amounts
 from metering.model.periods import Hour
+from metering.model.subjects import key
 from metering.model.usage_row import State
+from metering.stores.attribution import Attribution
 from metering.stores.aws import to_item
+from metering.stores.marks import new_mark
 from metering.stores.progress import Round
 from metering.stores.switch import Switch
 from metering.stripe import client as stripe_client
@@ -446,6 +450,28 @@ def test_the_command_shows_a_customers_three_columns(billing: Billing, operator:
     document = operator.run("reconcile", "acme", "--json").document
     assert [row["unpaid"] for row in document["rows"]] == ["before subscription"]
     assert (document["unpaid"], document["differing"]) == ({"before subscription": 1}, 0)
+
+
+def test_an_hours_counters_are_read_once_for_all_its_metrics(
+    billing: Billing, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: and a month's claims, which may be many, with them."""
+    billing.batches += 1
+    amounts = Amounts({"bytes": 70})
+    billing.world.counters.count(HOUR, "key1", amounts, f"{billing.batches:012d}".encode())
+    billing.world.counters.marks.mark_late(HOUR, key("key1"), new_mark())
+    billing.world.run()
+    asked: list[Hour] = []
+    inner = Attribution.of_customer
+
+    def of_customer(attribution: Attribution, name: str, hour: Hour) -> Amounts:
+        asked.append(hour)
+        return inner(attribution, name, hour)
+
+    monkeypatch.setattr(Attribution, "of_customer", of_customer)
+    rows = operator.run("reconcile", "acme", "--json").document["rows"]
+    assert [(row["metric"], row["counted"]) for row in rows] == [("bytes", 70), ("requests", 5)]
+    assert asked == [HOUR]
 
 
 def test_the_stripe_key_is_read_once_in_a_command(

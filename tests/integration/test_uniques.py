@@ -11,12 +11,14 @@ from typing import Any, cast
 import pytest
 
 from infra.local.stripe.server import LocalStripe
-from infra.operate.usage import Line, Report
+from infra.operate.usage import OPEN, Line, MonthOnce, Report
 from metering.counting.recording import Hashing, Recorder
+from metering.model.amounts import Amounts
 from metering.model.batches import Batch
 from metering.model.metrics import Count, Unique
 from metering.model.periods import Hour, hours
 from metering.model.subjects import customer
+from metering.model.usage_row import Change
 from metering.portal.reading import By
 from metering.stores.attribution import Attribution, Uniques
 from metering.stores.claims import Claims
@@ -391,6 +393,62 @@ def test_the_report_shows_values_that_several_keys_have_in_common_once(users: Wo
     close_all(users)
     found = [(line.customer, line.key, line.quantity) for line in report(users) if line.metric == "users"]
     assert sorted(found) == wanted
+
+
+def of_acme(world: World, **more: Any) -> list[Line]:
+    """Return what 'metering usage acme' shows of ten hours."""
+    uniques = MonthOnce(world.claims, world.ledger.holders)
+    made = Report(world.counters, uniques, world.ledger, "acme", split=False, **more)
+    end = Hour(HOUR.number + 10)
+    return made.lines(HOUR, end, by=By.HOUR, now=world.now, progress=lambda all_hours, _: all_hours)
+
+
+def test_what_rows_say_of_a_customer_is_what_its_counters_say(users: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: several keys, one alone, without a key, handed over, adjusted, late, and in the hour that runs."""
+    users.customer("acme", "key1", "key2")
+    for number, names in enumerate((("key1", "key2"), ("key1",), ("key2", "key3"), (), ("key3",), ("key1", "key3"))):
+        hour = Hour(HOUR.number + number)
+        users.now = hour.start + timedelta(minutes=30)
+        users.record(
+            *(seen(users, user, key=key, hour=hour) for key in names for user in ("ann", key, f"{key} {number}"))
+        )
+        users.counters.count(hour, "@acme", Amounts({"requests": number}), f"{number:012d}".encode())
+    users.customer("acme", "key3", since=Hour(HOUR.number + 4))
+    users.changes.add("acme", HOUR, Change("one", "requests", 4, "a mistake", "operator", 0))
+    users.now = Hour(HOUR.number + 5).start + timedelta(minutes=40)
+    close_all(users)
+    late = Hour(HOUR.number + 1)
+    users.record(seen(users, "eve", hour=late), seen(users, "eve", key="key2", hour=late))
+    by_rows = of_acme(users)
+    assert {line.state for line in by_rows if line.period == str(late)} == {OPEN}
+    assert [line.quantity for line in by_rows if line.kind == "adjusted"] == [4]
+    assert len({line.period for line in by_rows}) == 6
+    monkeypatch.setattr("infra.operate.usage.Report._marked", lambda _report, _sources: None)
+    assert by_rows == of_acme(users)
+
+
+def test_a_customer_with_fifty_keys_is_read_by_few_queries(users: World) -> None:
+    """I10: closed hours by their rows; and where hours are counted, the claims of a month are joined once."""
+    keys = [f"key{number:02d}" for number in range(50)]
+    users.customer("acme", *keys)
+    for number in range(6):
+        hour = Hour(HOUR.number + number)
+        users.now = hour.start + timedelta(minutes=30)
+        users.record(*(seen(users, f"user{number}", key=key, hour=hour) for key in keys))
+    users.now = Hour(HOUR.number + 6).start + timedelta(minutes=40)
+    close_all(users)
+    asked: list[str] = []
+    client: Any = users.counters.client
+    client.before.append(lambda operation, _arguments: asked.append(operation))
+    found = of_acme(users)
+    assert len([line for line in found if line.metric == "users"]) == 6
+    assert asked.count("Query") < 60
+    for number, user in ((5, "yan"), (6, "zoe")):  # late, and in the hour that runs
+        users.record(*(seen(users, user, key=key, hour=Hour(HOUR.number + number)) for key in keys))
+    asked.clear()
+    assert sum(line.quantity for line in of_acme(users) if line.metric == "users") == 8
+    assert 800 < asked.count("Query") < 1000, "16 queries for each key, once, and those of the two hours' counters"
+    client.before.clear()
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

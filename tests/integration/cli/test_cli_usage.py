@@ -14,8 +14,9 @@ from infra.operate.deployment import Deployment
 from metering.billing.unbilled import Looker
 from metering.model.amounts import Amounts
 from metering.model.periods import Hour
-from metering.model.subjects import customer
+from metering.model.subjects import customer, key
 from metering.model.usage_row import Change
+from metering.stores.marks import new_mark
 from metering.stores.rows import shard_of
 from metering.stripe.invoices import StripeReader
 from metering.stripe.pacing import Pace
@@ -92,6 +93,7 @@ def test_usage_by_longer_periods_covers_whole_ones(
     """A month is this month, days are seven, hours those of a day; and it is said which, beside the table."""
     for number, day in enumerate(("2026-10-20T09", "2026-11-02T09", "2026-11-15T23", "2026-11-16T00")):
         used.counters.count(Hour.parse(day), "key1", Amounts({"requests": 100}), f"{number:012d}".encode())
+        used.counters.marks.mark_late(Hour.parse(day), key("key1"), new_mark())
     found = metering("usage", "acme", *asked)
     assert found.err == covered
     assert sorted({line["period"] for line in metering("usage", "acme", *asked, "--json").json()}) == periods
