@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -36,16 +37,28 @@ def is_there(version: str) -> bool:
     return _run("git", "cat-file", "-e", RELEASED[version], check=False).returncode == 0
 
 
+@contextmanager
+def code_of(version: str) -> Iterator[Path]:
+    """Give a folder with a version's sources, for a while."""
+    with tempfile.TemporaryDirectory(prefix="metering-released-") as name:
+        archive = Path(name, "code.tar")
+        _run("git", "archive", "--output", str(archive), RELEASED[version])
+        with tarfile.open(archive) as files:
+            files.extractall(name, filter="data")
+        yield Path(name)
+
+
+def importing(code: Path) -> dict[str, str]:
+    """Return the environment in which Python imports the sources in a folder, with the packages that are here."""
+    ours = {"UV_NO_SYNC": "1", "UV_PROJECT_ENVIRONMENT": sys.prefix}
+    return ours | {"PYTHONPATH": f"{code}:{code / 'functions'}"}
+
+
 def remake(version: str) -> dict[str, str]:
     """Run a version, and return the files of its folder: one for each place where things are kept."""
     played = STORED / f"played_by_{version.replace('.', '_')}.py"
-    with tempfile.TemporaryDirectory() as code:
-        archive = Path(code, "code.tar")
-        _run("git", "archive", "--output", str(archive), RELEASED[version], "functions", "infra", "tests")
-        with tarfile.open(archive) as files:
-            files.extractall(code, filter="data")
-        environment = {**_ENVIRONMENT, "PYTHONPATH": f"{code}:{code}/functions"}
-        told = _run(sys.executable, "-P", str(played), cwd=Path(code), env=environment).stdout
+    with code_of(version) as code:
+        told = _run(sys.executable, "-P", str(played), cwd=code, env=_ENVIRONMENT | importing(code)).stdout
     places = json.loads(told)
     return {f"{place}.json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n" for place, kept in places.items()}
 
