@@ -2,9 +2,11 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ class Cloud(cloud.LocalCloud):
     """A cloud that runs already, and notes who it may send e-mail as."""
 
     address = ADDRESS
+    emulator: Any = None
+    deployment: Any = SimpleNamespace(connections=SimpleNamespace(all=list))
 
     def __init__(self, senders: list[str]) -> None:
         self.senders = senders
@@ -50,13 +54,13 @@ def test_local_has_limits_and_a_clock_that_is_right_if_they_are_asked_for(
         started.append(settings)
         yield Cloud(sending)
 
-    def interrupt() -> None:
+    def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cloud, "start", start)
     monkeypatch.setattr(cloud, "_ANNOUNCEMENT", tmp_path / "local.json")
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(signal, "pause", interrupt)
+    monkeypatch.setattr(time, "sleep", interrupt)
     result = metering("local", "--json", *options)
     assert (result.code, json.loads(result.out)["api_url"]) == (0, "x")
     assert (started, sending) == ([wanted], ["metering@example.com"] if "--limits" in options else [])
