@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 from rich.console import Console
@@ -21,11 +22,14 @@ from metering.counting.payloads import subscription
 from metering.counting.recording import Hashing, Recorder
 from metering.model.log_format import AccessLog
 from metering.model.metrics import declared
+from metering.model.read_allotment import LEAST
 from metering.stores.counters import Counters
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.e2e.conftest import Deployed
 
 ROOT = Path(__file__).parents[2]
+MOST_LOOKS: Final = 10
+"""Runs that look at whoever other tests have left in this deployment."""
 
 
 def test_every_request_is_counted_billed_and_at_stripe(there: Deployed) -> None:
@@ -167,14 +171,23 @@ def test_stripes_notification_reaches_the_deployed_address(deployed: Deployed) -
     deployed.cloud.stripe.add_customer("cus_stranger")
 
 
+def _look_at_stripe(deployed: Deployed) -> dict[str, Any]:
+    """Compare what there is with Stripe, with all the reads that two days allot: other tests have made some."""
+    deployed.cloud.deployment.read_budget.note(-LEAST, datetime.now(UTC))
+    return deployed.cloud.deployment.invoke(deployed.cloud.outputs.reconcile_usage_function, {})
+
+
 def test_a_deployed_look_at_stripe_finds_nothing_amiss(deployed: Deployed) -> None:
     """I4: what was posted just now is not judged yet."""
     deployed.customer("compared", "compared-key")
     deployed.deliver(deployed.payload("compared-key"))
     deployed.cloud.deployment.close()
-    report = deployed.cloud.deployment.invoke(deployed.cloud.outputs.reconcile_usage_function, {})
-    assert report["customers"] > 0
-    assert (report["posted_again"], report["differing"], report["round_over"]) == (0, 0, True)
+    reports = [_look_at_stripe(deployed)]
+    while not reports[-1]["round_over"] and len(reports) < MOST_LOOKS:
+        reports.append(_look_at_stripe(deployed))
+    assert sum(report["customers"] for report in reports) > 0
+    assert {(report["posted_again"], report["differing"]) for report in reports} == {(0, 0)}
+    assert reports[-1]["round_over"], reports[-1]
 
 
 def test_no_secret_is_in_the_log_or_the_environment(deployed: Deployed) -> None:
@@ -263,7 +276,10 @@ def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(
         "stripe_api_key",
     }
     said = capsys.readouterr()
-    assert (ended.value.code or 0, said.err) == (0, "")
+    unknown = (
+        "note: API Gateway knows no key of-local-1 in this account and Region: look whether that is the key's id\n"
+    )
+    assert (ended.value.code or 0, said.err) == (0, unknown)
     assert json.loads(said.out)["changed"] == ["customer of-local added", "key of-local-1 belongs to of-local"]
     assert running.returncode == 0, (tmp_path / "stderr").read_text()
     assert not announcement.exists()
