@@ -14,6 +14,7 @@ from metering.model.metrics import (
     Count,
     Max,
     Metric,
+    RequestKind,
     Sum,
     Unique,
     bills,
@@ -326,7 +327,7 @@ def test_only_what_is_told_apart_needs_a_secret_and_only_usage_lines_a_log_of_th
 )
 def test_successes_are_billed_and_failures_are_not(status: int, billed: bool) -> None:  # noqa: FBT001 - a literal
     """Unless a metric says otherwise."""
-    assert bills(Count(name="a"), status, "GET", "/items", "orders", "v1") is billed
+    assert bills(Count(name="a"), RequestKind(status, "GET", "/items", "orders", "v1")) is billed
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_successes_are_billed_and_failures_are_not(status: int, billed: bool) ->
 )
 def test_a_resource_is_billed_as_the_api_declares_it(pattern: str, resource: str, billed: bool) -> None:  # noqa: FBT001
     """An HTTP API's route key is its resource behind the method."""
-    assert bills(Count(name="a", resources=(pattern,)), 200, "GET", resource, "orders", "v1") is billed
+    assert bills(Count(name="a", resources=(pattern,)), RequestKind(200, "GET", resource, "orders", "v1")) is billed
 
 
 @pytest.mark.parametrize(
@@ -357,7 +358,7 @@ def test_a_resource_is_billed_as_the_api_declares_it(pattern: str, resource: str
 )
 def test_a_metric_may_be_of_some_apis_and_stages_alone(metric: Metric, billed: bool) -> None:  # noqa: FBT001
     """By the connection's name, or the API's id; to the letter."""
-    assert bills(metric, 200, "GET", "/items", "orders", "v1") is billed
+    assert bills(metric, RequestKind(200, "GET", "/items", "orders", "v1")) is billed
 
 
 def sums(usage: Usage) -> dict[tuple[Hour, str], dict[str, int]]:

@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from metering.model.log_format import LARGEST, LONGEST_VALUE, MEASURED_FIELDS, MISSING, AccessRecord, Declared
-from metering.model.metrics import Metric, bills, declared, of_the_access_log, value_of
+from metering.model.metrics import Metric, RequestKind, bills, declared, of_the_access_log, value_of
 from metering.model.our_lines import LineForm, short
 from metering.model.periods import LATEST_RECORD, OLDEST_RECORD, all_in_ms, aware, epoch_ms
 from metering.model.subjects import ID_RULE, is_id
@@ -109,8 +109,7 @@ class Reader:
         record = self._record({name: MISSING if name in bad else value for name, value in fields.items()})
         if not (bad or form.unread) or record.key == MISSING:
             return record
-        kind = (record.status, record.method, record.resource, record.api_id, record.stage)
-        billing = [one for one in self._measuring if bills(one, *kind)]
+        billing = [one for one in self._measuring if bills(one, _kind(record))]
         unread = {one.name: form.unread[one.name] for one in self._measuring if _may_bill(one, form, record)}
         failing = [one for one in billing if value_of(one) in bad and one.name not in unread]
         if not failing and not unread:
@@ -195,7 +194,11 @@ def _may_bill(metric: Metric, form: LineForm, record: AccessRecord) -> bool:
     if metric.name not in form.unread:
         return False
     wider = msgspec.structs.replace(metric, methods=(), resources=())
-    return bills(wider, record.status, record.method, record.resource, record.api_id, record.stage)
+    return bills(wider, _kind(record))
+
+
+def _kind(record: AccessRecord) -> RequestKind:
+    return RequestKind(record.status, record.method, record.resource, record.api_id, record.stage)
 
 
 def _without_nobody(record: AccessRecord) -> AccessRecord:

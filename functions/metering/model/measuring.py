@@ -14,7 +14,18 @@ from typing import Any, Final, Self, assert_never
 from metering.model.access_log import amount
 from metering.model.amounts import Amounts
 from metering.model.log_format import MISSING, NOTHING_DECLARED, AccessRecord, Declared
-from metering.model.metrics import OTHER, Count, Max, Metric, Sum, Unique, bills, meters_of, of_the_access_log
+from metering.model.metrics import (
+    OTHER,
+    Count,
+    Max,
+    Metric,
+    RequestKind,
+    Sum,
+    Unique,
+    bills,
+    meters_of,
+    of_the_access_log,
+)
 from metering.model.periods import Hour, all_in_ms
 from metering.model.subjects import source_of_key
 
@@ -150,7 +161,7 @@ class Tally:
     def usage(self) -> Usage:
         """Return what all records add up to."""
         usage = Usage()
-        billing: dict[tuple[int, str, str, str, str], list[Metric]] = {}
+        billing: dict[RequestKind, list[Metric]] = {}
         source_of = cache(source_of_key)
         for number, groups in self._hours.items():
             hour = Hour(number)
@@ -158,9 +169,9 @@ class Tally:
                 if key == MISSING:
                     usage.unbilled[NO_KEY] += cell[0]
                     continue
-                kind = (status, method, resource, self._of("api", values), self._of("stage", values))
+                kind = RequestKind(status, method, resource, self._of("api", values), self._of("stage", values))
                 if kind not in billing:
-                    billing[kind] = [metric for metric in self._metrics if bills(metric, *kind)]
+                    billing[kind] = [metric for metric in self._metrics if bills(metric, kind)]
                 if not billing[kind]:
                     usage.unbilled[NOT_BILLED] += cell[0]
                     continue

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -206,15 +206,25 @@ def decode(text: str) -> tuple[Metric, ...]:
     return msgspec.json.decode(text, type=tuple[Metric, ...])
 
 
-def bills(metric: Metric, status: int, method: str, resource: str, api: str, stage: str) -> bool:  # noqa: PLR0913, PLR0917 - one for each filter
+class RequestKind(NamedTuple):
+    """What filters look at in a request: those of one kind are billed by the same metrics."""
+
+    status: int
+    method: str
+    resource: str
+    api: str
+    stage: str
+
+
+def bills(metric: Metric, kind: RequestKind) -> bool:
     """Say whether a metric's filters let such a request through."""
-    path = resource.rpartition(" ")[2]  # an HTTP API's route key is "GET /items/{id}"
+    path = kind.resource.rpartition(" ")[2]  # an HTTP API's route key is "GET /items/{id}"
     return (
-        any(wanted in (str(status), f"{status // 100}xx") for wanted in metric.statuses)
-        and (not metric.methods or method in metric.methods)
+        any(wanted in (str(kind.status), f"{kind.status // 100}xx") for wanted in metric.statuses)
+        and (not metric.methods or kind.method in metric.methods)
         and (not metric.resources or any(_covers(wanted, path) for wanted in metric.resources))
-        and (not metric.apis or api in metric.apis)
-        and (not metric.stages or stage in metric.stages)
+        and (not metric.apis or kind.api in metric.apis)
+        and (not metric.stages or kind.stage in metric.stages)
     )
 
 
