@@ -29,7 +29,7 @@ from infra.operate.connections.refusing import (
 from infra.operate.connections.snippets import lines_to_paste, own_log
 from infra.operate.connections.stage import LiveStage, group_of
 from infra.operate.connections.telling import not_logged, steps, told
-from infra.operate.connections.terms import Case, Place, Refusal, Wishes, is_as_left
+from infra.operate.connections.terms import Case, Place, Refusal, Wishes, is_as_left, named_after
 from infra.operate.deployment import OperatorError
 from metering.model.connections import NAME_PATTERN, Connection, Form, StageLog, Step, is_name
 from metering.model.foreign_format import FormatError, compile_format, extended
@@ -239,15 +239,9 @@ def _after(former: Connection, place: Place) -> tuple[StageLog, tuple[Refusal, .
 
 def _name(stage: LiveStage, ledger: Sequence[Connection]) -> str:
     """Return a name for a stage: its API's, with the stage's where another stage of that API bears it."""
-    name = _slug(stage.api_name, stage.api_id)
+    name = named_after(stage.api_name, "api", stage.api_id)
     taken = any(one.name == name and one.api_id == stage.api_id for one in ledger)
-    return _slug(f"{name[: 31 - len(stage.name)]}-{stage.name}", stage.api_id) if taken else name
-
-
-def _slug(text: str, api_id: str) -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    name = name if re.match(r"[a-z]", name) else f"api-{name or api_id}"
-    return name[:32].rstrip("-")
+    return named_after(f"{name[: 31 - len(stage.name)]}-{stage.name}", "api", stage.api_id) if taken else name
 
 
 def _case(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from infra.operate.connections.stage import STANDARD, LiveStage, group_of
+from infra.operate.connections.stage import STANDARD, LiveStage, LogGroup, group_of
 from infra.operate.connections.terms import Case, Place, Refusal, Wishes
 from metering.model.connections import Connection, Form, Step
 from metering.model.log_format import AccessLog
@@ -103,11 +103,7 @@ def no_room(stage: LiveStage, place: Place, case: Case) -> Iterator[Refusal]:
             "make it, or take the setting off the stage",
         )
         return
-    if group.kind != STANDARD:
-        yield Refusal(
-            f"the log group {group.name} is of the class {group.kind}, which has no subscriptions",
-            "let the stage write into one of the class STANDARD; the class of a log group cannot be changed",
-        )
+    yield from without_subscriptions(group, "the stage")
     ours = [found for found in group.filters if found.destination == place.function_arn]
     if any(found.pattern for found in ours):
         yield Refusal(
@@ -115,9 +111,24 @@ def no_room(stage: LiveStage, place: Place, case: Case) -> Iterator[Refusal]:
             "would count twice",
             "take that one away first: aws logs delete-subscription-filter",
         )
-    elif not ours and len(group.filters) >= MOST_FILTERS:
+    elif not ours:
+        yield from no_room_in(group, "let the stage write into a log group of its own")
+
+
+def without_subscriptions(group: LogGroup, writer: str) -> Iterator[Refusal]:
+    """Refuse a log group of a class that nobody can subscribe to."""
+    if group.kind != STANDARD:
+        yield Refusal(
+            f"the log group {group.name} is of the class {group.kind}, which has no subscriptions",
+            f"let {writer} write into one of the class STANDARD; the class of a log group cannot be changed",
+        )
+
+
+def no_room_in(group: LogGroup, else_do: str) -> Iterator[Refusal]:
+    """Refuse a log group that has no room for one subscription more."""
+    if len(group.filters) >= MOST_FILTERS:
         yield Refusal(
             f"the log group {group.name} has two subscription filters, as many as there can be: "
-            f"{' and '.join(found.name for found in group.filters)}",
-            "take one away: aws logs delete-subscription-filter; or let the stage write into a log group of its own",
+            f"{' and '.join(one.name for one in group.filters)}",
+            f"take one away: aws logs delete-subscription-filter; or {else_do}",
         )

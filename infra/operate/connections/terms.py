@@ -1,5 +1,6 @@
 """What a plan is made of: the case, what the operator asked for, where lines are to go, and why not. Pure."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,6 +58,13 @@ class Place:
     metrics: tuple[Metric, ...]
     policy_is_full: bool = False
     delivery_stream: str = ""
+
+
+def named_after(text: str, kind: str, otherwise: str = "") -> str:
+    """Return a connection's name made of a text, or of ``otherwise``, with ``kind`` in front where no letter is."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    name = name if re.match(r"[a-z]", name) else f"{kind}-{name or otherwise}"
+    return name[:32].rstrip("-")
 
 
 def is_as_left(connection: Connection, log: StageLog, nonce: str) -> bool:

@@ -4,15 +4,14 @@ Any log group of the account may be one in which your own code alone writes. Who
 something of theirs written there, can bill anyone.
 """
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infra.operate.connections.refusing import MOST_FILTERS
-from infra.operate.connections.stage import MOST_NAMED, STANDARD, LogGroup
-from infra.operate.connections.terms import Place, Refusal
+from infra.operate.connections.refusing import no_room_in, without_subscriptions
+from infra.operate.connections.stage import MOST_NAMED, LogGroup
+from infra.operate.connections.terms import Place, Refusal, named_after
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import resources
 from metering.model.connections import NAME_PATTERN, Connection, Form, Step, callers_write, is_name
@@ -53,7 +52,7 @@ def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
     """
     readers = [one for one in ledger if one.log_group == name and one.step is not Step.DISCONNECTED]
     former = next((one for one in readers if one.form is Form.USAGE), None)
-    called = called or (former.name if former else _slug(name))
+    called = called or (former.name if former else named_after(name.rstrip("/").rpartition("/")[2], "log"))
     bearer = next((one for one in ledger if one.name == called), None)
     connection = former or Connection(
         name=called,
@@ -122,11 +121,8 @@ def _unfit(name: str, group: LogGroup | None, place: Place, own: Collection[str]
         yield Refusal(
             f"there is no log group {name!r}", "name one that is there, or another --region; its name is all it takes"
         )
-    elif group.kind != STANDARD:
-        yield Refusal(
-            f"the log group {name} is of the class {group.kind}, which has no subscriptions",
-            "let your code write into one of the class STANDARD; the class of a log group cannot be changed",
-        )
+    else:
+        yield from without_subscriptions(group, "your code")
 
 
 def _of_callers(name: str, stages: Sequence[str]) -> Iterator[Refusal]:
@@ -185,12 +181,8 @@ def _no_room(group: LogGroup, place: Place, history: Sequence[Connection]) -> It
             "metering.meter_usage_lines made it",
             "there is nothing to connect",
         )
-    elif not ours and len(group.filters) >= MOST_FILTERS:
-        yield Refusal(
-            f"the log group {group.name} has two subscription filters, as many as there can be: "
-            f"{' and '.join(one.name for one in group.filters)}",
-            "take one away: aws logs delete-subscription-filter; or write usage lines into a log group of their own",
-        )
+    elif not ours:
+        yield from no_room_in(group, "write usage lines into a log group of their own")
 
 
 def _steps(name: str) -> Iterator[str]:
@@ -215,10 +207,3 @@ def _told(name: str, place: Place) -> Iterator[str]:
 def filter_name(place: Place) -> str:
     """Return what a deployment's filters of others' log groups are called."""
     return f"metering-{place.stack}"
-
-
-def _slug(log_group: str) -> str:
-    """Return a name for a log group: the last part of its own."""
-    name = re.sub(r"[^a-z0-9]+", "-", log_group.rstrip("/").rpartition("/")[2].lower()).strip("-")
-    name = name if re.match(r"[a-z]", name) else f"log-{name}"
-    return name[:32].rstrip("-")
