@@ -18,27 +18,14 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from tests.doubles.usage_plans import (
+    BadRequestException,
+    Exceptions,
+    NotFoundException,
+    TooManyRequestsException,
+)
+
 ACCOUNT: Final = "123456789012"
-
-
-class NotFoundException(ClientError):  # noqa: N818  as clients name it
-    """There is no such API or stage."""
-
-
-class BadRequestException(ClientError):  # noqa: N818  as clients name it
-    """What was asked cannot be."""
-
-
-class TooManyRequestsException(ClientError):  # noqa: N818  as clients name it
-    """The account's calls are too many."""
-
-
-class Exceptions:
-    """What the clients raise, under the names that boto3 has."""
-
-    NotFoundException = NotFoundException
-    BadRequestException = BadRequestException
-    TooManyRequestsException = TooManyRequestsException
 
 
 @dataclass

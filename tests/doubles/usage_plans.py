@@ -20,7 +20,7 @@ _MADE: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 class NotFoundException(ClientError):  # noqa: N818  as clients name it
-    """There is no such plan, key, or key in the plan."""
+    """There is no such API, stage, plan, key, or key in the plan."""
 
 
 class BadRequestException(ClientError):  # noqa: N818  as clients name it
