@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Self
@@ -27,7 +27,8 @@ from multidict import CIMultiDict
 
 from infra.local.aws.authorizers import Answers, Authorizer, Route
 from infra.local.aws.emulator import Emulator
-from infra.local.aws.forwarding import Forwarder, emulator_session, forward, forwarded
+from infra.local.aws.forwarding import emulator_session, forward, forwarded
+from infra.local.aws.front import StageFront
 from infra.local.aws.json_web_tokens import JwtAuthorizer, RefusedError, Tokens, logged
 from infra.local.aws.log_line import MISSING, Error, Exchange, Integration, Kind, render
 from infra.local.aws.log_writer import AccessLog, Clocks
@@ -55,7 +56,7 @@ def extended_request_id() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(11)).decode()
 
 
-class Gateway(Forwarder):
+class Gateway(StageFront):
     """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
 
     - `emulator`, `api_id`, `stage`: the deployed REST or HTTP API. Its format and resources are read on entering: enter
@@ -68,27 +69,6 @@ class Gateway(Forwarder):
     it is logged what a REQUEST authorizer told and what a JSON Web Token claims. Leaving waits for the requests on
     their way and for their lines, and raises `AccessLogFailed` if some could not be written.
     """
-
-    url: str
-
-    def __init__(
-        self,
-        emulator: Emulator,
-        *,
-        api_id: str,
-        stage: str,
-        clock: Callable[[], float] = time.time,
-        writes_by: Callable[[], float] | None = None,
-    ) -> None:
-        super().__init__()
-        self._emulator = emulator
-        self._api_id = api_id
-        self._stage_name = stage
-        self._clocks = Clocks(clock, writes_by or clock)
-
-    def flush(self) -> None:
-        """Return when the lines of every request answered so far are where they go; else `AccessLogFailed`."""
-        asyncio.run_coroutine_threadsafe(self._lines.flush(), self.loop).result()
 
     async def serve(self) -> None:
         """Read the stage, open its log, and forward."""

@@ -24,7 +24,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local.aws.authorizers import told_by
 from infra.local.aws.emulator import Emulator
-from infra.local.aws.forwarding import Forwarder
+from infra.local.aws.front import StageFront
 from infra.local.aws.log_line import Error, Exchange, Kind, render
 from infra.local.aws.log_writer import AccessLog, Clocks
 from infra.local.aws.socket_events import Answer, Connection, Event, new_id
@@ -51,7 +51,7 @@ MESSAGES: Final = {
 }
 
 
-class SocketGateway(Forwarder):
+class SocketGateway(StageFront):
     """A stage's public side on 127.0.0.1 for as long as its `with` lasts, on an event loop in its own thread.
 
     What it is given is as a `Gateway`'s. Clients connect to `socket`. Functions send by
@@ -59,29 +59,10 @@ class SocketGateway(Forwarder):
     closes what is connected, and waits for the lines.
     """
 
-    def __init__(
-        self,
-        emulator: Emulator,
-        *,
-        api_id: str,
-        stage: str,
-        clock: Callable[[], float] = time.time,
-        writes_by: Callable[[], float] | None = None,
-    ) -> None:
-        super().__init__()
-        self._emulator = emulator
-        self._api_id = api_id
-        self._stage_name = stage
-        self._clocks = Clocks(clock, writes_by or clock)
-
     @property
     def socket(self) -> str:
         """Where clients connect."""
         return f"{self.url.replace('http', 'ws', 1)}/{self._stage_name}"
-
-    def flush(self) -> None:
-        """Return when the lines of all events so far are in the log group; else `AccessLogFailed`."""
-        asyncio.run_coroutine_threadsafe(self._lines.flush(), self.loop).result()
 
     async def serve(self) -> None:
         """Read the stage, open its log, and take connections."""
