@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
+from infra.operate.connections.apis import ApiThere, apis_there, stages_there
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.doctor.findings import items, named
 from metering.model.connections import StageLog
@@ -148,7 +149,7 @@ def log_group(deployment: Deployment, name: str) -> LogGroup | None:
 
 def writing_into(deployment: Deployment, group: str) -> tuple[str, ...]:
     """Return the stages that write their access log into a log group, of :data:`MOST_APIS` APIs."""
-    apis = tuple(islice(_apis(deployment), MOST_APIS))
+    apis = tuple(islice(apis_there(deployment), MOST_APIS))
     return tuple(_writing_into(deployment, group, apis, but=("", "")))
 
 
@@ -238,35 +239,19 @@ def _with_surroundings(deployment: Deployment, stage: LiveStage) -> LiveStage:
     name = group_of(stage.log.destination)
     if name:
         more["group"] = log_group(deployment, name)
-        apis = [*_apis(deployment)]
+        apis = [*apis_there(deployment)]
         more["apis"], more["looked_at"] = len(apis), min(len(apis), MOST_APIS)
         more["sharing"] = tuple(_writing_into(deployment, name, apis[:MOST_APIS], but=(stage.api_id, stage.name)))
     return replace(stage, **more)
 
 
 def _writing_into(
-    deployment: Deployment, group: str, apis: Sequence[tuple[Api, str, str]], *, but: tuple[str, str]
+    deployment: Deployment, group: str, apis: Sequence[ApiThere], *, but: tuple[str, str]
 ) -> Iterator[str]:
-    rest, other = deployment.client("apigateway"), deployment.client("apigatewayv2")
-    for kind, api_id, api_name in apis:
-        stages = (
-            rest.get_stages(restApiId=api_id)["item"]
-            if kind is Api.REST
-            else items(other, "get_stages", "Items", ApiId=api_id)
-        )
-        for found in stages:
-            name = found["stageName"] if kind is Api.REST else found["StageName"]
-            if (api_id, name) != but and group_of(_log(found).destination) == group:
-                yield f"the stage {name} of {api_name}"
-
-
-def _apis(deployment: Deployment) -> Iterator[tuple[Api, str, str]]:
-    """Yield the kind, id and name of each API of the Region."""
-    rest, other = deployment.client("apigateway"), deployment.client("apigatewayv2")
-    for api in items(rest, "get_rest_apis", "items", PaginationConfig={"PageSize": 500}):
-        yield Api.REST, api["id"], api["name"]
-    for api in items(other, "get_apis", "Items"):
-        yield Api(api["ProtocolType"].lower()), api["ApiId"], api["Name"]
+    for api in apis:
+        for name, stage in stages_there(deployment, api):
+            if (api.id, name) != but and group_of(_log(stage).destination) == group:
+                yield f"the stage {name} of {api.name}"
 
 
 def _stage(ask: Callable[[], Any], client: Any) -> Any:
@@ -308,5 +293,5 @@ def _no_stage(stage: str, api: str, names: Sequence[str]) -> str:
 
 
 def _instead(deployment: Deployment) -> str:
-    apis = [f"{api_id} ({name}, {kind.name})" for kind, api_id, name in _apis(deployment)]
+    apis = [f"{api.id} ({api.name}, {api.kind.name})" for api in apis_there(deployment)]
     return f": there are {named(apis, len(apis), MOST_NAMED)}" if apis else ", nor any other: give another --region"

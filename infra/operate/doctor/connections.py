@@ -11,13 +11,14 @@ from datetime import datetime
 from shlex import quote
 from typing import Any, Final
 
+from infra.operate.connections.apis import ApiThere, apis_there
 from infra.operate.connections.first_line import reader_of
 from infra.operate.connections.listing import moment
 from infra.operate.connections.stage import LogGroup, group_of, log_group, log_of
 from infra.operate.connections.usage_log import TERM
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, Measured, broken, measured, named, ok, warning
-from infra.operate.doctor.stages import ApiThere, apis_there, difference, pasted_names
+from infra.operate.doctor.stages import difference, pasted_names
 from infra.operate.doctor.way import may_start, statements
 from metering.model.access_log import Partly, Rejected
 from metering.model.connections import Connection, Form, StageLog, Step

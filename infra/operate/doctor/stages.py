@@ -8,6 +8,7 @@ from itertools import islice
 from shlex import quote
 from typing import Any, Final
 
+from infra.operate.connections.apis import ApiThere, apis_there, stages_there
 from infra.operate.connections.snippets import pasted
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, Finding, Measured, broken, items, measured, ok, warning
@@ -24,23 +25,6 @@ MOST_APIS: Final = 100
 """Of so many APIs that no compared stage is of the stages are looked at, by a call each."""
 
 _ATTACH: Final = "as infra/stack/README.md says (Attach your own API), and deploy it"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiThere:
-    """An API of the Region."""
-
-    kind: Api
-    id: str
-    name: str
-
-    def is_of(self, stage: Stage) -> bool:
-        """Say whether CloudWatch counts this API's requests where it counts the stage's."""
-        return self.kind is stage.kind and stage.api in (
-            self.id,
-            self.name,
-            self.name.encode("ascii", "ignore").decode(),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,24 +212,11 @@ def _written(deployment: Deployment, found: _Found) -> Finding:
     )
 
 
-def apis_there(deployment: Deployment) -> Iterator[ApiThere]:
-    """Yield the APIs of the Region; a call for 500 REST APIs, and for each page of the others."""
-    rest, http = deployment.client("apigateway"), deployment.client("apigatewayv2")
-    for api in items(rest, "get_rest_apis", "items", PaginationConfig={"PageSize": 500}):
-        yield ApiThere(Api.REST, api["id"], api["name"])
-    for api in items(http, "get_apis", "Items"):
-        yield ApiThere(Api[api.get("ProtocolType", "HTTP")], api["ApiId"], api["Name"])
-
-
 def _stages(deployment: Deployment, api: ApiThere) -> Iterator[_Found]:
-    if api.kind is Api.REST:
-        for stage in deployment.client("apigateway").get_stages(restApiId=api.id)["item"]:
-            log = stage.get("accessLogSettings", {})
-            yield _Found(api, stage["stageName"], log.get("destinationArn", ""), log.get("format", ""))
-    else:
-        for stage in items(deployment.client("apigatewayv2"), "get_stages", "Items", ApiId=api.id):
-            log = stage.get("AccessLogSettings", {})
-            yield _Found(api, stage["StageName"], log.get("DestinationArn", ""), log.get("Format", ""))
+    for name, stage in stages_there(deployment, api):
+        rest, other = stage.get("accessLogSettings", {}), stage.get("AccessLogSettings", {})
+        destination = rest.get("destinationArn") or other.get("DestinationArn", "")
+        yield _Found(api, name, destination, rest.get("format") or other.get("Format", ""))
 
 
 def difference(text: str, wanted: str) -> str:
