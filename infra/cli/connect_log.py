@@ -10,9 +10,7 @@ from infra.cli.connections import Yes, agreed, say, show_refusals
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.patience import Patience
-from infra.operate.connections.stage import log_group as find_log_group
-from infra.operate.connections.stage import writing_into
-from infra.operate.connections.usage_log import TERM, LogPlan, own_log_groups, plan_log
+from infra.operate.connections.usage_log import TERM, LogPlan, look_at_log, plan_log
 from infra.operate.connections.usage_sample import Sample, sample
 
 app: Final = typer.Typer()
@@ -36,16 +34,7 @@ def connect_log(
     deployment = connect()
     with err.status("looking at the log group"):
         place = place_of(deployment)
-        planned = plan_log(
-            log_group,
-            group=find_log_group(deployment, log_group),
-            place=place,
-            own=own_log_groups(deployment),
-            called=name,
-            ledger=deployment.connections.all(),
-            history=deployment.connections.of_log_group(log_group),
-            stages=writing_into(deployment, log_group),
-        )
+        planned = plan_log(look_at_log(deployment, log_group), place, name, deployment.connections.all())
         lines = None if planned.refusals else sample(deployment, log_group, place.metrics, now())
     document: dict[str, Any] = {
         "plan": log_plan_as_json(planned) | {"sample": lines.as_json() if lines else None},

@@ -4,13 +4,13 @@ Any log group of the account may be one in which your own code alone writes. Who
 something of theirs written there, can bill anyone.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from infra.operate.connections.refusing import no_room_in, without_subscriptions
-from infra.operate.connections.stage import MOST_NAMED, LogGroup
+from infra.operate.connections.stage import MOST_NAMED, LogGroup, log_group, writing_into
 from infra.operate.connections.terms import Place, Refusal, named_after
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import resources
@@ -33,23 +33,37 @@ class LogPlan:
     refusals: tuple[Refusal, ...]
 
 
-def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
-    name: str,
-    *,
-    group: LogGroup | None,
-    place: Place,
-    own: Collection[str],
-    called: str,
-    ledger: Sequence[Connection],
-    history: Sequence[Connection],
-    stages: Sequence[str],
-) -> LogPlan:
-    """Decide about the log group of a name, which is ``group`` if it is there; pure.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveLog:
+    """A log group as it is now: ``group`` if it is there, and the ``stages`` of APIs that write into it.
 
-    ``own`` are the log groups of metering itself, ``called`` is the connection's name that the operator wants, or
-    empty; ``ledger`` holds all connections, ``history`` how this log group was ever read, ``stages`` are those of APIs
-    that write into it.
+    ``is_own`` says that it is metering's own, ``history`` how it was ever read.
     """
+
+    name: str
+    group: LogGroup | None
+    is_own: bool
+    history: Sequence[Connection]
+    stages: Sequence[str]
+
+
+def look_at_log(deployment: Deployment, name: str) -> LiveLog:
+    """Return a log group as it is now; a call for each API whose stages are looked at."""
+    return LiveLog(
+        name=name,
+        group=log_group(deployment, name),
+        is_own=name in own_log_groups(deployment),
+        history=deployment.connections.of_log_group(name),
+        stages=writing_into(deployment, name),
+    )
+
+
+def plan_log(live: LiveLog, place: Place, called: str, ledger: Sequence[Connection]) -> LogPlan:
+    """Decide about a log group; pure.
+
+    ``called`` is the connection's name that the operator wants, or empty; ``ledger`` holds all connections.
+    """
+    name, group = live.name, live.group
     readers = [one for one in ledger if one.log_group == name and one.step is not Step.DISCONNECTED]
     former = next((one for one in readers if one.form is Form.USAGE), None)
     called = called or (former.name if former else named_after(name.rstrip("/").rpartition("/")[2], "log"))
@@ -63,11 +77,12 @@ def plan_log(  # noqa: PLR0913 - what it is decided by, each by name
         by="",
         version=bearer.version if bearer else 0,
     )
-    refusals = [*_unfit(name, group, place, own)]
+    refusals = [*_unfit(live, place)]
     if group and not refusals:
-        refusals = [*_taken(called, former, bearer, name), *_read(readers, former), *_no_room(group, place, history)]
+        taken = _taken(called, former, bearer, name)
+        refusals = [*taken, *_read(readers, former), *_no_room(group, place, live.history)]
     if group and not refusals:
-        refusals = [*_of_callers(name, stages)]
+        refusals = [*_of_callers(name, live.stages)]
     return LogPlan(
         connection=connection,
         done=former is not None and former.step is Step.CONNECTED,
@@ -104,13 +119,14 @@ def count_no_longer(deployment: Deployment, log_group: str, name: str) -> None:
         logs.delete_metric_filter(logGroupName=log_group, filterName=name)
 
 
-def _unfit(name: str, group: LogGroup | None, place: Place, own: Collection[str]) -> Iterator[Refusal]:
+def _unfit(live: LiveLog, place: Place) -> Iterator[Refusal]:
+    name, group = live.name, live.group
     if not reads_usage_lines(place.metrics):
         yield Refusal(
             "no metric measures usage lines",
             "declare one, for example Sum(name='tokens', of=USAGE_LINES), and deploy the stack",
         )
-    if name in own or name == place.access_log_group or name.startswith(place.connected_logs):
+    if live.is_own or name == place.access_log_group or name.startswith(place.connected_logs):
         yield Refusal(
             f"the log group {name} belongs to metering itself, which would feed itself for ever",
             "name the log group of your own code",
