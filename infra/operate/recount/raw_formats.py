@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from infra.operate.recount.raw_lines import UnreadableError
@@ -280,7 +280,8 @@ def _in_milliseconds(written: str) -> str:
         written[a:b] for a, b in ((0, 2), (3, 6), (7, 11), (12, 14), (15, 17), (18, 20))
     )
     try:
-        at = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second))  # noqa: DTZ001
+        number = _MONTHS.index(month) + 1
+        at = datetime(int(year), number, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
         east = (int(written[22:24]) * 60 + int(written[24:])) * 60
     except ValueError as error:
         raise UnreadableError("no time") from error
