@@ -8,7 +8,7 @@
  * @typedef {"hour" | "day" | "month"} Unit
  * @typedef {{period: string, metric: string, value: string | null, quantity: bigint, scale: bigint, state: State}} Row
  * @typedef {{customer: string, from: string, to: string, by: Unit, as_of: string, dimension: string | null,
- *   usage: Row[]}} Usage
+ *   names: Record<string, string>, usage: Row[]}} Usage
  *
  * @typedef {"day" | "week" | "month" | "year"} Interval
  * @typedef {{up_to: bigint | null, amount: string, flat: string}} Tier
@@ -20,21 +20,31 @@
  * @typedef {{quantity: bigint, unit_amount: string, exact: string, amount: bigint}
  *   & ({first: bigint, last: bigint} | {first: null, last: null})} Step
  * @typedef {{price: string, title: string, metric: string | null, kind: Terms["kind"], quantity: bigint, scale: bigint,
- *   amount: bigint, in_words: string, terms: Terms, steps: Step[]}} Line
+ *   amount: bigint, in_advance: boolean, in_words: string, terms: Terms, steps: Step[]}} Line
  * @typedef {{price: string, quantity: bigint, amount: bigint}} ForecastLine
+ * @typedef {{metric: string, hour: string, kind: "adjustment" | "carried", quantity: bigint,
+ *   scale: bigint}} Correction
  * @typedef {{description: string, price: string, quantity: bigint | null, amount: bigint}} PreviewLine
  * @typedef {{customer: string, name: string, currency: string, decimals: bigint, period: {from: string, to: string},
  *   plans: string[], so_far: {total: bigint, lines: Line[]},
- *   forecast: {total: bigint, lines: ForecastLine[], basis: string},
+ *   forecast: {total: bigint, low: bigint | null, high: bigint | null, lines: ForecastLine[], basis: string},
+ *   corrections: Correction[],
  *   preview: {total: bigint, as_of: string, lines: PreviewLine[]}}} Invoice
  *
  * @typedef {{type: Terms["kind"], terms: Terms}} Price
  * @typedef {{name: string, title: string, currency: string, decimals: bigint, interval: Interval,
  *   prices: Price[]}} Plan
  * @typedef {{name: string, kind: "count" | "sum" | "unique" | "max", scale: bigint,
- *   unit: "bytes" | "milliseconds" | null, dimension: string | null}} Metric
+ *   title: string | null, unit: string | null, dimension: string | null}} Metric
  * @typedef {{hours: bigint, hours_by_key: bigint}} Limits
  * @typedef {{plans: Plan[], metrics: Metric[], limits: Limits}} Prices
+ *
+ * @typedef {"open" | "past_due" | "paid" | "void" | "uncollectible"} InvoiceState
+ * @typedef {{id: string, number: string | null, from: string, to: string, state: InvoiceState, currency: string,
+ *   decimals: bigint, total: bigint, due: bigint, due_at: string | null, attempts: bigint,
+ *   next_attempt_at: string | null, page_url: string | null, pdf_url: string | null}} PastInvoice
+ * @typedef {{customer: string, invoices: PastInvoice[], more: boolean,
+ *   payment: {state: "settled" | "open" | "past_due", manage_url: string | null}, as_of: string}} PastInvoices
  *
  * @typedef {{does: "notify" | "slow" | "stop", percent: bigint, at: bigint, acted_at: string | null}} LimitStep
  * @typedef {{limit: string, metric: string, per: "hour" | "day" | "month" | "period",

@@ -16,9 +16,10 @@ from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.metrics import Count, Sum
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
+from metering.model.usage_row import Change
 from metering.portal.agreements import BREAK_S, KEPT_S, REFUSED_S
 from metering.portal.answers import InvoiceAnswer, PricesAnswer
-from metering.portal.charges import BASIS
+from metering.portal.forecast import BASIS
 from metering.portal.history import KEPT_S as HISTORY_KEPT_S
 from metering.portal.history import AddingUpError
 from tests.doubles.clock import Clock
@@ -139,6 +140,7 @@ def test_the_price_comes_about_step_by_step(seller: Seller) -> None:
         "quantity": 5,
         "scale": 0,
         "amount": 5,
+        "in_advance": False,
         "in_words": "graduated: up to 2 0, beyond 1.5",
         "terms": {
             "kind": "graduated",
@@ -152,6 +154,7 @@ def test_the_price_comes_about_step_by_step(seller: Seller) -> None:
     }
     fee = next(line for line in shown["so_far"]["lines"] if line["price"] == "base_fee")
     assert (fee["metric"], fee["kind"], fee["steps"][0]["first"]) == (None, "flat", None)
+    assert fee["in_advance"] is True
     assert shown["preview"]["total"] == 4907  # the fee, and the volume price's fixed amount
     assert shown["preview"]["as_of"] == "2026-11-22T05:40:00Z"
 
@@ -241,6 +244,35 @@ def test_the_forecast_of_a_period_that_has_just_begun_goes_by_an_hour(seller: Se
     seller.use(5)
     shown = seller.invoice()
     assert _by_price(shown["forecast"]["lines"])["requests"][0] == 5 + 5 * (720 * 60 - 40) // 60
+
+
+def test_a_forecast_by_little_says_how_far_off_it_may_be(seller: Seller) -> None:
+    """Forty busy minutes may be all of a day, or go on; after a tenth of the period nothing more is said."""
+    seller.use(5)
+    early = seller.invoice()
+    assert early["forecast"]["low"] == early["so_far"]["total"] == 4958
+    assert early["forecast"]["high"] == early["forecast"]["total"] > 4958
+    seller.at(HOUR.start + timedelta(hours=72))
+    late = seller.invoice()["forecast"]
+    assert (late["low"], late["high"]) == (None, None)
+
+
+def test_a_bill_says_what_was_put_right(seller: Seller) -> None:
+    """I5: that it was so, and by how much; why is the operator's own business, whose words are for operators."""
+    seller.use(5)
+    seller.at(HOUR.end + timedelta(minutes=10))
+    seller.world.close()
+    change = Change(id="c", metric="requests", amount=-2, reason="Ann broke it", who="arn:aws:iam::1:user/ann", at=0)
+    seller.world.changes.add("acme", HOUR, change)
+    seller.world.close()
+    answer = seller.portal.get("/v1/invoice")
+    assert answer.json()["corrections"] == [
+        {"metric": "requests", "hour": "2026-11-22T05", "kind": "adjustment", "quantity": -2, "scale": 0}
+    ]
+    assert b"Ann" not in answer.body
+    assert b"user/ann" not in answer.body
+    seller.passed += HISTORY_KEPT_S
+    assert len(seller.invoice()["corrections"]) == 1
 
 
 def test_who_is_not_subscribed_has_no_invoice(seller: Seller) -> None:

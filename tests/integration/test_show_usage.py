@@ -263,6 +263,7 @@ def test_by_default_it_shows_the_month_by_day(portal: Portal) -> None:
         "by": "day",
         "as_of": "2026-11-22T05:30:00Z",
         "dimension": None,
+        "names": {},
     }
     assert shown["usage"][1] == {
         "period": "2026-11-22",
@@ -437,9 +438,9 @@ def test_prices_are_shown_as_declared(portal: Portal) -> None:
     assert shown == {
         "plans": [],
         "metrics": [
-            {"name": "requests", "kind": "count", "scale": 0, "unit": None, "dimension": "resource"},
-            {"name": "bytes", "kind": "sum", "scale": 0, "unit": "bytes", "dimension": None},
-            {"name": "users", "kind": "unique", "scale": 0, "unit": None, "dimension": None},
+            {"name": "requests", "kind": "count", "scale": 0, "title": None, "unit": None, "dimension": "resource"},
+            {"name": "bytes", "kind": "sum", "scale": 0, "title": None, "unit": "bytes", "dimension": None},
+            {"name": "users", "kind": "unique", "scale": 0, "title": None, "unit": None, "dimension": None},
         ],
         "limits": {"hours": 261, "hours_by_key": 130},
     }

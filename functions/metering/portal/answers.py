@@ -26,7 +26,10 @@ class UsageLine(BaseModel):
 
 
 class UsageAnswer(BaseModel):
-    """What was used from ``from`` up to ``to``, exclusive (UTC)."""
+    """What was used from ``from`` up to ``to``, exclusive (UTC).
+
+    By key, ``names`` holds what keys are called, by their ids; a key without a name is left out.
+    """
 
     customer: str
     from_: str = Field(alias="from")
@@ -34,6 +37,7 @@ class UsageAnswer(BaseModel):
     by: Literal["hour", "day", "month"]
     as_of: str
     dimension: str | None
+    names: dict[str, str]
     usage: list[UsageLine]
 
 
@@ -105,7 +109,10 @@ Terms = Annotated[PerUnitTerms | PackageTerms | TieredTerms | FlatTerms, Field(d
 
 
 class InvoiceLine(BaseModel):
-    """What is asked for one price of the plan; ``in_words`` says to people what ``terms`` say to programs."""
+    """What is asked for one price of the plan; ``in_words`` says to people what ``terms`` say to programs.
+
+    What is asked ``in_advance`` is asked as soon as a period begins, whatever is used in it.
+    """
 
     price: str
     title: str
@@ -114,6 +121,7 @@ class InvoiceLine(BaseModel):
     quantity: int
     scale: int
     amount: int
+    in_advance: bool
     in_words: str
     terms: Terms
     steps: list[Step]
@@ -135,11 +143,31 @@ class ForecastLine(BaseModel):
 
 
 class Forecast(BaseModel):
-    """What the period is going to cost, and what that goes by."""
+    """What the period is going to cost, and what that goes by.
+
+    Where little of the period has passed, ``low`` and ``high`` say how far off it may be: what it comes to if the
+    quieter half of the day before goes on, and if the busier half does. They are null where enough of it has passed.
+    """
 
     total: int
+    low: int | None
+    high: int | None
     lines: list[ForecastLine]
     basis: str
+
+
+class Correction(BaseModel):
+    """What an hour is billed beside what was counted: ``quantity`` more, or less where it is negative.
+
+    An ``adjustment`` was made by whoever bills you. What is ``carried`` was used in another hour, whose bill was out
+    before it was known, or goes to one.
+    """
+
+    metric: str
+    hour: str
+    kind: Literal["adjustment", "carried"]
+    quantity: int
+    scale: int
 
 
 class PreviewLine(BaseModel):
@@ -167,7 +195,10 @@ class Period(BaseModel):
 
 
 class InvoiceAnswer(BaseModel):
-    """What the running period costs; amounts in the currency's smallest unit."""
+    """What the running period costs; amounts in the currency's smallest unit.
+
+    ``corrections`` are the hundred latest, by their hours, the latest first.
+    """
 
     customer: str
     name: str
@@ -177,6 +208,7 @@ class InvoiceAnswer(BaseModel):
     plans: list[str]
     so_far: SoFar
     forecast: Forecast
+    corrections: list[Correction]
     preview: Preview
 
 
@@ -203,13 +235,15 @@ class PlanAnswer(BaseModel):
 class MetricAnswer(BaseModel):
     """What is counted; ``dimension`` is what its usage can be split by beside the key.
 
-    ``unit`` is what is measured; null of what is counted and of numbers that the API's owner sets.
+    ``title`` is what people call it, null if nobody says. ``unit`` is that of a quantity: bytes and milliseconds, where
+    the log measures these, or what the API's owner says.
     """
 
     name: str
     kind: Literal["count", "sum", "unique", "max"]
     scale: int
-    unit: Literal["bytes", "milliseconds"] | None
+    title: str | None
+    unit: str | None
     dimension: str | None
 
 
@@ -306,6 +340,47 @@ class LimitsAnswer(BaseModel):
     decimals: int
     limits: list[LimitAnswer]
     budget: BudgetAnswer
+    as_of: str
+
+
+class PastInvoice(BaseModel):
+    """An invoice that Stripe has finalised; amounts in the smallest unit of ``currency``, moments in UTC.
+
+    ``due`` is what is still to be paid, by ``due_at`` if that is said. It is ``past_due`` where that is over, or where
+    ``attempts`` to charge for it have failed; the next one is made at ``next_attempt_at``. Whoever has ``page_url`` or
+    ``pdf_url`` can look at the invoice, and pay it.
+    """
+
+    id: str
+    number: str | None
+    from_: str = Field(alias="from")
+    to: str
+    state: Literal["open", "past_due", "paid", "void", "uncollectible"]
+    currency: str
+    decimals: int
+    total: int
+    due: int
+    due_at: str | None
+    attempts: int
+    next_attempt_at: str | None
+    page_url: str | None
+    pdf_url: str | None
+
+
+class Payment(BaseModel):
+    """How the customer stands with its invoices, and where at Stripe it can change how it pays, if there is a place."""
+
+    state: Literal["settled", "open", "past_due"]
+    manage_url: str | None
+
+
+class PastInvoicesAnswer(BaseModel):
+    """What was invoiced, newest first; with ``more``, Stripe has earlier ones, too."""
+
+    customer: str
+    invoices: list[PastInvoice]
+    more: bool
+    payment: Payment
     as_of: str
 
 

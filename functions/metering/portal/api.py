@@ -162,12 +162,13 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
         name = f"usage-{re.sub('[^A-Za-z0-9._-]', '_', customer)}-{first}-{end}.csv"
         attachment = {"Content-Disposition": f'attachment; filename="{name}"'}
         return good(check_size(as_csv(rows)), "text/csv; charset=utf-8", attachment)
-    shown = {
+    shown: dict[str, Any] = {
         "customer": customer,
         "from": str(first),
         "to": str(end),
         "by": by,
         "dimension": dimension or None,
+        "names": {},
         "usage": rows,
     }
     etag = etag_of(msgspec.json.encode(shown))  # of the usage: that it was looked at later is no difference

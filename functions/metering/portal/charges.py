@@ -8,11 +8,11 @@ the amount moves with each call and not with Stripe's preview, which is some min
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, assert_never
 
 from metering.model.metrics import Metric, Unique, scales_of
-from metering.model.periods import HOUR, Hour
+from metering.model.periods import Hour
 from metering.model.prices import (
     Amount,
     Flat,
@@ -32,11 +32,11 @@ from metering.model.prices import (
     written,
 )
 from metering.portal.agreements import Agreements
-from metering.portal.history import ByHour, History
+from metering.portal.forecast import BASIS, bounds, goes_on, is_early
+from metering.portal.history import ByHour, Correction, History
 from metering.stripe.subscriptions import Terms
 
-BASIS: Final = "the usage of the last 24 hours goes on until the period ends, with no more distinct values"
-_BASIS: Final = timedelta(hours=24)
+MOST_CORRECTIONS: Final = 100
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Charges:
         distinct = {metric.name for metric in self.metrics if isinstance(metric, Unique)}
         forecast = self._lines(terms, goes_on(by_hour, terms, now, distinct=distinct))
         so_far = self._lines(terms, used)
+        low, high = self._range(by_hour, terms, now, distinct, _total(forecast))
         return {
             "customer": name,
             "name": agreement.customer.name,
@@ -72,9 +73,12 @@ class Charges:
             "so_far": {"total": _total(so_far), "lines": so_far},
             "forecast": {
                 "total": _total(forecast),
+                "low": low,
+                "high": high,
                 "lines": [{field: line[field] for field in ("price", "quantity", "amount")} for line in forecast],
                 "basis": BASIS,
             },
+            "corrections": self._corrections(self.history.corrections(name, terms.first, terms.end)),
             "preview": {
                 "total": preview["total"],
                 "as_of": agreement.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -84,6 +88,30 @@ class Charges:
                 ],
             },
         }
+
+    def _range(
+        self, by_hour: ByHour, terms: Terms, now: datetime, distinct: Collection[str], total: int
+    ) -> tuple[int | None, int | None]:
+        """Return between what the period may end, where little of it has passed."""
+        if not is_early(terms, now):
+            return None, None
+        ends = [_total(self._lines(terms, used)) for used in bounds(by_hour, terms, now, distinct=distinct)]
+        return min(total, *ends), max(total, *ends)  # with a volume price, more may cost less
+
+    def _corrections(self, by_hour: Mapping[Hour, Mapping[str, Correction]]) -> list[dict[str, Any]]:
+        """Return what is billed beside what was counted, latest hour first: that it was so, and how much.
+
+        Not the reason, which an operator has written for operators.
+        """
+        scales = scales_of(self.metrics)
+        found = [
+            {"metric": metric, "hour": str(hour), "kind": kind, "quantity": quantity, "scale": scales.get(metric, 0)}
+            for hour, of_hour in sorted(by_hour.items(), reverse=True)
+            for metric, one in sorted(of_hour.items())
+            for kind, quantity in (("adjustment", one.adjusted), ("carried", one.carried))
+            if quantity
+        ]
+        return found[:MOST_CORRECTIONS]
 
     def _title(self, plan_name: str, price: Price) -> str:
         """Return what invoices call a price, as it is declared now."""
@@ -107,31 +135,13 @@ class Charges:
                     "quantity": quantity,
                     "scale": scales.get(item.metric or "", 0),
                     "amount": sum(step.amount for step in steps),
+                    "in_advance": isinstance(item.price, Flat),
                     "in_words": in_words(item.price),
                     "terms": terms_of(item.price, item.interval),
                     "steps": [_step(step) for step in steps],
                 }
             )
         return lines
-
-
-def goes_on(by_hour: ByHour, terms: Terms, now: datetime, *, distinct: Collection[str]) -> dict[str, int]:
-    """Return what will have been used when the period ends, if the last 24 hours' usage goes on.
-
-    ``distinct`` values stay as many as they are: most of tomorrow's users have been seen today.
-    Of a period that has just begun there is less than that to go by, but never less than an hour.
-    """
-    begin = max(terms.first, Hour.containing(now - _BASIS).next())
-    used: Counter[str] = Counter()
-    lately: Counter[str] = Counter()
-    for hour, of_hour in by_hour.items():
-        used.update(of_hour)
-        if hour >= begin:
-            lately.update({metric: number for metric, number in of_hour.items() if metric not in distinct})
-    second = timedelta(seconds=1)  # whole ones: an int times a timedelta overflows at a thousand million days
-    passed = max(now - begin.start, HOUR) // second
-    left = max(terms.end.start - now, timedelta(0)) // second
-    return {metric: quantity + lately[metric] * left // passed for metric, quantity in used.items()}
 
 
 def _total(lines: Iterable[Mapping[str, Any]]) -> int:

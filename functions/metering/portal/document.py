@@ -49,6 +49,7 @@ def declared(plans: Sequence[Plan], metrics: Sequence[Metric], keys: Collection[
             "name": name,
             "kind": str(metric.__struct_config__.tag),
             "scale": metric.scale if isinstance(metric, Sum | Max) else 0,
+            "title": None,
             "unit": unit_of(metric),
             "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
         }

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from metering.model.periods import COUNTER_LIFE, LATEST_RECORD, Hour
 from metering.portal.kept import keep
-from metering.portal.reading import UsageReader
+from metering.portal.reading import Cells, UsageReader
 from metering.stores.table import TooMuchError
 
 KEPT_S: Final = 60
@@ -26,8 +26,18 @@ MOST_KEPT: Final = 50
 """Periods that are kept at once: each takes up to a megabyte, and a customer may have two, its invoice's and one of its
 limits."""
 
+MOST_CORRECTED: Final = 100
+"""Hours, the latest, of which is kept what stands beside what was counted: a recount may have put all of them right."""
+
 ByHour = Mapping[Hour, Mapping[str, int]]
 """What was used, by hour and metric. What no record changes any more stands under the first hour of its piece."""
+
+
+class Correction(NamedTuple):
+    """What an hour is billed of a metric beside what was counted."""
+
+    adjusted: int
+    carried: int
 
 
 class AddingUpError(Exception):
@@ -46,11 +56,26 @@ class _Kept:
     end: Hour
     piece: int
     used: dict[Hour, dict[str, int]] = field(default_factory=dict)
+    corrected: dict[Hour, dict[str, Correction]] = field(default_factory=dict)
     read_at: dict[Hour, float] = field(default_factory=dict)
     """When each piece was read last, by its first hour."""
 
     since: Hour | None = None
     """From which hour on ``used`` may have changed without a late mark."""
+
+    def note(self, cells: Cells) -> None:
+        """Note what stands beside the counts of hours that were read anew."""
+        found = {
+            hour: {
+                metric: Correction(cell.adjusted, cell.carried)
+                for metric, cell in of_hour.items()
+                if cell.adjusted or cell.carried
+            }
+            for hour, of_hour in cells.items()
+        }
+        self.corrected |= found
+        corrected = sorted(hour for hour, of_hour in self.corrected.items() if of_hour)[-MOST_CORRECTED:]
+        self.corrected = {hour: self.corrected[hour] for hour in corrected}
 
 
 @dataclass(slots=True)
@@ -62,6 +87,11 @@ class History:
     sure: int
     clock: Callable[[], float]
     _kept: dict[tuple[str, Hour, Hour], _Kept] = field(default_factory=dict)
+
+    def corrections(self, name: str, first: Hour, end: Hour) -> Mapping[Hour, Mapping[str, Correction]]:
+        """Return what stands beside the counts of a period that :meth:`of` has returned, of the latest hours."""
+        kept = self._kept.get((name, first, end))
+        return kept.corrected if kept else {}
 
     def of(self, name: str, first: Hour, end: Hour, now: datetime) -> ByHour:
         """Return what was used from ``first`` up to ``end``, exclusive; raise AddingUpError until it is known."""
@@ -108,6 +138,7 @@ class History:
                 for hour in [hour for hour in kept.used if begin < hour < pieces[begin]]:
                     del kept.used[hour]
         kept.used |= used
+        kept.note(usage.cells)
         kept.since = usage.open_from
 
 

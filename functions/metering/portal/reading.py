@@ -112,10 +112,11 @@ def _midnight(day: str) -> int:
 
 
 class Cell(msgspec.Struct, frozen=True, gc=False):
-    """One metric in one hour: what is ``counted``, and the adjustments and carries ``beside`` it."""
+    """One metric in one hour: what is ``counted``, and beside it what was ``adjusted``, and what ``carried`` hither."""
 
     counted: int
-    beside: int
+    adjusted: int
+    carried: int
     standing: Standing
     split: Mapping[str, int]
     """How ``counted`` splits by the values of the metric's dimension; empty if it has none."""
@@ -126,7 +127,7 @@ class Cell(msgspec.Struct, frozen=True, gc=False):
     @property
     def quantity(self) -> int:
         """What is billed: never less than nothing, as in the ledger."""
-        return max(0, self.counted + self.beside)
+        return max(0, self.counted + self.adjusted + self.carried)
 
 
 Cells = dict[Hour, dict[str, Cell]]
@@ -326,10 +327,10 @@ def _of_share(share: Share, before: Mapping[str, Cell]) -> dict[str, Cell]:
     cells, by_key = dict(before), share.by_key
     for metric, number in share.together.quantities().items():
         ledgers = before.get(metric)
-        beside = ledgers.beside if ledgers else 0
+        adjusted, carried = (ledgers.adjusted, ledgers.carried) if ledgers else (0, 0)
         keys = {key: quantities.get(metric, 0) for key, quantities in by_key.items()}
         standing = ledgers.standing if ledgers and ledgers.counted == number else Standing.COUNTING
-        cells[metric] = Cell(number, beside, standing, share.together.splits.get(metric, {}), keys)
+        cells[metric] = Cell(number, adjusted, carried, standing, share.together.splits.get(metric, {}), keys)
     return cells
 
 
@@ -345,7 +346,7 @@ def _of_row(row: "_Row", by_key: ByKey) -> dict[str, Cell]:
             keys = {name: numbers[metric] for name, numbers in by_key.items() if metric in numbers}
         split = {value: number.N for value, number in total.split.M.items()} if total.split else {}
         standing = _STANDING.get(total.state.S, Standing.CLOSED)
-        cells[metric] = Cell(counted, total.adjusted.N + total.carried.N, standing, split, keys)
+        cells[metric] = Cell(counted, total.adjusted.N, total.carried.N, standing, split, keys)
     return cells
 
 
@@ -353,7 +354,8 @@ def _of_usage_row(row: UsageRow) -> dict[str, Cell]:
     return {
         metric: Cell(
             total.counted,
-            total.adjusted + total.carried,
+            total.adjusted,
+            total.carried,
             _STANDING.get(total.state, Standing.CLOSED),
             total.split,
             {row.only_key: total.counted} if row.only_key else {},

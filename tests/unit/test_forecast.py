@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from metering.model.periods import Hour
-from metering.portal.charges import goes_on
+from metering.portal.forecast import bounds, goes_on, is_early
 from metering.stripe.subscriptions import Terms
 
 FIRST = Hour.parse("2026-11-01T00")
@@ -33,3 +33,30 @@ def test_nothing_goes_on_after_the_end() -> None:
     """The invoice is not made yet, and its period is over."""
     late = {Hour(TERMS.end.number - 1): {"requests": 3}}
     assert goes_on(late, TERMS, TERMS.end.start + timedelta(minutes=5), distinct=()) == {"requests": 3}
+
+
+def test_the_halves_of_the_last_day_say_how_far_off_it_may_be() -> None:
+    """Two in each of twelve hours and ten in the eleven others are 5.8 an hour; each half goes on for ten days."""
+    last_day = {Hour(FIRST.number + 20 * 24 - n): {"bytes": 10 if n < 12 else 2} for n in range(1, 24)}
+    expected = goes_on(last_day, TERMS, NOW, distinct=())
+    low, high = bounds(last_day, TERMS, NOW, distinct=())
+    used = 11 * 10 + 12 * 2
+    assert low == {"bytes": used + 22 * 240 // 12}  # an hour of the 24 runs, and counts for nothing
+    assert high == {"bytes": used + (11 * 10 + 2) * 240 // 12}
+    assert low["bytes"] < expected["bytes"] < high["bytes"]
+
+
+def test_what_is_not_known_is_idle_at_best_and_no_busier_at_worst() -> None:
+    """One hour of 10^12 may be all of a day, or go on; distinct values stay."""
+    now = FIRST.start + timedelta(minutes=65)
+    by_hour = {FIRST: {"bytes": 10**12, "users": 3}, FIRST.next(): {"bytes": 5}}
+    low, high = bounds(by_hour, TERMS, now, distinct={"users"})
+    assert low == {"bytes": 10**12 + 5, "users": 3}
+    assert high == {"bytes": 10**12 + 5 + 10**12 * (30 * 24 * 60 - 65) // 60, "users": 3}
+
+
+def test_it_is_early_until_a_tenth_has_passed() -> None:
+    """Three days of thirty."""
+    tenth = FIRST.start + timedelta(days=3)
+    assert is_early(TERMS, tenth - timedelta(seconds=1))
+    assert not is_early(TERMS, tenth)
