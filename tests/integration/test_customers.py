@@ -17,6 +17,7 @@ from metering.stores.counters import Counters
 from metering.stores.holders import BEGINNING, Customer, Holder, Holders, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.marks import Mark
+from metering.stores.table import RowChangedError
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
 
@@ -593,3 +594,35 @@ def test_checking_a_file_writes_nothing(world: World, tmp_path: Path) -> None:
     before = everything(world)
     assert problems(world, csv(tmp_path, HEADER + "acme,Acme,cus_1,key1\n")) == {}
     assert everything(world) == before
+
+
+# --- names of keys ---------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_called_what_its_customer_knows_it_by(world: World) -> None:
+    """By the operator's words, which are taken away again by none; a key without a name has an empty one."""
+    add(world, "acme", "key1", "key2")
+    holders = world.ledger.holders
+    holders.name_key("acme", "key1", "CI")
+    assert holders.names_of("acme") == {"key1": "CI", "key2": ""}
+    assert (holders.few_keys_of("acme", 2), holders.few_keys_of("acme", 1)) == ({"key1": "CI", "key2": ""}, None)
+    holders.name_key("acme", "key1", "")
+    assert holders.names_of("acme") == {"key1": "", "key2": ""}
+
+
+def test_who_gets_a_key_does_not_see_what_the_customer_before_called_it(world: World) -> None:
+    """I6: a name is text about one customer, who keeps it for the hours that the key was its own."""
+    add(world, "acme", "key1")
+    world.ledger.holders.name_key("acme", "key1", "Acme's own")
+    add(world, "globex", "key1", since=HOUR.next())
+    assert world.ledger.holders.names_of("globex") == {"key1": ""}
+    add(world, "acme", "key1", since=HOUR.next().next())
+    assert world.ledger.holders.names_of("acme") == {"key1": "Acme's own"}
+
+
+def test_what_a_customer_never_held_gets_no_name(world: World) -> None:
+    """No pointer is made by that, nor comes back to a key that is forgotten."""
+    add(world, "acme", "key1")
+    with pytest.raises(RowChangedError):
+        world.ledger.holders.name_key("acme", "key2", "CI")
+    assert world.ledger.holders.keys_of("acme") == {"key1"}

@@ -236,6 +236,13 @@ CASES: Final[Mapping[str, Sequence[Call]]] = {
         update(at("customer#a", "keys"), "DELETE #keys :gone", "attribute_exists(#keys)", gone=["k1"]),
         update(at("customer#a", "keys"), "DELETE #keys :gone", "attribute_exists(#keys)", gone=["-"]),
     ],
+    "what is there gets a name, or none": [
+        update(at("customer#a", "key#1"), "SET #name = :name", "attribute_exists(#pk)", name="CI"),
+        put(at("customer#a", "key#1"), NEW),
+        update(at("customer#a", "key#1"), "SET #name = :name", "attribute_exists(#pk)", name="CI"),
+        put(at("customer#a", "key#1"), NEW),
+        update(at("customer#a", "key#1"), "SET #name = :name", "attribute_exists(#pk)", name=""),
+    ],
     "an item is made once": [
         put(at("a", "b", version=1), NEW),
         put(at("a", "b", version=2), NEW),

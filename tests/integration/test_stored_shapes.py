@@ -162,6 +162,7 @@ def play(world: World) -> None:
     Declarations(world.ledger.client, world.ledger.table).note(encode(world.metrics), world.now)
     world.customer("acme", "key1", "key2", stripe_customer="cus_acme")
     world.customer("auth0|5f7c8ec7c33c6c004bbafe82", "key3")
+    world.ledger.holders.name_key("acme", "key1", "production")
     billing.subscribe()
     billing.at(world.now)
     used = {"authorizer.user": "ann", "authorizer.seats": "3"}

@@ -3,7 +3,7 @@
 | item | pk | sk | attributes |
 | --- | --- | --- | --- |
 | customer | ``customer#<id>`` | ``profile`` | ``name``, ``stripe_customer`` |
-| key once held | ``customer#<id>`` | ``key#<key>`` | (none: where to look; the key's own item says when) |
+| key once held | ``customer#<id>`` | ``key#<key>`` | ``name`` if it has one (where to look; its own item says when) |
 | all its keys | ``customer#<id>`` | ``keys`` | ``keys``: these, and ``-``; some of too many |
 | key | ``key#<key>`` | ``holders`` | ``version``, ``holders``: who holds it from which hour on |
 | owner | ``stripe#<cus_...>`` | ``owner`` | ``customer``: the one that posts to this Stripe customer |
@@ -13,9 +13,13 @@
 A key's whole history is one item, so that the holders of 100 keys are one read; a hand-over is one conditional write.
 So are the keys of a customer: those of 100 customers are one read. Where that item is missing, as it is for customers
 of a version that did not write it, the pointers say the same, by a query for each.
+
+A key's name is the customer's, who reads it: whoever gets the key later does not. An older version leaves it where it
+is, and takes it off a key that comes back to a customer who had it before.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -33,7 +37,7 @@ from metering.model.subjects import (
     subject_of_source,
 )
 from metering.stores.aws import Item, from_item, side_by_side, to_item
-from metering.stores.table import Table, item_key, item_there, unchanged
+from metering.stores.table import RowChangedError, Table, item_key, item_there, unchanged
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.client import DynamoDBClient
@@ -115,9 +119,11 @@ class Holders:
 
     def keys_of(self, name: str) -> set[str]:
         """Return every key that a customer holds or has ever held."""
-        return {
-            item["sk"]["S"].removeprefix("key#") for item in self._items.query(str(customer(name)), beginning="key#")
-        }
+        return {*self.names_of(name)}
+
+    def names_of(self, name: str) -> dict[str, str]:
+        """Return what each key is called that a customer holds or has ever held; empty if it has no name."""
+        return dict(map(_read_pointer, self._items.query(str(customer(name)), beginning="key#")))
 
     def held_by(self, name: str, hour: Hour) -> list[str]:
         """Return the keys that a customer holds in an hour, in their order."""
@@ -150,15 +156,18 @@ class Holders:
         """Return every source whose usage may be a customer's: its own name, and the keys that it has ever held."""
         return {source_of_customer(name), *map(source_of_key, self.keys_of(name))}
 
-    def few_keys_of(self, name: str, most: int) -> set[str] | None:
-        """Return every key that a customer holds or has ever held; None if those are more than ``most``."""
+    def few_keys_of(self, name: str, most: int) -> dict[str, str] | None:
+        """Return what each key is called that a customer holds or has ever held; None if they are more than ``most``.
+
+        One read, which is not consistent; a key without a name has an empty one.
+        """
         found, _ = self._items.some(str(customer(name)), between=("key#", "key$"), most=most + 1)
-        return {item["sk"]["S"].removeprefix("key#") for item in found} if len(found) <= most else None
+        return dict(map(_read_pointer, found)) if len(found) <= most else None
 
     def first_keys_of(self, name: str, most: int) -> tuple[list[str], bool]:
         """Return the first ``most`` keys that a customer holds or has ever held, and whether those are all."""
-        items = [*self._items.query(str(customer(name)), beginning="key#", most=most + 1)]
-        found = [item["sk"]["S"].removeprefix("key#") for item in items]
+        items = self._items.query(str(customer(name)), beginning="key#", most=most + 1)
+        found = [key for key, _ in map(_read_pointer, items)]
         return found[:most], len(found) <= most
 
     def hand_over(self, holding: Holding) -> None:
@@ -169,7 +178,7 @@ class Holders:
         """
         newest = holding.holders[-1]
         if newest.customer:
-            self._items.put(item_key(str(customer(newest.customer)), str(key(holding.key))))
+            self._point_to(newest.customer, holding.key)
             self._list_held(newest.customer, holding.key)
         self.list_key(holding.key)
         history = [
@@ -178,6 +187,30 @@ class Holders:
         ]
         item = to_item({"version": holding.version + 1, "holders": history})
         self._items.put_as_read({**item_key(str(key(holding.key)), "holders"), **item}, version=holding.version)
+
+    def _point_to(self, name: str, new: str) -> None:
+        """Write a customer's pointer to a key; one that is there keeps its name."""
+        with suppress(self.client.exceptions.ConditionalCheckFailedException):
+            self.client.put_item(
+                TableName=self.table, Item=item_key(str(customer(name)), str(key(new))), **unchanged(0)
+            )
+
+    def name_key(self, name: str, of_key: str, called: str) -> None:
+        """Say what a customer's key is called, or with an empty text that it has no name.
+
+        Raises RowChangedError if the customer holds no such key, nor ever did.
+        """
+        try:
+            self.client.update_item(
+                TableName=self.table,
+                Key=item_key(str(customer(name)), str(key(of_key))),
+                UpdateExpression="SET #name = :name",
+                ConditionExpression="attribute_exists(#pk)",
+                ExpressionAttributeNames={"#pk": "pk", "#name": "name"},
+                ExpressionAttributeValues={":name": {"S": called}},
+            )
+        except self.client.exceptions.ConditionalCheckFailedException as error:
+            raise RowChangedError(f"{name} holds no such key, nor ever did") from error
 
     def forget(self, holding: Holding) -> None:
         """Forget a key: its history, the pointers of who held it, and its entry in the directory; all, or nothing.
@@ -305,6 +338,11 @@ class Holders:
             "ExpressionAttributeNames": {"#pk": "pk", "#customer": "customer"},
             "ExpressionAttributeValues": {":customer": {"S": owner.id}},
         }
+
+
+def _read_pointer(item: Item) -> tuple[str, str]:
+    """Return a key, and what it is called."""
+    return item["sk"]["S"].removeprefix("key#"), item["name"]["S"] if "name" in item else ""
 
 
 def _read_holding(item: Item) -> Holding:
