@@ -135,4 +135,4 @@ def _say_rotated(done: Rotated, value: str, to: Path | None, as_json: bool) -> N
         if until
         else f"key {done.old} opens nothing any more"
     )
-    out.print(f"its value is in {to}, for you alone" if to else f"its value, which is shown once: {value}")
+    out.print(f"its value is in {to}, for you alone" if to else f"its value: {value}")

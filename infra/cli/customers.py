@@ -144,7 +144,10 @@ def customers_show(
         out.print(in_words(reason))
     for key, why in left.items():
         out.print(f"key {key} is left as it is: {why}")
-    table(("key", "from", "to"), [(key.name, str(key.since or "the beginning"), _to(key)) for key in keys])
+    table(
+        ("key", "name", "from", "to"),
+        [(key.name, key.called, str(key.since or "the beginning"), _to(key)) for key in keys],
+    )
     say_notes(
         f"{masked} is a key's value (the secret): 'metering keys forget {masked}' takes it out"
         for name, masked in shown.items()

@@ -12,7 +12,7 @@ from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customers import Change, Customers
 from infra.operate.deployment import OperatorError
 from infra.operate.forgetting import Forgetting
-from infra.operate.keys import check_keys
+from infra.operate.keys import check_keys, name_key
 from infra.operate.new_keys import LABEL, Created, create_key
 from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
@@ -26,7 +26,8 @@ def keys_create(
     customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
     plan: Annotated[str, typer.Option(help="The usage plan that opens the API to the key: its id, or its name.")],
     name: Annotated[
-        str, typer.Option(help="What tells the key from the customer's others, for a second one: 'production'.")
+        str,
+        typer.Option(help="What tells the key from the customer's others, to the customer, too: 'production'."),
     ] = LABEL,
     to: Annotated[
         Path | None,
@@ -54,6 +55,22 @@ def keys_create(
     if to is not None:
         write_value(value, to)
     _say_created(done, value, to, as_json)
+
+
+@on_deployment(keys_app, "name")
+def keys_name(
+    connect: Connect,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The id of an API key (not its value).")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the customer knows it by: 'CI'; '' takes it away.")],
+    as_json: Json = False,
+) -> None:
+    """Give a key the name by which its customer knows it, which stands on the customer's page beside its id.
+
+    Whoever gets the key later does not see it.
+    """
+    deployment = connect()
+    say_notes(check_keys(deployment, key))
+    say_change(Change(name_key(deployment.ledger, key, name, now=now())), as_json)
 
 
 @on_deployment(keys_app, "exclude")

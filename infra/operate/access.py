@@ -149,7 +149,8 @@ class Access:
         """Give a customer a new key in the place of ``old``, or of its only one, which stays valid for ``overlap``.
 
         The new key is the customer's in the ledger before it opens anything, so that no call of it is ever unmapped.
-        Run again after it died, it goes on with the same new key, whose name is derived from the old one's id. Run
+        Run again after it died, it goes on with the same new key, whose name at API Gateway is derived from the old
+        one's id; its customer knows both by one name. Run
         again while the old one is still valid, it can end that earlier, and never later.
         Where a limit has closed the customer's keys, the new one stays closed with them, and opens with them.
         Raises OperatorError if the customer is suspended, or it is not clear which key is meant.
@@ -165,6 +166,8 @@ class Access:
             new = self.plans.make_key(name, f"{customer.name}: takes the place of {rotation.old}")
             rotation = self._write(msgspec.structs.replace(rotation, new=new))
         self.customers.add(Entry(customer.id, customer.name, "", (rotation.new,)), now=now)
+        if not rotation.until and (called := self.ledger.holders.name_of(customer.id, rotation.old)):
+            self.ledger.holders.name_key(customer.id, rotation.new, called)
         if not rotation.until and not self.bring_new(customer, rotation.new, rotation.plans):
             raise OperatorError(
                 f"the new key {rotation.new} could not be put into each of the usage plans "

@@ -18,17 +18,19 @@ from infra.operate.deployment import Deployment, OperatorError
 from metering.limits.usage_plans import UnavailableError, UsagePlans, is_caller, looks_like_value
 from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
-from metering.model.subjects import customer, is_id, key
+from metering.model.subjects import customer, is_id, is_name, key
 from metering.stores.holders import BEGINNING, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.limits import LimitItems
 from metering.stores.rows import OTHER_KEYS
+from metering.stores.table import RowChangedError
 
 _SHOWN: Final = 4
 _ASKED_ONE_BY_ONE: Final = 25
 """More keys than these, at 5 calls a second, are looked for in the list of all, of 500 to a call."""
 
 _NAMED: Final = 5
+_LONGEST_NAME: Final = 60
 _FOR_EVER: Final = Hour.parse("9999-12-31T00")
 
 
@@ -59,6 +61,44 @@ def is_value(ledger: Ledger, holding: Holding) -> bool:
     return looks_like_value(holding.key) and used_in(ledger, holding) is None
 
 
+def check_name(called: str) -> None:
+    """Raise OperatorError for what a key cannot be called: its customer reads it, and a value never stands there (I8).
+
+    A word as long as a value, with a digit in it, may be one; who writes it in parts may use any words.
+    """
+    if not is_name(called, _LONGEST_NAME):
+        raise OperatorError(
+            f"a key's name is 1 to {_LONGEST_NAME} printable characters, no space around it, got {called[:80]!r}"
+        )
+    for word in called.split():
+        if looks_like_value(word) and any(map(str.isdigit, word)):
+            raise OperatorError(
+                f"{masked_key(word)} looks like a key's value (the secret), which stands nowhere: give another name, "
+                "or write it in parts"
+            )
+
+
+def name_key(ledger: Ledger, name: str, called: str, *, now: datetime) -> list[str]:
+    """Say what the customer that holds a key calls it, or with an empty text that it has no name; say what was done.
+
+    Raises OperatorError for a name that cannot be, and a key that no customer holds.
+    """
+    if called:
+        check_name(called)
+    holding = ledger.holders.of_keys([name])[name] if is_id(name) else Holding(name)
+    holder = holding.at(Hour.containing(now))
+    if holder is None or not holder.customer:
+        whose = f"is not billed ({holder.reason})" if holder else "belongs to no customer"
+        raise OperatorError(f"the key {masked_key(name)} {whose}, and a name is for its customer to read")
+    if ledger.holders.name_of(holder.customer, name) == called:
+        return []
+    try:
+        ledger.holders.name_key(holder.customer, name, called)
+    except RowChangedError as error:
+        raise OperatorError(f"the key {masked_key(name)} was forgotten just now") from error
+    return [f"key {masked_key(name)} of {holder.customer} " + (f"is called {called!r}" if called else "has no name")]
+
+
 def used_in(ledger: Ledger, holding: Holding) -> Hour | None:
     """Return an hour in which a row of the ledger has usage of a key: its own, or that of a customer who held it then.
 
@@ -84,8 +124,9 @@ def used_in(ledger: Ledger, holding: Holding) -> Hour | None:
 class HeldKey:
     """A key that a customer held from an hour up to another, the first and the last of which may be open.
 
-    ``name`` is masked where it is a value. One that is ``replaced`` is the customer's still, for what was used by it,
-    and opens nothing; one that is being replaced opens until ``valid_until``.
+    ``name`` is masked where it is a value, and ``called`` is what the customer knows it by. One that is ``replaced`` is
+    the customer's still, for what was used by it, and opens nothing; one that is being replaced opens until
+    ``valid_until``.
     """
 
     name: str
@@ -93,11 +134,13 @@ class HeldKey:
     to: Hour | None
     replaced: bool = False
     valid_until: datetime | None = None
+    called: str = ""
 
     def as_json(self) -> dict[str, str | bool | None]:
         """Return it as commands print it."""
         return {
             "key": self.name,
+            "name": self.called or None,
             "from": str(self.since) if self.since else None,
             "to": str(self.to) if self.to else None,
             "replaced": self.replaced,
@@ -108,7 +151,8 @@ class HeldKey:
 def held_keys(deployment: Deployment, name: str) -> dict[str, list[HeldKey]]:
     """Return the keys that a customer holds or has held, by their ids as they are stored."""
     dynamodb, table, ledger = deployment.client("dynamodb"), deployment.outputs.ledger_table, deployment.ledger
-    holdings = ledger.holders.of_keys(sorted(ledger.holders.keys_of(name)))
+    called = ledger.holders.names_of(name)
+    holdings = ledger.holders.of_keys(sorted(called))
     homes = LimitItems(dynamodb, table).homes(holdings) if holdings else {}
     ending = {one.old: one.until for one in AccessNotes(dynamodb, table).rotations(name) if one.until}
     held: dict[str, list[HeldKey]] = {}
@@ -121,7 +165,7 @@ def held_keys(deployment: Deployment, name: str) -> dict[str, list[HeldKey]]:
             since = None if holder.since == BEGINNING else holder.since
             replaced = end is None and stored in homes and homes[stored].retired
             until = datetime.fromtimestamp(ending[stored], UTC) if end is None and stored in ending else None
-            held.setdefault(stored, []).append(HeldKey(shown, since, end, replaced, until))
+            held.setdefault(stored, []).append(HeldKey(shown, since, end, replaced, until, called[stored]))
     return held
 
 

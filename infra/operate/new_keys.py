@@ -13,16 +13,16 @@ from typing import Final
 from infra.operate.access import Access
 from infra.operate.customers import Entry
 from infra.operate.deployment import OperatorError
+from infra.operate.keys import check_name
 from metering.limits.usage_plans import UsagePlan
 from metering.model.limits import Level, Reason
-from metering.model.subjects import is_name, short_id
+from metering.model.subjects import short_id
 from metering.stores.holders import BEGINNING, Customer
 from metering.stores.limits import Home
 
 LABEL: Final = "key"
-"""What a customer's first key is called, unless it is said."""
+"""What a customer's first key is called at API Gateway, unless it is said; to the customer it has no name then."""
 
-_LONGEST_LABEL: Final = 60
 _NAMED: Final = 10
 
 
@@ -42,8 +42,7 @@ def create_key(access: Access, customer: Customer, plan: str, label: str, *, now
 
     Raises OperatorError if there is no such plan, or the customer had a key of this label that opens nothing any more.
     """
-    if not is_name(label, _LONGEST_LABEL):
-        raise OperatorError(f"a key's name is 1 to {_LONGEST_LABEL} printable characters, got {label[:80]!r}")
+    check_name(label)
     into = _plan(access.plans.all(fresh=True), plan, access.deployment)
     access.gate.adopt(customer.id)
     name = f"{access.deployment}-{short_id(customer.id)}.{label}"
@@ -51,6 +50,8 @@ def create_key(access: Access, customer: Customer, plan: str, label: str, *, now
     if why := _is_of_the_past(access, customer, key, into):
         raise OperatorError(f"there is a key {name!r} already, {key}, {why}: give the new one another --name")
     access.customers.add(Entry(customer.id, customer.name, "", (key,)), now=now)
+    if label != LABEL:
+        access.ledger.holders.name_key(customer.id, key, label)
     is_there = access.plans.holds(into.id, key) and _home(access, key).level is Level.OPEN
     if not is_there and not access.bring_new(customer, key, (into.id,)):
         raise OperatorError(

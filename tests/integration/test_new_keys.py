@@ -126,6 +126,23 @@ def test_the_same_again_changes_nothing_and_another_name_is_another_key(desk: De
     assert len(desk.held()) == 2
 
 
+def test_the_customer_knows_the_key_by_the_name_that_it_is_given_and_so_the_one_that_takes_its_place(
+    desk: Desk,
+) -> None:
+    """What the label is left out of has none; a later name of the new key stays, also when the old one's time ends."""
+    desk.create()
+    desk.create("--name", "CI")
+    named = desk.world.ledger.holders.names_of
+    assert sorted(named("acme").values()) == ["", "CI"]
+    (old,) = [key for key, name in named("acme").items() if name == "CI"]
+    rotate = ("customers", "rotate-key", "acme", "--key", old)
+    new = desk.operator.run(*rotate, "--json").document["new"]
+    assert named("acme")[new] == "CI"
+    assert desk.operator.run("keys", "name", new, "CI of 2027").code == 0
+    assert desk.operator.run(*rotate, "--overlap", "0").code == 0
+    assert (named("acme")[old], named("acme")[new]) == ("CI", "CI of 2027")
+
+
 def test_a_key_of_a_closed_customer_opens_with_the_others(desk: Desk) -> None:
     """Whoever is suspended gets it closed, which is said."""
     desk.create()
@@ -176,7 +193,8 @@ def test_a_plan_is_named_by_its_id_or_its_only_name(desk: Desk) -> None:
 
 def test_a_name_is_one_line(desk: Desk) -> None:
     """As every name."""
-    assert desk.create("--name", " ").err == "error: a key's name is 1 to 60 printable characters, got ' '\n"
+    said = "error: a key's name is 1 to 60 printable characters, no space around it, got ' '\n"
+    assert desk.create("--name", " ").err == said
 
 
 @pytest.mark.parametrize(

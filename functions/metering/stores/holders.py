@@ -156,6 +156,11 @@ class Holders:
         """Return every source whose usage may be a customer's: its own name, and the keys that it has ever held."""
         return {source_of_customer(name), *map(source_of_key, self.keys_of(name))}
 
+    def name_of(self, name: str, of_key: str) -> str:
+        """Return what one key of a customer is called."""
+        found = self._items.get(str(customer(name)), str(key(of_key)))
+        return _read_pointer(found)[1] if found else ""
+
     def few_keys_of(self, name: str, most: int) -> dict[str, str] | None:
         """Return what each key is called that a customer holds or has ever held; None if they are more than ``most``.
 

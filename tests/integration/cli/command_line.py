@@ -40,6 +40,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "disconnect": ("orders",),
     "restore": ("restored",),
     "keys create": ("acme", "--plan", "Standard"),
+    "keys name": ("key1", "CI"),
     "keys exclude": ("key1", "--reason", "health check"),
     "keys forget": ("key1",),
     "usage": (),

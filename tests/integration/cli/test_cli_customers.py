@@ -13,7 +13,7 @@ from metering.stripe.meters import Meter, StripeMeters
 from tests.integration.cli.command_line import Metering, Result
 from tests.integration.world import World
 
-AS_IT_WAS = {"replaced": False, "valid_until": None}
+AS_IT_WAS = {"name": None, "replaced": False, "valid_until": None}
 UNASKED = "note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer\n"
 
 
@@ -177,7 +177,7 @@ def test_a_key_that_changes_hands_is_shown_with_its_hours(metering: Metering) ->
     ]
     shown = metering("customers", "show", "globex").out.splitlines()
     assert shown[0] == "globex: Globex, Stripe customer none yet"
-    assert [line.split() for line in shown[1:]] == [["key", "from", "to"], ["key1", "2026-11-22T05", "now"]]
+    assert [line.split() for line in shown[1:]] == [["key", "name", "from", "to"], ["key1", "2026-11-22T05", "now"]]
 
 
 def test_what_is_closed_again_is_counted(deployed: World, metering: Metering) -> None:

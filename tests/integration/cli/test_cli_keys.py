@@ -11,12 +11,13 @@ from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.cli.command_line import CloudFormation, Metering, Result
 from tests.integration.world import World
 
-AS_IT_WAS = {"replaced": False, "valid_until": None}
+AS_IT_WAS = {"name": None, "replaced": False, "valid_until": None}
 VALUE = "09f355a1ddaf4861ab67b7b55fbf6f9e"
 REFUSED = (
     "09f3... has 32 characters, as an API key's value (the secret) has: give the key's id, which has ten lower-case "
     "letters and digits"
 )
+NO_NAME = "09f3... looks like a key's value (the secret), which stands nowhere: give another name, or write it in parts"
 ACME = ("customers", "add", "acme", "--name", "Acme")
 
 
@@ -182,3 +183,52 @@ def test_a_value_that_was_stored_is_shown_masked_and_forgotten(deployed: World, 
     assert VALUE not in stored()
     keys = metering("customers", "show", "acme", "--json").json()["keys"]
     assert keys == [{"key": "id00000001", "from": None, "to": None, **AS_IT_WAS}]
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_key_gets_a_name_and_another_and_none(deployed: World, metering: Metering) -> None:
+    """The same again changes nothing."""
+    deployed.customer("acme", "id00000001")
+    assert metering("keys", "name", "id00000001", "CI").out == "key id00000001 of acme is called 'CI'\n"
+    assert metering("keys", "name", "id00000001", "CI").out == "nothing to change\n"
+    assert metering("customers", "show", "acme").out.splitlines()[2].split() == [
+        "id00000001",
+        "CI",
+        "the",
+        "beginning",
+        "now",
+    ]
+    assert metering("customers", "show", "acme", "--json").json()["keys"][0]["name"] == "CI"
+    assert metering("keys", "name", "id00000001", "").out == "key id00000001 of acme has no name\n"
+    assert metering("customers", "show", "acme", "--json").json()["keys"][0]["name"] is None
+
+
+@pytest.mark.usefixtures("gateway")
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        ("nobodys", "CI", "the key nobodys belongs to no customer, and a name is for its customer to read"),
+        ("ours", "CI", "the key ours is not billed (health check), and a name is for its customer to read"),
+        (
+            "id00000001",
+            "C\nI",
+            "a key's name is 1 to 60 printable characters, no space around it, got 'C\\nI'",
+        ),
+        (
+            "id00000001",
+            f"CI {VALUE}",
+            NO_NAME,
+        ),
+        (VALUE, "CI", REFUSED),
+    ],
+)
+def test_what_is_no_name_of_a_customers_key_is_refused(
+    deployed: World, metering: Metering, key: str, name: str, said: str
+) -> None:
+    """I8: a key's value is neither stored nor printed."""
+    deployed.customer("acme", "id00000001")
+    assert metering("keys", "exclude", "ours", "--reason", "health check").code == 0
+    before = stored()
+    refused = metering("keys", "name", key, name)
+    assert (refused.code, refused.out, refused.err.splitlines()[-1]) == (1, "", f"error: {said}")
+    assert stored() == before
