@@ -154,7 +154,7 @@ def list_connections(
     """
     deployment = connect()
     with err.status("reading log groups"):
-        found = listed(deployment, shown(deployment, ended=ended), now())
+        found = listed(deployment, shown(deployment, ended=ended), deployment.gateway_clock(now()))
     if as_json:
         print_json([one.as_json() for one in found])
         return

@@ -276,7 +276,7 @@ def customers_subscribe(
     deployment = changing_stripe(connect, ask=operator_key)
     customer = known_customer(deployment.ledger, customer_id)
     wishes = Wishes(stripe_customer, subscription, email, due, return_url)
-    done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=now())
+    done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=deployment.gateway_clock(now()))
     done.notes += keep_subscribed(deployment, customer_id, now=now())
     if as_json:
         print_json(done.as_json())

@@ -59,9 +59,8 @@ def posting_on(
     such as hours before a customer's first subscription.
     """
     deployment, moment = connect(), now()
-    turned = posting.turn_on(
-        deployment, since, who=deployment.who(), now=moment, progress=progress("looking for invoices", as_json)
-    )
+    at, looking = deployment.gateway_clock(moment), progress("looking for invoices", as_json)
+    turned = posting.turn_on(deployment, since, who=deployment.who(), now=at, progress=looking)
     first = Hour.parse(turned.since)
     found = unpaid.of_everyone(deployment, first, moment, progress("looking who pays", as_json))
     if as_json:
@@ -81,7 +80,7 @@ def posting_on(
 def posting_off(connect: Connect, as_json: Json = False) -> None:
     """Post nothing more for now; counting and closing go on, and what waits is posted when it is on again."""
     deployment = connect()
-    turned = posting.turn_off(deployment, who=deployment.who(), now=now())
+    turned = posting.turn_off(deployment, who=deployment.who(), now=deployment.gateway_clock(now()))
     _say_switch(deployment, turned, as_json)
 
 

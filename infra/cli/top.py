@@ -43,8 +43,9 @@ def top_command(
     A rate is taken since the look before, at first since the hour's begin. An hour's cost is what it adds to the
     period's, by the declared prices and without fees. With --json it looks once.
     """
-    top = Top(connect(), rows, of)
-    look = top.look(now())
+    deployment = connect()
+    top = Top(deployment, rows, of)
+    look = top.look(deployment.gateway_clock(now()))
     if as_json:
         print_json(look.as_json())
         return
@@ -56,7 +57,7 @@ def top_command(
     with suppress(KeyboardInterrupt), Live(shown(look), console=out, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(seconds)
-            live.update(shown(top.look(now())), refresh=True)
+            live.update(shown(top.look(deployment.gateway_clock(now()))), refresh=True)
 
 
 def shown(look: Look) -> Group:

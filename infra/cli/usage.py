@@ -62,12 +62,13 @@ def usage_command(
     customer, no Stripe customer, or too old), REJECTED (Stripe said no). The reason stands beside it, also why nobody
     pays for what is POSTED: by the customer's subscriptions as Stripe showed them at the last look, once a day.
     """
-    moment = now()
-    end = end or Hour.containing(moment).next()
-    first = first or _first(by, min(end, Hour.containing(moment).next()))
-    if first >= end:
-        raise typer.BadParameter(f"--from must be before --to, got {first} and {end}")
-    deployment = connect()
+    if first and end:
+        _check_span(first, end)
+    deployment, moment = connect(), now()
+    running = Hour.containing(deployment.gateway_clock(moment))
+    end = end or running.next()
+    first = first or _first(by, min(end, running.next()))
+    _check_span(first, end)
     if customer_id is not None:
         known_customer(deployment.ledger, customer_id)
     reasons = usage.Reasons(deployment.ledger, deployment.changes, deployment.switch.read(), moment)
@@ -100,6 +101,11 @@ def _show(lines: Iterable[usage.Line], *, by_dimension: bool) -> None:
             for line in lines
         ],
     )
+
+
+def _check_span(first: Hour, end: Hour) -> None:
+    if first >= end:
+        raise typer.BadParameter(f"--from must be before --to, got {first} and {end}")
 
 
 def _first(by: By, end: Hour) -> Hour:

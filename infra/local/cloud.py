@@ -42,6 +42,7 @@ class Address:
     access_log_group: str
     stripe_api_base: str
     stripe_api_key: str
+    clock_back_s: int = 0  # a version that is still running announced none
 
     def deployment(self, stack: str) -> Deployment:
         """Return the deployment there."""
@@ -50,7 +51,8 @@ class Address:
             aws_secret_access_key=self.secret_access_key,
             region_name=self.region,
         )
-        return Deployment.find(stack, session, embedded_at=self.aws_endpoint_url)
+        back = timedelta(seconds=self.clock_back_s)
+        return Deployment.find(stack, session, embedded_at=self.aws_endpoint_url, clock_back=back)
 
 
 class Phases:
@@ -79,7 +81,7 @@ class Phases:
 class LocalCloud:
     """A running local cloud: the metering stack's outputs, the sample's, and the phases so far.
 
-    ``issuer`` gives the tokens that an HTTP API asks for; a REST API asks for keys.
+    ``issuer`` gives the tokens that an HTTP API asks for; a REST API asks for keys. The gateway's clock is ``back``.
     """
 
     emulator: Emulator
@@ -89,6 +91,7 @@ class LocalCloud:
     sample: Mapping[str, str]
     phases: Phases
     issuer: Issuer | None = None
+    back: timedelta = CLOCK_BACK
 
     @property
     def address(self) -> Address:
@@ -102,6 +105,7 @@ class LocalCloud:
             access_log_group=self.outputs.access_log_group,
             stripe_api_base=self.stripe.url,
             stripe_api_key=self.stripe.api_key,
+            clock_back_s=int(self.back.total_seconds()),
         )
 
     @cached_property
@@ -193,7 +197,7 @@ def start(
                     clock=lambda: time.time() - back.total_seconds(),
                 )
             )
-            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases, issuer)
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases, issuer, back)
             cloud.connect_stripe()
             cloud.probe_subscriber()
         yield cloud
@@ -249,7 +253,7 @@ def running() -> Address:
     announced = _read_announcement()
     if not _alive(announced):
         raise OperatorError("no 'metering local' is running from this folder: start one in another terminal")
-    return Address(**{name: announced[name] for name in Address.__dataclass_fields__})
+    return Address(**{name: announced[name] for name in Address.__dataclass_fields__ if name in announced})
 
 
 def _read_announcement() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any, Final
@@ -79,7 +80,7 @@ def check_reason(reason: str) -> None:
 class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is.
 
-    ``embedded_at`` is the address of the embedded AWS, if the operator asked for the stack that is deployed there;
+    ``embedded_at`` is the address of the embedded AWS, if it is deployed there, whose gateway's clock is ``clock_back``;
     ``operator_key`` a Stripe key with the right to change things there, which is kept nowhere else.
     """
 
@@ -87,12 +88,20 @@ class Deployment:
     outputs: Outputs
     stack: str = "Metering"
     embedded_at: str | None = None
+    clock_back: timedelta = timedelta(0)
     operator_key: str = field(default="", repr=False)
     _known_key: str = field(default="", init=False, repr=False)
     _reading_key: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     @classmethod
-    def find(cls, stack: str, session: boto3.Session, *, embedded_at: str | None = None) -> "Deployment":
+    def find(
+        cls,
+        stack: str,
+        session: boto3.Session,
+        *,
+        embedded_at: str | None = None,
+        clock_back: timedelta = timedelta(0),
+    ) -> "Deployment":
         """Find a stack in the session's account and Region, or in the embedded AWS at an address.
 
         Raises OperatorError if there is no such stack, it is none of ours, or it lacks an output.
@@ -111,7 +120,14 @@ class Deployment:
             raise
         except ValueError as error:  # botocore's answer to an endpoint that is no URL
             raise OperatorError(f"{error}: set AWS_ENDPOINT_URL to a URL, or to nothing") from error
-        return cls(client, _outputs(stack, described), stack, embedded_at)
+        return cls(client, _outputs(stack, described), stack, embedded_at, clock_back)
+
+    def gateway_clock(self, now: datetime) -> datetime:
+        """Return what the gateway's clock shows, by which a request has its hour: what begins with a request now.
+
+        That of the embedded AWS is set back, while its functions close and post by the right time.
+        """
+        return now - self.clock_back
 
     def reachable(self, url: str) -> str:
         """Return where an address of an API's is reached; the embedded AWS serves each under a path of its own."""

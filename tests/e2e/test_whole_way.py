@@ -274,6 +274,7 @@ def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(
         "access_log_group",
         "stripe_api_base",
         "stripe_api_key",
+        "clock_back_s",
     }
     said = capsys.readouterr()
     unknown = (

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from infra.local.cloud import CLOCK_BACK, LocalCloud, start
+from infra.local.cloud import LocalCloud, start
 from infra.local.demo.holdings import Step, Usage, counted_usage, ledger_usage, stripe_usage
 from infra.local.demo.result import Result
 from infra.local.demo.storm import Storm, storm
@@ -88,14 +88,14 @@ def bill(
     cloud: LocalCloud, callers: list[Caller], *, requests: int, storming: Storm | None = None, say: Console
 ) -> Result:
     """Send requests, bill them, and return what each step holds."""
-    first = Hour.containing(datetime.now(UTC) - CLOCK_BACK)
+    first = _running_hour(cloud)
     names = sorted({caller.customer for caller in callers})
-    say.print(f"The gateway's clock is {CLOCK_BACK} back, so that the hour of the requests is over.")
+    say.print(f"The gateway's clock is {cloud.back} back, so that the hour of the requests is over.")
     with cloud.phases.time(f"sending {requests} requests", "requests"):
         answers = asyncio.run(send(cloud.gateway.url, callers, requests))
         cloud.gateway.flush()
     _say_answers(answers, say)
-    span = (first, Hour.containing(datetime.now(UTC) - CLOCK_BACK).next())
+    span = (first, _running_hour(cloud).next())
     sent = owed(answers, cloud.deployment.metrics, by_route=cloud.issuer is not None)
     counted = _wait_until_counted(cloud, sent, names, span, say)
     with cloud.phases.time("closing the hour and posting it to Stripe", "close"):
@@ -150,7 +150,11 @@ def _priced(deployment: Deployment, usage: Usage) -> dict[str, int]:
 def make_customers(cloud: LocalCloud) -> list[Caller]:
     """Make the customers, subscribed from the gateway's running hour on, and turn posting on."""
     with cloud.phases.time("subscribing three customers", "subscribe"):
-        return _make_customers(cloud, Hour.containing(datetime.now(UTC) - CLOCK_BACK))
+        return _make_customers(cloud, _running_hour(cloud))
+
+
+def _running_hour(cloud: LocalCloud) -> Hour:
+    return Hour.containing(cloud.deployment.gateway_clock(datetime.now(UTC)))
 
 
 def _make_customers(cloud: LocalCloud, first: Hour) -> list[Caller]:
