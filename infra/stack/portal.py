@@ -16,7 +16,7 @@ from constructs import Construct
 from infra.stack import bundle
 from infra.stack.sizes import Size
 from infra.stack.storage import Storage
-from metering.model.metrics import Metric, encode
+from metering.model.metrics import Metric, in_full
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
 from metering.portal.page import FILES, FOLDER
@@ -245,7 +245,7 @@ class Portal(Construct):
 
 def _declared(metrics: Sequence[Metric], plans: Sequence[Plan]) -> bytes:
     """Return what ``app.py`` declares, as functions find it in their zips."""
-    declared = {"metrics": json.loads(encode(metrics)), "plans": json.loads(encode_plans(plans))}
+    declared = {"metrics": json.loads(in_full(metrics)), "plans": json.loads(encode_plans(plans))}
     return json.dumps(declared, sort_keys=True).encode()
 
 

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from metering.portal.answers import InvoiceAnswer, LimitsAnswer, PricesAnswer, UsageAnswer
+from metering.portal.answers import LimitsAnswer, UsageAnswer
+from metering.portal.money_answers import InvoiceAnswer, PricesAnswer
 from tests.conftest import ROOT
 from tests.e2e.reader import answering, files
 
@@ -26,8 +27,8 @@ TIERS = [{"up_to": 1_000_000, "amount": "0.04", "flat": "0"}, {"up_to": None, "a
 PRICES: dict[str, Any] = {
     "plans": [],
     "metrics": [
-        {"name": "requests", "kind": "count", "scale": 0, "unit": None, "dimension": "resource"},
-        {"name": "credits", "kind": "sum", "scale": 2, "unit": None, "dimension": None},
+        {"name": "requests", "kind": "count", "scale": 0, "title": None, "unit": None, "dimension": "resource"},
+        {"name": "credits", "kind": "sum", "scale": 2, "title": None, "unit": None, "dimension": None},
     ],
     "limits": {"hours": 744, "hours_by_key": 744},
 }
@@ -138,7 +139,7 @@ class Api:
             "to": query.get("to", END),
             "by": query["by"],
         }
-        made |= {"as_of": "2026-11-16T05:30:00Z", "dimension": dimension, "usage": rows}
+        made |= {"as_of": "2026-11-16T05:30:00Z", "dimension": dimension, "names": {}, "usage": rows}
         UsageAnswer.model_validate(made)
         return made
 
@@ -149,10 +150,10 @@ class Api:
         step = {"first": 1_000_001, "last": amount, "quantity": amount, "unit_amount": "0.02", "exact": f"{amount}.02"}
         lines = [
             {"price": "base_fee", "title": "Standard: base fee", "metric": None, "kind": "flat", "quantity": 1}
-            | {"scale": 0, "amount": 4900, "in_words": "", "steps": []}
+            | {"scale": 0, "amount": 4900, "in_advance": True, "in_words": "", "steps": []}
             | {"terms": {"kind": "flat", "interval": "month", "amount": "4900", "included": {}}},
             {"price": "requests", "title": "Standard: Requests", "metric": "requests", "kind": "graduated"}
-            | {"quantity": amount, "scale": 0, "amount": amount, "in_words": "", "terms": terms}
+            | {"quantity": amount, "scale": 0, "amount": amount, "in_advance": False, "in_words": "", "terms": terms}
             | {"steps": [step | {"amount": amount}]},
         ]
         forecasts = [{field: line[field] for field in ("price", "quantity", "amount")} for line in lines]
@@ -165,7 +166,9 @@ class Api:
             "period": {"from": self.begin, "to": END},
             "plans": ["standard"],
             "so_far": {"total": total, "lines": lines},
-            "forecast": {"total": total * 2, "lines": forecasts, "basis": "the last 24 hours go on"},
+            "forecast": {"total": total * 2, "low": None, "high": None, "lines": forecasts}
+            | {"basis": "the last 24 hours go on"},
+            "corrections": [],
             "preview": {"total": total, "as_of": "2026-11-16T05:30:00Z", "lines": []},
         }
         InvoiceAnswer.model_validate(made)

@@ -15,8 +15,7 @@ import pytest
 
 import set_budget
 import show_usage
-from metering.model.metrics import Metric
-from metering.model.metrics import encode as encode_metrics
+from metering.model.metrics import Metric, in_full
 from metering.model.periods import Hour
 from metering.model.prices import Plan
 from metering.model.prices import encode as encode_plans
@@ -143,7 +142,7 @@ def opened(  # noqa: PLR0913 - what a deployment declares
     for name, value in (settings.environment() | budgets.environment()).items():
         monkeypatch.setenv(name, value)
     declared = folder / "declared.json"
-    declared.write_text(f'{{"metrics": {encode_metrics(metrics)}, "plans": {encode_plans(plans)}}}')
+    declared.write_text(f'{{"metrics": {in_full(metrics)}, "plans": {encode_plans(plans)}}}')
     for function in (show_usage, set_budget):
         monkeypatch.setattr(function, "DECLARED", declared)
         monkeypatch.setattr(function, "_clock", lambda: world.now)

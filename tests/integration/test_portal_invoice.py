@@ -18,15 +18,19 @@ from metering.model.periods import Hour
 from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
 from metering.model.usage_row import Change
 from metering.portal.agreements import BREAK_S, KEPT_S, REFUSED_S
-from metering.portal.answers import InvoiceAnswer, PricesAnswer
 from metering.portal.forecast import BASIS
 from metering.portal.history import KEPT_S as HISTORY_KEPT_S
 from metering.portal.history import AddingUpError
+from metering.portal.money_answers import InvoiceAnswer, PricesAnswer
 from tests.doubles.clock import Clock
 from tests.integration.portal import Portal, opened
 from tests.integration.world import HOUR, World
 
-METRICS = (Count(name="requests"), Sum(name="bytes", of="response_length"), Sum(name="units", of="response_length"))
+METRICS = (
+    Count(name="requests", title="API calls", unit="calls"),
+    Sum(name="bytes", of="response_length"),
+    Sum(name="units", of="response_length"),
+)
 PLAN = Plan(
     name="standard",
     title="Standard",
@@ -375,6 +379,16 @@ def test_what_no_record_can_change_any_more_is_kept_as_one_sum(seller: Seller) -
         break
     assert by_hour == {HOUR: {"requests": 5, "bytes": 50, "units": 50}} | {hour: {} for hour in by_hour if hour != HOUR}
     assert len(by_hour) < 10
+
+
+def test_metrics_have_the_words_that_are_declared_for_customers(seller: Seller) -> None:
+    """And none where none are; what is measured has its unit in any case."""
+    shown = seller.portal.get("/v1/prices").json()["metrics"]
+    assert [(one["name"], one["title"], one["unit"]) for one in shown] == [
+        ("requests", "API calls", "calls"),
+        ("bytes", None, "bytes"),
+        ("units", None, "bytes"),
+    ]
 
 
 def test_prices_are_shown_as_declared(seller: Seller) -> None:

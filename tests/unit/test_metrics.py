@@ -1,7 +1,9 @@
 """Metrics: which are refused, what each bills, and how records add up."""
 
+import re
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,10 +23,12 @@ from metering.model.metrics import (
     declared,
     decode,
     encode,
+    in_full,
     meters,
     needs_hash,
     not_logged_by,
     reads_usage_lines,
+    titles_of,
     unit_of,
 )
 from metering.model.periods import Hour
@@ -397,6 +401,39 @@ def test_who_is_not_billed_is_tallied_with_the_reason() -> None:
 def test_the_unit_is_that_of_what_is_measured(metric: Metric, unit: str | None) -> None:
     """A name says nothing of it, and a number that others set has none that is known here."""
     assert unit_of(metric) == unit
+
+
+def test_what_people_read_is_no_part_of_what_is_declared() -> None:
+    """It stands neither in an environment of 4 KB, nor in the ledger, where 1.0.0 would refuse it."""
+    plain = [Count(name=f"metric_{n}", by="resource", resources=("/items/*",)) for n in range(20)]
+    told = [msgspec.structs.replace(one, title="What you send to us", unit="requests") for one in plain]
+    assert encode(told) == encode(plain)
+    assert decode(in_full(told)) == tuple(told)
+    assert unit_of(told[0]) == "requests"
+
+
+def test_each_meter_of_a_metric_has_a_title() -> None:
+    """By the value that it is for; without one declared there is none."""
+    split = Count(name="requests", title="Requests", by="method", meters=("GET",))
+    assert titles_of(split) == {"requests_get": "Requests: GET", "requests_other": "Requests: other"}
+    assert titles_of(Count(name="requests", title="Requests")) == {"requests": "Requests"}
+    assert titles_of(Count(name="requests")) == {"requests": None}
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        (Count(name="a", title=" Requests"), "'a': a title is 1 to 100 printable characters, got ' Requests'"),
+        (Count(name="a", title="x" * 101), "'a': a title is 1 to 100 printable characters"),
+        (Count(name="a", title="for\n you"), "'a': a title is 1 to 100 printable"),
+        (Count(name="a", unit="x" * 33), "'a': a unit is 1 to 32 printable characters"),
+        (Sum(name="a", of="response_length", unit="MB"), "'a' is measured in bytes, got the unit 'MB': leave the unit"),
+    ],
+)
+def test_what_nobody_could_read_is_refused(metric: Metric, why: str) -> None:
+    """And a unit that would be another than what is counted."""
+    with pytest.raises(MetricError, match=re.escape(why)):
+        check([metric], AccessLog())
 
 
 def test_usage_belongs_to_the_hour_of_its_request() -> None:

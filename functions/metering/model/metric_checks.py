@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
-from metering.model.connections import is_name
+import msgspec
+
+from metering.model import connections
 from metering.model.log_format import FIELDS, IDENTITY_PATTERN, LARGEST_SCALE, MEASURED_FIELDS, AccessLog, Api
 from metering.model.metrics import (
     BILLED_STATUSES,
@@ -22,9 +24,13 @@ from metering.model.metrics import (
     meters,
     meters_of,
     spelled,
+    unit_of,
 )
+from metering.model.subjects import is_name
 
 LONGEST_NAME: Final = 32
+LONGEST_TITLE: Final = 100
+LONGEST_UNIT: Final = 32
 MOST_SPLITS: Final = 4
 """How many metrics may be split: their values stand in one update expression, which DynamoDB limits to 4 KB."""
 
@@ -69,11 +75,27 @@ def check(metrics: Sequence[Metric], log: AccessLog) -> None:
                     f"the meter's name {name!r} is over {LONGEST_NAME} characters: name {metric.name!r} shorter"
                 )
             seen.add(name)
+        _check_words(metric)
         _check_filters(metric, log)
         _check_source(metric, log)
         if isinstance(metric, Count | Sum):
             _check_split(metric, log)
     _check_together(metrics)
+
+
+def _check_words(metric: Metric) -> None:
+    """Raise MetricError for a title or a unit that is not a line to be read, or a unit of what has one already."""
+    for word, text, longest in (("title", metric.title, LONGEST_TITLE), ("unit", metric.unit, LONGEST_UNIT)):
+        if text and not (isinstance(text, str) and is_name(text, longest)):
+            raise MetricError(
+                f"{metric.name!r}: a {word} is 1 to {longest} printable characters, got {str(text)[:LONGEST_TITLE]!r}"
+            )
+    measured = unit_of(msgspec.structs.replace(metric, unit=""))
+    if measured and metric.unit:
+        raise MetricError(
+            f"{metric.name!r} is measured in {measured}, got the unit {metric.unit!r}: leave the unit out, and whoever "
+            "shows a quantity may write it in another"
+        )
 
 
 def _check_filters(metric: Metric, log: AccessLog) -> None:
@@ -125,7 +147,7 @@ def unverified(metrics: Iterable[Metric], caller: str) -> list[str]:
 
 def _check_places(metric: Metric) -> None:
     for api in metric.apis:
-        if not is_name(api) and not _API_ID.fullmatch(api):
+        if not connections.is_name(api) and not _API_ID.fullmatch(api):
             raise MetricError(
                 f"{metric.name!r}: an API is written as its connection is named ('orders') or by its id "
                 f"('a1b2c3d4e5'), got {api!r}{_instead(spelled(api).replace('_', '-')[:LONGEST_NAME])}"

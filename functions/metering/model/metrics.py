@@ -36,6 +36,9 @@ class _Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     ``statuses`` are codes (``"404"``) or classes (``"2xx"``). ``resources`` are resource paths as the API declares
     them (``"/items/{id}"``); one that ends in ``*`` stands for all that begin so. ``apis`` are names of connections, or
     the ids of APIs whose stages the CDK attached.
+
+    ``title`` is what customers read for the metric, ``unit`` what they read behind its quantities; neither changes what
+    is billed.
     """
 
     name: str
@@ -44,6 +47,8 @@ class _Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     resources: tuple[str, ...] = ()
     apis: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
+    title: str = ""
+    unit: str = ""
 
 
 class _Splittable(_Filters, frozen=True, kw_only=True):
@@ -142,8 +147,15 @@ def scales_of(metrics: Iterable[Metric]) -> dict[str, int]:
 
 
 def unit_of(metric: Metric) -> str | None:
-    """Return the unit of what a metric measures; None for what is counted and for numbers that others set."""
-    return FIELDS[metric.of].unit if isinstance(metric, Sum | Max) and metric.of in MEASURED_FIELDS else None
+    """Return the unit of what a metric measures, or the one that is declared; None where nobody says."""
+    measured = FIELDS[metric.of].unit if isinstance(metric, Sum | Max) and metric.of in MEASURED_FIELDS else None
+    return measured or metric.unit or None
+
+
+def titles_of(metric: Metric) -> dict[str, str | None]:
+    """Return what customers read for a metric, by the name that it is billed under; None where nobody says."""
+    told = {value: f"{metric.title}: {value}" if value else metric.title for value in meters_of(metric)}
+    return {name: told[value] if metric.title else None for value, name in meters_of(metric).items()}
 
 
 def value_of(metric: Metric) -> str:
@@ -197,12 +209,20 @@ def spelled(name: str) -> str:
 
 
 def encode(metrics: Sequence[Metric]) -> str:
-    """Return the metrics as they stand in a function's environment."""
+    """Return the metrics as they stand in a function's environment and in the ledger, which has 4 KB and lasts.
+
+    Without what is only for people to read: another title is no other declaration, and 1.0.0 reads what is stored.
+    """
+    return in_full([msgspec.structs.replace(metric, title="", unit="") for metric in metrics])
+
+
+def in_full(metrics: Sequence[Metric]) -> str:
+    """Return the metrics as they stand in ``declared.json``, which is in the zip of the code that reads it."""
     return msgspec.json.encode(metrics).decode()
 
 
 def decode(text: str) -> tuple[Metric, ...]:
-    """Read what :func:`encode` wrote; raise msgspec.DecodeError for anything else."""
+    """Read what :func:`encode` or :func:`in_full` wrote; raise msgspec.DecodeError for anything else."""
     return msgspec.json.decode(text, type=tuple[Metric, ...])
 
 

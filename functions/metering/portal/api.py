@@ -22,7 +22,7 @@ from metering.model.metrics import Count, Sum, scales_of
 from metering.model.periods import Hour
 from metering.model.subjects import LONGEST_ID, is_id
 from metering.portal.agreements import NotSubscribedError
-from metering.portal.answers import InvoiceAnswer, LinkAnswer, PricesAnswer, SessionAnswer, UsageAnswer
+from metering.portal.answers import LinkAnswer, SessionAnswer, UsageAnswer
 from metering.portal.callers import bearer_of, check_token
 from metering.portal.document import PORTAL_TOKEN, declared, document, may_answer
 from metering.portal.history import AddingUpError
@@ -41,6 +41,7 @@ from metering.portal.http import application as application_of
 from metering.portal.limit_routes import limit_routes
 from metering.portal.limits import NO_LIMITS
 from metering.portal.lines import lines
+from metering.portal.money_answers import InvoiceAnswer, PricesAnswer
 from metering.portal.page import FILES, read
 from metering.portal.parts import Parts
 from metering.portal.queries import LESS, as_csv, check_bound, check_known, check_size, row, span

@@ -9,7 +9,7 @@ import msgspec
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBase, HTTPBearer, Server
 
-from metering.model.metrics import Count, Max, Metric, Sum, meters_of, unit_of
+from metering.model.metrics import Count, Max, Metric, Sum, titles_of, unit_of
 from metering.model.prices import Plan, decimals_of
 from metering.portal.answers import LinkAnswer, Problem, SessionAnswer, UsageAnswer
 from metering.portal.bounds import Bounds
@@ -49,12 +49,12 @@ def declared(plans: Sequence[Plan], metrics: Sequence[Metric], keys: Collection[
             "name": name,
             "kind": str(metric.__struct_config__.tag),
             "scale": metric.scale if isinstance(metric, Sum | Max) else 0,
-            "title": None,
+            "title": title,
             "unit": unit_of(metric),
             "dimension": metric.by if isinstance(metric, Count | Sum) and metric.by and not metric.meters else None,
         }
         for metric in metrics
-        for name in meters_of(metric).values()
+        for name, title in titles_of(metric).items()
     ]
     bounds = Bounds(metrics)
     limits = {"hours": bounds.sure_hours(), "hours_by_key": bounds.sure_hours(keys, by_key=True)}
