@@ -132,7 +132,7 @@ def local(
             sys.stdout.write(json.dumps(asdict(cloud.address)) + "\n")
             sys.stdout.flush()
         else:
-            table(("what", "where"), asdict(cloud.address).items())
+            table(("what", "where"), ((name, str(one)) for name, one in asdict(cloud.address).items()))
         err.print("ready; commands reach it with --local; Ctrl-C stops it")
         with Fronts(cloud.emulator, back, say=err.print) as fronts:
             while True:

@@ -80,7 +80,7 @@ def check_reason(reason: str) -> None:
 class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is.
 
-    ``embedded_at`` is the address of the embedded AWS, if it is deployed there, whose gateway's clock is ``clock_back``;
+    ``embedded_at`` is the address of the embedded AWS, if it is deployed there, whose gateway is ``clock_back``;
     ``operator_key`` a Stripe key with the right to change things there, which is kept nowhere else.
     """
 

@@ -14,7 +14,7 @@ import pytest
 from infra.local import cloud
 from tests.integration.cli.command_line import Metering
 
-ADDRESS = cloud.Address(*["x"] * 8, clock_back_s=7200)
+ADDRESS = cloud.Address("x", "x", "x", "x", "x", "x", "x", "x", 7200)
 
 
 class Cloud(cloud.LocalCloud):

@@ -25,7 +25,7 @@ PLAN = Plan(
     prices=(Flat(amount=4900), PerUnit(metric="requests", amount=25), PerUnit(metric="bytes", amount=1)),
 )
 PLAYED = timedelta(hours=2)
-ADDRESS = cloud.Address(*["x"] * 8, clock_back_s=7200)
+ADDRESS = cloud.Address("x", "x", "x", "x", "x", "x", "x", "x", 7200)
 
 
 @pytest.fixture
