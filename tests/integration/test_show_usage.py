@@ -176,6 +176,17 @@ def test_an_hour_with_one_key_is_that_keys(portal: Portal) -> None:
     assert [line[1:4] for line in portal.usage(dimension="key")] == [("bytes", "key1", 20), ("requests", "key1", 2)]
 
 
+def test_keys_have_the_names_that_their_customer_knows(portal: Portal) -> None:
+    """Where it is asked by key, of those that were used; one without a name has none."""
+    portal.world.customer("acme", "key3")
+    for key_id, name in (("key1", "production"), ("key2", "unused")):
+        portal.world.ledger.holders.name_key("acme", key_id, name)
+    use(portal.world, 2)
+    use(portal.world, 1, key="key3")
+    assert portal.get("/v1/usage", {"dimension": "key"}).json()["names"] == {"key1": "production"}
+    assert portal.get("/v1/usage", {"dimension": "resource"}).json()["names"] == {}
+
+
 def test_adjustments_belong_to_no_key(portal: Portal) -> None:
     """I5: the parts still add up to what is billed."""
     use(portal.world, 5)

@@ -159,6 +159,8 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     except TooMuchError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, f"{error}: {LESS}") from error
     rows = [row(line, scales) for line in added]
+    there = {line.value for line in added}
+    names = {key: name for key, name in known.names.items() if dimension == BY_KEY and key in there}
     if format_ == "csv" or (not format_ and prefers_csv(header(routes.current_event.raw_event, "accept"))):
         name = f"usage-{re.sub('[^A-Za-z0-9._-]', '_', customer)}-{first}-{end}.csv"
         attachment = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -169,7 +171,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
         "to": str(end),
         "by": by,
         "dimension": dimension or None,
-        "names": {},
+        "names": names,
         "usage": rows,
     }
     etag = etag_of(msgspec.json.encode(shown))  # of the usage: that it was looked at later is no difference

@@ -11,7 +11,7 @@ rows before the counters. Whatever had not been written when a row was read is t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum
 from functools import lru_cache
@@ -196,12 +196,14 @@ _ROWS: Final = page_of(_Row)
 class Known:
     """What is known of a customer before its usage is read: how far hours are closed, and every key it ever had.
 
-    ``keys`` is None where those are more than :data:`MOST_KEYS`: its usage shows once its hours are closed.
+    ``keys`` is None where those are more than :data:`MOST_KEYS`: its usage shows once its hours are closed. ``names``
+    are what keys are called that have a name, as far as they are known.
     """
 
     customer: str
     cursor: Hour | None
     keys: frozenset[str] | None
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,9 @@ class UsageReader:
     def known(self, name: str) -> Known:
         """Look at a customer: two reads, of two or three units."""
         cursor, keys = _both(self.ledger.progress.cursor, lambda: self.ledger.holders.few_keys_of(name, MOST_KEYS))
-        return Known(name, cursor, None if keys is None else frozenset(keys))
+        if keys is None:
+            return Known(name, cursor, None)
+        return Known(name, cursor, frozenset(keys), {key: called for key, called in keys.items() if called})
 
     def read(  # noqa: PLR0913 - what a caller may say, each by name
         self,
