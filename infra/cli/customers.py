@@ -30,7 +30,8 @@ from infra.operate.customer_list import Wanted, listed
 from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, renamings
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
-from infra.operate.keys import HeldKey, check_keys, held_keys, look_at
+from infra.operate.key_list import KeyList
+from infra.operate.keys import check_keys, look_at
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.subscribing import Subscriber, Wishes
@@ -129,9 +130,8 @@ def customers_show(
     deployment = connect()
     ledger = deployment.ledger
     customer = known_customer(ledger, customer_id)
-    held = held_keys(deployment, customer_id)
-    shown = {stored: keys[0].name for stored, keys in held.items()}
-    keys = [key for of_key in held.values() for key in of_key]
+    keys = [*KeyList(deployment, now()).of_customer(customer_id)]
+    shown = {key.id: key.key for key in keys}
     limits = LimitItems(deployment.client("dynamodb"), deployment.outputs.ledger_table)
     reasons, stands = reasons_of_one(limits, customer_id, now()), limits.of(customer_id).gate
     left = {shown.get(name, name): why for name, why in stands.left.items()}
@@ -145,8 +145,8 @@ def customers_show(
     for key, why in left.items():
         out.print(f"key {key} is left as it is: {why}")
     table(
-        ("key", "name", "from", "to"),
-        [(key.name, key.called, str(key.since or "the beginning"), _to(key)) for key in keys],
+        ("key", "name", "from", "to", "state"),
+        [(key.key, key.name, str(key.since or "the beginning"), str(key.to or "now"), key.state()) for key in keys],
     )
     say_notes(
         f"{masked} is a key's value (the secret): 'metering keys forget {masked}' takes it out"
@@ -309,14 +309,6 @@ def customers_portal(
         print_json({"customer": customer.id, "url": url})
         return
     out.print(url)
-
-
-def _to(key: HeldKey) -> str:
-    """Say up to when a key is a customer's; what it was used for is billed to the customer as long as it is."""
-    if key.replaced:
-        return "replaced: opens nothing"
-    until = key.as_json()["valid_until"]
-    return f"now; opens until {until}" if until else str(key.to or "now")
 
 
 def settled(access: Access, keys: Sequence[str]) -> Change:

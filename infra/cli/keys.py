@@ -1,23 +1,68 @@
 """API keys: made for customers, billed to nobody, or given by mistake."""
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from infra.cli.customers import say_change, say_notes, settled
-from infra.cli.shared import Connect, Json, err, group, hour, known_customer, now, on_deployment, out, print_json
+from infra.cli.shared import Connect, Json, err, group, hour, known_customer, now, on_deployment, out, print_json, table
 from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customers import Change, Customers
 from infra.operate.deployment import OperatorError
 from infra.operate.forgetting import Forgetting
+from infra.operate.key_list import KeyList
 from infra.operate.keys import check_keys, name_key
 from infra.operate.new_keys import LABEL, Created, create_key
+from infra.operate.words import count
 from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
 
 keys_app: Final = group("API keys: made for customers, billed to nobody, or given by mistake.")
+
+
+@on_deployment(keys_app, "list")
+def keys_list(
+    connect: Connect,
+    customer_id: Annotated[
+        str, typer.Argument(metavar="CUSTOMER", help="Only the keys that it holds or has held; all if left out.")
+    ] = "",
+    excluded: Annotated[bool, typer.Option("--excluded", help="Only keys that nobody is billed for.")] = False,
+    after: Annotated[str, typer.Option(metavar="KEY", help="Begin after this key, by id.")] = "",
+    most: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show at most.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """List keys in the order of their ids: what they are called, whose they are since when, and what closes them.
+
+    Those that usage came by, and that nobody holds, are among them. What opens by itself shows as open, also where it
+    is in no usage plan.
+    """
+    if customer_id and excluded:
+        raise typer.BadParameter("a customer's keys are billed to it: give either CUSTOMER or --excluded")
+    deployment = connect()
+    keys = KeyList(deployment, now())
+    if customer_id:
+        known_customer(deployment.ledger, customer_id)
+    with err.status("looking at keys"):
+        listed = keys.of_customer(customer_id, after) if customer_id else keys.of_all(after)
+        found = [*islice((key for key in listed if key.excluded or not excluded), most + 1)]
+    shown, more = found[:most], len(found) > most
+    if as_json:
+        print_json({"keys": [key.as_json() for key in shown], "more_after": shown[-1].key if more else None})
+        return
+    table(
+        ("key", "name", "customer", "from", "to", "state"),
+        [
+            (key.key, key.name, key.customer, str(key.since or "the beginning"), str(key.to or ""), key.state())
+            for key in shown
+        ],
+    )
+    if more:
+        err.print(f"there are more: --after {shown[-1].key}")
+    elif shown:
+        err.print(count(len(shown), "key"))
 
 
 @on_deployment(keys_app, "create")

@@ -7,21 +7,19 @@ would stand there. There is no need to: a value has 20 characters at least, an i
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment, OperatorError
 from metering.limits.usage_plans import UnavailableError, UsagePlans, is_caller, looks_like_value
 from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
 from metering.model.subjects import customer, is_id, is_name, key
-from metering.stores.holders import BEGINNING, Holding
+from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
-from metering.stores.limits import LimitItems
 from metering.stores.rows import OTHER_KEYS
 from metering.stores.table import RowChangedError
 
@@ -118,62 +116,6 @@ def used_in(ledger: Ledger, holding: Holding) -> Hour | None:
         if (hour := next(chain(alone, among), None)) is not None:
             return hour
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class HeldKey:
-    """A key that a customer held from an hour up to another, the first and the last of which may be open.
-
-    ``name`` is masked where it is a value, and ``called`` is what the customer knows it by. One that is ``replaced`` is
-    the customer's still, for what was used by it, and opens nothing; one that is being replaced opens until
-    ``valid_until``.
-    """
-
-    name: str
-    since: Hour | None
-    to: Hour | None
-    replaced: bool = False
-    valid_until: datetime | None = None
-    called: str = ""
-
-    def as_json(self) -> dict[str, str | bool | None]:
-        """Return it as commands print it."""
-        return {
-            "key": self.name,
-            "name": self.called or None,
-            "from": str(self.since) if self.since else None,
-            "to": str(self.to) if self.to else None,
-            "replaced": self.replaced,
-            "valid_until": f"{self.valid_until:%Y-%m-%dT%H:%MZ}" if self.valid_until else None,
-        }
-
-
-def held_keys(deployment: Deployment, name: str) -> dict[str, list[HeldKey]]:
-    """Return the keys that a customer holds or has held, by their ids as they are stored."""
-    dynamodb, table, ledger = deployment.client("dynamodb"), deployment.outputs.ledger_table, deployment.ledger
-    called = ledger.holders.names_of(name)
-    holdings = ledger.holders.of_keys(sorted(called))
-    homes = LimitItems(dynamodb, table).homes(holdings) if holdings else {}
-    ending = {one.old: one.until for one in AccessNotes(dynamodb, table).rotations(name) if one.until}
-    held: dict[str, list[HeldKey]] = {}
-    for stored, holding in holdings.items():
-        shown = _shown(deployment, holding)
-        ends = [*(holder.since for holder in holding.holders[1:]), None]
-        for holder, end in zip(holding.holders, ends, strict=False):
-            if holder.customer != name:
-                continue
-            since = None if holder.since == BEGINNING else holder.since
-            replaced = end is None and stored in homes and homes[stored].retired
-            until = datetime.fromtimestamp(ending[stored], UTC) if end is None and stored in ending else None
-            held.setdefault(stored, []).append(HeldKey(shown, since, end, replaced, until, called[stored]))
-    return held
-
-
-def _shown(deployment: Deployment, holding: Holding) -> str:
-    """Return a key as it is shown: masked if it is a value, which an older version took for an id (I8)."""
-    if looks_like_value(holding.key) and bills_by_key(deployment) and is_value(deployment.ledger, holding):
-        return masked_key(holding.key)
-    return holding.key
 
 
 def look_at(deployment: Deployment, names: Iterable[str]) -> LookedAt:

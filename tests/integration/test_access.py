@@ -99,7 +99,7 @@ class Gate:
 def gate(world: World, usage_plans: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gate:
     """The world's customers and their keys; commands see the world's time."""
     operator = Operator(world, monkeypatch, capsys)
-    for module in ("access", "customers"):
+    for module in ("access", "customers", "keys"):
         monkeypatch.setattr(f"infra.cli.{module}.now", world.clock)
     return Gate(world, operator, usage_plans, usage_plans.create_usage_plan(name="Standard")["id"])
 
@@ -152,18 +152,71 @@ def test_a_key_that_was_replaced_is_not_shown_as_one_that_opens_something(gate: 
     assert shown[first] == {
         "key": first,
         "name": None,
+        "customer": "acme",
         "from": None,
         "to": None,
+        "excluded": None,
         "replaced": False,
         "valid_until": "2026-11-22T06:30Z",
+        "access": "open",
+        "reasons": [],
     }
-    assert [first, "the", "beginning", "now;", "opens", "until", "2026-11-22T06:30Z"] in gate.shown()
+    assert [first, "the", "beginning", "now", "opens", "until", "2026-11-22T06:30Z"] in gate.shown()
     gate.world.now += timedelta(hours=1)
     gate.run("rotate-key", "--finish")
     shown = {key["key"]: key for key in gate.run("show", "acme", "--json").document["keys"]}
     assert (shown[first]["replaced"], shown[first]["to"]) == (True, None)
     assert [key["replaced"] for name, key in shown.items() if name != first] == [False, False]
-    assert [first, "the", "beginning", "replaced:", "opens", "nothing"] in gate.shown()
+    assert [first, "the", "beginning", "now", "replaced:", "opens", "nothing"] in gate.shown()
+
+
+def test_keys_are_listed_with_whose_they_are_and_what_closes_them(gate: Gate) -> None:
+    """Suspended, replaced, excluded, or nobody's; a customer's also after they changed hands."""
+    gate.run("suspend", "globex")
+    new = gate.rotate("--overlap", "0")["new"]
+    first, second, other = gate.keys.values()
+    gate.operator.run("keys", "exclude", "health", "--reason", "health check")
+    gate.world.ledger.holders.list_key("unknown")
+    gate.run("add", "globex", "--key", second, "--from", "2026-11-22T05")
+    listed = {key["key"]: key for key in gate.operator.run("keys", "list", "--json").document["keys"]}
+    assert {name: (key["customer"], key["access"], key["reasons"]) for name, key in listed.items()} == {
+        first: ("acme", "open", []),
+        new: ("acme", "open", []),
+        second: ("globex", "stopped", ["operator"]),
+        other: ("globex", "stopped", ["operator"]),
+        "health": (None, "open", []),
+        "unknown": (None, "open", []),
+    }
+    assert (listed[first]["replaced"], listed["health"]["excluded"]) == (True, "health check")
+    states = {line.split()[0]: line.rstrip() for line in gate.operator.run("keys", "list").out.splitlines()}
+    assert states[first].endswith("  replaced: opens nothing")
+    assert states[other].endswith("  stopped because of operator")
+    assert states["health"].endswith("  not billed: health check")
+    assert states["unknown"].endswith("  nobody's: what is used by it is held")
+    of_acme = gate.operator.run("keys", "list", "acme", "--json").document["keys"]
+    assert {key["key"]: (key["to"], key["access"]) for key in of_acme} == {
+        first: (None, "open"),
+        new: (None, "open"),
+        second: ("2026-11-22T05", None),
+    }
+
+
+def test_a_list_of_keys_is_narrowed_and_gone_on_with(gate: Gate) -> None:
+    """It says where."""
+    gate.operator.run("keys", "exclude", "health", "--reason", "health check")
+    gate.operator.run("keys", "exclude", "load", "--reason", "load test")
+    assert [key["key"] for key in gate.operator.run("keys", "list", "--excluded", "--json").document["keys"]] == [
+        "health",
+        "load",
+    ]
+    first = gate.operator.run("keys", "list", "--excluded", "--most", "1")
+    assert (len(first.out.splitlines()), first.err) == (2, "there are more: --after health\n")
+    rest = gate.operator.run("keys", "list", "--excluded", "--after", "health")
+    assert (rest.out.splitlines()[1].split()[0], rest.err) == ("load", "1 key\n")
+    everyone = gate.operator.run("keys", "list", "--most", "3", "--json").document
+    assert everyone["more_after"] == everyone["keys"][-1]["key"]
+    assert gate.operator.run("keys", "list", "acme", "--excluded").code == 2
+    assert gate.operator.run("keys", "list", "nobody").err.startswith("error: there is no customer 'nobody'")
 
 
 def test_rotating_again_while_the_old_key_is_valid_changes_nothing(gate: Gate) -> None:

@@ -158,8 +158,12 @@ class Holders:
 
     def name_of(self, name: str, of_key: str) -> str:
         """Return what one key of a customer is called."""
-        found = self._items.get(str(customer(name)), str(key(of_key)))
-        return _read_pointer(found)[1] if found else ""
+        return self.names_of_each([(name, of_key)])[name, of_key]
+
+    def names_of_each(self, held: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return what each of these customers' keys is called; 100 are one read."""
+        places = {(str(customer(name)), str(key(of_key))): (name, of_key) for name, of_key in held}
+        return dict.fromkeys(places.values(), "") | self._items.read(places, lambda item: _read_pointer(item)[1])
 
     def few_keys_of(self, name: str, most: int) -> dict[str, str] | None:
         """Return what each key is called that a customer holds or has ever held; None if they are more than ``most``.
@@ -292,9 +296,12 @@ class Holders:
         """Yield the id of every customer in order, or of those after one; with ``most``, of so many at most."""
         return (item["sk"]["S"] for item in self._items.query("list#customers", after=after, most=most))
 
-    def key_ids(self, *, most: int = 0) -> list[str]:
-        """Return the id of every key that was ever held, or used without a customer; with ``most``, of the first."""
-        return [item["sk"]["S"] for item in self._items.query("list#keys", most=most)]
+    def key_ids(self, after: str = "", *, most: int = 0) -> list[str]:
+        """Return the id of every key that was ever held, or used without a customer; with ``most``, of the first.
+
+        In their order, or those of them that come after one.
+        """
+        return [item["sk"]["S"] for item in self._items.query("list#keys", after=after, most=most)]
 
     def is_listed(self, name: str) -> bool:
         """Say whether a key is in the directory."""

@@ -39,6 +39,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "connect-log": ("/app/jobs",),
     "disconnect": ("orders",),
     "restore": ("restored",),
+    "keys list": (),
     "keys create": ("acme", "--plan", "Standard"),
     "keys name": ("key1", "CI"),
     "keys exclude": ("key1", "--reason", "health check"),

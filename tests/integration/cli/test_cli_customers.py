@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,15 @@ from metering.stripe.meters import Meter, StripeMeters
 from tests.integration.cli.command_line import Metering, Result
 from tests.integration.world import World
 
-AS_IT_WAS = {"name": None, "replaced": False, "valid_until": None}
+AS_IT_WAS: dict[str, Any] = {
+    "name": None,
+    "customer": "acme",
+    "excluded": None,
+    "replaced": False,
+    "valid_until": None,
+    "access": "open",
+    "reasons": [],
+}
 UNASKED = "note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer\n"
 
 
@@ -173,11 +182,14 @@ def test_a_key_that_changes_hands_is_shown_with_its_hours(metering: Metering) ->
     )
     metering("customers", "add", "globex", "--name", "Globex", "--key", "key1", "--from", "2026-11-22T05")
     assert metering("customers", "show", "acme", "--json").json()["keys"] == [
-        {"key": "key1", "from": None, "to": "2026-11-22T05", **AS_IT_WAS}
+        {**AS_IT_WAS, "key": "key1", "from": None, "to": "2026-11-22T05", "access": None}
     ]
     shown = metering("customers", "show", "globex").out.splitlines()
     assert shown[0] == "globex: Globex, Stripe customer none yet"
-    assert [line.split() for line in shown[1:]] == [["key", "name", "from", "to"], ["key1", "2026-11-22T05", "now"]]
+    assert [line.split() for line in shown[1:]] == [
+        ["key", "name", "from", "to", "state"],
+        ["key1", "2026-11-22T05", "now", "open"],
+    ]
 
 
 def test_what_is_closed_again_is_counted(deployed: World, metering: Metering) -> None:

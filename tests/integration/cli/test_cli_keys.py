@@ -1,6 +1,7 @@
 """API keys by commands: named by their ids, and never by their values."""
 
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -11,7 +12,15 @@ from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.cli.command_line import CloudFormation, Metering, Result
 from tests.integration.world import World
 
-AS_IT_WAS = {"name": None, "replaced": False, "valid_until": None}
+AS_IT_WAS: dict[str, Any] = {
+    "name": None,
+    "customer": "acme",
+    "excluded": None,
+    "replaced": False,
+    "valid_until": None,
+    "access": "open",
+    "reasons": [],
+}
 VALUE = "09f355a1ddaf4861ab67b7b55fbf6f9e"
 REFUSED = (
     "09f3... has 32 characters, as an API key's value (the secret) has: give the key's id, which has ten lower-case "
@@ -197,6 +206,7 @@ def test_a_key_gets_a_name_and_another_and_none(deployed: World, metering: Meter
         "the",
         "beginning",
         "now",
+        "open",
     ]
     assert metering("customers", "show", "acme", "--json").json()["keys"][0]["name"] == "CI"
     assert metering("keys", "name", "id00000001", "").out == "key id00000001 of acme has no name\n"
