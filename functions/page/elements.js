@@ -55,6 +55,24 @@ export function writeNumbers(where, words) {
   if (where.textContent !== words) where.replaceChildren(...numbers(words));
 }
 
+/** Put new elements somewhere only if they are others than before; who is on a time stays there.
+ * @param {Element} where @param {Element} made */
+export function renew(where, made) {
+  if (where.innerHTML === made.outerHTML) return;
+  const held = document.activeElement instanceof HTMLElement ? document.activeElement : null;
+  const time = held && where.contains(held) ? held.dataset.at : undefined;
+  where.replaceChildren(made);
+  if (time) chooserOf(where, time)?.focus();
+}
+
+/** What opens the split of a time, or closes it; main.js hears of it.
+ * @param {string} time @param {string} words @param {string} chosen the time that is open */
+export const chooser = (time, words, chosen) =>
+  h("button", { type: "button", "data-at": time, "aria-expanded": String(time === chosen), "aria-controls": "moment" }, words);
+
+/** Return what somewhere opens a time. @param {Element} where @param {string} time @returns {HTMLElement | null} */
+export const chooserOf = (where, time) => where.querySelector(`button[data-at="${CSS.escape(time)}"]`);
+
 /** A number that programs can read beside what people read. @param {bigint} value @param {string} words */
 export const data = (value, words) => h("data", { value: String(value) }, ...numbers(words));
 

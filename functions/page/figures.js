@@ -11,20 +11,22 @@
  * was last asked for, and why: by the names of WHAT, or a day.
  * @typedef {{prices: Prices, invoice: Invoice | null, begin: string, end: string, recentFrom: string,
  *   days: Row[] | null, recent: Row[] | null, before: {byNow: Row[], rest: Row[]} | null, hoursOf: Map<string, Row[]>,
- *   parts: {key: Parts | null, dimension: Parts | null}, standing: Standing | null,
- *   missing: Map<string, Problem>}} Model
+ *   parts: Map<string, Parts>, standing: Standing | null, missing: Map<string, Problem>}} Model
  *
- * The usage of a metric by the values of a dimension; `total` is what it had come to, `at` the moment of it.
- * @typedef {{metric: string, dimension: string, total: bigint, rows: Row[], at: number}} Parts
+ * A metric by the values of a dimension, and where that is shown; of the period, or of a time: a month, day or hour.
+ * @typedef {{slot: string, metric: string, dimension: string, time: string}} Split
  *
- * What is looked at: a metric, and a day, LATEST or PERIOD.
- * @typedef {{metric: string, span: string}} Choice
+ * What was read of it; `total` is what the metric had come to, `at` the moment of it.
+ * @typedef {Split & {total: bigint, rows: Row[], at: number}} Parts
+ *
+ * What is looked at: a metric, and a day, LATEST or PERIOD; `at` is the time whose split is asked for, or empty.
+ * @typedef {{metric: string, span: string, at: string}} Choice
  *
  * What an amount is in, and how many decimals it then has.
  * @typedef {{currency: string, decimals: bigint}} Money
  *
  * @typedef {{quantity: bigint, state: State}} Cell
- * @typedef {{label: string, short: string, cell: Cell | null, before: bigint | null, future: boolean}} Bar
+ * @typedef {{time: string, label: string, short: string, cell: Cell | null, before: bigint | null, future: boolean}} Bar
  * @typedef {{unit: Unit, bars: Bar[]}} Series
  */
 
@@ -109,6 +111,19 @@ export const spans = (model, now) =>
 /** What to show first: of a period that has just begun, its hours. @param {Model} model @param {Date} now */
 export const firstSpan = (model, now) =>
   dateOf(hourOf(now)).getTime() - dateOf(model.begin).getTime() < 2 * DAY_MS ? LATEST : PERIOD;
+
+/** Return when a time begins and ends that is written 2026-11, 2026-11-22 or 2026-11-22T05, as far as it is of the
+ * period; nothing if it is of no period, or no time.
+ * @param {Model} model @param {string} time @returns {[Date, Date] | null} */
+export function reach({ begin, end }, time) {
+  const first = dateOf(time + { 7: "-01T00", 10: "T00", 13: "" }[time.length]);
+  if (Number.isNaN(first.getTime())) return null;
+  const month = Date.UTC(first.getUTCFullYear(), first.getUTCMonth() + 1, 1);
+  const last = time.length === 7 ? month : first.getTime() + (time.length === 10 ? DAY_MS : HOUR_MS);
+  const from = Math.max(first.getTime(), dateOf(begin).getTime());
+  const until = Math.min(last, dateOf(end).getTime());
+  return from < until ? [new Date(from), new Date(until)] : null;
+}
 
 /** How far the period has come, from 0 to 1, and how many days are left. @param {Model} model @param {Date} now */
 export function progress(model, now) {
@@ -280,6 +295,29 @@ export function changeWords(model, metric, quantity) {
   return `${CHANGE.format(Number(tenths) / 1000)} on last period to date`;
 }
 
+/** What was used of a metric in a month, a day or an hour, as far as that was read.
+ * @param {Model} model @param {string} metric @param {string} time empty for the whole period */
+export function usedIn(model, metric, time) {
+  const ofDay = time.length === 13 ? model.hoursOf.get(time.slice(0, 10)) : undefined;
+  return sumOf(metric, (ofDay ?? rows(model)).filter(({ period }) => period.startsWith(time)));
+}
+
+/** The splits of what is chosen. @param {Model} model @param {Choice} choice @returns {Split[]} */
+export function splits(model, { metric, at }) {
+  if (!metric) return [];
+  const all = [["key", "key", ""], ["dimension", dimensionOf(model, metric), ""]];
+  if (at) all.push(["at-key", "key", at], ["at-dimension", dimensionOf(model, metric), at]);
+  return all.filter(([, by]) => by).map(([slot, dimension, time]) => ({ slot, metric, dimension, time }));
+}
+
+/** Say if a split was read of the same. @param {Split} one @param {Split} other */
+export const isOf = (one, other) =>
+  one.metric === other.metric && one.dimension === other.dimension && one.time === other.time;
+
+/** Say why something is not there. @param {Model} model @param {string[]} names under which it may be missing */
+export const absent = ({ missing }, ...names) =>
+  names.some((name) => missing.has(name)) ? "Not read now; it follows by itself." : "Reading …";
+
 /** The values of a split with what was used of each, the largest first. @param {Parts} parts */
 export function ranked(parts) {
   /** @type {Map<string, bigint>} */
@@ -312,6 +350,7 @@ export const series = (model, choice, now) =>
 function hourSeries(model, { metric, span }, now) {
   const used = hourRows(model, span).filter((row) => row.metric === metric);
   const bars = hoursShown(model, span, now).map((hour) => ({
+    time: hour,
     label: inWords(hour),
     short: `${hour.slice(11)}h`,
     cell: sum(used.filter((row) => row.period === hour)),
@@ -330,6 +369,7 @@ function periodSeries(model, metric, now) {
   const { byNow, rest } = model.before ?? { byNow: [], rest: [] };
   const before = [...byNow, ...rest].filter((row) => row.metric === metric);
   const bars = buckets(begin, end, unit).map((bucket, n) => ({
+    time: bucket,
     label: inWords(bucket),
     short: unit === "month" ? inWords(bucket).slice(0, 3) : DAY_WORDS.format(dateOf(`${bucket}T00`)),
     cell: sum(used.filter((row) => row.period.startsWith(bucket))),

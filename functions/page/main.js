@@ -10,8 +10,8 @@
 import {
   Problem, dropToken, endedAt, hasToken, isLink, now, openSession, setBudget, takeToken, tokenEnd,
 } from "./api.js";
-import { at, of, write } from "./elements.js";
-import { LATEST, MOMENT_WORDS, busiest, firstSpan, metrics, missingWords, spans } from "./figures.js";
+import { at, chooserOf, of, write } from "./elements.js";
+import { LATEST, MOMENT_WORDS, busiest, firstSpan, metrics, missingWords, reach, spans } from "./figures.js";
 import { sayOfBudget, showStanding, touchBudget, writtenBudget } from "./limits.js";
 import { POLL_MS, model, readDue, readFile, readRest, tryAgain, waitMs } from "./reading.js";
 import { say, show, showChart, showDoor, showMissing, showState, showTrouble } from "./view.js";
@@ -64,6 +64,7 @@ function settle() {
   if (!choice.metric || isNone) choice.metric = busiest(model);
   choice.span ||= firstSpan(model, now());
   if (!spans(model, now()).includes(choice.span)) choice.span = LATEST;
+  if (!reach(model, choice.at)) choice.at = "";
 }
 
 /** Show how the customer stands with its limits, and tell a screen reader where that changes. */
@@ -95,12 +96,13 @@ function trouble({ status, message }, waitMs) {
 /** Return what the address says was chosen: so it survives a reload, and the way back to this page. */
 function chosenBefore() {
   const query = new URLSearchParams(location.search);
-  return { metric: query.get("metric") ?? "", span: query.get("span") ?? "" };
+  return { metric: query.get("metric") ?? "", span: query.get("span") ?? "", at: query.get("at") ?? "" };
 }
 
 /** Write what is chosen into the address, and nothing else: a session's token stands nowhere in it. */
 function keepChoice() {
-  history.replaceState(null, "", `${location.pathname}?${new URLSearchParams(choice)}`);
+  const { at: time, ...rest } = choice;
+  history.replaceState(null, "", `${location.pathname}?${new URLSearchParams(time ? choice : rest)}`);
 }
 
 /** Forget the token, and say that the session or the link has ended or never worked.
@@ -233,6 +235,27 @@ function chooseMetric({ target }) {
   if (button instanceof HTMLElement) choose({ metric: button.dataset.metric });
 }
 
+/** Where the time was chosen that is open. @type {Element | null} */
+let chosenIn = null;
+
+/** Open the split of a time that was chosen in the chart or a table, or close it again. @param {Event} event there */
+function chooseTime({ target, currentTarget }) {
+  const time = target instanceof Element && target.closest("[data-at]")?.getAttribute("data-at");
+  if (!time || !(currentTarget instanceof Element)) return;
+  if (time === choice.at) return closeTime();
+  chosenIn = currentTarget;
+  choose({ at: time });
+  at("moment").focus();
+}
+
+/** Close the split of a time; who came by keyboard goes on where that was chosen. */
+function closeTime() {
+  const time = choice.at;
+  choose({ at: "" });
+  const opener = chosenIn && chooserOf(chosenIn, time);
+  (opener?.checkVisibility() ? opener : of("span", HTMLSelectElement)).focus();
+}
+
 let wasOpen = false;
 
 /** On paper the chart's table is there as well. @param {MediaQueryListEvent} event */
@@ -256,8 +279,11 @@ at("csv").addEventListener("click", download);
 at("again").addEventListener("click", askAgain);
 at("budget").addEventListener("submit", budget);
 at("budget").addEventListener("input", () => touchBudget(true));
-at("span").addEventListener("change", () => choose({ span: of("span", HTMLSelectElement).value }));
+at("span").addEventListener("change", () => choose({ span: of("span", HTMLSelectElement).value, at: "" }));
 at("metrics").addEventListener("click", chooseMetric);
+for (const id of ["chart", "chart-rows", "hours"]) at(id).addEventListener("click", chooseTime);
+at("moment-close").addEventListener("click", closeTime);
+at("moment").addEventListener("keydown", ({ key }) => { if (key === "Escape") closeTime(); });
 document.addEventListener("visibilitychange", resume);
 addEventListener("online", resume);
 matchMedia("print").addEventListener("change", showTable);

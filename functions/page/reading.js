@@ -2,12 +2,12 @@
  * What is asked of the API, and when: all once a minute, what moves every few seconds, and what somebody looks at.
  *
  * @import { Row } from "./api.js"
- * @import { Choice, Model } from "./figures.js"
+ * @import { Choice, Model, Split } from "./figures.js"
  */
 
 import { Problem, invoice, now, prices, standing, usage, usageFile } from "./api.js";
 import {
-  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, dimensionOf, hourOf, period, pieces, previousBegin, totalOf,
+  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, isOf, period, pieces, previousBegin, reach, splits, usedIn,
 } from "./figures.js";
 
 const ALL_MS = 60_000; // everything
@@ -31,7 +31,7 @@ export const model = {
   recent: null,
   before: null,
   hoursOf: new Map(),
-  parts: { key: null, dimension: null },
+  parts: new Map(),
   standing: null,
   missing: new Map(),
 };
@@ -143,7 +143,7 @@ function setPeriod() {
   const [begin, end] = period(model.invoice, now());
   if (begin === model.begin && end === model.end) return;
   Object.assign(model, { begin, end, recentFrom: hourOf(recentBegin(begin)), days: null, recent: null, before: null });
-  model.parts = { key: null, dimension: null };
+  model.parts.clear();
   model.hoursOf.clear();
   for (const name of [...due.keys()]) if (!IN_ANY_PERIOD.includes(name)) due.delete(name);
 }
@@ -177,15 +177,12 @@ async function readBefore() {
 /** Read what stands beside the figures, as far as it is due, and tell of each as it comes.
  * @param {Choice} choice which may change meanwhile @param {() => void} came */
 export async function readRest(choice, came) {
-  const { metric, span } = choice;
+  const { span } = choice;
   const isEarlier = span !== LATEST && span !== PERIOD && `${span}T00` < model.recentFrom;
   for (const name of model.missing.keys()) if (/^\d/.test(name) && name !== span) model.missing.delete(name);
-  /** @type {["key" | "dimension", string][]} */
-  const splits = [["key", "key"], ["dimension", dimensionOf(model, metric)]];
   const reads = [
     answer("before", ALL_MS, readBefore),
-    ...splits.filter(([slot, by]) => hasMoved(slot, metric, by))
-      .map(([slot, by]) => answer(slot, 0, () => readSplit(slot, choice, by))),
+    ...splits(model, choice).filter(hasMoved).map((split) => answer(split.slot, 0, () => readSplit(split, choice))),
     ...(isEarlier ? [answer(span, ALL_MS, async () => { model.hoursOf.set(span, await hoursOf(span)); })] : []),
   ];
   await Promise.all(reads.map(async (read) => (await read) && came()));
@@ -250,24 +247,25 @@ function hoursOf(day) {
   return usage({ from: first, to: hourOf(new Date(dateOf(`${day}T00`).getTime() + DAY_MS)), by: "hour" });
 }
 
-/** Say if a metric has to be read by a dimension: it is another one than before, or it has moved since.
- * @param {"key" | "dimension"} slot @param {string} metric @param {string} dimension empty if it has none */
-function hasMoved(slot, metric, dimension) {
-  if (!dimension || !metric) return false;
-  const known = model.parts[slot];
+/** Say if a split has to be read: it is another one than before, or it has moved since. @param {Split} split */
+function hasMoved(split) {
+  const known = model.parts.get(split.slot);
   const age = now().getTime() - (known?.at ?? 0);
-  if (known?.metric !== metric || known.dimension !== dimension || age >= ALL_MS) return true;
-  return age >= PARTS_MS && known.total !== totalOf(model, metric).quantity;
+  if (!known || !isOf(known, split) || age >= ALL_MS) return true;
+  return age >= PARTS_MS && known.total !== total(split);
 }
 
-/** Read a metric's usage by a dimension into its slot, unless another metric is chosen meanwhile.
- * @param {"key" | "dimension"} slot @param {Choice} choice @param {string} dimension */
-async function readSplit(slot, choice, dimension) {
-  const { metric } = choice;
-  const total = totalOf(model, metric).quantity;
-  const end = new Date(Math.min(dateOf(model.end).getTime(), dayStart(now()).getTime() + DAY_MS));
+/** What a split adds up to, as far as that is known. @param {Split} split */
+const total = ({ metric, time }) => usedIn(model, metric, time)?.quantity ?? 0n;
+
+/** Read a split into its slot, unless something else is chosen meanwhile. @param {Split} split @param {Choice} choice */
+async function readSplit(split, choice) {
+  const { slot, metric, dimension, time } = split;
+  const parts = { ...split, total: total(split), at: now().getTime() };
+  const [begin, end] = (time && reach(model, time)) || [dateOf(model.begin), dateOf(model.end)];
+  const until = new Date(Math.min(end.getTime(), dayStart(now()).getTime() + DAY_MS));
   /** @param {bigint} most */
-  const read = (most) => readPieces(dateOf(model.begin), end, { by: "month", metric, dimension }, most);
-  const rows = await (slot === "key" ? read(model.prices.limits.hours_by_key) : inPieces(read));
-  if (metric === choice.metric) model.parts[slot] = { metric, dimension, total, rows, at: now().getTime() };
+  const read = (most) => readPieces(begin, until, { by: "month", metric, dimension }, most);
+  const rows = await (dimension === "key" ? read(model.prices.limits.hours_by_key) : inPieces(read));
+  if (splits(model, choice).some((one) => one.slot === slot && isOf(one, split))) model.parts.set(slot, { ...parts, rows });
 }

@@ -4,19 +4,19 @@
  * @import { Invoice, Problem, Row } from "./api.js"
  * @import { Layout, Slot } from "./chart.js"
  * @import { Attributes } from "./elements.js"
- * @import { Choice, Model, Parts, Series } from "./figures.js"
+ * @import { Choice, Model, Series } from "./figures.js"
  */
 
 import { layOut } from "./chart.js";
-import { at, data, h, of, quiet, row, s, share, stateMark, table, within, write, writeNumbers } from "./elements.js";
 import {
-  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, barWords, changeWords, dimensionOf, hourRows,
-  hoursShown, inWords, isEarly, isKnown, metrics, money, progress, quantityWords, ranked, scaleOf, series, spans, sum, sumOf,
-  title, totalOf,
+  at, chooser, data, h, of, quiet, renew, row, s, share, stateMark, table, within, write, writeNumbers,
+} from "./elements.js";
+import {
+  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, absent, barWords, changeWords, hourRows, hoursShown,
+  inWords, isEarly, isKnown, metrics, money, progress, quantityWords, scaleOf, series, spans, sum, sumOf, title, totalOf,
 } from "./figures.js";
+import { showParts } from "./parts.js";
 import { showPrice } from "./price.js";
-
-const MOST_PARTS = 100;
 
 // ---------------------------------------------------------------------------------------------------- all that is read
 
@@ -142,8 +142,9 @@ function showSpans(model, choice, now) {
 
 /** Show the chart of what is chosen, its legend and its table.
  * @param {Model} model @param {Choice} choice @param {Date} now */
-export function showChart(model, { metric, span }, now) {
-  const { unit, bars } = series(model, { metric, span }, now);
+export function showChart(model, choice, now) {
+  const { metric, span } = choice;
+  const { unit, bars } = series(model, choice, now);
   const scale = scaleOf(model, metric);
   write(at("chart-title"), `${title(metric)} by ${unit}`);
   at("chart-table").hidden = !isKnown(model, span);
@@ -159,35 +160,36 @@ export function showChart(model, { metric, span }, now) {
   write(at("readout"), words);
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const layout = layOut(bars, scale, compared, { width: Math.max(240, at("chart").clientWidth), rem });
-  at("chart").replaceChildren(drawn(layout, scale, words));
+  at("chart").replaceChildren(drawn(layout, scale, words, choice.at));
   const keys = STATES.filter((state) => bars.some(({ cell }) => cell?.quantity && cell.state === state)).map(
     (state) => legendKey("rect", { class: `bar ${state}`, x: 1, y: 1, width: 10, height: 10 }, title(state)),
   );
   if (compared) keys.push(legendKey("line", { class: "before", x1: 0, x2: 12, y1: 6, y2: 6 }, "Previous period"));
   at("legend").replaceChildren(...keys);
-  at("chart-rows").replaceChildren(chartTable({ unit, bars }, metric, scale));
+  renew(at("chart-rows"), chartTable({ unit, bars }, choice, scale));
 }
 
 /** @param {string} shape @param {Attributes} attributes @param {string} words */
 const legendKey = (shape, attributes, words) =>
   h("li", {}, s("svg", { class: "key", viewBox: "0 0 12 12", "aria-hidden": "true" }, s(shape, attributes)), words);
 
-/** @param {Series} series @param {string} metric @param {number} scale */
-function chartTable({ unit, bars }, metric, scale) {
+/** @param {Series} series @param {Choice} choice @param {number} scale */
+function chartTable({ unit, bars }, { metric, at: chosen }, scale) {
   const compared = unit !== "hour";
   /** @type {[string, string][]} */
   const columns = [[title(unit), ""], [title(metric), "number"], ["State", ""]];
   if (compared) columns.push(["Previous period", "number"]);
-  const body = bars.filter((bar) => !bar.future).map(({ label, cell, before }) => {
+  const body = bars.filter((bar) => !bar.future).map(({ time, label, cell, before }) => {
     const quantity = cell?.quantity ?? 0n;
     const cells = [data(quantity, quantityWords(quantity, scale)), cell ? stateMark(cell.state) : "–"];
-    return row([label, ...cells, ...(compared ? [quantityWords(before ?? 0n, scale)] : [])]);
+    return row([cell ? chooser(time, label, chosen) : label, ...cells, ...(compared ? [quantityWords(before ?? 0n, scale)] : [])]);
   });
   return table(`${title(metric)} by ${unit} (UTC)`, columns, h("tbody", {}, ...body));
 }
 
-/** @param {Layout} layout @param {number} scale @param {string} words while no bar is meant, and for who sees none */
-function drawn({ width, height, left, ticks, slots }, scale, words) {
+/** @param {Layout} layout @param {number} scale @param {string} words while no bar is meant, and for who sees none
+ * @param {string} chosen time */
+function drawn({ width, height, left, ticks, slots }, scale, words, chosen) {
   const label = `${at("chart-title").textContent}. ${words}. The table below has every figure.`;
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
   for (const { y, isAxis, label: { text, ...place } } of ticks) {
@@ -196,7 +198,7 @@ function drawn({ width, height, left, ticks, slots }, scale, words) {
   }
   for (const slot of slots) {
     if (slot.label) svg.append(s("text", { class: "tick", x: slot.label.x, y: slot.label.y }, slot.label.text));
-    const group = drawnSlot(slot);
+    const group = drawnSlot(slot, chosen);
     group.addEventListener("pointerenter", () => write(at("readout"), barWords(slot.bar, scale)));
     svg.append(group);
   }
@@ -204,9 +206,10 @@ function drawn({ width, height, left, ticks, slots }, scale, words) {
   return svg;
 }
 
-/** @param {Slot} slot */
-function drawnSlot({ bar, reach, column, level, left, right }) {
-  const group = s("g", { class: "slot" }, s("rect", { class: "reach", ...reach }));
+/** What is drawn of a bar; where it has usage, a click opens its split. @param {Slot} slot @param {string} chosen time */
+function drawnSlot({ bar, reach, column, level, left, right }, chosen) {
+  const group = s("g", { class: bar.time === chosen ? "slot chosen" : "slot" }, s("rect", { class: "reach", ...reach }));
+  if (bar.cell) group.setAttribute("data-at", bar.time);
   if (bar.cell && column) {
     group.append(s("rect", { class: `bar ${bar.cell.state}`, ...column, rx: Math.min(2, column.width / 4) }));
   }
@@ -218,58 +221,6 @@ function drawnSlot({ bar, reach, column, level, left, right }) {
 }
 
 // ---------------------------------------------------------------------------------------------------------- the tables
-
-/** Say why something is not there. @param {Model} model @param {string[]} names under which it may be missing */
-const absent = ({ missing }, ...names) =>
-  names.some((name) => missing.has(name)) ? "Not read now; it follows by itself." : "Reading …";
-
-/** Show the chosen metric by key and by its dimension, so far as that was read.
- * @param {Model} model @param {Choice} choice */
-function showParts(model, { metric }) {
-  for (const slot of /** @type {const} */ (["key", "dimension"])) {
-    const [panel, parts] = [at(`by-${slot}`), model.parts[slot]];
-    const dimension = slot === "key" ? "key" : dimensionOf(model, metric);
-    panel.hidden = !dimension || !metric;
-    write(within(panel, "h3"), `${title(metric)} by ${title(dimension).toLowerCase()}`);
-    if (parts?.metric === metric && parts.dimension === dimension) {
-      showSplit(panel, parts, scaleOf(model, metric));
-    } else {
-      write(within(panel, ".quiet"), "");
-      within(panel, ".parts").replaceChildren(h("p", { class: "empty" }, absent(model, slot)));
-    }
-  }
-}
-
-/** @param {Element} panel @param {Parts} parts @param {number} scale */
-function showSplit(panel, parts, scale) {
-  const { metric, dimension, at: moment } = parts;
-  const values = ranked(parts);
-  const added = (/** @type {[string, bigint][]} */ some) => some.reduce((sum, [, quantity]) => sum + quantity, 0n);
-  const [total, rest] = [added(values), added(values.slice(MOST_PARTS))];
-  write(within(panel, ".quiet"), `at ${CLOCK_WORDS.format(moment)}`);
-  const none = `of no single ${title(dimension).toLowerCase()}`;
-  const lines = values.slice(0, MOST_PARTS).map(([value, quantity]) =>
-    part(value ? h("code", {}, value) : quiet(none), quantity, total, scale),
-  );
-  if (rest) lines.push(part(quiet(`${values.length - MOST_PARTS} others`), rest, total, scale));
-  within(panel, ".parts").replaceChildren(
-    lines.length
-      ? table(
-          `${title(metric)} by ${dimension}`,
-          [[title(dimension), ""], [title(metric), "number"], ["Share", "number"]],
-          h("tbody", {}, ...lines),
-        )
-      : h("p", { class: "empty" }, "Nothing yet in this period."),
-  );
-}
-
-/** @param {Node} name @param {bigint} quantity @param {bigint} total @param {number} scale */
-function part(name, quantity, total, scale) {
-  const ratio = total ? Number(quantity) / Number(total) : 0;
-  const cell = h("span", { class: "part" }, name, share(ratio, "of"));
-  const words = ratio > 0 && ratio < 0.001 ? `< ${PERCENT.format(0.001)}` : PERCENT.format(ratio);
-  return row([cell, data(quantity, quantityWords(quantity, scale)), words]);
-}
 
 /** @param {Model} model @param {Choice} choice @param {Date} now */
 function showHours(model, choice, now) {
@@ -283,22 +234,22 @@ function showHours(model, choice, now) {
     return;
   }
   const body = hoursShown(model, span, now).reverse().map((hour) =>
-    hourRow(hour, used.filter((line) => line.period === hour), names, model),
+    hourRow(hour, used.filter((line) => line.period === hour), names, model, choice.at),
   );
   /** @type {[string, string][]} */
   const columns = [["Hour (UTC)", ""], ["State", ""]];
   for (const metric of names) columns.push([title(metric), "number"]);
-  at("hours").replaceChildren(table("Hours, their state and usage", columns, h("tbody", {}, ...body)));
+  renew(at("hours"), table("Hours, their state and usage", columns, h("tbody", {}, ...body)));
 }
 
-/** @param {string} hour @param {Row[]} used in it @param {string[]} names @param {Model} model */
-function hourRow(hour, used, names, model) {
+/** @param {string} hour @param {Row[]} used in it @param {string[]} names @param {Model} model @param {string} chosen */
+function hourRow(hour, used, names, model, chosen) {
   const all = sum(used);
   const cells = names.map((metric) => {
     const cell = sumOf(metric, used);
     return cell ? data(cell.quantity, quantityWords(cell.quantity, scaleOf(model, metric))) : "–";
   });
-  const line = row([inWords(hour), ...cells]);
+  const line = row([all ? chooser(hour, inWords(hour), chosen) : inWords(hour), ...cells]);
   line.children[0].after(h("td", {}, all ? stateMark(all.state) : quiet("no usage")));
   return line;
 }

@@ -62,10 +62,12 @@ class Api:
     failing: dict[str, int] = field(default_factory=dict)
     late: set[str] = field(default_factory=set)
     waiting: list[Route] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     def __call__(self, route: Route) -> None:
         """Answer a request."""
         name = self.named(route)
+        self.asked.append(name)
         if name in self.late:
             self.waiting.append(route)
         elif name in self.failing:
@@ -85,6 +87,8 @@ class Api:
         path, query = urlsplit(route.request.url).path, asked(route)
         if path != "/v1/usage":
             return path.removeprefix("/v1/")
+        if query["by"] == "month" and moment(query["to"]) - moment(query["from"]) <= timedelta(days=1):
+            return f"{query['dimension']} of {query['from']}"
         if query["by"] == "month":
             return "key" if query["dimension"] == "key" else "dimension"
         if query["by"] == "hour":
@@ -325,6 +329,72 @@ def test_an_earlier_day_that_cannot_be_read_shows_no_hours_of_another(site: str,
         page.select_option("#span", "2026-11-15")
         expect(page.locator("#hours tbody tr")).to_have_count(24)
         expect(page.locator("#trouble")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("where", "time", "first", "words", "each"),
+    [
+        ("#chart g.slot >> nth=3", "2026-10-15", "2026-10-15T00", "Requests, Thu 15 Oct", "72"),
+        ("#chart-rows button >> nth=0", "2026-10-12", "2026-10-12T05", "Requests, Mon 12 Oct", "57"),
+        ("#hours button >> nth=2", "2026-11-16T03", "2026-11-16T03", "Requests, 16 Nov, 03:00", "3"),
+    ],
+)
+def test_a_times_split_is_read_once_somebody_asks_for_it(  # noqa: PLR0913, PLR0917 - what differs
+    site: str, browser: Browser, where: str, time: str, first: str, words: str, each: str
+) -> None:
+    """By the pointer in the chart, or by a button of a table; nothing is read of it before, and it can be closed."""
+    api = Api()
+    with opened(site, browser, api) as page:
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        page.locator("summary").click()
+        assert [name for name in api.asked if " of " in name] == []
+        expect(page.locator("#moment")).to_be_hidden()
+        page.locator(where).click()
+        expect(page.locator("#moment")).to_be_focused()
+        expect(page.locator("#moment-title")).to_have_text(words)
+        expect(page.locator("#moment-note")).to_have_text(f"{each}, posted")
+        expect(page.locator("#by-at-key tbody tr")).to_have_count(50)
+        expect(page.locator("#by-at-dimension tbody tr")).to_have_count(3)
+        assert page.locator("#by-at-key tbody tr").first.inner_text().split() == ["key-00", each, "2%"]
+        assert {name for name in api.asked if " of " in name} == {f"key of {first}", f"resource of {first}"}
+        assert page.url.endswith(f"&at={time}")
+        page.keyboard.press("Escape")
+        expect(page.locator("#moment")).to_be_hidden()
+        assert "at=" not in page.url
+
+
+def test_a_times_split_is_worked_by_keyboard_and_stays_where_somebody_is(site: str, browser: Browser) -> None:
+    """Enter opens and closes it; what is read anew meanwhile takes nobody's place."""
+    api = Api()
+    with opened(site, browser, api, where="?at=2026-11-16T02") as page:
+        expect(page.locator("#moment-title")).to_have_text("Requests, 16 Nov, 02:00")
+        button = page.locator('#hours button[data-at="2026-11-16T04"]')
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#moment-title")).to_have_text("Requests, 16 Nov, 04:00")
+        expect(button).to_have_attribute("aria-expanded", "true")
+        page.locator("#moment-close").focus()
+        page.keyboard.press("Enter")
+        expect(button).to_be_focused()
+        expect(button).to_have_attribute("aria-expanded", "false")
+        api.each = 4
+        expect(page.locator("#hours tbody tr").first).to_contain_text("4")
+        expect(button).to_be_focused()
+
+
+def test_a_times_split_that_cannot_be_read_takes_nothing_else(site: str, browser: Browser) -> None:
+    """It says so in its place; a time that there is not opens nothing."""
+    api = Api(failing={"key of 2026-11-14T00": 500})
+    with opened(site, browser, api, where="?metric=requests&span=period&at=2026-11-14") as page:
+        expect(page.locator("#by-at-key .empty")).to_have_text("Not read now; it follows by itself.")
+        expect(page.locator("#by-at-dimension tbody tr")).to_have_count(3)
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        expect(page.locator("#trouble")).to_be_hidden()
+        api.failing.clear()
+        expect(page.locator("#by-at-key tbody tr")).to_have_count(50)
+    with opened(site, browser, Api(), where="?at=2026-13-45") as page:
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        expect(page.locator("#moment")).to_be_hidden()
 
 
 LARGE = [("usd", 2, 360), ("usd", 2, 390), ("jpy", 0, 360), ("jpy", 0, 390)]

@@ -20,6 +20,7 @@ def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None
         "GET /figures.js": "NONE",
         "GET /limits.js": "NONE",
         "GET /main.js": "NONE",
+        "GET /parts.js": "NONE",
         "GET /price.js": "NONE",
         "GET /reading.js": "NONE",
         "GET /style.css": "NONE",

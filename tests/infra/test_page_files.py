@@ -174,7 +174,8 @@ def test_the_modules_load_one_another_in_one_direction() -> None:
     assert {name: imports(name) for name in SCRIPTS} == {
         "main": {"api", "elements", "figures", "limits", "reading", "view"},
         "limits": {"elements", "figures"},
-        "view": {"chart", "elements", "figures", "price"},
+        "view": {"chart", "elements", "figures", "parts", "price"},
+        "parts": {"elements", "figures"},
         "price": {"elements", "figures"},
         "reading": {"api", "figures"},
         "elements": {"figures"},

@@ -6,7 +6,7 @@ from typing import Final
 
 FOLDER: Final = Path(__file__).parents[2] / "page"
 
-SCRIPTS: Final = ("main", "api", "chart", "elements", "figures", "limits", "price", "reading", "view")
+SCRIPTS: Final = ("main", "api", "chart", "elements", "figures", "limits", "parts", "price", "reading", "view")
 """The page's modules; the first is what its HTML loads."""
 
 FILES: Final = {

@@ -1,0 +1,71 @@
+/**
+ * What usage is made of: the chosen metric by key and by its dimension, of the period, and of one time that is asked for.
+ *
+ * @import { Choice, Model, Parts, Split } from "./figures.js"
+ */
+
+import { at, data, h, quiet, row, share, table, within, write } from "./elements.js";
+import {
+  CLOCK_WORDS, PERCENT, absent, inWords, isOf, quantityWords, ranked, scaleOf, splits, title, usedIn,
+} from "./figures.js";
+
+const MOST_PARTS = 100;
+const SLOTS = ["key", "dimension", "at-key", "at-dimension"];
+
+/** Show what was read of each split, and why another is not there.
+ * @param {Model} model @param {Choice} choice */
+export function showParts(model, choice) {
+  const shown = splits(model, choice);
+  for (const slot of SLOTS) {
+    const split = shown.find((one) => one.slot === slot);
+    at(`by-${slot}`).hidden = !split;
+    if (split) showSplit(split, model);
+  }
+  showMoment(model, choice);
+}
+
+/** Show the time that is asked for, if one is. @param {Model} model @param {Choice} choice */
+function showMoment(model, { metric, at: time }) {
+  at("moment").hidden = !time;
+  if (!time) return;
+  write(at("moment-title"), `${title(metric)}, ${inWords(time)}`);
+  const used = usedIn(model, metric, time);
+  write(at("moment-note"), used ? `${quantityWords(used.quantity, scaleOf(model, metric))}, ${used.state}` : "");
+}
+
+/** @param {Split} split @param {Model} model */
+function showSplit(split, model) {
+  const [panel, parts] = [at(`by-${split.slot}`), model.parts.get(split.slot)];
+  const by = title(split.dimension).toLowerCase();
+  write(within(panel, "h3, h4"), split.time ? `By ${by}` : `${title(split.metric)} by ${by}`);
+  const isRead = parts && isOf(parts, split);
+  write(within(panel, ".quiet"), isRead ? `at ${CLOCK_WORDS.format(parts.at)}` : "");
+  const rows = isRead ? partRows(parts, by, scaleOf(model, split.metric)) : [];
+  const none = isRead ? `Nothing ${split.time ? "in this time" : "yet in this period"}.` : absent(model, split.slot);
+  const caption = `${title(split.metric)} by ${split.dimension}`;
+  /** @type {[string, string][]} */
+  const columns = [[title(split.dimension), ""], [title(split.metric), "number"], ["Share", "number"]];
+  within(panel, ".parts").replaceChildren(
+    rows.length ? table(caption, columns, h("tbody", {}, ...rows)) : h("p", { class: "empty" }, none),
+  );
+}
+
+/** @param {Parts} parts @param {string} by @param {number} scale */
+function partRows(parts, by, scale) {
+  const values = ranked(parts);
+  const added = (/** @type {[string, bigint][]} */ some) => some.reduce((sum, [, quantity]) => sum + quantity, 0n);
+  const [total, rest] = [added(values), added(values.slice(MOST_PARTS))];
+  const rows = values.slice(0, MOST_PARTS).map(([value, quantity]) =>
+    part(value ? h("code", {}, value) : quiet(`of no single ${by}`), quantity, total, scale),
+  );
+  if (rest) rows.push(part(quiet(`${values.length - MOST_PARTS} others`), rest, total, scale));
+  return rows;
+}
+
+/** @param {Node} name @param {bigint} quantity @param {bigint} total @param {number} scale */
+function part(name, quantity, total, scale) {
+  const ratio = total ? Number(quantity) / Number(total) : 0;
+  const cell = h("span", { class: "part" }, name, share(ratio, "of"));
+  const words = ratio > 0 && ratio < 0.001 ? `< ${PERCENT.format(0.001)}` : PERCENT.format(ratio);
+  return row([cell, data(quantity, quantityWords(quantity, scale)), words]);
+}
