@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
-from infra.cli.shared import Json, err, out, print_json, table
+from infra.cli.shared import Json, err, out, print_as_it_is, print_json, table
+
+if TYPE_CHECKING:
+    from infra.local.cloud import Address
 
 app: Final = typer.Typer()
 
@@ -103,6 +106,24 @@ def _until_stopped(requests: int, road: str, api: str, faults: bool, as_json: bo
             raise typer.Exit(1)
 
 
+def try_it(address: "Address") -> list[str]:
+    """Return lines for a shell that make a customer, a key and a call, and show what it costs."""
+    closed = [
+        "uv run metering close --local",
+        "uv run metering invoice acme --local",
+    ]
+    return [
+        "keys=$(mktemp -d)",
+        'uv run metering customers add acme --name "Acme Ltd" --local',
+        "uv run metering keys create acme --plan Standard --out $keys/acme --local",
+        "uv run metering customers subscribe acme standard --email billing@acme.example --local",
+        "uv run metering posting on --local",
+        f'curl -H "x-api-key: $(cat $keys/acme)" -H "x-user: u1" {address.api_url}/items',
+        "uv run metering usage acme --local",
+        *(closed if address.clock_back_s else []),
+    ]
+
+
 @app.command()
 def local(
     road: Road = "subscription",
@@ -125,7 +146,8 @@ def local(
     _heed_signals()
     alerts_from, back = (ALERTS_FROM, timedelta(0)) if limits else (None, local_cloud.CLOCK_BACK)
     started = local_cloud.start(road=road, alerts_from=alerts_from, back=back, say=err)
-    with started as cloud, cloud.announced(), suppress(KeyboardInterrupt):
+    with local_cloud.alone(), started as cloud, suppress(KeyboardInterrupt):
+        cloud.announce()
         if limits:
             cloud.let_send(ALERTS_FROM)
         if as_json:
@@ -133,6 +155,10 @@ def local(
             sys.stdout.flush()
         else:
             table(("what", "where"), ((name, str(one)) for name, one in asdict(cloud.address).items()))
+            out.print()
+            out.print("To try it, in another terminal and this folder; a call is counted some seconds later:")
+            print_as_it_is("".join(f"{line}\n" for line in try_it(cloud.address)))
+            sys.stdout.flush()
         err.print("ready; commands reach it with --local; Ctrl-C stops it")
         with Fronts(cloud.emulator, back, say=err.print) as fronts:
             while True:

@@ -1,6 +1,7 @@
 """The whole deployment on this machine: embedded AWS, local Stripe, both stacks, and a gateway that logs."""
 
 import base64
+import fcntl
 import gzip
 import json
 import os
@@ -144,17 +145,36 @@ class LocalCloud:
         ses.put_account_details(**account)
         ses.close()
 
-    @contextmanager
-    def announced(self) -> Iterator[None]:
-        """Let commands find this cloud with ``--local``; raise OperatorError if another is running."""
-        _ANNOUNCEMENT.parent.mkdir(exist_ok=True)
-        if _alive(_read_announcement()):
-            raise OperatorError("another 'metering local' is running from this folder: stop it first")
-        _ANNOUNCEMENT.write_text(json.dumps({"pid": os.getpid(), **asdict(self.address)}))
+    def announce(self) -> None:
+        """Let commands find this cloud with ``--local``; only :func:`alone`."""
+        _announce(asdict(self.address))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Be the one cloud of this folder that commands find; raise OperatorError, before anything is begun, if one is.
+
+    The lock ends with the process, however that ends.
+    """
+    _ANNOUNCEMENT.parent.mkdir(exist_ok=True)
+    with _ANNOUNCEMENT.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            its = _read_announcement().get("pid", "")
+            raise OperatorError(
+                f"another 'metering local' or 'demo --page' runs from this folder, as process {its}: use it with "
+                f"--local, or stop it first by Ctrl-C where it runs, or by 'kill {its}'"
+            ) from None
+        _announce({})
         try:
             yield
         finally:
             _ANNOUNCEMENT.unlink(missing_ok=True)
+
+
+def _announce(address: Mapping[str, Any]) -> None:
+    _ANNOUNCEMENT.write_text(json.dumps({"pid": os.getpid(), **address}))
 
 
 @contextmanager
@@ -253,6 +273,8 @@ def running() -> Address:
     announced = _read_announcement()
     if not _alive(announced):
         raise OperatorError("no 'metering local' is running from this folder: start one in another terminal")
+    if "aws_endpoint_url" not in announced:
+        raise OperatorError(f"'metering local' is still starting, as process {announced['pid']}: wait for its 'ready'")
     return Address(**{name: announced[name] for name in Address.__dataclass_fields__ if name in announced})
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from app import METRICS
 from infra.cli import main as cli
+from infra.cli.local import try_it
 from infra.local import cloud
 from infra.local.demo import steps as demo
 from infra.local.stripe.faults import Fault
@@ -26,6 +28,7 @@ from metering.model.read_allotment import LEAST
 from metering.stores.counters import Counters
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.e2e.conftest import Deployed
+from tests.e2e.grant_scenarios import new_name
 
 ROOT = Path(__file__).parents[2]
 MOST_LOOKS: Final = 10
@@ -284,3 +287,48 @@ def test_metering_local_says_where_everything_is_and_stops_at_ctrl_c(
     assert json.loads(said.out)["changed"] == ["customer of-local added", "key of-local-1 belongs to of-local"]
     assert running.returncode == 0, (tmp_path / "stderr").read_text()
     assert not announcement.exists()
+
+
+UV = """#!/bin/sh
+shift 2
+exec "{python}" -c '
+import sys
+from pathlib import Path
+from infra.cli import main
+from infra.local import cloud
+
+cloud._ANNOUNCEMENT = Path("{announcement}")
+main.main()
+' "$@"
+"""
+"""``uv run metering``, of the deployment that tests share."""
+
+
+def test_what_metering_local_says_to_type_ends_in_an_invoice(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line as it is printed, but for acme, which is there: from no customer to a call that is billed."""
+    monkeypatch.setattr(cloud, "_ANNOUNCEMENT", tmp_path / "local.json")
+    uv = tmp_path / "uv"
+    uv.write_text(UV.format(python=sys.executable, announcement=tmp_path / "local.json"))
+    uv.chmod(0o700)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def typed(*lines: str) -> str:
+        shell = ["sh", "-e", "-c", "\n".join(lines)]
+        done = subprocess.run(shell, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)  # noqa: S603
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    name = new_name()
+    lines = [line.replace("acme", name) for line in try_it(deployed.cloud.address)]
+    called = next(number for number, line in enumerate(lines, 1) if line.startswith("curl "))
+    with cloud.alone():
+        deployed.cloud.announce()
+        said = typed(*lines[:called])
+        assert said.endswith('{"items": ["item 0", "item 1", "item 2"]}')
+        (key,) = deployed.cloud.deployment.ledger.holders.keys_of(name)
+        demo.wait_until(lambda: deployed.counted(key) == 1)
+        said = typed(*lines[called:])
+    (users,) = [line.split() for line in said.splitlines() if line.startswith("users ")]
+    assert users[-8:-3] == ["1", "0.25", "USD", "0.25", "USD"]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from infra.local.cloud import LocalCloud, start
+from infra.local.cloud import LocalCloud, alone, start
 from infra.local.demo.holdings import Step, Usage, counted_usage, ledger_usage, stripe_usage
 from infra.local.demo.result import Result
 from infra.local.demo.storm import Storm, storm
@@ -56,9 +56,11 @@ def run(  # noqa: PLR0913 - what the command can be told, each by name
     """
     began = time.monotonic()
     with ExitStack() as running:
+        if then:
+            running.enter_context(alone())
         cloud = running.enter_context(start(road=road, api=api, say=say))
         if then:
-            running.enter_context(cloud.announced())
+            cloud.announce()
         storming = running.enter_context(storm(cloud, seed=secrets.randbits(32))) if faults else None
         callers = make_customers(cloud)
         billed = bill(cloud, callers, requests=requests, storming=storming, say=say)
