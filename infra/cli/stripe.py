@@ -17,8 +17,8 @@ from infra.cli.shared import (
     typed,
 )
 from infra.operate.catalog import Catalog, Step
+from infra.operate.connecting_stripe import connect as connect_stripe
 from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError
-from infra.operate.deployment import connect as connect_stripe
 from infra.operate.notifications import IN_THE_DASHBOARD, destine, wanted_by
 from metering.stripe.client import StripeKeyRefusedError, StripeNotConnectedError
 

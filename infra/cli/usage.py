@@ -22,6 +22,7 @@ from infra.cli.shared import (
     table,
 )
 from infra.operate import posting, usage
+from infra.operate.usage_lines import COUNTED, Line
 from metering.model.periods import LATEST_RECORD, Hour, due_before
 from metering.portal.reading import By
 from metering.stores.marks import MOST_COUNTED
@@ -83,7 +84,7 @@ def usage_command(
     _show(lines, by_dimension=by_dimension)
 
 
-def _show(lines: Iterable[usage.Line], *, by_dimension: bool) -> None:
+def _show(lines: Iterable[Line], *, by_dimension: bool) -> None:
     split = ("value",) if by_dimension else ()
     table(
         ("period", "customer", "key", "metric", *split, "quantity", "state", "reason"),
@@ -91,7 +92,7 @@ def _show(lines: Iterable[usage.Line], *, by_dimension: bool) -> None:
             (
                 line.period,
                 line.customer or "(none)",
-                line.key or ("-" if line.kind == usage.COUNTED else line.kind),
+                line.key or ("-" if line.kind == COUNTED else line.kind),
                 line.metric,
                 *([line.value] if by_dimension else []),
                 f"{line.quantity:,}",
@@ -122,7 +123,7 @@ def _first(by: By, end: Hour) -> Hour:
             assert_never(by)
 
 
-def _usage_json(line: usage.Line, *, split: bool) -> dict[str, Any]:
+def _usage_json(line: Line, *, split: bool) -> dict[str, Any]:
     shown = {**asdict(line), "customer": line.customer or None, "key": line.key or None, "value": line.value or None}
     shown["reason"] = line.reason or None
     if not split:

@@ -21,7 +21,8 @@ from infra.local.aws.gateway import Gateway
 from infra.local.aws.json_web_tokens import Issuer
 from infra.local.stripe.server import LocalStripe
 from infra.operate.catalog import Catalog
-from infra.operate.deployment import Deployment, OperatorError, connect
+from infra.operate.connecting_stripe import connect
+from infra.operate.deployment import Deployment, OperatorError
 from infra.outputs import Outputs
 from metering.model.log_format import Api
 

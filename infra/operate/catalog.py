@@ -16,7 +16,8 @@ from typing import Any, Final
 from stripe import Price as StripePrice
 from stripe import Product, StripeClient
 
-from infra.operate.deployment import Deployment, OperatorError, meters_in_the_way
+from infra.operate.connecting_stripe import meters_in_the_way
+from infra.operate.deployment import Deployment, OperatorError
 from metering.model.metrics import meters
 from metering.model.prices import Flat, Plan, Price, name_of, terms, title_of
 from metering.stores.aws import in_pieces

@@ -4,12 +4,12 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import boto3
@@ -28,6 +28,7 @@ from metering.stores.changes import Changes
 from metering.stores.claims import Claims
 from metering.stores.connections import Connections
 from metering.stores.counters import Counters
+from metering.stores.lean_calls import call_leanly
 from metering.stores.ledger import Ledger
 from metering.stores.read_budget import ReadBudget
 from metering.stores.set_aside import SetAside
@@ -36,12 +37,14 @@ from metering.stripe.client import (
     API_KEY,
     NO_KEY,
     WEBHOOK_SECRET,
-    StripeForbiddenError,
     StripeNotConnectedError,
     is_sandbox_key,
     secret_values,
 )
-from metering.stripe.meters import FORMULA, WINDOW, Meter, StripeMeters
+from metering.stripe.meters import StripeMeters
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.client import DynamoDBClient
 
 _CONFIG: Final = Config(
     connect_timeout=5,
@@ -138,14 +141,19 @@ class Deployment:
         return f"{self.embedded_at}/_aws/execute-api/{api}/$default{address.path}"
 
     @cached_property
+    def _tables(self) -> "DynamoDBClient":
+        """The client of the tables: a report makes thousands of calls."""
+        return call_leanly(self.client("dynamodb"))
+
+    @cached_property
     def counters(self) -> Counters:
         """The Counters table."""
-        return Counters(self.client("dynamodb"), self.outputs.counters_table)
+        return Counters(self._tables, self.outputs.counters_table)
 
     @cached_property
     def uniques(self) -> Uniques:
         """In which hours a customer's distinct values count."""
-        return Uniques(Claims(self.client("dynamodb"), self.outputs.counters_table), self.ledger.holders)
+        return Uniques(Claims(self._tables, self.outputs.counters_table), self.ledger.holders)
 
     @cached_property
     def attribution(self) -> Attribution:
@@ -160,18 +168,18 @@ class Deployment:
     @cached_property
     def ledger(self) -> Ledger:
         """The Ledger table."""
-        return Ledger(self.client("dynamodb"), self.outputs.ledger_table)
+        return Ledger(self._tables, self.outputs.ledger_table)
 
     @cached_property
     def connections(self) -> Connections:
         """The stages and log groups that somebody else deployed."""
-        return Connections(self.client("dynamodb"), self.outputs.ledger_table)
+        return Connections(self._tables, self.outputs.ledger_table)
 
     @cached_property
     def read_budget(self) -> ReadBudget:
         """What is left of the reads that Stripe allots."""
         allotment = ReadAllotment(int(self.outputs.stripe_reads_a_month))
-        return ReadBudget(self.client("dynamodb"), self.outputs.ledger_table, allotment)
+        return ReadBudget(self._tables, self.outputs.ledger_table, allotment)
 
     @cached_property
     def declared(self) -> dict[str, Any]:
@@ -305,12 +313,12 @@ class Deployment:
     @cached_property
     def changes(self) -> Changes:
         """What stands beside the counters."""
-        return Changes(self.client("dynamodb"), self.outputs.ledger_table, self.counters)
+        return Changes(self._tables, self.outputs.ledger_table, self.counters)
 
     @cached_property
     def switch(self) -> PostingSwitch:
         """What turns posting on."""
-        return PostingSwitch(self.client("dynamodb"), self.outputs.ledger_table)
+        return PostingSwitch(self._tables, self.outputs.ledger_table)
 
     def who(self) -> str:
         """Return the ARN of whoever calls, for the ledger."""
@@ -361,40 +369,3 @@ def _outputs(stack: str, described: Mapping[str, Any]) -> Outputs:
     if not outputs.is_metering:
         raise OperatorError(f"the stack {stack!r} is no metering stack: name yours with --stack")
     return outputs
-
-
-def connect(deployment: Deployment, api_key: str) -> list[dict[str, Any]]:
-    """Put a Stripe key in the secret and make the meters that are missing; return each meter and whether it was made.
-
-    The meters are made with the operator's key, if there is one.
-
-    Nothing is changed if Stripe does not take the key, the operator's is of another mode, or a meter of ours exists
-    that would bill wrongly.
-    """
-    stripe, maker = deployment.stripe(api_key), deployment.operators_stripe(api_key)
-    there = stripe.meters()
-    names = {metric: stripe.event_name(metric) for metric in deployment.metrics}
-    if wrong := meters_in_the_way(stripe, there, deployment.metrics):
-        raise OperatorError(f"{'; '.join(wrong)}. Nothing was changed")
-    deployment.put_stripe_key(api_key)
-    missing = [metric for metric, name in names.items() if name not in there]
-    for metric in missing:
-        try:
-            maker.create_meter(metric)
-        except StripeForbiddenError as error:
-            raise OperatorError(
-                f"the key is in the secret, but may not make the meter {names[metric]}, without which its usage waits: "
-                "run this again, or 'metering stripe apply', with the operator's key"
-            ) from error
-    return [{"meter": name, "metric": metric, "made": metric in missing} for metric, name in names.items()]
-
-
-def meters_in_the_way(stripe: StripeMeters, there: Mapping[str, Meter], metrics: Iterable[str]) -> list[str]:
-    """Say which meters that are at Stripe have the names of these metrics' own and would bill wrongly."""
-    return [
-        f"the meter {name} exists with the window {meter.window or 'none'!r} and the formula {meter.formula!r}; "
-        f"wanted are the window {WINDOW!r} and the formula {FORMULA!r}. A meter cannot be changed: deactivate it at "
-        "Stripe, or deploy under another name"
-        for name in map(stripe.event_name, metrics)
-        if (meter := there.get(name)) and (meter.window, meter.formula) != (WINDOW, FORMULA)
-    ]

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from infra.local.stripe.server import LocalStripe
-from infra.operate.usage import OPEN, Line, MonthOnce, Report
+from infra.operate.usage import MonthOnce, Report
+from infra.operate.usage_lines import OPEN, Line
 from metering.counting.recording import Hashing, Recorder
 from metering.model.amounts import Amounts
 from metering.model.batches import Batch

@@ -9,7 +9,8 @@ from typing import Final, Literal
 import stripe
 from stripe import StripeClient
 
-from infra.operate.deployment import Deployment, meters_in_the_way
+from infra.operate.connecting_stripe import meters_in_the_way
+from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, broken, named, ok, warning
 from infra.operate.held_invoices import held_invoices
 from infra.operate.notifications import amiss, destinations_of, is_sent_thin, too_many, wanted_by

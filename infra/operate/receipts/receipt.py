@@ -15,7 +15,8 @@ from infra.operate.receipts.search import Line, Search, Searched
 from infra.operate.recount.in_force import InForce
 from infra.operate.recount.log_groups import archive_of
 from infra.operate.recount.whole import Places
-from infra.operate.usage import OPEN, Reasons
+from infra.operate.usage import Reasons
+from infra.operate.usage_lines import OPEN
 from metering.layout import SET_ASIDE
 from metering.model.access_log import Partly, Reader, Rejected
 from metering.model.line_forms import forms_of
