@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.doubles import json_schema
 from tests.doubles.dynamodb_local import CannotRunError, DynamoDBLocal
 from tests.doubles.synthesis import Synthesis, Template
 
@@ -103,6 +104,28 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
     """Deal the tests out by group, in the order of the folders: those that take longest begin first."""
     return ByGroup(config, log)
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Take in which commands' documents a process of xdist has seen."""
+    json_schema.EXERCISED.update(getattr(node, "workeroutput", {}).get("exercised", ()))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of all tests in which no test saw a document that the schema describes."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["exercised"] = sorted(json_schema.EXERCISED)
+        return
+    is_whole = (
+        config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword + config.option.markexpr
+    )
+    if is_whole and session.exitstatus == 0 and (unseen := json_schema.COMMANDS - json_schema.EXERCISED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        config.get_terminal_writer().line(
+            f"no test saw what these print with --json: {', '.join(sorted(unseen))}", red=True
+        )
 
 
 def cannot_run(reason: str, *, needs: str) -> NoReturn:

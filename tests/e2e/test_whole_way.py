@@ -27,6 +27,7 @@ from metering.model.metrics import declared
 from metering.model.read_allotment import LEAST
 from metering.stores.counters import Counters
 from tests.doubles.dying import Dying, KilledError, Life
+from tests.doubles.json_schema import hold
 from tests.e2e.conftest import Deployed
 from tests.e2e.grant_scenarios import new_name
 
@@ -40,6 +41,7 @@ def test_every_request_is_counted_billed_and_at_stripe(there: Deployed) -> None:
     result = demo.play(there.cloud, requests=120, say=Console(file=io.StringIO()))
     document = result.as_json()
     assert document["equal"] is True, document
+    hold(("demo", "--json"), json.dumps(document))
     assert (document["road"], document["requests"]) == (there.road, 120)
     assert [customer["id"] for customer in document["customers"]] == ["acme", "globex", "initech"]
     acme = document["customers"][0]

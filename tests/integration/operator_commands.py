@@ -13,6 +13,7 @@ import post_usage
 from infra.cli import main as cli
 from infra.operate.deployment import Deployment
 from metering.billing.closed import Closed
+from tests.doubles.json_schema import hold
 from tests.doubles.outputs import outputs
 from tests.integration.world import World
 
@@ -41,6 +42,7 @@ def run_metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         cli.main()
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
+    hold(arguments, said.out)
     return Said(int(ended.value.code or 0), said.out, said.err)
 
 

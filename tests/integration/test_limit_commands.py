@@ -154,8 +154,8 @@ def test_a_raised_limit_opens_at_once_and_keeps_its_steps(desk: Desk) -> None:
     desk.world.use(100)
     desk.world.look()
     assert desk.level() is Level.STOPPED
-    said = desk.run("limits", "raise", "acme", "requests", "--to", "200", "--reason", "a launch")
-    assert said == "acme: the plan's limit, raised to 200 requests per day"
+    said = desk.document("limits", "raise", "acme", "requests", "--to", "200", "--reason", "a launch")["changed"]
+    assert said == ["acme: the plan's limit, raised to 200 requests per day"]
     assert desk.level() is Level.OPEN
     one = desk.limits()["requests/day"]
     assert (one["used"], one["most"], one["remaining"], one["percent"]) == (100, 200, 100, 50)

@@ -29,6 +29,7 @@ from metering.model.batches import Source, batch_of
 from metering.model.metrics import USAGE_LINES, Count, Max, Metric, Sum, Unique
 from metering.model.periods import Hour
 from metering.model.subjects import customer, key
+from tests.doubles.json_schema import hold
 from tests.integration.raw import DEPLOYED, JOBS_LOG, NEXT, WHO, Raw, close, said
 from tests.integration.world import ACCESS_LOG_GROUP, HOUR, World, moment
 
@@ -722,6 +723,7 @@ def command(raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit) as ended:
             cli.main()
         said = capsys.readouterr()
+        hold(("recount", *arguments), said.out)
         return int(ended.value.code or 0), said.out, said.err
 
     return run

@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from infra.cli import main as cli
+from tests.doubles.json_schema import hold
 from tests.doubles.outputs import outputs
 from tests.integration.cli.command_line import CloudFormation, Metering, Result
 from tests.integration.world import World
@@ -43,6 +44,7 @@ def metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         assert isinstance(code, int)
         assert "Traceback" not in said.err + said.out
         assert "\x1b" not in said.err + said.out, "colours are for a terminal"
+        hold(arguments, said.out)
         return Result(code, said.out, said.err)
 
     return run

@@ -69,7 +69,7 @@ def hostile(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest
     def invoke(_deployment: Deployment, name: str, sent: Any) -> dict[str, Any]:
         if "redrive" in sent:
             return {"batch": sent["redrive"]["batch"], "counted": 0, "left": 1, "reasons": {"line": HOSTILE}}
-        nothing = dict.fromkeys(("written", "closed", "closed_again", "unmapped", "behind"), 0)
+        nothing = {"written": [], "closed": [], "closed_again": 0, "unmapped": 0, "behind": 0}
         posted = dict.fromkeys(("posted", "pending", "rejected", "held"), 0)
         more = {"posting": True, "leased": [], "reasons": {HOSTILE: 1}}
         return nothing if name == "close-periods" else posted | more
