@@ -34,6 +34,7 @@ from infra.operate.key_list import KeyList
 from infra.operate.keys import check_keys, look_at
 from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
+from infra.operate.removing import Removing
 from infra.operate.subscribing import Subscriber, Wishes
 from metering.limits.gate import reasons_of_one
 from metering.model.limits import level_by
@@ -153,6 +154,24 @@ def customers_show(
         for name, masked in shown.items()
         if masked != name
     )
+
+
+@on_deployment(customers_app, "remove")
+def customers_remove(
+    connect: Connect,
+    customer_id: Annotated[str, typer.Argument(metavar="ID")],
+    as_json: Json = False,
+) -> None:
+    """Take out a customer that was added by mistake, with its keys and limits, as far as nothing was used.
+
+    One that was used stays with all that was billed: 'suspend' ends its access. Nothing changes at Stripe, nor in usage
+    plans: a key that is in one still opens the API, and what is used by it is held as nobody's.
+    """
+    deployment = connect()
+    said = Removing.of(deployment).remove(customer_id, now=now())
+    if not said:
+        err.print(f"note: there is no customer {customer_id!r}")
+    say_change(Change(said), as_json)
 
 
 @on_deployment(customers_app, "import")

@@ -23,6 +23,7 @@ from metering.stores.gate_list import GateList
 from metering.stores.holders import Holding
 from metering.stores.ledger import Ledger
 from metering.stores.limits import LimitItems
+from metering.stores.mistakes import Mistakes
 from metering.stores.table import RowChangedError
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Forgetting:
     counters: Counters
     limits: LimitItems
     notes: AccessNotes
+    mistakes: Mistakes
     asked: GateList | None = None
 
     @classmethod
@@ -54,6 +56,7 @@ class Forgetting:
             deployment.counters,
             LimitItems(dynamodb, outputs.ledger_table),
             AccessNotes(dynamodb, outputs.ledger_table),
+            Mistakes(dynamodb, outputs.ledger_table),
             GateList(dynamodb, outputs.access_table) if outputs.access_table else None,
         )
 
@@ -64,7 +67,7 @@ class Forgetting:
         """
         name = self._meant(given)
         holding = self.ledger.holders.of_keys([name])[name]
-        if refusal := self._refusal(holding, now):
+        if refusal := self.refusal(holding, now):
             raise OperatorError(f"the key {masked_key(name)} cannot be forgotten: {refusal}")
         try:
             return self._forget(holding)
@@ -83,7 +86,7 @@ class Forgetting:
             if self.asked and closed and name in closed.homes:
                 self.asked.put_closed(customer, msgspec.structs.replace(closed, homes=_without(closed.homes, name)))
         if holding.version or self.ledger.holders.is_listed(name):
-            self.ledger.holders.forget(holding)
+            self.mistakes.forget_key(holding)
             said.append(f"key {masked_key(name)} is forgotten")
         if self.asked:
             self.asked.open_caller(name)
@@ -106,10 +109,10 @@ class Forgetting:
             raise OperatorError(f"{len(begin_so)} stored values of keys begin with {beginning!r}: give more of it")
         return begin_so[0]
 
-    def _refusal(self, holding: Holding, now: datetime) -> str:
+    def refusal(self, holding: Holding, now: datetime) -> str:
         """Say why a key cannot be forgotten; empty if it can."""
-        name, hour = holding.key, Hour.containing(now)
-        used = used_in(self.ledger, holding) or self._counted_in(name, hour)
+        name = holding.key
+        used = used_in(self.ledger, holding) or self.counted_in(source_of_key(name), now)
         if used is not None:
             return (
                 f"it was used in {used}, and what was counted keeps its key. 'metering keys exclude' with --from, or "
@@ -125,9 +128,9 @@ class Forgetting:
             return f"it is closed, and would go back into {', '.join(home.plans)}: open its customer's keys first"
         return ""
 
-    def _counted_in(self, name: str, last: Hour) -> Hour | None:
-        """Return an hour of the last day in which a key was counted, whose row may not be written yet."""
-        source = source_of_key(name)
+    def counted_in(self, source: str, now: datetime) -> Hour | None:
+        """Return an hour of the last day in which a source was counted, whose row may not be written yet."""
+        last = Hour.containing(now)
         hours = (Hour(last.number - back) for back in range(_NOT_CLOSED_YET + 1))
         return next((hour for hour in hours if self.counters.of_sources(hour, [source])), None)
 

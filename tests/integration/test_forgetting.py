@@ -20,6 +20,7 @@ from metering.stores.gate_list import Closed, GateList
 from metering.stores.holders import Customer, Holder, Holders, Holding
 from metering.stores.ledger import Ledger
 from metering.stores.limits import Home, LimitItems
+from metering.stores.mistakes import Mistakes
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.world import HOUR, World
 
@@ -35,6 +36,7 @@ def forgetting(world: World, life: Life | None = None) -> Forgetting:
         Counters(client, "counters"),
         LimitItems(client, "ledger"),
         AccessNotes(client, "ledger"),
+        Mistakes(client, "ledger"),
         GateList(client, "access"),
     )
 

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 
 from infra.local.stripe.faults import Fault
 from infra.local.stripe.server import LocalStripe
+from infra.operate.access_notes import AccessNotes
 from infra.operate.catalog import Catalog, Step
 from infra.operate.customers import Customers
 from infra.operate.deployment import OperatorError
+from infra.operate.forgetting import Forgetting
 from infra.operate.paying import portal_link
+from infra.operate.removing import Removing
 from infra.operate.rights import FUNCTIONS, OPERATORS
 from infra.operate.subscribing import Subscribed, Subscriber, Wishes, as_it_would_be, preview
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume, explain, name_of, terms
 from metering.stores.holders import Customer
+from metering.stores.limits import LimitItems
+from metering.stores.mistakes import Mistakes
 from metering.stripe.client import StripeNotConnectedError, StripeUnavailableError
 from metering.stripe.invoices import StripeReader
 from metering.stripe.meters import StripeMeters
@@ -136,6 +141,22 @@ def shop(world: World) -> Shop:
     world.customer("acme", "key1")
     made.apply()
     return made
+
+
+def test_a_customer_is_not_removed_as_long_as_its_subscription_runs(shop: Shop) -> None:
+    """I9: what it would use and what it is to pay would be nobody's."""
+    done = shop.subscribe()
+    ledger, counters = shop.world.ledger, shop.world.counters
+    limits, notes = LimitItems(ledger.client, "ledger"), AccessNotes(ledger.client, "ledger")
+    forgetting = Forgetting(ledger, counters, limits, notes, Mistakes(ledger.client, "ledger"))
+    removing = Removing(forgetting, shop.world.meters())
+    with pytest.raises(OperatorError) as caught:
+        removing.remove("acme", now=shop.world.now)
+    assert str(caught.value) == (
+        f"the customer acme cannot be removed: its subscription {done.subscription} runs: cancel that at Stripe first"
+    )
+    shop.sdk().v1.subscriptions.cancel(done.subscription)
+    assert removing.remove("acme", now=shop.world.now) == ["key key1 is forgotten", "customer acme is removed"]
 
 
 def test_from_a_customer_to_an_invoice_needs_no_dashboard(shop: Shop) -> None:

@@ -221,36 +221,6 @@ class Holders:
         except self.client.exceptions.ConditionalCheckFailedException as error:
             raise RowChangedError(f"{name} holds no such key, nor ever did") from error
 
-    def forget(self, holding: Holding) -> None:
-        """Forget a key: its history, the pointers of who held it, and its entry in the directory; all, or nothing.
-
-        To be said of a key that no row has usage of. Raises RowChangedError if the key is not as it was read, or one of
-        its customers' items is being made just now.
-        """
-        names = sorted({holder.customer for holder in holding.holders if holder.customer})
-        listed = self._items.read({(str(customer(name)), _KEYS): name for name in names}, lambda _: True)
-        writes: list[dict[str, Any]] = [
-            {"Delete": {**self._at(str(key(holding.key)), "holders"), **unchanged(holding.version)}},
-            {"Delete": self._at("list#keys", holding.key)},
-        ]
-        for name in names:
-            writes.append({"Delete": self._at(str(customer(name)), str(key(holding.key)))})
-            there = {"ConditionExpression": "attribute_exists(#keys)", "ExpressionAttributeNames": {"#keys": "keys"}}
-            out_of_it = {
-                "UpdateExpression": "DELETE #keys :gone",
-                "ExpressionAttributeValues": {":gone": {"SS": [holding.key]}},
-            }
-            place = self._at(str(customer(name)), _KEYS)
-            writes.append(
-                {"Update": {**place, **out_of_it, **there}}
-                if name in listed
-                else {"ConditionCheck": {**place, **unchanged(0)}}
-            )
-        self._items.transact(*writes)
-
-    def _at(self, pk: str, sk: str) -> dict[str, Any]:
-        return {"TableName": self.table, "Key": item_key(pk, sk)}
-
     def _list_held(self, name: str, new: str) -> None:
         """Enter a key, which has its pointer, among all that a customer ever held."""
         try:

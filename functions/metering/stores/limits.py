@@ -226,6 +226,12 @@ class LimitItems:
         """Delete where a key belongs; raise RowChangedError if it is not as it was read."""
         self._delete(f"home#{key}", "home", before.version)
 
+    def forget_customer(self, name: str) -> None:
+        """Delete what is known of the limits of a customer who is no more; a round that is at it writes it again."""
+        places = [(f"limits#{name}", item["sk"]["S"]) for item in self._items.query(f"limits#{name}")]
+        for place in [*places, (f"budget#{name}", "budget")]:
+            self.client.delete_item(TableName=self.table, Key=item_key(*place))
+
     def former(self, name: str) -> dict[str, Home]:
         """Return where keys belong that an earlier version suspended, as far as they are not adopted yet."""
         items = self._items.query(str(customer(name)), beginning=_FORMER)

@@ -16,6 +16,7 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "customers add": ("acme", "--name", "Acme"),
     "customers list": (),
     "customers show": ("acme",),
+    "customers remove": ("acme",),
     "customers import": (__file__,),
     "customers subscribe": ("acme", "standard"),
     "customers portal": ("acme",),
