@@ -65,10 +65,13 @@ class Deployed:
         """What a line begins and ends with."""
         return self.cloud.outputs.nonces
 
-    def access_line(self, key: str) -> str:
-        """Return the line of one good request of a key, in the closed hour."""
+    def access_line(self, key: str, form: str = "", **changes: str) -> str:
+        """Return the line of one good request of a key, in the closed hour, as the format says; ours if none is given.
+
+        ``changes`` are values of other fields, or others than are usual.
+        """
         self.lines += 1
-        line = json.loads(AccessLog().format(self.nonce, declared(METRICS))) | {
+        line = json.loads(form or AccessLog().format(self.nonce, declared(METRICS))) | {
             "request_id": f"r{self.lines}=",
             "time": str(int(self.hour.start.timestamp() * 1000) + self.lines),
             "key": key,
@@ -81,20 +84,21 @@ class Deployed:
             "authorizer.messages": "-",
             "authorizer.user": "-",
         }
+        line |= changes
         return json.dumps(line, separators=(",", ":"))
 
     def payload(self, *keys: str) -> dict[str, Any]:
         """Return what CloudWatch Logs would deliver of one good request of each key."""
         return self.payload_of([self.access_line(key) for key in keys])
 
-    def payload_of(self, lines: list[str]) -> dict[str, Any]:
-        """Return what CloudWatch Logs would deliver of the latest lines."""
+    def payload_of(self, lines: list[str], log_group: str = "", at: int = 0) -> dict[str, Any]:
+        """Return what CloudWatch Logs would deliver of the latest lines, written into a log group at a moment."""
         body = {
             "messageType": "DATA_MESSAGE",
-            "logGroup": self.cloud.outputs.access_log_group,
+            "logGroup": log_group or self.cloud.outputs.access_log_group,
             "logStream": "s",
             "logEvents": [
-                {"id": f"{self.lines - n:056d}", "timestamp": 0, "message": line} for n, line in enumerate(lines)
+                {"id": f"{self.lines - n:056d}", "timestamp": at, "message": line} for n, line in enumerate(lines)
             ],
         }
         return {"awslogs": {"data": base64.b64encode(gzip.compress(json.dumps(body).encode())).decode()}}

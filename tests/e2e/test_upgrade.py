@@ -1,132 +1,63 @@
 """An upgrade while traffic flows: the released version, this one over it, back, and forth again.
 
 Each is deployed from its own sources to the embedded AWS, whose CloudFormation updates stacks in place, and operated by
-its own commands. Deliveries are made here: the embedded API Gateway's stages lose their access log at each update.
+its own commands, in the order and with what infra/stack/README.md asks for (Upgrade).
 """
 
-import json
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
+from urllib.parse import urlsplit
 
-import boto3
+import msgspec
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.local.aws.emulator import Emulator
-from infra.local.cloud import CLOCK_BACK
+from infra.local.demo.steps import wait_until
+from infra.local.stripe.faults import Fault
 from infra.local.stripe.server import LocalStripe
-from infra.operate.deployment import Deployment
-from infra.outputs import Outputs
-from metering.model.periods import Hour
+from metering.model.connections import Connection
+from metering.model.periods import LATEST_RECORD, Hour
 from tests.conftest import ROOT
-from tests.doubles.released import RELEASED, code_of, importing, is_there
-from tests.e2e.conftest import Deployed
+from tests.doubles.released import RELEASED, code_of, is_there
+from tests.e2e.foreign_apis import Foreign, make_rest_api
+from tests.e2e.grant_scenarios import SIGNING_SECRET
+from tests.e2e.upgrade import Upgrade
 
 BEFORE: Final = list(RELEASED)[-1]
 """The version that is deployed first: the last one released."""
 
-PATIENCE_S: Final = 300
-KEEPS: Final = {"AWS::DynamoDB::GlobalTable", "AWS::S3::Bucket", "AWS::Logs::LogGroup", "AWS::SecretsManager::Secret"}
+NOW: Final = ROOT
 
+CUSTOMERS: Final = """id,name,stripe_customer,keys
+busy,Busy,cus_busy,key-busy
+late,Late,cus_late,key-late
+slow,Slow,cus_slow,key-slow
+gone,Gone,cus_gone,key-gone
+held,Held,,key-held
+early,Early,cus_early,key-early
+"""
+"""Whose usage is posted, comes late, waits for Stripe, is rejected by it, has no Stripe customer, and is set aside."""
 
-@dataclass
-class Upgrade:
-    """One stack after the other, with the same tables; ``sent`` are the payloads that were delivered."""
+KEYS: Final = ("key-busy", "key-late", "key-slow", "key-gone", "key-held", "key-nobody")
+"""Those of the closed hour: of each but early's, and one that nobody has been given."""
 
-    emulator: Emulator
-    stripe: LocalStripe
-    before: Path
-    outputs: dict[str, str] = field(default_factory=dict)
-    sent: list[dict[str, Any]] = field(default_factory=list)
-    hour: Hour = field(default_factory=lambda: Hour.containing(datetime.now(UTC) - CLOCK_BACK))
+LEFT: Final = {
+    "customer#busy": "POSTED",
+    "customer#late": "POSTED",
+    "customer#slow": "PENDING",
+    "customer#gone": "REJECTED",
+    "customer#held": "HELD",
+    "key#key-nobody": "HELD",
+}
+"""What the version of before leaves in the ledger."""
 
-    def deploy(self, code: Path, *stacks: str) -> None:
-        """Deploy stacks from some sources; all if none is named."""
-        context = {"local": "true", "stripe_api_base": self.stripe.url, "log_role": "true"}
-        told = self.emulator.deploy(importing(code), stacks=stacks, context=context, app=code)
-        self.outputs = told["Metering"]
+EARLY: Final = timedelta(seconds=30)
+"""A request comes so much earlier than is believed, and is set aside until then."""
 
-    def command(self, code: Path, *arguments: str, given: str = "") -> Any:
-        """Run a command of some sources, and return the JSON that it prints."""
-        program = "from infra.cli.main import main; main()"
-        ended = subprocess.run(  # noqa: S603 - nothing of it comes from others
-            [sys.executable, "-P", "-c", program, *arguments, "--json"],
-            cwd=code,
-            env=self.emulator.environment() | importing(code),
-            input=given,
-            text=True,
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
-        return json.loads(ended.stdout)
-
-    @property
-    def there(self) -> Deployed:
-        """The deployment as it is now."""
-        address = self.emulator
-        session = boto3.Session(address.access_key_id, address.secret_access_key, region_name=address.region)
-        deployment = Deployment.find("Metering", session, embedded_at=address.endpoint_url)
-        cloud: Any = SimpleNamespace(outputs=Outputs.read(self.outputs), deployment=deployment)
-        return Deployed(cloud, self.hour, "subscription", lines=len(self.sent) * 2)
-
-    def send(self, *keys: str) -> None:
-        """Deliver requests of these keys, again and again until they are taken, as CloudWatch Logs does."""
-        there = self.there
-        payload = there.payload(*keys)
-        self.sent.append(payload)
-        self._deliver(there, payload)
-
-    def send_all_again(self) -> None:
-        """Deliver everything a second time."""
-        there = self.there
-        for payload in self.sent:
-            self._deliver(there, payload)
-
-    @staticmethod
-    def _deliver(there: Deployed, payload: dict[str, Any]) -> None:
-        ends = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                there.deliver(payload)
-            except (BotoCoreError, ClientError, OSError):
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(0.1)
-            else:
-                return
-
-    @contextmanager
-    def traffic(self) -> Iterator[None]:
-        """Let requests of busy's key go on."""
-        over = threading.Event()
-
-        def flow() -> None:
-            while not over.wait(0.5):
-                self.send("key1")
-
-        thread = threading.Thread(target=flow)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def resources(self) -> dict[str, str]:
-        """Return what the stack has that holds data, by logical id."""
-        found = self.emulator.client("cloudformation").describe_stack_resources(StackName="Metering")["StackResources"]
-        return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found if one["ResourceType"] in KEEPS}
+MOST: Final = 3
+"""So many requests a month may the customer make that is stopped."""
 
 
 @pytest.fixture
@@ -138,35 +69,121 @@ def upgrade() -> Iterator[Upgrade]:
         yield Upgrade(emulator, stripe, before)
 
 
-def test_an_upgrade_loses_and_doubles_nothing(upgrade: Upgrade) -> None:
+def test_an_upgrade_loses_and_doubles_nothing(upgrade: Upgrade, tmp_path: Path) -> None:
     """I1, I2, I4: sent, counted, in the ledger and at Stripe are the same, forth, back and forth again."""
-    before, now = upgrade.before, ROOT
-    upgrade.deploy(before)
-    upgrade.stripe.add_customer("cus_busy")
-    upgrade.command(before, "stripe", "connect", given="sk_test_local\n")
-    upgrade.command(before, "customers", "add", "busy", "--name", "B", "--stripe-customer", "cus_busy", "--key", "key1")
-    upgrade.command(before, "customers", "add", "held", "--name", "H", "--key", "key2")
-    upgrade.command(before, "posting", "on", "--since", str(upgrade.hour))
-    for _ in range(3):
-        upgrade.send("key1", "key2")
-    upgrade.command(before, "close")
-    assert (upgrade.there.in_ledger("customer#busy"), upgrade.there.at_stripe("busy")) == ((3, "POSTED"), 3)
-    assert upgrade.there.in_ledger("customer#held") == (3, "HELD")
+    before = upgrade.before
+    begin(upgrade, tmp_path)
     kept = upgrade.resources()
-    with upgrade.traffic():
-        upgrade.deploy(now, "Metering")
-        upgrade.command(now, "close")
-        upgrade.deploy(now)
+    with upgrade.traffic("key-busy") as requests:
+        upgrade.deploy(NOW, "Metering", limits="sample")
+        mend(upgrade)
+        upgrade.deploy(NOW, limits="sample")
+        key, orders = stop_and_connect(upgrade)
+        open_and_disconnect(upgrade, key)
         upgrade.deploy(before, "Metering")
+        upgrade.command(before, "stripe", "webhook", given=SIGNING_SECRET)
+        upgrade.send_open(key)
         upgrade.command(before, "close")
-        upgrade.deploy(now)
+        upgrade.deploy(NOW, limits="sample")
+        connect(upgrade, orders, requests=2)
+        stop(upgrade, key)
     assert kept.items() <= upgrade.resources().items()
     upgrade.send_all_again()
-    upgrade.stripe.add_customer("cus_held")
-    upgrade.command(now, "customers", "add", "held", "--name", "H", "--stripe-customer", "cus_held")
-    upgrade.command(now, "close")
-    there, sent = upgrade.there, len(upgrade.sent)
-    assert sent > 10
-    assert (there.counted("key1"), there.in_ledger("customer#busy")) == (sent, (sent, "POSTED"))
-    assert (there.counted("key2"), there.in_ledger("customer#held")) == (3, (3, "POSTED"))
-    assert (there.at_stripe("busy"), there.at_stripe("held")) == (sent, 3)
+    upgrade.command(NOW, "close")
+    assert requests() > 10
+    wanted = {"busy": 3 + requests(), "late": 4, "slow": 3, "gone": 3, "held": 3, "found": 3, "orders": 3 + 2}
+    ledger = {name: upgrade.there.in_ledger(f"customer#{name}") for name in wanted}
+    assert ledger == {name: (quantity, "POSTED") for name, quantity in wanted.items()}
+    assert {name: upgrade.there.at_stripe(name) for name in wanted} == wanted
+    keys = {name: f"key-{name}" for name in wanted} | {"found": "key-nobody", "orders": orders.key_id}
+    assert {name: upgrade.there.counted(keys[name]) for name in wanted} == wanted
+    assert upgrade.command(NOW, "set-aside", "list") == []
+    assert upgrade.counted("key-early", Hour.containing(upgrade.early)) == 1
+    assert upgrade.counted(key, upgrade.open_hour) == MOST + 1
+    assert reasons(upgrade) == [f"limit:requests/month/customer:{upgrade.began:%Y-%m}-01T00"]
+    assert not upgrade.is_open(key)
+    assert {one["name"]: one["step"] for one in upgrade.command(NOW, "connections")} == {"orders": "connected"}
+
+
+def begin(upgrade: Upgrade, folder: Path) -> None:
+    """Let the version of before have usage in every state: posted, pending, rejected, held, late and set aside."""
+    before, stripe = upgrade.before, upgrade.stripe
+    upgrade.deploy(before)
+    for name in ("busy", "late", "slow", "early"):
+        stripe.add_customer(f"cus_{name}")
+    file = folder / "customers.csv"
+    file.write_text(CUSTOMERS, encoding="utf-8")
+    upgrade.command(before, "stripe", "connect", given="sk_test_local\n")
+    notified_at = upgrade.command(before, "stripe", "webhook", given=SIGNING_SECRET)["url"]
+    upgrade.command(before, "customers", "import", str(file))
+    upgrade.command(before, "posting", "on", "--since", str(upgrade.hour))
+    for _ in range(3):
+        upgrade.send(*KEYS)
+    upgrade.send_early("key-early", LATEST_RECORD + EARLY)
+    stripe.set_faults({Fault.RATE_LIMITED: 1.0}, customer="cus_slow")
+    upgrade.command(before, "close")
+    stripe.clear_faults()
+    function = urlsplit(notified_at).hostname or ""
+    stripe.set_webhook(f"{upgrade.emulator.endpoint_url}/_aws/lambda-url/{function.partition('.')[0]}/", SIGNING_SECRET)
+    stripe.report_errors()
+    upgrade.send("key-late")
+    there = upgrade.there
+    assert {name: there.in_ledger(name) for name in LEFT} == {name: (3, state) for name, state in LEFT.items()}
+    assert there.counted("key-late") == 3 + 1
+    assert [one["left"] for one in upgrade.command(before, "set-aside", "list")] == [1]
+
+
+def mend(upgrade: Upgrade) -> None:
+    """Close, and mend the causes of what was left, by this version's commands."""
+    upgrade.command(NOW, "close")
+    for name in ("gone", "held", "found"):
+        upgrade.stripe.add_customer(f"cus_{name}")
+    upgrade.command(NOW, "rejected", "retry", "--all")
+    upgrade.command(NOW, "customers", "add", "held", "--stripe-customer", "cus_held")
+    found = ("--name", "Found", "--stripe-customer", "cus_found", "--key", "key-nobody")
+    upgrade.command(NOW, "customers", "add", "found", *found)
+    wait_until(lambda: datetime.now(UTC) > upgrade.early - LATEST_RECORD)
+    assert [one["counted"] for one in upgrade.command(NOW, "set-aside", "redrive", "--all")] == [1]
+
+
+def stop_and_connect(upgrade: Upgrade) -> tuple[str, Foreign]:
+    """Stop a customer by a limit, and connect somebody's stage; return the customer's key, and the stage."""
+    for name in ("stopped", "orders"):
+        upgrade.stripe.add_customer(f"cus_{name}")
+        upgrade.command(NOW, "customers", "add", name, "--name", name, "--stripe-customer", f"cus_{name}")
+    made = upgrade.command(NOW, "keys", "create", "stopped", "--plan", upgrade.sample["StandardPlan"])
+    for _ in range(MOST):
+        upgrade.send_open(made["key"])
+    stop(upgrade, made["key"])
+    orders = make_rest_api(upgrade.emulator, "orders")
+    upgrade.command(NOW, "customers", "add", "orders", "--key", orders.key_id)
+    connect(upgrade, orders, requests=3)
+    return made["key"], orders
+
+
+def stop(upgrade: Upgrade, key: str) -> None:
+    """Give the customer a limit that it has reached, and wait until its key is out of the plan."""
+    wanted = ("requests", "--stop", str(MOST), "--per", "month", "--reason", "a trial")
+    assert upgrade.command(NOW, "limits", "set", "stopped", *wanted)["looked_at"]
+    wait_until(lambda: not upgrade.is_open(key))
+
+
+def connect(upgrade: Upgrade, stage: Foreign, *, requests: int) -> None:
+    """Connect a stage, and deliver what it writes of some requests."""
+    told = upgrade.command(NOW, "connect", stage.api_id, stage.stage, "--yes", "--no-wait")["connection"]
+    connection = msgspec.convert(told, Connection)
+    for _ in range(requests):
+        upgrade.send_connected(connection, stage.key_id)
+
+
+def open_and_disconnect(upgrade: Upgrade, key: str) -> None:
+    """Do what has to be done before the way back to a version without limits and connections."""
+    upgrade.command(NOW, "limits", "clear", "stopped", "requests")
+    wait_until(lambda: upgrade.command(NOW, "limits", "list")["customers"] == [])
+    assert upgrade.is_open(key)
+    upgrade.command(NOW, "disconnect", "orders", "--yes")
+
+
+def reasons(upgrade: Upgrade) -> list[str]:
+    """Return why the customer is stopped."""
+    return [one["name"] for one in upgrade.command(NOW, "limits", "show", "stopped")["reasons"]]
