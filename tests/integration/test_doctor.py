@@ -59,7 +59,7 @@ HEALTHY = [
     "credentials", "clock", "stack", "version", "log role", "stages", "billed lines", "subscription",
     *["functions"] * 7, "schedules", "schedules", "closing", "set aside", "dead letters", "Stripe key", "meters",
     "notifications", "reads", "corrections", "posting", "unbilled", "invoices", "subscriptions", "keys",
-    "alarms", "API keys",
+    "key values", "alarms", "API keys",
     "concurrency",
 ]  # fmt: skip
 
@@ -1132,6 +1132,24 @@ def test_keys_that_were_to_leave_are_told(ward: Ward) -> None:
             "metering customers rotate-key globex --key old2",
         ),
     ]
+
+
+def test_a_value_that_stands_for_a_keys_id_is_told_and_not_printed(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I8: as an older version took it; an id by which usage came is none, however long it is."""
+    assert ward.of("key values") == [("ok", "no stored key looks like a key's value", "")]
+    used = "u" * 32
+    ward.world.record(ward.world.line(key=used))
+    ward.world.after_grace()
+    ward.world.run()
+    ward.world.customer("acme", used, "key1", "09f355a1ddaf4861ab67b7b55fbf6f9e")
+    ((state, said, do),) = ward.of("key values")
+    assert (state, said) == ("warning", "1 stored key looks like a value (the secret): 09f3...")
+    assert do.startswith("metering keys forget, with how it begins, takes one out")
+    ward.world.customer("globex", "f" * 20, "g" * 20)
+    monkeypatch.setattr("infra.operate.doctor.ledger.MOST_VALUES", 2)
+    assert ward.of("key values")[0][1] == "2 or more stored keys look like a value (the secret): 09f3..., ffff..."
+    ward.log = AccessLog(Api.HTTP, "authorizer.customer")
+    assert ward.of("key values") == []
 
 
 def test_alarms_that_ring_or_that_nobody_hears_are_told(ward: Ward) -> None:

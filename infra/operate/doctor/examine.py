@@ -50,6 +50,7 @@ CHECKS: Final[dict[str, Check]] = {
     "limits": health_limits.check_limits,
     "keys": health_ledger.check_rotations,
     "closed keys": health_ledger.check_closed,
+    "key values": health_ledger.check_values,
     "alarms": health_account.check_alarms,
     "API keys": health_account.check_api_keys,
     "concurrency": health_account.check_concurrency,

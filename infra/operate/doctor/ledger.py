@@ -11,10 +11,13 @@ from infra.operate.access import in_words
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, broken, in_quantities, named, ok, warning
+from infra.operate.keys import bills_by_key, is_value, masked_key
 from infra.operate.posting import before_posting
+from infra.operate.words import count
 from metering.billing.snapshots import KEY_OF_NOBODY
 from metering.billing.standing import MOST_COUNTED, standing
 from metering.layout import FAILED_BATCHES
+from metering.limits.usage_plans import looks_like_value
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import key
 from metering.model.unbilled import OPEN_PERIOD
@@ -32,6 +35,12 @@ MARKS_AT_A_TIME: Final = 1_600
 
 MOST_KEYS: Final = 500
 """The rows of so many keys are read: for each a query of those of 35 days."""
+
+MOST_LISTED: Final = 5_000
+"""Keys of the directory that are looked at for values: one read, of less than 1 MB."""
+
+MOST_VALUES: Final = 20
+"""Keys that may be values of which it is looked up whether usage came by them, in all rows of whoever had them."""
 
 MOST_NAMED: Final = 10
 MOST_SHOWN: Final = 100
@@ -225,3 +234,23 @@ def check_closed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         whose = (f"{one.name} {', '.join(map(in_words, one.reasons(now)))}".strip() for one in known)
         why = f": {named(whose, len(known), MOST_NAMED)}" if known else ""
         yield ok(f"the keys of {number} customers are closed, as they should be{why}")
+
+
+def check_values(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
+    """See whether keys' values are stored in the place of their ids, as an older version took them (I8)."""
+    if not bills_by_key(deployment):
+        return
+    names = deployment.ledger.holders.key_ids(most=MOST_LISTED)
+    long = [name for name in names if looks_like_value(name)]
+    holdings = deployment.ledger.holders.of_keys(long[:MOST_VALUES])
+    values = [name for name, holding in holdings.items() if is_value(deployment.ledger, holding)]
+    if not values:
+        first = f" of the first {MOST_LISTED:,}" * (len(names) == MOST_LISTED)
+        yield ok(f"no stored key{first} looks like a key's value")
+        return
+    said = count(len(values), "stored key looks", "stored keys look", more=len(long) > MOST_VALUES)
+    yield warning(
+        f"{said} like a value (the secret): {', '.join(dict.fromkeys(map(masked_key, values)))}",
+        "metering keys forget, with how it begins, takes one out; give the customer its key's id, and a new key since "
+        "copies stay in backups",
+    )
