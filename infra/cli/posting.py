@@ -1,4 +1,4 @@
-"""What is billed: posting on and off, corrections by hand, what Stripe rejected, and what Stripe holds."""
+"""What is billed: posting on and off, what Stripe rejected, and what Stripe holds."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,8 +22,7 @@ from infra.cli.shared import (
     table,
 )
 from infra.operate import held_invoices, posting, unpaid
-from infra.operate.adjusting import Adjusted, adjust, refuse_never_billed
-from infra.operate.deployment import Deployment, OperatorError
+from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import named
 from infra.operate.held_invoices import Decision
 from metering.billing.reconciling import NOT_POSTED
@@ -129,71 +128,6 @@ def before_posting(hours: int, since: str) -> str:
         f"{hours:,}{or_more} customers' hours are from before posting began with {since} and are never billed, unless "
         "'metering posting on' is given an earlier hour by --since"
     )
-
-
-def one_hour(text: str) -> Hour:
-    """Read the hour that is adjusted; a day is none, though other options take it for its first hour."""
-    if "T" not in text:
-        raise typer.BadParameter(f"an adjustment is of one hour, written 2026-11-22T05 (UTC); got {text!r}")
-    return hour(text)
-
-
-@on_deployment(app, "adjust")
-def adjust_command(
-    connect: Connect,
-    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
-    metric: Annotated[str, typer.Argument(metavar="METRIC")],
-    when: Annotated[Hour, typer.Argument(metavar="HOUR", parser=one_hour, help="Such as 2026-11-22T05 (UTC).")],
-    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger beside the amount.")],
-    to: Annotated[int | None, typer.Option("--to", metavar="N", help="What is to be billed for the hour.")] = None,
-    by: Annotated[int | None, typer.Option("--by", metavar="N", help="What is added to it; may be negative.")] = None,
-    below_zero: Annotated[
-        bool,
-        typer.Option("--below-zero", help="Let the hour be less than nothing: later hours are lowered by the rest."),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Correct what is billed for an hour, beside what was counted: a later late record changes neither.
-
-    The hour is closed again at the next tick; if an invoice has billed it already, the difference is carried into the
-    current hour. An hour of which nothing is ever billed is refused: one before posting began, or before the customer's
-    first subscription.
-    """
-    if (to is None) == (by is None):
-        raise typer.BadParameter("give either --to or --by")
-    deployment = connect()
-    known_customer(deployment.ledger, customer_id)
-    if metric not in deployment.metrics:
-        raise OperatorError(f"there is no metric {metric!r}: write one of {', '.join(deployment.metrics)}")
-    moment = now()
-    refuse_never_billed(deployment, customer_id, metric, when, moment)
-    done = adjust(
-        deployment,
-        customer_id,
-        metric,
-        when,
-        to=to,
-        by=by,
-        reason=reason,
-        who=deployment.who(),
-        now=moment,
-        below_zero=below_zero,
-        dry_run=dry_run,
-    )
-    if as_json:
-        print_json(asdict(done))
-        return
-    out.print(_said(done, dry_run=dry_run))
-
-
-def _said(done: Adjusted, *, dry_run: bool) -> str:
-    what = f"{done.customer}'s {done.metric} of {done.hour}: {done.before:,} -> {done.after:,} ({done.amount:+,})"
-    if not done.amount:
-        return f"{what}: nothing to change"
-    if dry_run:
-        return f"{what}: this would be done"
-    return f"{what}: the hour is closed again at the next tick, or by 'metering close'"
 
 
 @on_deployment(rejected_app, "list")

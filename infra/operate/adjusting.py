@@ -1,6 +1,7 @@
 """Adjustments by an operator: what is billed beside what was counted, each with who made it and why."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,10 +25,19 @@ _MOST_READS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """What was less than nothing in an hour, or more than Stripe takes of one, and was carried from it to ``hour``."""
+
+    hour: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
 class Adjusted:
     """What an adjustment does: ``before`` and ``after`` are what is billed for the hour, ``amount`` what it adds.
 
-    ``made`` is false for one that changes nothing, was made before, or was only tried.
+    ``made`` is false for one that changes nothing, was made before, or was only tried. ``elsewhere`` counts in other
+    hours, whatever becomes of this one.
     """
 
     customer: str
@@ -39,6 +49,7 @@ class Adjusted:
     reason: str
     who: str
     made: bool = False
+    elsewhere: tuple[Moved, ...] = ()
 
 
 def refuse_never_billed(deployment: Deployment, name: str, metric: str, hour: Hour, now: datetime) -> None:
@@ -105,11 +116,11 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
         raise OperatorError(f"{hour} is not over yet: adjust it when it is")
     count = counted(deployment, name, metric, hour, now)
     changes = [one for one in deployment.changes.of(name, hour) if one.metric == metric]
-    before = _billed(count, changes)
+    before = billed_of(count, changes)
     amount = by if by is not None else (to or 0) - before
     if (to is not None and not 0 <= to <= LARGEST) or abs(by or 0) > LARGEST:
         raise OperatorError(f"an adjustment is by or to at most 10^12, got {to if by is None else by}")
-    known_as = _id_of(name, metric, hour, by, to, if_counted, reason) if by is not None else next_id(changes)
+    known_as = id_of(name, metric, hour, by, to, if_counted, reason) if by is not None else next_id(changes)
     change = Change(
         id=known_as,
         metric=metric,
@@ -119,23 +130,49 @@ def adjust(  # noqa: PLR0913 - what an adjustment says, each by name
         at=int(now.timestamp()),
         if_counted=if_counted,
     )
-    done = Adjusted(name, metric, str(hour), before, before + amount, amount, reason, who)
+    elsewhere = carried_from(hour, changes)
+    done = Adjusted(name, metric, str(hour), before, before + amount, amount, reason, who, elsewhere=elsewhere)
     is_known = any(one.id == change.id for one in changes)
-    if amount < 0 and done.after < 0 and not (below_zero or is_known):
-        raise OperatorError(
-            f"{name}'s {metric} of {hour} would be {done.after:,} after {before:,}, and what is below zero would be "
-            "taken from later hours: say --below-zero if you mean it, or --to 0"
-        )
+    if not (below_zero or is_known):
+        refuse_below_zero(done)
     if not amount or dry_run:
         return done
+    if not is_added(deployment, name, hour, change):
+        is_now = billed(deployment, name, metric, hour, now) if by is None else None
+        raise OperatorError(_was_made(done, is_now))
+    return replace(done, made=True)
+
+
+def refuse_below_zero(done: Adjusted) -> None:
+    """Raise OperatorError for what lowers an hour to less than nothing, which nobody asked for."""
+    if done.after < min(0, done.before):
+        raise OperatorError(
+            f"{done.customer}'s {done.metric} of {done.hour} would be {done.after:,} after {done.before:,}, and what "
+            "is below zero would be taken from later hours: say --below-zero if you mean it, or adjust it --to 0"
+        )
+
+
+def is_added(deployment: Deployment, name: str, hour: Hour, change: Change) -> bool:
+    """Write a change, which is made once; return whether it was not there already."""
     try:
         deployment.changes.add(name, hour, change)
     except RowChangedError as error:
-        if all(one.id != change.id for one in deployment.changes.of(name, hour)):
+        if all(one.id != change.id for one in deployment.changes.of(name, hour) if one.metric == change.metric):
             raise OperatorError("something else was written for this hour at the same moment: try again") from error
-        is_now = billed(deployment, name, metric, hour, now) if by is None else None
-        raise OperatorError(_was_made(done, is_now)) from error
-    return replace(done, made=True)
+        return False
+    return True
+
+
+def carried_from(hour: Hour, changes: Iterable[Change]) -> tuple[Moved, ...]:
+    """Return what was moved out of an hour into others, by its changes of one metric: such a carry has the hour's name.
+
+    It entered the hour in which it was made (:mod:`metering.billing.carrying`).
+    """
+    moved: Counter[Hour] = Counter()
+    for one in changes:
+        if one.carry and one.id.startswith(f"{hour}."):
+            moved[Hour(one.at // 3600)] -= one.amount
+    return tuple(Moved(str(to), amount) for to, amount in sorted(moved.items()) if amount)
 
 
 def _was_made(wanted: Adjusted, is_now: int | None) -> str:
@@ -158,10 +195,11 @@ def billed(deployment: Deployment, name: str, metric: str, hour: Hour, now: date
     That is the counters, or the row where they have expired, and all changes that are not void.
     """
     count = counted(deployment, name, metric, hour, now)
-    return _billed(count, [one for one in deployment.changes.of(name, hour) if one.metric == metric])
+    return billed_of(count, [one for one in deployment.changes.of(name, hour) if one.metric == metric])
 
 
-def _billed(count: int, changes: Iterable[Change]) -> int:
+def billed_of(count: int, changes: Iterable[Change]) -> int:
+    """Return what is billed of a count with its changes."""
     return count + sum(one.amount for one in changes if not one.is_void(count))
 
 
@@ -178,8 +216,9 @@ def next_id(changes: Iterable[Change]) -> str:
 
     So of two that are made against one state, the second is refused.
     """
-    return _id_of("after", *sorted(one.id for one in changes))
+    return id_of("after", *sorted(one.id for one in changes))
 
 
-def _id_of(*parts: object) -> str:
+def id_of(*parts: object) -> str:
+    """Return the id of a change that is known by these."""
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -61,7 +61,8 @@ class Operator:
         secrets: Any = boto3.client("secretsmanager")
         secrets.create_secret(Name="stripe-secret", SecretString="sk_test_local")
         self.monkeypatch.setattr(Deployment, "find", lambda *_, **__: self.deployment)
-        self.monkeypatch.setattr("infra.cli.posting.now", self.world.clock)
+        for module in ("adjusting", "posting"):
+            self.monkeypatch.setattr(f"infra.cli.{module}.now", self.world.clock)
 
     @property
     def deployment(self) -> Deployment:

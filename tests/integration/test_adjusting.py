@@ -67,6 +67,7 @@ def test_the_ledger_says_who_and_why(billing: Billing, operator: Operator) -> No
         "reason": "agreed by phone",
         "who": WHO,
         "made": True,
+        "elsewhere": [],
     }
     [change] = billing.world.changes.of("acme", HOUR)
     assert (change.amount, change.reason, change.who) == (-3, "agreed by phone", WHO)

@@ -63,6 +63,8 @@ ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "posting off": (),
     "posting status": (),
     "adjust": ("acme", "requests", "2026-11-22T04", "--to", "1", "--reason", "a mistake"),
+    "adjustments list": (),
+    "adjustments undo": ("acme", "requests", "2026-11-22T04", "0" * 16, "--reason", "a mistake"),
     "held list": (),
     "held carry": ("acme", "in_1", "requests", "--reason", "it was used"),
     "held leave": ("acme", "in_1", "requests", "--reason", "a package"),
