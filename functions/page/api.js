@@ -6,7 +6,8 @@
  *
  * @typedef {"counting" | "closed" | "posted"} State
  * @typedef {"hour" | "day" | "month"} Unit
- * @typedef {{period: string, metric: string, value: string | null, quantity: bigint, scale: bigint, state: State}} Row
+ * @typedef {{period: string, metric: string, value: string | null, name?: string, quantity: bigint, scale: bigint,
+ *   state: State}} Row
  * @typedef {{customer: string, from: string, to: string, by: Unit, as_of: string, dimension: string | null,
  *   names: Record<string, string>, usage: Row[]}} Usage
  *
@@ -47,7 +48,7 @@
  *   payment: {state: "settled" | "open" | "past_due", manage_url: string | null}, as_of: string}} PastInvoices
  *
  * @typedef {{does: "notify" | "slow" | "stop", percent: bigint, at: bigint, acted_at: string | null}} LimitStep
- * @typedef {{limit: string, metric: string, per: "hour" | "day" | "month" | "period",
+ * @typedef {{limit: string, metric: string, title?: string, per: "hour" | "day" | "month" | "period",
  *   window: {from: string, to: string}, most: bigint, used: bigint, remaining: bigint, percent: bigint, scale: bigint,
  *   at_least: boolean, source: "plan" | "customer" | "budget", source_in_words: string, steps: LimitStep[]}} Limit
  * @typedef {{name: string, access: "slowed" | "stopped", since: string | null, until: string | null}} Reason
@@ -156,14 +157,21 @@ function store(use) {
   }
 }
 
-/** Return what was used; throw a Problem, as all that ask. @param {Record<string, string>} query */
+/** Return what was used, with what keys are called; throw a Problem, as all that ask.
+ * @param {Record<string, string>} query */
 export async function usage(query) {
-  return /** @type {Usage} */ (await ask("v1/usage", query)).usage;
+  const { usage: rows, names } = /** @type {Usage} */ (await ask("v1/usage", query));
+  return query.dimension === "key" ? rows.map((row) => ({ ...row, name: names[row.value ?? ""] })) : rows;
 }
 
 /** Return the running invoice. */
 export async function invoice() {
   return /** @type {Invoice} */ (await ask("v1/invoice"));
+}
+
+/** Return the invoices of past periods. */
+export async function invoices() {
+  return /** @type {PastInvoices} */ (await ask("v1/invoices"));
 }
 
 /** Return the plans and metrics that are declared. */

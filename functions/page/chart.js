@@ -17,7 +17,7 @@
  *   slots: Slot[]}} Layout
  */
 
-import { COMPACT } from "./figures.js";
+import { COMPACT } from "./words.js";
 
 /** Lay bars out as wide as there is room.
  * @param {Bar[]} bars @param {number} scale @param {boolean} compared with the previous period @param {Room} room

@@ -6,7 +6,7 @@
  * @typedef {(Node | string)[]} Children
  */
 
-import { grouped, title } from "./figures.js";
+import { grouped, title } from "./words.js";
 
 /** Return an element of index.html. @param {string} id */
 export const at = (id) => of(id, HTMLElement);

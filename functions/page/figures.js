@@ -1,9 +1,9 @@
 /**
- * What the figures are and how they are written: times, sums, amounts and prices. Nothing is asked or shown here.
+ * What the figures are: times, sums, splits and bars. Nothing is asked or shown here.
  *
  * What was read is an argument, and so is the present moment. All times are UTC.
  *
- * @import { Invoice, Prices, Problem, Row, Standing, State, Terms, Tier, Unit } from "./api.js"
+ * @import { Invoice, PastInvoices, Prices, Problem, Row, Standing, State, Unit } from "./api.js"
  *
  * What the API said last; null is not read yet. `begin` and `end` are of the period, as hours: 2026-11-22T05. `days`
  * reach up to `recentFrom`, where the hours of `recent` begin. `before` is the previous period, `byNow` as far as this
@@ -11,7 +11,8 @@
  * was last asked for, and why: by the names of WHAT, or a day.
  * @typedef {{prices: Prices, invoice: Invoice | null, begin: string, end: string, recentFrom: string,
  *   days: Row[] | null, recent: Row[] | null, before: {byNow: Row[], rest: Row[]} | null, hoursOf: Map<string, Row[]>,
- *   parts: Map<string, Parts>, standing: Standing | null, missing: Map<string, Problem>}} Model
+ *   parts: Map<string, Parts>, standing: Standing | null, invoices: PastInvoices | null,
+ *   missing: Map<string, Problem>}} Model
  *
  * A metric by the values of a dimension, and where that is shown; of the period, or of a time: a month, day or hour.
  * @typedef {{slot: string, metric: string, dimension: string, time: string}} Split
@@ -22,13 +23,12 @@
  * What is looked at: a metric, and a day, LATEST or PERIOD; `at` is the time whose split is asked for, or empty.
  * @typedef {{metric: string, span: string, at: string}} Choice
  *
- * What an amount is in, and how many decimals it then has.
- * @typedef {{currency: string, decimals: bigint}} Money
- *
  * @typedef {{quantity: bigint, state: State}} Cell
  * @typedef {{time: string, label: string, short: string, cell: Cell | null, before: bigint | null, future: boolean}} Bar
  * @typedef {{unit: Unit, bars: Bar[]}} Series
  */
+
+import { COMPACT, quantityWords, title } from "./words.js";
 
 export const HOUR_MS = 3_600_000;
 export const DAY_MS = 24 * HOUR_MS;
@@ -143,6 +143,9 @@ const WEEKDAY_WORDS = new Intl.DateTimeFormat("en-GB", {
 export const MOMENT_WORDS = new Intl.DateTimeFormat("en-GB", {
   day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC",
 });
+export const DATE_WORDS = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric", month: "short", year: "numeric", timeZone: "UTC",
+});
 export const CLOCK_WORDS = new Intl.DateTimeFormat("en-GB", {
   hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23", timeZone: "UTC",
 });
@@ -154,82 +157,9 @@ export function inWords(written) {
   return `${DAY_WORDS.format(dateOf(written))}, ${written.slice(11)}:00`;
 }
 
-// -------------------------------------------------------------------------------------------------- numbers and prices
-
-/** Write an exact decimal number: `digits` are its whole units of 10 to the power of -`places`.
- * @param {string} digits whole or decimal @param {number} places */
-export function shifted(digits, places) {
-  const negative = digits.startsWith("-");
-  const [whole, fraction = ""] = digits.replace("-", "").split(".");
-  const padded = whole.padStart(places + 1, "0");
-  const point = padded.length - places;
-  const written = `${negative ? "-" : ""}${padded.slice(0, point)}.${padded.slice(point)}${fraction}`;
-  return /** @type {`${number}`} */ (written.replace(/\.$/, ""));
-}
-
-/** Read an amount into the currency's smallest unit; nothing is null, and what cannot be meant undefined.
- * @param {string} written @param {number} places */
-export function smallest(written, places) {
-  if (!written) return null;
-  const parts = /^(\d{1,12})(?:[.,](\d*))?$/.exec(written);
-  const fraction = parts?.[2] ?? "";
-  if (!parts || fraction.length > places) return undefined;
-  const amount = BigInt(parts[1] + fraction.padEnd(places, "0"));
-  return amount > 0n ? amount : undefined;
-}
-
-export const WHOLE = new Intl.NumberFormat();
-export const COMPACT = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
-export const PERCENT = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
 const CHANGE = new Intl.NumberFormat(undefined, {
   style: "percent", maximumFractionDigits: 1, signDisplay: "exceptZero",
 });
-
-const GROUP = WHOLE.formatToParts(1e9).find(({ type }) => type === "group")?.value ?? ",";
-const BETWEEN_GROUPS = new RegExp(`(?<=\\d[${GROUP}])(?=\\d)`);
-
-/** Cut what is written where a line may break: between groups of digits, never within one. @param {string} words */
-export const grouped = (words) => words.split(BETWEEN_GROUPS);
-
-/** Write a quantity with its decimals. @param {bigint} quantity @param {number} scale */
-export function quantityWords(quantity, scale) {
-  if (!scale) return WHOLE.format(quantity);
-  const places = { minimumFractionDigits: scale, maximumFractionDigits: scale };
-  return new Intl.NumberFormat(undefined, places).format(shifted(String(quantity), scale));
-}
-
-/** Write an amount, which is exact and in the currency's smallest unit, as people do: every digit of it.
- * @param {bigint | string} amount @param {Money} of whose currency it is in */
-export function money(amount, { currency, decimals }) {
-  const places = Number(decimals);
-  return new Intl.NumberFormat(undefined, {
-    style: "currency", currency, minimumFractionDigits: places, maximumFractionDigits: 20,
-  }).format(shifted(String(amount), places));
-}
-
-/** Say what a price asks. @param {Terms} terms @param {Invoice} invoice whose currency it is in */
-export function priceWords(terms, invoice) {
-  switch (terms.kind) {
-    case "per_unit":
-      return `${money(terms.amount, invoice)} per unit`;
-    case "package":
-      return `${money(terms.amount, invoice)} for each ${WHOLE.format(terms.size)} begun`;
-    case "flat":
-      return `${money(terms.amount, invoice)} fixed`;
-    default:
-      return `${terms.kind}: ${terms.tiers.map((tier) => tierWords(tier, invoice)).join(", ")}`;
-  }
-}
-
-/** @param {Tier} tier @param {Invoice} invoice */
-function tierWords(tier, invoice) {
-  const reach = tier.up_to === null ? "beyond" : `up to ${WHOLE.format(tier.up_to)}`;
-  const fixed = tier.flat === "0" ? "" : ` + ${money(tier.flat, invoice)} fixed`;
-  return `${reach}: ${money(tier.amount, invoice)}${fixed}`;
-}
-
-/** Write a name as people do. @param {string} name of a metric, plan, state or unit */
-export const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 
 // ---------------------------------------------------------------------------------------------------------------- sums
 
@@ -242,6 +172,24 @@ const declared = (model, metric) => model.prices.metrics.find(({ name }) => name
 
 /** What a metric is split by, or nothing. @param {Model} model @param {string} metric */
 export const dimensionOf = (model, metric) => declared(model, metric)?.dimension ?? "";
+
+/** What a metric is called. @param {Model} model @param {string} metric */
+export const titleOf = (model, metric) => declared(model, metric)?.title ?? title(metric);
+
+/** What a metric's quantities are of, or nothing. @param {Model} model @param {string} metric */
+export const unitOf = (model, metric) => declared(model, metric)?.unit ?? "";
+
+/** What a metric is called above its quantities: with their unit, unless its name has that already.
+ * @param {Model} model @param {string} metric */
+export function headOf(model, metric) {
+  const [name, unit] = [titleOf(model, metric), unitOf(model, metric)];
+  return !unit || name.toLowerCase().includes(unit.toLowerCase()) ? name : `${name} (${unit})`;
+}
+
+/** Write a metric's quantity with its unit: every digit of it.
+ * @param {Model} model @param {string} metric @param {bigint} quantity */
+export const measureWords = (model, metric, quantity) =>
+  `${quantityWords(quantity, scaleOf(model, metric))} ${unitOf(model, metric)}`.trimEnd();
 
 /** The period's rows, as far as they were read: earlier days, and the hours since. @param {Model} model */
 const rows = (model) =>
@@ -379,10 +327,11 @@ function periodSeries(model, metric, now) {
   return { unit, bars };
 }
 
-/** Say what a bar shows. @param {Bar} bar @param {number} scale */
-export function barWords(bar, scale) {
-  const before = bar.before ? ` · previous period ${quantityWords(bar.before, scale)}` : "";
+/** Say what a bar shows. @param {Model} model @param {string} metric @param {Bar} bar */
+export function barWords(model, metric, bar) {
+  const words = (/** @type {bigint} */ quantity) => measureWords(model, metric, quantity);
+  const before = bar.before ? ` · previous period ${words(bar.before)}` : "";
   const empty = bar.future ? "still to come" : "none";
-  const used = bar.cell ? `${quantityWords(bar.cell.quantity, scale)}, ${bar.cell.state}` : empty;
+  const used = bar.cell ? `${words(bar.cell.quantity)}, ${bar.cell.state}` : empty;
   return `${bar.label}: ${used}${before}`;
 }

@@ -6,7 +6,8 @@
  */
 
 import { at, data, h, numbers, of, quiet, share, write } from "./elements.js";
-import { MOMENT_WORDS, WHOLE, inWords, money, quantityWords, shifted, smallest, title } from "./figures.js";
+import { MOMENT_WORDS, inWords, titleOf } from "./figures.js";
+import { WHOLE, money, quantityWords, shifted, smallest, title } from "./words.js";
 
 const WINDOWS = { hour: "this hour", day: "today", month: "this month", period: "this period" };
 const DOES = { notify: "you are told", slow: "your calls are slowed down", stop: "your calls are refused" };
@@ -16,7 +17,9 @@ const OWN = { "budget/notify": "Your budget, to be told", "budget/stop": "Your b
 
 /** Show how the customer stands, or nothing where there are no limits; return what is new in the notice.
  * @param {Model} model */
-export function showStanding({ standing, missing }) {
+export function showStanding(model) {
+  const { missing } = model;
+  const standing = model.standing && titled(model.standing, model);
   const noStanding = missing.get("limits");
   const isEmpty = !standing || (!standing.limits.length && !maySet(standing));
   at("limits").hidden = isEmpty && !noStanding;
@@ -28,6 +31,12 @@ export function showStanding({ standing, missing }) {
   showBudget(standing);
   return showNotice(standing);
 }
+
+/** How the customer stands, with what metrics are called. @param {Standing} standing @param {Model} model
+ * @returns {Standing} */
+const titled = (standing, model) => ({
+  ...standing, limits: standing.limits.map((limit) => ({ ...limit, title: titleOf(model, limit.metric) })),
+});
 
 // ---------------------------------------------------------------------------------------------------------- the notice
 
@@ -70,7 +79,7 @@ function reasonWords(reason, standing) {
     unpaid: "An invoice is not paid",
     budget: "Your own budget is reached",
   }[reason.name];
-  const reached = limit ? `The limit is reached: ${name(limit).toLowerCase()}` : "A limit is reached";
+  const reached = limit ? `The limit is reached: ${name(limit).charAt(0).toLowerCase()}${name(limit).slice(1)}` : "A limit is reached";
   const since = reason.since ? `, since ${moment(reason.since)}` : "";
   const until = reason.until ? ` By itself this ends on ${moment(reason.until)} at the latest.` : "";
   return `${words ?? reached}${since}.${until}`;
@@ -117,8 +126,8 @@ function level(limit) {
 }
 
 /** @param {Limit} limit */
-const name = ({ limit, metric, per }) =>
-  OWN[limit] ?? `${metric === "spend" ? "Cost" : title(metric)} ${WINDOWS[per]}`;
+const name = ({ limit, metric, per, title: called }) =>
+  OWN[limit] ?? `${metric === "spend" ? "Cost" : (called ?? title(metric))} ${WINDOWS[per]}`;
 
 /** @param {Limit} limit */
 const resets = ({ window }) => `${inWords(window.to)} UTC`;

@@ -198,7 +198,9 @@ function pause() {
 
 /** Ask at once when somebody looks again. */
 function resume() {
-  if (!document.hidden && !page.paused) askAgain();
+  if (document.hidden || page.paused) return;
+  tryAgain(true);
+  turn();
 }
 
 /** Ask at once, also for what was not answered. */
@@ -210,6 +212,7 @@ function askAgain() {
 /** Begin with the link's token, or say that one is wanted. */
 function open() {
   if (takeToken()) {
+    at("wait").hidden = false;
     turn();
     return;
   }

@@ -6,8 +6,9 @@
 
 import { at, data, h, quiet, row, share, table, within, write } from "./elements.js";
 import {
-  CLOCK_WORDS, PERCENT, absent, inWords, isOf, quantityWords, ranked, scaleOf, splits, title, usedIn,
+  CLOCK_WORDS, absent, headOf, inWords, isOf, measureWords, ranked, scaleOf, splits, titleOf, usedIn,
 } from "./figures.js";
+import { PERCENT, quantityWords, title } from "./words.js";
 
 const MOST_PARTS = 100;
 const SLOTS = ["key", "dimension", "at-key", "at-dimension"];
@@ -28,23 +29,23 @@ export function showParts(model, choice) {
 function showMoment(model, { metric, at: time }) {
   at("moment").hidden = !time;
   if (!time) return;
-  write(at("moment-title"), `${title(metric)}, ${inWords(time)}`);
+  write(at("moment-title"), `${titleOf(model, metric)}, ${inWords(time)}`);
   const used = usedIn(model, metric, time);
-  write(at("moment-note"), used ? `${quantityWords(used.quantity, scaleOf(model, metric))}, ${used.state}` : "");
+  write(at("moment-note"), used ? `${measureWords(model, metric, used.quantity)}, ${used.state}` : "");
 }
 
 /** @param {Split} split @param {Model} model */
 function showSplit(split, model) {
   const [panel, parts] = [at(`by-${split.slot}`), model.parts.get(split.slot)];
   const by = title(split.dimension).toLowerCase();
-  write(within(panel, "h3, h4"), split.time ? `By ${by}` : `${title(split.metric)} by ${by}`);
+  write(within(panel, "h3, h4"), split.time ? `By ${by}` : `${titleOf(model, split.metric)} by ${by}`);
   const isRead = parts && isOf(parts, split);
   write(within(panel, ".quiet"), isRead ? `at ${CLOCK_WORDS.format(parts.at)}` : "");
   const rows = isRead ? partRows(parts, by, scaleOf(model, split.metric)) : [];
   const none = isRead ? `Nothing ${split.time ? "in this time" : "yet in this period"}.` : absent(model, split.slot);
-  const caption = `${title(split.metric)} by ${split.dimension}`;
+  const caption = `${titleOf(model, split.metric)} by ${split.dimension}`;
   /** @type {[string, string][]} */
-  const columns = [[title(split.dimension), ""], [title(split.metric), "number"], ["Share", "number"]];
+  const columns = [[title(split.dimension), ""], [headOf(model, split.metric), "number"], ["Share", "number"]];
   within(panel, ".parts").replaceChildren(
     rows.length ? table(caption, columns, h("tbody", {}, ...rows)) : h("p", { class: "empty" }, none),
   );
@@ -55,12 +56,17 @@ function partRows(parts, by, scale) {
   const values = ranked(parts);
   const added = (/** @type {[string, bigint][]} */ some) => some.reduce((sum, [, quantity]) => sum + quantity, 0n);
   const [total, rest] = [added(values), added(values.slice(MOST_PARTS))];
+  const names = new Map(parts.rows.map(({ value, name }) => [value, name]));
   const rows = values.slice(0, MOST_PARTS).map(([value, quantity]) =>
-    part(value ? h("code", {}, value) : quiet(`of no single ${by}`), quantity, total, scale),
+    part(value ? named(value, names.get(value)) : quiet(`of no single ${by}`), quantity, total, scale),
   );
   if (rest) rows.push(part(quiet(`${values.length - MOST_PARTS} others`), rest, total, scale));
   return rows;
 }
+
+/** What a value is called, where it is, and then the value small beside it. @param {string} value @param {string} [name] */
+const named = (value, name) =>
+  name ? h("span", {}, h("span", { class: "called" }, name), " ", h("code", { class: "quiet" }, value)) : h("code", {}, value);
 
 /** @param {Node} name @param {bigint} quantity @param {bigint} total @param {number} scale */
 function part(name, quantity, total, scale) {

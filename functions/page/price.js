@@ -1,14 +1,21 @@
 /**
  * How a price comes about, line by line, so that anybody can redo the sum.
  *
- * @import { Invoice, Line, Step } from "./api.js"
+ * @import { Correction, Invoice, Line, Step } from "./api.js"
+ * @import { Model } from "./figures.js"
  */
 
-import { at, data, h, numbers, row, table, write } from "./elements.js";
-import { WHOLE, money, priceWords, quantityWords, shifted } from "./figures.js";
+import { at, data, h, numbers, renew, row, table, write } from "./elements.js";
+import { inWords, measureWords, titleOf } from "./figures.js";
+import { WHOLE, money, priceWords, quantityWords, shifted } from "./words.js";
 
-/** Show the sum of a period. @param {Invoice} invoice */
-export function showPrice(invoice) {
+const KINDS = {
+  adjustment: "Put right by whoever bills you",
+  carried: "Used in an hour that another invoice is about, or taken there",
+};
+
+/** Show the sum of a period. @param {Invoice} invoice @param {Model} model */
+export function showPrice(invoice, model) {
   const rounding = `each line is rounded to ${money("1", invoice)}, a half upwards`;
   const note = `Quantity × unit price is the exact amount; ${rounding}, and the total is the sum of the lines.`;
   write(at("price-note"), note);
@@ -32,13 +39,30 @@ export function showPrice(invoice) {
   ];
   const caption = "How the price comes about, line by line";
   at("price-lines").replaceChildren(table(caption, columns, ...bodies, h("tfoot", {}, foot)));
+  showCorrections(invoice.corrections, model);
+}
+
+/** Show what is billed beside what was counted, if anything is. @param {Correction[]} corrections @param {Model} model */
+function showCorrections(corrections, model) {
+  at("corrections").hidden = !corrections.length;
+  const lines = corrections.map(({ metric, hour, kind, quantity }) => {
+    const more = `${quantity > 0n ? "+" : ""}${measureWords(model, metric, quantity)}`;
+    const line = row([inWords(hour), titleOf(model, metric), data(quantity, more), KINDS[kind]]);
+    for (const cell of [line.children[1], line.children[3]]) cell.className = "";
+    return line;
+  });
+  /** @type {[string, string][]} */
+  const columns = [["Hour (UTC)", ""], ["Of", ""], ["Quantity", "number"], ["Why", ""]];
+  renew(at("correction-rows"), table("Corrections, latest first", columns, h("tbody", {}, ...lines)));
 }
 
 /** @param {Line} line @param {Invoice} invoice @param {string} forecast */
 function lineRow(line, invoice, forecast) {
   const scale = Number(line.scale);
+  const advance = "asked in advance: in full as the period begins, whatever is used in it";
   const asked = h("span", { class: "words quiet" }, priceWords(line.terms, invoice));
   const words = [h("span", { class: "words" }, line.title), asked];
+  if (line.in_advance) words.push(h("span", { class: "words quiet" }, advance));
   if (scale) {
     const all = `${quantityWords(line.quantity, scale)} in all; units below are of ${shifted("1", scale)}`;
     words.push(h("span", { class: "words quiet" }, all));

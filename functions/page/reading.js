@@ -5,9 +5,10 @@
  * @import { Choice, Model, Split } from "./figures.js"
  */
 
-import { Problem, invoice, now, prices, standing, usage, usageFile } from "./api.js";
+import { Problem, invoice, invoices, now, prices, standing, usage, usageFile } from "./api.js";
 import {
-  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, isOf, period, pieces, previousBegin, reach, splits, usedIn,
+  DAY_MS, HOUR_MS, PERIOD, LATEST, dateOf, dayStart, hourOf, isOf, period, pieces, previousBegin, reach, splits,
+  usedIn,
 } from "./figures.js";
 
 const ALL_MS = 60_000; // everything
@@ -17,7 +18,8 @@ const PARTS_MS = 15_000; // by key and by dimension, if the metric has moved
 const SETTLED_MS = 3_600_000; // what no late request changes any more
 const LATE_MS = 62 * DAY_MS; // how late a request may come
 const MONTH_HOURS = 744n; // a piece never reaches over the end of a month
-const IN_ANY_PERIOD = ["invoice", "limits", "prices"];
+const INVOICES_MS = 300_000; // invoices of past periods, which Stripe is asked for
+const IN_ANY_PERIOD = ["invoice", "invoices", "limits", "prices"];
 const MOST_TRIES = 30; // while a long period is added up, a piece by each
 
 /** What the API said last. @type {Model} */
@@ -33,6 +35,7 @@ export const model = {
   hoursOf: new Map(),
   parts: new Map(),
   standing: null,
+  invoices: null,
   missing: new Map(),
 };
 
@@ -96,8 +99,10 @@ async function answer(name, every, read) {
 /** How long to wait after a problem. @param {Problem} problem @param {number} fails before it */
 export const waitMs = (problem, fails) => Math.min(SLOWEST_MS, Math.max(problem.waitMs, POLL_MS * 2 ** fails));
 
-/** Wait no longer for what was not answered. */
-export function tryAgain() {
+/** Wait no longer for what was not answered, nor, for who was away, for how invoices stand.
+ * @param {boolean} wasAway perhaps to pay one */
+export function tryAgain(wasAway = false) {
+  if (wasAway) due.delete("invoices");
   for (const name of model.missing.keys()) due.delete(name);
 }
 
@@ -122,6 +127,16 @@ async function readStanding() {
     if (!(error instanceof Problem) || error.status !== 404) throw error;
     isLimited = false;
     model.standing = null;
+  }
+}
+
+/** Read the invoices; where nothing is invoiced there are none. */
+async function readInvoices() {
+  try {
+    model.invoices = await invoices();
+  } catch (error) {
+    if (!(error instanceof Problem) || error.status !== 404) throw error;
+    model.invoices = null;
   }
 }
 
@@ -182,6 +197,7 @@ export async function readRest(choice, came) {
   for (const name of model.missing.keys()) if (/^\d/.test(name) && name !== span) model.missing.delete(name);
   const reads = [
     answer("before", ALL_MS, readBefore),
+    answer("invoices", INVOICES_MS, readInvoices),
     ...splits(model, choice).filter(hasMoved).map((split) => answer(split.slot, 0, () => readSplit(split, choice))),
     ...(isEarlier ? [answer(span, ALL_MS, async () => { model.hoursOf.set(span, await hoursOf(span)); })] : []),
   ];

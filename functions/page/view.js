@@ -4,7 +4,7 @@
  * @import { Invoice, Problem, Row } from "./api.js"
  * @import { Layout, Slot } from "./chart.js"
  * @import { Attributes } from "./elements.js"
- * @import { Choice, Model, Series } from "./figures.js"
+ * @import { Bar, Choice, Model, Series } from "./figures.js"
  */
 
 import { layOut } from "./chart.js";
@@ -12,18 +12,20 @@ import {
   at, chooser, data, h, of, quiet, renew, row, s, share, stateMark, table, within, write, writeNumbers,
 } from "./elements.js";
 import {
-  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERCENT, PERIOD, STATES, WHOLE, absent, barWords, changeWords, hourRows, hoursShown,
-  inWords, isEarly, isKnown, metrics, money, progress, quantityWords, scaleOf, series, spans, sum, sumOf, title, totalOf,
+  CLOCK_WORDS, LATEST, MOMENT_WORDS, PERIOD, STATES, absent, barWords, changeWords, headOf, hourRows, hoursShown, inWords,
+  isEarly, isKnown, metrics, progress, scaleOf, series, spans, sum, sumOf, titleOf, totalOf, unitOf,
 } from "./figures.js";
+import { showInvoices } from "./invoices.js";
 import { showParts } from "./parts.js";
 import { showPrice } from "./price.js";
+import { PERCENT, WHOLE, money, quantityWords, sizeWords, title } from "./words.js";
 
 // ---------------------------------------------------------------------------------------------------- all that is read
 
 /** Show everything that was read.
  * @param {Model} model @param {Choice} choice @param {Date} now @param {Date | null} sessionEnd */
 export function show(model, choice, now, sessionEnd) {
-  at("door").hidden = true;
+  at("door").hidden = at("wait").hidden = true;
   at("figures").hidden = at("acts").hidden = false;
   showHead(model, sessionEnd);
   showCost(model, now);
@@ -32,7 +34,8 @@ export function show(model, choice, now, sessionEnd) {
   showChart(model, choice, now);
   showParts(model, choice);
   at("price").hidden = !model.invoice;
-  if (model.invoice) showPrice(model.invoice);
+  if (model.invoice) showPrice(model.invoice, model);
+  showInvoices(model);
   showHours(model, choice, now);
 }
 
@@ -72,15 +75,27 @@ function showCost(model, now) {
   const asOf = CLOCK_WORDS.format(new Date(invoice.preview.as_of));
   const stale = noInvoice ? `${reason(noInvoice)} This is the last price that was known. ` : "";
   const time = `${stale}${PERCENT.format(passed)} of the period has passed, ${left} days are left`;
-  const early = `. It is early: ${PERCENT.format(passed)} of the period has passed, and this may be far off`;
-  const estimate = `An estimate, no price: what it comes to if ${invoice.forecast.basis}${isEarly(passed) ? early : ""}`;
   const preview = `Stripe’s own preview at ${asOf}: of the hours that are posted, some minutes behind`;
-  const amount = (/** @type {{total: bigint}} */ { total }) => data(total, money(total, invoice));
+  const amount = (/** @type {bigint} */ total) => data(total, money(total, invoice));
+  const { total, low, high } = invoice.forecast;
+  const forecast = hasRange(invoice) ? h("span", {}, amount(low ?? total), " – ", amount(high ?? total)) : amount(total);
   at("cost").replaceChildren(
-    card("so-far", "So far", amount(invoice.so_far), time, share(passed, "past")),
-    card("forecast", "Forecast", amount(invoice.forecast), estimate),
-    card("preview", "Next invoice, by Stripe", amount(invoice.preview), preview),
+    card("so-far", "So far", amount(invoice.so_far.total), time, share(passed, "past")),
+    card("forecast", "Forecast", forecast, forecastWords(invoice, passed)),
+    card("preview", "Next invoice, by Stripe", amount(invoice.preview.total), preview),
   );
+}
+
+/** Say if the forecast is one between two amounts. @param {Invoice} invoice */
+const hasRange = ({ forecast: { low, high } }) => low !== null && high !== null && low < high;
+
+/** Say what the forecast is. @param {Invoice} invoice @param {number} passed of the period, from 0 to 1 */
+function forecastWords(invoice, passed) {
+  const { total, basis } = invoice.forecast;
+  const halves = "from what it comes to if the quieter half of the last 24 hours goes on, to what if the busier half does";
+  const one = hasRange(invoice) ? `${halves}. It is ${money(total, invoice)} if` : "what it comes to if";
+  const early = `. It is early: ${PERCENT.format(passed)} of the period has passed, and this may be far off`;
+  return `An estimate, no price: ${one} ${basis}${isEarly(passed) ? early : ""}`;
 }
 
 /** @param {string} id @param {string} name @param {Node} amount @param {string} note @param {Node[]} above the note */
@@ -97,9 +112,13 @@ function showMetrics(model, choice) {
     const button = at("metrics").querySelector(`[data-metric="${CSS.escape(metric)}"]`) ?? metricButton(metric);
     const { quantity } = totalOf(model, metric);
     used ||= quantity > 0n;
+    write(within(button, ".name"), headOf(model, metric));
     const figure = within(button, "data");
     figure.setAttribute("value", known ? String(quantity) : "");
-    writeNumbers(figure, known ? quantityWords(quantity, scaleOf(model, metric)) : "–");
+    const isSize = known && unitOf(model, metric) === "bytes" && quantity >= 1000n;
+    const exact = known ? quantityWords(quantity, scaleOf(model, metric)) : "–";
+    writeNumbers(figure, isSize ? sizeWords(quantity) : exact);
+    writeNumbers(within(button, ".exact"), isSize ? `${exact} bytes` : "");
     writeNumbers(within(button, ".change"), known ? changeWords(model, metric, quantity) : "not read now");
     writeNumbers(within(button, ".amount"), model.invoice ? amountWords(metric, model.invoice) : "");
     button.setAttribute("aria-pressed", String(metric === choice.metric));
@@ -118,8 +137,9 @@ function metricButton(metric) {
   const button = h(
     "button",
     { type: "button", class: "metric", "data-metric": metric },
-    h("span", { class: "name" }, title(metric)),
+    h("span", { class: "name" }),
     h("data", { class: "figure" }),
+    h("span", { class: "exact quiet" }),
     h("span", { class: "row" }, h("span", { class: "amount" }), " ", h("span", { class: "change quiet" })),
   );
   at("metrics").append(button);
@@ -146,7 +166,7 @@ export function showChart(model, choice, now) {
   const { metric, span } = choice;
   const { unit, bars } = series(model, choice, now);
   const scale = scaleOf(model, metric);
-  write(at("chart-title"), `${title(metric)} by ${unit}`);
+  write(at("chart-title"), `${titleOf(model, metric)} by ${unit}`);
   at("chart-table").hidden = !isKnown(model, span);
   if (!isKnown(model, span)) {
     for (const id of ["chart", "legend", "chart-rows"]) at(id).replaceChildren();
@@ -156,40 +176,41 @@ export function showChart(model, choice, now) {
   const compared = bars.some((bar) => bar.before);
   const most = bars.reduce((top, { cell }) => (cell && cell.quantity > top ? cell.quantity : top), 0n);
   const top = most ? bars.find((bar) => bar.cell?.quantity === most) : null;
-  const words = top ? `Most: ${barWords(top, scale)}` : "No usage in this time";
+  const words = top ? `Most: ${barWords(model, metric, top)}` : "No usage in this time";
   write(at("readout"), words);
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
   const layout = layOut(bars, scale, compared, { width: Math.max(240, at("chart").clientWidth), rem });
-  at("chart").replaceChildren(drawn(layout, scale, words, choice.at));
+  at("chart").replaceChildren(drawn(layout, (bar) => barWords(model, metric, bar), words, choice.at));
   const keys = STATES.filter((state) => bars.some(({ cell }) => cell?.quantity && cell.state === state)).map(
     (state) => legendKey("rect", { class: `bar ${state}`, x: 1, y: 1, width: 10, height: 10 }, title(state)),
   );
   if (compared) keys.push(legendKey("line", { class: "before", x1: 0, x2: 12, y1: 6, y2: 6 }, "Previous period"));
   at("legend").replaceChildren(...keys);
-  renew(at("chart-rows"), chartTable({ unit, bars }, choice, scale));
+  renew(at("chart-rows"), chartTable({ unit, bars }, choice, model));
 }
 
 /** @param {string} shape @param {Attributes} attributes @param {string} words */
 const legendKey = (shape, attributes, words) =>
   h("li", {}, s("svg", { class: "key", viewBox: "0 0 12 12", "aria-hidden": "true" }, s(shape, attributes)), words);
 
-/** @param {Series} series @param {Choice} choice @param {number} scale */
-function chartTable({ unit, bars }, { metric, at: chosen }, scale) {
+/** @param {Series} series @param {Choice} choice @param {Model} model */
+function chartTable({ unit, bars }, { metric, at: chosen }, model) {
+  const scale = scaleOf(model, metric);
   const compared = unit !== "hour";
   /** @type {[string, string][]} */
-  const columns = [[title(unit), ""], [title(metric), "number"], ["State", ""]];
+  const columns = [[title(unit), ""], [headOf(model, metric), "number"], ["State", ""]];
   if (compared) columns.push(["Previous period", "number"]);
   const body = bars.filter((bar) => !bar.future).map(({ time, label, cell, before }) => {
     const quantity = cell?.quantity ?? 0n;
     const cells = [data(quantity, quantityWords(quantity, scale)), cell ? stateMark(cell.state) : "–"];
     return row([cell ? chooser(time, label, chosen) : label, ...cells, ...(compared ? [quantityWords(before ?? 0n, scale)] : [])]);
   });
-  return table(`${title(metric)} by ${unit} (UTC)`, columns, h("tbody", {}, ...body));
+  return table(`${titleOf(model, metric)} by ${unit} (UTC)`, columns, h("tbody", {}, ...body));
 }
 
-/** @param {Layout} layout @param {number} scale @param {string} words while no bar is meant, and for who sees none
+/** @param {Layout} layout @param {(bar: Bar) => string} said of one @param {string} words while no bar is meant, and for who sees none
  * @param {string} chosen time */
-function drawn({ width, height, left, ticks, slots }, scale, words, chosen) {
+function drawn({ width, height, left, ticks, slots }, said, words, chosen) {
   const label = `${at("chart-title").textContent}. ${words}. The table below has every figure.`;
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
   for (const { y, isAxis, label: { text, ...place } } of ticks) {
@@ -199,7 +220,7 @@ function drawn({ width, height, left, ticks, slots }, scale, words, chosen) {
   for (const slot of slots) {
     if (slot.label) svg.append(s("text", { class: "tick", x: slot.label.x, y: slot.label.y }, slot.label.text));
     const group = drawnSlot(slot, chosen);
-    group.addEventListener("pointerenter", () => write(at("readout"), barWords(slot.bar, scale)));
+    group.addEventListener("pointerenter", () => write(at("readout"), said(slot.bar)));
     svg.append(group);
   }
   svg.addEventListener("pointerleave", () => write(at("readout"), words));
@@ -228,7 +249,7 @@ function showHours(model, choice, now) {
   const names = metrics(model);
   const used = hourRows(model, span);
   const which = span === LATEST ? "The last 24 hours of this period" : inWords(span);
-  write(at("hours-note"), `${which}, latest first. Choose another day above the chart.`);
+  write(at("hours-note"), `${which}, latest first. Choose another day above the chart; an hour, or a bar of the chart, shows by which keys.`);
   if (!isKnown(model, span)) {
     at("hours").replaceChildren(h("p", { class: "empty" }, absent(model, span, "recent")));
     return;
@@ -238,7 +259,7 @@ function showHours(model, choice, now) {
   );
   /** @type {[string, string][]} */
   const columns = [["Hour (UTC)", ""], ["State", ""]];
-  for (const metric of names) columns.push([title(metric), "number"]);
+  for (const metric of names) columns.push([headOf(model, metric), "number"]);
   renew(at("hours"), table("Hours, their state and usage", columns, h("tbody", {}, ...body)));
 }
 
@@ -276,6 +297,7 @@ export function showTrouble(reason, waitMs, now) {
   write(at("trouble-text"), `${reason} ${old}${soon}`);
   showState("stale", now);
   if (!isShown) write(at("terms"), "");
+  at("wait").hidden = true;
 }
 
 /** Say what is missing beside what is shown. @param {string} words */
@@ -287,7 +309,7 @@ export function showMissing(words) {
 
 /** Show what to do instead of figures. @param {string} head @param {string} text @param {string} detail */
 export function showDoor(head, text, detail = "") {
-  at("figures").hidden = at("acts").hidden = at("trouble").hidden = true;
+  at("figures").hidden = at("acts").hidden = at("wait").hidden = at("trouble").hidden = true;
   at("door").hidden = false;
   write(at("name"), "Usage");
   for (const id of ["terms", "ends"]) write(at(id), "");

@@ -40,21 +40,26 @@ def test_the_types_of_the_page_are_sound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sound", "broken", "complaint"),
+    ("name", "sound", "broken", "complaint"),
     [
-        ("lines[0]?.terms.interval", "lines[0]?.interval", "Property 'interval' does not exist"),
-        ("money(terms.amount, invoice)} fixed", "money(terms.sum, invoice)} fixed", "Property 'sum' does not exist"),
-        ("let quantity = 0n", "let quantity = 0", "Type 'number' is not assignable to type 'bigint'"),
+        ("figures", "lines[0]?.terms.interval", "lines[0]?.interval", "Property 'interval' does not exist"),
+        (
+            "words",
+            "money(terms.amount, invoice)} fixed",
+            "money(terms.sum, invoice)} fixed",
+            "Property 'sum' does not exist",
+        ),
+        ("figures", "let quantity = 0n", "let quantity = 0", "Type 'number' is not assignable to type 'bigint'"),
     ],
 )
 def test_a_field_that_the_api_has_not_and_a_float_are_found(
-    tmp_path: Path, sound: str, broken: str, complaint: str
+    tmp_path: Path, name: str, sound: str, broken: str, complaint: str
 ) -> None:
     """The check of the types can fail."""
     copy = shutil.copytree(PAGE, tmp_path / "page")
-    text = (copy / "figures.js").read_text(encoding="utf-8")
+    text = (copy / f"{name}.js").read_text(encoding="utf-8")
     assert sound in text
-    (copy / "figures.js").write_text(text.replace(sound, broken), encoding="utf-8")
+    (copy / f"{name}.js").write_text(text.replace(sound, broken), encoding="utf-8")
     assert complaint in complaints(copy)
 
 
@@ -63,6 +68,7 @@ def computed(expression: str) -> Any:
     program = f"""
         import * as figures from "{PAGE.as_uri()}/figures.js";
         import * as chart from "{PAGE.as_uri()}/chart.js";
+        import * as words from "{PAGE.as_uri()}/words.js";
         const whole = (_, value) => (typeof value === "bigint" ? Number(value) : value);
         console.log(JSON.stringify({expression}, whole));
     """
@@ -92,7 +98,7 @@ def computed(expression: str) -> Any:
 )
 def test_a_price_is_said_by_its_terms(terms: str, words: str) -> None:
     """Every digit of an amount, in the currency's own writing."""
-    assert computed(f'figures.priceWords({terms}, {{currency: "usd", decimals: 2n}})') == words
+    assert computed(f'words.priceWords({terms}, {{currency: "usd", decimals: 2n}})') == words
 
 
 @pytest.mark.parametrize(
@@ -132,13 +138,13 @@ def test_without_an_invoice_the_period_before_is_the_calendar_month_before() -> 
 )
 def test_an_amount_is_read_exactly(written: str, places: int, amount: int | None) -> None:
     """Into the currency's smallest unit; an empty field asks for nothing."""
-    assert computed(f"figures.smallest({json.dumps(written)}, {places})") == amount
+    assert computed(f"words.smallest({json.dumps(written)}, {places})") == amount
 
 
 @pytest.mark.parametrize("written", ["0", "0.00", "-1", "1.234", "1e3", "1.000,00", "1,000.00", "$60", "sixty", "."])
 def test_what_is_no_amount_is_not_guessed(written: str) -> None:
     """A separator of thousands could be read as a point."""
-    assert computed(f"figures.smallest({json.dumps(written)}, 2) === undefined") is True
+    assert computed(f"words.smallest({json.dumps(written)}, 2) === undefined") is True
 
 
 def test_a_bar_is_as_tall_as_its_quantity() -> None:
@@ -173,16 +179,18 @@ def test_the_modules_load_one_another_in_one_direction() -> None:
     """What works figures out knows neither the document nor the way to the API."""
     assert {name: imports(name) for name in SCRIPTS} == {
         "main": {"api", "elements", "figures", "limits", "reading", "view"},
-        "limits": {"elements", "figures"},
-        "view": {"chart", "elements", "figures", "parts", "price"},
-        "parts": {"elements", "figures"},
-        "price": {"elements", "figures"},
+        "limits": {"elements", "figures", "words"},
+        "view": {"chart", "elements", "figures", "invoices", "parts", "price", "words"},
+        "invoices": {"elements", "figures", "words"},
+        "parts": {"elements", "figures", "words"},
+        "price": {"elements", "figures", "words"},
         "reading": {"api", "figures"},
-        "elements": {"figures"},
-        "chart": {"figures"},
-        "figures": set(),
+        "elements": {"words"},
+        "chart": {"words"},
+        "figures": {"words"},
+        "words": set(),
         "api": set(),
     }
-    for name in ("figures", "chart"):
+    for name in ("figures", "chart", "words"):
         text = (PAGE / f"{name}.js").read_text(encoding="utf-8")
         assert re.findall(r"\b(?:document|window|location|navigator|fetch|Date\.now|performance)\b", text) == []

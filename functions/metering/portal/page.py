@@ -6,7 +6,20 @@ from typing import Final
 
 FOLDER: Final = Path(__file__).parents[2] / "page"
 
-SCRIPTS: Final = ("main", "api", "chart", "elements", "figures", "limits", "parts", "price", "reading", "view")
+SCRIPTS: Final = (
+    "main",
+    "api",
+    "chart",
+    "elements",
+    "figures",
+    "invoices",
+    "limits",
+    "parts",
+    "price",
+    "reading",
+    "view",
+    "words",
+)
 """The page's modules; the first is what its HTML loads."""
 
 FILES: Final = {
