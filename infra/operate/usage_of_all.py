@@ -8,10 +8,11 @@ What splits by a dimension and a key at once the counters alone know: then each 
 other, as they are where very many hours wait to be closed again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from heapq import nsmallest
 from typing import Any, Final
 
 from infra.operate.usage_lines import Line, Lines, Sums, added_up, keys_of
@@ -150,6 +151,19 @@ class Everyone:
         else:
             yield from self._by_subject(scope, span, marked, period, progress)
 
+    def largest(  # noqa: PLR0913, PLR0917 - what :meth:`parts` is told, and of how many
+        self, scope: Scope, span: Span, period: Period, progress: Progress, most: int, metrics: Sequence[str]
+    ) -> tuple[list[Line], int]:
+        """Return the lines of so many who used most, the largest first, and how many used something.
+
+        It goes by what they used of the first of the metrics, then of the next. A customer's keys are added up.
+        """
+        marked = None if self.lines.split else self._marked(span)
+        if marked is None:  # a customer is in each period's part
+            by_period = self._by_period(scope, span, period, progress)
+            return _largest([[line for part in by_period for line in part]], most, metrics)
+        return _largest(self._by_subject(scope, span, marked, period, progress), most, metrics)
+
     # --- by rows ----------------------------------------------------------------------------------------------------
 
     def _by_subject(
@@ -266,6 +280,25 @@ class Everyone:
         counted: Counted = self.counters.read(hour)
         self._holdings.update(self.uniques.holders.holdings(counted.keys() - self._holdings.keys()))
         return shares(hour, counted, self._holdings)
+
+
+def _largest(parts: Iterable[list[Line]], most: int, metrics: Sequence[str]) -> tuple[list[Line], int]:
+    """Return the lines of the largest, and how many there are; nobody is in two parts."""
+    best: list[tuple[tuple[int, ...], tuple[str, str], list[Line]]] = []
+    of_all = 0
+    for part in parts:
+        subjects: dict[tuple[str, str], Sums] = {}
+        for line in part:
+            whose = line.customer, "" if line.customer else line.key
+            subjects.setdefault(whose, Sums()).add(replace(line, key=whose[1]), line.period)
+        of_all += len(subjects)
+        for whose, sums in subjects.items():
+            lines = sums.lines()
+            size = tuple(-sum(line.quantity for line in lines if line.metric == metric) for metric in metrics)
+            best.append((size, whose, lines))
+        if len(best) > 2 * most:
+            best = nsmallest(most, best)
+    return [line for _, _, lines in nsmallest(most, best) for line in lines], of_all
 
 
 def _at_once(scope: Scope) -> int:

@@ -77,6 +77,7 @@ def test_there_is_no_other_way_to_a_terminal() -> None:
     assert {file: used for file, used in found.items() if used} == {
         "infra/cli/local.py": {"stdout"},
         "infra/cli/shared.py": {"stdout"},
+        "infra/cli/streams.py": {"stdout"},
         "infra/cli/terminal.py": {"Console"},
     }
 

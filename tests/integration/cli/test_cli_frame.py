@@ -129,7 +129,7 @@ def test_a_paragraph_of_help_is_broken_where_the_terminal_ends(
     """Not where its source ends a line: only the last line of one may be short."""
     monkeypatch.setenv("COLUMNS", "80")
     told = metering("usage", "--help").out
-    paragraph = told[told.index(" States: ") : told.index("╭")].rstrip().splitlines()
+    paragraph = told[told.index(" States: ") : told.index(" Without CUSTOMER,")].rstrip().splitlines()
     assert len(paragraph) > 3
     for line, following in pairwise(paragraph):
         assert len(line.rstrip()) + len(following.split()[0]) > 77

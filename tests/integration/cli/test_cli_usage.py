@@ -55,13 +55,13 @@ def lines(result: Result, metric: str = "requests") -> list[tuple[Any, ...]]:
 
 @pytest.mark.usefixtures("used")
 def test_usage_is_shown_by_hour_and_key_with_its_state(metering: Metering) -> None:
-    """I5: also of the open hour, and of a key that belongs to nobody, whose customer is null."""
+    """I5: also of the open hour, and of a key that belongs to nobody, whose customer is null and which comes first."""
     assert lines(metering("usage", "--json")) == [
         ("2026-11-22T05", None, "key9", 1, "HELD"),
         ("2026-11-22T05", "acme", "key1", 1, "POSTED"),
         ("2026-11-22T05", "acme", "key2", 1, "POSTED"),
-        ("2026-11-22T05", "globex", "key3", 1, "HELD"),
         ("2026-11-22T06", "acme", "key1", 1, "OPEN"),
+        ("2026-11-22T05", "globex", "key3", 1, "HELD"),
     ]
     assert lines(metering("usage", "--json"), "bytes")[1] == ("2026-11-22T05", "acme", "key1", 10, "POSTED")
 
