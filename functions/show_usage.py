@@ -14,12 +14,14 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from metering.model.declared import Declared
 from metering.portal import api
 from metering.portal.agreements import Agreements
+from metering.portal.asking import Break
 from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.history import History
 from metering.portal.http import cors_of
 from metering.portal.limits import Limits
 from metering.portal.parts import Parts
+from metering.portal.past_invoices import PastInvoices
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys
 from metering.settings import ShowUsageSettings
@@ -52,12 +54,16 @@ def _parts() -> Parts:
     stripe_key = key_from(SecretsProvider(boto3_client=aws.secrets()), settings.stripe_secret)
     stripe = StripeAccount(stripe_key, settings.deployment, settings.stripe_api_base, somebody_waits=True)
     history = History(reader, bounds.most_hours(), bounds.sure_hours(), time.monotonic)
-    agreements = Agreements(reader.ledger.holders, stripe, time.monotonic)
+    pause = Break()
+    agreements = Agreements(reader.ledger.holders, stripe, time.monotonic, pause)
+    past = PastInvoices(
+        reader.ledger.holders, stripe, time.monotonic, pause, stripe_portal_login=settings.stripe_portal_login
+    )
     charges = Charges(agreements, history, declared.metrics, declared.plans)
     items = LimitItems(aws.dynamodb(), settings.ledger_table)
     limits = Limits(items, history, declared.metrics, declared.plans) if settings.limits else None
     keys = PortalKeys(aws.secrets(), settings.portal_secret, time.monotonic)
-    return Parts(settings.deployment, keys, reader, charges, declared.metrics, declared.plans, limits)
+    return Parts(settings.deployment, keys, reader, charges, past, declared.metrics, declared.plans, limits)
 
 
 @cache

@@ -139,7 +139,7 @@ class ShowUsageSettings(_Settings):
     """What ``show_usage`` needs; ``portal_secret`` names the secret whose value signs tokens.
 
     Pages of ``portal_origins``, with spaces between them, may call it from browsers; none if it is empty. ``limits``
-    says that there are some.
+    says that there are some. ``stripe_portal_login`` is where customers log in at Stripe, if that is said.
     """
 
     counters_table: str
@@ -150,6 +150,7 @@ class ShowUsageSettings(_Settings):
     stripe_api_base: str
     portal_origins: str = ""
     limits: str = ""
+    stripe_portal_login: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,12 @@ class MeteringStack(cdk.Stack):
     log group, or for ``archive_days`` (62 at least) where Firehose puts them. At most ``record_usage_concurrency`` of
     ``record_usage`` run at once (5 at least; default: what the account has left), which are kept for it alone.
     ``deployment`` (default: the stack's name and its Region) begins the names of Stripe's meters. ``ledger_epoch`` goes
-    up by one when the ledger was restored from a backup.
-    Stripe takes ``stripe_rate`` postings a second, and ``stripe_reads_a_month`` reads that look whether all is right.
-    Hours from ``streamed_from`` on (``"2026-12-01T00"``, UTC) are posted by Stripe's event stream. Pages of
-    ``portal_origins`` (``"https://app.example.com"``) may call the customers' API from browsers, which has at most
-    ``portal_concurrency`` executions at once.
-    ``sizes`` are memory and time limits of functions, by their names, where they are to be others than the defaults.
-    ``local`` bundles for this machine, for the emulator.
+    up by one when the ledger was restored from a backup. Stripe takes ``stripe_rate`` postings a second, and
+    ``stripe_reads_a_month`` reads that look whether all is right. Hours from ``streamed_from`` on (``"2026-12-01T00"``,
+    UTC) are posted by Stripe's event stream. Pages of ``portal_origins`` (``"https://app.example.com"``) may call the
+    customers' API from browsers, which has at most ``portal_concurrency`` executions at once. Customers change how they
+    pay at Stripe's ``stripe_portal_login``. ``sizes`` are memory and time limits of functions, by their names, other
+    than the defaults. ``local`` bundles for this machine, for the emulator.
 
     With ``limits``, which a plan that declares some implies, functions watch what is used and close customers' keys.
     E-mail about that comes from ``alerts_from``, an address that SES may send from, or is not sent. Whoever has not
@@ -95,6 +94,7 @@ class MeteringStack(cdk.Stack):
         streamed_from: str = "",
         portal_origins: Sequence[str] = (),
         portal_concurrency: int | None = None,
+        stripe_portal_login: str = "",
         limits: bool | None = None,
         alerts_from: str = "",
         unpaid_days: int | None = None,
@@ -116,9 +116,8 @@ class MeteringStack(cdk.Stack):
         self._limits = check_limits(plans, limits, alerts_from=alerts_from, unpaid_days=unpaid_days)
 
         self.is_without_usage_lines = reads_usage_lines(metrics)
-        self._metrics, self._plans, self._access_log = metrics, plans, access_log
+        self._metrics, self._plans, self._access_log, self.sizes = metrics, plans, access_log, sizes_of(sizes)
         warn_of(self, plans, road, access_log.api, stripe_calls)
-        self.sizes = sizes_of(sizes)
         self.deployment, self._stripe_api_base, self.local = deployment, stripe_api_base, local
         self._nonce = nonce or guid(self)
         self._nonces = f"{self._nonce} {former_nonce}".strip()
@@ -127,7 +126,7 @@ class MeteringStack(cdk.Stack):
         self._ingest = self._make_ingest(road, record_usage_concurrency)
         self._billing = self._make_billing(ledger_epoch, stripe_rate, stripe_reads_a_month, streamed_from)
         self._checking = self._make_checking()
-        self._portal = self._make_portal(portal_origins, portal_concurrency)
+        self._portal = self._make_portal(portal_origins, portal_concurrency, stripe_portal_login)
         self._limiting = self._make_limiting(alerts_from, unpaid_days) if self._limits else None
         self._alarms = self._make_alarms()
         self._dashboard = self._make_dashboard()
@@ -266,7 +265,7 @@ class MeteringStack(cdk.Stack):
             local=self.local,
         )
 
-    def _make_portal(self, origins: Sequence[str], concurrency: int | None) -> Portal:
+    def _make_portal(self, origins: Sequence[str], concurrency: int | None, stripe_portal_login: str) -> Portal:
         return Portal(
             self,
             "Portal",
@@ -277,6 +276,7 @@ class MeteringStack(cdk.Stack):
             limits=self._limits,
             receive_events=self._billing.receive_events,
             origins=origins,
+            stripe_portal_login=stripe_portal_login,
             sizes=self.sizes,
             concurrency=concurrency,
             deployment=self.deployment,

@@ -27,6 +27,7 @@ OPEN_ROUTES: Final = (
     "GET /v1/openapi.json",
     "GET /v1/usage",
     "GET /v1/invoice",
+    "GET /v1/invoices",
     "GET /v1/prices",
     "POST /v1/session",
     "OPTIONS /v1/{proxy+}",
@@ -60,7 +61,8 @@ BUDGETING: Final = {"ThrottlingRateLimit": 5, "ThrottlingBurstLimit": 10}
 """The same for budgets, which people change now and then."""
 
 THROTTLES: Final = {
-    **dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "POST /v1/session", SIGNED_ROUTE), READING),
+    **dict.fromkeys(("GET /v1/usage", "GET /v1/invoice", "GET /v1/invoices"), READING),
+    **dict.fromkeys(("POST /v1/session", SIGNED_ROUTE), READING),
     NOTIFICATIONS: NOTIFYING,
 }
 """Each route has a bucket of its own, so that whoever floods one leaves the others their own (API Gateway Developer
@@ -87,14 +89,14 @@ class Portal(Construct):
         limits: bool,
         receive_events: lambda_.Function,
         origins: Sequence[str],
+        stripe_portal_login: str,
         sizes: Mapping[str, Size],
         concurrency: int | None,
         deployment: str,
         local: bool,
     ) -> None:
         super().__init__(scope, construct_id)
-        _check_origins(origins, local=local)
-        self._origins = " ".join(origins)
+        self._origins = _origins(origins, local=local)
         self.secret = self._key()
         self.declared = _declared(metrics, plans)
         self.show_usage = bundle.function(
@@ -111,6 +113,7 @@ class Portal(Construct):
                 stripe_api_base=stripe_api_base,
                 portal_origins=self._origins,
                 limits="true" if limits else "",
+                stripe_portal_login=_login(stripe_portal_login),
             ).environment(),
             deployment=deployment,
             size=sizes["show_usage"],
@@ -249,8 +252,24 @@ def _declared(metrics: Sequence[Metric], plans: Sequence[Plan]) -> bytes:
     return json.dumps(declared, sort_keys=True).encode()
 
 
-def _check_origins(origins: Sequence[str], *, local: bool) -> None:
+def _origins(origins: Sequence[str], *, local: bool) -> str:
+    """Return the origins whose pages may call, as the functions read them."""
     schemes = "https?" if local else "https"
     for origin in origins:
         if not (isinstance(origin, str) and re.fullmatch(rf"{schemes}://[a-z0-9.-]+(:[0-9]+)?", origin)):
             raise ValueError(f"portal_origins: an origin is written 'https://app.example.com', got {origin!r}")
+    return " ".join(origins)
+
+
+_LOGIN: Final = re.compile(r"https://[a-z0-9.-]+/p/login/[A-Za-z0-9_-]+")
+"""Stripe docs, "Customer portal": a login page's link; one's own domain may stand in the place of Stripe's."""
+
+
+def _login(address: str) -> str:
+    """Return where customers log in at Stripe, as it is declared, or nothing."""
+    if address and not (isinstance(address, str) and _LOGIN.fullmatch(address)):
+        raise ValueError(
+            "stripe_portal_login: the link to the customer portal's login page is written "
+            f"'https://billing.stripe.com/p/login/...', got {address!r}"
+        )
+    return address

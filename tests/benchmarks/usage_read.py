@@ -45,6 +45,7 @@ from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.history import History
 from metering.portal.parts import Parts
+from metering.portal.past_invoices import PastInvoices
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys, Use, issue
 from metering.settings import ShowUsageSettings
@@ -312,15 +313,16 @@ def begin(client: "DynamoDBClient") -> None:
     )
     settings = ShowUsageSettings("counters", "ledger", "Metering", "portal", "stripe", "http://127.0.0.1:1")
     reader = UsageReader.of(client, "counters", "ledger", distinct=Bounds(METRICS).distinct)
+    stripe = StripeAccount(lambda _: "", "Metering", "")
     charges = Charges(
-        Agreements(reader.ledger.holders, StripeAccount(lambda _: "", "Metering", ""), time.monotonic),
+        Agreements(reader.ledger.holders, stripe, time.monotonic),
         History(reader, Bounds(METRICS).most_hours(), Bounds(METRICS).sure_hours(), time.monotonic),
         METRICS,
         (),
     )
-    parts = Parts(
-        settings.deployment, PortalKeys(cast("Any", secrets), "portal", time.monotonic), reader, charges, METRICS, ()
-    )
+    keys = PortalKeys(cast("Any", secrets), "portal", time.monotonic)
+    past = PastInvoices(reader.ledger.holders, stripe, time.monotonic)
+    parts = Parts(settings.deployment, keys, reader, charges, past, METRICS, ())
     os.environ.update(
         settings.environment() | {"POWERTOOLS_SERVICE_NAME": "Metering", "POWERTOOLS_LOG_LEVEL": "WARNING"}
     )

@@ -47,6 +47,9 @@ SETTINGS: Final = {
     "ways. With a sandbox's key they go by calls all the same, and `metering doctor` says so",
     "portal_origins": "pages of these origins may call the [customers' API](../../functions/page/README.md) from "
     'browsers: `["https://app.example.com"]`',
+    "stripe_portal_login": "the link to the login page of Stripe's customer portal (Dashboard → Settings → Billing → "
+    "Customer portal → Activate link): `https://billing.stripe.com/p/login/…`. The page leads there, where customers "
+    "log in by e-mail to see and change how they pay; the functions' key gets no right to open it for them",
     "limits": "functions watch customers' limits and act on them; implied where a plan declares some. `True` for a "
     "deployment whose customers alone have limits, of your own making or their budgets",
     "alerts_from": "the address that e-mail about thresholds comes from, which SES may send from; without one nobody "

@@ -30,6 +30,7 @@ def test_one_route_is_signed_and_the_others_are_open(template: Template) -> None
         "GET /v1/openapi.json": "NONE",
         "GET /v1/usage": "NONE",
         "GET /v1/invoice": "NONE",
+        "GET /v1/invoices": "NONE",
         "GET /v1/prices": "NONE",
         "POST /v1/session": "NONE",
         "POST /v1/notifications": "NONE",
@@ -74,6 +75,7 @@ def test_whoever_floods_a_route_leaves_the_others_their_own(template: Template) 
     assert settings == {
         "GET /v1/usage": bucket,
         "GET /v1/invoice": bucket,
+        "GET /v1/invoices": bucket,
         "POST /v1/session": bucket,
         "POST /v1/links": bucket,
         "POST /v1/notifications": {"ThrottlingBurstLimit": 20, "ThrottlingRateLimit": 5},
@@ -124,3 +126,28 @@ def test_an_origin_that_lets_others_in_is_refused(stack: Callable[..., MeteringS
     """No pattern, nothing in the clear, nothing that no browser sends."""
     with pytest.raises(ValueError, match=r"portal_origins: an origin is written 'https://app\.example\.com'"):
         stack(portal_origins=[origin])
+
+
+def test_where_customers_log_in_at_stripe_reaches_the_function(stack: Callable[..., MeteringStack]) -> None:
+    """So that the function needs no right to open Stripe's portal for them."""
+    made = stack(stripe_portal_login="https://billing.stripe.com/p/login/test_7sI3cw")
+    environment = properties(dict(Synthesised.from_stack(made).to_json()), "PortalShowUsage")["Environment"]
+    assert environment["Variables"]["STRIPE_PORTAL_LOGIN"] == "https://billing.stripe.com/p/login/test_7sI3cw"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://billing.stripe.com/p/login/a",
+        "https://billing.stripe.com/p/session/bps_1",
+        "https://billing.stripe.com/p/login/",
+        "javascript:alert(1)",
+        "https://billing.stripe.com/p/login/a?b=c",
+    ],
+)
+def test_an_address_where_nobody_logs_in_is_refused(stack: Callable[..., MeteringStack], address: str) -> None:
+    """A page for one customer, for an hour, least of all."""
+    with pytest.raises(
+        ValueError, match="stripe_portal_login: the link to the customer portal's login page is written"
+    ):
+        stack(stripe_portal_login=address)

@@ -75,6 +75,7 @@ EVERY: Final[Mapping[str, Any]] = {
     "stripe_calls": 5000,
     "streamed_from": "2026-12-01T00",
     "portal_origins": ["https://app.example.com"],
+    "stripe_portal_login": "https://billing.stripe.com/p/login/test_7sI3cw",
     "portal_concurrency": 20,
     "limits": True,
     "alerts_from": "alerts@example.com",

@@ -131,13 +131,16 @@ def opened(  # noqa: PLR0913 - what a deployment declares
     plans: tuple[Plan, ...] = (),
     origins: str = "",
     limits: bool = False,
+    stripe_portal_login: str = "",
 ) -> Iterator[Portal]:
     """Begin the functions' processes, with their settings, their clock and their files."""
     secrets = boto3.client("secretsmanager")
     secret = secrets.create_secret(Name="portal", SecretString=PORTAL_KEY)["ARN"]
     stripe = secrets.create_secret(Name="stripe", SecretString="sk_test_local")["ARN"]
     on = "true" if limits else ""
-    settings = ShowUsageSettings("counters", "ledger", "Metering", secret, stripe, world.stripe.url, origins, on)
+    settings = ShowUsageSettings(
+        "counters", "ledger", "Metering", secret, stripe, world.stripe.url, origins, on, stripe_portal_login
+    )
     budgets = SetBudgetSettings("ledger", "Metering", secret, "watch-limits", origins)
     for name, value in (settings.environment() | budgets.environment()).items():
         monkeypatch.setenv(name, value)

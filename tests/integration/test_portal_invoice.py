@@ -17,7 +17,7 @@ from metering.model.metrics import Count, Sum
 from metering.model.periods import Hour
 from metering.model.prices import Flat, Package, PerUnit, Plan, Tier, Volume
 from metering.model.usage_row import Change
-from metering.portal.agreements import BREAK_S, KEPT_S, REFUSED_S
+from metering.portal.asking import BREAK_S, KEPT_S, REFUSED_S
 from metering.portal.forecast import BASIS
 from metering.portal.history import KEPT_S as HISTORY_KEPT_S
 from metering.portal.history import AddingUpError

@@ -54,6 +54,7 @@ CHECKS = [
 OPERATIONS = (
     "GET /v1/usage",
     "GET /v1/invoice",
+    "GET /v1/invoices",
     "GET /v1/prices",
     "GET /v1/limits",
     "PUT /v1/budget",

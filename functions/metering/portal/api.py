@@ -21,11 +21,9 @@ from pydantic import BaseModel, Field
 from metering.model.metrics import Count, Sum, scales_of
 from metering.model.periods import Hour
 from metering.model.subjects import LONGEST_ID, is_id
-from metering.portal.agreements import NotSubscribedError
 from metering.portal.answers import LinkAnswer, SessionAnswer, UsageAnswer
 from metering.portal.callers import bearer_of, check_token
 from metering.portal.document import PORTAL_TOKEN, declared, document, may_answer
-from metering.portal.history import AddingUpError
 from metering.portal.http import (
     ProblemError,
     built,
@@ -38,19 +36,17 @@ from metering.portal.http import (
     prefers_csv,
 )
 from metering.portal.http import application as application_of
+from metering.portal.invoice_routes import invoice_routes
 from metering.portal.limit_routes import limit_routes
 from metering.portal.limits import NO_LIMITS
 from metering.portal.lines import lines
-from metering.portal.money_answers import InvoiceAnswer, PricesAnswer
+from metering.portal.money_answers import PricesAnswer
 from metering.portal.page import FILES, read
 from metering.portal.parts import Parts
 from metering.portal.queries import LESS, as_csv, check_bound, check_known, check_size, row, span
 from metering.portal.reading import BY_KEY, By, Cells, Known
 from metering.portal.tokens import LINK_LIFE, SESSION_LIFE, Bearer, Right, Use, issue
 from metering.stores.table import TooMuchError
-from metering.stripe.client import StripeRejectedError, StripeUnavailableError
-
-RETRY_AFTER_S: Final = 10
 
 OPENAPI: Final = "/v1/openapi.json"
 LINKS: Final = "/v1/links"
@@ -89,7 +85,7 @@ def answer(
 @lru_cache(maxsize=1)  # the routes tell what a request is about by the application that took them in last
 def application(*, cors: CORSConfig | None) -> APIGatewayHttpResolver:
     """Return the routes as Powertools plays them; those of ``cors`` may call from browsers."""
-    return application_of(cors, routes, limit_routes)
+    return application_of(cors, routes, invoice_routes, limit_routes)
 
 
 def _parts() -> Parts:
@@ -187,35 +183,6 @@ def _read(parts: Parts, known: Known, first: Hour, end: Hour, *, by_key: bool) -
         raise ProblemError(
             HTTPStatus.BAD_REQUEST, f"{error}; {sure:,} hours are always answered by day or by month: {LESS}"
         ) from error
-
-
-@routes.get(
-    "/v1/invoice",
-    summary="What the running period costs",
-    operation_id="invoice",
-    security=PORTAL_TOKEN,
-    responses=may_answer(InvoiceAnswer, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
-)
-def invoice() -> Response[str]:
-    """Return what the running period costs so far, as a forecast, and by Stripe's own preview."""
-    try:
-        charged = _parts().charges.invoice(_bearer().customer, now=_now())
-    except NotSubscribedError as error:
-        raise ProblemError(
-            HTTPStatus.NOT_FOUND, "there is no subscription to a plan, so that nothing is invoiced"
-        ) from error
-    except (StripeUnavailableError, StripeRejectedError) as error:
-        logger.warning("Stripe gave no answer", error=type(error).__name__)
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "Stripe, which keeps the prices of the subscription, does not answer now: try again",
-            {"Retry-After": str(RETRY_AFTER_S)},
-        ) from error
-    except AddingUpError as error:
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": "1"}) from error
-    except TooMuchError as error:
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"the period cannot be added up: {error}") from error
-    return good(msgspec.json.encode(charged).decode())
 
 
 @routes.get(

@@ -7,6 +7,7 @@ from metering.model.prices import Plan
 from metering.portal.bounds import Bounds
 from metering.portal.charges import Charges
 from metering.portal.limits import Limits
+from metering.portal.past_invoices import PastInvoices
 from metering.portal.reading import UsageReader
 from metering.portal.tokens import PortalKeys
 
@@ -19,6 +20,7 @@ class Parts:
     keys: PortalKeys
     reader: UsageReader
     charges: Charges
+    past_invoices: PastInvoices
     metrics: tuple[Metric, ...]
     plans: tuple[Plan, ...]
     limits: Limits | None = None
