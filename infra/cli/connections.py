@@ -10,7 +10,19 @@ from typing import Annotated, Any, Final, assert_never
 import typer
 from msgspec import to_builtins
 
-from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_as_it_is, print_json, table
+from infra.cli.shared import (
+    Connect,
+    Json,
+    Most,
+    err,
+    first_of,
+    now,
+    on_deployment,
+    out,
+    print_as_it_is,
+    print_json,
+    table,
+)
 from infra.operate.connections.connecting import Connecting, place_of
 from infra.operate.connections.first_line import FirstLine, example_call, wait_for_first_line
 from infra.operate.connections.listing import listed, moment, shown
@@ -29,6 +41,10 @@ PATIENCE: Final = timedelta(minutes=3)
 """What CloudWatch Logs says it takes a log at most, usually."""
 
 _WIDTH: Final = 78
+_WIDE: Final = 120
+_ON_NARROW: Final = ("name", "stage or log group", "last line", "lines an hour", "step")
+"""Columns of the list on a terminal of less than so many signs; all of them would be cut into pieces there."""
+
 _SHORT: Final = 60
 """Signs of a format that are shown; ``--json`` has the whole."""
 
@@ -146,6 +162,8 @@ def disconnect_stage(
 def list_connections(
     connect: Connect,
     ended: Annotated[bool, typer.Option("--all", help="Also those that have been disconnected.")] = False,
+    after: Annotated[str, typer.Option(metavar="NAME", help="Begin after this connection, by name.")] = "",
+    most: Most = None,
     as_json: Json = False,
 ) -> None:
     """List the stages and log groups that are connected, with the last line seen and the lines of the last whole hour.
@@ -154,26 +172,35 @@ def list_connections(
     """
     deployment = connect()
     with err.status("reading log groups"):
-        found = listed(deployment, shown(deployment, ended=ended), deployment.gateway_clock(now()))
+        some, is_more = first_of((one for one in shown(deployment, ended=ended) if one.name > after), most)
+        found = listed(deployment, some, deployment.gateway_clock(now()))
     if as_json:
         print_json([one.as_json() for one in found])
         return
+    columns = ("name", "stage or log group", "read as", "since", "last line", "lines an hour", "connected by", "step")
+    rows = [
+        (
+            one.connection.name,
+            one.where,
+            one.read_as,
+            f"{moment(one.connection.since):%Y-%m-%d}",
+            f"{one.last_line:%Y-%m-%dT%H:%MZ}" if one.last_line else "-",
+            f"{one.lines:,}",
+            one.connection.by.rpartition(":")[2],
+            "" if one.connection.step is Step.CONNECTED else one.connection.step.value,
+        )
+        for one in found
+    ]
+    shown_columns = _ON_NARROW if out.is_terminal and out.width < _WIDE else columns
+    kept = [number for number, column in enumerate(columns) if column in shown_columns]
     table(
-        ("name", "stage or log group", "read as", "since", "last line", "lines an hour", "connected by", "step"),
-        [
-            (
-                one.connection.name,
-                one.where,
-                one.read_as,
-                f"{moment(one.connection.since):%Y-%m-%d}",
-                f"{one.last_line:%Y-%m-%dT%H:%MZ}" if one.last_line else "-",
-                f"{one.lines:,}",
-                one.connection.by.rpartition(":")[2],
-                "" if one.connection.step is Step.CONNECTED else one.connection.step.value,
-            )
-            for one in found
-        ],
+        shown_columns,
+        [[row[number] for number in kept] for row in rows],
+        "connection",
+        way_on=f"--after {some[-1].name}" if is_more else "",
     )
+    if rows and shown_columns is _ON_NARROW:
+        err.print(f"how each is read, since when and by whom: {_WIDE} columns, or --json")
 
 
 def plan_as_json(planned: Plan) -> dict[str, Any]:

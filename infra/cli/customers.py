@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,9 +10,11 @@ import typer
 from infra.cli.shared import (
     Connect,
     Json,
+    Most,
     OperatorKey,
     changing_stripe,
     err,
+    first_of,
     group,
     hour,
     known_customer,
@@ -97,7 +98,7 @@ def customers_list(
     ] = False,
     suspended: Annotated[bool, typer.Option("--suspended", help="Only who is suspended.")] = False,
     after: Annotated[str, typer.Option(metavar="CUSTOMER", help="Begin after this customer, by id.")] = "",
-    most: Annotated[int | None, typer.Option(min=1, help="How many to show at most; all if left out.")] = None,
+    most: Most = None,
     as_json: Json = False,
 ) -> None:
     """List the customers, in the order of their ids."""
@@ -106,19 +107,16 @@ def customers_list(
     wanted = Wanted(after, plan, no_subscription, suspended)
     deployment = connect()
     with err.status("looking at customers"):
-        customers = [*islice(listed(deployment, wanted, now=now()), most + 1 if most else None)]
-    shown = customers[:most]
+        shown, is_more = first_of(listed(deployment, wanted, now=now()), most)
     if as_json:
         print_json([asdict(customer) for customer in shown])
         return
     table(
         ("customer", "name", "Stripe customer"),
         [(customer.id, customer.name, customer.stripe_customer or "none") for customer in shown],
+        "customer",
+        way_on=f"--after {shown[-1].id}" if is_more else "",
     )
-    if len(customers) > len(shown):
-        err.print(f"there are more: --after {shown[-1].id}")
-    elif shown:
-        err.print(f"{len(shown):,} customer{'s' * (len(shown) != 1)}")
 
 
 @on_deployment(customers_app, "show")

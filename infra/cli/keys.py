@@ -1,14 +1,26 @@
 """API keys: made for customers, billed to nobody, or given by mistake."""
 
 import os
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from infra.cli.customers import say_change, say_notes, settled
-from infra.cli.shared import Connect, Json, err, group, hour, known_customer, now, on_deployment, out, print_json, table
+from infra.cli.shared import (
+    Connect,
+    Json,
+    err,
+    first_of,
+    group,
+    hour,
+    known_customer,
+    now,
+    on_deployment,
+    out,
+    print_json,
+    table,
+)
 from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customers import Change, Customers
 from infra.operate.deployment import OperatorError
@@ -16,7 +28,6 @@ from infra.operate.forgetting import Forgetting
 from infra.operate.key_list import KeyList
 from infra.operate.keys import check_keys, name_key
 from infra.operate.new_keys import LABEL, Created, create_key
-from infra.operate.words import count
 from metering.model.log_format import API_KEY
 from metering.model.periods import Hour
 
@@ -47,8 +58,7 @@ def keys_list(
         known_customer(deployment.ledger, customer_id)
     with err.status("looking at keys"):
         listed = keys.of_customer(customer_id, after) if customer_id else keys.of_all(after)
-        found = [*islice((key for key in listed if key.excluded or not excluded), most + 1)]
-    shown, more = found[:most], len(found) > most
+        shown, more = first_of((key for key in listed if key.excluded or not excluded), most)
     if as_json:
         print_json({"keys": [key.as_json() for key in shown], "more_after": shown[-1].key if more else None})
         return
@@ -58,11 +68,9 @@ def keys_list(
             (key.key, key.name, key.customer, str(key.since or "the beginning"), str(key.to or ""), key.state())
             for key in shown
         ],
+        "key",
+        way_on=f"--after {shown[-1].key}" if more else "",
     )
-    if more:
-        err.print(f"there are more: --after {shown[-1].key}")
-    elif shown:
-        err.print(count(len(shown), "key"))
 
 
 @on_deployment(keys_app, "create")

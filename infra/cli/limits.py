@@ -1,7 +1,6 @@
 """Limits of customers: set, raised, cleared, listed, shown and tried."""
 
 from functools import partial
-from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -12,6 +11,7 @@ from infra.cli.shared import (
     Connect,
     Json,
     err,
+    first_of,
     group,
     hour,
     known_customer,
@@ -29,6 +29,7 @@ from infra.operate.limits.measuring import Probe, call
 from infra.operate.limits.setting import Limited, in_words, items_of, limited, moment
 from infra.operate.limits.showing import Shown, Standing, standing
 from infra.operate.limits.trying import MOST_DAYS, Trying
+from infra.operate.words import count
 from metering.limits.usage_plans import UsagePlans
 from metering.model.limits import SPEND, OfCustomer, Reason, written
 from metering.model.periods import Hour
@@ -123,10 +124,10 @@ def limits_list(
     """List the customers that have limits of their own, or whose keys are slowed or stopped, and why."""
     deployment, at = connect(), now()
     with err.status("looking at customers"):
-        found = [*islice(limited(deployment, at, after=after), most + 1)]
-    more = found[most - 1].customer if len(found) > most else None
+        found, is_more = first_of(limited(deployment, at, after=after), most)
+    more = found[-1].customer if is_more else None
     if as_json:
-        print_json({"customers": [_limited(one) for one in found[:most]], "more_after": more})
+        print_json({"customers": [_limited(one) for one in found], "more_after": more})
         return
     table(
         ("customer", "keys", "why", "own limits"),
@@ -137,11 +138,11 @@ def limits_list(
                 ", ".join(_since(reason) for reason in one.reasons) or "-",
                 ", ".join(map(in_words, one.own)) or "-",
             )
-            for one in found[:most]
+            for one in found
         ],
+        "customer",
+        way_on=f"--after {more}" * is_more,
     )
-    if more:
-        err.print(f"there are more: --after {more}")
 
 
 @on_deployment(limits_app, "show")
@@ -236,11 +237,13 @@ def limits_would(
         ],
     )
     err.print(
-        f"of {tried.customers:,} customers, {tried.first} to {tried.end}: {tried.told:,} would have been told of "
-        f"something, {tried.slowed:,} slowed, {tried.stopped:,} stopped; {tried.unlimited:,} have no limit"
+        f"of {count(tried.customers, 'customer')}, {tried.first} to {tried.end}: {tried.told:,} would have been told "
+        f"of something, {tried.slowed:,} slowed, {tried.stopped:,} stopped; {tried.unlimited:,} have no limit"
     )
     if tried.left_off:
-        err.print(f"{tried.left_off:,} more lines are not shown: name a customer with --customer")
+        err.print(
+            f"{count(tried.left_off, 'more line is', 'more lines are')} not shown: name a customer with --customer"
+        )
 
 
 @on_deployment(customers_app, "alerts")

@@ -47,7 +47,7 @@ WORDS: Final[dict[str, dict[str, Word]]] = {
         "adjustments": Word("What was corrected by hand, and taking it back.", "adjusting:app"),
         "unbilled": Word("Usage that Stripe has and nobody pays.", "usage:app"),
         "rejected": Word("Usage that Stripe rejected, and another try.", "posting:app"),
-        "held": Word("Differences of invoices that wait for a person.", "posting:app"),
+        "held": Word("Differences of invoices that wait for a person.", "held:held_app"),
     },
     "Mend": {
         "set-aside": Word("Usage that could not be counted, and the way back in.", "set_aside:set_aside_app"),

@@ -10,7 +10,9 @@ import typer
 from infra.cli.shared import (
     Connect,
     Json,
+    Most,
     err,
+    first_of,
     group,
     hour,
     known_customer,
@@ -21,10 +23,9 @@ from infra.cli.shared import (
     progress,
     table,
 )
-from infra.operate import held_invoices, posting, unpaid
+from infra.operate import posting, unpaid
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import named
-from infra.operate.held_invoices import Decision
 from metering.billing.reconciling import NOT_POSTED
 from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
@@ -34,13 +35,15 @@ from metering.stores.switch import Switch
 app: Final = typer.Typer()
 
 _MOST_NAMED: Final = 10
+OTHERS: Final = "a larger --most, or --customer"
+"""How one sees what a list left off that cannot be gone on with."""
+
+Whose = Annotated[str, typer.Option("--customer", metavar="ID", help="Only this customer's; all if left out.")]
 
 posting_app: Final = group("Whether usage is posted to Stripe: off until you turn it on.")
 rejected_app: Final = group("Usage that Stripe rejected, and another try.")
 app.add_typer(posting_app, name="posting")
-held_app: Final = group("Differences of invoices that no late record explains, and what is to be done about them.")
 app.add_typer(rejected_app, name="rejected")
-app.add_typer(held_app, name="held")
 
 
 @on_deployment(posting_app, "on")
@@ -131,9 +134,9 @@ def before_posting(hours: int, since: str) -> str:
 
 
 @on_deployment(rejected_app, "list")
-def rejected_list(connect: Connect, as_json: Json = False) -> None:
+def rejected_list(connect: Connect, customer_id: Whose = "", most: Most = None, as_json: Json = False) -> None:
     """List the totals that Stripe rejected, with Stripe's own words."""
-    rejections = list(posting.rejections(connect()))
+    rejections, is_more = first_of(posting.rejections(connect(), customer_id), most)
     if as_json:
         print_json([asdict(rejection) for rejection in rejections])
         return
@@ -143,6 +146,8 @@ def rejected_list(connect: Connect, as_json: Json = False) -> None:
             (rejection.customer, rejection.metric, rejection.hour, f"{rejection.quantity:,}", rejection.reason)
             for rejection in rejections
         ],
+        "total",
+        way_on=OTHERS * is_more,
     )
 
 
@@ -165,96 +170,6 @@ def rejected_retry(
         print_json({"hours": hours})
         return
     out.print(f"{hours} customers' hours are posted again at the next tick, or by 'metering close'")
-
-
-@on_deployment(held_app, "list")
-def held_list(connect: Connect, as_json: Json = False) -> None:
-    """List the invoices that bill something else than was used, for no reason that is known, or cannot be read."""
-    found = list(held_invoices.held_invoices(connect()))
-    if as_json:
-        print_json([asdict(one) for one in found])
-        return
-    table(
-        ("customer", "invoice", "metric", "from", "to", "invoiced", "difference", "reason"),
-        [
-            (
-                one.customer,
-                one.invoice,
-                one.metric,
-                one.first,
-                one.end,
-                f"{one.invoiced:,}",
-                f"{one.difference:+,}",
-                one.reason,
-            )
-            for one in found
-        ],
-    )
-
-
-HeldInvoice = Annotated[str, typer.Argument(metavar="INVOICE", help="As 'metering held list' shows it.")]
-HeldMetric = Annotated[str, typer.Argument(metavar="METRIC")]
-HeldCustomer = Annotated[str, typer.Argument(metavar="CUSTOMER")]
-Why = Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger.")]
-
-
-@on_deployment(held_app, "carry")
-def held_carry(
-    connect: Connect,
-    customer_id: HeldCustomer,
-    invoice: HeldInvoice,
-    metric: HeldMetric,
-    reason: Why,
-    as_json: Json = False,
-) -> None:
-    """Bill a difference after all, in the current hour."""
-    _decide(connect, customer_id, invoice, metric, Decision("carry", reason, now()), as_json)
-
-
-@on_deployment(held_app, "leave")
-def held_leave(
-    connect: Connect,
-    customer_id: HeldCustomer,
-    invoice: HeldInvoice,
-    *,
-    metric: Annotated[
-        str, typer.Argument(metavar="[METRIC]", help="Leave it out for an invoice that cannot be read.")
-    ] = "",
-    reason: Why,
-    as_json: Json = False,
-) -> None:
-    """Bill a difference to nobody, for good: the invoice is right as it is, or it cannot be read.
-
-    Of one that cannot be read, nothing is compared any more, and what comes late to its hours is not carried.
-    """
-    if metric:
-        _decide(connect, customer_id, invoice, metric, Decision("leave", reason, now()), as_json)
-        return
-    deployment = connect()
-    known_customer(deployment.ledger, customer_id)
-    held_invoices.leave_unread(deployment, customer_id, invoice, reason=reason, now=now())
-    if as_json:
-        print_json({"amount": None, "decision": "leave"})
-        return
-    out.print(f"nothing of {invoice} is compared any more")
-
-
-def _decide(
-    connect: Connect,
-    customer_id: str,
-    invoice: str,
-    metric: str,
-    decision: Decision,
-    as_json: bool,
-) -> None:
-    deployment = connect()
-    known_customer(deployment.ledger, customer_id)
-    amount = held_invoices.decide(deployment, customer_id, invoice, metric, decision)
-    if as_json:
-        print_json({"amount": amount, "decision": decision.what})
-        return
-    where = "are billed in the current hour" if decision.what == "carry" else "are billed to nobody"
-    out.print(f"{amount:+,} {metric} of {invoice} {where}")
 
 
 @on_deployment(app, "reconcile")

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, get_type_hints
+from itertools import islice
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import boto3
 import typer
@@ -18,6 +19,7 @@ from infra.cli import terminal
 from infra.cli.stopping import READ, WROTE, course
 from infra.cli.terminal import line
 from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError, checked_key
+from infra.operate.words import count
 from metering.model.periods import Hour
 from metering.model.subjects import is_id
 from metering.stores.holders import Customer
@@ -27,6 +29,8 @@ out: Final = terminal.out
 err: Final = terminal.err
 
 WIDEST: Final = 1000
+_SHORT: Final = 24
+"""Names of at most so many signs, which a row begins with, are never cut into lines."""
 
 _READING: Final = {
     "connections",
@@ -43,11 +47,15 @@ _READING: Final = {
 }
 """Commands that change nothing, whatever group they are in."""
 
+T = TypeVar("T")
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Stack = Annotated[str, typer.Option(help="The metering stack's name.", envvar="METERING_STACK")]
 Region = Annotated[str | None, typer.Option(help="The AWS Region; the AWS environment's if left out.")]
 Profile = Annotated[str | None, typer.Option(help="The AWS profile; the AWS environment's if left out.")]
 Local = Annotated[bool, typer.Option("--local", help="Act on the running 'metering local' instead of AWS.")]
+
+Most = Annotated[int | None, typer.Option(min=1, help="How many to show at most; all if left out.")]
 
 OperatorKey = Annotated[
     bool,
@@ -158,22 +166,38 @@ def print_as_it_is(text: str) -> None:
     sys.stdout.write("".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text))
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table, with each row on one line where nobody looks."""
+def first_of(things: Iterable[T], most: int | None) -> tuple[list[T], bool]:
+    """Return the first ``most`` things, or all for None, and whether there are more; no further one is looked for."""
+    found = [*islice(things, most + 1 if most else None)]
+    return found[:most], most is not None and len(found) > most
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *, way_on: str = "") -> None:
+    """Print a table, with each row on one line where nobody looks; on stderr how many there are ``of`` what.
+
+    Where there are more, ``way_on`` is how they are seen.
+    """
     made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    lines = [[*row] for row in rows]
+    for place, column in enumerate(columns):
+        is_short = place == 0 and all(len(row[0]) <= _SHORT for row in lines)
         made.add_column(
             column,
             justify="right" if column in ("quantity", "lines an hour") else "left",
             overflow="fold",
-            no_wrap=column in ("since", "last line"),
+            no_wrap=is_short or column in ("since", "last line"),
         )
-    for row in rows:
+    for row in lines:
         made.add_row(*map(line, row))
     if made.row_count:
         if not out.is_terminal:
             out.width = WIDEST  # a pipe gets each row on one line
         out.print(made)
+        number = count(made.row_count, of)
+        if way_on:
+            err.print(f"{number} shown; there are more: {way_on}")
+        elif of:
+            err.print(number)
     else:
         err.print("nothing there")
 

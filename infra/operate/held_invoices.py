@@ -44,10 +44,11 @@ class Held:
     reason: str
 
 
-def held_invoices(deployment: Deployment) -> Iterator[Held]:
+def held_invoices(deployment: Deployment, only: str = "") -> Iterator[Held]:
     """Yield all that is held for a person: the hourly run asks for each to be seen, and for many others besides."""
     marks = deployment.counters.marks.of_kind(Mark.CHECK)
-    names = dict.fromkeys(mark.subject.id for mark in marks if mark.subject.kind is Kind.CUSTOMER)
+    subjects = (mark.subject for mark in marks if mark.subject.kind is Kind.CUSTOMER)
+    names = dict.fromkeys(subject.id for subject in subjects if only in ("", subject.id))
     for some in in_pieces([*names], AT_ONCE):
         for found in side_by_side(lambda name: [*_held_of(deployment, name)], some):
             yield from found

@@ -110,9 +110,14 @@ class Rejection:
     reason: str
 
 
-def rejections(deployment: Deployment) -> Iterator[Rejection]:
-    """Yield every total that Stripe rejected; those whose row has a pending one, too, once that is settled."""
+def rejections(deployment: Deployment, only: str = "") -> Iterator[Rejection]:
+    """Yield every total that Stripe rejected, by customers, of all or of one.
+
+    Those whose row has a pending one, too, come once that is settled.
+    """
     for name, hours in sorted(deployment.ledger.rows.rejected().items()):
+        if only not in ("", name):
+            continue
         for row in deployment.ledger.rows.written({(customer(name), hour) for hour in hours}):
             for metric, total in row.totals.items():
                 if total.state == "REJECTED":

@@ -61,7 +61,7 @@ class Operator:
         secrets: Any = boto3.client("secretsmanager")
         secrets.create_secret(Name="stripe-secret", SecretString="sk_test_local")
         self.monkeypatch.setattr(Deployment, "find", lambda *_, **__: self.deployment)
-        for module in ("adjusting", "posting"):
+        for module in ("adjusting", "held", "posting"):
             self.monkeypatch.setattr(f"infra.cli.{module}.now", self.world.clock)
 
     @property

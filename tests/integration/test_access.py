@@ -210,7 +210,7 @@ def test_a_list_of_keys_is_narrowed_and_gone_on_with(gate: Gate) -> None:
         "load",
     ]
     first = gate.operator.run("keys", "list", "--excluded", "--most", "1")
-    assert (len(first.out.splitlines()), first.err) == (2, "there are more: --after health\n")
+    assert (len(first.out.splitlines()), first.err) == (2, "1 key shown; there are more: --after health\n")
     rest = gate.operator.run("keys", "list", "--excluded", "--after", "health")
     assert (rest.out.splitlines()[1].split()[0], rest.err) == ("load", "1 key\n")
     everyone = gate.operator.run("keys", "list", "--most", "3", "--json").document

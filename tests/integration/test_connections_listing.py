@@ -111,6 +111,16 @@ def test_the_command_prints_a_row_for_each(world: World, operator: Operator, dep
     ]
 
 
+def test_a_long_list_is_gone_on_with(operator: Operator, deployment: Deployment) -> None:
+    """By names; how many there are is on stderr, where it is in no pipe's way."""
+    del deployment
+    first = operator.run("connections", "--all", "--most", "2")
+    assert [row.split()[0] for row in first.out.splitlines()] == ["name", "former", "jobs"]
+    assert first.err == "2 connections shown; there are more: --after jobs\n"
+    rest = operator.run("connections", "--all", "--after", "jobs")
+    assert ([row.split()[0] for row in rest.out.splitlines()], rest.err) == (["name", "orders"], "1 connection\n")
+
+
 def test_a_connection_that_cannot_be_read_is_named(operator: Operator, deployment: Deployment) -> None:
     """It is no defect of the program: a newer version may have written it."""
     key = {"pk": {"S": "connections"}, "sk": {"S": "orders"}}
@@ -146,14 +156,24 @@ def test_as_json_a_connection_says_all_that_the_ledger_holds_of_it(deployment: D
     assert (jobs["kind"], jobs["stage"], jobs["caller"], jobs["form"]) == (None, None, None, "usage")
 
 
-def test_moments_stay_whole_on_a_narrow_terminal(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names may be cut into lines, but who looks for silence looks at these."""
-    operator.deployment.connections.save(JOBS)
+@pytest.mark.parametrize("columns", [80, 120, 140])
+def test_names_and_moments_are_whole_on_a_terminal_of_any_width(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """On a narrow one how each is read and who connected it give way, and it is said where those are."""
+    name = "checkout-production-eu"
+    operator.deployment.connections.save(msgspec.structs.replace(JOBS, name=name))
     make_log_group(JOBS.log_group)
     write_lines(JOBS.log_group, {"line": NOW})
     shown_on = io.StringIO()
-    terminal = Terminal(file=shown_on, width=80, force_terminal=True, color_system=None)
-    monkeypatch.setattr("infra.cli.shared.out", terminal)
-    operator.run("connections")
-    rows = [line for line in shown_on.getvalue().splitlines() if f"{NOW:%Y-%m-%dT%H:%MZ}" in line]
-    assert [("2026-11-22" in row, len(row) <= 80) for row in rows] == [(True, True)]
+    terminal = Terminal(file=shown_on, width=columns, force_terminal=True, color_system=None)
+    for module in ("shared", "connections"):
+        monkeypatch.setattr(f"infra.cli.{module}.out", terminal)
+    said = operator.run("connections")
+    is_wide = columns >= 120
+    row = shown_on.getvalue().splitlines()[-1]
+    assert row.split()[:2] == [name, JOBS.log_group]
+    assert f"{NOW:%Y-%m-%dT%H:%MZ}" in row
+    assert len(row) <= columns
+    assert (JOBS.by.rpartition(":")[2] in row) == is_wide
+    assert ("by whom: 120 columns, or --json" in said.err) != is_wide

@@ -359,7 +359,7 @@ def test_who_is_limited_or_closed_is_listed_a_page_at_a_time(desk: Desk) -> None
     said = desk.try_("limits", "list", "--most", "2")
     assert [line.split()[:2] for line in said.out.splitlines()[1:]] == [["beta", "open"], ["gamma", "stopped"]]
     assert "a stop at 10 bytes per period" in said.out
-    assert said.err == "there are more: --after gamma\n"
+    assert said.err == "2 customers shown; there are more: --after gamma\n"
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_what_is_too_much_to_show_is_counted(desk: Desk, monkeypatch: pytest.Mon
     ]
     assert said.err == (
         "of 4 customers, 2026-10-23T05 to 2026-11-22T05: 3 would have been told of something, 0 slowed, 0 stopped; "
-        "0 have no limit\n1 more lines are not shown: name a customer with --customer\n"
+        "0 have no limit\n1 more line is not shown: name a customer with --customer\n"
     )
 
 

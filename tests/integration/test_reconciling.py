@@ -598,7 +598,9 @@ def test_rejected_totals_are_listed_and_retried(billing: Billing, operator: Oper
     [one] = operator.run("rejected", "list", "--json").document
     assert (one["customer"], one["metric"], one["hour"], one["quantity"]) == ("acme", "requests", str(now), 3)
     assert "5 minutes in the future" in one["reason"]
-    assert "5 minutes in the future" in operator.run("rejected", "list").out
+    listed = operator.run("rejected", "list", "--most", "1")
+    assert ("5 minutes in the future" in listed.out, listed.err) == (True, "1 total\n")
+    assert operator.run("rejected", "list", "--customer", "globex").err == "nothing there\n"
     billing.at(world.now)
     assert operator.run("rejected", "retry", "acme", "--json").document == {"hours": 1}
     world.run()

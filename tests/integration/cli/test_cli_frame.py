@@ -286,6 +286,13 @@ def test_no_color_is_heeded() -> None:
     assert screen(plain) == screen(coloured)
 
 
+def test_no_color_is_heeded_by_tables() -> None:
+    """Whose headings are bold, which is no colour."""
+    plain = on_a_terminal(MANY, "set-aside", "list", columns=80, answers=b"no such", NO_COLOR="1")
+    assert COLOURS.findall(plain) == []
+    assert screen(plain)[0].startswith("batch")
+
+
 # --- a pipe ----------------------------------------------------------------------------------------------------------
 
 
@@ -297,15 +304,19 @@ from infra.operate.deployment import Deployment
 Deployment.find = lambda *_: Deployment
 entry = redrive.Entry("0" * 24, "lines", "", "", 1, 0, 0, 0, {"no customer": 1})
 redrive.entries = lambda _: [entry] * 3_000
+redrive.lines = lambda *_: [redrive.ShownLine("line", "set aside", "not JSON", "x" * 90)] * 3_000
 main()
 """
 
 
-@pytest.mark.parametrize(("option", "first"), [((), "batch "), (("--json",), "[")])
-def test_who_reads_the_first_lines_alone_reads_no_more(option: tuple[str, ...], first: str) -> None:
-    """A list goes into head, or into less that is left, without a word."""
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [(("list",), "batch "), (("list", "--json"), "["), (("show", "0" * 24), "line  set aside: not JSON")],
+)
+def test_who_reads_the_first_lines_alone_reads_no_more(command: tuple[str, ...], first: str) -> None:
+    """A list goes into head, or into less that is left, without a word: in each of the ways that commands write."""
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-c", MANY, "set-aside", "list", *option],
+        [sys.executable, "-c", MANY, "set-aside", *command],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -76,7 +76,7 @@ def hostile(deployed: World, cloudformation: CloudFormation, monkeypatch: pytest
 
     monkeypatch.setattr(Deployment, "invoke", invoke)
     rejected = posting.Rejection("acme", "requests", str(HOUR), 3, HOSTILE)
-    monkeypatch.setattr(posting, "rejections", lambda _deployment: [rejected])
+    monkeypatch.setattr(posting, "rejections", lambda *_: [rejected])
     connection = Connection(
         name="hostile",
         form=Form.OURS,

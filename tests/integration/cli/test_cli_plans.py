@@ -191,7 +191,7 @@ def test_customers_are_listed_by_what_is_asked_for(selling: World, metering: Met
     assert ids("--suspended") == ["c3"]
     assert ids("--suspended", "--no-subscription", "--after", "c3") == []
     assert ids("--after", "acme", "--most", "2") == ["c1", "c2"]
-    assert metering("customers", "list", "--most", "2").err == "there are more: --after c1\n"
+    assert metering("customers", "list", "--most", "2").err == "2 customers shown; there are more: --after c1\n"
     assert metering("customers", "list").err == "4 customers\n"
     refused = metering("customers", "list", "--plan", "standart").err
     assert refused == "error: there is no plan 'standart': app.py declares standard\n"
