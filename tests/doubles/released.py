@@ -3,7 +3,8 @@
     uv run python -m tests.doubles.released 1.0.0
 
 ``played_by_1_0_0.py`` says what is played; it runs on that version's own code, and on the doubles of its own tests.
-What it leaves is the same each time, and stands in the version's folder, ``tests/events/stored/1.0.0/``.
+What it leaves is the same each time, and stands in the version's folder, ``tests/events/stored/1.0.0/``. What a later
+version has left can be given to one as well: ``delivered_to_1_0_0.py``.
 """
 
 import json
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 RELEASED: Final = {"1.0.0": "460aa21be0a3fe5259f296c355a85f0110395865"}
 """The commits of released versions."""
@@ -56,18 +57,23 @@ def importing(code: Path) -> dict[str, str]:
 
 def remake(version: str) -> dict[str, str]:
     """Run a version, and return the files of its folder: one for each place where things are kept."""
-    played = STORED / f"played_by_{version.replace('.', '_')}.py"
-    with code_of(version) as code:
-        told = _run(sys.executable, "-P", str(played), cwd=code, env=_ENVIRONMENT | importing(code)).stdout
-    places = json.loads(told)
+    places = play(version, "played_by")
     return {f"{place}.json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n" for place, kept in places.items()}
 
 
+def play(version: str, what: str, given: object = None) -> Any:
+    """Run ``<what>_<version>.py`` on a version's code, with something on stdin, and return what it prints, as JSON."""
+    program = STORED / f"{what}_{version.replace('.', '_')}.py"
+    with code_of(version) as code:
+        env = _ENVIRONMENT | importing(code)
+        return json.loads(_run(sys.executable, "-P", str(program), cwd=code, env=env, given=json.dumps(given)).stdout)
+
+
 def _run(
-    *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, check: bool = True
+    *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, check: bool = True, given: str = ""
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(  # noqa: S603 - nothing of it comes from others
-        arguments, cwd=cwd, env=env, check=check, capture_output=True, timeout=_LONGEST
+        arguments, cwd=cwd, env=env, check=check, capture_output=True, timeout=_LONGEST, input=given.encode()
     )
 
 

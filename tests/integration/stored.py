@@ -80,7 +80,7 @@ def left_by(version: str, world: World) -> Left:
     left.at(datetime.fromisoformat(told["now"]))
     for table in ("counters", "ledger"):
         for item in kept[table]:
-            world.counters.client.put_item(TableName=table, Item=_with_bytes(item))
+            world.counters.client.put_item(TableName=table, Item=with_bytes(item))
     for name, document in kept["bucket"].items():
         world.set_aside.client.put_object(Bucket=world.set_aside.bucket, Key=name, Body=json.dumps(document).encode())
     return left
@@ -95,7 +95,7 @@ def sums(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
     return added
 
 
-def _with_bytes(item: Mapping[str, Any]) -> dict[str, Any]:
+def with_bytes(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return an item as DynamoDB has it, whose bytes JSON holds as Base64."""
     values = {name: dict(value) for name, value in item.items()}
     for value in values.values():

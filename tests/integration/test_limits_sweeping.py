@@ -345,6 +345,25 @@ def test_who_is_closed_and_not_on_the_gates_list_is_brought_again(limited: Limit
     assert limited.gate.asked()["acme"].level is Level.STOPPED
 
 
+def test_who_was_closed_before_a_version_without_limits_ran_is_opened_when_its_window_has_turned(
+    limited: Limited,
+) -> None:
+    """The table of who is closed is a new one after such a time, during which nobody opened any key."""
+    limited.use(100)
+    limited.look()
+    limited.items.save_home("key1", Home(("plan1",), Level.STOPPED))
+    limited.items.save_gate("acme", Gate(Level.STOPPED, (REACHED,), int(limited.now.timestamp())))
+    limited.gate.put_closed("acme", Closed(Level.STOPPED, 1, homes={"key1": ("plan1",)}))
+    limited.tables._items["access"].clear()
+    sweeper(limited).sweep()
+    assert limited.gate.asked()["acme"].level is Level.STOPPED
+    limited.gate.done("acme", limited.gate.asked()["acme"])
+    limited.tables._items["access"].clear()
+    limited.time.moment = Hour.parse("2026-11-23T00").start
+    sweeper(limited).sweep()
+    assert limited.gate.asked()["acme"].level is Level.OPEN
+
+
 def test_a_caller_that_is_closed_until_another_moment_is_brought_again(limited: Limited) -> None:
     """Its window has come to end later, and it is stopped still; authorizers would let it in at the earlier moment."""
     limited.use(100)
