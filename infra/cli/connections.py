@@ -143,7 +143,7 @@ def disconnect_stage(
     deployment = connect()
     with err.status("looking at the stage"):
         connection = _connection(deployment, name, stage)
-        verbs = Connecting(deployment, place_of(deployment), Patience(say=say))
+        verbs = Connecting(deployment, place_of(deployment, to_disconnect=True), Patience(say=say))
         verbs.check_way_back(connection, keep_log=keep_log)
     steps = _way_back(connection, keep_log=keep_log)
     if not as_json:

@@ -35,8 +35,12 @@ _CHANGING_MS: Final = 60_000
 _CHANGES_STAGE: Final = (Form.OURS, Form.EXTENDED)
 
 
-def place_of(deployment: Deployment) -> Place:
-    """Return where a deployment's lines go; two calls."""
+def place_of(deployment: Deployment, *, to_disconnect: bool = False) -> Place:
+    """Return where a deployment's lines go; two calls.
+
+    ``to_disconnect`` does without what a version that has no connections does not tell: whoever went back to it with a
+    stage connected has to give that back.
+    """
     outputs, functions = deployment.outputs, deployment.client("lambda")
     arn = str(functions.get_function_configuration(FunctionName=outputs.record_usage_function)["FunctionArn"])
     _, partition, _, region, account, *_ = arn.split(":")
@@ -44,7 +48,7 @@ def place_of(deployment: Deployment) -> Place:
         stack=deployment.stack,
         access_log=deployment.access_log,
         access_log_group=outputs.access_log_group,
-        connected_logs=outputs.connected_logs,
+        connected_logs="" if to_disconnect else outputs.connected_logs,
         group_arn=f"arn:{partition}:logs:{region}:{account}:log-group:",
         function_arn=arn,
         nonce=outputs.nonces.partition(" ")[0],

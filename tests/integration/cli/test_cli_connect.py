@@ -75,6 +75,19 @@ def test_connect_and_disconnect_do_what_they_said(live: LiveApis, metering: Mete
     assert "orders is disconnected already: nothing to change" in metering("disconnect", *STAGE).out
 
 
+def test_a_stage_is_given_back_on_a_stack_of_a_version_without_connections(live: LiveApis, metering: Metering) -> None:
+    """I7: whoever went back with it connected gives it back by the newer commands; none is connected there."""
+    assert metering("connect", *STAGE, "--yes", "--no-wait").code == 0
+    del live.stacks.outputs["ConnectedLogs"], live.stacks.outputs["Version"]
+    refused = metering("connect", *STAGE, "--yes", "--no-wait")
+    assert (refused.code, refused.err.splitlines()[-1]) == (
+        1,
+        "error: the stack has no ConnectedLogs: another version deployed it. Deploy it again",
+    )
+    assert metering("disconnect", "orders", "--yes").code == 0
+    assert live.apis.log_of("orders0001") == ("", "")
+
+
 def test_a_program_is_told_the_plan_and_what_came_of_it(live: LiveApis, metering: Metering) -> None:
     """One document each; without --yes nothing is done."""
     planned = metering("connect", *STAGE, "--json").json()
