@@ -10,8 +10,10 @@ once an hour which plan it is on, and reads what it has used in the period befor
 hour, less what it asks without it, by the plan as ``app.py`` declares it, fees left out. So an hour within a free tier
 costs nothing, and the package or tier that it begins is its own. ``per_hour`` is what that comes to if the hour goes on
 as it went since its begin. Both are estimates: whoever is subscribed to an older price pays that one. Distinct values
-are as the ledger has them once it has the hour; until then those of a customer with several keys are an upper bound,
-which is said (``up_to``): what the keys have in common counts for each, as long as nobody has read a month's claims.
+are as the ledger has them once it has the hour. Until then those of a customer with several keys are settled by a
+month's claims, as the customers' page does it: of the first :data:`MOST_SETTLED` customers, by at most 128 queries
+each. Where that does not suffice, they are an upper bound, which is said (``up_to``): what its keys have in common
+counts for each.
 """
 
 from collections import Counter
@@ -26,11 +28,13 @@ from infra.operate.deployment import Deployment
 from infra.operate.looks import Busy, Look
 from metering.layout import FAILED_BATCHES
 from metering.limits.gate import reasons_of_one
+from metering.model.amounts import Amounts
 from metering.model.limits import Reason
-from metering.model.metrics import Count, Metric, meters_of
-from metering.model.periods import HOUR, Hour, hours
+from metering.model.metrics import Count, Metric, Unique, meters_of
+from metering.model.periods import EPOCH, HOUR, Hour, hours
 from metering.model.prices import Flat, Plan, Price, explain, terms
 from metering.model.subjects import Kind, customer, key_of_source, source_of_key
+from metering.portal.uniques import KeptUniques
 from metering.stores.attribution import Share, alone, owner_of
 from metering.stores.aws import side_by_side
 from metering.stores.counters import Counted
@@ -47,6 +51,9 @@ MOST_SET_ASIDE: Final = 100
 
 MOST_KEYS: Final = 100
 """Of so many keys of a customer that is shown it is looked at whether one alone stands for it."""
+
+MOST_SETTLED: Final = 20
+"""Of so many customers that are shown distinct values of several keys are settled."""
 
 MOST_REJECTED: Final = 10_000
 """More rows that Stripe rejected are not counted."""
@@ -84,10 +91,13 @@ class Top:
     _notes: list[str] = field(default_factory=list)
     _unpriced: str = ""
     _reasons: dict[str, tuple[Reason, ...]] = field(default_factory=dict)
-    _alone: dict[str, bool] = field(default_factory=dict)
+    _held: dict[str, Mapping[str, Holding] | None] = field(default_factory=dict)
+    _settles: KeptUniques | None = None
+    _at: datetime = field(default=EPOCH)
 
     def look(self, now: datetime) -> Look:
         """Look at the counters, and at what is not known yet."""
+        self._at = now
         hour = self.hour or Hour.containing(now)
         if self._before is not None and self._before[0] != hour:  # a period may have begun with the hour
             self._subscribed, self._used = {}, {}
@@ -112,7 +122,7 @@ class Top:
             if busy.customer:
                 theirs.setdefault(busy.customer, []).append(source)
         customers = [self._customer(name, counted, names_of, rate) for name, names_of in theirs.items()]
-        busiest = self._settled(sorted(customers, key=_busiest)[: self.rows], hour)
+        busiest = self._settled(sorted(customers, key=_busiest)[: self.rows], counted, theirs, hour)
         self._before = hour, now, counted
         return Look(
             hour,
@@ -137,7 +147,7 @@ class Top:
         self._standing_at = now
         self._holdings = {}
         self._reasons = {}
-        self._alone = {}
+        self._held = {}
         self._unpriced = ""
         self._subscribed = {name: on for name, on in self._subscribed.items() if on is not None}
         self._set_aside = self._count_set_aside()
@@ -178,25 +188,60 @@ class Top:
         distinct = tuple(sorted(together.uniques))
         return Busy(name, name, together.quantities(), rate(sources), keys=len(sources), up_to=distinct)
 
-    def _settled(self, busiest: list[Busy], hour: Hour) -> list[Busy]:
-        """Return customers with distinct values as the ledger has them; what it has not, and may be fewer, is said."""
+    def _settled(
+        self, busiest: list[Busy], counted: Counted, theirs: Mapping[str, list[str]], hour: Hour
+    ) -> list[Busy]:
+        """Return customers with distinct values as the ledger has them, or as claims say, or so many at most."""
         wanted = [busy.name for busy in busiest if busy.up_to]
         rows = self.deployment.ledger.rows.at(hour, map(customer, wanted))
-        unknown = [name for name in wanted if name not in self._alone]
-        self._alone |= dict(zip(unknown, side_by_side(lambda name: self._is_alone(name, hour), unknown), strict=True))
+        self._learn_held(wanted)
         settled = []
         for busy in busiest:
             totals = rows[customer(busy.name)].totals if busy.up_to else {}
             known = {metric: totals[metric].counted for metric in busy.up_to if metric in totals}
-            left = () if self._alone.get(busy.name, True) else tuple(sorted({*busy.up_to} - known.keys()))
+            may_settle = busy.name in wanted[:MOST_SETTLED] or (busy.up_to and self._is_alone(busy.name, hour))
+            if len(known) < len(busy.up_to) and may_settle:
+                of_hour = {source: counted[source] for source in theirs[busy.name]}
+                known = self._settle(busy.name, hour, of_hour).uniques | known
+            left = tuple(metric for metric in busy.up_to if metric not in known)
             settled.append(replace(busy, quantities={**busy.quantities, **known}, up_to=left))
         return settled
 
     def _is_alone(self, name: str, hour: Hour) -> bool:
         """Say whether one key alone stands for a customer in the month, so that its counters say what is distinct."""
+        held = self._held[name]
+        return held is not None and alone(held, name, hour)
+
+    def _learn_held(self, names: Iterable[str]) -> None:
+        """Look which keys these customers have; of too many it is not looked at, and None."""
+        unknown = [name for name in names if name not in self._held]
+        self._held |= dict(zip(unknown, side_by_side(self._keys_of, unknown), strict=True))
+
+    def _keys_of(self, name: str) -> Mapping[str, Holding] | None:
         holders = self.deployment.ledger.holders
         keys = holders.few_keys_of(name, MOST_KEYS)
-        return keys is not None and alone(holders.holdings(map(source_of_key, keys)), name, hour)
+        return None if keys is None else holders.holdings(map(source_of_key, keys))
+
+    def _settle(self, name: str, hour: Hour, by_source: Counted) -> Amounts:
+        """Return what a customer used in an hour, without the distinct values that few reads do not settle (I10)."""
+        share = Share.of(by_source)
+        if share.together.uniques:
+            self._learn_held([name])
+            held = self._held[name]
+            if held is None:
+                share.together.uniques.clear()
+            else:
+                self._uniques().settle(name, {hour: share}, held)
+        return share.together
+
+    def _clock(self) -> float:
+        return self._at.timestamp()
+
+    def _uniques(self) -> KeptUniques:
+        if self._settles is None:
+            distinct = sum(isinstance(metric, Unique) for metric in self.deployment.declared_metrics)
+            self._settles = KeptUniques(self.deployment.uniques, distinct, self._clock)
+        return self._settles
 
     def _priced(self, busiest: list[Busy], hour: Hour, end: datetime) -> list[Busy]:
         """Return customers with what they cost."""
@@ -274,7 +319,8 @@ class Top:
                 self._learn_holders(counted)
                 if since <= earlier:
                     theirs = {source: one for source, one in counted.items() if self._owner(source, earlier) == name}
-                    used.update(Share.of(theirs).together.quantities())
+                    at_most = Share.of(theirs).together.quantities()
+                    used.update({**at_most, **self._settle(name, earlier, theirs).quantities()})
             self._used[name, hour] = used
         return self._used[name, hour]
 

@@ -224,27 +224,67 @@ def test_while_stripe_does_not_answer_nothing_has_a_price(scene: Scene) -> None:
     assert top.look(scene.world.now + timedelta(seconds=60)).notes == []
 
 
-def test_distinct_values_of_several_keys_are_at_most_so_many_until_the_ledger_has_them(scene: Scene) -> None:
-    """In money, too; a customer with one key has as many as its key."""
-    users = Plan(
+@pytest.fixture
+def users(scene: Scene) -> Scene:
+    """Each of three keys, two of them acme's, was used by the same 20 users, who cost acme 30 cents each."""
+    plan = Plan(
         name="users", title="Users", currency="usd", prices=(Flat(amount=4900), PerUnit(metric="users", amount=30))
     )
-    declared = (*METRICS, Unique(name="users", of="principal"))
+    scene.world.bill(*METRICS, Unique(name="users", of="authorizer.user", opaque_id=True))
     vars(scene.deployment)["declared"] = {
-        "metrics": msgspec.to_builtins(declared), "plans": msgspec.to_builtins((users,))
+        "metrics": msgspec.to_builtins(scene.world.metrics), "plans": msgspec.to_builtins((plan,))
     }  # fmt: skip
     scene.world.customer("acme", stripe_customer="cus_acme")
-    for key in ("key1", "key2", "key3"):
-        scene.batches += 1
-        amounts = Amounts({"requests": 1}, uniques={"users": 20})
-        scene.world.counters.count(HOUR, key, amounts, f"{scene.batches:012d}".encode())
+    seen(scene, *(f"user{number}" for number in range(20)))
+    return scene
+
+
+def seen(scene: Scene, *names: str) -> None:
+    """Record a request of each user by each key."""
+    scene.world.record(
+        *(
+            scene.world.line(key=key, response_length="1", **{"authorizer.user": name})
+            for key in ("key1", "key2", "key3")
+            for name in names
+        )
+    )
+
+
+def of_users(scene: Scene) -> Top:
+    """Return what looks, and knows that acme is on the plan."""
     top = scene.top()
-    top._subscribed["acme"] = _Subscribed(users, HOUR)
-    acme, globex = top.look(scene.world.now).customers
-    assert (acme.quantities["users"], acme.up_to, acme.cost, acme.costs_up_to) == (40, ("users",), Decimal(1200), True)
+    top._subscribed["acme"] = _Subscribed(scene.deployment.declared_plans[0], HOUR)
+    return top
+
+
+def test_a_distinct_value_of_several_keys_counts_once(users: Scene) -> None:
+    """In money, too, also before the ledger has the hour; what comes later is in the look after (I4)."""
+    top = of_users(users)
+    acme, globex = sorted(top.look(users.world.now).customers, key=lambda one: one.name)
+    assert (acme.quantities["users"], acme.up_to, acme.cost, acme.costs_up_to) == (20, (), Decimal(600), False)
     assert (globex.quantities["users"], globex.up_to, globex.costs_up_to) == (20, (), False)
-    look = top.look(scene.world.now)
-    assert look.as_json()["customers"][0]["up_to"] == ["users"]
+    seen(users, "user3", "somebody else")
+    acme, _ = sorted(top.look(users.world.now + timedelta(seconds=10)).customers, key=lambda one: one.name)
+    assert (acme.quantities["users"], acme.cost) == (21, Decimal(630))
+
+
+def test_users_of_hours_that_are_not_closed_cost_once(users: Scene) -> None:
+    """What a customer used before is settled as well: its price may depend on it."""
+    top = of_users(users)
+    users.world.now = HOUR.end + timedelta(minutes=5)
+    top.hour = HOUR.next()
+    assert top._used_before("acme", HOUR, HOUR.next())["users"] == 20
+
+
+def test_where_few_reads_do_not_settle_them_they_are_at_most_so_many_until_the_ledger_has_them(
+    users: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: in money, too, and it is said."""
+    monkeypatch.setattr("metering.portal.uniques.MOST_QUERIES", 1)
+    top = of_users(users)
+    look = top.look(users.world.now)
+    acme, _ = sorted(look.customers, key=lambda one: one.name)
+    assert (acme.quantities["users"], acme.up_to, acme.cost, acme.costs_up_to) == (40, ("users",), Decimal(1200), True)
     assert look.as_json()["money"]["usd"]["up_to"] is True
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(shown(look))
@@ -252,9 +292,16 @@ def test_distinct_values_of_several_keys_are_at_most_so_many_until_the_ledger_ha
     assert "up to 40 users" in text
     assert "up to 12.00 USD so far in this hour" in text
     row = UsageRow(customer("acme"), HOUR, totals={"users": Total(20, 1, State.PENDING)})
-    scene.world.ledger.rows.save(row)
-    acme, _ = top.look(scene.world.now).customers
+    users.world.ledger.rows.save(row)
+    acme, _ = sorted(top.look(users.world.now).customers, key=lambda one: one.name)
     assert (acme.quantities["users"], acme.up_to, acme.cost, acme.costs_up_to) == (20, (), Decimal(600), False)
+
+
+def test_of_so_many_customers_alone_distinct_values_are_settled(users: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I10: the busiest ones; of one with a single key its counters say them."""
+    monkeypatch.setattr("infra.operate.top.MOST_SETTLED", 0)
+    acme, globex = sorted(of_users(users).look(users.world.now).customers, key=lambda one: one.name)
+    assert (acme.up_to, globex.up_to) == (("users",), ())
 
 
 def test_without_plans_nothing_has_a_price(scene: Scene) -> None:
