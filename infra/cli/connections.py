@@ -144,8 +144,8 @@ def disconnect_stage(
     with err.status("looking at the stage"):
         connection = _connection(deployment, name, stage)
         verbs = Connecting(deployment, place_of(deployment, to_disconnect=True), Patience(say=say))
-        verbs.check_way_back(connection, keep_log=keep_log)
-    steps = _way_back(connection, keep_log=keep_log)
+        is_there = verbs.check_way_back(connection, keep_log=keep_log)
+    steps = _way_back(connection, keep_log=keep_log, is_there=is_there)
     if not as_json:
         for step in steps:
             _say_wrapped("- ", step)
@@ -283,15 +283,17 @@ def _log(log: StageLog) -> str:
     return f"{written} into {where}"
 
 
-def _way_back(connection: Connection, *, keep_log: bool) -> list[str]:
+def _way_back(connection: Connection, *, keep_log: bool, is_there: bool) -> list[str]:
     """Say what disconnecting does."""
     if connection.step is Step.DISCONNECTED:
         return [f"{connection.name} is disconnected already: nothing to change"]
     said = []
     if connection.form in (Form.OURS, Form.EXTENDED):
         stage = f"the stage {connection.stage} of {connection.api_name}"
-        had = _log(connection.before)
-        said.append(f"{stage} goes on writing what it writes" if keep_log else f"{stage} gets back what it had: {had}")
+        back = (
+            f"gets back what it had: {_log(connection.before)}" if is_there else "is gone: there is nothing to put back"
+        )
+        said.append(f"{stage} goes on writing what it writes" if keep_log else f"{stage} {back}")
     said.append(
         f"lines of {connection.log_group} are read no longer; what was counted stays, and is billed. Should lines of "
         "the last minutes lack, 'metering recount --all' of this hour finds them"

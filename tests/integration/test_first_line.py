@@ -84,6 +84,9 @@ def test_whoever_is_no_customer_yet_is_told_to_be_made_one(world: World, deploym
     [
         ({"key": "-"}, "is billed to nobody: $context.identity.apiKeyId has no value, so that it names no caller"),
         ({"status": "500"}, "is billed to nobody: no metric bills GET /items with status 500"),
+        ({"method": "-"}, "(/items, status 200), counts as"),
+        ({"resource": "GET /items"}, "(GET /items, status 200), counts as"),
+        ({"method": "-", "resource": "-", "status": "500"}, "no metric bills a request with status 500"),
         ({"status": "x"}, "is set aside: status must be a whole number up to 10^12, got 'x'"),
         ({"response_length": "x"}, "requests 1 for key1, which is no customer's yet"),
         ({"response_length": "x"}, "; is set aside for bytes: response_length must be a whole number"),

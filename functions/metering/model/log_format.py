@@ -181,6 +181,16 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False):
     ] = MISSING
     data_processed: Annotated[_Measured, Context(http="dataProcessed", unit="bytes")] = MISSING
 
+    @property
+    def call(self) -> str:
+        """What was called, as far as its line says so: a format of others may lack the method, or both.
+
+        A route of an HTTP API holds its method: ``GET /items``.
+        """
+        if self.resource.startswith(f"{self.method} "):
+            return self.resource
+        return " ".join(part for part in (self.method, self.resource) if part != MISSING) or "a request"
+
 
 def _fields() -> dict[str, tuple[Context, bool]]:
     """Return each field's context variable, and whether it is a measured number, by its name."""

@@ -117,10 +117,12 @@ class Connecting:
         self._leave_log_group(connection)
         return self._save(msgspec.structs.replace(connection, step=Step.DISCONNECTED))
 
-    def check_way_back(self, connection: Connection, *, keep_log: bool = False) -> None:
-        """Raise OperatorError where a stage that is to get back what it had is not as it was left."""
-        if _puts_back(connection, keep_log=keep_log) and connection.step is not Step.DISCONNECTED:
-            self._check_as_left(connection)
+    def check_way_back(self, connection: Connection, *, keep_log: bool = False) -> bool:
+        """Say whether a stage that is to get back what it had is there; OperatorError if it is not as it was left."""
+        if connection.step is Step.DISCONNECTED or not _puts_back(connection, keep_log=keep_log):
+            return True
+        log = self._check_as_left(connection)
+        return log is not None
 
     def _begin(self, wanted: Connection, former: Connection | None) -> Connection:
         """Write down what will be done, unless it is written; a beginning that brought no line yet begins now."""
@@ -166,13 +168,15 @@ class Connecting:
                 "connections', then say this again"
             ) from error
 
-    def _check_as_left(self, connection: Connection) -> None:
+    def _check_as_left(self, connection: Connection) -> StageLog | None:
+        """Return what the stage writes, None if it is gone; OperatorError if it is not as it was left."""
         log = self._log_of(connection)
         if log not in (None, connection.before) and not self._is_as_left(connection, log):
             raise OperatorError(
                 f"the stage {connection.stage} of {connection.api_name} is no longer as it was left: "
                 f"{_difference(connection.after, log)}. Say --keep-log to leave it as it is, and only end the metering"
             )
+        return log
 
     def _log_of(self, connection: Connection) -> StageLog | None:
         return log_of(self.deployment, connection.log.api, connection.api_id, connection.stage)

@@ -111,7 +111,7 @@ def counted_as(
     if isinstance(good, Report):
         return _first(deployment, measure_reports([good], metrics), at, f"usage of {good.hour}", why)
     usage = measure([good], metrics, declared(metrics))
-    said = f"{good.method} {good.resource}, status {good.status}"
+    said = f"{good.call}, status {good.status}"
     return _first(deployment, usage, at, said, why or _unbilled(usage, connection, good))
 
 
@@ -182,5 +182,5 @@ def _unbilled(usage: Usage, connection: Connection, record: AccessRecord) -> str
     if NO_KEY in usage.unbilled:
         return f"is billed to nobody: $context.{connection.log.variable} has no value, so that it names no caller"
     if NOT_BILLED in usage.unbilled:
-        return f"is billed to nobody: no metric bills {record.method} {record.resource} with status {record.status}"
+        return f"is billed to nobody: no metric bills {record.call} with status {record.status}"
     return ""

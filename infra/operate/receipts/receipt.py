@@ -192,7 +192,7 @@ def _of(reading: _Reading, search: Search, line: Line, read: _Read) -> Receipt:
     found = replace(
         found,
         connection=record.api_id if record.api_id in names else "",
-        said=f"{record.method} {record.resource}, status {record.status}",
+        said=f"{record.call}, status {record.status}",
         hour=str(hour),
         hour_state=_hour_state(deployment, hour, now),
         key="" if record.key == MISSING else record.key,
@@ -245,7 +245,7 @@ def _unbilled(waits: Waits | None, read: _Read, usage: Usage) -> str:
     if read.bad or (waits and waits.state != _COUNTED):
         why.append(_aside(waits, read.bad.reason if read.bad else "", read.bad.metrics if read.bad else ()))
     elif record and usage.unbilled:
-        why.append(f"no metric bills {record.method} {record.resource} with status {record.status}")
+        why.append(f"no metric bills {record.call} with status {record.status}")
     return "; ".join(why)
 
 

@@ -142,6 +142,18 @@ def test_a_stage_that_is_no_longer_as_it_was_left_is_told_in_a_sentence(live: Li
     assert live.apis.log_of("orders0001") == (THEIRS, BILLABLE)
 
 
+def test_of_a_stage_that_is_gone_nothing_is_said_to_be_put_back(live: LiveApis, metering: Metering) -> None:
+    """It was deleted in the meantime; the metering ends all the same."""
+    assert metering("connect", *STAGE, "--yes", "--no-wait").code == 0
+    del live.apis.apis["orders0001"]
+    gone = metering("disconnect", "orders", "--yes")
+    assert (gone.code, gone.out.splitlines()[0], gone.out.splitlines()[-1]) == (
+        0,
+        "  - the stage prod of Orders is gone: there is nothing to put back",
+        "orders is disconnected",
+    )
+
+
 def test_what_is_left_empty_is_neither_an_api_nor_a_stage(live: LiveApis, metering: Metering) -> None:
     """As a script gives it whose variable is not set; AWS takes such a call for one that lists them."""
     no_api, no_stage = metering("connect", "", "prod"), metering("connect", "orders0001", "")
