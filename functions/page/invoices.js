@@ -7,7 +7,7 @@
 
 import { at, data, h, quiet, renew, row, table, write } from "./elements.js";
 import { DATE_WORDS, MOMENT_WORDS, dateOf } from "./figures.js";
-import { money } from "./words.js";
+import { WHOLE, money } from "./words.js";
 
 const OF_ALL = {
   settled: "Nothing is left to be paid.",
@@ -52,7 +52,7 @@ function invoiceRow(invoice) {
   const links = [link(page, pays ? "Pay" : "View", name), link(pdf, "PDF", name)].filter((one) => one !== null);
   const line = row([
     name,
-    `${day(from)} – ${day(to)}`,
+    day(from) === day(to) ? day(from) : `${day(from)} – ${day(to)}`,
     h("span", { class: `paying ${state}` }, stateWords(invoice)),
     data(total, money(total, invoice)),
     links.length ? h("span", { class: "links" }, ...links) : quiet("not there yet"),
@@ -74,12 +74,15 @@ function stateWords(invoice) {
     case "uncollectible":
       return "Not paid, and given up";
     case "past_due":
-      return `Past due${dueAt ? ` since ${day(dueAt)}` : ""}${left}${again}`;
+      return `${attempts ? failed(attempts) : `Past due${dueAt ? ` since ${day(dueAt)}` : ""}`}${left}${again}`;
     default:
       if (next && !attempts) return `Charged by itself on ${moment(next)}${left}`;
       return `To be paid${dueAt ? ` by ${day(dueAt)}` : ""}${left}${again}`;
   }
 }
+
+/** Say how often it could not be charged. @param {bigint} attempts */
+const failed = (attempts) => `Past due: ${WHOLE.format(attempts)} ${attempts === 1n ? "charge has" : "charges have"} failed`;
 
 /** @param {string} written an hour, or a moment as the API writes it */
 const day = (written) => DATE_WORDS.format(dateOf(written.slice(0, 13)));

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from playwright.sync_api import Browser, Page, Route
 
 from metering.portal.answers import LimitsAnswer, UsageAnswer
-from metering.portal.money_answers import InvoiceAnswer, PricesAnswer
+from metering.portal.money_answers import InvoiceAnswer, PastInvoicesAnswer, PricesAnswer
 from tests.e2e.reader import answering
 
 NOW = datetime(2026, 11, 16, 5, 30, tzinfo=UTC)
@@ -111,8 +111,10 @@ class Api:
             case "limits":
                 return self.limits()
             case "invoices":
-                made = {"customer": "acme", "invoices": self.invoices, "more": self.more, "payment": self.payment}
-                return made | {"as_of": "2026-11-16T05:30:00Z"}
+                made: dict[str, Any] = {"customer": "acme", "invoices": self.invoices, "more": self.more}
+                made |= {"payment": self.payment, "as_of": "2026-11-16T05:30:00Z"}
+                PastInvoicesAnswer.model_validate(made, strict=True)
+                return made
             case _:
                 return self.usage(query)
 

@@ -46,13 +46,14 @@ SPELLED: list[tuple[dict[str, Any], str]] = [
     (invoice("A-3", "open", due_at="2026-11-20T05:00:00Z"), "To be paid by 20 Nov 2026"),
     (invoice("A-4", "open", next_attempt_at="2026-11-18T05:00:00Z"), "Charged by itself on 18 Nov, 05:00 UTC"),
     (
-        invoice("A-5", "past_due", due_at="2026-11-10T05:00:00Z", due=100, attempts=2),
-        "Past due since 10 Nov 2026, $1.00 of it left",
+        invoice("A-5", "past_due", due_at="2026-11-20T05:00:00Z", due=100, attempts=2),
+        "Past due: 2 charges have failed, $1.00 of it left",
     ),
     (
         invoice("A-6", "past_due", attempts=1, next_attempt_at="2026-11-18T05:00:00Z"),
-        "Past due; charged again by itself on 18 Nov, 05:00 UTC",
+        "Past due: 1 charge has failed; charged again by itself on 18 Nov, 05:00 UTC",
     ),
+    (invoice("A-0", "past_due", due_at="2026-11-10T05:00:00Z"), "Past due since 10 Nov 2026"),
     (invoice("A-7", "void"), "Cancelled: it asks nothing"),
     (invoice("A-8", "uncollectible"), "Not paid, and given up"),
 ]
@@ -70,7 +71,7 @@ def test_past_periods_have_their_invoices_with_how_they_stand_in_words(site: str
         assert rows[0][:2] == ["A-1", "12 Sept 2026 \N{EN DASH} 12 Oct 2026"]
         assert rows[0][3] == "$1,234.56"
         pays = page.locator("#invoice-rows a.pay")
-        assert pays.all_text_contents() == [f"Pay A-{n}, in a new tab" for n in (2, 3, 4, 5, 6)]
+        assert pays.all_text_contents() == [f"Pay A-{n}, in a new tab" for n in (2, 3, 4, 5, 6, 0)]
         links = page.locator("#invoices a")
         assert {link.get_attribute("href") for link in links.all()} == {PAGE, PDF, MANAGE}
         for link in links.all():
