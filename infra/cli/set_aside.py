@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Annotated, Final
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from infra.cli.shared import WIDEST, Connect, Json, err, group, now, on_deployment, out, print_json, progress, table
 from infra.operate import redrive
 from infra.operate.deployment import Deployment
+from infra.operate.words import count
 
 set_aside_app: Final = group("Usage that could not be counted, and the way back in.")
 
@@ -17,20 +18,30 @@ set_aside_app: Final = group("Usage that could not be counted, and the way back 
 @on_deployment(set_aside_app, "list")
 def set_aside_list(
     connect: Connect,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Only batches with a reason that has this in it.")] = "",
+    failed: Annotated[bool, typer.Option("--failed", help="Only batches that failed for good.")] = False,
+    most: Annotated[int | None, typer.Option(min=1, help="Stop reading after so many; all if left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the batches of which something is not counted: lines set aside, and batches that failed for good."""
+    """List the batches of which something is not counted: lines set aside, and batches that failed for good.
+
+    The oldest are first.
+    """
     deployment = connect()
     with err.status("reading the bucket"):
-        entries = list(redrive.entries(deployment))
+        found = redrive.failed(deployment) if failed else redrive.entries(deployment)
+        wanted = (entry for entry in found if any(reason in one for one in entry.reasons))
+        entries = sorted(islice(wanted, most + 1 if most else None), key=lambda entry: entry.at or "")
+    more, entries = bool(most and len(entries) > most), entries[:most]
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return
     table(
-        ("batch", "kind", "left", "doubtful", "from", "reasons"),
+        ("batch", "at", "kind", "left", "doubtful", "from", "reasons"),
         [
             (
                 entry.batch,
+                entry.at or "-",
                 entry.kind,
                 f"{entry.left:,}",
                 f"{entry.doubtful:,}",
@@ -40,6 +51,8 @@ def set_aside_list(
             for entry in entries
         ],
     )
+    if entries:
+        err.print(count(len(entries), "batch", more=more))
 
 
 @on_deployment(set_aside_app, "show")

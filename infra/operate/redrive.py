@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from infra.operate.deployment import Deployment, OperatorError, check_reason
+from infra.operate.limits.setting import moment
 from metering.layout import FAILED_BATCHES
 from metering.stores.aws import side_by_side
 from metering.stores.set_aside import BATCH_PATTERN, Dismissal, Kept, Waiting
@@ -23,7 +24,8 @@ class Entry:
 
     ``kind`` is "lines" for a batch that set some lines aside, or "failed" for one of which every attempt failed; then
     ``batch`` is the object in the bucket. ``left`` lines wait for a redrive; ``doubtful`` of them may be counted
-    already. ``dismissed`` lines wait no longer.
+    already. ``dismissed`` lines wait no longer. ``at`` is when the first line was written, or the last attempt failed:
+    2026-11-22T05:17:30Z; None of what an older version set aside.
     """
 
     batch: str
@@ -35,6 +37,7 @@ class Entry:
     counted: int
     dismissed: int
     reasons: Mapping[str, int]
+    at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,16 @@ _MOST_REASONS: Final = 20
 def entries(deployment: Deployment) -> Iterator[Entry]:
     """Yield every batch that has something left to count; each that ever set lines aside is read."""
     yield from waiting(deployment, deployment.set_aside.batches())
+    yield from failed(deployment)
+
+
+def failed(deployment: Deployment) -> Iterator[Entry]:
+    """Yield every batch of which every attempt failed."""
     pages = deployment.client("s3").get_paginator("list_objects_v2")
     for page in pages.paginate(Bucket=deployment.outputs.bucket, Prefix=FAILED_BATCHES):
         for stored in page.get("Contents", []):
-            yield Entry(stored["Key"], _FAILED, "", "", 1, 0, 0, 0, {"every attempt of Lambda failed": 1})
+            reasons, at = {"every attempt of Lambda failed": 1}, int(stored["LastModified"].timestamp())
+            yield Entry(stored["Key"], _FAILED, "", "", 1, 0, 0, 0, reasons, moment(at))
 
 
 def waiting(deployment: Deployment, batches: Iterable[str]) -> Iterator[Entry]:
@@ -185,4 +194,5 @@ def _entry(batch: str, kept: Kept, left: Sequence[Waiting]) -> Entry:
         counted=len(kept.redriven),
         dismissed=len(kept.dismissed),
         reasons=dict(Counter(one.line.reason for one in left)),
+        at=moment(kept.certain.at // 1000) if kept.certain and kept.certain.at else None,
     )

@@ -2,10 +2,11 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.operate.deployment import Deployment, OperatorError
@@ -55,6 +56,28 @@ def test_what_is_set_aside_is_listed_shown_and_redriven(recording: World, meteri
     assert sorted(line["state"] for line in shown) == ["counted", "set aside"]
     (left,) = metering("set-aside", "list", "--json").json()
     assert (left["left"], left["counted"], left["reasons"]) == (1, 1, {"not JSON": 1})
+
+
+def test_a_list_has_times_and_is_narrowed_and_counted(recording: World, metering: Metering) -> None:
+    """The oldest are first; what an older version set aside has no time."""
+    for minute in (2, 1):
+        at = int((HOUR.start + timedelta(minutes=minute)).timestamp() * 1000)
+        recording.recorder().record(replace(recording.batch(f"nonsense {minute}"), at=at))
+    recording.set_aside.client.put_object(Bucket="bucket", Key="aws/lambda/async/record-usage/failed", Body=b"{}")
+    listed = metering("set-aside", "list", "--json").json()
+    assert [entry["at"] for entry in listed[:2]] == ["2026-11-22T05:01:00Z", "2026-11-22T05:02:00Z"]
+    assert [entry["kind"] for entry in listed] == ["lines", "lines", "failed"]
+    shown = metering("set-aside", "list")
+    assert (shown.out.splitlines()[1].split()[1], shown.err) == ("2026-11-22T05:01:00Z", "3 batches\n")
+    assert [entry["kind"] for entry in metering("set-aside", "list", "--failed", "--json").json()] == ["failed"]
+    assert len(metering("set-aside", "list", "--reason", "not JSON", "--json").json()) == 2
+    assert metering("set-aside", "list", "--most", "1").err == "1 or more batches\n"
+    for stored in recording.set_aside.batches():
+        batch = recording.set_aside.of(stored).certain
+        assert batch
+        recording.set_aside.client.delete_object(Bucket="bucket", Key=f"set-aside/{stored}.json")
+        recording.set_aside.keep(msgspec.structs.replace(batch, at=0))
+    assert [entry["at"] for entry in metering("set-aside", "list", "--json").json()][:2] == [None, None]
 
 
 def test_a_redrive_of_everything_says_what_it_did(recording: World, metering: Metering) -> None:
