@@ -1,10 +1,11 @@
 """Turning posting on and off, and asking Stripe what it holds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -214,22 +215,28 @@ def reconcile(deployment: Deployment, only: Customer | None, *, now: datetime, p
             unpaid = of_customer(deployment, StripeReader(deployment.stripe(), reads), owners[0], since, now)
     finally:
         deployment.read_budget.note(reads.made, now)
-    rows = [*_rows(deployment, (total for total in totals if only or total.what), unpaid)]
+    rows = [*_rows(deployment, [total for total in totals if only or total.what], unpaid, progress)]
     nobody_pays = Counter(unpaid.values()) if only else ledger.agreements.looks().hours()
     return Looked(len(totals), rows, odd, reads.made, {str(why): number for why, number in nobody_pays.items()})
 
 
-def _rows(deployment: Deployment, totals: Iterable[Compared], unpaid: Mapping[Place, WhyUnbilled]) -> Iterator[Row]:
+def _rows(
+    deployment: Deployment, totals: Sequence[Compared], unpaid: Mapping[Place, WhyUnbilled], progress: Progress
+) -> Iterator[Row]:
     """Yield totals with what the counters hold: each customer's hour is read once, and each month's claims."""
     uniques = MonthOnce(deployment.uniques.claims, deployment.ledger.holders)
     attribution = Attribution(deployment.counters, uniques)
-    counted = cache(lambda name, hour: attribution.of_customer(name, hour).quantities())
+    places = sorted({(total.customer, total.hour) for total in totals})
+    counted: dict[tuple[str, Hour], Mapping[str, int]] = {}
+    for name, theirs in groupby(progress(places, len(places)), itemgetter(0)):
+        of_hours = attribution.hours_of_customer(name, (hour for _, hour in theirs))
+        counted |= {(name, hour): amounts.quantities() for hour, amounts in of_hours.items()}
     for total in totals:
         yield Row(
             total.customer,
             total.metric,
             str(total.hour),
-            counted(total.customer, total.hour).get(total.metric, 0),
+            counted[total.customer, total.hour].get(total.metric, 0),
             total.ledger,
             total.stripe,
             total.state,

@@ -1,7 +1,8 @@
 """Reconciling: what Stripe shows and the ledger holds are compared, mended, and told where it cannot be mended."""
 
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from infra.local.stripe.faults import Fault
 from infra.operate.deployment import Deployment
+from infra.operate.posting import reconcile
 from metering.billing.reconciling import NOT_POSTED, NOT_YET, POSTED_AGAIN, STAYS, Reconciled, Reconciler
 from metering.billing.unbilled import Looker
 from metering.model.amounts import Amounts
@@ -461,17 +463,39 @@ def test_an_hours_counters_are_read_once_for_all_its_metrics(
     billing.world.counters.count(HOUR, "key1", amounts, f"{billing.batches:012d}".encode())
     billing.world.counters.marks.mark_late(HOUR, key("key1"), new_mark())
     billing.world.run()
-    asked: list[Hour] = []
-    inner = Attribution.of_customer
+    asked: list[tuple[str, list[Hour]]] = []
+    inner = Attribution.hours_of_customer
 
-    def of_customer(attribution: Attribution, name: str, hour: Hour) -> Amounts:
-        asked.append(hour)
-        return inner(attribution, name, hour)
+    def of_hours(attribution: Attribution, name: str, hours: Iterable[Hour]) -> dict[Hour, Amounts]:
+        asked.append((name, [*hours]))
+        return inner(attribution, name, asked[-1][1])
 
-    monkeypatch.setattr(Attribution, "of_customer", of_customer)
+    monkeypatch.setattr(Attribution, "hours_of_customer", of_hours)
     rows = operator.run("reconcile", "acme", "--json").document["rows"]
     assert [(row["metric"], row["counted"]) for row in rows] == [("bytes", 70), ("requests", 5)]
-    assert asked == [HOUR]
+    assert asked == [("acme", [HOUR])]
+
+
+def test_many_keys_are_few_queries_an_hour(billing: Billing, operator: Operator) -> None:
+    """I10: a partition's keys are looked for at once, and who holds them is read once for all hours."""
+    world = billing.world
+    keys = [f"many{number:02d}" for number in range(50)]
+    world.customer("acme", *keys)
+    for number, hour in enumerate((HOUR, Hour(HOUR.number + 1), Hour(HOUR.number + 2))):
+        world.now = hour.start + timedelta(minutes=30)
+        for nth, name in enumerate(keys):
+            world.counters.count(hour, name, Amounts({"requests": 2}), f"{number:06d}{nth:06d}".encode())
+            world.counters.marks.mark_late(hour, key(name), new_mark())
+    world.now = Hour(HOUR.number + 3).start + timedelta(minutes=30)
+    for _ in range(4):
+        world.run()
+    deployment, asked = operator.deployment, Counter[str]()
+    client: Any = deployment.counters.client
+    client.before.append(lambda operation, _arguments: asked.update([operation]))
+    acme = deployment.ledger.holders.customers(["acme"])["acme"]
+    looked = reconcile(deployment, acme, now=world.now, progress=lambda each, _: each)
+    assert sum(row.counted for row in looked.rows if row.metric == "requests") == 3 * 100 + 5
+    assert 0 < asked["Query"] < 40, "of each hour there were 51"
 
 
 def test_the_stripe_key_is_read_once_in_a_command(

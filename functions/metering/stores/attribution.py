@@ -31,6 +31,9 @@ from metering.stores.table import TooMuchError
 WHOLE: Final = PARTS // SHARDS
 """The parts of a shard."""
 
+MOST_ITEMS: Final = 20_000
+"""Counters of one customer and hour that are looked for by partition; where there are more, each key is a query."""
+
 MOST_JOINED: Final = 50_000
 """Claims that are held at once, of 250 bytes or so; more are read in parts."""
 
@@ -99,6 +102,22 @@ class Attribution:
         share = Share.of(self.counters.read(hour, sources_of(customer(name), holdings, hour)))
         self._settle(hour, [(customer(name), share)])
         return share.together
+
+    def hours_of_customer(self, name: str, hours: Iterable[Hour]) -> dict[Hour, Amounts]:
+        """Return what one customer used in hours that are over: who holds its keys is read once.
+
+        An hour's counters of many keys are a query for each partition, as long as not many others' lie between.
+        """
+        holders, subject = self.uniques.holders, customer(name)
+        holdings = holders.holdings(holders.sources_of(name))
+        used: dict[Hour, Amounts] = {}
+        for hour in hours:
+            sources = sources_of(subject, holdings, hour)
+            counted = self.counters.read_keys(hour, sources, most=MOST_ITEMS)
+            share = Share.of(self.counters.read(hour, sources) if counted is None else counted)
+            self._settle(hour, [(subject, share)])
+            used[hour] = share.together
+        return used
 
     def _settle(self, hour: Hour, shared: Iterable[tuple[Subject, Share]]) -> None:
         for subject, share in shared:
