@@ -25,6 +25,7 @@ from metering.model.limits import Limit, Notify, Spend, Stop
 from metering.model.metrics import Count, Sum
 from metering.model.prices import Flat, Graduated, Package, PerUnit, Plan, Price, Tier, Volume
 from metering.model.subscribed import Subscribed
+from metering.portal.api import QUERIES
 from metering.portal.tokens import Right, Use
 from metering.stores import aws as clients
 from metering.stores.limits import LimitItems
@@ -114,6 +115,9 @@ def test_the_document_describes_every_path(portal: Portal) -> None:
     assert operations["POST /v1/links"]["security"] == [{"aws": []}]
     names = [one["name"] for one in operations["GET /v1/usage"]["parameters"]]
     assert names == ["from", "to", "by", "metric", "dimension", "format"]
+    told = {name[4:]: [one["name"] for one in operations[name].get("parameters", [])] for name in operations}
+    assert {path: names for path, names in told.items() if names} == {path: [*one] for path, one in QUERIES.items()}
+    assert all("400" in operation["responses"] for operation in operations.values())
 
 
 def test_the_document_describes_what_a_price_asks(portal: Portal) -> None:

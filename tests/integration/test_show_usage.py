@@ -297,10 +297,33 @@ def test_it_writes_csv_where_it_is_asked_to(portal: Portal, how: dict[str, Any])
         'attachment; filename="usage-acme-2026-11-01T00-2026-11-22T06.csv"'
     )
     assert list(csv.reader(io.StringIO(answer.body.decode()))) == [
-        ["period", "metric", "value", "quantity", "scale", "state"],
-        ["2026-11-22", "bytes", "", "20", "0", "counting"],
-        ["2026-11-22", "requests", "'=cmd()", "2", "0", "counting"],
+        ["period", "metric", "value", "quantity", "scale", "state", "starts_at_utc", "quantity_decimal", "name"],
+        ["2026-11-22", "bytes", "", "20", "0", "counting", "2026-11-22 00:00:00", "20", ""],
+        ["2026-11-22", "requests", "'=cmd()", "2", "0", "counting", "2026-11-22 00:00:00", "2", ""],
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "columns"),
+    [
+        (("2026-11", "key1", 1500, 3), ["2026-11-01 00:00:00", "1.500", "'=CI"]),
+        (("2026-11-22", "", -7, 2), ["2026-11-22 00:00:00", "-0.07", ""]),
+        (("2026-11-22T05", "key2", 10**15 + 1, 6), ["2026-11-22 05:00:00", "1000000000.000001", ""]),
+    ],
+)
+def test_a_file_has_what_a_spreadsheet_computes_with(line: tuple[str, str, int, int], columns: list[str]) -> None:
+    """Behind the columns of 1.0.0: a moment, an exact decimal, and what a key is called, never a formula."""
+    period, value, quantity, scale = line
+    row = {"period": period, "metric": "m", "value": value, "quantity": quantity, "scale": scale, "state": "closed"}
+    assert list(csv.reader(io.StringIO(as_csv([row], {"key1": "=CI"}))))[1][6:] == columns
+
+
+def test_a_file_by_key_names_the_keys(portal: Portal) -> None:
+    """As the JSON does."""
+    portal.world.ledger.holders.name_key("acme", "key1", "production")
+    use(portal.world)
+    text = portal.get("/v1/usage", {"dimension": "key", "format": "csv"}).body.decode()
+    assert [row["name"] for row in csv.DictReader(io.StringIO(text)) if row["value"] == "key1"] == ["production"] * 2
 
 
 @pytest.mark.parametrize(
@@ -410,6 +433,8 @@ def test_a_long_answer_is_compressed_where_that_is_understood(portal: Portal) ->
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
+        ({"frm": "2026-11-01"}, "there is no such parameter; got 'frm': write 'from'"),
+        ({"Metric": "a", "by": "day"}, "there is no such parameter; got 'Metric': write 'metric'"),
         ({"by": "week"}, "by must be hour, day or month; got 'week'"),
         ({"metric": "calls"}, "metric must be one of requests, bytes, users; got 'calls'"),
         ({"dimension": "method"}, "dimension must be one of key, resource; got 'method'"),
@@ -435,6 +460,22 @@ def test_a_wrong_question_is_answered_with_what_was_got_and_wanted(
     answer = portal.get("/v1/usage", query)
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json() == {"type": "about:blank", "title": "Bad Request", "status": 400, "detail": detail}
+
+
+@pytest.mark.parametrize("path", ["/v1/invoice", "/v1/invoices", "/v1/prices", "/v1/limits", "/v1/openapi.json"])
+def test_what_takes_no_parameters_says_so(portal: Portal, path: str) -> None:
+    """Instead of an answer that leaves out what was meant."""
+    answer = portal.get(path, {"from": "2026-11-01", "x" * 200: ""})
+    assert (answer.status, answer.json()["detail"]) == (
+        400,
+        f"this takes no parameters; got 'from', '{'x' * 80}'",
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/main.js"])
+def test_the_page_opens_with_whatever_its_address_remembers(portal: Portal, path: str) -> None:
+    """Its own script reads that."""
+    assert portal.get(path, {"metric": "requests"}, token="").status == 200
 
 
 def test_what_is_not_there_is_a_problem(portal: Portal) -> None:

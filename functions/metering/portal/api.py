@@ -28,6 +28,7 @@ from metering.portal.http import (
     ProblemError,
     built,
     check_body,
+    check_query,
     etag_of,
     failed,
     finished,
@@ -51,6 +52,9 @@ from metering.stores.table import TooMuchError
 OPENAPI: Final = "/v1/openapi.json"
 LINKS: Final = "/v1/links"
 SESSION: Final = "/v1/session"
+QUERIES: Final = {"/v1/usage": ("from", "to", "by", "metric", "dimension", "format")}
+"""What may be asked by a query; of any other route nothing."""
+
 OPEN_TO_ALL: Final = {*FILES, OPENAPI}
 
 _WRITTEN: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2})?)?$"
@@ -70,6 +74,8 @@ def answer(
     try:
         needs_none = method == "OPTIONS" or path in OPEN_TO_ALL
         bearer = None if needs_none else _authenticated(event, path, parts, now)
+        if method != "OPTIONS" and path not in FILES:  # whose address holds what the page shows
+            check_query(event, QUERIES.get(path, ()))
         check_body(event)
         app.append_context(  # type: ignore[no-untyped-call]
             app=app, parts=parts, now=now, bearer=bearer, base=base, whole=event["rawPath"].endswith(path)
@@ -126,7 +132,7 @@ _LINK_TOKEN: Final[list[dict[str, list[str]]]] = [{"linkToken": []}]
     summary="What was used",
     operation_id="usage",
     security=PORTAL_TOKEN,
-    responses=may_answer(UsageAnswer, HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED),
+    responses=may_answer(UsageAnswer, HTTPStatus.UNAUTHORIZED),
 )
 def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     from_: Annotated[
@@ -160,7 +166,7 @@ def usage(  # noqa: PLR0913, PLR0917 - the query's parameters
     if format_ == "csv" or (not format_ and prefers_csv(header(routes.current_event.raw_event, "accept"))):
         name = f"usage-{re.sub('[^A-Za-z0-9._-]', '_', customer)}-{first}-{end}.csv"
         attachment = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return good(check_size(as_csv(rows)), "text/csv; charset=utf-8", attachment)
+        return good(check_size(as_csv(rows, names)), "text/csv; charset=utf-8", attachment)
     shown: dict[str, Any] = {
         "customer": customer,
         "from": str(first),
@@ -217,7 +223,6 @@ class Wanted(BaseModel):
     security=[{"aws": []}],
     responses=may_answer(
         LinkAnswer,
-        HTTPStatus.BAD_REQUEST,
         HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

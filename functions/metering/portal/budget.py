@@ -24,7 +24,7 @@ from metering.model.limit_checks import MOST
 from metering.model.limits import SPEND, AnyLimit, Applying, Budget, Stop, applying, may_stop
 from metering.model.prices import Plan, limits_of
 from metering.portal.callers import bearer_of, check_token
-from metering.portal.http import ProblemError, application, built, check_body, failed, finished, good
+from metering.portal.http import ProblemError, application, built, check_body, check_query, failed, finished, good
 from metering.portal.limits import shown_budget
 from metering.portal.tokens import Bearer, PortalKeys, Right, Use
 from metering.stores.aws import ERRORS
@@ -148,6 +148,7 @@ def answer(
         token = check_token(event)
         known = budgets()
         bearer = _whoever_may(token, known, now)
+        check_query(event)
         check_body(event)
         app = _application(cors=cors)
         app.append_context(budgets=known, bearer=bearer, now=now)  # type: ignore[no-untyped-call]

@@ -20,14 +20,14 @@ PORTAL_TOKEN: Final[list[dict[str, list[str]]]] = [{"portalToken": []}]
 
 
 def may_answer(answer: Any, *statuses: HTTPStatus, media: str = "application/json") -> Any:
-    """Return an operation's answers for the OpenAPI document; ``statuses`` are problems."""
+    """Return an operation's answers for the OpenAPI document; ``statuses`` are problems, as is any wrong parameter."""
     good = HTTPStatus.CREATED if answer in (LinkAnswer, SessionAnswer) else HTTPStatus.OK
     content: dict[str, Any] = {media: {"model": answer}}
     if answer is UsageAnswer:
         content["text/csv"] = {"schema": {"type": "string"}}
     return {int(good): {"description": good.phrase, "content": content}} | {
         int(status): {"description": status.phrase, "content": {"application/problem+json": {"model": Problem}}}
-        for status in statuses
+        for status in sorted({HTTPStatus.BAD_REQUEST, *statuses})
     }
 
 

@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -20,6 +20,8 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import RequestUnsupp
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 from botocore.exceptions import ClientError
+
+from metering.model.hints import one_of
 
 logger = Logger(child=True)
 
@@ -45,6 +47,7 @@ LONGEST_BODY: Final = 4096
 """Characters of what may be sent."""
 
 _DEEPEST_BODY: Final = 16
+_MOST_NAMED: Final = 5
 _SMALLEST_GZIP: Final = 1024
 
 
@@ -124,6 +127,15 @@ def check_body(event: Mapping[str, Any]) -> None:
             json.loads(text)
     except ValueError as error:  # a number of thousands of digits, or no UTF-8
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body must be JSON with numbers that can be meant") from error
+
+
+def check_query(event: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+    """Raise ProblemError for parameters that there are not: whoever misspells one would be answered something else."""
+    wrong = [name[:LONGEST_SHOWN] for name in event.get("queryStringParameters") or {} if name not in known]
+    if wrong:
+        meant = [f"{name!r}: write {one_of(name, known)}" if known else repr(name) for name in wrong[:_MOST_NAMED]]
+        there = "there is no such parameter" if known else "this takes no parameters"
+        raise ProblemError(HTTPStatus.BAD_REQUEST, f"{there}; got {', '.join(meant)}")
 
 
 def prefers_csv(accept: str) -> bool:

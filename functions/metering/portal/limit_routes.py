@@ -54,7 +54,6 @@ def limits() -> Response[str]:
     security=PORTAL_TOKEN,
     responses=may_answer(
         BudgetAnswer,
-        HTTPStatus.BAD_REQUEST,
         HTTPStatus.UNAUTHORIZED,
         HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,

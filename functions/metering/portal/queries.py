@@ -22,6 +22,8 @@ LESS: Final = "ask for less time, for a longer period in by, for one metric, or 
 _FORMULA: Final = re.compile(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])")
 """Where a cell begins, or would where another character separates them, that a spreadsheet takes for a formula."""
 
+_COLUMNS: Final = ("period", "metric", "value", "quantity", "scale", "state")
+
 _FIRST_YEAR: Final = 2020
 _LAST_YEAR: Final = 2100
 
@@ -96,13 +98,35 @@ def row(line: Line, scales: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return lines as a table for a spreadsheet."""
+def as_csv(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None) -> str:
+    """Return lines as a table for a spreadsheet; ``names`` are what keys are called.
+
+    The first columns are those of 1.0.0. No line has an amount: tiers, packages and rounding make one of a period.
+    """
     written = io.StringIO()
     table = csv.writer(written, quoting=csv.QUOTE_ALL)
-    table.writerow(("period", "metric", "value", "quantity", "scale", "state"))
+    table.writerow((*_COLUMNS, "starts_at_utc", "quantity_decimal", "name"))
     for row in rows:
-        # What a spreadsheet would take for a formula, it is to take for text.
-        shown = _FORMULA.sub(r"\1'", row["value"] or "")
-        table.writerow({**row, "value": shown}.values())
+        value = row["value"] or ""
+        beside = (_moment(row["period"]), _decimal(row["quantity"], row["scale"]), _text((names or {}).get(value, "")))
+        table.writerow((*{**row, "value": _text(value)}.values(), *beside))
     return written.getvalue()
+
+
+def _text(written: str) -> str:
+    """Return what a spreadsheet takes for text, also where it would have taken it for a formula."""
+    return _FORMULA.sub(r"\1'", written)
+
+
+def _moment(period: str) -> str:
+    """Return when a period begins, as every spreadsheet reads it: without the T and Z that some take for text."""
+    day, _, hour = period.partition("T")
+    return f"{day if len(day) == len('2026-11-22') else f'{day}-01'} {hour or '00'}:00:00"
+
+
+def _decimal(quantity: int, scale: int) -> str:
+    """Return a quantity with its decimals, exactly."""
+    if not scale:
+        return str(quantity)
+    digits = str(abs(quantity)).rjust(scale + 1, "0")
+    return f"{'-' * (quantity < 0)}{digits[:-scale]}.{digits[-scale:]}"
