@@ -9,6 +9,7 @@ from infra.cli.shared import (
     Json,
     OperatorKey,
     changing_stripe,
+    err,
     group,
     on_deployment,
     out,
@@ -53,8 +54,12 @@ def stripe_plan(
     operator_key: OperatorKey = False,
     as_json: Json = False,
 ) -> None:
-    """Show what 'apply' would do, and change nothing: how Stripe differs from what app.py declares."""
-    difference = Catalog.of(changing_stripe(connect, ask=operator_key)).difference()
+    """Show what 'apply' would do, and change nothing: how Stripe differs from what app.py declared when deployed.
+
+    What has changed in app.py since is planned and applied once it is deployed.
+    """
+    deployment = changing_stripe(connect, ask=operator_key)
+    difference = Catalog.of(deployment).difference()
     if as_json:
         print_json(difference.as_json())
         return
@@ -66,6 +71,7 @@ def stripe_plan(
         out.print(f"in the way: {obstacle}")
     if not difference.steps and not difference.in_the_way:
         out.print("Stripe is as declared")
+    err.print(f"as deployed {_deployed(deployment)}; what has changed in app.py since counts once it is deployed")
 
 
 @on_deployment(stripe_app, "apply")
@@ -74,7 +80,7 @@ def stripe_apply(
     operator_key: OperatorKey = False,
     as_json: Json = False,
 ) -> None:
-    """Make the meters, products and prices that app.py declares; running it again changes nothing.
+    """Make the meters, products and prices that app.py declared when deployed; again it changes nothing.
 
     A price is never changed: another one takes its place, and the old one is archived, on which those stay who are
     subscribed to it. What this deployment did not make is never touched.
@@ -141,6 +147,12 @@ def _destined(deployment: Deployment, address: str) -> _Told:
     if found.added:
         said.append(f"it is sent {', '.join(found.added)} now, too")
     return _Told((*said, *kept), secret_put=found.made or found.parted, destination=found.id)
+
+
+def _deployed(deployment: Deployment) -> str:
+    """Say which version deployed the stack, and when, if it is known."""
+    by = f"by {deployment.outputs.deployed_version}"
+    return f"{deployment.deployed_at:%Y-%m-%dT%H:%MZ} {by}" if deployment.deployed_at else by
 
 
 def _say(step: Step) -> None:

@@ -84,7 +84,8 @@ class Deployment:
     """A deployed metering stack, by its name and outputs; ``client`` makes boto3 clients for where it is.
 
     ``embedded_at`` is the address of the embedded AWS, if it is deployed there, whose gateway is ``clock_back``;
-    ``operator_key`` a Stripe key with the right to change things there, which is kept nowhere else.
+    ``deployed_at`` when it was last deployed, if that is known; ``operator_key`` a Stripe key with the right to change
+    things there, which is kept nowhere else.
     """
 
     client: Callable[..., Any]
@@ -92,6 +93,7 @@ class Deployment:
     stack: str = "Metering"
     embedded_at: str | None = None
     clock_back: timedelta = timedelta(0)
+    deployed_at: datetime | None = None
     operator_key: str = field(default="", repr=False)
     _known_key: str = field(default="", init=False, repr=False)
     _reading_key: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
@@ -123,7 +125,8 @@ class Deployment:
             raise
         except ValueError as error:  # botocore's answer to an endpoint that is no URL
             raise OperatorError(f"{error}: set AWS_ENDPOINT_URL to a URL, or to nothing") from error
-        return cls(client, _outputs(stack, described), stack, embedded_at, clock_back)
+        deployed_at = described.get("LastUpdatedTime") or described.get("CreationTime")
+        return cls(client, _outputs(stack, described), stack, embedded_at, clock_back, deployed_at)
 
     def gateway_clock(self, now: datetime) -> datetime:
         """Return what the gateway's clock shows, by which a request has its hour: what begins with a request now.

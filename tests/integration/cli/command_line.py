@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 import boto3
 
 KEY = "sk_test_local"
+CREATED = "2026-11-21T03:15:20.500Z"
 
 ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "customers add": ("acme", "--name", "Acme"),
@@ -132,7 +133,7 @@ class DescribeStacks(BaseHTTPRequestHandler):
                 for key, value in told.items()
             )
             status, body = 200, "<DescribeStacksResponse><DescribeStacksResult><Stacks><member>"
-            body += f"<StackName>{name}</StackName><Outputs>{members}</Outputs>"
+            body += f"<StackName>{name}</StackName><CreationTime>{CREATED}</CreationTime><Outputs>{members}</Outputs>"
             body += "</member></Stacks></DescribeStacksResult></DescribeStacksResponse>"
         self.send_response(status)
         self.send_header("Content-Type", "text/xml")

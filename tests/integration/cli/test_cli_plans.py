@@ -6,7 +6,7 @@ import pytest
 import stripe as stripe_sdk
 
 from infra.local.stripe.faults import Fault
-from infra.outputs import METADATA
+from infra.outputs import METADATA, VERSION
 from metering.model import metrics
 from metering.model.limits import OPERATOR
 from metering.model.prices import Flat, Package, PerUnit, Plan, encode
@@ -52,9 +52,10 @@ def test_a_plan_gets_to_stripe(selling: World, metering: Metering) -> None:
         "+ make product standard.bytes: Standard: Bytes",
         "+ make price standard.bytes: 3 per started 1,000 (usd, each month)",
     ]
-    for command in ("plan", "apply"):
-        assert metering("stripe", command) == Result(0, "\n".join(lines) + "\n", "")
-    assert metering("stripe", "plan") == Result(0, "Stripe is as declared\n", "")
+    when = f"as deployed 2026-11-21T03:15Z by {VERSION}; what has changed in app.py since counts once it is deployed\n"
+    for command, said in (("plan", when), ("apply", "")):
+        assert metering("stripe", command) == Result(0, "\n".join(lines) + "\n", said)
+    assert metering("stripe", "plan") == Result(0, "Stripe is as declared\n", when)
     assert metering("stripe", "plan", "--json").json() == {"steps": [], "in_the_way": [], "unpriced": []}
     assert metering("stripe", "apply") == Result(0, "nothing to change\n", "")
     assert metering("stripe", "apply", "--json").json() == {"done": []}
