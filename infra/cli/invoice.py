@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from infra.cli.shared import Connect, Json, err, known_customer, on_deployment, out, print_json, table
+from infra.operate.invoice_lines import unit_amount
 from infra.operate.subscribing import as_it_would_be, preview
 from metering.model.prices import in_money
 
@@ -42,7 +43,7 @@ def invoice(
             line["price"],
             line["description"],
             "" if line["quantity"] is None else f"{line['quantity']:,}",
-            "" if line["unit_amount"] is None else in_money(line["unit_amount"], currency),
+            unit_amount(line, currency),
             in_money(line["amount"], currency),
             f"{line['period']['from']} to {line['period']['to']}",
         )

@@ -20,7 +20,7 @@ from infra.operate.making import CUSTOMER, made_customer, make_once
 from infra.operate.paying import attached_to, checkout_link, default_of, has_fee
 from infra.operate.portal_access import portal_url
 from metering.model.periods import Hour
-from metering.model.prices import Flat, Plan, explain, name_of, terms, title_of, written
+from metering.model.prices import Flat, Package, Plan, explain, name_of, terms, title_of, written
 from metering.model.subjects import customer as subject_of
 from metering.stores.holders import Customer
 from metering.stores.ledger import Ledger
@@ -388,6 +388,7 @@ def as_it_would_be(
                 "description": title_of(price),
                 "quantity": line.quantity,
                 "unit_amount": written(line.unit_amount),
+                "package": price.size if isinstance(price, Package) else None,
                 "amount": line.amount,
                 "period": shown["period"],
             }

@@ -171,6 +171,8 @@ def test_from_a_customer_to_an_invoice_needs_no_dashboard(shop: Shop) -> None:
     assert shop.world.at_stripe(done.stripe_customer, hour=Hour(HOUR.number - 1)) == 1
     assert shop.amounts() == {"base_fee": [(1, 4900)], "requests": [(2, 0), (3, 5)], "bytes": [(50, 3)]}
     found = shop.preview()
+    packages = {line["price"]: line["package"] for line in found["lines"]}
+    assert packages == {"base_fee": None, "requests": None, "bytes": 100}
     assert (found["total"], found["currency"], found["plans"]) == (4908, "usd", ["standard"])
     assert found["period"] == {"from": "2026-11-22T05:00Z", "to": "2026-12-22T05:00Z"}
     said = terms(STANDARD)

@@ -169,8 +169,16 @@ def _listed(stripe: StripeAccount, wanted: Any) -> list[Subscription]:
 
 
 def preview_of(stripe: StripeAccount, subscription: Subscription) -> dict[str, Any]:
-    """Return Stripe's preview of a subscription's running invoice, amounts in the currency's smallest unit."""
+    """Return Stripe's preview of a subscription's running invoice, amounts in the currency's smallest unit.
+
+    A line's ``package`` is how many units its amount is asked for, of which those that are begun are paid for; or None.
+    """
     names = {item.price.id: metadata_of(item.price).get(PRICE, "") for item in subscription["items"].data}
+    packages = {
+        item.price.id: item.price.transform_quantity.divide_by
+        for item in subscription["items"].data
+        if item.price.transform_quantity
+    }
 
     def look(client: StripeClient) -> tuple[Any, list[Any]]:
         invoice = client.v1.invoices.create_preview({"subscription": subscription.id})
@@ -182,12 +190,12 @@ def preview_of(stripe: StripeAccount, subscription: Subscription) -> dict[str, A
         "plans": sorted(plans_of(subscription, stripe.deployment)),
         "currency": invoice.currency,
         "period": _period(invoice.period_start, invoice.period_end),
-        "lines": [_line(line, names) for line in lines],
+        "lines": [_line(line, names, packages) for line in lines],
         "total": invoice.total,
     }
 
 
-def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:
+def _line(line: Any, names: Mapping[str, str], packages: Mapping[str, int]) -> dict[str, Any]:
     details = line.pricing.price_details if line.pricing else None
     unit = line.pricing.unit_amount_decimal if line.pricing else None
     return {
@@ -195,6 +203,7 @@ def _line(line: Any, names: Mapping[str, str]) -> dict[str, Any]:
         "description": line.description or "",
         "quantity": line.quantity,
         "unit_amount": None if unit is None else f"{unit:f}",
+        "package": packages.get(str(details.price)) if details else None,
         "amount": line.amount,
         "period": _period(line.period.start, line.period.end),
     }

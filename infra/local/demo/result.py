@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from infra.local.demo.holdings import Split, Step, Usage
+from infra.operate.invoice_lines import unit_amount
 from metering.model.prices import in_money
 
 
@@ -85,8 +86,7 @@ class Result:
         for invoice in self.invoices:
             currency = invoice["currency"]
             for line in invoice["lines"]:
-                unit = "" if line["unit_amount"] is None else in_money(line["unit_amount"], currency)
-                amount = in_money(line["amount"], currency)
+                unit, amount = unit_amount(line, currency), in_money(line["amount"], currency)
                 quantity = "" if line["quantity"] is None else f"{line['quantity']:,}"
                 table.add_row(invoice["customer"], line["price"], line["description"], quantity, unit, amount)
             table.add_row(invoice["customer"], "total", "", "", "", in_money(invoice["total"], currency), style="bold")

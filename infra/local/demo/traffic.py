@@ -86,14 +86,14 @@ async def send(url: str, callers: Sequence[Caller], requests: int) -> list[Answe
 async def ask(session: aiohttp.ClientSession, url: str, callers: Sequence[Caller], n: int) -> Answer:
     """Send the n-th request."""
     caller = callers[n % len(callers)] if n % 10 else STRANGER
-    request = _request(n)
+    request = request_of(n)
     async with session.request(
         request.method, f"{url}{request.path}", headers=_headers(caller, request), json=_body(request)
     ) as answer:
         return Answer(caller.customer, request, answer.status, len(await answer.read()))
 
 
-def _request(n: int) -> Request:
+def request_of(n: int) -> Request:
     """Return the n-th request; seven users, who come through each key of a customer."""
     user = f"user-{n % 7}" if n % 50 != 33 else ""  # noqa: PLR2004 - one in fifty forgets to say
     if n % 15 == 7:  # noqa: PLR2004 - one in fifteen
@@ -104,7 +104,7 @@ def _request(n: int) -> Request:
         case 1:
             return Request("GET", f"/items/{n}", "/items/{id}", user)
         case _:
-            messages = 1 + n % 5
+            messages = 20 * (1 + n % 5)  # so many that a month's included ones are soon used up, and the price moves
             declared = messages if n % 8 != 5 else 1  # noqa: PLR2004 - one in eight would rather pay for one
             return Request("POST", "/messages", "/messages", user, messages, declared)
 

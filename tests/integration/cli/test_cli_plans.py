@@ -152,6 +152,7 @@ def test_where_there_are_limits_a_subscription_is_known_to_them_at_once(
         "description": "",
         "quantity": 1,
         "unit_amount": "4900",
+        "package": None,
         "amount": 4900,
         "period": {"from": "2026-12-22T05:00Z", "to": "2027-01-22T05:00Z"},
     }
