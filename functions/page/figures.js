@@ -17,8 +17,9 @@
  * A metric by the values of a dimension, and where that is shown; of the period, or of a time: a month, day or hour.
  * @typedef {{slot: string, metric: string, dimension: string, time: string}} Split
  *
- * What was read of it; `total` is what the metric had come to, `at` the moment of it.
- * @typedef {Split & {total: bigint, rows: Row[], at: number}} Parts
+ * What was read of it; `total` is what the metric had come to, `at` the moment of it. `until` is the hour up to which it
+ * was read so far, or empty once it was read whole.
+ * @typedef {Split & {total: bigint, rows: Row[], at: number, until: string}} Parts
  *
  * What is looked at: a metric, and a day, LATEST or PERIOD; `at` is the time whose split is asked for, or empty.
  * @typedef {{metric: string, span: string, at: string}} Choice

@@ -40,7 +40,8 @@ function showSplit(split, model) {
   const by = title(split.dimension).toLowerCase();
   write(within(panel, "h3, h4"), split.time ? `By ${by}` : `${titleOf(model, split.metric)} by ${by}`);
   const isRead = parts && isOf(parts, split);
-  write(within(panel, ".quiet"), isRead ? `at ${CLOCK_WORDS.format(parts.at)}` : "");
+  const soFar = parts?.until ? `up to ${inWords(parts.until)}; the rest follows` : `at ${CLOCK_WORDS.format(parts?.at)}`;
+  write(within(panel, ".quiet"), isRead ? soFar : "");
   const rows = isRead ? partRows(parts, by, scaleOf(model, split.metric)) : [];
   const none = isRead ? `Nothing ${split.time ? "in this time" : "yet in this period"}.` : absent(model, split.slot);
   const caption = `${titleOf(model, split.metric)} by ${split.dimension}`;

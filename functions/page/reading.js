@@ -2,7 +2,7 @@
  * What is asked of the API, and when: all once a minute, what moves every few seconds, and what somebody looks at.
  *
  * @import { Row } from "./api.js"
- * @import { Choice, Model, Split } from "./figures.js"
+ * @import { Choice, Model, Parts, Split } from "./figures.js"
  */
 
 import { Problem, invoice, invoices, now, prices, standing, usage, usageFile } from "./api.js";
@@ -198,7 +198,7 @@ export async function readRest(choice, came) {
   const reads = [
     answer("before", ALL_MS, readBefore),
     answer("invoices", INVOICES_MS, readInvoices),
-    ...splits(model, choice).filter(hasMoved).map((split) => answer(split.slot, 0, () => readSplit(split, choice))),
+    ...splits(model, choice).filter(hasMoved).map((split) => answer(split.slot, 0, () => readSplit(split, choice, came))),
     ...(isEarlier ? [answer(span, ALL_MS, async () => { model.hoursOf.set(span, await hoursOf(span)); })] : []),
   ];
   await Promise.all(reads.map(async (read) => (await read) && came()));
@@ -222,8 +222,9 @@ async function inPieces(read) {
 }
 
 /** Read usage in pieces, each of which the API answers, one after the other. What has passed is not read every time.
- * @param {Date} from @param {Date} to @param {Record<string, string>} query @param {bigint} most hours of a piece */
-async function readPieces(from, to, query, most) {
+ * @param {Date} from @param {Date} to @param {Record<string, string>} query @param {bigint} most hours of a piece
+ * @param {(rows: Row[], until: string) => void} [came] told of all that was read, after each piece */
+async function readPieces(from, to, query, most, came) {
   /** @type {Row[]} */
   const rows = [];
   for (const [first, end] of pieces(from, to, Number(most))) {
@@ -238,6 +239,7 @@ async function readPieces(from, to, query, most) {
     const read = await usage(asked);
     if (hourOf(end) <= model.recentFrom) passed.set(name, { rows: read, at: performance.now() });
     rows.push(...read);
+    if (end < to) came?.([...rows], hourOf(end));
   }
   return rows;
 }
@@ -274,14 +276,22 @@ function hasMoved(split) {
 /** What a split adds up to, as far as that is known. @param {Split} split */
 const total = ({ metric, time }) => usedIn(model, metric, time)?.quantity ?? 0n;
 
-/** Read a split into its slot, unless something else is chosen meanwhile. @param {Split} split @param {Choice} choice */
-async function readSplit(split, choice) {
+/** Read a split into its slot, unless something else is chosen meanwhile; one that is new shows as it comes.
+ * @param {Split} split @param {Choice} choice @param {() => void} came */
+async function readSplit(split, choice, came) {
   const { slot, metric, dimension, time } = split;
-  const parts = { ...split, total: total(split), at: now().getTime() };
+  const [parts, known] = [{ ...split, total: total(split), at: now().getTime(), until: "" }, model.parts.get(slot)];
+  const isNew = !known || !isOf(known, split);
   const [begin, end] = (time && reach(model, time)) || [dateOf(model.begin), dateOf(model.end)];
-  const until = new Date(Math.min(end.getTime(), dayStart(now()).getTime() + DAY_MS));
+  const last = new Date(Math.min(end.getTime(), dayStart(now()).getTime() + DAY_MS));
+  /** @param {Partial<Parts>} read */
+  const keep = (read) => {
+    const isWanted = splits(model, choice).some((one) => one.slot === slot && isOf(one, split));
+    if (isWanted) model.parts.set(slot, { ...parts, rows: [], ...read });
+  };
+  /** @param {Row[]} rows @param {string} until */
+  const piece = (rows, until) => { keep({ rows, until, at: 0 }); came(); };
   /** @param {bigint} most */
-  const read = (most) => readPieces(begin, until, { by: "month", metric, dimension }, most);
-  const rows = await (dimension === "key" ? read(model.prices.limits.hours_by_key) : inPieces(read));
-  if (splits(model, choice).some((one) => one.slot === slot && isOf(one, split))) model.parts.set(slot, { ...parts, rows });
+  const read = (most) => readPieces(begin, last, { by: "month", metric, dimension }, most, isNew ? piece : undefined);
+  keep({ rows: await (dimension === "key" ? read(model.prices.limits.hours_by_key) : inPieces(read)) });
 }

@@ -7,10 +7,10 @@ page's clock stands still.
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.conftest import ROOT
-from tests.e2e.made_up import BEGIN, Api, figure, opened
+from tests.e2e.made_up import BEGIN, PRICES, Api, asked, figure, opened
 from tests.e2e.reader import files
 
 SCREENSHOTS = ROOT / ".metering" / "screenshots"
@@ -100,6 +100,27 @@ def test_the_figures_come_first_and_what_stands_beside_them_as_it_comes(site: st
         api.let_go("before")
         expect(page.locator('[data-metric="requests"] .change')).to_contain_text("on last period to date")
         expect(page.locator("#trouble")).to_be_hidden()
+
+
+class Slow(Api):
+    """By key, only the first piece is answered at once."""
+
+    def named(self, route: Route) -> str:
+        """Name the others otherwise."""
+        name = super().named(route)
+        return "later" if name == "key" and asked(route)["from"] != BEGIN else name
+
+
+def test_a_breakdown_that_is_read_in_pieces_shows_as_they_come(site: str, browser: Browser) -> None:
+    """Of 50 keys five days are an answer: what was read shows with up to when, and then it is whole."""
+    api = Slow(late={"later"}, prices=PRICES | {"limits": {"hours": 744, "hours_by_key": 130}})
+    with opened(site, browser, api) as page:
+        expect(page.locator("#by-key .quiet").first).to_have_text("up to 17 Oct, 00:00; the rest follows")
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        expect(page.locator("#by-key tbody data").first).to_have_attribute("value", "345")
+        api.let_go("later")
+        expect(page.locator("#by-key .quiet").first).to_have_text("at 05:30:00")
+        expect(page.locator("#by-key tbody data").first).to_have_attribute("value", "2523")
 
 
 def test_an_earlier_day_that_cannot_be_read_shows_no_hours_of_another(site: str, browser: Browser) -> None:
