@@ -17,6 +17,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import ClientError, InvalidRegionError
 
+from infra.operate.versions import first_up
 from infra.outputs import LAMBDA_TIMEOUT, METADATA, Outputs
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import Metric, decode
@@ -201,8 +202,11 @@ class Deployment:
 
     @property
     def declared_metrics(self) -> tuple[Metric, ...]:
-        """The metrics as ``app.py`` declares them."""
-        return decode(json.dumps(self.declared["metrics"]))
+        """The metrics as ``app.py`` declares them; OperatorError if another version deployed the stack."""
+        try:
+            return decode(json.dumps(self.declared["metrics"]))
+        except msgspec.ValidationError as error:
+            raise OperatorError(self._of_another_version()) from error
 
     @property
     def declared_plans(self) -> tuple[Plan, ...]:
@@ -210,7 +214,11 @@ class Deployment:
         try:
             return decode_plans(json.dumps(self._declared("plans")))
         except msgspec.ValidationError as error:
-            raise OperatorError(f"the stack {self.stack!r} was deployed by another version: deploy it again") from error
+            raise OperatorError(self._of_another_version()) from error
+
+    def _of_another_version(self) -> str:
+        do = first_up(self.outputs) or "deploy it again"
+        return f"the stack {self.stack!r} was deployed by another version: {do}"
 
     def _declared(self, name: str) -> Any:
         if name not in self.declared:

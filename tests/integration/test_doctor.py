@@ -17,7 +17,7 @@ from infra.local.stripe.destinations import Destination
 from infra.local.stripe.server import LocalStripe
 from infra.operate import redrive, rights
 from infra.operate.access_notes import AccessNotes, Rotation
-from infra.operate.deployment import Deployment
+from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.doctor import account as health_account
 from infra.operate.doctor import examine as doctor
 from infra.operate.doctor import ledger as health_ledger
@@ -434,13 +434,51 @@ def test_which_version_to_bring_up_first_is_told(  # noqa: PLR0913, PLR0917
     ward: Ward, monkeypatch: pytest.MonkeyPatch, commands: str, stack: str, state: str, do: str
 ) -> None:
     """The one that is older, and of the stacks the one that reads what the others write; 1.0.0 told no version."""
-    monkeypatch.setattr("infra.operate.doctor.account.VERSION", commands)
-    told = ward.outputs.written() | {"Version": stack}
-    ward.outputs = Outputs.read({name: value for name, value in told.items() if value})
+    be_of(ward, monkeypatch, commands, stack)
     [(found, said, advice)] = ward.of("version")
     assert (found, advice.startswith(do), bool(advice)) == (state, True, bool(do))
     assert (stack or "1.0.0") in said
     assert commands in said
+
+
+def be_of(ward: Ward, monkeypatch: pytest.MonkeyPatch, commands: str, stack: str) -> None:
+    """Let the commands be of a version, and what deployed the stack of another."""
+    for module in ("versions", "doctor.account"):
+        monkeypatch.setattr(f"infra.operate.{module}.VERSION", commands)
+    told = ward.outputs.written() | {"Version": stack}
+    ward.outputs = Outputs.read({name: value for name, value in told.items() if value})
+
+
+def test_a_stage_of_before_is_deployed_after_the_stack_and_after_that_by_itself(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 'version' says; the API's own stack is the last."""
+    ward.set_log(format=AccessLog().format(NONCE, declared(METRICS)).replace('"data_processed":"-",', ""))
+    stage = (
+        "give the stage v1 of items metering.access_log_format, and deploy it: until then its lines may be set aside"
+    )
+    be_of(ward, monkeypatch, "1.2.0", "1.1.0")
+    [(_, _, version), (state, _, do)] = ward.of("version") + ward.of("stages")
+    assert version.startswith("deploy the Metering stack first, then those of your APIs: until then 'stages' tells")
+    assert (state, do) == ("broken", f"deploy the Metering stack first, then {stage}")
+    be_of(ward, monkeypatch, "1.2.0", "1.2.0")
+    assert [ward.of("version")[0][0], ward.of("stages")[0][2]] == ["ok", stage]
+
+
+def test_commands_that_are_behind_have_nothing_deployed(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They know neither what the newer stack declares nor the format of its stages, and would take both back."""
+    first = "bring these commands to 1.3.0 first, by git and 'uv sync', and deploy nothing before"
+    be_of(ward, monkeypatch, "1.2.0", "1.3.0")
+    ward.set_log(format=AccessLog().format(NONCE, declared(METRICS)).replace('"status"', '"domain":"-","status"'))
+    assert [line[2] for line in ward.of("version") + ward.of("stages")] == [first] * 2
+    assert ward.of("stages")[0][:2] == (
+        "warning",
+        "the stage v1 of items writes another format than these commands know: it has also domain",
+    )
+    deployment = ward.deployment
+    deployment.declared["metrics"][0]["colour"] = "blue"
+    with pytest.raises(OperatorError, match=f"^the stack '.*' was deployed by another version: {first}$"):
+        _ = deployment.declared_metrics
 
 
 def test_a_stage_with_another_format_is_told_with_the_difference(ward: Ward) -> None:

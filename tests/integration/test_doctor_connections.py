@@ -15,6 +15,7 @@ from infra.operate.deployment import Deployment
 from infra.operate.doctor import connections as checks
 from infra.operate.doctor.connections import check_connections
 from infra.operate.doctor.stages import check_billed, check_log_role, check_stages
+from infra.outputs import VERSION
 from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import extended
 from metering.model.log_format import AccessLog, Api
@@ -229,6 +230,26 @@ def test_our_format_of_an_older_declaration_is_told(patient: Patient) -> None:
     assert said == (
         "the stage v1 of Orders writes our format as it was declared once: it lacks authorizer.tokens; it has "
         "otherwise metering"
+    )
+
+
+def test_a_format_that_older_commands_do_not_know_is_left_alone(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would take it back; and newer ones wait for the stack."""
+    patient.declare(*REQUESTS, Sum(name="tokens", of="authorizer.tokens"))
+    monkeypatch.setattr("infra.operate.versions.VERSION", "1.0.1")
+    ((state, said, do),) = patient.found()
+    assert (state, said.partition(":")[0]) == (
+        "warning",
+        "the stage v1 of Orders writes another format than these commands know",
+    )
+    assert do.startswith(f"bring these commands to {VERSION} first")
+    monkeypatch.setattr("infra.operate.versions.VERSION", "9.0.0")
+    ((state, _, do),) = patient.found()
+    assert (state, do) == (
+        "broken",
+        "deploy the Metering stack first, then metering connect API v1 --yes, which gives it the format of now",
     )
 
 

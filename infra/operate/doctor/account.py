@@ -1,6 +1,5 @@
 """Checks of the account and the stack as a whole: who asks, how it was deployed, who is told, what quotas leave."""
 
-import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -8,6 +7,7 @@ from typing import Final
 
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.doctor.findings import DAY, DEPLOY, NEAR, Finding, broken, items, measured, ok, resources, warning
+from infra.operate.versions import are_behind, first_up
 from infra.outputs import VERSION
 from metering.model.periods import CLOCK_SKEW
 from metering.stores.aws import in_pieces
@@ -21,6 +21,8 @@ NEW_ACCOUNT: Final = 10
 LEAST_UNRESERVED: Final = 100
 """So many of an account's concurrent functions Lambda leaves to those that have none reserved (Lambda Developer Guide,
 "Configuring reserved concurrency")."""
+
+_DEPLOYED: Final = "the stack, its functions and its format"
 
 _STAGES: Final = "those of your APIs: until then 'stages' tells of a stage that writes the format of before"
 
@@ -70,8 +72,11 @@ def check_stack(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
 
 def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     """See that the stack was deployed by a version that these commands fit."""
+    there, first = deployment.outputs.deployed_version, first_up(deployment.outputs)
+    if are_behind(deployment.outputs):
+        yield warning(f"{there} deployed {_DEPLOYED}, and these commands are {VERSION}", first)
+        return
     if missing := deployment.outputs.missing:
-        there = deployment.outputs.deployed_version
         said = f"the stack has no {', '.join(missing)}: {there} deployed it, and these commands are {VERSION}"
         yield broken(said, f"{DEPLOY}: the Metering stack first, then {_STAGES}")
         return
@@ -80,20 +85,13 @@ def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     except OperatorError as error:
         yield broken(str(error), DEPLOY)
         return
-    here, there = VERSION, deployment.outputs.deployed_version
-    said = f"{there} deployed the stack, its functions and its format, and these commands are {here}"
-    if _order(there) < _order(here):
-        yield warning(said, f"deploy the Metering stack first, then {_STAGES}")
-    elif here != there:
-        yield warning(said, f"bring these commands to {there} first, by git and 'uv sync', and deploy nothing before")
+    if first:
+        said = f"{there} deployed {_DEPLOYED}, and these commands are {VERSION}"
+        yield warning(said, f"{first}, then {_STAGES}")
     else:
-        yield ok(f"{here} deployed it, with {len(metrics)} metrics and {len(plans)} plans, which these commands read")
-
-
-def _order(version: str) -> tuple[list[int], bool]:
-    """Return what versions are put in order by: ``1.1.0.dev0`` comes before ``1.1.0``."""
-    released, dev, _ = version.partition(".dev")
-    return [int(number) for number in re.findall(r"\d+", released)], not dev
+        yield ok(
+            f"{VERSION} deployed it, with {len(metrics)} metrics and {len(plans)} plans, which these commands read"
+        )
 
 
 def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, Measured, broken, measured, named, ok, warning
 from infra.operate.doctor.stages import difference, pasted_names
 from infra.operate.doctor.way import may_start, statements
+from infra.operate.versions import are_behind, first_up
 from metering.model.access_log import Partly, Rejected
 from metering.model.connections import Connection, Form, StageLog, Step
 from metering.model.foreign_format import FormatError, compile_format, extended
@@ -171,9 +172,13 @@ def _outdated(around: _Around, one: Connection) -> Iterator[Finding]:
     wanted = extended(ours, one.before.format) if one.form is Form.EXTENDED else ours
     if one.after.format != wanted:
         how = difference(one.after.format, wanted) if one.form is Form.OURS else ""
+        first = first_up(around.deployment.outputs)
+        if are_behind(around.deployment.outputs):
+            yield warning(f"{_stage(one)} writes another format than these commands know{how}", first)
+            return
         yield broken(
             f"{_stage(one)} writes our format as it was declared once{how}",
-            f"{_again(one)}, which gives it the format of now",
+            f"{f'{first}, then ' * bool(first)}{_again(one)}, which gives it the format of now",
         )
 
 

@@ -12,6 +12,7 @@ from infra.operate.connections.apis import ApiThere, apis_there, stages_there
 from infra.operate.connections.snippets import pasted
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, Finding, Measured, broken, items, measured, ok, warning
+from infra.operate.versions import are_behind, first_up
 from metering.model.connections import Connection, Step
 from metering.model.log_format import API_KEY, Api
 from metering.model.metrics import declared
@@ -201,14 +202,17 @@ def _written(deployment: Deployment, found: _Found) -> Finding:
     if found.api.kind is log.api and found.format.strip() == wanted:
         named = f" as {log.connection}" if lines else ""
         return ok(f"{found} writes our format{named}, and bills {log.prefix}{log.variable}")
+    first, unlike = first_up(deployment.outputs), difference(found.format, wanted)
+    if are_behind(deployment.outputs):
+        return warning(f"{found} writes another format than these commands know{unlike}", first)
     other = (
         f"paste the lines anew that 'metering connect {found.api.id} {quote(found.name)} --print TOOL' shows"
         if lines or found.api.kind is not own.api
         else f"give {found} metering.access_log_format"
     )
     return broken(
-        f"{found} writes another format than ours{difference(found.format, wanted)}",
-        f"{other}, and deploy it: until then its lines may be set aside",
+        f"{found} writes another format than ours{unlike}",
+        f"{f'{first}, then ' * bool(first)}{other}, and deploy it: until then its lines may be set aside",
     )
 
 
