@@ -279,6 +279,12 @@ def customers_subscribe(
         int | None,
         typer.Option(min=1, help="Send invoices that are due in so many days, to the address that Stripe knows."),
     ] = None,
+    change: Annotated[
+        bool,
+        typer.Option(
+            "--change", help="Let a subscription to another plan end with its period, for this one to follow."
+        ),
+    ] = False,
     operator_key: OperatorKey = False,
     return_url: ReturnUrl = "",
     as_json: Json = False,
@@ -289,11 +295,18 @@ def customers_subscribe(
     as a whole; what was used in the hours before is not billed. Without --email and --due, the payment method that
     the customer has at Stripe is charged. If it has none and the plan has a fee, a link is printed where it gives one:
     then say the same again.
+
+    With --change, a subscription to another plan ends with its period. Once it has, say the same again: the new one
+    begins with the very hour at which the other ended, so that no hour is billed twice or left out.
     """
+    if change and subscription:
+        raise typer.BadParameter("--change and --subscription exclude each other")
     deployment = changing_stripe(connect, ask=operator_key)
     customer = known_customer(deployment.ledger, customer_id)
     wishes = Wishes(stripe_customer, subscription, email, due, return_url)
-    done = Subscriber.of(deployment).subscribe(customer, plan, wishes, now=deployment.gateway_clock(now()))
+    subscriber = Subscriber.of(deployment)
+    do = subscriber.change if change else subscriber.subscribe
+    done = do(customer, plan, wishes, now=deployment.gateway_clock(now()))
     done.notes += keep_subscribed(deployment, customer_id, now=now())
     if as_json:
         print_json(done.as_json())

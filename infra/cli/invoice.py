@@ -6,7 +6,7 @@ import typer
 
 from infra.cli.shared import Connect, Json, err, known_customer, on_deployment, out, print_json, table
 from infra.operate.invoice_lines import unit_amount
-from infra.operate.subscribing import as_it_would_be, preview
+from infra.operate.previewing import as_it_would_be, preview
 from metering.model.prices import in_money
 
 app: Final = typer.Typer()

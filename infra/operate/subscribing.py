@@ -1,12 +1,11 @@
-"""Subscribing a customer to a plan at Stripe, and Stripe's own preview of what it will pay.
+"""Subscribing a customer to a plan at Stripe.
 
 Stripe bills a meter event in the period in which its timestamp lies, and an hour's total is one event in the hour's
 last ten minutes. So periods begin and end at whole hours: each hour's total then falls into one period as a whole. A
 subscription begins with the hour in which it is made: that hour is billed from its first minute, and none before it.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -14,19 +13,27 @@ from typing import TYPE_CHECKING, Any, Final
 from stripe import Subscription
 
 from infra.operate.catalog import Catalog
+from infra.operate.changing import (
+    begin_after,
+    end_of,
+    ended_for_another,
+    how_to_go_on,
+    is_let_go_on,
+    is_told_to_end,
+    left_out,
+    next_plan,
+)
 from infra.operate.customers import Change, Customers, Entry, at_stripe
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.making import CUSTOMER, made_customer, make_once
 from infra.operate.paying import attached_to, checkout_link, default_of, has_fee
 from infra.operate.portal_access import portal_url
 from metering.model.periods import Hour
-from metering.model.prices import Flat, Package, Plan, explain, name_of, terms, title_of, written
-from metering.model.subjects import customer as subject_of
+from metering.model.prices import Plan, name_of
 from metering.stores.holders import Customer
-from metering.stores.ledger import Ledger
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
-from metering.stripe.subscriptions import ended_too, is_running, plans_of, preview_of, running, with_all_items
+from metering.stripe.subscriptions import ended_too, is_running, plans_of, with_all_items
 
 if TYPE_CHECKING:
     import stripe as stripe_sdk
@@ -48,7 +55,7 @@ class Subscribed:
     """What there is now, what subscribing changed, and what is to be known of it, in sentences.
 
     ``begins`` is the first hour that is billed. With a ``checkout_url`` there is no subscription yet: the customer is
-    to give a payment method there first.
+    to give a payment method there first. Nor is there where another, which ``ends`` then, runs until it begins.
     """
 
     customer: str
@@ -59,6 +66,7 @@ class Subscribed:
     said: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checkout_url: str = ""
+    ends: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as ``metering customers subscribe --json`` prints it."""
@@ -71,6 +79,7 @@ class Subscribed:
             "changed": self.said,
             "notes": self.notes,
             "checkout_url": self.checkout_url,
+            "ends": self.ends or None,
         }
 
 
@@ -134,6 +143,8 @@ class Subscriber:
         if already := self._billing(former, plan, customer):
             change = self._keep(customer, known, now=now)
             return self._subscribed(customer, plan, already, prices, change, _left_as_it_is(shown, wishes))
+        ended = ended_for_another(former)
+        wishes = _paid_alike(wishes, ended)
         if wishes.sends and not (wishes.email or (shown and shown.email)):
             raise OperatorError(f"Stripe knows no address of {known or customer.id} to send invoices to: say --email")
         charged = shown is not None and not wishes.sends
@@ -152,17 +163,41 @@ class Subscriber:
         if shown and wishes.email and not shown.email:
             self.stripe.call(lambda client: client.v1.customers.update(stripe_customer, {"email": wishes.email}))
         owner = replace(customer, stripe_customer=stripe_customer)
-        subscription = self._make(owner, plan, prices, wishes, len(former), now, payment_method=attached)
+        begin = begin_after(ended, plan.interval, now)
+        subscription = self._make(owner, plan, prices, wishes, len(former), begin, payment_method=attached)
         change += Change(
             [f"{owner.id} is subscribed to {plan.name} as {subscription.id}, from {_begin(subscription)} on"]
         )
-        notes = [*_left_as_it_is(shown, wishes)]
+        notes = [*left_out(ended, begin), *_left_as_it_is(shown, wishes)]
         if not (wishes.sends or default or attached):
             notes.append(
                 f"{stripe_customer} has no payment method at Stripe: its invoices stay unpaid until it gives one, for "
                 f"which 'metering customers portal {owner.id}' makes a link"
             )
         return self._subscribed(owner, plan, subscription, prices, change, notes)
+
+    def change(self, customer: Customer, plan_name: str, wishes: Wishes, *, now: datetime) -> Subscribed:
+        """Let a subscription to another plan end with its period, for this one to follow; else subscribe.
+
+        Of the plan that the customer has, take back that it ends. Raises OperatorError as :meth:`subscribe` does.
+        """
+        plan = self._plan(plan_name)
+        known = self._known_stripe_customer(customer, wishes.stripe_customer)
+        former = self._subscriptions(known) if known else []
+        runs = next(filter(is_running, former), None)
+        if runs is None:
+            return self.subscribe(customer, plan_name, wishes, now=now)
+        if plans_of(runs, self.stripe.deployment) == {plan.name}:
+            gone_on = [f"{runs.id} goes on after its period"] if is_let_go_on(self.stripe, runs) else []
+            done = self.subscribe(customer, plan_name, wishes, now=now)
+            return replace(done, said=[*gone_on, *done.said])
+        self.catalog.current_prices(plan)
+        ends, until = end_of(runs), ", ".join(sorted(plans_of(runs, self.stripe.deployment)))
+        change = self._keep(customer, known, now=now)
+        if is_told_to_end(self.stripe, runs, plan.name):
+            change += Change([f"{runs.id} to {until} ends with its period, at {ends}, and {plan.name} comes next"])
+        notes = [*_of_marks(change.marks), *how_to_go_on(customer, until, plan, ends)]
+        return Subscribed(customer.id, plan.name, known, begins=str(ends), said=change.said, notes=notes, ends=runs.id)
 
     def _subscribed(  # noqa: PLR0913, PLR0917 - what there is to be said
         self,
@@ -190,6 +225,8 @@ class Subscriber:
                 f"{subscription.id} is {subscription.status}: give the customer a payment method at Stripe, without "
                 "which a fee cannot be charged; a subscription that stays incomplete ends after 23 hours"
             )
+        if coming := next_plan(subscription):
+            yield f"{subscription.id} ends with its period, at {end_of(subscription)}, and {coming} comes next"
         items = self._items(subscription)
         if older := sorted(name for name, price in items.items() if prices.get(name) != price):
             yield f"{subscription.id} stays on older prices of {', '.join(older)}: move it when its period ends"
@@ -247,8 +284,8 @@ class Subscriber:
             if plans_of(subscription, self.stripe.deployment) != {plan.name}:
                 others = ", ".join(sorted(plans_of(subscription, self.stripe.deployment)))
                 raise OperatorError(
-                    f"{customer.id} is subscribed to {others} ({subscription.id}): cancel that at Stripe when its "
-                    f"period ends, and subscribe to {plan.name} then; both would bill the same usage"
+                    f"{customer.id} is subscribed to {others} ({subscription.id}), and both would bill the same usage: "
+                    f"say --change, so that it ends with its period and {plan.name} comes next"
                 )
         return billing[0] if billing else None
 
@@ -287,20 +324,19 @@ class Subscriber:
         prices: Mapping[str, str],
         wishes: Wishes,
         before: int,
-        now: datetime,
+        begin: Hour,
         *,
         payment_method: str,
     ) -> Subscription:
-        """Make a subscription from the running hour on, where ``before`` others ended.
+        """Make a subscription from an hour on, where ``before`` others ended.
 
         No ``billing_cycle_anchor`` is given: Stripe then aligns it to the start ("billing_mode": flexible), so that the
         first period is a whole one, with its whole fee, and the 31st stays the 31st.
         """
-        begin = Hour.containing(now).start
         parameters: dict[str, Any] = {
             "customer": customer.stripe_customer,
             "items": [{"price": prices[name_of(price)]} for price in plan.prices],
-            "backdate_start_date": int(begin.timestamp()),  # is the anchor, too, where none is given
+            "backdate_start_date": int(begin.start.timestamp()),  # is the anchor, too, where none is given
             "metadata": {DEPLOYMENT: self.stripe.deployment, PLAN: plan.name, CUSTOMER: customer.id},
         }
         if payment_method:
@@ -328,6 +364,13 @@ class Subscriber:
         return made
 
 
+def _paid_alike(wishes: Wishes, ended: Subscription | None) -> Wishes:
+    """Have invoices sent where those of the subscription before were, unless something else is wished."""
+    if ended is None or ended.collection_method != "send_invoice" or wishes.sends:
+        return wishes
+    return replace(wishes, days_until_due=ended.days_until_due or DAYS_UNTIL_DUE)
+
+
 def _of_marks(marks: int) -> Iterator[str]:
     """Say what becomes of closed hours that are closed again."""
     if marks:
@@ -345,53 +388,3 @@ def _left_as_it_is(shown: "stripe_sdk.Customer | None", wishes: Wishes) -> Itera
 
 def _begin(subscription: Subscription) -> str:
     return str(Hour.of_epoch_ms(subscription.start_date * 1000))
-
-
-def preview(stripe: StripeMeters, customer: Customer) -> dict[str, Any]:
-    """Return Stripe's preview of a customer's running invoice, amounts in the currency's smallest unit.
-
-    Raises OperatorError where the customer has no subscription to a plan.
-    """
-    subscribe = f"subscribe it with 'metering customers subscribe {customer.id} PLAN'"
-    if not customer.stripe_customer:
-        raise OperatorError(f"{customer.id} has no Stripe customer yet, so that nothing is invoiced: {subscribe}")
-    subscription = running(stripe, customer.stripe_customer)
-    if subscription is None:
-        raise OperatorError(f"{customer.id} has no subscription to a plan, so that nothing is invoiced: {subscribe}")
-    return {
-        "customer": customer.id,
-        "stripe_customer": customer.stripe_customer,
-        **preview_of(stripe, subscription),
-    }
-
-
-def as_it_would_be(
-    ledger: Ledger, plans: Sequence[Plan], customer: Customer, shown: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return a preview with what the ledger holds of its period, at the declared prices, not with what was posted."""
-    first, end = (Hour.containing(datetime.fromisoformat(shown["period"][name])) for name in ("from", "to"))
-    used: Counter[str] = Counter()
-    for row in ledger.rows.of(subject_of(customer.id), first, end):
-        used.update({metric: total.quantity for metric, total in row.totals.items()})
-    metered = {
-        name: price
-        for plan in plans
-        if plan.name in shown["plans"]
-        for name, price in terms(plan).items()
-        if not isinstance(price, Flat)
-    }
-    lines = [line for line in shown["lines"] if line["price"] not in metered]
-    for name, price in metered.items():
-        lines += [
-            {
-                "price": name,
-                "description": title_of(price),
-                "quantity": line.quantity,
-                "unit_amount": written(line.unit_amount),
-                "package": price.size if isinstance(price, Package) else None,
-                "amount": line.amount,
-                "period": shown["period"],
-            }
-            for line in explain(price, used[name])
-        ]
-    return {**shown, "lines": lines, "total": sum(line["amount"] for line in lines)}

@@ -1256,6 +1256,24 @@ def the_last_invoice_ends_with_the_subscription(stripe: Place) -> None:
 
 
 @behaviour(
+    "With `cancel_at_period_end` a subscription is over, and says so, when its period is; its usage is invoiced then.",
+    "docs.stripe.com/billing/subscriptions/cancel, 2026; that this invoice, too, is a draft for an hour is not said",
+    UNCONFIRMED,
+    otherwise="After a change of plan, hours are on two invoices or on none.",
+)
+def a_subscription_ends_with_its_period(stripe: Place) -> None:
+    """Tell one to, in the middle of its period."""
+    period = Period.begun(stripe)
+    asked = stripe.client.v1.subscriptions.update(period.subscription.id, {"cancel_at_period_end": True})
+    assert (asked.status, asked.cancel_at_period_end, asked.ended_at) == ("active", True, None)
+    period.use(5)
+    draft = period.end()
+    ended = stripe.client.v1.subscriptions.retrieve(period.subscription.id)
+    assert (ended.status, ended.cancel_at_period_end, ended.ended_at) == ("canceled", True, period.start + DAY)
+    assert (draft.status, period.quantities()) == ("draft", [5])
+
+
+@behaviour(
     "A metered item that is taken out of a subscription is billed when the period ends, by a line with its price.",
     "docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup, 2026; of the line's price it says nothing",
     UNCONFIRMED,

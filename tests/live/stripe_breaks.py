@@ -41,6 +41,7 @@ _check_event, _summaries, _activate = Account.check_event, Account.list_event_su
 _charges, _price_as_json, _lines, _usage = Price.charges, Price.as_json, Invoice.current_lines, Item.usage
 _add_item, _period_at = Subscription.add_item, Subscription.period_at
 _record = EventLog.record
+_cycle = Billing._cycle
 _preview, _refusal = Billing.create_preview, StripeError.__init__
 
 
@@ -262,6 +263,11 @@ def _left_quietly(self: Billing, customer: str, at: int) -> None:
             each.canceled_at = at
 
 
+def _goes_on(self: Billing, subscription: Subscription, moment: int) -> None:
+    subscription.ends_with_period = False
+    _cycle(self, subscription, moment)
+
+
 def _gone(self: Billing, customer: str, _at: int) -> None:
     for name in [name for name, each in self.subscriptions.items() if each.customer == customer]:
         del self.subscriptions[name]
@@ -274,6 +280,7 @@ def _unchanged(self: Subscriptions, subscription: str, *_: Any) -> Any:
 _of: Any = partial
 
 BREAKS: Final[dict[str, Break]] = {
+    "a_subscription_ends_with_its_period": _of(patch.object, Billing, "_cycle", _goes_on),
     "duplicate_identifier": _in_other_words("An event already exists with identifier"),
     "last_arrival_wins": _of(patch.object, Meter, "in_force", _by_timestamp),
     "hours_are_each_customers_own": _of(patch.object, Meter, "add", _of_whom_ever),

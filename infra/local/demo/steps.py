@@ -21,7 +21,8 @@ from infra.local.demo.traffic import Answer, Caller, by_key, by_token, owed, sen
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.posting import turn_on
-from infra.operate.subscribing import Subscriber, Wishes, preview
+from infra.operate.previewing import preview
+from infra.operate.subscribing import Subscriber, Wishes
 from metering.model.periods import Hour
 from metering.model.prices import explain, terms
 from metering.stores.holders import Customer

@@ -216,6 +216,12 @@ class Billing:
         if subscription.status not in ("active", "past_due") or subscription.next_end > moment:
             return
         parts = list(subscription.cycle_parts(moment))
+        if subscription.ends_with_period:
+            if parts:
+                self.draft(subscription, parts, "subscription_cycle", moment)
+            subscription.canceled_at = moment
+            self.log.record("customer.subscription.deleted", subscription.as_json(), moment)
+            return
         self.draft(subscription, parts, "subscription_cycle", moment)
         subscription.cycle(moment)
         self.note(subscription.next_end, CYCLE, subscription.id)

@@ -163,12 +163,14 @@ class Subscriptions:
         The usage of a deleted item is billed on the next invoice, unless proration_behavior is none
         (docs.stripe.com/billing/subscriptions/usage-based/manage-billing-setup). Licences that are added begin to cost
         with the next period, and deleted ones are not paid back: prorations of licences are not built here.
+        With `cancel_at_period_end` it ends when the first of its items' periods does; until then, false takes it back.
         """
-        only(params, "description", "items", "metadata", "proration_behavior")
+        only(params, "cancel_at_period_end", "description", "items", "metadata", "proration_behavior")
         changed = self._found(subscription)
         if changed.canceled_at is not None:
             raise StripeError("A canceled subscription can only update its cancellation_details and metadata.")
         prorates, at = _prorates(params), int(self.billing.time_of(changed.customer, now))
+        ends = flag(params, "cancel_at_period_end", default=changed.ends_with_period)
         added, deleted = [], []
         for number, each in enumerate(rows(params, "items")):
             if flag(each, "deleted", default=False):
@@ -184,6 +186,8 @@ class Subscriptions:
             pending=list(changed.pending),
             description=text(params, "description", default=changed.description or "") or None,
             metadata=metadata(changed.metadata, params),
+            ends_with_period=ends,
+            asked_to_end_at=(at if "cancel_at_period_end" in params else changed.asked_to_end_at) if ends else None,
         )
         for item in deleted:
             del changed.items[item.id]

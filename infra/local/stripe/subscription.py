@@ -71,6 +71,8 @@ class Subscription:
     made_items: int = 0
     latest_invoice: str | None = None
     canceled_at: int | None = None
+    ends_with_period: bool = False
+    asked_to_end_at: int | None = None
     payment_method: str | None = None
     uncanceled: str = "active"  # its status until it is canceled; nothing here fails to be paid by itself
 
@@ -133,10 +135,14 @@ class Subscription:
                 yield item.licence(item.start, item.end, share)
 
     def cycle_parts(self, moment: int) -> Iterator[Part]:
-        """Give what an invoice at `moment`, an end of periods, holds: usage of what ended, licences for what begins."""
+        """Give what an invoice at `moment`, an end of periods, holds: usage of what ended, licences for what begins.
+
+        Of a subscription that ends with its period nothing begins: "Any metered usage is charged for in a final invoice
+        when the subscription cancels at the end of the billing period" (docs.stripe.com/billing/subscriptions/cancel).
+        """
         yield from self.pending
         for item in self.items.values():
-            if item.end != moment:
+            if item.end != moment or (self.ends_with_period and not item.price.metered):
                 continue
             if item.price.metered:
                 yield item.usage(moment)
@@ -158,12 +164,14 @@ class Subscription:
             "object": "subscription",
             "default_payment_method": self.payment_method,
             "billing_cycle_anchor": self.anchor,
-            "canceled_at": self.canceled_at,
+            "cancel_at": self.next_end if self.ends_with_period else None,
+            "cancel_at_period_end": self.ends_with_period,
+            "canceled_at": self.asked_to_end_at or self.canceled_at,
             "cancellation_details": {
                 "comment": None,
                 "feedback": None,
                 "feedback_option": None,
-                "reason": None if self.canceled_at is None else "cancellation_requested",
+                "reason": None if (self.asked_to_end_at or self.canceled_at) is None else "cancellation_requested",
             },
             "collection_method": self.collection_method,
             "created": self.created,
@@ -195,8 +203,6 @@ def _unchanging() -> dict[str, Any]:
         "billing_mode": {"flexible": {}, "type": "flexible"},
         "billing_schedules": [],
         "billing_thresholds": None,
-        "cancel_at": None,
-        "cancel_at_period_end": False,
         "customer_account": None,
         "default_source": None,
         "default_tax_rates": [],

@@ -116,8 +116,26 @@ def test_a_customer_is_subscribed_and_its_invoice_shown(metering: Metering) -> N
         "changed": [],
         "notes": [],
         "checkout_url": "",
+        "ends": None,
     }
     assert metering(*subscribe) == Result(0, "nothing to change: acme is subscribed to standard\n", "")
+
+
+@pytest.mark.usefixtures("selling")
+def test_a_plan_is_changed_with_the_period(cloudformation: CloudFormation, metering: Metering) -> None:
+    """It says what becomes of it; said again before the period ends, it changes nothing."""
+    basic = Plan(name="basic", title="Basic", currency="usd", prices=(PerUnit(metric="requests", amount=2),))
+    cloudformation.templates["Metering"]["Metadata"][METADATA]["plans"] += json.loads(encode([basic]))
+    metering("stripe", "apply")
+    metering("customers", "subscribe", "acme", "standard", "--email", "billing@acme.example")
+    change = ("customers", "subscribe", "acme", "basic", "--change")
+    told = metering(*change)
+    assert "sub_00000000000001 to standard ends with its period, at 2026-12-22T05, and basic comes next" in told.out
+    assert "note: acme stays on standard until 2026-12-22T05." in told.out
+    assert metering(*change, "--json").json()["ends"] == "sub_00000000000001"
+    assert "nothing to change" not in metering(*change).out
+    both = metering(*change, "--subscription", "sub_1")
+    assert (both.code, "exclude each other" in both.err) == (2, True)
 
 
 def test_where_there_are_limits_a_subscription_is_known_to_them_at_once(
