@@ -109,13 +109,13 @@ def customers_list(
     with err.status("looking at customers"):
         shown, is_more = first_of(listed(deployment, wanted, now=now()), most)
     if as_json:
-        print_json([asdict(customer) for customer in shown])
+        print_json([one.as_json() for one in shown])
         return
     table(
-        ("customer", "name", "Stripe customer"),
-        [(customer.id, customer.name, customer.stripe_customer or "none") for customer in shown],
+        ("customer", "name", "Stripe customer", "keys are"),
+        [(one.customer.id, one.customer.name, one.customer.stripe_customer or "none", one.state()) for one in shown],
         "customer",
-        way_on=f"--after {shown[-1].id}" if is_more else "",
+        way_on=f"--after {shown[-1].customer.id}" if is_more else "",
     )
 
 

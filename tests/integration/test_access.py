@@ -170,6 +170,16 @@ def test_a_key_that_was_replaced_is_not_shown_as_one_that_opens_something(gate: 
     assert [first, "the", "beginning", "now", "replaced:", "opens", "nothing"] in gate.shown()
 
 
+def test_customers_are_listed_with_what_closes_their_keys(gate: Gate) -> None:
+    """As the gateway was left; whoever is open shows no reason."""
+    gate.run("suspend", "globex")
+    listed = {one["id"]: (one["access"], one["reasons"]) for one in gate.run("list", "--json").document}
+    assert listed == {"acme": ("open", []), "globex": ("stopped", ["operator"])}
+    assert gate.run("list").out.splitlines()[2].rstrip().endswith("  stopped because of operator")
+    gate.run("resume", "globex")
+    assert [one["access"] for one in gate.run("list", "--json").document] == ["open", "open"]
+
+
 def test_keys_are_listed_with_whose_they_are_and_what_closes_them(gate: Gate) -> None:
     """Suspended, replaced, excluded, or nobody's; a customer's also after they changed hands."""
     gate.run("suspend", "globex")

@@ -124,7 +124,7 @@ def test_a_customer_is_added_listed_and_shown(deployed: World, metering: Meterin
     ) == Result(0, "customer acme added\nkey key1 belongs to acme\nkey key2 belongs to acme\n", UNASKED)
     assert deployed.ledger.holders.owner("cus_1") == "acme"
     assert metering("customers", "list", "--json").json() == [
-        {"id": "acme", "name": "Acme", "stripe_customer": "cus_1"}
+        {"id": "acme", "name": "Acme", "stripe_customer": "cus_1", "access": "open", "reasons": []}
     ]
     assert metering("customers", "show", "acme", "--json").json() == {
         "id": "acme",
@@ -215,7 +215,7 @@ def test_a_row_is_one_line_for_a_pipe(metering: Metering) -> None:
     """However long its ids are."""
     name, key = "n" * 200, "k" * 64
     metering("customers", "add", "c" * 40, "--name", name, "--stripe-customer", "cus_" + "s" * 60, "--key", key)
-    assert metering("customers", "list").out.splitlines()[1].split() == ["c" * 40, name, "cus_" + "s" * 60]
+    assert metering("customers", "list").out.splitlines()[1].split() == ["c" * 40, name, "cus_" + "s" * 60, "open"]
     assert metering("customers", "show", "c" * 40).out.splitlines()[2].split()[0] == key
 
 

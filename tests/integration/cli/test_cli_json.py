@@ -52,7 +52,7 @@ def test_every_field_is_described() -> None:
 
 def test_a_field_that_is_not_described_is_named_with_the_place_to_add_it() -> None:
     """And one that is missing, of another kind, or without a command."""
-    customer = {"id": "acme", "name": "Acme", "stripe_customer": ""}
+    customer = {"id": "acme", "name": "Acme", "stripe_customer": "", "access": "open", "reasons": []}
     hold(("customers", "list", "--json"), json.dumps([customer]))
     place = r"infra/cli/json_schema.json says what each command prints: add or mend '\$defs/customers list'; 0: "
     for wrong, said in (
