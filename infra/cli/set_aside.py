@@ -2,15 +2,27 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Annotated, Final
 
 import typer
 
-from infra.cli.shared import WIDEST, Connect, Json, err, group, now, on_deployment, out, print_json, progress, table
+from infra.cli.shared import (
+    WIDEST,
+    Connect,
+    Json,
+    err,
+    first_of,
+    group,
+    now,
+    on_deployment,
+    out,
+    print_json,
+    progress,
+    table,
+)
 from infra.operate import redrive
 from infra.operate.deployment import Deployment
-from infra.operate.words import count
 
 set_aside_app: Final = group("Usage that could not be counted, and the way back in.")
 
@@ -31,8 +43,8 @@ def set_aside_list(
     with err.status("reading the bucket"):
         found = redrive.failed(deployment) if failed else redrive.entries(deployment)
         wanted = (entry for entry in found if any(reason in one for one in entry.reasons))
-        entries = sorted(islice(wanted, most + 1 if most else None), key=lambda entry: entry.at or "")
-    more, entries = bool(most and len(entries) > most), entries[:most]
+        entries, more = first_of(wanted, most)
+    entries.sort(key=lambda entry: entry.at or "")
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return
@@ -50,9 +62,9 @@ def set_aside_list(
             )
             for entry in entries
         ],
+        "batch",
+        way_on="a larger --most" if more else "",
     )
-    if entries:
-        err.print(count(len(entries), "batch", more=more))
 
 
 @on_deployment(set_aside_app, "show")

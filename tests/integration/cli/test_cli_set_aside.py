@@ -71,7 +71,7 @@ def test_a_list_has_times_and_is_narrowed_and_counted(recording: World, metering
     assert (shown.out.splitlines()[1].split()[1], shown.err) == ("2026-11-22T05:01:00Z", "3 batches\n")
     assert [entry["kind"] for entry in metering("set-aside", "list", "--failed", "--json").json()] == ["failed"]
     assert len(metering("set-aside", "list", "--reason", "not JSON", "--json").json()) == 2
-    assert metering("set-aside", "list", "--most", "1").err == "1 or more batches\n"
+    assert metering("set-aside", "list", "--most", "1").err == "1 batch shown; there are more: a larger --most\n"
     for stored in recording.set_aside.batches():
         batch = recording.set_aside.of(stored).certain
         assert batch
