@@ -913,6 +913,23 @@ def a_paused_collection_keeps_the_status(stripe: Place) -> None:
 
 
 @behaviour(
+    "A final invoice says where it can be looked at and where its PDF is, both by https; a draft says neither.",
+    f"{SDK}, `Invoice.hosted_invoice_url`, `Invoice.invoice_pdf`",
+    DOCUMENTED,
+    otherwise="Customers see an invoice without a link to it.",
+)
+def a_final_invoice_can_be_looked_at(stripe: Place) -> None:
+    """Let a period end, and its draft's hour."""
+    period = Period.begun(stripe)
+    period.use(5)
+    draft = period.end()
+    assert (draft.hosted_invoice_url, draft.invoice_pdf) == (None, None)
+    final = period.finalise()
+    assert final.hosted_invoice_url.startswith("https://invoice.stripe.com/")
+    assert final.invoice_pdf.startswith("https://pay.stripe.com/")
+
+
+@behaviour(
     'A fee that is charged by itself is refused to a customer without a payment method: 400, "This customer has no '
     'attached payment source or default payment method …".',
     "clojurewerkz/elephant#14, 2021; joshnuss/svelte-stripe#30, 2023",
