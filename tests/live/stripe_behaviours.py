@@ -925,8 +925,8 @@ def a_final_invoice_can_be_looked_at(stripe: Place) -> None:
     draft = period.end()
     assert (draft.hosted_invoice_url, draft.invoice_pdf) == (None, None)
     final = period.finalise()
-    assert final.hosted_invoice_url.startswith("https://invoice.stripe.com/")
-    assert final.invoice_pdf.startswith("https://pay.stripe.com/")
+    assert str(final.hosted_invoice_url).startswith("https://invoice.stripe.com/")
+    assert str(final.invoice_pdf).startswith("https://pay.stripe.com/")
 
 
 @behaviour(
