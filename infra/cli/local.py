@@ -124,6 +124,23 @@ def try_it(address: "Address") -> list[str]:
     ]
 
 
+def deploy_again(address: "Address", context: Mapping[str, str]) -> list[str]:
+    """Return lines for a shell that deploy what app.py declares by now, and bring it to the local Stripe."""
+    there = {
+        "AWS_PROFILE": "",
+        "AWS_ENDPOINT_URL": address.aws_endpoint_url,
+        "AWS_REGION": address.region,
+        "AWS_ACCESS_KEY_ID": address.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": address.secret_access_key,
+    }
+    given = (f"-c {name}={value}" for name, value in context.items())
+    variables = (f"{name}={value}" for name, value in there.items())
+    return [
+        " ".join([*variables, "uv run cdk deploy Metering", *given]),
+        "uv run metering stripe apply --local",
+    ]
+
+
 @app.command()
 def local(
     road: Road = "subscription",
@@ -158,6 +175,9 @@ def local(
             out.print()
             out.print("To try it, in another terminal and this folder; a call is counted some seconds later:")
             print_as_it_is("".join(f"{line}\n" for line in try_it(cloud.address)))
+            out.print()
+            out.print("After an edit of app.py, so that it is in force here:")
+            print_as_it_is("".join(f"{line}\n" for line in deploy_again(cloud.address, cloud.context)))
             sys.stdout.flush()
         err.print("ready; commands reach it with --local; Ctrl-C stops it")
         with Fronts(cloud.emulator, back, say=err.print) as fronts:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
@@ -83,7 +83,8 @@ class Phases:
 class LocalCloud:
     """A running local cloud: the metering stack's outputs, the sample's, and the phases so far.
 
-    ``issuer`` gives the tokens that an HTTP API asks for; a REST API asks for keys. The gateway's clock is ``back``.
+    ``issuer`` gives the tokens that an HTTP API asks for; a REST API asks for keys. The gateway's clock is ``back``;
+    ``context`` is what the CDK app was given.
     """
 
     emulator: Emulator
@@ -94,6 +95,7 @@ class LocalCloud:
     phases: Phases
     issuer: Issuer | None = None
     back: timedelta = CLOCK_BACK
+    context: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def address(self) -> Address:
@@ -218,7 +220,7 @@ def start(
                     clock=lambda: time.time() - back.total_seconds(),
                 )
             )
-            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases, issuer, back)
+            cloud = LocalCloud(emulator, stripe, gateway, outputs, sample, phases, issuer, back, context)
             cloud.connect_stripe()
             cloud.probe_subscriber()
         yield cloud

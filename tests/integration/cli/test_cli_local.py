@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -25,6 +25,7 @@ class Cloud(cloud.LocalCloud):
     """A cloud that runs already, and notes who it may send e-mail as."""
 
     address = ADDRESS
+    context: Mapping[str, str] = {"local": "true", "road": "subscription"}
     emulator: Any = None
     deployment: Any = SimpleNamespace(connections=SimpleNamespace(all=list))
 
@@ -88,7 +89,15 @@ def test_local_says_where_things_are_and_what_to_type(metering: Metering) -> Non
     where, _, typed = result.out.partition("\n\nTo try it, in another terminal and this folder; ")
     assert "api_url            x" in where
     assert "clock_back_s       7200" in where
+    typed, _, again = typed.partition("\n\nAfter an edit of app.py, ")
     assert typed.splitlines()[1:] == try_it(ADDRESS)
+    assert again.splitlines()[1:] == [
+        (
+            "AWS_PROFILE= AWS_ENDPOINT_URL=x AWS_REGION=x AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x "
+            "uv run cdk deploy Metering -c local=true -c road=subscription"
+        ),
+        "uv run metering stripe apply --local",
+    ]
     assert 'curl -H "x-api-key: $(cat $keys/acme)" -H "x-user: u1" x/items' in typed
     assert not any("#" in line for line in try_it(ADDRESS))
 
