@@ -37,6 +37,7 @@ from infra.operate.paying import portal_link
 from infra.operate.portal_access import portal_url
 from infra.operate.removing import Removing
 from infra.operate.subscribing import Subscriber, Wishes
+from infra.operate.words import count
 from metering.limits.gate import reasons_of_one
 from metering.model.limits import level_by
 from metering.model.periods import Hour
@@ -208,7 +209,7 @@ def customers_import(
         _say_standing(stands, as_json)
         return
     if stands.there:
-        say_notes([f"{stands.there:,} of {stands.customers:,} customers of the file are there already"])
+        say_notes([f"{stands.there:,} of {count(stands.customers, 'customer')} of the file are there already"])
     customers, whole, access = (
         Customers(deployment.ledger, deployment.counters),
         Change(),
@@ -256,8 +257,8 @@ def _say_standing(stands: Standing, as_json: bool) -> None:
         print_json({"dry_run": True, **asdict(stands)})
         return
     out.print(
-        f"of {stands.customers:,} customers {stands.added:,} would be added and {stands.changed:,} changed, "
-        f"{stands.there:,} are there already; {stands.keys:,} keys would be given; nothing was written"
+        f"of {count(stands.customers, 'customer')} {stands.added:,} would be added and {stands.changed:,} changed, "
+        f"{stands.there:,} are there already; {count(stands.keys, 'key')} would be given; nothing was written"
     )
 
 
@@ -373,4 +374,5 @@ def say_change(change: Change, as_json: bool) -> None:
     for sentence in change.said or ["nothing to change"]:
         out.print(sentence)
     if change.marks:
-        out.print(f"{change.marks} closed hours are closed again at the next tick, or by 'metering close'")
+        hours = count(change.marks, "closed hour is", "closed hours are")
+        out.print(f"{hours} closed again at the next tick, or by 'metering close'")

@@ -26,6 +26,7 @@ from infra.cli.shared import (
 from infra.operate import posting, unpaid
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import named
+from infra.operate.words import count
 from metering.billing.reconciling import NOT_POSTED
 from metering.billing.standing import MOST_COUNTED
 from metering.model.periods import Hour
@@ -71,7 +72,8 @@ def posting_on(
     _say_switch(deployment, turned, as_json)
     for one in found.unpaid:
         whose = named(one.customers, len(one.customers), _MOST_NAMED)
-        out.print(f"{one.hours:,} customers' hours since {first} are billed to nobody, {one.reason}: {whose}")
+        are = "is" if one.hours == 1 else "are"
+        out.print(f"{_hours(one.hours)} since {first} {are} billed to nobody, {one.reason}: {whose}")
     if found.not_known:
         out.print(f"whether somebody pays for what is posted is not known: {found.not_known}")
     elif not found.is_all:
@@ -118,18 +120,22 @@ def _say_switch(deployment: Deployment, switch: Switch, as_json: bool, *, found:
         out.print("posting is off, and never was on: nothing is billed until 'metering posting on'")
     if switch.who:
         out.print(f"turned by {switch.who} at {at}")
-    or_more = " or more" * (waiting >= posting.MOST_WAITING)
-    out.print(f"{waiting:,}{or_more} customers' hours wait to be posted")
+    out.print(f"{_hours(waiting, 'waits', 'wait', more=waiting >= posting.MOST_WAITING)} to be posted")
     if before:
         out.print(f"{before_posting(before, switch.since)}")
 
 
+def _hours(number: int, does: str = "", do: str = "", *, more: bool = False) -> str:
+    """Say how many customers' hours there are, and what each, or all of them, do."""
+    return count(number, f"customer's hour {does}".strip(), f"customers' hours {do}".strip(), more=more)
+
+
 def before_posting(hours: int, since: str) -> str:
     """Say how many customers' hours are from before posting began, and what bills them."""
-    or_more = " or more" * (hours >= MOST_COUNTED)
     return (
-        f"{hours:,}{or_more} customers' hours are from before posting began with {since} and are never billed, unless "
-        "'metering posting on' is given an earlier hour by --since"
+        f"{_hours(hours, 'is', 'are', more=hours >= MOST_COUNTED)} from before posting began with {since} and "
+        f"{'is' if hours == 1 else 'are'} never billed, unless 'metering posting on' is given an earlier hour by "
+        "--since"
     )
 
 
@@ -169,7 +175,7 @@ def rejected_retry(
     if as_json:
         print_json({"hours": hours})
         return
-    out.print(f"{hours} customers' hours are posted again at the next tick, or by 'metering close'")
+    out.print(f"{_hours(hours, 'is', 'are')} posted again at the next tick, or by 'metering close'")
 
 
 @on_deployment(app, "reconcile")
@@ -210,9 +216,8 @@ def reconcile(
         for name, answer in looked.odd.items():
             err.print(f"{name} is not compared, since Stripe answers: {answer}")
         err.print(
-            f"{looked.compared:,} totals compared by {looked.reads:,} reads at Stripe, {len(staying):,} differ"
-            + ("" if on else "; posting is off")
-            + _said_unpaid(looked.unpaid, only)
+            f"{count(looked.compared, 'total')} compared by {count(looked.reads, 'read')} at Stripe, "
+            f"{len(staying):,} differ" + ("" if on else "; posting is off") + _said_unpaid(looked.unpaid, only)
         )
     if staying or looked.odd:
         raise typer.Exit(1)
@@ -224,8 +229,8 @@ def _said_unpaid(unpaid: Mapping[str, int], only: Customer | None) -> str:
         return ""
     why = ", ".join(f"{reason} ({number:,})" for reason, number in sorted(unpaid.items()))
     if only:
-        return f"; nobody pays for {sum(unpaid.values()):,} totals: {why}"
-    return f"; nobody pays for {sum(unpaid.values()):,} customers' hours, as found last: {why}; see 'metering doctor'"
+        return f"; nobody pays for {count(sum(unpaid.values()), 'total')}: {why}"
+    return f"; nobody pays for {_hours(sum(unpaid.values()))}, as found last: {why}; see 'metering doctor'"
 
 
 def _show_rows(rows: list[posting.Row]) -> None:

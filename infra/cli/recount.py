@@ -20,6 +20,7 @@ from infra.cli.shared import (
 )
 from infra.operate.recount.compared import Compared
 from infra.operate.recount.recount import Recount
+from infra.operate.words import count
 from metering.model.periods import Hour, due_before
 from metering.model.subjects import Kind
 
@@ -153,7 +154,9 @@ class _Report:
         else:
             err.print(f"{self.equal:,} equal, {self.fixed:,} fixed, {self.staying:,} different")
         if unreadable and not self.as_json:
-            err.print(f"{unreadable:,} lines cannot be counted as they stand: 'metering set-aside list' shows them")
+            err.print(
+                f"{count(unreadable, 'line')} cannot be counted as they stand: 'metering set-aside list' shows them"
+            )
         for key in broken:
             err.print(f"{key} is not gzip to its end: nothing after its last whole chunk is counted, here or there")
 

@@ -7,6 +7,7 @@ import typer
 
 from infra.cli.shared import Connect, Json, on_deployment, out, print_json, progress
 from infra.operate.restore import restore
+from infra.operate.words import count
 
 app: Final = typer.Typer()
 
@@ -25,5 +26,6 @@ def restore_ledger(
     if as_json:
         print_json(asdict(done))
         return
-    out.print(f"{done.written} items written, {done.deleted} deleted; closed before {done.closed_before or 'nothing'}")
+    written = count(done.written, "item")
+    out.print(f"{written} written, {done.deleted:,} deleted; closed before {done.closed_before or 'nothing'}")
     out.print(f"next: deploy with ledger_epoch={done.epoch + 1}, before posting is turned on again")

@@ -17,6 +17,7 @@ from infra.cli.terminal import line
 from infra.operate.access import in_words
 from infra.operate.looks import Busy, Look, in_units
 from infra.operate.top import MOST_SET_ASIDE, Top
+from infra.operate.words import count
 from metering.model.periods import Hour
 from metering.model.prices import in_money
 
@@ -134,12 +135,15 @@ def waiting(look: Look) -> list[str]:
     said += [f"{busy.name} is {in_words(reason)}" for busy in look.customers for reason in busy.reasons]
     if look.unmapped:
         names = ", ".join(one.name for one in look.unmapped[:_NAMED]) + ", ..." * (len(look.unmapped) > _NAMED)
-        said.append(f"{len(look.unmapped)} keys belong to no customer: {names}: 'metering customers add ID --key KEY'")
+        keys = count(len(look.unmapped), "key belongs", "keys belong")
+        said.append(f"{keys} to no customer: {names}: 'metering customers add ID --key KEY'")
     if look.set_aside:
-        more = "+" * (look.set_aside >= MOST_SET_ASIDE)
-        said.append(f"{look.set_aside}{more} batches have something set aside: 'metering set-aside list'")
+        batches = count(look.set_aside, "batch", more=look.set_aside >= MOST_SET_ASIDE)
+        said.append(f"something of {batches} is set aside: 'metering set-aside list'")
     if look.rejected:
-        said.append(f"{look.rejected} customers' hours were rejected by Stripe: 'metering rejected list'")
+        hours = count(look.rejected, "customer's hour was", "customers' hours were")
+        said.append(f"{hours} rejected by Stripe: 'metering rejected list'")
     if look.unbilled:
-        said.append(f"{look.unbilled:,} customers' hours of the last 35 days nobody pays: 'metering doctor'")
+        hours = count(look.unbilled, "customer's hour", "customers' hours")
+        said.append(f"{hours} of the last 35 days nobody pays: 'metering doctor'")
     return said

@@ -15,6 +15,7 @@ from infra.operate.deployment import Deployment
 from metering.billing.closed import Closed
 from tests.doubles.json_schema import hold
 from tests.doubles.outputs import outputs
+from tests.doubles.wording import read_aloud
 from tests.integration.world import World
 
 WHO = "arn:aws:sts::123456789012:user/moto"
@@ -43,6 +44,7 @@ def run_metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
     hold(arguments, said.out)
+    read_aloud(said.out + said.err)
     return Said(int(ended.value.code or 0), said.out, said.err)
 
 

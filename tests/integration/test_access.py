@@ -539,7 +539,7 @@ def test_doctor_says_whose_keys_are_closed_and_whose_are_left(gate: Gate) -> Non
     gate.dying(0, limits=True).gate.bring("acme")
     (found,) = check_closed(deployment, gate.world.now)
     why = "limit:requests/day:2026-11-22T00 since 2026-11-22T05:30:00Z until 2026-11-23T00:00:00Z"
-    said = f"the keys of 1 customers are closed, as they should be: acme stopped because of {why}"
+    said = f"the keys of 1 customer are closed, as they should be: acme stopped because of {why}"
     assert (found.state, found.said) == ("ok", said)
     stopped(gate, "globex", Level.SLOWED)
     gate.dying(0, limits=True).gate.bring("globex")

@@ -825,7 +825,7 @@ def test_what_waits_while_posting_is_off_is_told(ward: Ward) -> None:
     row = UsageRow(customer("acme"), HOUR, totals={"requests": Total(5, 1, State.PENDING)})
     ward.world.ledger.rows.save(row)
     ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=False))
-    assert ward.of("posting")[0][1] == "posting is off, so that nothing is billed: 1 customers' hours wait"
+    assert ward.of("posting")[0][1] == "posting is off, so that nothing is billed: 1 customer's hour waits"
 
 
 def test_what_is_from_before_posting_began_is_told(ward: Ward) -> None:
@@ -834,13 +834,13 @@ def test_what_is_from_before_posting_began_is_told(ward: Ward) -> None:
     rows.save(UsageRow(customer("acme"), HOUR, totals={"requests": Total(5, 1, State.PENDING)}))
     ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=True, since=str(HOUR.next())))
     (state, said, do), on = ward.of("posting")
-    assert (state, said[:64]) == ("warning", "1 customers' hours of the last 35 days are from before posting b")
+    assert (state, said[:62]) == ("warning", "1 customer's hour of the last 35 days is from before posting b")
     assert do.startswith("nothing, if they were to be free; else metering posting on with --since")
     assert on[0] == "ok"
     ward.world.now += timedelta(days=36)
     ((state, said, _),) = ward.of("posting")
     assert (state, said) == (
-        "ok", f"posting is on: everything since {HOUR.next()} is billed, and 1 customers' hours from before are not"
+        "ok", f"posting is on: everything since {HOUR.next()} is billed, and 1 customer's hour from before is not"
     )  # fmt: skip
 
 
@@ -883,7 +883,7 @@ def test_lines_of_which_none_is_billed_are_told(ward: Ward) -> None:
     )
     assert "apiKeyRequired" in do
     ward.measure("Metering", "RecordsBilled", 1, service="Metering")
-    assert ward.of("billed lines") == [("ok", "1 lines of the last day are billed, and 1,200 good ones are not", "")]
+    assert ward.of("billed lines") == [("ok", "1 line of the last day is billed, and 1,200 good ones are not", "")]
 
 
 def test_methods_that_ask_for_a_key_are_not_named(ward: Ward, apigateway: Any) -> None:
@@ -905,7 +905,7 @@ def test_lines_that_were_set_aside_are_told(ward: Ward) -> None:
     ward.world.record("nonsense", ward.world.line())
     assert ward.of("set aside")[0][:2] == (
         "warning",
-        "1 lines of 1 batches are set aside and not billed: not JSON",
+        "1 line of 1 batch is set aside and not billed: not JSON",
     )
 
 
@@ -923,7 +923,7 @@ def test_lines_that_were_dismissed_wait_no_longer(ward: Ward, monkeypatch: pytes
 def test_a_batch_that_failed_for_good_is_told(ward: Ward) -> None:
     """It is no line that was set aside."""
     boto3.client("s3").put_object(Bucket="bucket", Key=f"{FAILED_BATCHES}record-usage/2026/11/22/x", Body=b"{}")
-    assert ward.of("dead letters")[0][:2] == ("broken", "1 batches failed for good and are not counted")
+    assert ward.of("dead letters")[0][:2] == ("broken", "1 batch failed for good and is not counted")
     assert ward.of("set aside")[0][0] == "ok"
 
 
@@ -1267,8 +1267,8 @@ def test_what_is_not_billed_is_counted_with_what_mends_it(ward: Ward) -> None:
         rows.save(UsageRow(customer(name), hour, totals={"requests": total}))
     ward.world.switch.turn(msgspec.structs.replace(ward.world.switch.read(), on=True, since=str(hour)))
     assert [(state, said[:30], do[:28]) for state, said, do in ward.of("unbilled")] == [
-        ("broken", "1 customers' hours hold usage ", "metering rejected list says "),
-        ("broken", "1 customers' hours that ended ", "metering close says why"),
-        ("warning", "1 hours of customers without a", "metering customers subscribe"),
-        ("warning", "1 customers' hours are held as", "metering customers subscribe"),
+        ("broken", "1 customer's hour holds usage ", "metering rejected list says "),
+        ("broken", "1 customer's hour that ended o", "metering close says why"),
+        ("warning", "1 hour of customers without a ", "metering customers subscribe"),
+        ("warning", "1 customer's hour is held as t", "metering customers subscribe"),
     ]

@@ -62,7 +62,7 @@ def unsubscribed(world: World, name: str, number: int) -> None:
 def test_usage_that_a_subscription_bills_is_well(billing: Billing, operator: Operator) -> None:
     """Before its invoice and after it, and also once the subscription has ended."""
     assert look(operator) == [
-        Finding(State.OK, "what 1 customers used since 2026-10-18T06 is on an invoice, or will be")
+        Finding(State.OK, "what 1 customer used since 2026-10-18T06 is on an invoice, or will be")
     ]
     billing.at(FINALISED)
     billing.settle()

@@ -143,7 +143,7 @@ def test_a_customer_has_so_many_limits_of_its_own(desk: Desk, monkeypatch: pytes
     monkeypatch.setattr("infra.operate.limits.setting.MOST_LIMITS", 1)
     desk.run("limits", "set", "acme", "bytes", "--stop", "10", *WHY)
     desk.run("limits", "set", "acme", "bytes", "--stop", "20", *WHY)
-    assert "acme has 1 limits of its own" in desk.refused("limits", "set", "acme", "requests", "--stop", "20", *WHY)
+    assert "acme has 1 limit of its own" in desk.refused("limits", "set", "acme", "requests", "--stop", "20", *WHY)
 
 
 # What is raised

@@ -441,7 +441,7 @@ def operator(billing: Billing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_the_command_shows_a_customers_three_columns(billing: Billing, operator: Operator) -> None:
     """Counted, ledger, Stripe; exit 0 where nothing differs."""
     said = operator.run("reconcile", "acme")
-    told = "1 totals compared by 7 reads at Stripe, 0 differ; nobody pays for 1 totals: no subscription (1)\n"
+    told = "1 total compared by 7 reads at Stripe, 0 differ; nobody pays for 1 total: no subscription (1)\n"
     assert (said.code, said.err) == (0, told)
     header, row = said.out.splitlines()
     assert header.split() == ["customer", "metric", "hour", "counted", "ledger", "Stripe", "difference", "state"]
@@ -531,7 +531,7 @@ def test_the_command_says_of_everyone_what_the_daily_looks_found(billing: Billin
     reader, since = StripeReader(world.meters(), Reads(100)), Hour.parse(world.switch.read().since)
     Looker(world.ledger, world.changes, reader, since, world.clock, world.now + timedelta(minutes=5)).run()
     said = operator.run("reconcile")
-    why = "nobody pays for 1 customers' hours, as found last: no subscription (1); see 'metering doctor'"
+    why = "nobody pays for 1 customer's hour, as found last: no subscription (1); see 'metering doctor'"
     assert said.err.endswith(f" 0 differ; {why}\n")
     assert operator.run("reconcile", "--json").document["unpaid"] == {"no subscription": 1}
 

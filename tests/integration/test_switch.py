@@ -61,7 +61,7 @@ def test_posting_begins_with_the_hour_that_is_chosen(operator: Operator) -> None
     assert held(world) == (0, 1)
     assert operator.run("posting", "status", "--json").document["before_posting"] == 1
     told = operator.run("posting", "status").out
-    assert f"1 customers' hours are from before posting began with {NEXT} and are never billed, unless" in told
+    assert f"1 customer's hour is from before posting began with {NEXT} and is never billed, unless" in told
     world.record(world.line())
     world.run()
     world.check()
@@ -80,7 +80,7 @@ def test_what_nobody_pays_is_said_when_posting_begins(operator: Operator) -> Non
         {"reason": "no price in subscription", "hours": 1, "customers": ["acme"]},
     ]
     said = operator.run("posting", "on").out
-    assert f"1 customers' hours since {HOUR} are billed to nobody, before subscription: acme" in said
+    assert f"1 customer's hour since {HOUR} is billed to nobody, before subscription: acme" in said
     operator.run("posting", "off")
     boto3.client("secretsmanager").put_secret_value(SecretId="stripe-secret", SecretString="{}")
     said = operator.run("posting", "on").out

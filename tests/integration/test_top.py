@@ -353,8 +353,8 @@ def test_what_waits_for_a_person_is_counted_once_a_minute(scene: Scene) -> None:
     look = top.look(scene.world.now)
     assert (look.set_aside, look.rejected, look.unbilled) == (1, 1, 1200)
     out = scene.operator.run("top").out
-    assert "1 batches have something set aside: 'metering set-aside list'" in out
-    assert "1 customers' hours were rejected by Stripe: 'metering rejected list'" in out
+    assert "something of 1 batch is set aside: 'metering set-aside list'" in out
+    assert "1 customer's hour was rejected by Stripe: 'metering rejected list'" in out
     assert "1,200 customers' hours of the last 35 days nobody pays: 'metering doctor'" in out
 
 
@@ -409,7 +409,7 @@ def test_where_nobody_looks_the_command_looks_once(scene: Scene) -> None:
     lines = out.splitlines()
     assert lines[0] == "2026-11-22T05 at 05:30:00 UTC: 0.067 requests a second since the hour's begin"
     assert lines[1] == "0.055 USD so far in this hour, 0.11 USD an hour"
-    assert "1 keys belong to no customer: nobodys: 'metering customers add ID --key KEY'" in out
+    assert "1 key belongs to no customer: nobodys: 'metering customers add ID --key KEY'" in out
 
 
 def test_on_a_terminal_it_looks_again_and_again_until_ctrl_c(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.doctor.findings import DAY, DEPLOY, NEAR, Finding, broken, items, measured, ok, resources, warning
 from infra.operate.versions import are_behind, first_up
+from infra.operate.words import count
 from infra.outputs import VERSION
 from metering.model.periods import CLOCK_SKEW
 from metering.stores.aws import in_pieces
@@ -89,9 +90,8 @@ def check_version(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
         said = f"{there} deployed {_DEPLOYED}, and these commands are {VERSION}"
         yield warning(said, f"{first}, then {_STAGES}")
     else:
-        yield ok(
-            f"{VERSION} deployed it, with {len(metrics)} metrics and {len(plans)} plans, which these commands read"
-        )
+        declared = f"{count(len(metrics), 'metric')} and {count(len(plans), 'plan')}"
+        yield ok(f"{VERSION} deployed it, with {declared}, which these commands read")
 
 
 def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
@@ -116,7 +116,7 @@ def check_alarms(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
             f"alarms ring: {', '.join(ringing)}", "infra/operate/RUNBOOK.md says under each alarm's name what to do"
         )
     if told and not ringing:
-        yield ok(f"{len(told)} subscribers are told of alarms, and none rings")
+        yield ok(f"{count(len(told), 'subscriber is', 'subscribers are')} told of alarms, and none rings")
 
 
 def check_api_keys(deployment: Deployment, _now: datetime) -> Iterator[Finding]:

@@ -55,7 +55,8 @@ def check_closing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         yield warning("no hour is closed yet", "run this again a quarter of an hour after the next full hour")
     elif behind > HOURS_BEHIND:
         yield broken(
-            f"{behind} hours are due and not closed, from {cursor} on", "metering close says what waits and why"
+            f"{count(behind, 'hour is', 'hours are')} due and not closed, from {cursor} on",
+            "metering close says what waits and why",
         )
     marks = deployment.counters.marks.late_count(due)
     if marks > MARKS_AT_A_TIME:
@@ -77,18 +78,19 @@ def check_posting(deployment: Deployment, now: datetime) -> Iterator[Finding]:
         lately = before_posting(deployment, switch, first=Hour.containing(now - OPEN_PERIOD))
         ever = before_posting(deployment, switch)
         if lately:
+            are = "is" if lately == 1 else "are"
             yield warning(
-                f"{_many(lately)} customers' hours of the last {OPEN_PERIOD.days} days are from before posting began "
-                f"with {switch.since}, and never billed",
+                f"{_hours(lately)} of the last {OPEN_PERIOD.days} days {are} from before posting began with "
+                f"{switch.since}, and never billed",
                 "nothing, if they were to be free; else metering posting on with --since and the first hour to bill",
             )
-        older = f", and {_many(ever)} customers' hours from before are not" if ever else ""
+        older = f", and {_hours(ever)} from before {'is' if ever == 1 else 'are'} not" if ever else ""
         yield ok(f"posting is on: everything since {switch.since} is billed{older}")
     else:
         since = Hour.parse(switch.since) if switch.since else Hour(0)
         waiting = deployment.ledger.rows.pending_count(since, most=MOST_COUNTED)
         yield warning(
-            "posting is off, so that nothing is billed" + f": {_many(waiting)} customers' hours wait" * bool(waiting),
+            "posting is off, so that nothing is billed" + f": {_hours(waiting, 'waits', 'wait')}" * bool(waiting),
             "metering posting on, once the numbers are right",
         )
 
@@ -98,29 +100,32 @@ def check_standing(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     found = standing(deployment.ledger.rows, deployment.switch.read().first, now)
     if found.rejected:
         yield broken(
-            f"{_many(found.rejected)} customers' hours hold usage that Stripe refused for good",
+            f"{_hours(found.rejected, 'holds', 'hold')} usage that Stripe refused for good",
             "metering rejected list says why; mend it at Stripe, then metering rejected retry --all",
         )
     if found.unposted:
+        wait = "waits" if found.unposted == 1 else "wait"
         yield broken(
-            f"{_many(found.unposted)} customers' hours that ended over an hour ago wait for Stripe",
+            f"{_hours(found.unposted)} that ended over an hour ago {wait} for Stripe",
             "metering close says why",
         )
     if poor := found.held[WhyHeld.NO_STRIPE_CUSTOMER]:
         yield warning(
-            f"{poor:,} hours of customers without a Stripe customer are held, and nobody is billed for them",
+            f"{count(poor, 'hour')} of customers without a Stripe customer {'is' if poor == 1 else 'are'} held, and "
+            "nobody is billed for that",
             "metering customers subscribe, or metering customers add with --stripe-customer; then they are posted",
         )
     if old := found.held[WhyHeld.TOO_OLD]:
         yield warning(
-            f"{old:,} customers' hours are held as too old for Stripe: each is carried once a subscription bills it",
+            f"{_hours(old, 'is', 'are')} held as too old for Stripe: each is carried once a subscription bills it",
             "metering customers subscribe; then metering reconcile, or the next hourly run, carries them",
         )
     keys, looked_at = _of_nobody(deployment, now)
     if keys:
         names = (f"{name} ({in_quantities(used)})" for name, used in sorted(keys.items()))
         yield warning(
-            f"usage of the last {OPEN_PERIOD.days} days is held under {len(keys):,} keys that belong to no customer: "
+            f"usage of the last {OPEN_PERIOD.days} days is held under "
+            f"{count(len(keys), 'key that belongs', 'keys that belong')} to no customer: "
             f"{named(names, len(keys), MOST_NAMED)}",
             "metering customers add ID --name NAME --key KEY --from HOUR bills it, metering keys exclude leaves it out",
         )
@@ -149,8 +154,10 @@ def _of_nobody(deployment: Deployment, now: datetime) -> tuple[dict[str, Counter
     return {name: used for name, used in found if used}, len(names) > MOST_KEYS
 
 
-def _many(count: int) -> str:
-    return f"{count:,}{' or more' * (count >= MOST_COUNTED)}"
+def _hours(number: int, does: str = "", do: str = "") -> str:
+    """Say how many customers' hours there are, and what each, or all of them, do."""
+    one, many = f"customer's hour {does}".strip(), f"customers' hours {do}".strip()
+    return count(number, one, many, more=number >= MOST_COUNTED)
 
 
 def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
@@ -162,9 +169,11 @@ def check_set_aside(deployment: Deployment, _now: datetime) -> Iterator[Finding]
         yield ok(f"nothing is set aside that waits{first * (len(looked_at) > MOST_BATCHES)}")
         return
     reasons = sorted({reason for entry in entries for reason in entry.reasons})
-    left, batches = sum(entry.left for entry in entries), f"{len(entries)}{'+' * (len(entries) == MOST_SHOWN)}"
+    left = sum(entry.left for entry in entries)
+    lines = count(left, "line"), count(len(entries), "batch", more=len(entries) == MOST_SHOWN)
     yield warning(
-        f"{left:,} lines of {batches} batches are set aside and not billed: {reasons[0]}{', ...' * (len(reasons) > 1)}",
+        f"{' of '.join(lines)} {'is' if left == 1 else 'are'} set aside and not billed: "
+        f"{reasons[0]}{', ...' * (len(reasons) > 1)}",
         "metering set-aside list shows why; mend the cause, then metering set-aside redrive --all, or dismiss them",
     )
 
@@ -176,7 +185,8 @@ def check_dead_letters(deployment: Deployment, _now: datetime) -> Iterator[Findi
     failed = listed.get("KeyCount", 0)
     if failed:
         yield broken(
-            f"{failed}{'+' * bool(listed.get('IsTruncated'))} batches failed for good and are not counted",
+            f"{count(failed, 'batch', more=bool(listed.get('IsTruncated')))} failed for good and "
+            f"{'is' if failed == 1 else 'are'} not counted",
             "read the log of record_usage, mend the cause, then metering set-aside redrive --all",
         )
     queue = deployment.outputs.failed_objects
@@ -230,10 +240,10 @@ def check_closed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
             "metering customers show says why: there is no slow lane, no usage plan, or it calls a connected API",
         )
     else:
-        number = f"{len(known)}{'+' * (len(closed) > MOST_SHOWN)}"
+        number = count(len(known), "customer", more=len(closed) > MOST_SHOWN)
         whose = (f"{one.name} {', '.join(map(in_words, one.reasons(now)))}".strip() for one in known)
         why = f": {named(whose, len(known), MOST_NAMED)}" if known else ""
-        yield ok(f"the keys of {number} customers are closed, as they should be{why}")
+        yield ok(f"the keys of {number} are closed, as they should be{why}")
 
 
 def check_values(deployment: Deployment, _now: datetime) -> Iterator[Finding]:

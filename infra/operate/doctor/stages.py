@@ -13,6 +13,7 @@ from infra.operate.connections.snippets import pasted
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import DAY, Finding, Measured, broken, items, measured, ok, warning
 from infra.operate.versions import are_behind, first_up
+from infra.operate.words import count
 from metering.model.connections import Connection, Step
 from metering.model.log_format import API_KEY, Api
 from metering.model.metrics import declared
@@ -107,7 +108,8 @@ def check_billed(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     ]
     billed, unbilled = measured(deployment, wanted, now, DAY)
     if billed or not unbilled:
-        yield ok(f"{billed:,.0f} lines of the last day are billed, and {unbilled:,.0f} good ones are not")
+        lines, are = count(round(billed), "line"), "is" if round(billed) == 1 else "are"
+        yield ok(f"{lines} of the last day {are} billed, and {unbilled:,.0f} good ones are not")
         return
     keyless = [*islice(_without_key(deployment), MOST_NAMED + 1)]
     more = " and more" * (len(keyless) > MOST_NAMED)

@@ -15,6 +15,7 @@ from infra.operate.doctor.findings import Finding, broken, named, ok, warning
 from infra.operate.held_invoices import held_invoices
 from infra.operate.notifications import amiss, destinations_of, is_sent_thin, too_many, wanted_by
 from infra.operate.rights import FUNCTIONS, OPERATORS
+from infra.operate.words import count
 from metering.model.read_allotment import A_TRANSACTION
 from metering.stripe.client import StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
@@ -124,14 +125,14 @@ def check_reads(deployment: Deployment, now: datetime) -> Iterator[Finding]:
     customers = sum(1 for _ in islice(deployment.ledger.holders.customer_ids(), MOST_COUNTED))
     hours = budget.allotment.hours_for(customers, metrics)
     a_month = f"{budget.allotment.a_month:,} reads in 30 days"
-    whom = f"{customers:,}{' or more' * (customers == MOST_COUNTED)} customers with {metrics} metrics"
+    whom = f"{count(customers, 'customer', more=customers == MOST_COUNTED)} with {count(metrics, 'metric')}"
     if hours is None or hours > _LATEST:
         yield warning(
             f"{a_month} are too few to look at {whom} while Stripe still takes what is mended",
             f"deploy with stripe_reads_a_month as Stripe allots them: {A_TRANSACTION} for each transaction of 30 days",
         )
     else:
-        yield ok(f"{a_month} look at {whom} every {max(1, hours)} hours; {budget.left(now):,} are left now")
+        yield ok(f"{a_month} look at {whom} every {count(max(1, hours), 'hour')}; {budget.left(now):,} are left now")
     if odd := deployment.ledger.progress.round().odd:
         yield warning(
             f"Stripe would not sum up the usage of {named(odd, len(odd), _NAMED)}, which is not compared",
@@ -149,7 +150,7 @@ def check_meters(deployment: Deployment, _now: datetime) -> Iterator[Finding]:
     if missing:
         yield broken(f"Stripe has no meter {', '.join(missing)}, so that its usage waits", "metering stripe connect")
     if not wrong and not missing:
-        yield ok(f"each of {len(deployment.metrics)} metrics has its meter with the hour as its window")
+        yield ok(f"each of {count(len(deployment.metrics), 'metric')} has its meter with the hour as its window")
     if stripe.is_sandbox() and (hour := _streamed_from(deployment)):
         yield warning(
             f"the key is a sandbox's, where totals go by a call each, although streamed_from is {hour}",

@@ -8,6 +8,7 @@ from typing import Final
 
 from infra.operate.deployment import Deployment
 from infra.operate.doctor.findings import Finding, in_quantities, named, ok, warning
+from infra.operate.words import count
 from metering.billing.unbilled import Looker
 from metering.model.periods import Hour
 from metering.model.unbilled import OPEN_PERIOD, WhyUnbilled
@@ -63,10 +64,12 @@ def check_subscriptions(deployment: Deployment, now: datetime) -> Iterator[Findi
             by_reason.setdefault(reason, {})[name] = used
     first = max(since, Hour.containing(now - OPEN_PERIOD))
     for reason, used_by in sorted(by_reason.items()):
-        said = f"usage since {first} of {_customers(len(used_by))} is billed to nobody, {reason}: {_named(used_by)}"
+        said = (
+            f"usage since {first} of {count(len(used_by), 'customer')} is billed to nobody, {reason}: {_named(used_by)}"
+        )
         yield warning(said, _TO_DO[reason])
     if not by_reason:
-        yield ok(f"what {len(owners)} customers used since {first} is on an invoice, or will be")
+        yield ok(f"what {count(len(owners), 'customer')} used since {first} is on an invoice, or will be")
 
 
 def _unpaid(looker: Looker, owner: Customer) -> dict[str, Used]:
@@ -91,14 +94,11 @@ def _as_the_hourly_runs_found(deployment: Deployment) -> Iterator[Finding]:
         return
     found = looks.unpaid()
     for why, unpaid in found.items():
-        said = f"{unpaid.hours:,} hours of {_customers(unpaid.customers)} are billed to nobody, {why}: "
+        hours, are = count(unpaid.hours, "hour"), "is" if unpaid.hours == 1 else "are"
+        said = f"{hours} of {count(unpaid.customers, 'customer')} {are} billed to nobody, {why}: "
         yield warning(said + named(unpaid.named, unpaid.customers, _MOST_NAMED), _TO_DO[why])
     if not found:
         yield ok(f"of more than {MOST_CUSTOMERS} customers the hourly runs found no usage that nobody pays")
-
-
-def _customers(number: int) -> str:
-    return f"{number:,} customer{'s' * (number != 1)}"
 
 
 def _named(unpaid: Mapping[str, Used]) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.operate.deployment import Deployment, OperatorError, check_reason
+from infra.operate.words import count
 from metering.model.hints import one_of
 from metering.model.limit_checks import MOST_LIMITS, LimitError, check_most, check_refusals
 from metering.model.limits import SPEND, Applying, Level, OfCustomer, Reason, applying, level_by
@@ -97,7 +98,7 @@ def _to_be_raised(deployment: Deployment, known: OfOne, wanted: OfCustomer) -> A
     if not plans:
         has = f"no plan of {known.name} is known, so that it has"
     per = f" per {wanted.per}" * bool(wanted.per)
-    raise OperatorError(f"{has} {len(there)} limits of {wanted.metric}{per} that could be raised; {which}")
+    raise OperatorError(f"{has} {count(len(there), 'limit')} of {wanted.metric}{per} that could be raised; {which}")
 
 
 def clear_limits(deployment: Deployment, name: str, metric: str, per: str) -> list[str]:
@@ -203,7 +204,9 @@ def _save(items: LimitItems, known: OfOne, wanted: OfCustomer) -> list[str]:
     if before is not None and _says(before) == _says(wanted):
         return []
     if before is None and len(known.own) >= MOST_LIMITS:
-        raise OperatorError(f"{known.name} has {len(known.own)} limits of its own, which are the most: clear one")
+        raise OperatorError(
+            f"{known.name} has {count(len(known.own), 'limit')} of its own, and may have no more: clear one"
+        )
     try:
         items.set(known.name, msgspec.structs.replace(wanted, version=before.version if before else 0))
     except RowChangedError as error:

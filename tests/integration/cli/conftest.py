@@ -12,6 +12,7 @@ import pytest
 from infra.cli import main as cli
 from tests.doubles.json_schema import hold
 from tests.doubles.outputs import outputs
+from tests.doubles.wording import read_aloud
 from tests.integration.cli.command_line import CloudFormation, Metering, Result
 from tests.integration.world import World
 
@@ -45,6 +46,7 @@ def metering(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         assert "Traceback" not in said.err + said.out
         assert "\x1b" not in said.err + said.out, "colours are for a terminal"
         hold(arguments, said.out)
+        read_aloud(said.out + said.err)
         return Result(code, said.out, said.err)
 
     return run

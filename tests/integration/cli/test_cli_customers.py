@@ -198,7 +198,7 @@ def test_what_is_closed_again_is_counted(deployed: World, metering: Metering) ->
     deployed.after_grace()
     deployed.run()
     result = metering("customers", "add", "acme", "--name", "Acme", "--key", "key1")
-    assert result.out.splitlines()[-1] == "1 closed hours are closed again at the next tick, or by 'metering close'"
+    assert result.out.splitlines()[-1] == "1 closed hour is closed again at the next tick, or by 'metering close'"
 
 
 @pytest.mark.usefixtures("deployed")

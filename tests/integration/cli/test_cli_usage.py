@@ -343,7 +343,7 @@ def test_close_says_what_is_from_before_posting_began_and_which_marks_are_left(
     deployed.switch.turn(msgspec.structs.replace(deployed.switch.read(), since=later))
     monkeypatch.setattr("metering.stores.marks.Marks.late_count", lambda _marks, _before: 16_000)
     said = metering("close").out
-    assert f"1 customers' hours are from before posting began with {later} and are never billed" in said
+    assert f"1 customer's hour is from before posting began with {later} and is never billed" in said
     assert "  16,000  late marks that the next runs deal with, or more" in said
     did = metering("close", "--json").json()
     assert (did["before_posting"], did["marks_left"], did["pending"]) == (1, 16_000, 0)
