@@ -144,6 +144,12 @@ def customers_show(
         out.print(in_words(reason))
     for key, why in left.items():
         out.print(f"key {key} is left as it is: {why}")
+    if not keys:
+        out.print(
+            f"it has no keys: 'metering keys create {customer_id} --plan PLAN' makes one, 'metering customers add "
+            f"{customer_id} --key KEY' gives it one that there is"
+        )
+        return
     table(
         ("key", "name", "from", "to", "state"),
         [(key.key, key.name, str(key.since or "the beginning"), str(key.to or "now"), key.state()) for key in keys],

@@ -212,7 +212,8 @@ def reconcile(
             }
         )
     else:
-        _show_rows(looked.rows)
+        if looked.rows:
+            _show_rows(looked.rows)
         for name, answer in looked.odd.items():
             err.print(f"{name} is not compared, since Stripe answers: {answer}")
         err.print(

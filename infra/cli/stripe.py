@@ -103,7 +103,7 @@ def stripe_webhook(connect: Connect, operator_key: OperatorKey = False, as_json:
     address = deployment.reachable(deployment.outputs.notifications_url)
     if not as_json:
         out.print(f"the address for Stripe's notifications: {address}")
-    secret = "" if operator_key else typed("Signing secret (empty: make the event destination at Stripe)")
+    secret = "" if operator_key else typed("Signing secret (press Enter to have the event destination made at Stripe)")
     if secret and not re.fullmatch(r"whsec_[A-Za-z0-9+/=_-]+", secret):
         raise OperatorError("a signing secret is written whsec_...; what was given is none")
     done = _given(deployment, secret) if secret else _destined(deployment, address)

@@ -82,9 +82,13 @@ def _home(access: Access, key: str) -> Home:
 
 
 def _plan(plans: Iterable[UsagePlan], given: str, deployment: str) -> UsagePlan:
-    """Return the usage plan of this id, or of this name."""
+    """Return the usage plan of this id, or else of this name, in whichever case if only one has it."""
     known = [plan for plan in plans if not plan.is_lane(deployment)]
-    found = [plan for plan in known if plan.id == given] or [plan for plan in known if plan.name == given]
+    found = (
+        [plan for plan in known if plan.id == given]
+        or [plan for plan in known if plan.name == given]
+        or [plan for plan in known if plan.name.casefold() == given.casefold()]
+    )
     if len(found) == 1:
         return found[0]
     if found:

@@ -187,7 +187,10 @@ def test_a_plan_is_named_by_its_id_or_its_only_name(desk: Desk) -> None:
         f"error: 2 usage plans are called 'Standard': say which by its id, {desk.plan} (Standard), {other} (Standard)"
     )
     assert not desk.gateway.keys
-    bare = desk.create(plan=desk.gateway.add_plan("Bare"))
+    assert desk.create(plan="standard").err.startswith("error: 2 usage plans are called 'standard': ")
+    assert not desk.gateway.keys
+    desk.gateway.add_plan("Bare")
+    bare = desk.create(plan="bare")
     assert bare.err.replace("\n", " ").startswith("note: that usage plan has no stage of an API, so that the key opens")
 
 

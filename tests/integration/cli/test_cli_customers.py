@@ -230,6 +230,19 @@ def test_an_unknown_customer_is_said_in_a_sentence(metering: Metering, command: 
 
 
 @pytest.mark.usefixtures("deployed")
+def test_a_customer_without_keys_is_said_to_have_none(metering: Metering) -> None:
+    """And how it gets one."""
+    assert metering("customers", "add", "acme", "--name", "Acme").code == 0
+    assert metering("customers", "show", "acme") == Result(
+        0,
+        "acme: Acme, Stripe customer none yet\n"
+        "it has no keys: 'metering keys create acme --plan PLAN' makes one, 'metering customers add acme --key KEY' "
+        "gives it one that there is\n",
+        "",
+    )
+
+
+@pytest.mark.usefixtures("deployed")
 def test_an_empty_list_is_no_error(metering: Metering) -> None:
     """The word for people goes to stderr."""
     assert metering("customers", "list") == Result(0, "", "nothing there\n")
