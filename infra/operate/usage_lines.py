@@ -1,6 +1,6 @@
 """The lines of a report of what was used, made from rows of the ledger and from what was counted. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -66,8 +66,11 @@ class Lines:
                 if number:
                     yield Line(hour, whose, name, metric, "", number, *stands, kind)
 
-    def of_share(self, row: UsageRow, share: Share) -> Iterator[Line]:
-        """Yield what was counted of a row's hour just now, and what the row holds beyond that."""
+    def of_share(self, row: UsageRow, share: Share, *, again: bool = False) -> Iterator[Line]:
+        """Yield what was counted of a row's hour just now, and what the row holds beyond that.
+
+        Of an hour that is to be closed ``again`` that is no count: what its counters have no more is somebody else's.
+        """
         whose, hour, why = customer_of(row.subject), written(row.hour), self.why(row)
         shown = share.together.quantities()
         for metric, quantity in sorted(shown.items()):
@@ -80,7 +83,7 @@ class Lines:
             for name, number in by_key.items():
                 for value, part in self._parts(share.by_source[name], metric, number):
                     yield Line(hour, whose, key_of_source(name), metric, value, part, state, reason)
-        yield from self.of_ledger(row, shown)
+        yield from self.of_ledger(row, {**row.totals, **shown} if again else shown)
 
     def _parts(self, amounts: Amounts, metric: str, number: int) -> list[tuple[str, int]]:
         """Return a quantity by the values of its dimension, if it is to be split and has one."""
@@ -89,14 +92,14 @@ class Lines:
             return sorted(split.items())
         return [("", number)] if number else []
 
-    def of_ledger(self, row: UsageRow, shown: Mapping[str, int] | None = None) -> Iterator[Line]:
+    def of_ledger(self, row: UsageRow, shown: Collection[str] = ()) -> Iterator[Line]:
         """Yield what the ledger alone has of an hour; of metrics that were ``shown``, what stands beside the count."""
         whose, hour, why = customer_of(row.subject), written(row.hour), self.why(row)
         own = row.subject.id if row.subject.kind is Kind.KEY else ""
         for metric, total in row.totals.items():
             stands = str(total.state), why.get(metric, "")
             parts = [("", total.counted, COUNTED)]
-            if metric in (shown or ()):
+            if metric in shown:
                 parts = []
             elif self.split and total.split:
                 parts = [(value, part, COUNTED) for value, part in total.split.items()]

@@ -116,7 +116,8 @@ class RowsReader:
             else:
                 yield from self.lines.of_row(row, keys)
         for hour, share in counted(sorted(wanted)):
-            yield from self.lines.of_share(rows.get(hour) or UsageRow(subject, hour), share)
+            row = rows.get(hour) or UsageRow(subject, hour)
+            yield from self.lines.of_share(row, share, again=hour < span.written)
 
 
 @dataclass(frozen=True, slots=True)

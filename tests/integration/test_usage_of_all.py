@@ -125,6 +125,25 @@ def test_what_rows_say_of_everyone_is_what_the_counters_say(many: World, monkeyp
     assert months == read(many, by=By.MONTH)
 
 
+def test_usage_of_a_key_that_got_a_customer_is_shown_once_before_its_hours_are_closed_again(many: World) -> None:
+    """I5, I9: what was held of a key of nobody, and what a former holder's row still has, is the new holder's."""
+    many.customer("c0", "key10")
+    many.customer("c2", "key1", since=Hour(HOUR.number + 3))
+    waiting = quantities(read(many))
+    assert sum(number for (_, _, _, metric), number in waiting.items() if metric == "requests") == 7 * 11
+    of_one = report(many, "c1").lines(HOUR, OPEN_HOUR, by=By.HOUR, now=many.now, progress=lambda each, _: each)
+    assert sum(line.quantity for line in of_one if line.metric == "requests") == 3
+    close_all(many)
+    assert quantities(read(many)) == waiting
+
+
+def quantities(lines: list[Line]) -> Counter[tuple[str, str, str, str]]:
+    """Return what lines say, but for how it stands."""
+    return Counter(
+        {(line.period, line.customer, line.key, line.metric): line.quantity for line in lines if line.quantity}
+    )
+
+
 def test_a_customers_lines_are_there_before_the_next_ones_are_read(
     many: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
