@@ -28,6 +28,7 @@ from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.making import CUSTOMER, made_customer, make_once
 from infra.operate.paying import attached_to, checkout_link, default_of, has_fee
 from infra.operate.portal_access import portal_url
+from infra.operate.words import count
 from metering.model.periods import Hour
 from metering.model.prices import Plan, name_of
 from metering.stores.holders import Customer
@@ -374,9 +375,10 @@ def _paid_alike(wishes: Wishes, ended: Subscription | None) -> Wishes:
 def _of_marks(marks: int) -> Iterator[str]:
     """Say what becomes of closed hours that are closed again."""
     if marks:
+        hours = count(marks, "closed hour is", "closed hours are")
         yield (
-            f"{marks} closed hours are posted at the next tick, or by 'metering close'; Stripe bills those in which "
-            "the customer is subscribed"
+            f"{hours} posted at the next tick, or by 'metering close'; Stripe bills what of it the customer is "
+            "subscribed for"
         )
 
 
