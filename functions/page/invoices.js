@@ -14,6 +14,7 @@ const OF_ALL = {
   open: "There is something to be paid.",
   past_due: "There is something past due.",
 };
+const OLDER = " These are the latest; whoever bills you knows of older ones.";
 const UNPAID = ["open", "past_due"];
 
 /** Show the invoices, so far as they were read; nothing where there is nobody that invoices. @param {Model} model */
@@ -33,8 +34,10 @@ export function showInvoices({ invoices, missing }) {
 /** @param {PastInvoices | null} invoices */
 function noteWords(invoices) {
   if (!invoices) return "";
-  if (!invoices.invoices.length) return "There is none yet.";
-  return `${OF_ALL[invoices.payment.state]}${invoices.more ? " These are the latest; there are older ones." : ""}`;
+  const { invoices: shown, more, payment } = invoices;
+  if (!shown.length) return "There is none yet.";
+  if (payment.state === "settled" && more) return `Of these nothing is left to be paid.${OLDER}`;
+  return `${OF_ALL[payment.state]}${more ? OLDER : ""}`;
 }
 
 /** @param {PastInvoice[]} invoices */
@@ -48,7 +51,7 @@ function invoiceTable(invoices) {
 function invoiceRow(invoice) {
   const { id, number, from, to, state, total, page_url: page, pdf_url: pdf } = invoice;
   const name = number ?? id;
-  const pays = UNPAID.includes(state);
+  const pays = UNPAID.includes(state) && !isUnderWay(invoice);
   const links = [link(page, pays ? "Pay" : "View", name), link(pdf, "PDF", name)].filter((one) => one !== null);
   const line = row([
     name,
@@ -60,6 +63,9 @@ function invoiceRow(invoice) {
   for (const cell of [line.children[1], line.children[2], line.children[4]]) cell.className = "";
   return line;
 }
+
+/** Say if a charge is under way, which takes days from a bank account. @param {PastInvoice} invoice */
+const isUnderWay = ({ state, attempts }) => state === "open" && attempts > 0n;
 
 /** Say how an invoice stands. @param {PastInvoice} invoice */
 function stateWords(invoice) {
@@ -76,8 +82,9 @@ function stateWords(invoice) {
     case "past_due":
       return `${attempts ? failed(attempts) : `Past due${dueAt ? ` since ${day(dueAt)}` : ""}`}${left}${again}`;
     default:
-      if (next && !attempts) return `Charged by itself on ${moment(next)}${left}`;
-      return `To be paid${dueAt ? ` by ${day(dueAt)}` : ""}${left}${again}`;
+      if (isUnderWay(invoice)) return `A charge is under way${left}`;
+      if (next) return `Charged by itself on ${moment(next)}${left}`;
+      return `To be paid${dueAt ? ` by ${day(dueAt)}` : ""}${left}`;
   }
 }
 

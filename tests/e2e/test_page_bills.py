@@ -54,6 +54,7 @@ SPELLED: list[tuple[dict[str, Any], str]] = [
         "Past due: 1 charge has failed; charged again by itself on 18 Nov, 05:00 UTC",
     ),
     (invoice("A-0", "past_due", due_at="2026-11-10T05:00:00Z"), "Past due since 10 Nov 2026"),
+    (invoice("A-9", "open", attempts=1), "A charge is under way"),
     (invoice("A-7", "void"), "Cancelled: it asks nothing"),
     (invoice("A-8", "uncollectible"), "Not paid, and given up"),
 ]
@@ -64,7 +65,7 @@ def test_past_periods_have_their_invoices_with_how_they_stand_in_words(site: str
     api = Api(invoices=[one for one, _ in SPELLED], more=True, payment={"state": "past_due", "manage_url": MANAGE})
     with opened(site, browser, api) as page:
         expect(page.locator("#invoices-note")).to_have_text(
-            "There is something past due. These are the latest; there are older ones."
+            "There is something past due. These are the latest; whoever bills you knows of older ones."
         )
         rows = said(page)
         assert [row[2] for row in rows] == [words for _, words in SPELLED]
@@ -78,6 +79,18 @@ def test_past_periods_have_their_invoices_with_how_they_stand_in_words(site: str
             assert link.get_attribute("target") == "_blank"
             assert link.get_attribute("rel") == "noopener noreferrer"
         assert api.asked.count("invoices") == 1
+
+
+def test_where_there_are_older_invoices_nothing_is_said_of_what_they_ask(site: str, browser: Browser) -> None:
+    """Only those that were read are known to be paid."""
+    api = Api(invoices=[invoice("A-1", "paid", due=0)])
+    with opened(site, browser, api) as page:
+        expect(page.locator("#invoices-note")).to_have_text("Nothing is left to be paid.")
+    api.more = True
+    with opened(site, browser, api) as page:
+        expect(page.locator("#invoices-note")).to_have_text(
+            "Of these nothing is left to be paid. These are the latest; whoever bills you knows of older ones."
+        )
 
 
 def test_invoices_are_asked_for_after_the_figures_and_keep_nothing_back(site: str, browser: Browser) -> None:

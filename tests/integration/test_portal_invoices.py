@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from metering.model.metrics import Count
 from metering.model.prices import Flat, PerUnit, Plan
 from metering.portal.asking import BREAK_S, KEPT_S, REFUSED_S
 from metering.portal.money_answers import PastInvoicesAnswer
-from metering.stripe.issued import MOST_SHOWN
+from metering.stripe.issued import MOST_LOOKED_AT, MOST_SHOWN, shown_of
 from tests.doubles.clock import Clock
 from tests.integration.portal import Portal, opened
 from tests.integration.world import HOUR, World
@@ -180,6 +181,60 @@ def test_invoices_of_other_business_are_not_shown(payer: Payer) -> None:
     payer.later(hours=2)
     assert [one["total"] for one in payer.shown()["invoices"]] == [4900]
     assert payer.portal.get("/v1/invoices", token=payer.portal.token("globex")).status == 404
+
+
+def test_other_business_hides_no_invoice_of_ours_however_much_there_is(payer: Payer) -> None:
+    """What it has of open invoices is said in full: others' are not even read (I6, I8)."""
+    client = payer.sdk()
+    product = client.v1.products.create({"name": "Consulting"})
+    price = client.v1.prices.create(
+        {"product": product.id, "currency": "usd", "unit_amount": 10**6, "recurring": {"interval": "day"}}
+    )
+    other: Any = {"collection_method": "send_invoice", "days_until_due": 30, "items": [{"price": price.id}]}
+    client.v1.subscriptions.create(other | {"customer": payer.at_stripe()})
+    for _ in range(60):
+        payer.later(days=1)
+    shown = payer.shown()
+    assert [one["state"] for one in shown["invoices"]] == ["open", "past_due"]
+    assert (shown["more"], shown["payment"]["state"]) == (False, "past_due")
+
+
+def test_invoices_of_several_subscriptions_stand_in_order_of_time(payer: Payer) -> None:
+    """Of the newest few, each a call; where there were more, that is said (I10)."""
+    client = payer.sdk()
+    for _ in range(MOST_LOOKED_AT):
+        payer.later(days=1)
+        client.v1.subscriptions.cancel(client.v1.subscriptions.list({"customer": payer.at_stripe()}).data[0].id)
+        payer.subscribe()
+    payer.later(hours=2)
+    before = payer.calls()
+    shown = payer.shown()
+    assert payer.calls() == before + 1 + MOST_LOOKED_AT
+    assert shown["more"]
+    begun = [one["from"] for one in shown["invoices"]]
+    assert begun == sorted(begun, reverse=True)
+    assert len(set(begun)) >= MOST_LOOKED_AT
+
+
+@pytest.mark.parametrize(
+    ("attempts", "again", "subscription", "state"),
+    [
+        (0, None, "active", "open"),
+        (1, None, "active", "open"),
+        (1, None, "past_due", "past_due"),
+        (1, None, "canceled", "past_due"),
+        (1, 1_800_000_000, "active", "past_due"),
+        (2, None, "active", "past_due"),
+    ],
+)
+def test_a_charge_that_is_under_way_is_not_told_as_one_that_failed(
+    attempts: int, again: int | None, subscription: str, state: str
+) -> None:
+    """A debit of a bank account takes days, in which nothing is past due."""
+    said: dict[str, Any] = {"status": "open", "attempt_count": attempts, "next_payment_attempt": again}
+    said |= {"due_date": None, "id": "in_1", "number": "A-1", "period_start": 0, "period_end": 0, "currency": "jpy"}
+    said |= {"total": 1, "amount_remaining": 1, "hosted_invoice_url": None, "invoice_pdf": None}
+    assert shown_of(SimpleNamespace(**said), HOUR.start, subscription)["state"] == state
 
 
 def test_who_is_subscribed_no_more_still_has_its_invoices(payer: Payer) -> None:

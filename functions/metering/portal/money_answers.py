@@ -233,8 +233,9 @@ class PastInvoice(BaseModel):
     """An invoice that Stripe has finalised; amounts in the smallest unit of ``currency``, moments in UTC.
 
     ``due`` is what is still to be paid, by ``due_at`` if that is said. It is ``past_due`` where that is over, or where
-    ``attempts`` to charge for it have failed; the next one is made at ``next_attempt_at``. Whoever has ``page_url`` or
-    ``pdf_url`` can look at the invoice, and pay it.
+    ``attempts`` to charge for it have failed; the next one is made at ``next_attempt_at``. For an ``open`` one with
+    ``attempts`` a charge is under way, which takes days from a bank account. Who has ``page_url`` or ``pdf_url`` can
+    look at it, and pay it.
     """
 
     id: str
@@ -254,14 +255,17 @@ class PastInvoice(BaseModel):
 
 
 class Payment(BaseModel):
-    """How the customer stands with its invoices, and where at Stripe it can change how it pays, if there is a place."""
+    """How the customer stands with the invoices that are shown, and where it can change how it pays.
+
+    That is at Stripe, and null if there is no such place.
+    """
 
     state: Literal["settled", "open", "past_due"]
     manage_url: str | None
 
 
 class PastInvoicesAnswer(BaseModel):
-    """What was invoiced, newest first; with ``more``, Stripe has earlier ones, too."""
+    """What was invoiced, newest first; with ``more``, Stripe has others, too, of which ``payment`` says nothing."""
 
     customer: str
     invoices: list[PastInvoice]
