@@ -4,6 +4,7 @@ Its keys are forgotten first, one after the other, then its limits, and the cust
 is gone on with by the same command. Who gives it a key meanwhile leaves a key whose usage is held, and told.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -17,7 +18,7 @@ from metering.model.subjects import is_id, source_of_customer
 from metering.stores.holders import Customer
 from metering.stores.table import RowChangedError
 from metering.stripe.meters import StripeMeters
-from metering.stripe.subscriptions import running
+from metering.stripe.subscriptions import MAY_BILL_YET, ended_too, is_running, plans_of
 
 _MOST_KEYS: Final = 100
 _OF_NO_USAGE: Final = ("profile", "keys", "subscriptions")
@@ -50,11 +51,15 @@ class Removing:
         said = []
         for key in sorted(ledger.holders.keys_of(name)):
             said += self.forgetting.forget(key, now=now)
+        # What is written from here on is left where it is, and found under its name: nothing is deleted unseen.
+        beside = self.forgetting.mistakes.beside_keys(name)
+        if _of_usage(beside):
+            raise OperatorError(f"the customer {name} cannot be removed: {_used(name)}")
         self.forgetting.limits.forget_customer(name)
         if self.forgetting.asked:
             self.forgetting.asked.drop_closed(name)
         try:
-            self.forgetting.mistakes.forget_customer(customer, self.forgetting.mistakes.beside_keys(name))
+            self.forgetting.mistakes.forget_customer(customer, beside)
         except RowChangedError as error:
             # boto3 may have met its own write after a read timeout: then it is gone, as was wanted.
             if ledger.holders.customers([name]):
@@ -64,24 +69,17 @@ class Removing:
     def _refusal(self, customer: Customer, now: datetime) -> str:
         """Say why a customer cannot be removed, and what can be done; empty if it can."""
         name, forgetting = customer.id, self.forgetting
-        others = [
-            sk
-            for sk in forgetting.mistakes.beside_keys(name)
-            if sk not in _OF_NO_USAGE and not sk.startswith(("month#", "suspended#"))
-        ]
-        if others or forgetting.counted_in(source_of_customer(name), now) is not None:
-            return (
-                "it was used or billed, and what is billed keeps its customer. 'metering customers suspend "
-                f"{name}' ends its access, and its subscription ends at Stripe"
-            )
+        beside = forgetting.mistakes.beside_keys(name)
+        if _of_usage(beside) or forgetting.counted_in(source_of_customer(name), now) is not None:
+            return _used(name)
         if OPERATOR in forgetting.limits.of(name).held or forgetting.limits.former(name):
             return f"it is suspended: 'metering customers resume {name}' first, or leave it so"
         if refusal := self._refusal_of_keys(name, now):
             return refusal
         if self.stripe and customer.stripe_customer:
-            subscription = running(self.stripe, customer.stripe_customer)
-            if subscription is not None:
-                return f"its subscription {subscription.id} runs: cancel that at Stripe first"
+            for one in ended_too(self.stripe, customer.stripe_customer):
+                if (is_running(one) or one.status in MAY_BILL_YET) and plans_of(one, self.stripe.deployment):
+                    return f"its subscription {one.id} is {one.status}: cancel that at Stripe first"
         return ""
 
     def _refusal_of_keys(self, name: str, now: datetime) -> str:
@@ -96,3 +94,15 @@ class Removing:
             if refusal := self.forgetting.refusal(holding, now):
                 return f"of its key {masked_key(key)}, {refusal}"
         return ""
+
+
+def _of_usage(beside: Iterable[str]) -> bool:
+    """Say whether something of a customer is written that somebody used, is billed for, or decided of that."""
+    return any(sk not in _OF_NO_USAGE and not sk.startswith(("month#", "suspended#")) for sk in beside)
+
+
+def _used(name: str) -> str:
+    return (
+        f"it was used or billed, and what is billed keeps its customer. 'metering customers suspend {name}' ends its "
+        "access, and its subscription ends at Stripe"
+    )

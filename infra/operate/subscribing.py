@@ -34,16 +34,13 @@ from metering.model.prices import Plan, name_of
 from metering.stores.holders import Customer
 from metering.stripe.meters import StripeMeters
 from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, metadata_of
-from metering.stripe.subscriptions import ended_too, is_running, plans_of, with_all_items
+from metering.stripe.subscriptions import MAY_BILL_YET, ended_too, is_running, plans_of, with_all_items
 
 if TYPE_CHECKING:
     import stripe as stripe_sdk
 
 DAYS_UNTIL_DUE: Final = 30
 SECONDS_OF_HOUR: Final = 3600
-
-_WAITING: Final = ("incomplete", "paused")
-"""States of a subscription that bills nothing, and may yet."""
 
 _NOTHING_TO_CHARGE: Final = (
     "the plan has a fee, and Stripe has no payment method to charge. Have the customer give one at the link, which "
@@ -276,7 +273,7 @@ class Subscriber:
         or resumed.
         """
         billing = list(filter(is_running, former))
-        if not billing and (waiting := [other for other in former if other.status in _WAITING]):
+        if not billing and (waiting := [other for other in former if other.status in MAY_BILL_YET]):
             raise OperatorError(
                 f"{customer.id} has the subscription {waiting[0].id}, which is {waiting[0].status} and bills nothing "
                 "yet: have it paid or resumed at Stripe, or cancel it there, and subscribe then"
@@ -348,7 +345,7 @@ class Subscriber:
 
         def there() -> list[Subscription]:
             made = self._subscriptions(customer.stripe_customer)
-            return [one for one in made if is_running(one) or one.status in _WAITING]
+            return [one for one in made if is_running(one) or one.status in MAY_BILL_YET]
 
         made: Subscription = make_once(
             self.stripe,

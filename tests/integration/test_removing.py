@@ -1,5 +1,6 @@
 """A customer that was added by mistake is removed, as far as nothing was used."""
 
+from datetime import datetime
 from typing import Any
 
 import boto3
@@ -11,6 +12,7 @@ from infra.operate.deployment import OperatorError
 from infra.operate.forgetting import Forgetting
 from infra.operate.removing import Removing
 from metering.model.limits import Budget, Level, OfCustomer
+from metering.model.usage_row import Change
 from metering.stores.counters import Counters
 from metering.stores.gate_list import Closed, GateList
 from metering.stores.holders import Holders
@@ -152,6 +154,27 @@ def test_who_is_changed_meanwhile_stays(world: World, monkeypatch: pytest.Monkey
     with pytest.raises(OperatorError, match="the customer acme was changed by somebody else just now: try again"):
         remove(world, "acme")
     assert world.ledger.holders.customers(["acme"])["acme"].name == "Acme Inc."
+
+
+def test_what_is_written_of_a_customer_while_its_keys_are_forgotten_is_not_deleted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1, I5: it stays with its limits, though its keys are gone, and the adjustment is what is billed."""
+    add_one_by_mistake(world)
+    made = Change("one", "requests", 5, "a promise", "an operator", 0)
+    forget = Forgetting.forget
+
+    def and_then_it_is_adjusted(forgetting: Forgetting, given: str, *, now: datetime) -> list[str]:
+        if given == "key2":
+            world.changes.add(HASHED, HOUR, made)
+        return forget(forgetting, given, now=now)
+
+    monkeypatch.setattr(Forgetting, "forget", and_then_it_is_adjusted)
+    with pytest.raises(OperatorError, match="cannot be removed: it was used or billed, and what is billed keeps its"):
+        remove(world)
+    assert world.changes.of(HASHED, HOUR) == [made]
+    assert world.ledger.holders.owner("cus_1") == HASHED
+    assert LimitItems(world.ledger.client, "ledger").of(HASHED).own
 
 
 def test_somebody_who_is_not_there_is_removed_already(operator: Operator) -> None:

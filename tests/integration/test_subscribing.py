@@ -144,9 +144,10 @@ def shop(world: World) -> Shop:
     return made
 
 
-def test_a_customer_is_not_removed_as_long_as_its_subscription_runs(shop: Shop) -> None:
+@pytest.mark.parametrize("status", ["active", "incomplete"])
+def test_a_customer_is_not_removed_as_long_as_its_subscription_bills_or_may_yet(shop: Shop, status: str) -> None:
     """I9: what it would use and what it is to pay would be nobody's."""
-    done = shop.subscribe()
+    subscription = shop.subscribe().subscription if status == "active" else incomplete(shop)
     ledger, counters = shop.world.ledger, shop.world.counters
     limits, notes = LimitItems(ledger.client, "ledger"), AccessNotes(ledger.client, "ledger")
     forgetting = Forgetting(ledger, counters, limits, notes, Mistakes(ledger.client, "ledger"))
@@ -154,9 +155,9 @@ def test_a_customer_is_not_removed_as_long_as_its_subscription_runs(shop: Shop) 
     with pytest.raises(OperatorError) as caught:
         removing.remove("acme", now=shop.world.now)
     assert str(caught.value) == (
-        f"the customer acme cannot be removed: its subscription {done.subscription} runs: cancel that at Stripe first"
+        f"the customer acme cannot be removed: its subscription {subscription} is {status}: cancel that at Stripe first"
     )
-    shop.sdk().v1.subscriptions.cancel(done.subscription)
+    shop.sdk().v1.subscriptions.cancel(subscription)
     assert removing.remove("acme", now=shop.world.now) == ["key key1 is forgotten", "customer acme is removed"]
 
 

@@ -16,6 +16,9 @@ from metering.stripe.prices import DEPLOYMENT, PLAN, PRICE, Offer, metadata_of, 
 BILLING: Final = frozenset({"active", "past_due", "trialing", "unpaid"})
 """States of a subscription whose usage gets onto an invoice (Stripe docs, "How subscriptions work")."""
 
+MAY_BILL_YET: Final = frozenset({"incomplete", "paused"})
+"""States of one that bills nothing, and may yet: once it is paid, or resumed (the same)."""
+
 NEVER_BEGAN: Final = frozenset({"incomplete", "incomplete_expired"})
 """States of one whose first invoice was never paid (the same)."""
 
