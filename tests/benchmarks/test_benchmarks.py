@@ -249,6 +249,17 @@ KEYS: Final[Mapping[str, set[str]]] = {
         "records_per_s_for_a_subscriber_that_does_nothing",
         "records_per_s_per_core_of_the_function",
     },
+    "usage_everyone": {
+        *("customers", "hours"),
+        *(
+            f"{way}.{key}"
+            for way in ("by_rows", "by_counters")
+            for key in (
+                *("ratio_to_floor", "cpu_seconds", "floor_cpu_seconds", "seconds", "first_line_seconds"),
+                *("lines", "calls", "read_units"),
+            )
+        ),
+    },
     "usage_read": {
         "own_ms.one",
         "own_ms.hundred",
@@ -341,6 +352,9 @@ def test_a_benchmark_tells_what_it_always_told(benchmark_: Benchmark, capfd: pyt
             assert figures["write_units_ratio"] == 1
             assert all(0 <= one["overshoot_calls"] <= one["bound_calls"] for one in figures["overshoot"])
             assert {one["other"] for one in figures["overshoot"]} == {0}
+        case "usage_everyone":  # both ways tell the same lines, and by rows no closed hour's counters are read
+            assert figures["by_rows"]["lines"] == figures["by_counters"]["lines"] == 5 * 2 * 3
+            assert figures["by_rows"]["read_units"] < figures["by_counters"]["read_units"]
         case "usage_read":  # a row an hour, however many keys; and the answer of both is whole
             assert figures["closed_units_ratio"] < 2
             assert 0 < figures["units_per_closed_hour"]["one"] < 0.5
