@@ -114,7 +114,7 @@ def _say_elsewhere(done: Adjusted) -> None:
 def adjustments_list(
     connect: Connect,
     customer_id: Annotated[
-        str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer; all if left out.")
+        str | None, typer.Argument(metavar="CUSTOMER", help="One customer; all if left out.")
     ] = None,
     first: Annotated[
         Hour | None,

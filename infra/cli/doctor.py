@@ -1,10 +1,12 @@
 """Whether the deployment is well."""
 
+from contextlib import nullcontext
 from typing import Final
 
 import typer
 
 from infra.cli.shared import Connect, Json, err, now, on_deployment, out, print_json
+from infra.cli.streams import goes_into_a_pipe
 from infra.cli.terminal import line as said
 from infra.operate.doctor.examine import examine
 from infra.operate.doctor.findings import State
@@ -21,7 +23,7 @@ def doctor(connect: Connect, as_json: Json = False) -> None:
     Exits with 1 if anything is broken. What you may not look at is a warning that names the permission.
     """
     lines = []
-    with err.status("checking"):
+    with err.status("checking") if not goes_into_a_pipe() else nullcontext():  # less draws where it would turn
         for line in examine(connect(), now):
             lines.append(line)
             if not as_json:

@@ -78,7 +78,7 @@ def held_leave(
     invoice: HeldInvoice,
     *,
     metric: Annotated[
-        str, typer.Argument(metavar="[METRIC]", help="Leave it out for an invoice that cannot be read.")
+        str, typer.Argument(metavar="METRIC", help="Leave it out for an invoice that cannot be read.")
     ] = "",
     reason: Why,
     as_json: Json = False,

@@ -163,7 +163,7 @@ def keys_forget(
 
 def check_new(to: Path | None) -> None:
     """Raise OperatorError for a file that cannot be made, before there is a value to write into it."""
-    if to is not None and (to.exists() or not to.parent.is_dir()):
+    if to is not None and (to.exists() or not to.parent.is_dir() or not os.access(to.parent, os.W_OK)):
         raise OperatorError(f"{to} cannot be made: name a new file, in a folder that there is, for the key's value")
 
 

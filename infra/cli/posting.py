@@ -160,7 +160,7 @@ def rejected_list(connect: Connect, customer_id: Whose = "", most: Most = None, 
 @on_deployment(rejected_app, "retry")
 def rejected_retry(
     connect: Connect,
-    customers: Annotated[list[str] | None, typer.Argument(metavar="[CUSTOMER]...", help="Whose totals.")] = None,
+    customers: Annotated[list[str] | None, typer.Argument(metavar="CUSTOMER", help="Whose totals.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every customer's.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -182,7 +182,7 @@ def rejected_retry(
 def reconcile(
     connect: Connect,
     customer_id: Annotated[
-        str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer; all if left out.")
+        str | None, typer.Argument(metavar="CUSTOMER", help="One customer; all if left out.")
     ] = None,
     as_json: Json = False,
 ) -> None:

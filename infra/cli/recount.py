@@ -18,6 +18,7 @@ from infra.cli.shared import (
     print_json,
     progress,
 )
+from infra.cli.streams import goes_into_a_pipe
 from infra.operate.recount.compared import Compared
 from infra.operate.recount.recount import Recount
 from infra.operate.words import count
@@ -44,7 +45,7 @@ _HEADER: Final = (
 @on_deployment(app, "recount")
 def recount(
     connect: Connect,
-    customer_id: Annotated[str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer.")] = None,
+    customer_id: Annotated[str | None, typer.Argument(metavar="CUSTOMER", help="One customer.")] = None,
     everyone: Annotated[
         bool, typer.Option("--all", help="Every customer, and the keys that have none; shows what differs.")
     ] = False,
@@ -97,7 +98,8 @@ def recount(
     if words := work.usage_lines_left_out(begin, stop):
         err.print(words)
     report = _Report(everyone, as_json)
-    for lines in progress("recounting", as_json)(work.compare(begin, stop), stop.number - begin.number):
+    going = progress("recounting", as_json or goes_into_a_pipe())
+    for lines in going(work.compare(begin, stop), stop.number - begin.number):
         report.add([work.fix(line, who, lower=lower) if fix and (line.stays or line.void) else line for line in lines])
     report.end(work.unreadable, work.broken)
     if report.staying:

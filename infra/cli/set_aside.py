@@ -91,7 +91,7 @@ def set_aside_show(
 def set_aside_redrive(
     connect: Connect,
     batches: Annotated[
-        list[str] | None, typer.Argument(metavar="[BATCH]...", help="Batches that 'set-aside list' names.")
+        list[str] | None, typer.Argument(metavar="BATCH", help="Batches that 'set-aside list' names.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Redrive every batch that has something left.")] = False,
     doubtful: Annotated[

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from infra.cli import terminal
 from infra.cli.stopping import READ, WROTE, course
+from infra.cli.streams import goes_into_a_pipe
 from infra.cli.terminal import line
 from infra.operate.deployment import OPERATOR_KEY, Deployment, OperatorError, checked_key
 from infra.operate.words import count
@@ -192,12 +193,14 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *
     if made.row_count:
         if not out.is_terminal:
             out.width = WIDEST  # a pipe gets each row on one line
-        out.print(made)
         number = count(made.row_count, of)
-        if way_on:
-            err.print(f"{number} shown; there are more: {way_on}")
-        elif of:
-            err.print(number)
+        told = f"{number} shown; there are more: {way_on}" if way_on else number * bool(of)
+        into_less = goes_into_a_pipe() and err.is_terminal  # it draws there from the first row on
+        if into_less and way_on:
+            err.print(told)
+        out.print(made)
+        if told and not into_less:
+            err.print(told)
     else:
         err.print("nothing there")
 

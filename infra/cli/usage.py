@@ -63,7 +63,7 @@ app.add_typer(unbilled_app, name="unbilled")
 def usage_command(
     connect: Connect,
     customer_id: Annotated[
-        str | None, typer.Argument(metavar="[CUSTOMER]", help="One customer; all if left out.")
+        str | None, typer.Argument(metavar="CUSTOMER", help="One customer; all if left out.")
     ] = None,
     first: First = None,
     end: Annotated[

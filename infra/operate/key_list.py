@@ -8,7 +8,7 @@ from typing import Final
 
 from infra.operate.access_notes import AccessNotes
 from infra.operate.deployment import Deployment
-from infra.operate.keys import bills_by_key, is_value, masked_key
+from infra.operate.keys import CUT, bills_by_key, is_value, masked_key
 from metering.limits.gate import reasons_of_one
 from metering.limits.usage_plans import looks_like_value
 from metering.model.limits import Level
@@ -101,12 +101,14 @@ class KeyList:
 
     def of_all(self, after: str = "") -> Iterator[ListedKey]:
         """Yield every key as it stands now, in the order of their ids, or those after one."""
+        after = self._meant(after)
         while names := self.deployment.ledger.holders.key_ids(after, most=_AT_ONCE):
             yield from self._listed(names)
             after = names[-1]
 
     def of_customer(self, customer: str, after: str = "") -> Iterator[ListedKey]:
         """Yield the keys that a customer holds, has held or is to hold, each time by itself."""
+        after = self._meant(after)
         names = sorted(name for name in self.deployment.ledger.holders.names_of(customer) if name > after)
         return chain.from_iterable(self._listed(piece, customer) for piece in in_pieces(names, _AT_ONCE))
 
@@ -162,6 +164,14 @@ class KeyList:
     def _present(self, of: Holding) -> Holder:
         """Return who holds a key now; nobody if nobody does, or nobody does yet."""
         return of.at(Hour.containing(self.now)) or _NOBODY
+
+    def _meant(self, after: str) -> str:
+        """Return the key after which a list goes on: one that was shown masked is a value that begins so."""
+        beginning = after.removesuffix(CUT)
+        if beginning == after:
+            return after
+        near = self.deployment.ledger.holders.key_ids(beginning, most=_AT_ONCE)
+        return next((name for name in near if masked_key(name) == after), after)
 
     def _shown(self, of: Holding) -> str:
         """Return a key as it is shown: masked if it is a value, which an older version took for an id (I8)."""

@@ -23,6 +23,7 @@ from metering.stores.ledger import Ledger
 from metering.stores.rows import OTHER_KEYS
 from metering.stores.table import RowChangedError
 
+CUT: Final = "..."
 _SHOWN: Final = 4
 _ASKED_ONE_BY_ONE: Final = 25
 """More keys than these, at 5 calls a second, are looked for in the list of all, of 500 to a call."""
@@ -51,7 +52,7 @@ def bills_by_key(deployment: Deployment) -> bool:
 
 def masked_key(name: str) -> str:
     """Return a key as it may be shown: of what may be a value the first four characters."""
-    return f"{name[:_SHOWN]}..." if looks_like_value(name) else name
+    return f"{name[:_SHOWN]}{CUT}" if looks_like_value(name) else name
 
 
 def is_value(ledger: Ledger, holding: Holding) -> bool:

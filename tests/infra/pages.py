@@ -162,8 +162,8 @@ def _parameters(command: Any) -> Iterator[str]:
             continue
         value = param.metavar or _value(param.type_descriptor.annotation)
         if param.param_type_name == "argument":
-            written = value.replace("]...", " …]")
-            yield written if param.required or written.startswith("[") else f"[{written}]"
+            written = f"{value} …" if param.nargs == -1 else value
+            yield written if param.required else f"[{written}]"
             continue
         words = [
             param.opts[0],

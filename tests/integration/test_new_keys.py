@@ -82,6 +82,9 @@ def test_the_value_is_written_for_its_owner_alone(desk: Desk, tmp_path: Path) ->
     there = tmp_path / "there"
     there.write_text("")
     assert desk.create("--out", str(there)).err.replace("\n", " ").startswith(f"error: {there} cannot be made")
+    with desk.operator.monkeypatch.context() as nobodys:
+        nobodys.setattr("infra.cli.keys.os.access", lambda *_: False)
+        assert "cannot be made" in desk.create("--out", str(tmp_path / "value")).err
     assert not desk.gateway.keys
     made = desk.create("--out", str(tmp_path / "value"), "--json")
     (key,) = desk.held()

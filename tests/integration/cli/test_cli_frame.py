@@ -328,3 +328,31 @@ def test_who_reads_the_first_lines_alone_reads_no_more(command: tuple[str, ...],
         assert listing.stdout.readline().startswith(first)
         listing.stdout.close()
         assert listing.stderr.read() == ""
+
+
+def into_less(program: str, *arguments: str) -> str:
+    """Run Python code whose output another program shows on the terminal; return what is written there beside it."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", program, *arguments],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        cwd=ROOT,
+    ) as shown:
+        os.close(theirs)
+        assert b" " in shown.communicate(b"\n\n")[0]
+    beside = b""
+    while part := _read(ours):
+        beside += part
+    os.close(ours)
+    return beside.decode()
+
+
+def test_what_less_shows_is_not_written_over() -> None:
+    """By a spinner, or by how many there are; that there are more is said before the first row."""
+    assert into_less(CHECKS, "doctor") == ""
+    assert screen(into_less(MANY, "set-aside", "list")) == []
+    some = into_less(MANY, "set-aside", "list", "--most", "2")
+    assert screen(some) == ["2 batches shown; there are more: a larger --most"]

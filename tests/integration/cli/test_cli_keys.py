@@ -187,6 +187,11 @@ def test_a_value_that_was_stored_is_shown_masked_and_forgotten(deployed: World, 
     assert [line.split()[0] for line in shown.out.splitlines()[2:]] == ["09f3...", "id00000001"]
     assert shown.err == "note: 09f3... is a key's value (the secret): 'metering keys forget 09f3...' takes it out\n"
     assert VALUE not in metering("customers", "show", "acme", "--json").out
+    for whose in ([], ["acme"]):
+        first = metering("keys", "list", *whose, "--most", "1", "--json").json()
+        assert ([key["key"] for key in first["keys"]], first["more_after"]) == (["09f3..."], "09f3...")
+        rest = metering("keys", "list", *whose, "--after", first["more_after"], "--json").json()
+        assert ([key["key"] for key in rest["keys"]], rest["more_after"]) == (["id00000001"], None)
     assert metering("keys", "forget", "09f3...") == Result(0, "key 09f3... is forgotten\n", "")
     assert metering("keys", "forget", VALUE, "--json").json() == {"changed": [], "hours_to_close_again": 0}
     assert VALUE not in stored()

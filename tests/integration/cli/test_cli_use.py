@@ -177,7 +177,7 @@ def test_wrong_use_is_one_sentence_and_how_it_is_used(metering: Metering) -> Non
         assert metering(*arguments) == Result(
             2,
             "",
-            f"error: {sentence}\nUsage: metering usage [OPTIONS] [[CUSTOMER]]\n'metering usage --help' says more\n",
+            f"error: {sentence}\nUsage: metering usage [OPTIONS] [CUSTOMER]\n'metering usage --help' says more\n",
         )
     assert metering("demo", "--requests", "0").err.startswith("error: invalid value for '--requests': wanted 1 or more")
     assert metering("demo", "--limits", "--page").err.startswith("error: --limits goes with --road and --json alone\n")
