@@ -275,6 +275,8 @@ def test_a_bill_says_what_was_put_right(seller: Seller) -> None:
     ]
     assert b"Ann" not in answer.body
     assert b"user/ann" not in answer.body
+    forecast = _by_price(answer.json()["forecast"]["lines"])["requests"][0]
+    assert forecast == 3 + 5 * (720 * 60 - 70) // 70, "what was counted goes on, the correction does not"
     seller.passed += HISTORY_KEPT_S
     assert len(seller.invoice()["corrections"]) == 1
 

@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from metering.model.periods import Hour
-from metering.portal.forecast import bounds, goes_on, is_early
+from metering.portal.forecast import as_counted, bounds, goes_on, is_early
+from metering.portal.history import Correction
 from metering.stripe.subscriptions import Terms
 
 FIRST = Hour.parse("2026-11-01T00")
@@ -44,6 +45,21 @@ def test_the_halves_of_the_last_day_say_how_far_off_it_may_be() -> None:
     assert low == {"bytes": used + 22 * 240 // 12}  # an hour of the 24 runs, and counts for nothing
     assert high == {"bytes": used + (11 * 10 + 2) * 240 // 12}
     assert low["bytes"] < expected["bytes"] < high["bytes"]
+
+
+def test_what_was_carried_or_adjusted_is_asked_once_and_does_not_go_on() -> None:
+    """A million of last month's in the first hour, and five that were counted in it, are no million an hour."""
+    now = FIRST.start + timedelta(minutes=65)
+    by_hour = {FIRST: {"requests": 1_000_005}, FIRST.next(): {"requests": 2}}
+    counted = as_counted(by_hour, {FIRST: {"requests": Correction(400_000, 600_000)}, FIRST.next(): {}})
+    assert counted == {FIRST: {"requests": 5}, FIRST.next(): {"requests": 2}}
+    left = 30 * 24 * 60 - 65
+    expected = goes_on(by_hour, TERMS, now, distinct=(), counted=counted)
+    assert expected == {"requests": 1_000_007 + 7 * left // 65}
+    low, high = bounds(by_hour, TERMS, now, distinct=(), counted=counted)
+    assert low == {"requests": 1_000_007}
+    assert high == {"requests": max(expected["requests"], 1_000_007 + 5 * left // 60)}
+    assert as_counted({FIRST: {"requests": 0}}, {FIRST: {"requests": Correction(0, 4)}}) == {FIRST: {"requests": 0}}
 
 
 def test_what_is_not_known_is_idle_at_best_and_no_busier_at_worst() -> None:

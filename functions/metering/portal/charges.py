@@ -6,7 +6,7 @@ the amount moves with each call and not with Stripe's preview, which is some min
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, assert_never
@@ -32,8 +32,8 @@ from metering.model.prices import (
     written,
 )
 from metering.portal.agreements import Agreements
-from metering.portal.forecast import BASIS, bounds, goes_on, is_early
-from metering.portal.history import ByHour, Correction, History
+from metering.portal.forecast import BASIS, as_counted, bounds, goes_on, is_early
+from metering.portal.history import Correction, History
 from metering.stripe.subscriptions import Terms
 
 MOST_CORRECTIONS: Final = 100
@@ -60,9 +60,15 @@ class Charges:
         for of_hour in by_hour.values():
             used.update(of_hour)
         distinct = {metric.name for metric in self.metrics if isinstance(metric, Unique)}
-        forecast = self._lines(terms, goes_on(by_hour, terms, now, distinct=distinct))
+        corrections = self.history.corrections(name, terms.first, terms.end)
+        counted = as_counted(by_hour, corrections)
+        forecast = self._lines(terms, goes_on(by_hour, terms, now, distinct=distinct, counted=counted))
         so_far = self._lines(terms, used)
-        low, high = self._range(by_hour, terms, now, distinct, _total(forecast))
+        low, high = None, None
+        if is_early(terms, now):
+            uses = bounds(by_hour, terms, now, distinct=distinct, counted=counted)
+            ends = [_total(forecast), *(_total(self._lines(terms, one)) for one in uses)]
+            low, high = min(ends), max(ends)  # with a volume price, more may cost less
         return {
             "customer": name,
             "name": agreement.customer.name,
@@ -78,7 +84,7 @@ class Charges:
                 "lines": [{field: line[field] for field in ("price", "quantity", "amount")} for line in forecast],
                 "basis": BASIS,
             },
-            "corrections": self._corrections(self.history.corrections(name, terms.first, terms.end)),
+            "corrections": self._corrections(corrections),
             "preview": {
                 "total": preview["total"],
                 "as_of": agreement.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -88,15 +94,6 @@ class Charges:
                 ],
             },
         }
-
-    def _range(
-        self, by_hour: ByHour, terms: Terms, now: datetime, distinct: Collection[str], total: int
-    ) -> tuple[int | None, int | None]:
-        """Return between what the period may end, where little of it has passed."""
-        if not is_early(terms, now):
-            return None, None
-        ends = [_total(self._lines(terms, used)) for used in bounds(by_hour, terms, now, distinct=distinct)]
-        return min(total, *ends), max(total, *ends)  # with a volume price, more may cost less
 
     def _corrections(self, by_hour: Mapping[Hour, Mapping[str, Correction]]) -> list[dict[str, Any]]:
         """Return what is billed beside what was counted, latest hour first: that it was so, and how much.
