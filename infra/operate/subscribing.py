@@ -195,6 +195,8 @@ class Subscriber:
         if is_told_to_end(self.stripe, runs, plan.name):
             change += Change([f"{runs.id} to {until} ends with its period, at {ends}, and {plan.name} comes next"])
         notes = [*_of_marks(change.marks), *how_to_go_on(customer, until, plan, ends)]
+        if wishes != Wishes(wishes.stripe_customer):
+            notes.append(f"how {plan.name} is paid for is said then, too: nothing of that is kept now")
         return Subscribed(customer.id, plan.name, known, begins=str(ends), said=change.said, notes=notes, ends=runs.id)
 
     def _subscribed(  # noqa: PLR0913, PLR0917 - what there is to be said

@@ -131,7 +131,10 @@ def test_a_second_step_that_comes_too_late_says_what_is_nobodys(shop: Shop) -> N
 def test_invoices_are_sent_as_they_were_before(shop: Shop) -> None:
     """Who was sent invoices is not charged all at once; and a change of one who has none is a subscription."""
     change(shop, "standard", email="billing@acme.example", days_until_due=14)
-    change(shop)
+    assert (
+        "how basic is paid for is said then, too: nothing of that is kept now" in change(shop, days_until_due=7).notes
+    )
+    assert not any("is paid for" in note for note in change(shop).notes)
     shop.at(END.start)
     second = shop.charge(plan="basic")
     made = shop.sdk().v1.subscriptions.retrieve(second.subscription)

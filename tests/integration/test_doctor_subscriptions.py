@@ -107,6 +107,7 @@ def test_what_came_after_the_last_invoice_is_told_until_it_is_carried(billing: B
     billing.settle()
     assert billing.invoiced() == [5]
     assert unbilled(operator) == ["subscription ended: acme (requests: 2)"]
+    assert "what is told a day later still is billed by metering adjust" in look(operator)[0].do
     billing.subscribe()
     billing.settle()
     assert billing.carries() == [(Hour.containing(billing.world.now), 2)]

@@ -28,10 +28,17 @@ _MOST_NAMED: Final = 10
 
 _ADJUST: Final = "what is past is billed by metering adjust in a subscribed hour, or metering unbilled accept"
 _SUBSCRIBE: Final = f"metering customers subscribe, or suspend; {_ADJUST}"
+_RESUBSCRIBE: Final = (
+    "metering customers subscribe, which may bill what is past, too, or suspend; what is told a day later still is "
+    "billed by metering adjust in a subscribed hour, or metering unbilled accept"
+)
+"""After a change of plan the next one begins where the other ended, and what came late to its last invoice is carried:
+who adjusts all of that at once bills it twice."""
+
 _TO_DO: Final[Mapping[str, str]] = {
     WAITS: "metering customers subscribe, or metering customers add with --stripe-customer; then it is posted",
     WhyUnbilled.NO_SUBSCRIPTION: _SUBSCRIBE,
-    WhyUnbilled.ENDED: _SUBSCRIBE,
+    WhyUnbilled.ENDED: _RESUBSCRIBE,
     WhyUnbilled.NO_PRICE: f"add a price of the metric to the subscription at Stripe, 0 if it is free; {_ADJUST}",
     WhyUnbilled.INCOMPLETE: "have the customer pay its first invoice, or metering customers suspend",
     WhyUnbilled.UNPAID: "have the customer pay its open invoices, or metering customers suspend",
