@@ -45,9 +45,11 @@ def invoice(
             "" if line["quantity"] is None else f"{line['quantity']:,}",
             unit_amount(line, currency),
             in_money(line["amount"], currency),
-            f"{line['period']['from']} to {line['period']['to']}",
         )
         for line in invoiced["lines"]
     ]
-    table(("price", "line", "quantity", "unit amount", "amount", "period"), rows)
+    table(("price", "line", "quantity", "unit amount", "amount"), rows)
+    for line in invoiced["lines"]:
+        if line["period"] != period:
+            out.print(f"{line['price']} is for {line['period']['from']} to {line['period']['to']}")
     out.print(f"total {in_money(invoiced['total'], currency)}")

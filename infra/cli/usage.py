@@ -139,11 +139,12 @@ def _show_everyone(
         shown = [not (name == "period" and whole) for name in _columns(split=report.split)]
         rows = (_row(line, split=report.split) for line in found)
         table(compress(_columns(split=report.split), shown), (compress(row, shown) for row in rows))
-        largest, more = (f"the {most:,} largest", "--top more, ") if most < of_all else ("all", "")
-        err.print(
-            f"{largest} of {of_all:,} that used something, by {deployment.metrics[0]}: "
-            f"CUSTOMER shows one by key and hour, {more}a pipe or --json all"
-        )
+        if found:
+            largest, more = (f"the {most:,} largest", "--top more, ") if most < of_all else ("all", "")
+            err.print(
+                f"{largest} of {of_all:,} that used something, by {deployment.metrics[0]}: "
+                f"'metering usage CUSTOMER' shows one by key and hour, {more}a pipe or --json all"
+            )
         return
     parts = report.everyone.parts(scope, span, period, reading)
     if as_json:
@@ -238,9 +239,11 @@ def unbilled_accept(
 def close(connect: Connect, as_json: Json = False) -> None:
     """Close what is due now, as the schedule would, and say what was done."""
     deployment = connect()
-    with err.status("closing what is due"):
+    due = due_before(now())
+    late = f", and {count(deployment.counters.marks.late_count(due), 'late mark')}"
+    with err.status(f"closing what is due{late}"):
         report = deployment.close()
-        switch, due = deployment.switch.read(), due_before(now())
+        switch = deployment.switch.read()
         before = posting.before_posting(deployment, switch)
         marks = deployment.counters.marks.late_count(due)
     report |= {"before_posting": before, "marks_left": marks}

@@ -3,9 +3,9 @@
 Two steps, each one call at Stripe that is harmless to repeat. The running subscription is told to end with its period,
 and which plan comes next. Once it has ended, its last invoice bills what was used; subscribing again then makes the
 next one, which begins with the very hour at which the other ended, however much later in its first period that is
-said. ("Any metered usage is charged for in a final invoice when the subscription cancels at the end of the billing
-period", docs.stripe.com/billing/subscriptions/cancel.) A schedule would exchange the prices of one subscription without
-a second step; what it bills of a metered price that is taken away when its period ends is not documented.
+said. That the last invoice bills metered usage is in docs.stripe.com/billing/subscriptions/cancel as others quote it,
+and was not seen at Stripe. A schedule would exchange the prices of one subscription without a second step; what it
+bills of a metered price that is taken away when its period ends is not documented.
 """
 
 from collections.abc import Sequence

@@ -1274,7 +1274,7 @@ def the_last_invoice_ends_with_the_subscription(stripe: Place) -> None:
 
 @behaviour(
     "With `cancel_at_period_end` a subscription is over, and says so, when its period is; its usage is invoiced then.",
-    "docs.stripe.com/billing/subscriptions/cancel, 2026; that this invoice, too, is a draft for an hour is not said",
+    "docs.stripe.com/billing/subscriptions/cancel as others quote it; that it is a draft for an hour is not said",
     UNCONFIRMED,
     otherwise="After a change of plan, hours are on two invoices or on none.",
 )

@@ -137,8 +137,8 @@ class Subscription:
     def cycle_parts(self, moment: int) -> Iterator[Part]:
         """Give what an invoice at `moment`, an end of periods, holds: usage of what ended, licences for what begins.
 
-        Of a subscription that ends with its period nothing begins: "Any metered usage is charged for in a final invoice
-        when the subscription cancels at the end of the billing period" (docs.stripe.com/billing/subscriptions/cancel).
+        Of a subscription that ends with its period nothing begins, and its usage is on a final invoice
+        (docs.stripe.com/billing/subscriptions/cancel, as others quote it).
         """
         yield from self.pending
         for item in self.items.values():

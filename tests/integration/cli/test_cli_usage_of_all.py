@@ -57,7 +57,7 @@ def test_a_table_of_the_largest_says_of_how_many(metering: Metering) -> None:
         ["(none)", "nobodys", "bytes", "40"],
         ["(none)", "nobodys", "requests", "4"],
     ]
-    more = "CUSTOMER shows one by key and hour, --top more, a pipe or --json all"
+    more = "'metering usage CUSTOMER' shows one by key and hour, --top more, a pipe or --json all"
     assert shown.err.splitlines() == [
         "25 hours of 3 customers and 1 key of nobody: from 2026-11-21T06 up to 2026-11-22T07 (UTC)",
         f"the 2 largest of 4 that used something, by requests: {more}",
