@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 
-from infra.cli.stopping import course
+from infra.cli.stopping import READ, course
 from infra.cli.terminal import err, out
 
 
@@ -187,7 +187,9 @@ def main() -> None:
         ended = commands(prog_name="metering", standalone_mode=False)  # also when Python runs it by a module's name
     except typer.TyperException as error:
         _misused(error)
-    except (KeyboardInterrupt, typer.Abort):  # the second while something is asked
+    except typer.Abort:  # while something is asked, which is before anything is done
+        ended, course.way_on = STOPPED, READ
+    except KeyboardInterrupt:
         ended = STOPPED
     except Exception as error:  # noqa: BLE001 - the process's outermost edge
         from infra.cli.errors import told  # noqa: PLC0415 - it knows the errors of all SDKs, which help needs not

@@ -85,7 +85,8 @@ def on_deployment(commands: typer.Typer, name: str) -> Callable[[Callable[..., N
     def register(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(*, stack: str, region: str | None, profile: str | None, local: bool, **given: Any) -> None:
-            course.begin(way_on=READ if name in _READING else WROTE)
+            only_looks = name in _READING or given.get("dry_run") or given.get("fix") is False
+            course.begin(way_on=READ if only_looks else WROTE)
             command(functools.partial(_connect, stack, region, profile, local), **given)
 
         _, *own = inspect.signature(command).parameters.values()

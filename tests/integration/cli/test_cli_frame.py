@@ -171,6 +171,24 @@ def test_ctrl_c_says_how_far_a_command_had_come(
     assert len(metering("customers", "list", "--json").json()) == 3
 
 
+@pytest.mark.usefixtures("deployed")
+def test_ctrl_c_says_where_only_something_was_looked_at(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By commands that change something unless they are told not to, or only if they are told to."""
+    file = tmp_path / "customers.csv"
+    file.write_text("id,name,stripe_customer,keys\nacme,Acme,,k1\n")
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infra.cli.customers.standing", stop)
+    monkeypatch.setattr("infra.cli.recount.Recount", stop)
+    stopped = Result(130, "", "stopped: nothing was changed\n")
+    assert metering("customers", "import", str(file), "--unchecked", "--dry-run") == stopped
+    assert metering("recount", "--all", "--hour", "2026-11-22T04") == stopped
+
+
 # --- a terminal ------------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +290,26 @@ def test_ctrl_c_takes_what_moves_off_the_terminal() -> None:
     written = on_a_terminal(CHECKS, "doctor", columns=80, answers=b"checking", stops=True)
     assert screen(written) == ["stopped: nothing was changed"]
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
+ASKS = """
+from infra.cli.main import main
+from infra.operate.deployment import Deployment
+from unittest.mock import MagicMock
+
+Deployment.find = lambda *_: MagicMock(reachable=lambda _: "https://here")
+main()
+"""
+
+
+def test_ctrl_c_where_something_is_asked_changes_nothing() -> None:
+    """What is asked is asked first; one presses Enter to leave it open."""
+    written = on_a_terminal(ASKS, "stripe", "webhook", columns=80, answers=b"made at Stripe): ", stops=True)
+    assert [line.removesuffix("^C") for line in screen(written)] == [
+        "the address for Stripe's notifications: https://here",
+        "Signing secret (press Enter to have the event destination made at Stripe):",
+        "stopped: nothing was changed",
+    ]
 
 
 COLOURS = re.compile(r"\x1b\[[\d;]*?[349]\d[\d;]*m")
