@@ -28,7 +28,10 @@ held_app: Final = group("Differences of invoices that no late record explains, a
 @on_deployment(held_app, "list")
 def held_list(connect: Connect, customer_id: Whose = "", most: Most = None, as_json: Json = False) -> None:
     """List the invoices that bill something else than was used, for no reason that is known, or cannot be read."""
-    found, is_more = first_of(held_invoices.held_invoices(connect(), customer_id), most)
+    deployment = connect()
+    if customer_id:
+        known_customer(deployment.ledger, customer_id)
+    found, is_more = first_of(held_invoices.held_invoices(deployment, customer_id), most)
     if as_json:
         print_json([asdict(one) for one in found])
         return

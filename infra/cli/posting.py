@@ -142,7 +142,10 @@ def before_posting(hours: int, since: str) -> str:
 @on_deployment(rejected_app, "list")
 def rejected_list(connect: Connect, customer_id: Whose = "", most: Most = None, as_json: Json = False) -> None:
     """List the totals that Stripe rejected, with Stripe's own words."""
-    rejections, is_more = first_of(posting.rejections(connect(), customer_id), most)
+    deployment = connect()
+    if customer_id:
+        known_customer(deployment.ledger, customer_id)
+    rejections, is_more = first_of(posting.rejections(deployment, customer_id), most)
     if as_json:
         print_json([asdict(rejection) for rejection in rejections])
         return
@@ -175,7 +178,8 @@ def rejected_retry(
     if as_json:
         print_json({"hours": hours})
         return
-    out.print(f"{_hours(hours, 'is', 'are')} posted again at the next tick, or by 'metering close'")
+    when = "at the next tick, or by 'metering close'"
+    out.print(f"{_hours(hours, 'is', 'are')} posted again {when}" if hours else "nothing to change")
 
 
 @on_deployment(app, "reconcile")

@@ -370,6 +370,8 @@ def test_whoever_is_asked_decides_about_what_is_held(
     [held] = operator.run("held", "list", "--json").document
     assert (held["customer"], held["difference"], held["reason"]) == ("acme", 4, DOUBTFUL)
     assert operator.run("held", "list", "--customer", "acme").err == "1 difference\n"
+    assert operator.run("held", "list", "--customer", "globex").err.startswith("error: there is no customer 'globex'")
+    billing.world.customer("globex")
     assert operator.run("held", "list", "--customer", "globex").err == "nothing there\n"
     decide = ("held", decision, "acme", held["invoice"], "requests", "--reason", "looked into it")
     assert "a reason is 1 to 200 printable characters, got ''" in operator.run(*decide[:-1], "").err

@@ -625,6 +625,8 @@ def test_rejected_totals_are_listed_and_retried(billing: Billing, operator: Oper
     assert "5 minutes in the future" in one["reason"]
     listed = operator.run("rejected", "list", "--most", "1")
     assert ("5 minutes in the future" in listed.out, listed.err) == (True, "1 total\n")
+    assert "there is no customer 'globex'" in operator.run("rejected", "list", "--customer", "globex").err
+    world.customer("globex")
     assert operator.run("rejected", "list", "--customer", "globex").err == "nothing there\n"
     billing.at(world.now)
     assert operator.run("rejected", "retry", "acme", "--json").document == {"hours": 1}
@@ -635,6 +637,7 @@ def test_rejected_totals_are_listed_and_retried(billing: Billing, operator: Oper
     assert world.at_stripe("cus_acme", hour=now) == 3
     assert operator.run("rejected", "list", "--json").document == []
     assert operator.run("rejected", "retry", "--all", "--json").document == {"hours": 0}
+    assert operator.run("rejected", "retry", "--all").out == "nothing to change\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("acme", "--all")])
