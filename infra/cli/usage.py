@@ -120,7 +120,7 @@ def _show_everyone(
 ) -> None:
     """Say how much will be read, read it, and show the largest, or all of it as it comes."""
     with err.status("looking who there is"):
-        scope = report.everyone.scope(span.first, span.end)
+        scope = report.everyone.scope(span)
     nobodys = f" and {count(len(scope.keys), 'key')} of nobody" if scope.keys else ""
     how_much = f"{count(scope.hours, 'hour')} of {count(len(scope.customers), 'customer')}{nobodys}"
     if not as_json:

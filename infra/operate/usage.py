@@ -106,7 +106,7 @@ class Report:
         span = self.span(first, end, now)
         if self.only:
             return added_up(self._of_one(self.only, span, progress), by.period)
-        parts = self.everyone.parts(self.everyone.scope(span.first, span.end), span, by.period, progress)
+        parts = self.everyone.parts(self.everyone.scope(span), span, by.period, progress)
         return sorted(line for part in parts for line in part)
 
     def span(self, first: Hour, end: Hour, now: datetime) -> Span:

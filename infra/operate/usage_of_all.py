@@ -16,7 +16,7 @@ from heapq import nsmallest
 from typing import Any, Final
 
 from infra.operate.usage_lines import Line, Lines, Sums, added_up, keys_of
-from metering.model.periods import COUNTER_LIFE, Hour, hours
+from metering.model.periods import COUNTER_LIFE, HOUR, OLDEST_RECORD, Hour, hours
 from metering.model.subjects import Kind, Subject, customer, key, subject_of_source
 from metering.model.usage_row import UsageRow
 from metering.stores import marks
@@ -56,6 +56,11 @@ class Span:
         """Return the span of a report that is made now; where ``written`` is not known, all of it is counted."""
         return cls(first, end, Hour.containing(now - COUNTER_LIFE), min(end, written))
 
+    @property
+    def settled_before(self) -> Hour:
+        """Before which hour nobody's usage becomes a customer's, whoever gets its key: so long do counters outlive."""
+        return Hour(self.counters_begin.number + (COUNTER_LIFE - OLDEST_RECORD) // HOUR + 1)
+
     def not_written(self) -> list[Hour]:
         """Return the hours that are in no row yet."""
         return [*hours(max(self.first, self.written, self.counters_begin), self.end)]
@@ -70,10 +75,13 @@ class Scope:
     keys: list[str]
     """Those that belonged to no customer in one of the hours."""
 
+    others: list[str] = field(default_factory=list)
+    """The other keys, where hours are too old to become a customer's with a key that it got later."""
+
     @property
     def subjects(self) -> list[Subject]:
-        """The keys of nobody, then the customers."""
-        return [*map(key, self.keys), *map(customer, self.customers)]
+        """The keys of nobody, then others that may have rows of their own, then the customers."""
+        return [*map(key, self.keys), *map(key, self.others), *map(customer, self.customers)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +139,19 @@ class Everyone:
     learn: Callable[[Iterable[str]], None]
     _holdings: dict[str, Holding] = field(default_factory=dict)
 
-    def scope(self, first: Hour, end: Hour) -> Scope:
+    def scope(self, span: Span) -> Scope:
         """Look who there is: pages of names, and of each key its history, a hundred in a read."""
+        first, end = span.first, span.end
         if first >= end:
             return Scope(0, [], [])
         holders = self.ledger.holders
         nobodys: list[str] = []
+        others: list[str] = []
         for some in in_pieces(holders.key_ids(), _KEYS_AT_ONCE):
-            nobodys += [name for name, held in holders.of_keys(some).items() if _was_nobodys(held, first, end)]
-        return Scope(end.number - first.number, [*holders.customer_ids()], nobodys)
+            for name, held in holders.of_keys(some).items():
+                (nobodys if _was_nobodys(held, first, end) else others).append(name)
+        others = others if first < span.settled_before else []
+        return Scope(end.number - first.number, [*holders.customer_ids()], nobodys, others)
 
     def parts(self, scope: Scope, span: Span, period: Period, progress: Progress) -> Iterator[list[Line]]:
         """Yield the lines, added up by periods, as they come: of one customer or key after the other.

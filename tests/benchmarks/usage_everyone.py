@@ -108,7 +108,7 @@ def _lines(place: Place, first: Hour, *, split: bool) -> Iterator[Line]:
     uniques = MonthOnce(Claims(client, "Counters"), ledger.holders)
     made = Report(counters, uniques, ledger, None, split, reasons)
     span = made.span(first, OPEN.next(), NOW)
-    scope = made.everyone.scope(span.first, span.end)
+    scope = made.everyone.scope(span)
     for part in made.everyone.parts(scope, span, By.HOUR.period, lambda things, _: things):
         yield from part
 

@@ -83,12 +83,12 @@ def test_everyone_is_read_by_a_query_each_and_open_hours_whole(many: World) -> N
 
 
 def test_more_hours_are_no_more_queries_of_rows(many: World) -> None:
-    """I10: where the counters are gone there is nothing but rows; six years of one used hour are read at once."""
+    """I10: where the counters are gone there are rows of customers and keys; six years of one hour are read at once."""
     many.now += timedelta(days=90)
     many.ledger.progress.advance_cursor(Hour.containing(many.now))
     with asked(many) as reads:
         assert len(read(many, Hour.parse("2020-01-01T00"))) == 2 * 6 * 11
-    assert reads["Query"] == 2 + PARTITIONS + 11
+    assert reads["Query"] == 2 + PARTITIONS + 10 + 11
     with asked(many) as reads:
         made = report(many, "c1")
         of_one = made.lines(
@@ -153,7 +153,7 @@ def test_a_customers_lines_are_there_before_the_next_ones_are_read(
     def parts(*, split: bool) -> Iterator[list[Line]]:
         made = report(many, split=split)
         span = made.span(HOUR, OPEN_HOUR.next(), many.now)
-        scope = made.everyone.scope(span.first, span.end)
+        scope = made.everyone.scope(span)
         assert (scope.hours, len(scope.customers), scope.keys) == (7, 10, ["key10"])
         return made.everyone.parts(scope, span, By.HOUR.period, lambda each, _: each)
 
@@ -174,3 +174,13 @@ def test_a_split_report_of_everyone_reaches_beyond_the_counters(many: World) -> 
     by_month = [line for line in read(many, split=True, by=By.MONTH) if line.customer == "c1"]
     assert sum(line.quantity for line in by_month if line.metric == "requests") == 7
     assert {line.period for line in by_month} == {"2026-11"}
+
+
+def test_what_a_key_was_held_for_too_long_ago_to_be_anybodys_is_told_when_it_gets_a_customer(many: World) -> None:
+    """I9: an hour of more than 60 days ago is closed for nobody any more, so that its row stays the key's."""
+    for days in (61, 70):
+        many.now = OPEN_HOUR.end + timedelta(days=days)
+        many.ledger.progress.advance_cursor(Hour.containing(many.now))
+        many.customer("c0", "key10")
+        held = [line for line in read(many) if line.key == "key10" and line.metric == "requests"]
+        assert [(line.customer, line.quantity, line.state) for line in held] == [("", 1, "HELD")] * 6, days

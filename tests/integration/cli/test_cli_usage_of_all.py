@@ -103,7 +103,7 @@ def by_subject(_self, _scope, span, _marked, period, progress):
 
 Deployment.find = lambda *_: deployment
 Report.span = lambda _self, first, end, _now: Span(first, end, first, end)
-Everyone.scope = lambda _self, first, end: Scope(end.number - first.number, names, [])
+Everyone.scope = lambda _self, span: Scope(span.end.number - span.first.number, names, [])
 Everyone._marked = lambda *_: {}
 Everyone._by_subject = by_subject
 main()
