@@ -28,7 +28,7 @@ from infra.cli.shared import (
 from infra.operate.access import Access, in_words, reason_as_json
 from infra.operate.customer_file import Standing, read_csv, standing
 from infra.operate.customer_list import Wanted, listed
-from infra.operate.customers import Change, Customers, Entry, is_connected, look_up, renamings
+from infra.operate.customers import Change, Customers, Entry, Progress, is_connected, look_up, renamings
 from infra.operate.deployment import Deployment, OperatorError
 from infra.operate.keeping import keep_subscribed
 from infra.operate.key_list import KeyList
@@ -79,7 +79,7 @@ def customers_add(
     deployment = connect()
     entry = _of_customer(deployment, Entry(customer_id, name, stripe_customer, tuple(key or ()), since), rename)
     say_notes(check_keys(deployment, *entry.keys))
-    if refused := _look_up(deployment, {1: entry}, unchecked).get(1):
+    if refused := _look_up(deployment, {1: entry}, None if unchecked else progress("asking Stripe", as_json)).get(1):
         raise OperatorError(*refused)
     change = Customers(deployment.ledger, deployment.counters).add(entry, now=now())
     change += settled(Access.of(deployment, now), entry.keys)
@@ -203,12 +203,15 @@ def customers_import(
     try:
         entries, problems = read_csv(file)
     except UnicodeDecodeError as error:
-        raise OperatorError(f"{file} must be a CSV file in UTF-8, got something else") from error
+        raise OperatorError(
+            f"{file} must be a CSV file in UTF-8, got something else: have the spreadsheet save it as 'CSV UTF-8'"
+        ) from error
     deployment = connect()
     if not rename:
         for line, refused in renamings(deployment.ledger, entries).items():
             problems.setdefault(line, []).append(refused)
-    notes = _checked(deployment, file, entries, problems, unchecked)
+    asking = progress("asking Stripe", as_json)
+    notes = _checked(deployment, file, entries, problems, asking=None if unchecked else asking)
     say_notes(notes)
     stands = standing(deployment.ledger, entries)
     if dry_run:
@@ -239,7 +242,12 @@ def _of_customer(deployment: Deployment, entry: Entry, rename: bool) -> Entry:
 
 
 def _checked(
-    deployment: Deployment, file: Path, entries: Mapping[int, Entry], problems: dict[int, list[str]], unchecked: bool
+    deployment: Deployment,
+    file: Path,
+    entries: Mapping[int, Entry],
+    problems: dict[int, list[str]],
+    *,
+    asking: Progress | None,
 ) -> list[str]:
     """Return what to say of a file's customers; raise OperatorError, with each line of which something is wrong."""
     looked_at = look_at(deployment, (name for entry in entries.values() for name in entry.keys))
@@ -251,7 +259,7 @@ def _checked(
     checked = Customers(deployment.ledger, deployment.counters).check(good, now=now())
     for line, found in (*values.items(), *checked.items()):
         problems[line] = [*problems.get(line, []), *found]
-    problems |= _look_up(deployment, {} if any(problems.values()) else entries, unchecked)
+    problems |= _look_up(deployment, {} if any(problems.values()) else entries, asking)
     bad = [f"  line {line}: {problem}" for line, found in sorted(problems.items()) for problem in found]
     if bad:
         raise OperatorError(f"nothing was imported from {file}:", *bad)
@@ -353,13 +361,16 @@ def settled(access: Access, keys: Sequence[str]) -> Change:
     return Change(access.settle(keys, now=now()))
 
 
-def _look_up(deployment: Deployment, entries: Mapping[int, Entry], unchecked: bool) -> dict[int, list[str]]:
-    """Return which entries name a Stripe customer that cannot be billed, by line; print what could not be checked."""
-    if unchecked or not any(entry.stripe_customer for entry in entries.values()):
+def _look_up(deployment: Deployment, entries: Mapping[int, Entry], asking: Progress | None) -> dict[int, list[str]]:
+    """Return which entries name a Stripe customer that cannot be billed, by line; print what could not be checked.
+
+    Nobody is asked where there is no way of ``asking``.
+    """
+    if asking is None or not any(entry.stripe_customer for entry in entries.values()):
         return {}
     stripe = deployment.operators_stripe()
     if is_connected(stripe):
-        found = look_up(stripe, deployment.ledger, entries, now=now())
+        found = look_up(stripe, deployment.ledger, entries, now=now(), progress=asking)
         say_notes(found.unchecked)
         return found.unusable
     err.print("note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer")

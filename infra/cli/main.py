@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -146,6 +147,7 @@ def _misused(error: typer.TyperException) -> NoReturn:
     if error.format_message():
         vars(error).update(message=_wanted(error.__cause__) or error.message)
         said = error.format_message().removeprefix("Invalid value: ").rstrip(".")
+        said = re.sub(r"^Got unexpected extra argument\(s\) \((.*)\)$", r"got more than is wanted here: \1", said)
         err.print(f"error: {said[0].lower()}{said[1:]}", style="red")
         context: Any = getattr(error, "ctx", None)
         if context:
@@ -187,8 +189,10 @@ def main() -> None:
         ended = commands(prog_name="metering", standalone_mode=False)  # also when Python runs it by a module's name
     except typer.TyperException as error:
         _misused(error)
-    except typer.Abort:  # while something is asked, which is before anything is done
-        ended, course.way_on = STOPPED, READ
+    except typer.Abort as error:
+        ended = STOPPED
+        if not error.__cause__:  # while something was asked, which is before anything is done
+            course.way_on = READ
     except KeyboardInterrupt:
         ended = STOPPED
     except Exception as error:  # noqa: BLE001 - the process's outermost edge

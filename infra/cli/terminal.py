@@ -18,6 +18,10 @@ _SECRETS: Final = re.compile(r"([rs]k_(?:live|test)_|whsec_)[\w+/=-]+")
 """Stripe's keys and signing secrets, as Stripe writes them (Stripe docs, "API keys", "Webhooks")."""
 
 
+_KEY_VALUE: Final = re.compile(r"\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)([A-Za-z0-9]{4})[A-Za-z0-9]{36}\b")
+"""A value that API Gateway has made for an API key: 40 letters of both cases and digits."""
+
+
 _MOVING: Final = list[Live]()
 """The spinners and bars that move now, on any console: two consoles of one terminal know nothing of each other."""
 
@@ -80,8 +84,8 @@ def visible(text: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text without the values of Stripe's keys and signing secrets, which somebody gave in a wrong place."""
-    return _SECRETS.sub(r"\1...", text)
+    """Return a text without the values of keys and signing secrets, which somebody gave in a wrong place (I8)."""
+    return _KEY_VALUE.sub(r"\1...", _SECRETS.sub(r"\1...", text))
 
 
 def line(text: str, style: str = "") -> Text:

@@ -6,11 +6,11 @@ and puts the marks again.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import stripe as stripe_sdk
 
@@ -28,6 +28,8 @@ from metering.stores.table import RowChangedError
 from metering.stripe.answers import RESOURCE_MISSING, UNKNOWN_CUSTOMER
 from metering.stripe.client import NO_KEY, StripeForbiddenError, StripeNotConnectedError, StripeRejectedError
 from metering.stripe.meters import StripeMeters
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 _STRIPE_CUSTOMER: Final = r"cus_[A-Za-z0-9]{1,60}"
 _LONGEST_NAME: Final = 200
@@ -226,7 +228,9 @@ class LookedUp:
     unchecked: list[str] = field(default_factory=list)
 
 
-def look_up(stripe: StripeMeters, known: Ledger, entries: Mapping[int, Entry], *, now: datetime) -> LookedUp:
+def look_up(
+    stripe: StripeMeters, known: Ledger, entries: Mapping[int, Entry], *, now: datetime, progress: Progress
+) -> LookedUp:
     """Ask Stripe for the customers that entries name and that are new to the ledger.
 
     Raises StripeNotConnectedError as long as there is no key to ask with.
@@ -234,9 +238,12 @@ def look_up(stripe: StripeMeters, known: Ledger, entries: Mapping[int, Entry], *
     named = {line: entry for line, entry in entries.items() if entry.stripe_customer and not [*entry.problems()]}
     before = known.holders.customers({entry.id for entry in named.values()})
     found = LookedUp()
-    for line, entry in named.items():
-        if entry.id in before and before[entry.id].stripe_customer == entry.stripe_customer:
-            continue
+    new = [
+        (line, entry)
+        for line, entry in named.items()
+        if entry.id not in before or before[entry.id].stripe_customer != entry.stripe_customer
+    ]
+    for line, entry in progress(new, len(new)):
         try:
             _ask_for(stripe, entry.stripe_customer, Hour.containing(now - HOUR))
         except OperatorError as error:

@@ -134,6 +134,10 @@ def look_at(deployment: Deployment, names: Iterable[str]) -> LookedAt:
         name: _refusal(holdings.get(name) or Holding(name))
         for name in given
         if (is_value(ledger, holdings[name]) if name in holdings else looks_like_value(name))
+    } | {
+        name: f"{masked_key(name)!r} is no key's id: in a file spaces part several keys, elsewhere each has its --key"
+        for name in given
+        if {",", ";"} & {*name} and not (name in holdings and holdings[name].holders)
     }
     new = [name for name, holding in holdings.items() if not holding.holders and not refused]
     return LookedAt(refused, _unknown(UsagePlans(deployment.client("apigateway")), new))

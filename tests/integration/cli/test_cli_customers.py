@@ -347,5 +347,7 @@ def test_a_file_that_is_no_utf8_is_said_in_a_sentence(metering: Metering, tmp_pa
     file = tmp_path / "customers.csv"
     file.write_bytes(content)
     assert metering("customers", "import", str(file)) == Result(
-        1, "", f"error: {file} must be a CSV file in UTF-8, got something else\n"
+        1,
+        "",
+        f"error: {file} must be a CSV file in UTF-8, got something else: have the spreadsheet save it as 'CSV UTF-8'\n",
     )

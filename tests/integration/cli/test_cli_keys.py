@@ -22,6 +22,9 @@ AS_IT_WAS: dict[str, Any] = {
     "reasons": [],
 }
 VALUE = "09f355a1ddaf4861ab67b7b55fbf6f9e"
+MADE = "Ab3d" + "xY7q" * 9
+"""One as API Gateway makes them."""
+
 REFUSED = (
     "09f3... has 32 characters, as an API key's value (the secret) has: give the key's id, which has ten lower-case "
     "letters and digits"
@@ -83,6 +86,35 @@ def test_a_file_with_a_keys_value_is_not_imported(gateway: UsagePlansOfAws, mete
     ]
     assert (refused.code, refused.out) == (1, "")
     assert VALUE not in stored()
+
+
+@pytest.mark.usefixtures("gateway")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("customers", "show", MADE),
+        ("customers", "add", "acme", MADE),
+        ("customers", "rotate-key", "acme", MADE),
+        ("keys", "create", "acme", "--plan", MADE),
+        ("usage", MADE),
+    ],
+)
+def test_a_value_in_any_other_place_is_not_printed_either(metering: Metering, command: tuple[str, ...]) -> None:
+    """I8: as API Gateway makes them, by any error."""
+    assert metering(*ACME).code == 0
+    refused = metering(*command)
+    assert refused.code > 0
+    assert ("Ab3d..." in refused.err, MADE[4:] in refused.out + refused.err) == (True, False)
+
+
+def test_keys_that_commas_part_are_no_key(gateway: UsagePlansOfAws, metering: Metering, tmp_path: Path) -> None:
+    """Nobody would be billed for what is used by either; one that an older version took is still that."""
+    assert not gateway.called
+    file = tmp_path / "customers.csv"
+    file.write_text('id,name,stripe_customer,keys\nacme,Acme,,"abcdefghij,klmnopqrst"\n')
+    said = "is no key's id: in a file spaces part several keys, elsewhere each has its --key"
+    assert metering("customers", "import", str(file)).err.splitlines()[1:] == [f"  line 2: 'abcd...' {said}"]
+    assert metering(*ACME, "--key", "k1;k2") == Result(1, "", f"error: 'k1;k2' {said}\n")
 
 
 @pytest.mark.usefixtures("gateway")
