@@ -1,6 +1,8 @@
 """API keys: made for customers, billed to nobody, or given by mistake."""
 
 import os
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -58,7 +60,10 @@ def keys_list(
         known_customer(deployment.ledger, customer_id)
     with err.status("looking at keys"):
         listed = keys.of_customer(customer_id, after) if customer_id else keys.of_all(after)
-        shown, more = first_of((key for key in listed if key.excluded or not excluded), most)
+        wanted = (key for key in listed if key.excluded or not excluded)
+        # A key that a customer held more than once is shown whole: --after goes on behind all of it.
+        first, more = first_of((tuple(spans) for _, spans in groupby(wanted, attrgetter("id"))), most)
+    shown = [*chain.from_iterable(first)]
     if as_json:
         print_json({"keys": [key.as_json() for key in shown], "more_after": shown[-1].key if more else None})
         return

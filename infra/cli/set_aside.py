@@ -110,16 +110,19 @@ def set_aside_redrive(
     if bool(batches) == everything:
         raise typer.BadParameter("name the batches to redrive, or give --all for every one")
     deployment = connect()
-    if batches:
-        sizes = {name: redrive.waiting_lines(deployment, name) for name in batches}
-    else:
-        sizes = {entry.batch: entry.left for entry in redrive.entries(deployment)}
+    with err.status("reading the bucket"):
+        if batches:
+            sizes = {name: redrive.waiting_lines(deployment, name) for name in batches}
+        else:
+            sizes = {entry.batch: entry.left for entry in redrive.entries(deployment)}
     reports: dict[str, redrive.Redriven] = {}
     for report in progress("redriving", as_json)(_by_line(deployment, sizes, doubtful=doubtful), sum(sizes.values())):
         reports[report.batch] = report
     if as_json:
         print_json([asdict(report) for report in reports.values()])
     else:
+        if not reports:
+            out.print("nothing to change")
         for report in reports.values():
             out.print(f"{report.batch}: {report.counted} counted, {report.left} left")
             for name, reason in report.reasons.items():

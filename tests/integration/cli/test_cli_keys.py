@@ -10,7 +10,7 @@ from infra.outputs import METADATA
 from tests.doubles.aws import Account
 from tests.doubles.usage_plans import UsagePlansOfAws
 from tests.integration.cli.command_line import CloudFormation, Metering, Result
-from tests.integration.world import World
+from tests.integration.world import HOUR, World
 
 AS_IT_WAS: dict[str, Any] = {
     "name": None,
@@ -229,6 +229,21 @@ def test_a_value_that_was_stored_is_shown_masked_and_forgotten(deployed: World, 
     assert VALUE not in stored()
     keys = metering("customers", "show", "acme", "--json").json()["keys"]
     assert keys == [{"key": "id00000001", "from": None, "to": None, **AS_IT_WAS}]
+
+
+@pytest.mark.usefixtures("gateway")
+def test_a_key_that_a_customer_held_twice_is_not_cut_by_the_list(deployed: World, metering: Metering) -> None:
+    """What --after goes on with begins behind all of it."""
+    for name, since in (("acme", None), ("globex", HOUR), ("acme", HOUR.next())):
+        deployed.customer(name, "id00000001", since=since)
+    deployed.customer("acme", "id00000002")
+    first = metering("keys", "list", "acme", "--most", "1", "--json").json()
+    assert [(key["key"], key["from"]) for key in first["keys"]] == [
+        ("id00000001", None),
+        ("id00000001", "2026-11-22T06"),
+    ]
+    rest = metering("keys", "list", "acme", "--after", first["more_after"], "--json").json()
+    assert ([key["key"] for key in rest["keys"]], rest["more_after"]) == (["id00000002"], None)
 
 
 @pytest.mark.usefixtures("gateway")

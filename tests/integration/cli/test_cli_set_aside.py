@@ -86,6 +86,7 @@ def test_a_redrive_of_everything_says_what_it_did(recording: World, metering: Me
     (entry,) = metering("set-aside", "list", "--json").json()
     recording.now = HOUR.next().start + timedelta(minutes=30)
     assert metering("set-aside", "redrive", "--all") == Result(0, f"{entry['batch']}: 1 counted, 0 left\n", "")
+    assert metering("set-aside", "redrive", "--all") == Result(0, "nothing to change\n", "")
     assert metering("set-aside", "list", "--json").json() == []
     assert metering("set-aside", "list") == Result(0, "", "nothing there\n")
 
