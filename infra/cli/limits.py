@@ -31,7 +31,7 @@ from infra.operate.limits.showing import Shown, Standing, standing
 from infra.operate.limits.trying import MOST_DAYS, Trying
 from infra.operate.words import count
 from metering.limits.usage_plans import UsagePlans
-from metering.model.limits import SPEND, OfCustomer, Reason, written
+from metering.model.limits import SPEND, Level, OfCustomer, Reason, written
 from metering.model.periods import Hour
 from metering.model.prices import in_money
 
@@ -135,7 +135,7 @@ def limits_list(
             (
                 one.customer,
                 one.level.name.lower(),
-                ", ".join(_since(reason) for reason in one.reasons) or "-",
+                ", ".join(map(_since, one.reasons)) or ("-" if one.level is Level.OPEN else "about to be opened"),
                 ", ".join(map(in_words, one.own)) or "-",
             )
             for one in found

@@ -6,12 +6,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.operate.limits.setting import NO_LIMITS
 from metering.model.limits import BUDGET, OPERATOR, STOP_OF_BUDGET, Budget, Level, OfCustomer
 from metering.model.metrics import Count
-from metering.stores.limits import Held
+from metering.stores.limits import Gate, Held
 from tests.doubles.dying import Dying, KilledError, Life
 from tests.integration.limit_desk import METRICS, Desk
 from tests.integration.limits import HOUR
@@ -360,6 +361,16 @@ def test_who_is_limited_or_closed_is_listed_a_page_at_a_time(desk: Desk) -> None
     assert [line.split()[:2] for line in said.out.splitlines()[1:]] == [["beta", "open"], ["gamma", "stopped"]]
     assert "a stop at 10 bytes per period" in said.out
     assert said.err == "2 customers shown; there are more: --after gamma\n"
+
+
+def test_keys_are_listed_till_the_gateway_has_opened_them(desk: Desk) -> None:
+    """Who waits until nobody is listed has open keys, whatever comes next."""
+    closed = desk.world.items.save_gate("acme", Gate(level=Level.STOPPED, keys=1))
+    (listed,) = desk.document("limits", "list")["customers"]
+    assert (listed["customer"], listed["access"], listed["reasons"], listed["own"]) == ("acme", "stopped", [], [])
+    assert "acme      stopped  about to be opened" in desk.try_("limits", "list").out
+    desk.world.items.save_gate("acme", msgspec.structs.replace(closed, level=Level.OPEN))
+    assert desk.document("limits", "list")["customers"] == []
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,13 @@ class Limited:
     customer: str
     own: Sequence[OfCustomer]
     reasons: Sequence[Reason]
+    left_at: Level = Level.OPEN
+    """How far the gateway was left closed: a while longer than there is a reason."""
 
     @property
     def level(self) -> Level:
-        """How far its keys are closed."""
-        return level_by(self.reasons)
+        """How far its keys are closed, or are about to be."""
+        return max(level_by(self.reasons), self.left_at)
 
 
 def limited(deployment: Deployment, now: datetime, *, after: str = "") -> Iterator[Limited]:
@@ -148,8 +150,9 @@ def limited(deployment: Deployment, now: datetime, *, after: str = "") -> Iterat
     names = deployment.ledger.holders.customer_ids(after)
     while some := [*islice(names, _AT_ONCE)]:
         for known in side_by_side(items.of, some):
-            found = Limited(known.name, [one for one in known.own if one.holds(now)], known.reasons(now))
-            if found.own or found.reasons:
+            own = [one for one in known.own if one.holds(now)]
+            found = Limited(known.name, own, known.reasons(now), known.gate.felt)
+            if found.own or found.level is not Level.OPEN:
                 yield found
 
 
