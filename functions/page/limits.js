@@ -6,7 +6,7 @@
  */
 
 import { at, data, h, numbers, of, quiet, share, write } from "./elements.js";
-import { MOMENT_WORDS, inWords, titleOf } from "./figures.js";
+import { MOMENT_WORDS, headOf, inWords } from "./figures.js";
 import { WHOLE, money, quantityWords, shifted, smallest, title } from "./words.js";
 
 const WINDOWS = { hour: "this hour", day: "today", month: "this month", period: "this period" };
@@ -32,10 +32,10 @@ export function showStanding(model) {
   return showNotice(standing);
 }
 
-/** How the customer stands, with what metrics are called. @param {Standing} standing @param {Model} model
+/** How the customer stands, with what metrics are called and their units. @param {Standing} standing @param {Model} model
  * @returns {Standing} */
 const titled = (standing, model) => ({
-  ...standing, limits: standing.limits.map((limit) => ({ ...limit, title: titleOf(model, limit.metric) })),
+  ...standing, limits: standing.limits.map((limit) => ({ ...limit, title: headOf(model, limit.metric) })),
 });
 
 // ---------------------------------------------------------------------------------------------------------- the notice

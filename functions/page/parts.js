@@ -47,10 +47,16 @@ function showSplit(split, model) {
   const caption = `${titleOf(model, split.metric)} by ${split.dimension}`;
   /** @type {[string, string][]} */
   const columns = [[title(split.dimension), ""], [headOf(model, split.metric), "number"], ["Share", "number"]];
+  const isShared = isRead && parts.rows.some(({ value }) => !value);
   within(panel, ".parts").replaceChildren(
     rows.length ? table(caption, columns, h("tbody", {}, ...rows)) : h("p", { class: "empty" }, none),
+    ...(isShared ? [h("p", { class: "shared quiet" }, sharedWords(by))] : []),
   );
 }
+
+/** Say what is of no single value. @param {string} by */
+const sharedWords = (by) =>
+  `Of no single ${by} are corrections, and what several have in common: a value that each brought, or one peak of all.`;
 
 /** @param {Parts} parts @param {string} by @param {number} scale */
 function partRows(parts, by, scale) {

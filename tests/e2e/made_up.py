@@ -64,6 +64,9 @@ class Api:
     """None is the API's 404: nothing is invoiced."""
     payment: dict[str, Any] = field(default_factory=lambda: {"state": "settled", "manage_url": None})
     more: bool = False
+    limit: dict[str, Any] = field(default_factory=lambda: LIMIT)
+    shared: int = 0
+    """How many of the keys' requests are of no single one."""
 
     def __call__(self, route: Route) -> None:
         """Answer a request."""
@@ -157,6 +160,8 @@ class Api:
             "names": self.names if dimension == "key" else {},
             "usage": rows,
         }
+        if self.shared and dimension == "key":
+            rows.append(rows[0] | {"value": "", "quantity": self.shared})
         UsageAnswer.model_validate(made)
         return made
 
@@ -198,7 +203,7 @@ class Api:
             "access": "open",
             "reasons": [],
             "currency": self.currency,
-            "limits": [LIMIT],
+            "limits": [self.limit],
         }
         made |= {"decimals": self.decimals, "as_of": "2026-11-16T05:30:00Z"}
         made |= {"budget": {"notify": None, "stop": None, "may_stop": True, "may_set": False}}

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import ROOT
-from tests.e2e.made_up import PRICES, Api, opened
+from tests.e2e.made_up import LIMIT, PRICES, Api, opened
 from tests.e2e.reader import ColorScheme, files, violations
 from tests.e2e.test_page_alone import BROKEN, COVERED, OUTSIDE
 
@@ -179,6 +179,27 @@ def test_corrections_and_a_fee_in_advance_are_said_where_the_price_is(site: str,
         expect(page.locator("#corrections")).to_be_hidden()
 
 
+def test_what_is_of_no_single_key_is_explained_where_it_stands(site: str, browser: Browser) -> None:
+    """And nowhere else."""
+    with opened(site, browser, Api(shared=7)) as page:
+        expect(page.locator("#by-key .shared")).to_have_text(
+            "Of no single key are corrections, and what several have in common: a value that each brought, or one peak "
+            "of all."
+        )
+        expect(page.locator("#by-key tbody tr", has_text="of no single key")).to_have_count(1)
+        expect(page.locator("#by-dimension tbody tr")).to_have_count(3)
+        expect(page.locator("#by-dimension .shared")).to_have_count(0)
+
+
+def test_a_limit_says_its_unit(site: str, browser: Browser) -> None:
+    """As the metric's own figure does."""
+    limit = LIMIT | {"limit": "latency/day", "metric": "latency", "per": "day", "source_in_words": "the plan standard"}
+    latency = {"name": "latency", "kind": "sum", "scale": 0, "title": None, "unit": "milliseconds", "dimension": None}
+    prices = PRICES | {"metrics": [*PRICES["metrics"], latency]}
+    with opened(site, browser, Api(prices=prices, limit=limit)) as page:
+        expect(page.locator(".limit h3")).to_have_text("Latency (milliseconds) today")
+
+
 def test_an_early_forecast_shows_its_range_in_figures(site: str, browser: Browser) -> None:
     """The middle stands in its words."""
     with opened(site, browser, Api(begin="2026-11-16T00", between=(5_000, 1_234_567))) as page:
@@ -202,6 +223,7 @@ def test_invoices_and_corrections_fit_a_phone_and_axe_finds_nothing(  # noqa: PL
     correction = {"metric": "requests", "hour": "2026-11-15T07", "kind": "adjustment", "quantity": 10**14, "scale": 0}
     api = Api(
         each=10**12,
+        shared=10**12,
         currency=currency,
         decimals=decimals,
         begin="2026-11-16T00",
@@ -217,9 +239,9 @@ def test_invoices_and_corrections_fit_a_phone_and_axe_finds_nothing(  # noqa: PL
     with opened(site, browser, api, size=(width, 740)) as page:
         page.emulate_media(color_scheme=scheme)
         expect(page.locator("#invoice-rows tbody tr")).to_have_count(2)
-        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        expect(page.locator("#by-key tbody tr")).to_have_count(51)
         page.locator('#hours button[data-at="2026-11-16T03"]').click()
-        expect(page.locator("#by-at-key tbody tr")).to_have_count(50)
+        expect(page.locator("#by-at-key tbody tr")).to_have_count(51)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(BROKEN) == []
         boxes = ".card, .metric, #price-lines, #invoice-rows, #correction-rows, #manage"
