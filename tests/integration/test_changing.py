@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.local.stripe.faults import Fault
@@ -12,6 +13,7 @@ from infra.operate.deployment import OperatorError
 from infra.operate.subscribing import Subscribed, Wishes
 from metering.model.periods import Hour
 from metering.stripe.client import StripeUnavailableError
+from tests.integration.billing import Billing, due
 from tests.integration.test_subscribing import Shop, clock, shop, stripe
 from tests.integration.world import HOUR
 
@@ -77,6 +79,35 @@ def test_the_plan_changes_with_the_period_and_every_hour_is_billed_once(shop: Sh
     standard = [("standard", 1, 4900), ("standard", 28, 42)]  # two of 30 are included
     assert lines(shop) == [*standard, ("basic", 120, 240)]
     assert shop.subscribe(plan="basic").said == []
+
+
+def test_what_is_counted_around_a_change_is_billed_once_whenever_it_comes(shop: Shop) -> None:
+    """I2, I4: in the last hours and before the second step, late while the last invoice is a draft, and after that."""
+    billing = Billing(shop.world)
+    shop.world.switch.turn(msgspec.structs.replace(shop.world.switch.read(), on=True, since=str(HOUR)))
+    shop.subscribe()
+    last, gap = Hour(END.number - 1), Hour(END.number + 5)
+    billing.jump(last.start)
+    change(shop)
+    billing.at(last.start + timedelta(minutes=30))
+    billing.use(10, last)
+    billing.at(due(last))
+    billing.settle()
+    billing.use(20, last)
+    billing.settle()
+    billing.at(gap.start)
+    billing.use(40, END)
+    billing.use(80, last)  # its invoice is final, and nobody is there to carry it to
+    billing.settle()
+    billing.at(due(gap))
+    billing.settle()
+    assert sum(quantity for _, quantity, _ in lines(shop)) - 1 == 10 + 20 - 2, "a fee, and two that are included"
+    assert shop.subscribe(plan="basic").begins == str(END)
+    billing.settle()
+    billing.at(shop.world.now + timedelta(hours=2))
+    billing.settle()
+    assert sum(quantity for plan, quantity, _ in lines(shop) if plan == "basic") == 40 + 80
+    assert ("standard", 28, 42) in lines(shop)
 
 
 def test_before_the_period_ends_the_change_is_said_again_to_another_plan_or_taken_back(shop: Shop) -> None:
