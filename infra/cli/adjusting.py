@@ -145,12 +145,28 @@ def adjustments_list(
     if as_json:
         print_json([one.as_json() for one in shown])
         return
-    columns = "customer", "metric", "hour", "id", "amount", "state", "reason", "who", "at"
     table(
-        columns, [[f"{one.amount:+,}" if name == "amount" else getattr(one, name) for name in columns] for one in shown]
+        ("customer", "metric", "hour", "id", "amount", "state", "reason, who and when"),
+        [
+            (
+                one.customer,
+                one.metric,
+                one.hour,
+                one.id,
+                f"{one.amount:+,}",
+                one.state,
+                _why(one.reason, one.who, one.at),
+            )
+            for one in shown
+        ],
     )
     more = "; there are more: say --most, or which customer's" if len(found) > len(shown) else ""
     err.print(f"{count(len(shown), 'adjustment')} of hours from {first} up to {end} (UTC){more}")
+
+
+def _why(reason: str, who: str, at: str) -> str:
+    """Return why, who made it (the end of an ARN: JSON has all of it) and when."""
+    return f"{reason} ({who.rpartition(':')[2]}, {at})"
 
 
 @on_deployment(adjustments_app, "undo")

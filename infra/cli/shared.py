@@ -5,13 +5,14 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import boto3
 import typer
+from rich.cells import cell_len
 from rich.progress import track
 from rich.table import Table
 
@@ -32,6 +33,15 @@ err: Final = terminal.err
 WIDEST: Final = 1000
 _SHORT: Final = 24
 """Names of at most so many signs, which a row begins with, are never cut into lines."""
+
+_WHOLE: Final = {
+    *("period", "hour", "id"),
+    *("quantity", "amount", "difference", "counted", "ledger", "Stripe"),
+}
+"""Columns of which no cell is cut into lines where there is room for that: it is a number, or is copied from there."""
+
+_LEAST: Final = 8
+"""Signs that are left to a line of any other column then."""
 
 _READING: Final = {
     "connections",
@@ -181,13 +191,14 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *
     """
     made = Table(box=None, pad_edge=False, header_style="bold")
     lines = [[*row] for row in rows]
+    columns = [*columns]
+    whole = _whole(columns, lines, out.width)
     for place, column in enumerate(columns):
-        is_short = place == 0 and all(len(row[0]) <= _SHORT for row in lines)
         made.add_column(
             column,
             justify="right" if column in ("quantity", "lines an hour") else "left",
             overflow="fold",
-            no_wrap=is_short or column in ("since", "last line"),
+            no_wrap=place in whole,
         )
     for row in lines:
         made.add_row(*map(line, row))
@@ -204,6 +215,17 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *
             err.print(told)
     else:
         err.print("nothing there")
+
+
+def _whole(columns: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> set[int]:
+    """Return the places of the columns of which no cell is cut; numbers are, rather than left out in part."""
+    always = {place for place, column in enumerate(columns) if column in ("since", "last line")}
+    if all(len(row[0]) <= _SHORT for row in lines):
+        always.add(0)
+    wanted = always | {place for place, column in enumerate(columns) if column in _WHOLE}
+    widest = [max(map(cell_len, cells)) for cells in zip(columns, *lines, strict=True)]
+    least = sum(width if place in wanted else min(width, _LEAST) for place, width in enumerate(widest))
+    return wanted if least + 2 * len(columns) <= room else always
 
 
 def progress(doing: str, quiet: bool) -> Callable[[Iterable[Any], int], Iterable[Any]]:

@@ -67,7 +67,9 @@ def test_an_adjustment_is_listed_with_who_why_when_and_how_it_stands(billing: Bi
         }
     ]
     said = operator.run("adjustments", "list", "acme", "--from", str(HOUR))
-    assert f"acme requests {HOUR} {waiting['id']} +3 POSTED agreed by phone" in " ".join(said.out.split())
+    at = f"{billing.world.now:%Y-%m-%dT%H:%M:%SZ}"
+    told = f"acme requests {HOUR} {waiting['id']} +3 POSTED agreed by phone (user/moto, {at})"
+    assert told in " ".join(said.out.split())
     assert said.err.startswith("1 adjustment of hours from ")
 
 

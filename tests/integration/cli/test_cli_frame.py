@@ -331,6 +331,26 @@ def test_no_color_is_heeded_by_tables() -> None:
     assert screen(plain)[0].startswith("batch")
 
 
+WIDE = """
+import sys
+from infra.cli.shared import table
+number = sys.argv[1]
+columns = "customer", "metric", "hour", "id", "amount", "state", "reason"
+row = "acme", "requests", "2026-11-22T05", "0123456789abcdef", number, "POSTED", "as we agreed by phone " * 4
+table(columns, [row])
+table(("customer", *["counted"] * 7), [("acme", *[number] * 7)])
+"""
+
+
+def test_what_is_copied_or_a_number_is_cut_into_lines_only_where_there_is_no_room() -> None:
+    """And never left out in part."""
+    told = screen(on_a_terminal(WIDE, "-3", columns=80, answers=b"no such"))
+    assert told[1].split()[:6] == ["acme", "requests", "2026-11-22T05", "0123456789abcdef", "-3", "POSTED"]
+    narrow = screen(on_a_terminal(WIDE, "1,234,567,890,123", columns=80, answers=b"no such"))
+    cut = "".join(line for line in narrow[-4:] if "counted" not in line)
+    assert [cut.count(digit) for digit in "1234567890,"] == [14, 14, 14, *[7] * 7, 28]
+
+
 # --- a pipe ----------------------------------------------------------------------------------------------------------
 
 
