@@ -242,6 +242,8 @@ def test_a_key_that_changed_hands_counts_for_who_held_it(portal: Portal) -> None
     }
     assert seen == {"acme": [(str(LAST_HOUR), 3)], "globex": [(str(HOUR), 2)]}
     assert portal.usage("globex", dimension="key")[0][2] == "key1"
+    world.ledger.holders.name_key("acme", "key1", "acme's secret project")
+    assert portal.get("/v1/usage", {"dimension": "key"}, token=portal.token("globex")).json()["names"] == {}
     world.after_grace()
     world.close()
     assert [line[3] for line in portal.usage("globex", metric="requests")] == [2]

@@ -1,6 +1,7 @@
 """Invoices that Stripe has issued to a customer for what a deployment bills, as that customer may see them."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -69,7 +70,9 @@ def issued(stripe: Caller, stripe_customer: str, now: datetime) -> Issued | None
     if not ours:
         return None
     looked_at = [*ours][:MOST_LOOKED_AT]
-    answers = [stripe.call(partial(_invoices, stripe_customer, one)) for one in looked_at]
+    reads = [partial(_invoices, stripe_customer, one) for one in looked_at]
+    with ThreadPoolExecutor(len(reads)) as pool:  # one after the other they might take longer than an answer may
+        answers = list(pool.map(stripe.call, reads))
     found = sorted((one for answer in answers for one in answer.data), key=lambda one: one.created, reverse=True)
     shown = [shown_of(one, now, _state(one, ours)) for one in found if one.status != "draft"]
     more = len(ours) > len(looked_at) or any(answer.has_more for answer in answers) or len(shown) > MOST_SHOWN
