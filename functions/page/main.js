@@ -16,6 +16,7 @@ import { sayOfBudget, showStanding, touchBudget, writtenBudget } from "./limits.
 import { POLL_MS, model, readDue, readFile, readRest, tryAgain, waitMs } from "./reading.js";
 import { say, show, showChart, showDoor, showMissing, showState, showTrouble } from "./view.js";
 
+const UTF_8 = "\ufeff"; // the mark without which Excel takes a file for one of the computer's own character set
 const KEPT_MS = 30_000; // a file, until the browser has surely written it
 
 /** @type {Choice} */
@@ -146,8 +147,9 @@ async function download() {
   const button = of("csv", HTMLButtonElement);
   button.disabled = true;
   try {
-    const { name, content } = await readFile(of("csv-by", HTMLSelectElement).value);
-    const address = URL.createObjectURL(new Blob([content], { type: "text/csv" }));
+    const [by, dimension] = of("csv-by", HTMLSelectElement).value.split(" ");
+    const { name, content } = await readFile(by, dimension);
+    const address = URL.createObjectURL(new Blob([UTF_8, content], { type: "text/csv" }));
     const link = document.createElement("a");
     link.href = address;
     link.download = name;

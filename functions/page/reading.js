@@ -18,6 +18,7 @@ const PARTS_MS = 15_000; // by key and by dimension, if the metric has moved
 const SETTLED_MS = 3_600_000; // what no late request changes any more
 const LATE_MS = 62 * DAY_MS; // how late a request may come
 const MONTH_HOURS = 744n; // a piece never reaches over the end of a month
+const FILE_HOURS = 168n; // of a file by day and key, all metrics at once: so many lines are always answered
 const INVOICES_MS = 300_000; // invoices of past periods, which Stripe is asked for
 const IN_ANY_PERIOD = ["invoice", "invoices", "limits", "prices"];
 const MOST_TRIES = 30; // while a long period is added up, a piece by each
@@ -244,15 +245,19 @@ async function readPieces(from, to, query, most, came) {
   return rows;
 }
 
-/** Read the period's usage so far as a CSV file, whose lines are those of its pieces. @param {string} by */
-export const readFile = (by) => inPieces((most) => readFileOf(by, most));
+/** Read the period's usage so far as a CSV file, whose lines are those of its pieces.
+ * @param {string} by @param {string} [dimension] "key", or no split */
+export function readFile(by, dimension) {
+  const week = model.prices.limits.hours_by_key < FILE_HOURS ? model.prices.limits.hours_by_key : FILE_HOURS;
+  return dimension ? readFileOf({ by, dimension }, week) : inPieces((most) => readFileOf({ by }, most));
+}
 
-/** @param {string} by @param {bigint} most hours of a piece */
-async function readFileOf(by, most) {
+/** @param {Record<string, string>} query @param {bigint} most hours of a piece */
+async function readFileOf(query, most) {
   const end = Math.min(dateOf(model.end).getTime(), dateOf(hourOf(now())).getTime() + HOUR_MS);
   let [name, content] = ["", ""];
   for (const [first, until] of pieces(dateOf(model.begin), new Date(end), Number(most))) {
-    const piece = await usageFile({ from: hourOf(first), to: hourOf(until), by });
+    const piece = await usageFile({ from: hourOf(first), to: hourOf(until), ...query });
     content += content ? piece.content.slice(piece.content.indexOf("\n") + 1) : piece.content;
     name = name ? name.replace(/\d{4}-\d\d-\d\dT\d\d\.csv$/, `${hourOf(until)}.csv`) : piece.name;
   }

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from metering.portal.answers import LimitsAnswer, UsageAnswer
 from metering.portal.money_answers import InvoiceAnswer, PastInvoicesAnswer, PricesAnswer
+from metering.portal.queries import as_csv
 from tests.e2e.reader import answering
 
 NOW = datetime(2026, 11, 16, 5, 30, tzinfo=UTC)
@@ -74,6 +75,10 @@ class Api:
         self.asked.append(name)
         if name in self.late:
             self.waiting.append(route)
+        elif route.request.headers.get("accept") == "text/csv":
+            made = self.usage(asked(route))
+            disposition = {"Content-Disposition": f'attachment; filename="usage-acme-{made["from"]}-{made["to"]}.csv"'}
+            route.fulfill(body=as_csv(made["usage"], made["names"]), content_type="text/csv", headers=disposition)
         elif name == "invoices" and self.invoices is None:
             answering({"detail": "there is no subscription"}, 404)(route)
         elif name in self.failing:

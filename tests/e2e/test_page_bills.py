@@ -3,8 +3,12 @@
 No deployment is asked: what the API would answer is made up (made_up.py).
 """
 
+import codecs
+import csv
+import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +193,24 @@ def test_what_is_of_no_single_key_is_explained_where_it_stands(site: str, browse
         expect(page.locator("#by-key tbody tr", has_text="of no single key")).to_have_count(1)
         expect(page.locator("#by-dimension tbody tr")).to_have_count(3)
         expect(page.locator("#by-dimension .shared")).to_have_count(0)
+
+
+def test_a_file_by_key_has_each_day_once_and_the_names_of_keys_in_any_script(site: str, browser: Browser) -> None:
+    """Read in pieces that are always answered; it begins with the mark by which Excel knows its characters."""
+    api = Api(names={"key-07": "K\N{LATIN SMALL LETTER U WITH DIAERESIS}che"})
+    with opened(site, browser, api) as page:
+        expect(page.locator("#by-key tbody tr")).to_have_count(50)
+        page.locator("#csv-by").select_option(label="by day and key")
+        with page.expect_download() as downloading:
+            page.locator("#csv").click()
+        file = downloading.value
+        written = Path(file.path()).read_bytes()
+        assert file.suggested_filename == "usage-acme-2026-10-12T05-2026-11-16T06.csv"
+    assert written.startswith(codecs.BOM_UTF8)
+    rows = list(csv.DictReader(io.StringIO(written.decode("utf-8-sig"))))
+    assert len(rows) == len({(row["period"], row["metric"], row["value"]) for row in rows}) == 36 * 2 * 50
+    assert {row["name"] for row in rows if row["value"] == "key-07"} == {"K\N{LATIN SMALL LETTER U WITH DIAERESIS}che"}
+    assert sum(int(row["quantity"]) for row in rows if row["metric"] == "requests") == 841 * 3 * 50
 
 
 def test_a_limit_says_its_unit(site: str, browser: Browser) -> None:
