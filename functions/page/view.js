@@ -307,10 +307,11 @@ export function showMissing(words) {
   write(at("trouble-text"), `Not read now: ${words}. ${old}`);
 }
 
-/** Show what to do instead of figures. @param {string} head @param {string} text @param {string} detail */
+/** Show what to do instead of figures, of which addresses that open an invoice are taken out. @param {string} head @param {string} text @param {string} detail */
 export function showDoor(head, text, detail = "") {
   at("figures").hidden = at("acts").hidden = at("wait").hidden = at("trouble").hidden = true;
   at("door").hidden = false;
+  for (const id of ["invoice-rows", "manage"]) at(id).replaceChildren();
   write(at("name"), "Usage");
   for (const id of ["terms", "ends"]) write(at(id), "");
   write(at("door-title"), head);

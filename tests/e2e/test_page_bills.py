@@ -213,6 +213,17 @@ def test_a_file_by_key_has_each_day_once_and_the_names_of_keys_in_any_script(sit
     assert sum(int(row["quantity"]) for row in rows if row["metric"] == "requests") == 841 * 3 * 50
 
 
+def test_when_the_session_has_ended_no_address_of_an_invoice_is_left(site: str, browser: Browser) -> None:
+    """I8: whoever sits down at the tab later finds none in it."""
+    api = Api(invoices=[invoice("A-1", "open")], payment={"state": "open", "manage_url": MANAGE})
+    with opened(site, browser, api) as page:
+        expect(page.locator("#manage a")).to_be_attached()
+        api.failing = dict.fromkeys(("invoice", "recent", "days", "limits", "prices", "before", "key"), 401)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(page.locator("#door")).to_be_visible()
+        assert page.locator("#invoices a").count() == 0
+
+
 def test_a_limit_says_its_unit(site: str, browser: Browser) -> None:
     """As the metric's own figure does."""
     limit = LIMIT | {"limit": "latency/day", "metric": "latency", "per": "day", "source_in_words": "the plan standard"}
