@@ -9,7 +9,6 @@ import typer
 from infra.cli.shared import (
     Connect,
     Json,
-    err,
     group,
     hour,
     known_customer,
@@ -23,7 +22,6 @@ from infra.cli.shared import (
 from infra.operate.adjusting import Adjusted, adjust, refuse_never_billed
 from infra.operate.adjustments import adjustments, undo
 from infra.operate.deployment import Deployment, OperatorError
-from infra.operate.words import count
 from metering.model.periods import COUNTER_LIFE, Hour
 
 app: Final = typer.Typer()
@@ -159,9 +157,10 @@ def adjustments_list(
             )
             for one in shown
         ],
+        "adjustment",
+        which=f" of hours from {first} up to {end} (UTC)",
+        way_on="a larger --most, or CUSTOMER" if len(found) > len(shown) else "",
     )
-    more = "; there are more: say --most, or which customer's" if len(found) > len(shown) else ""
-    err.print(f"{count(len(shown), 'adjustment')} of hours from {first} up to {end} (UTC){more}")
 
 
 def _why(reason: str, who: str, at: str) -> str:

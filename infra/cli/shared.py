@@ -184,10 +184,12 @@ def first_of(things: Iterable[T], most: int | None) -> tuple[list[T], bool]:
     return found[:most], most is not None and len(found) > most
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *, way_on: str = "") -> None:
+def table(
+    columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *, which: str = "", way_on: str = ""
+) -> None:
     """Print a table, with each row on one line where nobody looks; on stderr how many there are ``of`` what.
 
-    Where there are more, ``way_on`` is how they are seen.
+    ``which`` says of all that are there which are meant; where there are more, ``way_on`` is how they are seen.
     """
     made = Table(box=None, pad_edge=False, header_style="bold")
     lines = [[*row] for row in rows]
@@ -205,7 +207,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *
     if made.row_count:
         if not out.is_terminal:
             out.width = WIDEST  # a pipe gets each row on one line
-        number = count(made.row_count, of)
+        number = count(made.row_count, of) + which
         told = f"{number} shown; there are more: {way_on}" if way_on else number * bool(of)
         into_less = goes_into_a_pipe() and err.is_terminal  # it draws there from the first row on
         if into_less and way_on:
@@ -214,7 +216,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]], of: str = "", *
         if told and not into_less:
             err.print(told)
     else:
-        err.print("nothing there")
+        err.print(f"nothing there{which}")
 
 
 def _whole(columns: Sequence[str], lines: Sequence[Sequence[str]], room: int) -> set[int]:

@@ -88,7 +88,10 @@ def test_the_list_is_of_one_customer_some_hours_and_as_many_as_are_wanted(billin
     assert [one["amount"] for one in listed(operator, "globex", "--to", str(HOUR.next()))] == [1]
     said = operator.run("adjustments", "list", "--from", str(HOUR), "--most", "1")
     assert len(said.out.splitlines()) == 2
-    assert "there are more" in said.err
+    assert said.err.startswith(f"1 adjustment of hours from {HOUR} up to ")
+    assert said.err.endswith(" (UTC) shown; there are more: a larger --most, or CUSTOMER\n")
+    none = operator.run("adjustments", "list", "globex", "--from", "2026-09-01", "--to", "2026-09-02").err
+    assert none == "nothing there of hours from 2026-09-01T00 up to 2026-09-02T00 (UTC)\n"
     assert operator.run("adjustments", "list", "--from", "2026-09-02", "--to", "2026-09-01").code == 2
 
 
