@@ -220,17 +220,18 @@ class Everyone:
     def _settled(
         self, subject: Subject, own: Mapping[Hour, Share], again: set[Hour], wanted: list[Hour]
     ) -> Iterator[tuple[Hour, Share]]:
-        """Yield what a subject was counted for, distinct values settled; an hour that is not read yet is read now."""
-        sources = None
+        """Yield what a subject was counted for, distinct values settled; hours that are not read yet are read now.
+
+        Those are hours in which a customer used more keys than its row tells apart: only its own counters are read.
+        """
         for hour in wanted:
             share = own.get(hour)
-            if hour not in again:
-                sources = sources or self.ledger.holders.sources_of(subject.id)
-                found = Attribution(self.counters, self.uniques).of_hour(hour, sources, only=subject)
-                share = found.get(subject)
-            elif share is not None and subject.kind is Kind.CUSTOMER:
-                self.uniques.settle(subject.id, hour, share.together)
-            yield hour, share or Share.of({})
+            if hour in again:
+                if share is not None and subject.kind is Kind.CUSTOMER:
+                    self.uniques.settle(subject.id, hour, share.together)
+                yield hour, share or Share.of({})
+        if many := [hour for hour in wanted if hour not in again]:
+            yield from Attribution(self.counters, self.uniques).shares_of_customer(subject.id, many)
 
     def _marked(self, span: Span) -> dict[Hour, set[Subject]] | None:
         """Return whose hours are to be closed again, also of who held a key before; None if very many wait (I10)."""

@@ -1,7 +1,7 @@
 """What everybody used: by rows as the counters say it, by few reads, and as it comes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from metering.model.periods import Hour
 from metering.model.subjects import customer
 from metering.model.usage_row import Change
 from metering.portal.reading import By
+from metering.stores.counters import Counted, Counters
 from tests.integration.world import HOUR, World, moment
 
 PARTITIONS = 2
@@ -166,6 +167,27 @@ def test_a_customers_lines_are_there_before_the_next_ones_are_read(
     assert [{line.period for line in part} for part in parts(split=True)] == [
         {str(Hour(HOUR.number + number))} for number in range(7)
     ]
+
+
+def test_who_used_more_keys_than_rows_tell_apart_costs_reads_of_its_own_counters_alone(
+    many: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: not the whole hour, in which all others' counters are; and each key is told."""
+    monkeypatch.setattr("metering.stores.rows.MOST_KEYS", 1)
+    many.customer("c0", "more", "most")
+    many.record(*(seen(many, key, HOUR, "ann") for key in ("more", "more", "most")))
+    close_all(many)
+    whole: list[Hour] = []
+    reads = Counters.read
+
+    def read_whole(counters: Counters, hour: Hour, keys: Collection[str] | None = None) -> Counted:
+        whole.append(hour)
+        return reads(counters, hour, keys)
+
+    monkeypatch.setattr(Counters, "read", read_whole)
+    requests = {line.key: line.quantity for line in read(many) if (line.period, line.metric) == (str(HOUR), "requests")}
+    assert requests == {"key0": 1, "more": 2, "most": 1} | {f"key{number}": 1 for number in range(1, 11)}
+    assert whole == [OPEN_HOUR]
 
 
 def test_a_split_report_of_everyone_reaches_beyond_the_counters(many: World) -> None:

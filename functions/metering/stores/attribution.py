@@ -14,7 +14,7 @@ value that a key brought on both sides of a hand-over before that was entered, t
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,20 +104,22 @@ class Attribution:
         return share.together
 
     def hours_of_customer(self, name: str, hours: Iterable[Hour]) -> dict[Hour, Amounts]:
-        """Return what one customer used in hours that are over: who holds its keys is read once.
+        """Return what one customer used in hours that are over."""
+        return {hour: share.together for hour, share in self.shares_of_customer(name, hours)}
+
+    def shares_of_customer(self, name: str, hours: Iterable[Hour]) -> Iterator[tuple[Hour, Share]]:
+        """Yield what one customer used in each of some hours that are over: who holds its keys is read once.
 
         An hour's counters of many keys are a query for each partition, as long as not many others' lie between.
         """
         holders, subject = self.uniques.holders, customer(name)
         holdings = holders.holdings(holders.sources_of(name))
-        used: dict[Hour, Amounts] = {}
         for hour in hours:
             sources = sources_of(subject, holdings, hour)
             counted = self.counters.read_keys(hour, sources, most=MOST_ITEMS)
             share = Share.of(self.counters.read(hour, sources) if counted is None else counted)
             self._settle(hour, [(subject, share)])
-            used[hour] = share.together
-        return used
+            yield hour, share
 
     def _settle(self, hour: Hour, shared: Iterable[tuple[Subject, Share]]) -> None:
         for subject, share in shared:
