@@ -2,7 +2,8 @@
 
 Everywhere it stands, as far as nothing was used by it: what is billed keeps its key (I5). What closes keys notes it
 beside its customers, so that is first; then who holds it, all of it or nothing; what is found by the key alone is last.
-So a command that dies is made good by the same command again.
+So a command that dies is made good by the same command again. That another key has taken its place stays noted under
+its id: it may have been replaced since it had leaked.
 """
 
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ class Forgetting:
             said.append(f"key {masked_key(name)} is forgotten")
         if self.asked:
             self.asked.open_caller(name)
-        if home := self.limits.homes([name]).get(name):
+        home = self.limits.homes([name]).get(name)
+        if home and (not home.retired or looks_like_value(name)):  # else 'keys create' would find and open it again
             self.limits.forget_home(name, home)
         return said
 

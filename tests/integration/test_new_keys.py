@@ -177,6 +177,18 @@ def test_a_key_that_was_taken_out_rotated_or_given_away_is_not_opened_again(desk
     assert f"which is in the usage plan {desk.plan}" in desk.create("--name", "d", plan=another).err.replace("\n", " ")
 
 
+def test_a_replaced_key_that_is_forgotten_does_not_come_back_as_a_new_one(desk: Desk) -> None:
+    """It may have been replaced since it had leaked; nobody is to get it again, whatever it is called."""
+    desk.create()
+    (old,) = desk.held()
+    assert desk.operator.run("customers", "rotate-key", "acme", "--key", old, "--overlap", "0").code == 0
+    assert desk.operator.run("keys", "forget", old).out == f"key {old} is forgotten\n"
+    assert desk.operator.run("keys", "forget", old).out == "nothing to change\n"
+    again = desk.create()
+    assert (again.code, "whose place another key has taken: give the new one another --name" in again.err) == (1, True)
+    assert (desk.gateway.of(old), old in desk.held()) == (set(), False)
+
+
 def test_a_plan_is_named_by_its_id_or_its_only_name(desk: Desk) -> None:
     """A wrong one is answered with those that there are; a slow lane is none of them; nothing is made."""
     desk.gateway.add_plan("Metering-slow-lane", "api/prod")
