@@ -74,7 +74,7 @@ function showCost(model, now) {
   const { passed, left } = progress(model, now);
   const asOf = CLOCK_WORDS.format(new Date(invoice.preview.as_of));
   const stale = noInvoice ? `${reason(noInvoice)} This is the last price that was known. ` : "";
-  const time = `${stale}${PERCENT.format(passed)} of the period has passed, ${left} days are left`;
+  const time = `${stale}${advanceWords(invoice)}${PERCENT.format(passed)} of the period has passed, ${left} days are left`;
   const preview = `Stripe’s own preview at ${asOf}: of the hours that are posted, some minutes behind`;
   const amount = (/** @type {bigint} */ total) => data(total, money(total, invoice));
   const { total, low, high } = invoice.forecast;
@@ -84,6 +84,12 @@ function showCost(model, now) {
     card("forecast", "Forecast", forecast, forecastWords(invoice, passed)),
     card("preview", "Next invoice, by Stripe", amount(invoice.preview.total), preview),
   );
+}
+
+/** Say how much of what is asked so far is asked whatever is used. @param {Invoice} invoice */
+function advanceWords(invoice) {
+  const amount = invoice.so_far.lines.reduce((all, line) => (line.in_advance ? all + line.amount : all), 0n);
+  return amount ? `${money(amount, invoice)} of it is asked in advance. ` : "";
 }
 
 /** Say if the forecast is one between two amounts. @param {Invoice} invoice */

@@ -178,6 +178,7 @@ def test_corrections_and_a_fee_in_advance_are_said_where_the_price_is(site: str,
         advance = "asked in advance: in full as the period begins, whatever is used in it"
         expect(page.locator('[data-price="base_fee"]')).to_contain_text(advance)
         expect(page.locator('[data-price="requests"]')).not_to_contain_text("in advance")
+        expect(page.locator("#so-far > .quiet")).to_contain_text("$49.00 of it is asked in advance. 57.4% of")
     with opened(site, browser, Api()) as page:
         expect(page.locator("#price-lines tfoot")).to_be_visible()
         expect(page.locator("#corrections")).to_be_hidden()
