@@ -94,7 +94,10 @@ FUNCTIONS_USES: Final = {
     "billing_meter": "what Stripe holds, `stripe connect`",
     "plan": "what invoices bill, what customers pay",
     "subscription": "who has which plan",
-    "invoice": "what invoices bill, and previews: where Stripe refuses those, give it to write",
+    "invoice": (
+        "what invoices bill, what a customer is shown of its own, and previews: where Stripe refuses those, give it to "
+        "write"
+    ),
     "event": "finding finalised invoices, what notifications tell of",
 }
 OPERATORS_USES: Final = {
