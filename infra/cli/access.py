@@ -9,7 +9,7 @@ import typer
 
 from infra.cli.customers import customers_app, say_notes
 from infra.cli.keys import check_new, write_value
-from infra.cli.shared import Connect, Json, known_customer, now, on_deployment, out, print_json
+from infra.cli.shared import Connect, Json, err, known_customer, now, on_deployment, out, print_json
 from infra.operate.access import Access, Changed, Rotated, in_words, reason_as_json
 from infra.operate.keys import check_keys
 from metering.model.limits import OPERATOR
@@ -66,8 +66,9 @@ def customers_rotate_key(
     customer = known_customer(deployment.ledger, customer_id)
     if key:
         say_notes(check_keys(deployment, key))
-    done = access.rotate(customer, key, _DAY if overlap is None else overlap, now=now())
-    value = access.plans.value(done.new)
+    with err.status("making the new key"):
+        done = access.rotate(customer, key, _DAY if overlap is None else overlap, now=now())
+        value = access.plans.value(done.new)
     if to is not None:
         write_value(value, to)
     _say_rotated(done, value, to, as_json)
@@ -85,7 +86,9 @@ def customers_suspend(
     """
     deployment = connect()
     customer = known_customer(deployment.ledger, customer_id)
-    _say_changed(customer, Access.of(deployment, now).suspend(customer, now=now()), as_json)
+    with err.status("closing the keys"):
+        done = Access.of(deployment, now).suspend(customer, now=now())
+    _say_changed(customer, done, as_json)
 
 
 @on_deployment(customers_app, "resume")
@@ -100,7 +103,9 @@ def customers_resume(
     """
     deployment = connect()
     customer = known_customer(deployment.ledger, customer_id)
-    _say_changed(customer, Access.of(deployment, now).resume(customer, now=now()), as_json)
+    with err.status("opening the keys"):
+        done = Access.of(deployment, now).resume(customer, now=now())
+    _say_changed(customer, done, as_json)
 
 
 def _say(said: list[str], as_json: bool) -> None:

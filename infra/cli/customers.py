@@ -321,8 +321,9 @@ def customers_subscribe(
     wishes = Wishes(stripe_customer, subscription, email, due, return_url)
     subscriber = Subscriber.of(deployment)
     do = subscriber.change if change else subscriber.subscribe
-    done = do(customer, plan, wishes, now=deployment.gateway_clock(now()))
-    done.notes += keep_subscribed(deployment, customer_id, now=now())
+    with err.status("subscribing at Stripe"):
+        done = do(customer, plan, wishes, now=deployment.gateway_clock(now()))
+        done.notes += keep_subscribed(deployment, customer_id, now=now())
     if as_json:
         print_json(done.as_json())
         return

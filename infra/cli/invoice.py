@@ -27,7 +27,8 @@ def invoice(
     deployment = connect()
     owner = known_customer(deployment.ledger, customer_id)
     posting = deployment.switch.read().on
-    invoiced = preview(deployment.stripe(), owner) | {"posting": posting}
+    with err.status("asking Stripe"):
+        invoiced = preview(deployment.stripe(), owner) | {"posting": posting}
     if not posting:
         invoiced = as_it_would_be(deployment.ledger, deployment.declared_plans, owner, invoiced)
     if as_json:

@@ -108,8 +108,9 @@ def keys_create(
             f"'metering customers add {customer_id} --key' says whom that is billed to"
         )
     access = Access.of(deployment, now)
-    done = create_key(access, customer, plan, name, now=now())
-    value = access.plans.value(done.key)
+    with err.status("making the key"):
+        done = create_key(access, customer, plan, name, now=now())
+        value = access.plans.value(done.key)
     if to is not None:
         write_value(value, to)
     _say_created(done, value, to, as_json)

@@ -93,10 +93,7 @@ def recount(
     who = deployment.who() if fix else ""
     with err.status("reading what was set aside"):
         work = Recount(deployment, customer_id, moment, ahead)
-    for month in work.months_left_out(begin, stop):
-        err.print(f"distinct values of {month} are left out: they need --from {month}-01 and all hours since")
-    if words := work.usage_lines_left_out(begin, stop):
-        err.print(words)
+    _say_left_out(work, begin, stop)
     report = _Report(everyone, as_json)
     going = progress("recounting", as_json or goes_into_a_pipe())
     for lines in going(work.compare(begin, stop), stop.number - begin.number):
@@ -104,6 +101,13 @@ def recount(
     report.end(work.unreadable, work.broken)
     if report.staying:
         raise typer.Exit(1)
+
+
+def _say_left_out(work: Recount, begin: Hour, stop: Hour) -> None:
+    for month in work.months_left_out(begin, stop):
+        err.print(f"distinct values of {month} are left out: they need --from {month}-01 and all hours since")
+    if words := work.usage_lines_left_out(begin, stop):
+        err.print(words)
 
 
 def _wanted(only_hour: Hour | None, first: Hour | None, end: Hour | None, over: Hour) -> tuple[Hour, Hour]:
