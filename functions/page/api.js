@@ -161,7 +161,8 @@ function store(use) {
  * @param {Record<string, string>} query */
 export async function usage(query) {
   const { usage: rows, names } = /** @type {Usage} */ (await ask("v1/usage", query));
-  return query.dimension === "key" ? rows.map((row) => ({ ...row, name: names[row.value ?? ""] })) : rows;
+  const called = new Map(Object.entries(names)); // an id may be called as what every object has
+  return query.dimension === "key" ? rows.map((row) => ({ ...row, name: called.get(row.value ?? "") })) : rows;
 }
 
 /** Return the running invoice. */

@@ -106,7 +106,7 @@ def test_what_cannot_be_looked_at_at_once_is_said_and_is_written_all_the_same(de
     ("arguments", "why"),
     [
         (("set", "acme", "request", "--stop", "5", *WHY), "there is no metric 'request': write 'requests'"),
-        (("set", "acme", "x", "--stop", "5", *WHY), "no metric 'x': write one of ['requests', 'bytes', 'spend']"),
+        (("set", "acme", "x", "--stop", "5", *WHY), "no metric 'x': write one of 'requests', 'bytes', 'spend'"),
         (("set", "acme", "requests", "--stop", "0", *WHY), "a limit is a whole number from 1 to 10^15, got 0"),
         (("set", "acme", "requests", "--stop", "5", "--reason", " "), "a reason is 1 to 200 printable characters"),
         (("set", "acme", "requests", "--stop", "5", "--until", "2026-11-22T05", *WHY), "a limit ends in the future"),

@@ -54,7 +54,7 @@ def test_limits_are_written_as_the_guide_writes_them_and_travel_with_their_plan(
     [
         (message(metric="message"), "has a limit of 'message', which is no metric: write 'messages'"),
         (message(metric="calls"), "a limit of 'calls', which is no metric: write 'calls_(gold|other)'"),
-        (message(metric="x"), r"which is no metric: write one of \['requests', 'messages'"),
+        (message(metric="x"), r"which is no metric: write one of 'requests', 'messages'"),
         (message(metric="spend"), r"has a limit of 'spend', which is no metric: write Spend\(amount\)"),
         (message(metric=7), "has a limit of 7, which is no metric"),
         (message(units=0), "the limit of 'messages' is a whole number of units from 1 to 10\\^15, got 0"),
@@ -64,7 +64,7 @@ def test_limits_are_written_as_the_guide_writes_them_and_travel_with_their_plan(
         (message(units="5000"), "from 1 to 10\\^15, got '5000'"),
         (message(units=10**15 + 1), "from 1 to 10\\^15, got 1000000000000001"),
         (message(per="periods"), "the limit of 'messages' is per 'period', got 'periods'"),
-        (message(per="week"), r"is per one of \['hour', 'day', 'month', 'period'\], got 'week'"),
+        (message(per="week"), r"is per one of 'hour', 'day', 'month', 'period', got 'week'"),
         (message(per=None), "got None"),
         (message(at=Stop(100)), r"at is a tuple of steps, write at=\(Stop\(at=100\),\)"),
         (message(at=NO_STEPS), r"at holds one or more of Notify, Slow, Stop, such as .*; got \(\)"),
