@@ -33,7 +33,7 @@ MOST_MARKS: Final = 1_000
 _KEYS_AT_ONCE: Final = 1_000
 _ROWS_AT_ONCE: Final = 50_000
 _MOST_AT_ONCE: Final = 64
-"""Customers whose lines are held at a time, or so many rows."""
+"""Customers whose lines are held at a time, or so many rows; hours that are looked at together."""
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 Period = Callable[[Hour], str]
@@ -194,7 +194,7 @@ class Everyone:
         for hour, subjects in marked.items():
             for subject in subjects:
                 again.setdefault(subject, set()).add(hour)
-        unlisted = {*again, *self._reported(span)} - {*scope.subjects}
+        unlisted = {*again, *self._reported(span, progress)} - {*scope.subjects}
         everyone = sorted({*scope.subjects, *unlisted}, key=lambda one: (one.kind is Kind.CUSTOMER, one))
 
         def read(subject: Subject) -> list[Line]:
@@ -250,11 +250,12 @@ class Everyone:
                 concerned.update(customer(one.customer) for one in held.holders if one.customer)
         return marked
 
-    def _reported(self, span: Span) -> set[Subject]:
+    def _reported(self, span: Span, progress: Progress) -> set[Subject]:
         """Return whom usage lines have named in hours that are written: also who is no customer yet (I9)."""
         written = [*hours(max(span.first, span.counters_begin), span.written)]
-        found = side_by_side(self.counters.reported, written)
-        return {subject_of_source(source) for sources in found for source in sources}
+        pieces = in_pieces(written, _MOST_AT_ONCE)
+        found = (sources for some in pieces for sources in side_by_side(self.counters.reported, some))
+        return {subject_of_source(source) for sources in progress(found, len(written)) for source in sources}
 
     # --- by counters ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What everybody used: by rows as the counters say it, by few reads, and as it comes."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -81,6 +81,21 @@ def test_everyone_is_read_by_a_query_each_and_open_hours_whole(many: World) -> N
     assert reads["Query"] == directories + late + open_hours + named + 11 + distinct
     assert reads["BatchGetItem"] <= 3 + distinct, "holders of all keys, and of each customer with distinct values"
     assert reads.keys() <= {"Query", "BatchGetItem", "GetItem"}
+
+
+def test_each_step_of_the_reading_is_told_to_whoever_shows_how_far_it_is(many: World) -> None:
+    """The open hours, those in which somebody may have been named without a key, and who there is."""
+    told: list[tuple[int, int]] = []
+
+    def shown(things: Iterable[Any], total: int) -> Iterator[Any]:
+        place = len(told)
+        told.append((total, 0))
+        for thing in things:
+            told[place] = total, told[place][1] + 1
+            yield thing
+
+    report(many).lines(HOUR, OPEN_HOUR.next(), by=By.HOUR, now=many.now, progress=shown)
+    assert told == [(1, 1), (6, 6), (11, 11)]
 
 
 def test_more_hours_are_no_more_queries_of_rows(many: World) -> None:
