@@ -161,8 +161,9 @@ function store(use) {
  * @param {Record<string, string>} query */
 export async function usage(query) {
   const { usage: rows, names } = /** @type {Usage} */ (await ask("v1/usage", query));
-  const called = new Map(Object.entries(names)); // an id may be called as what every object has
-  return query.dimension === "key" ? rows.map((row) => ({ ...row, name: called.get(row.value ?? "") })) : rows;
+  /** @param {string} key whose id may be called as what every object has */
+  const name = (key) => (Object.hasOwn(names, key) ? names[key] : undefined);
+  return query.dimension === "key" ? rows.map((row) => ({ ...row, name: name(row.value ?? "") })) : rows;
 }
 
 /** Return the running invoice. */
