@@ -19,6 +19,11 @@ class Agreement:
     preview: Mapping[str, Any]
     as_of: datetime
 
+    @property
+    def stands_until(self) -> datetime:
+        """When its period ends."""
+        return self.terms.end.start
+
 
 @dataclass(slots=True)
 class Agreements(Asking[Agreement]):
@@ -37,7 +42,3 @@ class Agreements(Asking[Agreement]):
             raise NotSubscribedError(name)
         terms = Terms.of(subscription, self._offers)
         return Agreement(customer, terms, preview_of(self.stripe, subscription), now)
-
-    def holds(self, answer: Agreement, now: datetime) -> bool:
-        """Until its period ends."""
-        return answer.terms.end.start > now

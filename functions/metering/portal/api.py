@@ -14,7 +14,6 @@ import msgspec
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, CORSConfig, Response
 from aws_lambda_powertools.event_handler.openapi.params import Body, Query
-from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
@@ -34,6 +33,7 @@ from metering.portal.http import (
     finished,
     good,
     header,
+    new_router,
     prefers_csv,
 )
 from metering.portal.http import application as application_of
@@ -60,7 +60,7 @@ OPEN_TO_ALL: Final = {*FILES, OPENAPI}
 _WRITTEN: Final = r"^([0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2})?)?$"
 
 logger = Logger(child=True)
-routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+routes = new_router()
 
 
 def answer(

@@ -9,13 +9,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from metering.portal.kept import keep
 from metering.stores.holders import Holders
 from metering.stripe.client import StripeAccount, StripeBusyError, StripeRejectedError, StripeUnavailableError
 
-A = TypeVar("A")
+
+class Answer(Protocol):
+    """What Stripe answered about a customer."""
+
+    @property
+    def stands_until(self) -> datetime | None:
+        """Until when it may stand in for another one; None for good."""
+
+
+A = TypeVar("A", bound=Answer)
 
 KEPT_S: Final = 60
 """Seconds for which Stripe's answers about a customer are kept."""
@@ -61,10 +70,6 @@ class Asking(ABC, Generic[A]):
     def ask(self, name: str, now: datetime) -> A:
         """Ask about a customer; raise NotSubscribedError, or what Stripe's trouble was."""
 
-    @abstractmethod
-    def holds(self, answer: A, now: datetime) -> bool:
-        """Say whether an old answer may stand in for another one."""
-
     def of(self, name: str, now: datetime) -> A:
         """Return what Stripe answered about a customer; raise NotSubscribedError, or what Stripe's trouble was."""
         kept = self._kept.get(name)
@@ -78,7 +83,7 @@ class Asking(ABC, Generic[A]):
     def _renewed(self, name: str, kept: _Kept[A] | None, now: datetime) -> _Kept[A]:
         """Ask Stripe, unless it is left alone for now; what was known before stands in for an answer."""
         before = kept.answer if kept is not None else None
-        if before is not None and not self.holds(before, now):
+        if before is not None and before.stands_until is not None and before.stands_until <= now:
             before = None
         at = self.clock()
         if at < self.pause.until:

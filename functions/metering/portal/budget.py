@@ -16,7 +16,6 @@ import msgspec
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, CORSConfig, Response
 from aws_lambda_powertools.event_handler.openapi.params import Body
-from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, Field
 
@@ -24,7 +23,17 @@ from metering.model.limit_checks import MOST
 from metering.model.limits import SPEND, AnyLimit, Applying, Budget, Stop, applying, may_stop
 from metering.model.prices import Plan, limits_of
 from metering.portal.callers import bearer_of, check_token
-from metering.portal.http import ProblemError, application, built, check_body, check_query, failed, finished, good
+from metering.portal.http import (
+    ProblemError,
+    application,
+    built,
+    check_body,
+    check_query,
+    failed,
+    finished,
+    good,
+    new_router,
+)
 from metering.portal.limits import shown_budget
 from metering.portal.tokens import Bearer, PortalKeys, Right, Use
 from metering.stores.aws import ERRORS
@@ -40,7 +49,7 @@ TRIES: Final = 4
 """How often a budget is decided on anew while somebody else writes it."""
 
 logger = Logger(child=True)
-budget_routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+budget_routes = new_router()
 
 
 class WantedBudget(BaseModel):

@@ -72,6 +72,11 @@ class ProblemError(Exception):
         return Response(int(self.status), "application/problem+json", msgspec.json.encode(body).decode(), headers)
 
 
+def new_router() -> APIGatewayHttpRouter:
+    """Return a router without routes."""
+    return APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+
+
 def application(cors: CORSConfig | None, *routers: APIGatewayHttpRouter) -> APIGatewayHttpResolver:
     """Return routes as Powertools plays them, with every failure answered as a problem; ``cors`` may call."""
     app = APIGatewayHttpResolver(cors=cors, enable_validation=True)

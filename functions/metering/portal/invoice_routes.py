@@ -6,12 +6,11 @@ from typing import Final
 import msgspec
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
 from metering.portal.asking import NotSubscribedError
 from metering.portal.document import PORTAL_TOKEN, may_answer
 from metering.portal.history import AddingUpError
-from metering.portal.http import ProblemError, etag_of, good
+from metering.portal.http import ProblemError, etag_of, good, new_router
 from metering.portal.money_answers import InvoiceAnswer, PastInvoicesAnswer
 from metering.portal.parts import Parts
 from metering.stores.table import TooMuchError
@@ -20,7 +19,7 @@ from metering.stripe.client import StripeRejectedError, StripeUnavailableError
 RETRY_AFTER_S: Final = 10
 
 logger = Logger(child=True)
-invoice_routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+invoice_routes = new_router()
 
 
 def _parts() -> Parts:

@@ -6,18 +6,17 @@ from typing import Annotated
 import msgspec
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.openapi.params import Body
-from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
 from metering.portal.answers import BudgetAnswer, LimitsAnswer
 from metering.portal.budget import BUDGET, WantedBudget
 from metering.portal.document import PORTAL_TOKEN, may_answer
 from metering.portal.history import AddingUpError
-from metering.portal.http import ProblemError, etag_of, good
+from metering.portal.http import ProblemError, etag_of, good, new_router
 from metering.portal.limits import NO_LIMITS
 from metering.portal.parts import Parts
 from metering.stores.table import TooMuchError
 
-limit_routes = APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+limit_routes = new_router()
 
 
 @limit_routes.get(

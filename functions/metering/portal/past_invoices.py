@@ -6,7 +6,7 @@ nowhere, and are written into no log.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from metering.model.prices import decimals_of
 from metering.portal.asking import Asking, NotSubscribedError
@@ -19,6 +19,8 @@ class Answered:
 
     issued: Issued
     as_of: datetime
+    stands_until: ClassVar[None] = None
+    """For good: what is issued stays so, and it is said when it was looked at."""
 
 
 @dataclass(slots=True)
@@ -47,7 +49,3 @@ class PastInvoices(Asking[Answered]):
         if found is None:
             raise NotSubscribedError(name)
         return Answered(found, now)
-
-    def holds(self, answer: Answered, now: datetime) -> bool:  # noqa: ARG002 - an invoice is issued for good
-        """For as long as there is no other: what is issued stays so, and it is said when it was looked at."""
-        return True
