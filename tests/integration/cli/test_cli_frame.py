@@ -373,8 +373,15 @@ main()
 )
 def test_who_reads_the_first_lines_alone_reads_no_more(command: tuple[str, ...], first: str) -> None:
     """A list goes into head, or into less that is left, without a word: in each of the ways that commands write."""
+    line, said = left_after_a_line(MANY, "set-aside", *command)
+    assert line.startswith(first)
+    assert said == ""
+
+
+def left_after_a_line(program: str, *arguments: str) -> tuple[str, str]:
+    """Run Python code and read no more than the first line of what it prints; return that, and what it says."""
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-c", MANY, "set-aside", *command],
+        [sys.executable, "-c", program, *arguments],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -383,9 +390,9 @@ def test_who_reads_the_first_lines_alone_reads_no_more(command: tuple[str, ...],
     ) as listing:
         assert listing.stdout
         assert listing.stderr
-        assert listing.stdout.readline().startswith(first)
+        line = listing.stdout.readline()
         listing.stdout.close()
-        assert listing.stderr.read() == ""
+        return line, listing.stderr.read()
 
 
 def into_less(program: str, *arguments: str) -> str:

@@ -1,14 +1,11 @@
 """What everybody used, as it is printed: the largest on a terminal, everything into a pipe as it comes."""
 
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.integration.cli.command_line import Metering
-from tests.integration.cli.test_cli_frame import ENVIRONMENT, on_a_terminal, screen
+from tests.integration.cli.test_cli_frame import left_after_a_line, on_a_terminal, screen
 from tests.integration.world import HOUR, World
 
 
@@ -131,16 +128,6 @@ def test_ctrl_c_says_how_much_was_read() -> None:
 @pytest.mark.parametrize(("option", "first", "said"), [((), "period ", ["25 hours"]), (("--json",), "[", [])])
 def test_who_reads_the_first_rows_alone_reads_no_more(option: tuple[str, ...], first: str, said: list[str]) -> None:
     """It goes into head without a word more than how much there is, and ends with it."""
-    with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-c", USED, "usage", *option],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    ) as listing:
-        assert listing.stdout
-        assert listing.stderr
-        assert listing.stdout.readline().startswith(first)
-        listing.stdout.close()
-        assert [line[:8] for line in listing.stderr.read().splitlines()] == said
+    line, told = left_after_a_line(USED, "usage", *option)
+    assert line.startswith(first)
+    assert [line[:8] for line in told.splitlines()] == said
