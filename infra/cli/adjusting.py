@@ -36,20 +36,26 @@ def one_hour(text: str) -> Hour:
     return hour(text)
 
 
+OfCustomer = Annotated[str, typer.Argument(metavar="CUSTOMER")]
+OfMetric = Annotated[str, typer.Argument(metavar="METRIC")]
+OneHour = Annotated[Hour, typer.Argument(metavar="HOUR", parser=one_hour, help="Such as 2026-11-22T05 (UTC).")]
+BelowZero = Annotated[
+    bool, typer.Option("--below-zero", help="Let the hour be less than nothing: later hours are lowered by the rest.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+
+
 @on_deployment(app, "adjust")
 def adjust_command(
     connect: Connect,
-    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
-    metric: Annotated[str, typer.Argument(metavar="METRIC")],
-    when: Annotated[Hour, typer.Argument(metavar="HOUR", parser=one_hour, help="Such as 2026-11-22T05 (UTC).")],
+    customer_id: OfCustomer,
+    metric: OfMetric,
+    when: OneHour,
     reason: Annotated[str, typer.Option(help="Why; it stands in the ledger beside the amount.")],
     to: Annotated[int | None, typer.Option("--to", metavar="N", help="What is to be billed for the hour.")] = None,
     by: Annotated[int | None, typer.Option("--by", metavar="N", help="What is added to it; may be negative.")] = None,
-    below_zero: Annotated[
-        bool,
-        typer.Option("--below-zero", help="Let the hour be less than nothing: later hours are lowered by the rest."),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    below_zero: BelowZero = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Correct what is billed for an hour, beside what was counted: a later late record changes neither.
@@ -77,11 +83,7 @@ def adjust_command(
         below_zero=below_zero,
         dry_run=dry_run,
     )
-    if as_json:
-        print_json(asdict(done))
-        return
-    out.print(_said(done, dry_run=dry_run))
-    _say_elsewhere(done)
+    _say(done, dry_run=dry_run, as_json=as_json)
 
 
 def _check_known(deployment: Deployment, customer_id: str, metric: str) -> None:
@@ -99,8 +101,12 @@ def _said(done: Adjusted, *, dry_run: bool) -> str:
     return f"{what}: the hour is closed again at the next tick, or by 'metering close'"
 
 
-def _say_elsewhere(done: Adjusted) -> None:
-    """Say what of the hour counts in another one, whatever this one is adjusted to."""
+def _say(done: Adjusted, *, dry_run: bool, as_json: bool) -> None:
+    """Say what was done, and what of the hour counts in another one, whatever this one is adjusted to."""
+    if as_json:
+        print_json(asdict(done))
+        return
+    out.print(_said(done, dry_run=dry_run))
     for moved in done.elsewhere:
         out.print(
             f"{moved.amount:+,} of {done.hour} were carried to {moved.hour} before, and count there or later, beside "
@@ -171,16 +177,13 @@ def _why(reason: str, who: str, at: str) -> str:
 @on_deployment(adjustments_app, "undo")
 def adjustments_undo(
     connect: Connect,
-    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER")],
-    metric: Annotated[str, typer.Argument(metavar="METRIC")],
-    when: Annotated[Hour, typer.Argument(metavar="HOUR", parser=one_hour, help="Such as 2026-11-22T05 (UTC).")],
+    customer_id: OfCustomer,
+    metric: OfMetric,
+    when: OneHour,
     known_as: Annotated[str, typer.Argument(metavar="ID", help="As 'metering adjustments list' shows it.")],
     reason: Annotated[str, typer.Option(help="Why; it stands in the ledger beside both.")],
-    below_zero: Annotated[
-        bool,
-        typer.Option("--below-zero", help="Let the hour be less than nothing: later hours are lowered by the rest."),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    below_zero: BelowZero = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Take an adjustment back, once, by another of the opposite amount: both stand in the ledger.
@@ -202,8 +205,4 @@ def adjustments_undo(
         below_zero=below_zero,
         dry_run=dry_run,
     )
-    if as_json:
-        print_json(asdict(done))
-        return
-    out.print(_said(done, dry_run=dry_run))
-    _say_elsewhere(done)
+    _say(done, dry_run=dry_run, as_json=as_json)
