@@ -17,6 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.doubles import json_schema
 from tests.doubles.dynamodb_local import CannotRunError, DynamoDBLocal
+from tests.doubles.released import is_there
 from tests.doubles.synthesis import Synthesis, Template
 
 ROOT = Path(__file__).parent.parent
@@ -133,6 +134,12 @@ def cannot_run(reason: str, *, needs: str) -> NoReturn:
     if needs in os.environ.get("REQUIRED_FOR_TESTS", "").split():
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def needs_code_of(version: str) -> None:
+    """Skip, or fail, where this clone has no history back to a released version."""
+    if not is_there(version):
+        cannot_run(f"this clone has no history back to {version}: git fetch --unshallow", needs="history")
 
 
 @pytest.fixture(scope="session")

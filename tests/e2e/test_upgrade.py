@@ -19,8 +19,8 @@ from infra.local.stripe.faults import Fault
 from infra.local.stripe.server import LocalStripe
 from metering.model.connections import Connection
 from metering.model.periods import LATEST_RECORD, Hour
-from tests.conftest import ROOT
-from tests.doubles.released import RELEASED, code_of, is_there
+from tests.conftest import ROOT, needs_code_of
+from tests.doubles.released import RELEASED, code_of
 from tests.e2e.foreign_apis import Foreign, make_rest_api
 from tests.e2e.grant_scenarios import SIGNING_SECRET
 from tests.e2e.upgrade import Upgrade
@@ -63,8 +63,7 @@ MOST: Final = 3
 @pytest.fixture
 def upgrade() -> Iterator[Upgrade]:
     """Nothing deployed yet."""
-    if not is_there(BEFORE):
-        pytest.skip(f"this clone has no history back to {BEFORE}: git fetch --unshallow")
+    needs_code_of(BEFORE)
     with code_of(BEFORE) as before, LocalStripe(api_keys=["sk_test_local"]) as stripe, Emulator() as emulator:
         yield Upgrade(emulator, stripe, before)
 

@@ -22,9 +22,10 @@ from metering.stores.holders import Holder
 from metering.stores.ledger import Ledger
 from metering.stores.limits import LimitItems
 from metering.stores.set_aside import SetAside
+from tests.conftest import needs_code_of
 from tests.doubles.aws import Account, Bus
 from tests.doubles.clock import Clock
-from tests.doubles.released import STORED, is_there, remake
+from tests.doubles.released import STORED, remake
 from tests.integration.billing import due
 from tests.integration.lambdas import told_to_eventbridge
 from tests.integration.operator_commands import Operator
@@ -204,7 +205,6 @@ def at_stripe(left: Left) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_kept_is_what_the_version_writes(version: str) -> None:
     """Nobody has mended it by hand: a version that is run again writes the same."""
-    if not is_there(version):
-        pytest.skip(f"this clone has no history back to {version}: git fetch --unshallow")
+    needs_code_of(version)
     kept = {path.name: path.read_text(encoding="utf-8") for path in (STORED / version).iterdir()}
     assert remake(version) == kept

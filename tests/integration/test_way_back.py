@@ -16,8 +16,9 @@ from metering.counting.payloads import subscription
 from metering.model.connections import StageLog
 from metering.model.log_format import AccessLog, Api
 from metering.model.metrics import USAGE_LINES, Count, Metric, Sum, declared, encode
+from tests.conftest import needs_code_of
 from tests.doubles.access_log import NONCE
-from tests.doubles.released import is_there, play
+from tests.doubles.released import play
 from tests.integration.raw import JOBS_LOG, Raw, close, said
 from tests.integration.stored import with_bytes
 from tests.integration.their_stage import CALLED, ORDERS, THEIR_LOG, connect
@@ -50,8 +51,7 @@ def few_partitions() -> None:
 @pytest.fixture(autouse=True)
 def is_released() -> None:
     """The version's code is there."""
-    if not is_there(BEFORE):
-        pytest.skip(f"this clone has no history back to {BEFORE}: git fetch --unshallow")
+    needs_code_of(BEFORE)
 
 
 def theirs(number: int, agent: str = "curl") -> str:
