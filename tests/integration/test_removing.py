@@ -1,26 +1,23 @@
 """A customer that was added by mistake is removed, as far as nothing was used."""
 
 from datetime import datetime
-from typing import Any
 
 import boto3
 import pytest
 
-from infra.operate.access_notes import AccessNotes
 from infra.operate.customers import Customers, Entry
 from infra.operate.deployment import OperatorError
 from infra.operate.forgetting import Forgetting
 from infra.operate.removing import Removing
 from metering.model.limits import Budget, Level, OfCustomer
 from metering.model.usage_row import Change
-from metering.stores.counters import Counters
 from metering.stores.gate_list import Closed, GateList
 from metering.stores.holders import Holders
-from metering.stores.ledger import Ledger
 from metering.stores.limits import Held, LimitItems
 from metering.stores.mistakes import Mistakes
-from tests.doubles.dying import Dying, KilledError, Life
+from tests.doubles.dying import KilledError, Life
 from tests.integration.operator_commands import Operator
+from tests.integration.test_forgetting import forgetting
 from tests.integration.world import HOUR, World
 
 HASHED = "auth0|5f7c8ec7c33c6c004bbafe82"
@@ -35,16 +32,7 @@ def operator(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def removing(world: World, life: Life | None = None) -> Removing:
     """Return the verb of a process that lives, or has another life."""
-    client: Any = Dying(world.ledger.client, life)
-    forgetting = Forgetting(
-        Ledger(client, "ledger"),
-        Counters(client, "counters"),
-        LimitItems(client, "ledger"),
-        AccessNotes(client, "ledger"),
-        Mistakes(client, "ledger"),
-        GateList(client, "access"),
-    )
-    return Removing(forgetting)
+    return Removing(forgetting(world, life))
 
 
 def remove(world: World, name: str = HASHED, life: Life | None = None) -> list[str]:

@@ -13,6 +13,17 @@ import boto3
 KEY = "sk_test_local"
 CREATED = "2026-11-21T03:15:20.500Z"
 
+AS_IT_WAS: dict[str, Any] = {
+    "name": None,
+    "customer": "acme",
+    "excluded": None,
+    "replaced": False,
+    "valid_until": None,
+    "access": "open",
+    "reasons": [],
+}
+"""What is told of a key of acme's beside its id and hours, where nobody did anything to it."""
+
 ON_A_DEPLOYMENT: dict[str, tuple[str, ...]] = {
     "customers add": ("acme", "--name", "Acme"),
     "customers list": (),

@@ -2,7 +2,6 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,18 +10,9 @@ from infra.operate.rights import FUNCTIONS
 from metering.model.periods import Hour
 from metering.stripe.client import StripeRejectedError
 from metering.stripe.meters import Meter, StripeMeters
-from tests.integration.cli.command_line import Metering, Result
+from tests.integration.cli.command_line import AS_IT_WAS, Metering, Result
 from tests.integration.world import World
 
-AS_IT_WAS: dict[str, Any] = {
-    "name": None,
-    "customer": "acme",
-    "excluded": None,
-    "replaced": False,
-    "valid_until": None,
-    "access": "open",
-    "reasons": [],
-}
 UNASKED = "note: no Stripe key is connected yet, so that nobody was asked whether Stripe knows the Stripe customer\n"
 
 

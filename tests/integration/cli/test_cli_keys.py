@@ -1,7 +1,6 @@
 """API keys by commands: named by their ids, and never by their values."""
 
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -9,18 +8,9 @@ import pytest
 from infra.outputs import METADATA
 from tests.doubles.aws import Account
 from tests.doubles.usage_plans import UsagePlansOfAws
-from tests.integration.cli.command_line import CloudFormation, Metering, Result
+from tests.integration.cli.command_line import AS_IT_WAS, CloudFormation, Metering, Result
 from tests.integration.world import HOUR, World
 
-AS_IT_WAS: dict[str, Any] = {
-    "name": None,
-    "customer": "acme",
-    "excluded": None,
-    "replaced": False,
-    "valid_until": None,
-    "access": "open",
-    "reasons": [],
-}
 VALUE = "09f355a1ddaf4861ab67b7b55fbf6f9e"
 MADE = "Ab3d" + "xY7q" * 9
 """One as API Gateway makes them."""
